@@ -1,0 +1,1 @@
+"""Pure per-example losses. Importing this package loads JAX and nothing heavier."""

@@ -1,0 +1,1 @@
+"""Pure scores, mixtures and pickers: logits in; scores, masks or positions out."""

@@ -1,0 +1,50 @@
+"""Guard rails for every test: strict dtypes, no silent broadcasting, eight virtual CPU devices."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+# Set before JAX starts: a test must never pick up an accelerator or its rounding.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+class Golden:
+    """Recorded arrays of one paper, read as `golden[case, name]`."""
+
+    def __init__(self, name: str):
+        self._arrays = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
+
+    def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
+        return self._arrays["/".join(key)]
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return "/".join(key) in self._arrays.files
+
+    def names(self, case: str) -> list[str]:
+        return [k.split("/", 1)[1] for k in self._arrays.files if k.startswith(case + "/")]
+
+    def cases(self, prefix: str) -> list[str]:
+        return sorted({k.split("/", 1)[0] for k in self._arrays.files if k.startswith(prefix)})
+
+
+@pytest.fixture(scope="session")
+def load_golden():
+    """Function from a paper's name to its recorded arrays."""
+    return Golden
+
+
+@pytest.fixture
+def x64():
+    """Runs one test in double precision."""
+    with jax.enable_x64(True):
+        yield
