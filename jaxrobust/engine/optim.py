@@ -5,7 +5,7 @@ import math
 import ml_collections
 import optax
 
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, unknown_name
 
 SCHEDULES = ("constant", "step", "cosine")
 
@@ -50,6 +50,4 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
             return config.learning_rate * config.decay_factor ** (epoch // config.decay_every)
         case "cosine":
             return config.learning_rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
-    raise UserError(
-        f"optimizer.schedule={config.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}."
-    )
+    raise UserError(unknown_name("optimizer.schedule", config.schedule, SCHEDULES))

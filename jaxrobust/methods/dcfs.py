@@ -21,7 +21,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust.engine.training import sgd_step
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.losses import dcfs_loss, dirichlet_log_alpha, head_discrepancy
 from jaxrobust.methods.strategy import (
     Phase,
@@ -79,7 +79,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         section, name = field.split(".")
         value = config[section][name]
         if value not in choices:
-            raise UserError(f"{field}={value!r} is unknown; choose one of {', '.join(choices)}.")
+            raise UserError(unknown_name(field, value, choices))
     select = config.select
     if config.al.target_model == "shared" and select.fine == "target_entropy":
         raise UserError(

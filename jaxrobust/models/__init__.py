@@ -1,6 +1,5 @@
 """Networks by the name that a recipe gives them."""
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import ml_collections
 
-from jaxrobust.errors import UserError
-from jaxrobust.models.resnet import ResNet
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models.resnet import POOLINGS, ResNet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
@@ -33,13 +32,9 @@ def make_network(
       UserError: for an unknown name or pooling.
     """
     if config.name not in NETWORKS:
-        near = difflib.get_close_matches(config.name, NETWORKS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise UserError(
-            f"model.name={config.name!r} is unknown; choose one of {', '.join(NETWORKS)}{hint}"
-        )
-    if config.pool not in ("global", "window4"):
-        raise UserError(f"model.pool={config.pool!r} is unknown; choose global or window4.")
+        raise UserError(unknown_name("model.name", config.name, NETWORKS))
+    if config.pool not in POOLINGS:
+        raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
     return NETWORKS[config.name](
         num_classes=num_classes, num_heads=num_heads, pool=config.pool, dtype=dtype
     )

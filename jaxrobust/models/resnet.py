@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from jaxrobust.models.layers import BatchNorm, Conv, Linear
 
+POOLINGS = ("global", "window4")
+
 
 class BasicBlock(nn.Module):
     """conv3x3 - BN - ReLU - conv3x3 - BN plus shortcut, ReLU.
