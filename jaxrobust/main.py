@@ -12,6 +12,7 @@ import signal
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -41,6 +42,7 @@ def _setup_logging() -> None:
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.WARNING)
 
 
 def fail(message: str) -> None:
@@ -66,8 +68,9 @@ def _unknown_override(argv: list[str]) -> str | None:
         name = argument.lstrip("-").split("=")[0]
         if name.startswith("config.") and name.removeprefix("config.") not in fields:
             name = name.removeprefix("config.")
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
-            return f"The recipe has no field {name!r}: did you mean --config.{near}?"
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean --config.{near[0]}?" if near else f"see {path} for its fields."
+            return f"The recipe has no field {name!r}: {hint}"
     return None
 
 

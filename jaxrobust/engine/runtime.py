@@ -177,7 +177,7 @@ class Run:
         self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
         self._writers: list[Writer] = []
         self._jsonl: JsonLines | None = None
-        self._pending: list[tuple[dict, dict]] = []
+        self._pending: list[tuple[dict, dict, int]] = []
         self._signum: int | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
@@ -222,10 +222,16 @@ class Run:
 
     # Metrics
 
-    def write(self, event: dict, values: dict) -> None:
-        """Records one event: `event` says what it is (step, split, round, ...), `values` may still be
-        on the device and are fetched later."""
-        self._pending.append(({**event, "seconds": round(self.seconds, 3)}, values))
+    def write(self, event: dict, values: dict, *, count: int = 1) -> None:
+        """Records one event.
+
+        Args:
+          event: what it is: step, split, round, ...
+          values: measurements by name; those still on the device are fetched later.
+          count: number of steps that `values` are sums over.
+        """
+        event = {**event, "seconds": round(self.seconds, 3)}
+        self._pending.append((event, values, count))
         if len(self._pending) > _MAX_PENDING:
             self._write_out(self._pending.pop(0))
 
@@ -240,9 +246,9 @@ class Run:
         for writer in self._writers:
             writer.flush()
 
-    def _write_out(self, item: tuple[dict, dict]) -> None:
-        event, values = item
-        values = {name: float(value) for name, value in jax.device_get(values).items()}
+    def _write_out(self, item: tuple[dict, dict, int]) -> None:
+        event, values, count = item
+        values = {name: float(value) / count for name, value in jax.device_get(values).items()}
         if not math.isfinite(values.get("loss", 0.0)):
             where = ", ".join(f"{k} {event[k]}" for k in ("round", "phase", "epoch") if k in event)
             last = "none yet" if self._last_saved_step is None else f"step {self._last_saved_step}"
@@ -266,7 +272,7 @@ class Run:
             leave=False,
             disable=not sys.stderr.isatty(),
         )
-        self._progress = (total, done, done, time.monotonic())
+        self._progress = (total, done, time.monotonic())
 
     def epoch_done(self, step: int, tree: Any, record: dict, where: str) -> None:
         """Marks epoch `step` (counted over the whole run, from 1) as done.
@@ -303,7 +309,7 @@ class Run:
         self._last_save = time.monotonic()
 
     def _show(self, step: int, where: str) -> None:
-        total, first, _, since = self._progress
+        total, first, since = self._progress
         self._bar.set_description(where, refresh=False)
         self._bar.update(step - self._bar.n)
         now = time.monotonic()

@@ -121,36 +121,31 @@ class _Learning:
     # Programs
 
     def _build_programs(self) -> None:
-        jit, placement = self.io.programs.jit, self.io.placement
-        options = {"out_shardings": placement.replicated}
+        programs, placement = self.io.programs, self.io.placement
+        score_augmented = self.config.al.score_transform == "train"
         self._start, self._epoch, self._predict, self._classify = {}, {}, {}, {}
         for phase in self.strategy.phases:
             name = phase.name
-            self._start[name] = jit(f"{name}/start", phase.start, **options)
-            self._epoch[name] = jit(
-                f"{name}/epoch",
-                epoch_program(self._step(phase), placement),
-                donate_argnums=0,
-                **options,
+            self._start[name] = programs.jit(
+                f"{name}/start", phase.start, out_shardings=placement.replicated
             )
-            self._predict[name] = jit(
+            self._epoch[name] = epoch_program(
+                programs, f"{name}/epoch", self._step(phase), placement
+            )
+            self._predict[name] = gather_program(
+                programs,
                 f"{name}/predict",
-                gather_program(
-                    self._forward(phase, augmented=self.config.al.score_transform == "train"),
-                    len(self.dataset.train),
-                    placement,
-                ),
-                **options,
+                self._forward(phase, augmented=score_augmented),
+                len(self.dataset.train),
+                placement,
             )
             if phase.class_probs is not None:
-                self._classify[name] = jit(
+                self._classify[name] = gather_program(
+                    programs,
                     f"{name}/test",
-                    gather_program(
-                        self._forward(phase, augmented=False, then=phase.class_probs),
-                        len(self.dataset.test),
-                        placement,
-                    ),
-                    **options,
+                    self._forward(phase, augmented=False, then=phase.class_probs),
+                    len(self.dataset.test),
+                    placement,
                 )
 
     def _view(self, key: jax.Array, images: jax.Array, *, augmented: bool) -> jax.Array:
@@ -240,10 +235,9 @@ class _Learning:
         for epoch in range(first_epoch, phase.num_epochs):
             order = rng.generator(seed, f"{name}/order", round_, epoch)
             plan = self._plan(order.permutation(members), phase.batch_size)
-            self.networks[name], values = self._epoch[name](
+            self.networks[name], sums = self._epoch[name](
                 self.networks[name],
-                plan.ids,
-                np.int32(plan.num_steps),
+                plan,
                 rng.stream(seed, f"{name}/steps", round_, epoch),
                 self._images,
                 self._annotations_on_device,
@@ -251,7 +245,7 @@ class _Learning:
             )
             step = self._step_number(round_, index, epoch + 1)
             event = {"step": step, "split": "train", "phase": name, "round": round_}
-            self.io.write({**event, "epoch": epoch}, values)
+            self.io.write({**event, "epoch": epoch}, sums, count=plan.num_steps)
             self.io.epoch_done(
                 step,
                 self._tree(),
@@ -293,8 +287,7 @@ class _Learning:
                 continue
             probs = fetch(
                 self._classify[name](
-                    plan.ids,
-                    np.int32(plan.num_steps),
+                    plan,
                     rng.stream(self.config.seed, f"{name}/test", round_),
                     self.networks[name].variables,
                     self._test_images,
@@ -336,8 +329,7 @@ class _Learning:
             pool = np.flatnonzero(self.annotations == NOT_ANNOTATED)
             plan = self._plan(pool, self.config.eval_batch_size)
             self._predicted[name] = self._predict[name](
-                plan.ids,
-                np.int32(plan.num_steps),
+                plan,
                 rng.stream(self.config.seed, f"{name}/predict", round_),
                 self.networks[name].variables,
                 self._images,
