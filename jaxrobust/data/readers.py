@@ -21,6 +21,9 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
+# (images, labels) of the training part, the same of the test part, and the class names.
+Archive = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], tuple[str, ...]]
+
 # What the decompressors and tarfile raise for a file that is cut short or was never an archive.
 _DAMAGED = (EOFError, OSError, lzma.LZMAError, tarfile.TarError, zlib.error)
 
@@ -119,7 +122,7 @@ def unpickle_arrays(content: bytes, source: str) -> object:
         ) from error
 
 
-def read_cifar_python(path: pathlib.Path, fine: bool) -> tuple:
+def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
     """CIFAR's python version, archive or unpacked folder.
 
     Args:
@@ -156,7 +159,7 @@ def _unpickled(content: bytes, source: str, *keys: str) -> list:
     return [record[key] for key in keys]
 
 
-def read_cifar_binary(path: pathlib.Path, fine: bool) -> tuple:
+def read_cifar_binary(path: pathlib.Path, fine: bool) -> Archive:
     """CIFAR's binary version: arguments and returns as `read_cifar_python`."""
     names = (
         ["train.bin", "test.bin"]
@@ -203,7 +206,7 @@ def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 # --------------------------------------------------------------------------- TensorFlow Datasets
 
 
-def read_tfds(directory: pathlib.Path) -> tuple:
+def read_tfds(directory: pathlib.Path) -> Archive:
     """A prepared TensorFlow Datasets folder with `image`, `label` and the splits train and test.
 
     Needs no TensorFlow, if the folder was prepared as array_record or parquet. Where the records
@@ -225,7 +228,12 @@ def read_tfds(directory: pathlib.Path) -> tuple:
                 records.sort(key=lambda record: record["id"])
             images = np.stack([record["image"] for record in records])
             parts.append((images, np.array([record["label"] for record in records])))
-    except Exception as error:  # anything from a missing split to TensorFlow being asked for
+    except NotImplementedError as error:
+        raise DataError(
+            f"The TensorFlow Datasets folder {directory} is prepared in a format that only "
+            'TensorFlow reads: prepare it again with file_format="array_record".'
+        ) from error
+    except Exception as error:  # a missing split or file, other features, broken metadata
         raise DataError(
             f"Cannot read the TensorFlow Datasets folder {directory}: {error!r}. Prepare it with "
             'file_format="array_record", splits train and test, and features image and label.'

@@ -491,6 +491,8 @@ def _listed(root: pathlib.Path, split: str = "") -> list[tuple[str, str, pathlib
 def _examples(arrays: Sequence[np.ndarray]) -> Examples:
     """Examples from images, grey or in colour, and labels of any integer type."""
     images, labels = arrays
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"Labels must be integers, but are {labels.dtype}.")
     if images.ndim == 3:
         images = images[..., None]
     if images.shape[-1] == 1:
