@@ -60,8 +60,9 @@ def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
                 if member.isfile():
                     yield member.name, tar.extractfile(member).read()
     except _DAMAGED as error:
+        reason = str(error).splitlines()[0].rstrip(":")  # then follow tarfile's attempts
         raise DataError(
-            f"Cannot read the archive {path}: {error}. Download it again; it may be cut short."
+            f"Cannot read the archive {path}: {reason}. Download it again; it may be cut short."
         ) from error
 
 
@@ -81,10 +82,15 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
+# The functions that NumPy's own pickles name to rebuild an array: old protocols, protocol 5.
+_reconstruct = np.empty(0).__reduce__()[0]
+_frombuffer = np.empty(0).__reduce_ex__(5)[0]
+
 _ADMITTED_IN_PICKLES = {
-    # The rebuilding function that NumPy's own pickles name, under both of its addresses.
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     # How Python 3 writes bytes in pickles that Python 2 can read: always as Latin-1 text.
