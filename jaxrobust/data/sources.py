@@ -89,7 +89,8 @@ class Dataset:
     """A data set in memory, with what is needed to normalise it and to name its classes.
 
     Attributes:
-      name: the name that `load_dataset` knows it by.
+      name: what reports call it: the name given to `load_dataset`, but `cifar10_jpeg` for the
+        recompressed images, whose pixels are not the official ones.
       train: training examples; every class has some.
       test: test examples.
       class_names: one per label.
@@ -105,6 +106,8 @@ class Dataset:
     std: tuple[float, float, float]
 
     def __post_init__(self):
+        if self.num_classes < 2:
+            raise DataError(f"{self.name} has {self.num_classes} class: at least 2 are needed.")
         for split, examples in (("train", self.train), ("test", self.test)):
             if not len(examples):
                 raise DataError(f"The {split} part of {self.name} holds no images.")
@@ -315,9 +318,9 @@ def _cifar10_jpeg(root: pathlib.Path) -> Dataset:
             for split in ("train", "test")
         )
     return Dataset(
-        "cifar10",
-        _decoded(root, train, CIFAR10_CLASSES, None),
-        _decoded(root, test, CIFAR10_CLASSES, None),
+        "cifar10_jpeg",
+        _decoded("train", root, train, CIFAR10_CLASSES, None),
+        _decoded("test", root, test, CIFAR10_CLASSES, None),
         CIFAR10_CLASSES,
         *_CIFAR10_STATISTICS,
     )
@@ -361,12 +364,14 @@ def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None) -> Dataset
         for file in _images_in(root / "train" / wnid / "images")
     ]
     annotations = readers.read_bytes(root / "val" / "val_annotations.txt").decode().splitlines()
-    rows = [line.split("\t") for line in annotations]
-    test = [(row[1], f"val/images/{row[0]}", root / "val" / "images" / row[0]) for row in rows]
+    if not all("\t" in line for line in annotations):
+        raise DataError(f"{root}/val/val_annotations.txt is damaged: unpack the data set again.")
+    rows = [line.split("\t")[:2] for line in annotations]
+    test = [(wnid, f"val/images/{file}", root / "val" / "images" / file) for file, wnid in rows]
     return Dataset(
         "tiny_imagenet",
-        _decoded(root / "train", train, wnids, image_size),
-        _decoded(root / "val", test, wnids, image_size),
+        _decoded("train", root, train, wnids, image_size),
+        _decoded("test", root, test, wnids, image_size),
         wnids,
         *_TINY_IMAGENET_STATISTICS,
     )
@@ -380,11 +385,11 @@ def _image_folder(path: pathlib.Path | None, image_size: int | None) -> Dataset:
         )
     if not _subfolders(path / "train"):
         class_names = tuple(folder.name for folder in _subfolders(path))
-        train, test = _hold_out(_decoded(path, _listed(path), class_names, image_size))
+        train, test = _hold_out(_decoded("train", path, _listed(path), class_names, image_size))
     elif (path / "test").is_dir():
         class_names = tuple(folder.name for folder in _subfolders(path / "train"))
-        train = _decoded(path / "train", _listed(path, "train"), class_names, image_size)
-        test = _decoded(path / "test", _listed(path, "test"), class_names, image_size)
+        train = _decoded("train", path, _listed(path, "train"), class_names, image_size)
+        test = _decoded("test", path, _listed(path, "test"), class_names, image_size)
     else:
         raise DataError(
             f"{path} has train/ but no test/: add test/<class>/*, or move the class folders up "
@@ -486,6 +491,8 @@ def _listed(root: pathlib.Path, split: str = "") -> list[tuple[str, str, pathlib
 def _examples(arrays: Sequence[np.ndarray]) -> Examples:
     """Examples from images, grey or in colour, and labels of any integer type."""
     images, labels = arrays
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"Labels must be integers, but are {labels.dtype}.")
     if images.ndim == 3:
         images = images[..., None]
     if images.shape[-1] == 1:
@@ -494,6 +501,7 @@ def _examples(arrays: Sequence[np.ndarray]) -> Examples:
 
 
 def _decoded(
+    split: str,
     root: pathlib.Path,
     entries: Sequence[tuple[str, str, bytes | pathlib.Path]],
     class_names: Sequence[str],
@@ -501,16 +509,20 @@ def _decoded(
 ) -> Examples:
     """Decodes (class, relative path, content or path) entries, sorted by class and path."""
     if not entries:
-        raise DataError(f"{root} holds no images in folders named after their classes.")
+        raise DataError(
+            f"The {split} part of {root} holds no images: put them into one folder for each class."
+        )
     label_of = {name: label for label, name in enumerate(class_names)}
     for class_name, file, _ in entries:
         if class_name not in label_of:
             raise DataError(
-                f"{file} in {root} belongs to the class {class_name!r}, which is not one of the "
-                f"{len(class_names)} classes to train on: add training images or remove it."
+                f"{root / file} belongs to the class {class_name!r}, which is not one of the "
+                f"{len(class_names)} classes to train on: add training images of it, or remove it."
             )
     entries = sorted(entries, key=lambda entry: (label_of[entry[0]], entry[1]))
-    images = readers.decode_images([(file, source) for _, file, source in entries], image_size)
+    images = readers.decode_images(
+        [(str(root / file), source) for _, file, source in entries], image_size
+    )
     labels = np.array([label_of[class_name] for class_name, _, _ in entries], np.int32)
     return Examples(images, labels, tuple(file for _, file, _ in entries))
 
