@@ -1,1 +1,34 @@
 """Pure per-example losses. Importing this package loads JAX and nothing heavier."""
+
+from jaxrobust.losses.dual_head import align_gradients as align_gradients
+from jaxrobust.losses.dual_head import binary_kl_loss as binary_kl_loss
+from jaxrobust.losses.dual_head import binary_kl_norm_loss as binary_kl_norm_loss
+from jaxrobust.losses.dual_head import etf_deviation as etf_deviation
+from jaxrobust.losses.dual_head import gradient_cosine as gradient_cosine
+from jaxrobust.losses.dual_head import soft_target_kl as soft_target_kl
+from jaxrobust.losses.feature_distillation import attention_transfer_loss as attention_transfer_loss
+from jaxrobust.losses.feature_distillation import pkt_loss as pkt_loss
+from jaxrobust.losses.feature_distillation import review_kd_hcl_loss as review_kd_hcl_loss
+from jaxrobust.losses.feature_distillation import rkd_loss as rkd_loss
+from jaxrobust.losses.logit_distillation import dist_loss as dist_loss
+from jaxrobust.losses.logit_distillation import dkd_loss as dkd_loss
+from jaxrobust.losses.logit_distillation import logit_mse_loss as logit_mse_loss
+from jaxrobust.losses.multilabel import asymmetric_loss as asymmetric_loss
+from jaxrobust.losses.multilabel import (
+    class_aware_embedding_distillation_loss as class_aware_embedding_distillation_loss,
+)
+from jaxrobust.losses.multilabel import (
+    instance_aware_embedding_distillation_loss as instance_aware_embedding_distillation_loss,
+)
+from jaxrobust.losses.multilabel import (
+    label_embedding_distillation_loss as label_embedding_distillation_loss,
+)
+from jaxrobust.losses.multilabel import multilabel_bce_loss as multilabel_bce_loss
+from jaxrobust.losses.multilabel import (
+    multilabel_logits_distillation_loss as multilabel_logits_distillation_loss,
+)
+from jaxrobust.losses.multilabel import pairwise_euclidean_distance as pairwise_euclidean_distance
+from jaxrobust.losses.multilabel import (
+    partial_softmax_distillation_loss as partial_softmax_distillation_loss,
+)
+from jaxrobust.losses.multilabel import structural_distance_loss as structural_distance_loss
