@@ -84,8 +84,9 @@ class ResNet(nn.Module):
         for block in self.blocks:
             x = block(x, train=train, where=where)
         if self.pool == "window4":
-            x = nn.avg_pool(x, (4, 4), (4, 4))
-            return x.reshape(x.shape[0], -1).astype(jnp.float32)
+            batch, height, width, channels = x.shape
+            x = x.reshape(batch, height // 4, 4, width // 4, 4, channels)
+            return jnp.mean(x, axis=(2, 4), dtype=jnp.float32).reshape(batch, -1)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
     def classify(self, features: jax.Array) -> jax.Array:
