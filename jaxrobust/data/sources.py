@@ -151,15 +151,14 @@ def load_dataset(
 
     | name | what `path` may be |
     |---|---|
-    | `digits` | nothing: 1,797 real 8 x 8 digits that come with scikit-learn; no flips |
+    | `digits` | empty: 1,797 real 8 x 8 digits that come with scikit-learn |
     | `fashion_mnist` | folder with the four idx files, gzipped or not |
-    | `cifar10` | official python or binary archive, or its folder; `cifar10_jpeg` as tar.xz or \
-folder |
-    | `cifar100` | official python or binary archive, or its folder |
+    | `cifar10` | official python or binary archive, or `cifar10_jpeg.tar.xz`, or their folders |
+    | `cifar100` | official python or binary archive, or their folders |
     | `tiny_imagenet` | the folder `tiny-imagenet-200` |
     | `image_folder` | folder with `train/<class>/*` and `test/<class>/*`, or only `<class>/*` |
 
-    `path` may also be the folder around the thing named, and for the second to fourth rows a
+    `path` may also be the folder around the thing named, and for `fashion_mnist` and the CIFARs a
     TensorFlow Datasets folder. Without a path, `datasets/` below the working directory and the
     customary folders of the machine are searched; nothing is ever downloaded.
 
@@ -447,7 +446,7 @@ def _tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
 
 
 def _missing(title: str, path: pathlib.Path | None, remedy: str) -> DataError:
-    where = "the customary folders" if path is None else path
+    where = path or "datasets, ~/tensorflow_datasets or other customary folders"
     return DataError(
         f"{title} was not found in {where}: {remedy}, or set --config.dataset.path= to where it is."
     )

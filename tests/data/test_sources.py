@@ -98,7 +98,9 @@ def test_missing_set_says_how_to_get_it(tmp_path, name, words):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny_imagenet"])
 def test_missing_set_without_a_path(name):
-    with pytest.raises(DataError, match="was not found in the customary folders: "):
+    with pytest.raises(
+        DataError, match="was not found in datasets, ~/tensorflow_datasets or other"
+    ):
         load_dataset(name)
 
 
