@@ -58,7 +58,7 @@ def k_center_greedy(
 
     def pick(step, carry):
         nearest, picks = carry
-        row = jnp.argmax(nearest)
+        row = jnp.argmax(nearest).astype(jnp.int32)
         picks = picks.at[step].set(jnp.where(nearest[row] < 0, -1, row))
         distance = jnp.sum((features - features[row][None]) ** 2, axis=1)
         return jnp.minimum(nearest, distance).at[row].set(-jnp.inf), picks
@@ -120,7 +120,7 @@ def badge_select(
         log_odds = jnp.log(jnp.maximum(nearest, jnp.finfo(nearest.dtype).tiny))
         noise = jax.random.gumbel(jax.random.fold_in(key, step), nearest.shape, nearest.dtype)
         noise = jnp.where(step == 0, jnp.zeros_like(noise), noise)
-        row = jnp.argmax(jnp.where(candidate, log_odds + noise, -jnp.inf))
+        row = jnp.argmax(jnp.where(candidate, log_odds + noise, -jnp.inf)).astype(jnp.int32)
         picks = picks.at[step].set(jnp.where(candidate[row], row, -1))
         distance = _outer_product_distance(residuals, features, sizes, row)
         nearest = jnp.where(step == 0, distance, jnp.minimum(nearest, distance))

@@ -22,7 +22,9 @@ def min_max_normalize(
     """
     x = at_least_float32(x)
     low = jnp.min(x, where=where, initial=jnp.inf)
-    spread = jnp.max(x, where=where, initial=-jnp.inf) - low
-    flat = spread == 0
-    scaled = (x - low) / jnp.where(flat, jnp.ones_like(spread), spread)
+    high = jnp.max(x, where=where, initial=-jnp.inf)
+    flat = high == low
+    scaled = (x - low) / jnp.where(flat, jnp.ones_like(low), high - low)
+    # XLA may divide by multiplying with a rounded reciprocal, which misses 1 at the maximum.
+    scaled = jnp.where(x == high, jnp.ones_like(x), scaled)
     return jnp.where(flat, jnp.full_like(x, constant), scaled)
