@@ -1,1 +1,15 @@
 """Pure scores, mixtures and pickers: logits in; scores, masks or positions out."""
+
+from jaxrobust.selection.bidirectional import bidirectional_score as bidirectional_score
+from jaxrobust.selection.bidirectional import classifier_confidence as classifier_confidence
+from jaxrobust.selection.bidirectional import predicted_unknown as predicted_unknown
+from jaxrobust.selection.bidirectional import select_lowest as select_lowest
+from jaxrobust.selection.diversity import badge_select as badge_select
+from jaxrobust.selection.diversity import k_center_greedy as k_center_greedy
+from jaxrobust.selection.margin import min_max_normalize as min_max_normalize
+from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as aleatoric_uncertainty
+from jaxrobust.selection.open_set_baselines import energy_margin_loss as energy_margin_loss
+from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
+from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
+from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
+from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs

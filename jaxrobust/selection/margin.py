@@ -1,0 +1,30 @@
+"""Scores turned into a common range."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.losses._numerics import at_least_float32
+
+
+def min_max_normalize(
+    x: jax.Array, *, where: jax.Array | None = None, constant: float = 0.0
+) -> jax.Array:
+    """Maps scores onto [0, 1]: `(x - min) / (max - min)`.
+
+    Args:
+      x: floats `[N]`.
+      where: bool `[N]`, the entries over which minimum and maximum are taken; `None` for all.
+        Entries outside it are unspecified in the result.
+      constant: result where the maximum equals the minimum.
+
+    Returns:
+      Floats `[N]`, at least float32.
+    """
+    x = at_least_float32(x)
+    low = jnp.min(x, where=where, initial=jnp.inf)
+    high = jnp.max(x, where=where, initial=-jnp.inf)
+    flat = high == low
+    scaled = (x - low) / jnp.where(flat, jnp.ones_like(low), high - low)
+    # XLA may divide by multiplying with a rounded reciprocal, which misses 1 at the maximum.
+    scaled = jnp.where(x == high, jnp.ones_like(x), scaled)
+    return jnp.where(flat, jnp.full_like(x, constant), scaled)
