@@ -23,6 +23,8 @@ def base(dataset: str) -> ml_collections.ConfigDict:
             "image_size": 0,  # 0: as it is
             "max_train": 0,  # 0: all; a smaller number takes a class-stratified part
             "max_test": 0,
+            "mean": (),  # of each channel on the [0, 1] scale; (): the data set's own
+            "std": (),
         }
     )
     config.augment = ml_collections.ConfigDict({"padding": 4, "flip": True})
@@ -65,6 +67,8 @@ def active_learning(dataset: str) -> ml_collections.ConfigDict:
     )
     match dataset:
         case "cifar100":
+            config.dataset.mean = (0.4914, 0.4822, 0.4465)  # BUAL's code: CIFAR-10's constants
+            config.dataset.std = (0.2023, 0.1994, 0.2010)
             config.al.init_fraction = 0.08
         case "tiny_imagenet":
             config.al.init_fraction = 0.08

@@ -6,6 +6,7 @@ place only, `_Learning.annotate`.
 """
 
 import csv
+import dataclasses
 import hashlib
 import io
 import logging
@@ -34,6 +35,8 @@ from jaxrobust.report import learning_curves
 
 log = logging.getLogger("jaxrobust")
 
+VIEWS = ("test", "train")
+
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     """Runs a whole active-learning experiment, or what is left of it.
@@ -48,11 +51,24 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     Raises:
       UserError: if the recipe, the data or the workdir is not usable.
     """
-    if config.method not in STRATEGIES:
-        raise UserError(unknown_name("method", config.method, STRATEGIES))
+    _check(config)
     dataset, split = _load(config)
     with open_run(config, workdir) as run_:
         return _Learning(config, run_, dataset, split).run()
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no strategy could run with."""
+    if config.method not in STRATEGIES:
+        raise UserError(unknown_name("method", config.method, STRATEGIES))
+    if config.al.score_transform not in VIEWS:
+        raise UserError(unknown_name("al.score_transform", config.al.score_transform, VIEWS))
+    for field in ("num_epochs", "batch_size", "eval_batch_size", "al.rounds", "al.query_size"):
+        value = config
+        for part in field.split("."):
+            value = value[part]
+        if value < 1:
+            raise UserError(f"{field}={value} must be at least 1.")
 
 
 def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
@@ -63,6 +79,11 @@ def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
         max_train=config.dataset.max_train or None,
         max_test=config.dataset.max_test or None,
         seed=config.seed,
+    )
+    dataset = dataclasses.replace(
+        dataset,
+        mean=tuple(config.dataset.mean) or dataset.mean,
+        std=tuple(config.dataset.std) or dataset.std,
     )
     al = config.al
     split = open_set_split(
