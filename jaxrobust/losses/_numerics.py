@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def at_least_float32(x: jax.typing.ArrayLike) -> jax.Array:
@@ -9,7 +10,8 @@ def at_least_float32(x: jax.typing.ArrayLike) -> jax.Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(jnp.float32)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    # NumPy's rule, because JAX's refuses (float64, float32) under strict promotion.
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def masked_mean(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
