@@ -71,7 +71,9 @@ def _field(config: dict, name: str, workdir: pathlib.Path):
     value = config
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise UserError(f"{workdir / 'config.json'} has no field {name!r}; choose another --by.")
+            raise UserError(
+                f"{workdir / 'config.json'} has no field {name!r}; choose another --by."
+            )
         value = value[part]
     return value
 
@@ -83,7 +85,9 @@ def table(groups: dict[str, list[dict]]) -> str:
         "mean accuracy": lambda r: r["mean_accuracy"],
         "area under curve": lambda r: r["area_under_accuracy_curve"],
         "mean query precision": lambda r: r["mean_query_precision"],
-        "last query recall": lambda r: [x["query"]["recall"] for x in r["rounds"] if "query" in x][-1],
+        "last query recall": lambda r: [x["query"]["recall"] for x in r["rounds"] if "query" in x][
+            -1
+        ],
     }
     lines = [
         "| | seeds | " + " | ".join(columns) + " |",

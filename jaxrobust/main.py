@@ -55,7 +55,9 @@ def _config_fields(config) -> list[str]:
     fields = []
     for name in config:
         inner = config[name]
-        fields += [f"{name}.{f}" for f in _config_fields(inner)] if hasattr(inner, "keys") else [name]
+        fields += (
+            [f"{name}.{f}" for f in _config_fields(inner)] if hasattr(inner, "keys") else [name]
+        )
     return fields
 
 

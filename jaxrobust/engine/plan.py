@@ -23,9 +23,7 @@ class Plan(NamedTuple):
     num_steps: int
 
 
-def make_plan(
-    ids: np.ndarray, batch_size: int, *, capacity: int, width: int | None = None
-) -> Plan:
+def make_plan(ids: np.ndarray, batch_size: int, *, capacity: int, width: int | None = None) -> Plan:
     """Lays `ids` out in rows of `batch_size`, in the given order; the last row may be short.
 
     Args:

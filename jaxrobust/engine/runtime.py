@@ -199,9 +199,7 @@ class Run:
         found = self._checkpoints.restore(abstract_like(like))
         record = found[1] if found else {"metrics_bytes": 0, "seconds": 0.0, "step": 0}
         self._seconds_before = record["seconds"]
-        self._jsonl = JsonLines(
-            self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"]
-        )
+        self._jsonl = JsonLines(self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"])
         self._writers = [
             self._jsonl,
             *optional_writers(

@@ -42,13 +42,23 @@ from jaxrobust.losses.logit_distillation import dist_loss as dist_loss
 from jaxrobust.losses.logit_distillation import dkd_loss as dkd_loss
 from jaxrobust.losses.logit_distillation import logit_mse_loss as logit_mse_loss
 from jaxrobust.losses.multilabel import asymmetric_loss as asymmetric_loss
-from jaxrobust.losses.multilabel import class_aware_embedding_distillation_loss as class_aware_embedding_distillation_loss
-from jaxrobust.losses.multilabel import instance_aware_embedding_distillation_loss as instance_aware_embedding_distillation_loss
-from jaxrobust.losses.multilabel import label_embedding_distillation_loss as label_embedding_distillation_loss
+from jaxrobust.losses.multilabel import (
+    class_aware_embedding_distillation_loss as class_aware_embedding_distillation_loss,
+)
+from jaxrobust.losses.multilabel import (
+    instance_aware_embedding_distillation_loss as instance_aware_embedding_distillation_loss,
+)
+from jaxrobust.losses.multilabel import (
+    label_embedding_distillation_loss as label_embedding_distillation_loss,
+)
 from jaxrobust.losses.multilabel import multilabel_bce_loss as multilabel_bce_loss
-from jaxrobust.losses.multilabel import multilabel_logits_distillation_loss as multilabel_logits_distillation_loss
+from jaxrobust.losses.multilabel import (
+    multilabel_logits_distillation_loss as multilabel_logits_distillation_loss,
+)
 from jaxrobust.losses.multilabel import pairwise_euclidean_distance as pairwise_euclidean_distance
-from jaxrobust.losses.multilabel import partial_softmax_distillation_loss as partial_softmax_distillation_loss
+from jaxrobust.losses.multilabel import (
+    partial_softmax_distillation_loss as partial_softmax_distillation_loss,
+)
 from jaxrobust.losses.multilabel import structural_distance_loss as structural_distance_loss
 from jaxrobust.losses.negative import complementary_label_mask as complementary_label_mask
 from jaxrobust.losses.negative import negative_learning_loss as negative_learning_loss

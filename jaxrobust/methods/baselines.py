@@ -57,6 +57,4 @@ def entropy(config: ml_collections.ConfigDict, task: Task) -> Strategy:
         return Query(ids=pool[order[: context.budget]], scores={"entropy": scores})
 
     target = _target(config, task)
-    return Strategy(
-        phases=(target,), target=target.name, query=query, unknown_scores=("entropy",)
-    )
+    return Strategy(phases=(target,), target=target.name, query=query, unknown_scores=("entropy",))

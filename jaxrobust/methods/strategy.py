@@ -180,9 +180,7 @@ def classifier_phase(
                 mutable=["batch_stats"],
             )
             logits = logits[:, 0]
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                logits, jnp.maximum(labels, 0)
-            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
             count = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
             loss = jnp.sum(jnp.where(valid, losses, 0.0)) / count
             hits = valid & (jnp.argmax(logits, axis=-1) == labels)
@@ -205,6 +203,7 @@ def classifier_phase(
 
 def recipe_parts(config: ml_collections.ConfigDict, task: Task):
     """Pieces that every phase of a recipe is built from: network maker, optimiser, rate."""
+
     def network(num_heads: int, num_classes: int = task.num_classes) -> nn.Module:
         return make_network(
             config.model, num_classes=num_classes, num_heads=num_heads, dtype=task.dtype

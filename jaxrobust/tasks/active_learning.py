@@ -11,7 +11,6 @@ import hashlib
 import io
 import logging
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -282,17 +281,13 @@ class _Learning:
         """Rows on the devices; the same shape in every round."""
         placement = self.io.placement
         capacity = len(self.dataset.train) if capacity is None else capacity
-        plan = make_plan(
-            ids, batch_size, capacity=capacity, width=placement.round_up(batch_size)
-        )
+        plan = make_plan(ids, batch_size, capacity=capacity, width=placement.round_up(batch_size))
         return plan._replace(ids=jax.device_put(plan.ids, placement.plan))
 
     def _measure(self, round_: int) -> None:
         """Accuracy of every classifying network on the test images of known classes."""
         test_ids = np.flatnonzero(self.split.test_known)
-        plan = self._plan(
-            test_ids, self.config.eval_batch_size, capacity=len(self.dataset.test)
-        )
+        plan = self._plan(test_ids, self.config.eval_batch_size, capacity=len(self.dataset.test))
         targets = self.split.test_targets[test_ids]
         counts = np.bincount(
             self.annotations[self.annotations != NOT_ANNOTATED], minlength=self.task.num_classes + 1
@@ -565,7 +560,9 @@ def _summary(rounds: list[dict]) -> dict:
         },
         "mean_accuracy": float(accuracies.mean()),
         "area_under_accuracy_curve": float(area),
-        "mean_query_precision": float(np.mean([q["precision"] for q in queries])) if queries else 0.0,
+        "mean_query_precision": float(np.mean([q["precision"] for q in queries]))
+        if queries
+        else 0.0,
     }
 
 

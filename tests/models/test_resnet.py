@@ -75,9 +75,7 @@ def test_masked_rows_do_not_touch_statistics_or_other_rows(small):
     spoilt_logits, spoilt_updates = run(images.at[4:].set(1e4), where)
     np.testing.assert_allclose(logits[:4], short_logits, atol=2e-6)
     np.testing.assert_array_equal(logits[:4], spoilt_logits[:4])
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), updates, short_updates
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), updates, short_updates)
     jax.tree.map(np.testing.assert_array_equal, updates, spoilt_updates)
 
 
