@@ -57,10 +57,10 @@ def active_learning(dataset: str) -> ml_collections.ConfigDict:
         {
             "openness": 0.6,  # unknown classes / all classes; the papers use 0.2, 0.4, 0.6, 0.8
             "num_known": 0,  # above 0: in place of openness
-            "class_order": (),  # permutation of class ids, the first ones are known; () is 0, 1, ...
+            "class_order": (),  # permutation of class ids, the first ones are known; (): 0, 1, ..
             "init_fraction": 0.01,  # of the known training images, labelled at the start
             "query_size": 1500,
-            "rounds": 8,  # models evaluated: on the initial set and after each of rounds - 1 queries
+            "rounds": 8,  # models evaluated: on the initial set, then after each query
             "target_model": "separate",  # or shared: report the query network itself
             "score_transform": "test",  # view in which the pool is scored; train: augmented
         }
