@@ -6,7 +6,14 @@ from jaxrobust.selection.bidirectional import predicted_unknown as predicted_unk
 from jaxrobust.selection.bidirectional import select_lowest as select_lowest
 from jaxrobust.selection.diversity import badge_select as badge_select
 from jaxrobust.selection.diversity import k_center_greedy as k_center_greedy
+from jaxrobust.selection.margin import logit_margin as logit_margin
 from jaxrobust.selection.margin import min_max_normalize as min_max_normalize
+from jaxrobust.selection.margin import select_clean as select_clean
+from jaxrobust.selection.mixture import GaussianMixture1D as GaussianMixture1D
+from jaxrobust.selection.mixture import clean_probability as clean_probability
+from jaxrobust.selection.mixture import excess_kurtosis as excess_kurtosis
+from jaxrobust.selection.mixture import fit_gaussian_mixture_1d as fit_gaussian_mixture_1d
+from jaxrobust.selection.mixture import gaussian_mixture_posterior as gaussian_mixture_posterior
 from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as aleatoric_uncertainty
 from jaxrobust.selection.open_set_baselines import energy_margin_loss as energy_margin_loss
 from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
