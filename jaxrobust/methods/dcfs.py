@@ -36,6 +36,7 @@ from jaxrobust.methods.strategy import (
 )
 from jaxrobust.selection import (
     coarse_score,
+    dirichlet_uncertainties,
     fit_gaussian_mixture_1d,
     gaussian_mixture_posterior,
     merge_heads,

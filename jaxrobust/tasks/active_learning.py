@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import os
+import pathlib
 from typing import Any
 
 import jax
