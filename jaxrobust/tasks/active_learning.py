@@ -24,7 +24,7 @@ from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, fingerprint, load_dataset
 from jaxrobust.engine import rng
-from jaxrobust.engine.plan import make_plan
+from jaxrobust.engine.plan import LAST_BATCHES, Plan, make_plan
 from jaxrobust.engine.programs import epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run, write_json, write_text
 from jaxrobust.engine.sharding import fetch
@@ -63,6 +63,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         raise UserError(unknown_name("method", config.method, STRATEGIES))
     if config.al.score_transform not in VIEWS:
         raise UserError(unknown_name("al.score_transform", config.al.score_transform, VIEWS))
+    if config.last_batch not in LAST_BATCHES:
+        raise UserError(unknown_name("last_batch", config.last_batch, LAST_BATCHES))
     for field in ("num_epochs", "batch_size", "eval_batch_size", "al.rounds", "al.query_size"):
         value = config
         for part in field.split("."):
@@ -255,7 +257,9 @@ class _Learning:
             self.networks[name] = self._start[name](key, self._before(index))
         for epoch in range(first_epoch, phase.num_epochs):
             order = rng.generator(seed, f"{name}/order", round_, epoch)
-            plan = self._plan(order.permutation(members), phase.batch_size)
+            plan = self._plan(
+                order.permutation(members), phase.batch_size, last_batch=self.config.last_batch
+            )
             self.networks[name], sums = self._epoch[name](
                 self.networks[name],
                 plan,
@@ -278,11 +282,23 @@ class _Learning:
         """Networks of the phases that precede phase `index` in a round."""
         return {p.name: self.networks[p.name] for p in self.strategy.phases[:index]}
 
-    def _plan(self, ids: np.ndarray, batch_size: int, *, capacity: int | None = None):
+    def _plan(
+        self,
+        ids: np.ndarray,
+        batch_size: int,
+        *,
+        capacity: int | None = None,
+        last_batch: str = "short",
+    ) -> Plan:
         """Rows on the devices; the same shape in every round."""
         placement = self.io.placement
-        capacity = len(self.dataset.train) if capacity is None else capacity
-        plan = make_plan(ids, batch_size, capacity=capacity, width=placement.round_up(batch_size))
+        plan = make_plan(
+            ids,
+            batch_size,
+            capacity=len(self.dataset.train) if capacity is None else capacity,
+            width=placement.round_up(batch_size),
+            last_batch=last_batch,
+        )
         return plan._replace(ids=jax.device_put(plan.ids, placement.plan))
 
     def _measure(self, round_: int) -> None:
