@@ -103,7 +103,7 @@ def query_recall(num_labeled_known: int, num_known_selected: int, num_known_in_p
       A number in [0, 1]; 0 if there are none.
 
     References:
-      Ning et al., "Active Learning for Open-set Annotation", CVPR 2022 (LfOSA), section 4.
+      Ning et al., "Active Learning for Open-set Annotation", CVPR 2022 (LfOSA).
     """
     return _ratio(num_labeled_known + num_known_selected, num_labeled_known + num_known_in_pool)
 
