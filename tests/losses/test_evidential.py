@@ -69,10 +69,18 @@ kl_and_gradient = fast_jit(jax.value_and_grad(dirichlet_kl_to_uniform))
 
 
 @functools.partial(fast_jit, static_argnames=("offset", "clip"))
-def per_row(logits, labels, offset, clip):
+def evaluate(logits, labels, picked, *, offset, clip, **weights):
+    """Gradient of the loss that the one-hot vector `picked` names, all losses, all row values."""
+
+    def losses(logits):
+        total, parts = dcfs_loss(logits, labels, offset=offset, clip=clip, **weights)
+        stacked = jnp.stack([parts["nll"], parts["kl"], parts["unk"], parts["dis"], total])
+        return jnp.dot(picked, jnp.where(picked == 1, stacked, 0)), stacked
+
+    gradient, values = jax.grad(losses, has_aux=True)(logits)
     log_alpha = dirichlet_log_alpha(logits, offset=offset, clip=clip)
     alpha = dirichlet_alpha(log_alpha)
-    return {
+    rows = {
         "alpha": alpha,
         "prob": jax.nn.softmax(log_alpha),
         "nll": edl_nll(log_alpha, labels),
@@ -80,53 +88,42 @@ def per_row(logits, labels, offset, clip):
         "mse": edl_loss(log_alpha, labels, kind="mse"),
         "kl_misleading": misleading_kl(alpha, labels, offset=offset),
         "kl_flat": unknown_kl(alpha, offset=offset),
-    } | {
-        f"disc_{kind}": head_discrepancy(logits, kind=kind, offset=offset, clip=clip)
-        for kind in KINDS
     }
-
-
-@functools.partial(fast_jit, static_argnames=("offset", "clip"))
-def pick_and_gradient(logits, labels, picked, **options):
-    """The losses, and the gradient of the one that the one-hot vector `picked` names."""
-
-    def losses(logits):
-        total, parts = dcfs_loss(logits, labels, **options)
-        stacked = jnp.stack([parts["nll"], parts["kl"], parts["unk"], parts["dis"], total])
-        return jnp.dot(picked, jnp.where(picked == 1, stacked, 0)), stacked
-
-    return jax.grad(losses, has_aux=True)(logits)
+    for kind in KINDS:
+        rows[f"disc_{kind}"] = head_discrepancy(logits, kind=kind, offset=offset, clip=clip)
+    return gradient, values, rows
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("case", CASES)
 def test_goldens(load_golden, x64, case, dtype):
     golden = load_golden("dcfs")
-    logits, labels = golden[case, "logits"].astype(dtype), golden[case, "labels"]
-    offset, clip = float(golden[case, "offset"]), float(golden[case, "clip"])
-    options = {"offset": offset, "clip": None if math.isnan(clip) else clip}
+    clip = float(golden[case, "clip"])
+    compute = functools.partial(
+        evaluate,
+        golden[case, "logits"].astype(dtype),
+        golden[case, "labels"],
+        offset=float(golden[case, "offset"]),
+        clip=None if math.isnan(clip) else clip,
+        **{
+            name: golden[case, name].astype(dtype)
+            for name in ("kl_weight", "lambda_unk", "lambda_dis", "anneal")
+        },
+    )
+    for i, part in enumerate(("nll", "kl", "unk", "dis", "total")):
+        gradient, values, rows = compute(np.eye(5, dtype=dtype)[i])
+        if case == "case10" and part in ("kl", "unk", "total"):
+            continue
+        assert values.dtype == gradient.dtype == dtype
+        assert error(values[i], golden[case, f"loss_{part}"]) < VALUE_TOLERANCE[dtype], part
+        assert error(gradient, golden[case, f"grad_{part}"]) < GRAD_TOLERANCE[dtype], part
 
-    rows = per_row(logits, labels, **options)
     names = set(golden.names(case)) & set(rows)
     assert len(names) == (9 if case == "case10" else len(rows))
     for name in names:
         tolerance = CLOSE_HEADS_TOLERANCE if name == "disc_dirichlet_kl" else VALUE_TOLERANCE
         assert rows[name].dtype == dtype
         assert error(rows[name], golden[case, name]) < tolerance[dtype], name
-
-    weights = {
-        name: golden[case, name].astype(dtype) for name in ("kl_weight", "lambda_unk", "lambda_dis")
-    }
-    weights["anneal"] = golden[case, "anneal"].astype(dtype)
-    for i, part in enumerate(("nll", "kl", "unk", "dis", "total")):
-        if case == "case10" and part in ("kl", "unk", "total"):
-            continue
-        gradient, values = pick_and_gradient(
-            logits, labels, np.eye(5, dtype=dtype)[i], **options, **weights
-        )
-        assert values.dtype == gradient.dtype == dtype
-        assert error(values[i], golden[case, f"loss_{part}"]) < VALUE_TOLERANCE[dtype], part
-        assert error(gradient, golden[case, f"grad_{part}"]) < GRAD_TOLERANCE[dtype], part
 
 
 @pytest.mark.parametrize("case", ["case0", "case7"])
@@ -555,7 +552,7 @@ def test_extreme_logits_give_finite_values_and_gradients(offset, clip, evidence)
     labels = jnp.repeat(jnp.array([0, 4, -1]), len(rows))
     alpha = {"offset": offset, "clip": clip, "evidence": evidence}
 
-    def everything(logits):
+    def losses(logits):
         total, parts = dcfs_loss(logits, labels, **alpha)
         log_alpha = dirichlet_log_alpha(logits, **alpha)
         terms = [jnp.stack([total, *parts.values()])]
@@ -563,7 +560,7 @@ def test_extreme_logits_give_finite_values_and_gradients(offset, clip, evidence)
         terms += [head_discrepancy(logits, kind=kind, **alpha) for kind in KINDS]
         return sum(jnp.sum(term) for term in terms), terms
 
-    (_, terms), gradient = fast_jit(jax.value_and_grad(everything, has_aux=True))(logits)
+    (_, terms), gradient = fast_jit(jax.value_and_grad(losses, has_aux=True))(logits)
     assert all(np.all(np.isfinite(term)) for term in terms)
     assert np.all(np.isfinite(gradient))
 
