@@ -54,8 +54,8 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
         problems[problem] = workdir
         if results["seed"] in [r["seed"] for r in groups[label]]:
             raise UserError(
-                f"Two runs of {label!r} have seed {results['seed']} (one is {workdir}); leave one out,"
-                " or tell them apart with --by=FIELD."
+                f"Two runs of {label!r} have seed {results['seed']} (one is {workdir}); leave one "
+                "out, or tell them apart with --by=FIELD."
             )
         groups[label].append(results)
     if len(problems) > 1:
@@ -71,9 +71,7 @@ def _field(config: dict, name: str, workdir: pathlib.Path):
     value = config
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise UserError(
-                f"{workdir / 'config.json'} has no field {name!r}; choose another --by."
-            )
+            raise UserError(f"{workdir / 'config.json'} has no {name!r}; choose another --by.")
         value = value[part]
     return value
 
@@ -85,9 +83,7 @@ def table(groups: dict[str, list[dict]]) -> str:
         "mean accuracy": lambda r: r["mean_accuracy"],
         "area under curve": lambda r: r["area_under_accuracy_curve"],
         "mean query precision": lambda r: r["mean_query_precision"],
-        "last query recall": lambda r: [x["query"]["recall"] for x in r["rounds"] if "query" in x][
-            -1
-        ],
+        "last query recall": lambda r: r["last_query_recall"],
     }
     lines = [
         "| | seeds | " + " | ".join(columns) + " |",

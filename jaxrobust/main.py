@@ -53,11 +53,11 @@ def fail(message: str) -> None:
 
 def _config_fields(config) -> list[str]:
     fields = []
-    for name in config:
-        inner = config[name]
-        fields += (
-            [f"{name}.{f}" for f in _config_fields(inner)] if hasattr(inner, "keys") else [name]
-        )
+    for name, value in config.items():
+        if hasattr(value, "keys"):
+            fields += [f"{name}.{inner}" for inner in _config_fields(value)]
+        else:
+            fields.append(name)
     return fields
 
 
@@ -82,8 +82,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if "-h" in argv or flags.FLAGS.help:
             return app.parse_flags_with_usage(argv)
-        given = config_flags.get_config_filename(flags.FLAGS["config"])
-        path = (given or "").partition(":")[0]
+        given = config_flags.get_config_filename(flags.FLAGS["config"]) if _CONFIG.value else ""
+        path = given.partition(":")[0]
         if path and not os.path.exists(path):
             fail(f"--config={path} does not exist; the recipes are in configs/.")
     except (UserError, flags.Error) as error:

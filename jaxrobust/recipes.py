@@ -42,6 +42,7 @@ def active_learning(dataset: str) -> ml_collections.ConfigDict:
     config.eval_batch_size = 512
     config.num_epochs = 100  # of each network, in every round
     config.batch_size = 128
+    config.last_batch = "short"  # remainder of an epoch, as the papers; or even, drop
     config.optimizer = ml_collections.ConfigDict(
         {
             "learning_rate": 0.01,
@@ -57,10 +58,10 @@ def active_learning(dataset: str) -> ml_collections.ConfigDict:
         {
             "openness": 0.6,  # unknown classes / all classes; the papers use 0.2, 0.4, 0.6, 0.8
             "num_known": 0,  # above 0: in place of openness
-            "class_order": (),  # permutation of class ids, the first ones are known; () is 0, 1, ...
+            "class_order": (),  # permutation of class ids, the first ones are known; (): 0, 1, ..
             "init_fraction": 0.01,  # of the known training images, labelled at the start
             "query_size": 1500,
-            "rounds": 8,  # models evaluated: on the initial set and after each of rounds - 1 queries
+            "rounds": 8,  # models evaluated: on the initial set, then after each query
             "target_model": "separate",  # or shared: report the query network itself
             "score_transform": "test",  # view in which the pool is scored; train: augmented
         }
@@ -79,11 +80,13 @@ def active_learning(dataset: str) -> ml_collections.ConfigDict:
             config.model.name = "resnet8_small"
             config.augment.padding = 1
             config.augment.flip = False
-            config.num_epochs = 40
+            config.num_epochs = 60
             config.batch_size = 32
+            config.last_batch = "even"  # BatchNorm on a row of one 8x8 image ruins the network
             config.optimizer.learning_rate = 0.05
+            config.optimizer.schedule = "cosine"
             config.al.init_fraction = 0.02
-            config.al.query_size = 40
+            config.al.query_size = 30
             config.al.rounds = 6
         case "image_folder":
             config.dataset.image_size = 32

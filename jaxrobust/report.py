@@ -44,8 +44,8 @@ def learning_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> N
     counts = {len(r) for r in runs.values()}
     seeds = f"{max(counts)} seeds" if max(counts) > 1 else f"seed {first['seed']}"
     figure.suptitle(
-        f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes known, "
-        f"{seeds}",
+        f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes "
+        f"known, {seeds}",
         x=0.01,
         ha="left",
         fontsize=12,

@@ -1,4 +1,4 @@
-"""The life of a run in its workdir: lock, configuration, environment, metrics, checkpoints, signals."""
+"""A run in its workdir: lock, configuration, environment, metrics, checkpoints, signals."""
 
 import contextlib
 import datetime
@@ -114,9 +114,9 @@ def _check_same_config(config: dict, path: pathlib.Path) -> None:
             continue
         if before.get(name) != now.get(name):
             raise UserError(
-                f"{path.parent} belongs to a run with {name}={before.get(name)!r}, but this command "
-                f"says {name}={now.get(name)!r}; choose another --workdir, or repeat the first "
-                "command to go on."
+                f"{path.parent} belongs to a run with {name}={before.get(name)!r}, but this "
+                f"command says {name}={now.get(name)!r}; choose another --workdir, or repeat the "
+                "first command to go on."
             )
 
 
@@ -249,10 +249,11 @@ class Run:
         values = {name: float(value) / count for name, value in jax.device_get(values).items()}
         if not math.isfinite(values.get("loss", 0.0)):
             where = ", ".join(f"{k} {event[k]}" for k in ("round", "phase", "epoch") if k in event)
-            last = "none yet" if self._last_saved_step is None else f"step {self._last_saved_step}"
+            saved = self._last_saved_step
             raise UserError(
-                f"The loss became {values['loss']} in {where} (step {event['step']}); the last good "
-                f"checkpoint is {last}; lower optimizer.learning_rate, or set --config.dtype=float32."
+                f"The loss became {values['loss']} in {where} (step {event['step']}), and the last "
+                f"good checkpoint is {'none yet' if saved is None else f'step {saved}'}; lower "
+                "optimizer.learning_rate, or set --config.dtype=float32."
             )
         for writer in self._writers:
             writer.write({**event, **values})
@@ -328,7 +329,7 @@ class Run:
             raise KeyboardInterrupt
         self._signum = signum
         self.say(
-            f"{signal.Signals(signum).name} received: saving after this epoch (again: stop at once)."
+            f"{signal.Signals(signum).name}: saving after this epoch (once more: stop at once)."
         )
 
     def _close(self) -> None:
@@ -367,8 +368,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> I
         except OSError:
             lock.seek(0)
             raise UserError(
-                f"{workdir} is in use by {lock.read().strip() or 'another process'}; wait for it, or "
-                "choose another --workdir."
+                f"{workdir} is in use by {lock.read().strip() or 'another process'}; wait for it, "
+                "or choose another --workdir."
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}")

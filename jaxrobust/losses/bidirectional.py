@@ -10,6 +10,7 @@ gradient where it binds.
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._numerics import at_least_float32, masked_mean
 
 _PROB_FLOOR = 1e-4
@@ -119,32 +120,27 @@ def positive_learning_loss(
       `0.9 * mean(consistency_kl(...))`.
 
     Raises:
-      ValueError: if the labels or the table rows do not fit the logits.
+      ValueError: if the labels or the table rows do not fit the logits, or there are fewer than
+        two classes.
 
     References:
       Zong et al., arXiv 2209.01334 (authors' code).
     """
-    logits = at_least_float32(logits)
-    labels = jnp.asarray(labels)
-    batch, num_classes = logits.shape[:-1], logits.shape[-1]
-    if labels.shape != batch:
+    logits = check_logits(logits)
+    onehot = label_mask(logits, labels).astype(logits.dtype)
+    wide, narrow = logits.shape, (*logits.shape[:-1], 1)
+    if jnp.shape(u_rows) not in (wide, narrow) or jnp.shape(v_rows) != wide:
         raise ValueError(
-            f"labels must have one entry per row of logits, got {labels.shape} for {logits.shape}."
+            f"u_rows must have shape {wide} or {narrow} and v_rows {wide}, got "
+            f"{jnp.shape(u_rows)} and {jnp.shape(v_rows)}; gather the batch's rows of the tables."
         )
-    if jnp.shape(u_rows) not in (logits.shape, (*batch, 1)) or jnp.shape(v_rows) != logits.shape:
-        raise ValueError(
-            f"u_rows and v_rows must have the logits' shape {logits.shape} (u_rows also "
-            f"{(*batch, 1)}), got {jnp.shape(u_rows)} and {jnp.shape(v_rows)}; gather the batch's "
-            "rows from the tables first."
-        )
-    onehot = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
     noise_on, noise_off = sop_noise_terms(u_rows, v_rows, onehot)
     corrected = jax.nn.softmax(logits) + noise_on - jax.lax.stop_gradient(noise_off)
     corrected = _clamp_below(corrected, _PROB_FLOOR)
     corrected = corrected / jnp.sum(corrected, axis=-1, keepdims=True)
     corrected = _clamp_below(corrected, _PROB_FLOOR)
     ce = -jnp.sum(onehot * jnp.log(corrected), axis=-1)
-    hard = jax.nn.one_hot(jnp.argmax(logits, axis=-1), num_classes, dtype=logits.dtype)
+    hard = jax.nn.one_hot(jnp.argmax(logits, axis=-1), wide[-1], dtype=logits.dtype)
     residual = hard + jax.lax.stop_gradient(noise_on) - noise_off - onehot
     return ce, jnp.sum(residual**2, axis=-1), corrected
 

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._numerics import at_least_float32
+from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._options import check_option
 
 _MASK_MODES = ("all_but_label_and_top", "all_but_label", "random")
@@ -30,11 +30,7 @@ def log_one_minus_softmax(logits: jax.Array) -> jax.Array:
     Raises:
       ValueError: if there are fewer than two classes.
     """
-    logits = at_least_float32(logits)
-    if logits.ndim == 0 or logits.shape[-1] < 2:
-        raise ValueError(
-            f"logits need at least two classes on their last axis, got shape {logits.shape}."
-        )
+    logits = check_logits(logits)
     log_probs = jax.nn.log_softmax(logits)
     top = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
     log_rest = jax.nn.logsumexp(log_probs, axis=-1, keepdims=True, where=~top)
@@ -77,25 +73,18 @@ def negative_learning_loss(
         raise ValueError(f"prob_floor must lie in [0, 1), got {prob_floor}.")
     log_complement = log_one_minus_softmax(logits)
     complementary = jnp.asarray(complementary)
-    if complementary.shape == log_complement.shape:
-        mask = complementary.astype(log_complement.dtype)
-    elif complementary.shape == log_complement.shape[:-1]:
-        if not jnp.issubdtype(complementary.dtype, jnp.integer):
-            raise ValueError(
-                f"complementary class labels must be integers, got {complementary.dtype}; "
-                "pass a mask of the logits' shape for several classes per image."
-            )
-        mask = jax.nn.one_hot(complementary, log_complement.shape[-1], dtype=log_complement.dtype)
-    else:
+    if complementary.ndim < log_complement.ndim:
+        complementary = label_mask(log_complement, complementary)
+    elif complementary.shape != log_complement.shape:
         raise ValueError(
-            f"complementary must be labels of shape {log_complement.shape[:-1]} or a mask of "
-            f"shape {log_complement.shape}, got shape {complementary.shape}."
+            f"A mask of complementary classes must have the logits' shape {log_complement.shape}, "
+            f"got {complementary.shape}."
         )
     if prob_floor > 0.0:
         floor = jnp.full_like(log_complement, math.log(prob_floor))
         # Not jnp.maximum, which would pass half of the gradient at the bound.
         log_complement = jnp.where(log_complement >= floor, log_complement, floor)
-    return -jnp.sum(mask * log_complement, axis=-1)
+    return -jnp.sum(complementary.astype(log_complement.dtype) * log_complement, axis=-1)
 
 
 def sample_complementary_labels(key: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
@@ -186,16 +175,9 @@ def complementary_label_mask(
       The paper only says "complementary labels"; the default mode is that of its code.
     """
     check_option("mode", mode, _MASK_MODES)
-    nl_logits = at_least_float32(nl_logits)
-    labels = jnp.asarray(labels)
+    nl_logits = check_logits(nl_logits)
+    is_label = label_mask(nl_logits, labels)
     num_classes = nl_logits.shape[-1]
-    _check_num_classes(num_classes)
-    if labels.shape != nl_logits.shape[:-1]:
-        raise ValueError(
-            f"labels must have one entry per row of nl_logits, got {labels.shape} for "
-            f"{nl_logits.shape}."
-        )
-    is_label = jax.nn.one_hot(labels, num_classes, dtype=bool)
     if mode == "all_but_label":
         mask = ~is_label
     elif mode == "all_but_label_and_top":

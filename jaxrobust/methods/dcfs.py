@@ -87,8 +87,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if select.w_discrepancy and select.coarse != "weighted_sum":
         raise UserError(
-            f"select.w_discrepancy={select.w_discrepancy} adds the discrepancy to the weighted sum; "
-            f"set select.coarse='weighted_sum' (it is {select.coarse!r}) or select.w_discrepancy=0."
+            f"select.w_discrepancy={select.w_discrepancy} is a term of the weighted sum; set "
+            f"select.coarse='weighted_sum' (it is {select.coarse!r}) or select.w_discrepancy=0."
         )
     if select.kappa < 1 or select.kappa_1 < 1:
         raise UserError("select.kappa and select.kappa_1 must be at least 1.")

@@ -13,6 +13,7 @@ import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
+from jaxrobust.losses import masked_mean
 from jaxrobust.models import make_network
 
 NOT_ANNOTATED = -1
@@ -181,10 +182,9 @@ def classifier_phase(
             )
             logits = logits[:, 0]
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-            count = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
-            loss = jnp.sum(jnp.where(valid, losses, 0.0)) / count
-            hits = valid & (jnp.argmax(logits, axis=-1) == labels)
-            return loss, (updates["batch_stats"], {"accuracy": jnp.sum(hits) / count})
+            hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+            metrics = {"accuracy": masked_mean(hits, valid)}
+            return masked_mean(losses, valid), (updates["batch_stats"], metrics)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 

@@ -23,6 +23,7 @@ from jaxrobust.selection.mixture import gaussian_mixture_posterior as gaussian_m
 from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as aleatoric_uncertainty
 from jaxrobust.selection.open_set_baselines import energy_margin_loss as energy_margin_loss
 from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
+from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score
 from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
 from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs

@@ -3,8 +3,47 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._numerics import at_least_float32, masked_mean
+from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.losses._numerics import masked_mean
 from jaxrobust.losses.negative import log_one_minus_softmax
+from jaxrobust.selection.mixture import fit_gaussian_mixture_1d, gaussian_mixture_posterior
+
+
+def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+    """LfOSA's probability that an image is of the known class it looks like; high = query.
+
+    The images are grouped by predicted class; to the largest logits of each group a mixture of two
+    Gaussians is fitted, and the score is the posterior of the one with the larger mean. Images
+    predicted unknown, and those alone in their group, score 0.
+
+    Args:
+      detector_logits: floats `[N, K+1]` of a (K+1)-way detector; class K is "unknown".
+      where: bool `[N]`, the candidates; `None` for all.
+
+    Returns:
+      Floats `[N]` in [0, 1], at least float32; -inf outside `where`.
+
+    Raises:
+      ValueError: if `detector_logits` is not a matrix with at least two columns.
+
+    References:
+      Ning et al., "Active Learning for Open-set Annotation", CVPR 2022.
+    """
+    detector_logits = check_logits(detector_logits)
+    if detector_logits.ndim != 2:
+        raise ValueError(f"detector_logits must be [N, K+1]; got shape {detector_logits.shape}.")
+    activations = jnp.max(detector_logits, axis=1)
+    predicted = jnp.argmax(detector_logits, axis=1)
+    candidate = jnp.ones(len(predicted), bool) if where is None else jnp.asarray(where, bool)
+
+    def visit(label, scores):
+        members = candidate & (predicted == label.astype(predicted.dtype))
+        mixture = fit_gaussian_mixture_1d(activations, where=members)
+        known = gaussian_mixture_posterior(activations, mixture)[:, 1]
+        return jnp.where(members & (jnp.sum(members) >= 2), known, scores)
+
+    scores = jnp.where(candidate, jnp.zeros_like(activations), -jnp.inf)
+    return jax.lax.fori_loop(0, detector_logits.shape[1] - 1, visit, scores)
 
 
 def aleatoric_uncertainty(logits: jax.Array) -> jax.Array:
@@ -39,10 +78,13 @@ def epistemic_energy(detector_logits: jax.Array) -> jax.Array:
     Returns:
       Floats `[M]`, at least float32.
 
+    Raises:
+      ValueError: if there is no known class.
+
     References:
       Zong and Huang, CVPR 2025.
     """
-    detector_logits = at_least_float32(detector_logits)
+    detector_logits = check_logits(detector_logits)
     return _known_energy(detector_logits) + jax.nn.softplus(detector_logits[..., -1])
 
 
@@ -71,20 +113,14 @@ def energy_margin_loss(
       Float scalar, at least float32.
 
     Raises:
-      ValueError: if the labels do not match the logits' rows.
+      ValueError: if the labels are not integers, one per row of logits, or there is no known class.
 
     References:
       Zong and Huang, CVPR 2025.
     """
-    detector_logits = at_least_float32(detector_logits)
-    labels = jnp.asarray(labels)
-    if labels.shape != detector_logits.shape[:-1]:
-        raise ValueError(
-            f"labels must have one entry per row of detector_logits, got {labels.shape} for "
-            f"{detector_logits.shape}."
-        )
+    detector_logits = check_logits(detector_logits)
+    unknown = label_mask(detector_logits, labels)[..., -1]
     energy = _known_energy(detector_logits)
-    unknown = labels == detector_logits.shape[-1] - 1
     counted = jnp.ones_like(unknown) if where is None else where
     return masked_mean(jax.nn.relu(energy - known_margin) ** 2, counted & ~unknown) + masked_mean(
         jax.nn.relu(unknown_margin - energy) ** 2, counted & unknown

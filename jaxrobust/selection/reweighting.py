@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._numerics import at_least_float32
 from jaxrobust.selection.margin import min_max_normalize
 
@@ -55,17 +56,12 @@ def detect_noisy_labels(
       bool `[N]`, True for a label taken to be wrong.
 
     Raises:
-      ValueError: if the labels do not match the logits' rows.
+      ValueError: if the labels are not integers, one per row of logits, or there are fewer than
+        two classes.
 
     References:
       Zong et al., arXiv 2209.01334 (authors' code).
     """
-    nl_logits = at_least_float32(nl_logits)
-    labels = jnp.asarray(labels)
-    if labels.shape != nl_logits.shape[:-1]:
-        raise ValueError(
-            f"labels must have one entry per row of nl_logits, got {labels.shape} for "
-            f"{nl_logits.shape}."
-        )
-    probs = jax.nn.softmax(nl_logits)
-    return jnp.take_along_axis(probs, labels[..., None], axis=-1)[..., 0] < threshold
+    nl_logits = check_logits(nl_logits)
+    is_label = label_mask(nl_logits, labels)
+    return jnp.sum(jax.nn.softmax(nl_logits), axis=-1, where=is_label) < threshold

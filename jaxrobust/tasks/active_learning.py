@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import json
 import logging
 import os
 from typing import Any
@@ -23,7 +24,7 @@ from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, fingerprint, load_dataset
 from jaxrobust.engine import rng
-from jaxrobust.engine.plan import make_plan
+from jaxrobust.engine.plan import LAST_BATCHES, Plan, make_plan
 from jaxrobust.engine.programs import epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run, write_json, write_text
 from jaxrobust.engine.sharding import fetch
@@ -62,6 +63,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         raise UserError(unknown_name("method", config.method, STRATEGIES))
     if config.al.score_transform not in VIEWS:
         raise UserError(unknown_name("al.score_transform", config.al.score_transform, VIEWS))
+    if config.last_batch not in LAST_BATCHES:
+        raise UserError(unknown_name("last_batch", config.last_batch, LAST_BATCHES))
     for field in ("num_epochs", "batch_size", "eval_batch_size", "al.rounds", "al.query_size"):
         value = config
         for part in field.split("."):
@@ -99,8 +102,8 @@ def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
     wanted = al.query_size * (al.rounds - 1)
     if wanted > pool:
         raise UserError(
-            f"al.rounds={al.rounds} with al.query_size={al.query_size} asks for {wanted} annotations,"
-            f" but the pool holds {pool} images; lower al.query_size or al.rounds."
+            f"al.rounds={al.rounds} with al.query_size={al.query_size} asks for {wanted} "
+            f"annotations, but the pool holds {pool} images; lower al.query_size or al.rounds."
         )
     return dataset, split
 
@@ -219,8 +222,8 @@ class _Learning:
 
     def run(self) -> dict:
         config = self.config
-        round_, phase_index, epoch = self._restore()
         self._write_split()
+        round_, phase_index, epoch = self._restore()
         self._introduce(resumed=(round_, phase_index, epoch) != (0, 0, 0))
         self.io.start_progress(
             total=self._step_number(config.al.rounds, 0, 0),
@@ -254,7 +257,9 @@ class _Learning:
             self.networks[name] = self._start[name](key, self._before(index))
         for epoch in range(first_epoch, phase.num_epochs):
             order = rng.generator(seed, f"{name}/order", round_, epoch)
-            plan = self._plan(order.permutation(members), phase.batch_size)
+            plan = self._plan(
+                order.permutation(members), phase.batch_size, last_batch=self.config.last_batch
+            )
             self.networks[name], sums = self._epoch[name](
                 self.networks[name],
                 plan,
@@ -277,11 +282,23 @@ class _Learning:
         """Networks of the phases that precede phase `index` in a round."""
         return {p.name: self.networks[p.name] for p in self.strategy.phases[:index]}
 
-    def _plan(self, ids: np.ndarray, batch_size: int, *, capacity: int | None = None):
+    def _plan(
+        self,
+        ids: np.ndarray,
+        batch_size: int,
+        *,
+        capacity: int | None = None,
+        last_batch: str = "short",
+    ) -> Plan:
         """Rows on the devices; the same shape in every round."""
         placement = self.io.placement
-        capacity = len(self.dataset.train) if capacity is None else capacity
-        plan = make_plan(ids, batch_size, capacity=capacity, width=placement.round_up(batch_size))
+        plan = make_plan(
+            ids,
+            batch_size,
+            capacity=len(self.dataset.train) if capacity is None else capacity,
+            width=placement.round_up(batch_size),
+            last_batch=last_batch,
+        )
         return plan._replace(ids=jax.device_put(plan.ids, placement.plan))
 
     def _measure(self, round_: int) -> None:
@@ -406,20 +423,29 @@ class _Learning:
         write_text(self.io.workdir / "queries" / f"round_{round_:02d}.csv", text.getvalue())
 
     def _write_split(self) -> None:
+        """`split.json`: which classes are known, which images started labelled, and of which data.
+
+        Raises:
+          UserError: if an earlier attempt in this workdir saw other data.
+        """
         names, known = self.dataset.class_names, self.split.known_classes
         initial = np.flatnonzero(self.split.labeled)
-        write_json(
-            self.io.workdir / "split.json",
-            {
-                "known_classes": [names[c] for c in known],
-                "unknown_classes": [n for c, n in enumerate(names) if c not in known],
-                "num_train": len(self.dataset.train),
-                "num_test_known": int(self.split.test_known.sum()),
-                "initial_ids": initial.tolist(),
-                "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
-                "dataset_sha256": self._fingerprint,
-            },
-        )
+        split = {
+            "known_classes": [names[c] for c in known],
+            "unknown_classes": [n for c, n in enumerate(names) if c not in known],
+            "num_train": len(self.dataset.train),
+            "num_test_known": int(self.split.test_known.sum()),
+            "initial_ids": initial.tolist(),
+            "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
+            "dataset_sha256": fingerprint(self.dataset),
+        }
+        path = self.io.workdir / "split.json"
+        if path.exists() and json.loads(path.read_text()) != split:
+            raise UserError(
+                f"{self.config.dataset.name} is not the data that {self.io.workdir} was started "
+                "with; restore it, or choose another --workdir."
+            )
+        write_json(path, split)
 
     def _log_round(self, round_: int, split: str, entry: dict) -> None:
         step = self._step_number(round_ + 1, 0, 0)
@@ -442,12 +468,10 @@ class _Learning:
             "phase": phase_index,
             "epoch": epoch,
             "rounds": self.rounds,
-            "dataset_sha256": self._fingerprint,
         }
 
     def _restore(self) -> tuple[int, int, int]:
         """Position (round, phase, epoch) to go on from; fills the state."""
-        self._fingerprint = fingerprint(self.dataset)
         for index, phase in enumerate(self.strategy.phases):
             key = rng.stream(self.config.seed, f"{phase.name}/start", 0)
             self.networks[phase.name] = self._start[phase.name](key, self._before(index))
@@ -455,11 +479,6 @@ class _Learning:
         if found is None:
             return 0, 0, 0
         tree, record = found
-        if record["dataset_sha256"] != self._fingerprint:
-            raise UserError(
-                f"{self.config.dataset.name} is not the data that {self.io.workdir} was started with;"
-                " restore it, or choose another --workdir."
-            )
         self.networks = tree["networks"]
         self._set_annotations(np.asarray(tree["annotations"]))
         self.rounds = record["rounds"]
@@ -560,9 +579,8 @@ def _summary(rounds: list[dict]) -> dict:
         },
         "mean_accuracy": float(accuracies.mean()),
         "area_under_accuracy_curve": float(area),
-        "mean_query_precision": float(np.mean([q["precision"] for q in queries]))
-        if queries
-        else 0.0,
+        "mean_query_precision": float(np.mean([q["precision"] for q in queries] or [0.0])),
+        "last_query_recall": queries[-1]["recall"] if queries else 0.0,
     }
 
 

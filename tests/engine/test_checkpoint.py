@@ -91,5 +91,5 @@ def test_all_damaged_is_one_sentence(tmp_path, placement):
     _saved(tmp_path, placement)
     for step in (1, 2, 3):
         shutil.rmtree(tmp_path / str(step) / "state")
-    with pytest.raises(UserError, match="Every checkpoint in .* is damaged"):
+    with pytest.raises(UserError, match=r"Every checkpoint in .* is damaged"):
         _restore(tmp_path, placement)

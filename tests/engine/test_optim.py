@@ -42,5 +42,5 @@ def test_schedules():
 
 
 def test_an_unknown_schedule_is_named():
-    with pytest.raises(UserError, match="'cosin'.*'cosine'"):
+    with pytest.raises(UserError, match=r"'cosin'.*'cosine'"):
         learning_rate(_config(schedule="cosin"), 0, 10)

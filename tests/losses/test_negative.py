@@ -294,13 +294,13 @@ def test_binary_disagreement_gives_nothing():
 
 def test_errors():
     logits, labels, key = jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), jax.random.key(0)
-    with pytest.raises(ValueError, match="at least two classes"):
+    with pytest.raises(ValueError, match="C >= 2 classes"):
         negative_learning_loss(jnp.zeros((2, 1)), labels)
     with pytest.raises(ValueError, match="prob_floor must lie"):
         negative_learning_loss(logits, labels, prob_floor=1.0)
     with pytest.raises(ValueError, match="must be integers"):
         negative_learning_loss(logits, jnp.zeros(2))
-    with pytest.raises(ValueError, match="labels of shape"):
+    with pytest.raises(ValueError, match="must have the logits' shape"):
         negative_learning_loss(logits, jnp.zeros((3, 2)))
     with pytest.raises(ValueError, match="at least two classes"):
         sample_complementary_labels(key, labels, 1)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxrobust.selection import aleatoric_uncertainty, energy_margin_loss, epistemic_energy
+from jaxrobust.selection import (
+    aleatoric_uncertainty,
+    energy_margin_loss,
+    epistemic_energy,
+    fit_gaussian_mixture_1d,
+    lfosa_score,
+)
 
 DTYPES = [np.float64, np.float32]
 
@@ -39,6 +45,41 @@ def test_eaoa_golden(load_golden, x64, case, dtype):
     np.testing.assert_allclose(cross_entropy, golden[case, "loss_xent"], **close)
     np.testing.assert_allclose(energy, golden[case, "loss_energy"], **close)
     np.testing.assert_allclose(grad, golden[case, "grad_detector_logits"], **close)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lfosa_golden(load_golden, x64, dtype):
+    """Two classes with the recorded activations, one shifted, and some predicted unknown."""
+    golden = load_golden("bual")
+    activation = golden["lfosa0", "max_activation"].astype(dtype)
+    low, size = activation.min() - 20, len(activation)
+    logits = np.full((2 * size + 5, 3), low, dtype)
+    logits[:size, 0] = activation
+    logits[size : 2 * size, 1] = activation + 2
+    logits[2 * size :, 2] = activation[:5]
+    score = jax.jit(lfosa_score)(logits)
+    assert score.dtype == dtype
+    tolerance = 1e-6 if dtype == np.float64 else 1e-4
+    for group in (score[:size], score[size : 2 * size]):
+        np.testing.assert_allclose(group, golden["lfosa0", "known_posterior"], atol=tolerance)
+    assert np.all(score[2 * size :] == 0)
+    means = fit_gaussian_mixture_1d(activation).means
+    np.testing.assert_allclose(means, golden["lfosa0", "means"], rtol=tolerance)
+
+
+def test_lfosa_groups_and_mask():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20, 3)).astype(np.float32)
+    logits[np.arange(20), [0] * 9 + [1] + [2] * 10] += 8
+    score = lfosa_score(logits)
+    assert np.all((score >= 0) & (score <= 1)) and np.all(score[9:] == 0)
+    # The larger activation looks known.
+    activation = logits[:9, 0]
+    assert score[np.argmax(activation)] > 0.5 > score[np.argmin(activation)]
+    where = np.arange(20) % 3 > 0
+    masked = lfosa_score(logits, where=where)
+    np.testing.assert_allclose(masked[where], lfosa_score(logits[where]), atol=1e-5)
+    assert np.all(masked[~where] == -np.inf)
 
 
 def test_hand_computed():
@@ -79,7 +120,9 @@ def test_check_grads(x64):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="at least two classes"):
+    with pytest.raises(ValueError, match="C >= 2 classes"):
         aleatoric_uncertainty(jnp.zeros((2, 1)))
+    with pytest.raises(ValueError, match="C >= 2 classes"):
+        lfosa_score(jnp.zeros((4, 1)))
     with pytest.raises(ValueError, match="one entry per row"):
         energy_margin_loss(jnp.zeros((2, 3)), jnp.zeros(3, jnp.int32))

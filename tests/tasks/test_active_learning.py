@@ -84,9 +84,7 @@ OPTIONS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", OPTIONS, ids=lambda o: next(iter(o)) + "=" + str(next(iter(o.values())))
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=", ".join)
 def test_every_option_runs(options, tmp_path):
     results = tasks.run(_config(**options, **{"num_epochs": 1}), tmp_path)
     assert [r["query"]["size"] for r in results["rounds"][:-1]] == [20, 20]
@@ -109,9 +107,7 @@ def test_seeds_differ_and_repeat(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_in_words(tmp_path):
     config = _config(method="random", **{"optimizer.learning_rate": 1e30})
-    with pytest.raises(
-        UserError, match=r"loss became (nan|inf) in round 0.*checkpoint is none yet"
-    ):
+    with pytest.raises(UserError, match=r"became (nan|inf) in round 0.*is none yet"):
         tasks.run(config, tmp_path)
 
 
