@@ -420,9 +420,9 @@ def dcfs_loss(
     *,
     offset: float = 1.0,
     clip: float | None = 10.0,
-    kl_weight: float = 1.0,
-    lambda_unk: float = 1.0,
-    lambda_dis: float = 1.0,
+    kl_weight: jax.typing.ArrayLike = 1.0,
+    lambda_unk: jax.typing.ArrayLike = 1.0,
+    lambda_dis: jax.typing.ArrayLike = 1.0,
     anneal: jax.typing.ArrayLike = 1.0,
     evidence: str = "exp",
     edl: str = "nll",
@@ -450,7 +450,8 @@ def dcfs_loss(
       kl_weight: weight of kl.
       lambda_unk: weight of unk.
       lambda_dis: weight of dis.
-      anneal: scalar in [0, 1], `min(1, epoch / 10)` with epochs from 0 in E2OAL. May be traced.
+      anneal: scalar in [0, 1], `min(1, epoch / 10)` with epochs from 0 in E2OAL. It and the weights
+        may be traced.
       evidence: as in `dirichlet_log_alpha`.
       edl: `kind` of `edl_loss`.
       discrepancy: `kind` of `head_discrepancy`.
@@ -498,13 +499,12 @@ def dcfs_loss(
         "unk": group_mean(kl, unknown),
         "dis": discrepancy_loss(distance, labels, num_classes, amplify=amplify, margin=margin),
     }
-    anneal = jnp.asarray(anneal, log_alpha.dtype)
-    total = (
-        parts["nll"]
-        + anneal * (kl_weight * parts["kl"] + lambda_unk * parts["unk"])
-        + lambda_dis * parts["dis"]
+    anneal, kl_weight, lambda_unk, lambda_dis = (
+        jnp.asarray(weight, log_alpha.dtype)
+        for weight in (anneal, kl_weight, lambda_unk, lambda_dis)
     )
-    return total, parts
+    evidence_kl = kl_weight * parts["kl"] + lambda_unk * parts["unk"]
+    return parts["nll"] + anneal * evidence_kl + lambda_dis * parts["dis"], parts
 
 
 def _evidence_ratio(alpha: jax.typing.ArrayLike, offset: float) -> jax.Array:
