@@ -1,0 +1,11 @@
+"""Data: sources, open-set splits and on-device augmentation."""
+
+from jaxrobust.data.augment import normalize as normalize
+from jaxrobust.data.augment import pad_crop_flip as pad_crop_flip
+from jaxrobust.data.open_set import OpenSetSplit as OpenSetSplit
+from jaxrobust.data.open_set import open_set_split as open_set_split
+from jaxrobust.data.sources import Dataset as Dataset
+from jaxrobust.data.sources import Examples as Examples
+from jaxrobust.data.sources import archive_order as archive_order
+from jaxrobust.data.sources import fingerprint as fingerprint
+from jaxrobust.data.sources import load_dataset as load_dataset

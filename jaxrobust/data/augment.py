@@ -1,0 +1,70 @@
+"""On-device augmentation: pure functions of a key and a batch of raw images."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def pad_crop_flip(
+    key: jax.Array, images: jax.Array, *, padding: int = 4, flip: bool = True
+) -> jax.Array:
+    """Zero-pads every image, crops it back at a random place and mirrors half of them.
+
+    The padding is done on the raw image, so it is black before normalisation. Offsets are uniform
+    over the `(2 * padding + 1)**2` possible places, drawn per image.
+
+    Args:
+      key: PRNG key.
+      images: [B, H, W, C], usually uint8.
+      padding: pixels added on each side.
+      flip: mirror left to right with probability 1/2, per image. Turn it off where a mirrored
+        image is another class (digits, letters).
+
+    Returns:
+      [B, H, W, C] of the dtype of `images`.
+
+    Raises:
+      ValueError: `images` is not of rank 4, or `padding` is negative.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must be [B, H, W, C], but have shape {images.shape}.")
+    if padding < 0:
+        raise ValueError(f"padding must be 0 or more pixels, but is {padding}.")
+    crop_key, flip_key = jax.random.split(key)
+    batch, *shape = images.shape
+    if padding:
+        padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        offsets = jax.random.randint(crop_key, (batch, 2), 0, 2 * padding + 1, jnp.int32)
+        corners = jnp.pad(offsets, ((0, 0), (0, 1)))  # every crop keeps all channels
+        images = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, corner, shape))(
+            padded, corners
+        )
+    if flip:
+        mirrored = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    return images
+
+
+def normalize(
+    images: jax.Array,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> jax.Array:
+    """Scales raw images to [0, 1] and standardises each channel: `(images / 255 - mean) / std`.
+
+    Args:
+      images: uint8 [..., C].
+      mean: C numbers on the [0, 1] scale.
+      std: C positive numbers on the [0, 1] scale.
+      dtype: of the result; the arithmetic is float32 in any case.
+
+    Returns:
+      [..., C] of `dtype`.
+    """
+    per_channel = (1,) * (images.ndim - 1) + (-1,)
+    mean = jnp.asarray(mean, jnp.float32).reshape(per_channel)
+    std = jnp.asarray(std, jnp.float32).reshape(per_channel)
+    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)

@@ -1,0 +1,342 @@
+"""File formats: from bytes on disk to NumPy arrays, one function per format.
+
+Nothing is unpacked to disk and nothing that is read is ever executed.
+"""
+
+import gzip
+import io
+import lzma
+import pathlib
+import pickle
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jaxrobust.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+# (images, labels) of the training part, the same of the test part, and the class names.
+Archive = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], tuple[str, ...]]
+
+# What the decompressors and tarfile raise for a file that is cut short or was never an archive.
+_DAMAGED = (EOFError, OSError, lzma.LZMAError, tarfile.TarError, zlib.error)
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+    """Whole content of a file, decompressed if it is gzip, whatever its name says."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except _DAMAGED as error:
+        raise DataError(f"Cannot read {path}: {error}. Copy or download it again.") from error
+
+
+def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files in a tar, compressed or not, in its order.
+
+    Raises:
+      DataError: the tar is damaged, or holds links, devices or paths that lead out of it.
+    """
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                name = pathlib.PurePosixPath(member.name)
+                if name.is_absolute() or ".." in name.parts:
+                    raise DataError(
+                        f"{path} holds the path {member.name!r}, which leads out of the archive: "
+                        "no data set does. Download it again from its official page."
+                    )
+                if not (member.isfile() or member.isdir()):
+                    raise DataError(
+                        f"{path} holds {member.name!r}, which is a link or a device, not a file: "
+                        "no data set does. Download it again from its official page."
+                    )
+                if member.isfile():
+                    yield member.name, tar.extractfile(member).read()
+    except _DAMAGED as error:
+        reason = str(error).splitlines()[0].rstrip(":")  # then follow tarfile's attempts
+        raise DataError(
+            f"Cannot read the archive {path}: {reason}. Download it again; it may be cut short."
+        ) from error
+
+
+# ----------------------------------------------------------------------------------------- arrays
+
+
+def read_idx(path: pathlib.Path) -> np.ndarray:
+    """Array of an idx file of unsigned bytes (MNIST's format), gzipped or not."""
+    content = read_bytes(path)
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise DataError(f"{path} is not an idx file of unsigned bytes. Download it again.")
+    rank = content[3]
+    start = 4 + 4 * rank
+    shape = struct.unpack(f">{rank}I", content[4:start]) if len(content) >= start else ()
+    if len(shape) != rank or len(content) - start != np.prod(shape, dtype=np.int64):
+        raise DataError(f"{path} is cut short or too long for its header. Download it again.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+# The functions that NumPy's own pickles name to rebuild an array: old protocols, protocol 5.
+_reconstruct = np.empty(0).__reduce__()[0]
+_frombuffer = np.empty(0).__reduce_ex__(5)[0]
+
+_ADMITTED_IN_PICKLES = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    # How Python 3 writes bytes in pickles that Python 2 can read: always as Latin-1 text.
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and builtin containers; a pickle that names anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> object:
+        try:
+            return _ADMITTED_IN_PICKLES[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+
+
+def unpickle_arrays(content: bytes, source: str) -> object:
+    """Reads a pickle of NumPy arrays in builtin containers, and refuses any other.
+
+    Args:
+      content: the pickle; Python 2's strings become text.
+      source: name of the file, for the message.
+
+    Raises:
+      DataError: the pickle is damaged, or names a class or function beyond NumPy arrays.
+    """
+    try:
+        return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except Exception as error:  # a hostile or damaged pickle can raise anything
+        raise DataError(
+            f"Refused to unpickle {source}: {error}. Only NumPy arrays in plain containers are "
+            "read, because any other pickle can run code; download the file again from its "
+            "official page."
+        ) from error
+
+
+def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
+    """CIFAR's python version, archive or unpacked folder.
+
+    Args:
+      path: `cifar-10-python.tar.gz`, `cifar-100-python.tar.gz` or the folder that they unpack to.
+      fine: CIFAR-100's file and key names.
+
+    Returns:
+      ((train images, train labels), (test images, test labels), class names).
+    """
+    names = ["train", "test"] if fine else [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    meta_name = "meta" if fine else "batches.meta"
+    prefix = "fine_" if fine else ""
+    files = _named_files(path, [*names, meta_name])
+    batches = []
+    for name in names:
+        data, labels = _unpickled(files[name], f"{name} of {path}", "data", prefix + "labels")
+        pixels, labels = np.asarray(data), np.asarray(labels)
+        if pixels.dtype != np.uint8 or pixels.shape != (labels.size, 3072):
+            raise DataError(
+                f"{name} of {path} holds {pixels.dtype} {list(pixels.shape)} for {labels.size} "
+                "labels; a CIFAR batch holds 3072 uint8 values for each. Download it again."
+            )
+        batches.append((_planes_to_images(pixels), labels))
+    key = prefix + "label_names"
+    (class_names,) = _unpickled(files[meta_name], f"{meta_name} of {path}", key)
+    return _join(batches[:-1]), batches[-1], tuple(class_names)
+
+
+def _unpickled(content: bytes, source: str, *keys: str) -> list:
+    """Values of a pickled dict."""
+    record = unpickle_arrays(content, source)
+    if not isinstance(record, dict) or any(key not in record for key in keys):
+        raise DataError(f"{source} does not hold {' and '.join(keys)}. Download it again.")
+    return [record[key] for key in keys]
+
+
+def read_cifar_binary(path: pathlib.Path, fine: bool) -> Archive:
+    """CIFAR's binary version: arguments and returns as `read_cifar_python`."""
+    names = (
+        ["train.bin", "test.bin"]
+        if fine
+        else [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    )
+    meta_name = "fine_label_names.txt" if fine else "batches.meta.txt"
+    label_bytes = 2 if fine else 1  # CIFAR-100: coarse, then fine
+    files = _named_files(path, [*names, meta_name])
+    batches = []
+    for name in names:
+        if len(files[name]) % (label_bytes + 3072):
+            raise DataError(
+                f"{name} of {path} is no whole number of CIFAR records. Download it again."
+            )
+        records = np.frombuffer(files[name], np.uint8).reshape(-1, label_bytes + 3072)
+        batches.append((_planes_to_images(records[:, label_bytes:]), records[:, label_bytes - 1]))
+    class_names = tuple(files[meta_name].decode().split())
+    return _join(batches[:-1]), batches[-1], class_names
+
+
+def _named_files(path: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Contents of the named files of a folder or a tar."""
+    if path.is_dir():
+        files = {name: read_bytes(path / name) for name in names if (path / name).is_file()}
+    else:
+        members = ((name.rsplit("/", 1)[-1], content) for name, content in read_tar(path))
+        files = {name: content for name, content in members if name in names}
+    if missing := [name for name in names if name not in files]:
+        raise DataError(f"{path} lacks {', '.join(missing)}. Download it again.")
+    return files
+
+
+def _planes_to_images(planes: np.ndarray) -> np.ndarray:
+    """[N, 3072] of channel planes -> [N, 32, 32, 3]."""
+    return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+
+def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = zip(*batches, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+# --------------------------------------------------------------------------- TensorFlow Datasets
+
+
+def read_tfds(directory: pathlib.Path) -> Archive:
+    """A prepared TensorFlow Datasets folder with `image`, `label` and the splits train and test.
+
+    Needs no TensorFlow, if the folder was prepared as array_record or parquet. Where the records
+    carry an `id` (CIFAR), they are sorted by it, which restores the order of the official archive.
+
+    Returns:
+      As `read_cifar_python`.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(directory)
+        splits = [builder.as_data_source(split) for split in ("train", "test")]
+        class_names = tuple(builder.info.features["label"].names)
+        parts = []
+        for split in splits:
+            records = list(split)
+            if "id" in builder.info.features:
+                records.sort(key=lambda record: record["id"])
+            images = np.stack([record["image"] for record in records])
+            parts.append((images, np.array([record["label"] for record in records])))
+    except NotImplementedError as error:
+        raise DataError(
+            f"The TensorFlow Datasets folder {directory} is prepared in a format that only "
+            'TensorFlow reads: prepare it again with file_format="array_record".'
+        ) from error
+    except Exception as error:  # a missing split or file, other features, broken metadata
+        raise DataError(
+            f"Cannot read the TensorFlow Datasets folder {directory}: {error!r}. Prepare it with "
+            'file_format="array_record", splits train and test, and features image and label.'
+        ) from error
+    return *parts, class_names
+
+
+# ----------------------------------------------------------------------------------------- images
+
+
+def decode_images(
+    files: Sequence[tuple[str, bytes | pathlib.Path]], size: int | None = None
+) -> np.ndarray:
+    """Decodes image files to one array.
+
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is laid over white, and
+    the camera's orientation mark is obeyed. Only the first frame of an animation is used.
+
+    Args:
+      files: (name for messages, content or path) of each image.
+      size: side in pixels that every image is resized to (its longer sides cropped at the centre).
+        None keeps the size, which must then be the same for all.
+
+    Returns:
+      uint8 [N, H, W, 3].
+
+    Raises:
+      DataError: an image cannot be decoded, or the sizes differ and `size` is None.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    first = _decode(*files[0], size)
+    images = np.empty((len(files), *first.shape), np.uint8)
+
+    def decode_into(i: int) -> None:
+        image = _decode(*files[i], size)
+        if image.shape != first.shape:
+            raise DataError(
+                f"Images differ in size: {files[0][0]} is {first.shape[1]} x {first.shape[0]} and "
+                f"{files[i][0]} is {image.shape[1]} x {image.shape[0]}. Set image_size "
+                "(--config.dataset.image_size=) to resize them all."
+            )
+        images[i] = image
+
+    source = files[0][1]
+    num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if num_bytes < 4096:  # handing such small files to threads takes longer than decoding them
+        for i in range(len(files)):
+            decode_into(i)
+    else:
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(decode_into, range(len(files))):
+                pass
+    return images
+
+
+def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> uint8 [N, size, size, 3], as `decode_images` does it."""
+    from PIL import Image
+
+    return np.stack([_fit(Image.fromarray(image), size) for image in images])
+
+
+_REPLACE_IMAGE = "Replace this file, or remove it from the data set."
+
+
+def _decode(name: str, file: bytes | pathlib.Path, size: int | None) -> np.ndarray:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise DataError(f"{name} is not an image of a known format. {_REPLACE_IMAGE}") from None
+    except Exception as error:  # each codec raises types of its own
+        raise DataError(f"Cannot decode {name}: {error}. {_REPLACE_IMAGE}") from error
+    return np.asarray(rgb) if size is None else _fit(rgb, size)
+
+
+def _to_rgb(image):
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips 16-bit values at 255 instead of scaling them.
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit grey values have no known range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _fit(image, size: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)

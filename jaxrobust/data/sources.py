@@ -1,0 +1,581 @@
+"""Where images come from: every data set as uint8 arrays in memory, under one name each."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxrobust.data import readers
+from jaxrobust.data._streams import host_generator
+from jaxrobust.errors import DataError, unknown_name
+
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+FASHION_MNIST_CLASSES = (
+    "t-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+# Mean and standard deviation that the papers' code normalises with. CIFAR-10's deviations are the
+# customary ones (mean over images of the deviation inside each), not the deviation of all pixels.
+_CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_CIFAR100_STATISTICS = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+_FASHION_MNIST_STATISTICS = ((0.2860,) * 3, (0.3530,) * 3)
+_TINY_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+_HELD_OUT = 0.2  # of each class, where a set has no test part
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Images and their labels.
+
+    Attributes:
+      images: uint8 [N, H, W, 3].
+      labels: int32 [N].
+      files: path of each image relative to the data set, where images are files.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    files: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
+            raise DataError(
+                "Images must be uint8 [N, H, W, 3], but are "
+                f"{self.images.dtype} {list(self.images.shape)}."
+            )
+        if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"Labels must be int32 [{len(self.images)}], one for each image, but are "
+                f"{self.labels.dtype} {list(self.labels.shape)}."
+            )
+        if self.files is not None and len(self.files) != len(self.images):
+            raise DataError(f"There are {len(self.files)} files for {len(self.images)} images.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, ids: np.ndarray) -> "Examples":
+        """The examples at these positions, in this order."""
+        files = None if self.files is None else tuple(self.files[i] for i in ids)
+        return Examples(self.images[ids], self.labels[ids], files)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory, with what is needed to normalise it and to name its classes.
+
+    Attributes:
+      name: what reports call it: the name given to `load_dataset`, but `cifar10_jpeg` for the
+        recompressed images, whose pixels are not the official ones.
+      train: training examples; every class has some.
+      test: test examples.
+      class_names: one per label.
+      mean: of each channel on the [0, 1] scale.
+      std: likewise, positive.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self):
+        if self.num_classes < 2:
+            raise DataError(f"{self.name} has {self.num_classes} class: at least 2 are needed.")
+        for split, examples in (("train", self.train), ("test", self.test)):
+            if not len(examples):
+                raise DataError(f"The {split} part of {self.name} holds no images.")
+            low, high = examples.labels.min(), examples.labels.max()
+            if low < 0 or high >= self.num_classes:
+                raise DataError(
+                    f"{self.name} has {self.num_classes} classes, so labels must lie in 0 to "
+                    f"{self.num_classes - 1}, but {split} labels reach from {low} to {high}."
+                )
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise DataError(
+                f"Images of {self.name} differ in size: train {self.train.images.shape[1:3]}, "
+                f"test {self.test.images.shape[1:3]}. Set image_size "
+                "(--config.dataset.image_size=) to resize them all."
+            )
+        counts = np.bincount(self.train.labels, minlength=self.num_classes)
+        if absent := [self.class_names[label] for label in np.flatnonzero(counts == 0)]:
+            raise DataError(f"{self.name} has no training images of {', '.join(absent)}.")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise DataError(
+                "mean and std need one number per channel, and std positive ones, but are "
+                f"{self.mean} and {self.std}."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
+def load_dataset(
+    name: str,
+    *,
+    path: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    max_train: int | None = None,
+    max_test: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Reads a data set into memory.
+
+    | name | what `path` may be |
+    |---|---|
+    | `digits` | empty: 1,797 real 8 x 8 digits that come with scikit-learn |
+    | `fashion_mnist` | folder with the four idx files, gzipped or not |
+    | `cifar10` | official python or binary archive, or `cifar10_jpeg.tar.xz`, or their folders |
+    | `cifar100` | official python or binary archive, or their folders |
+    | `tiny_imagenet` | the folder `tiny-imagenet-200` |
+    | `image_folder` | folder with `train/<class>/*` and `test/<class>/*`, or only `<class>/*` |
+
+    `path` may also be the folder around the thing named, and for `fashion_mnist` and the CIFARs a
+    TensorFlow Datasets folder. Without a path, `datasets/` below the working directory and the
+    customary folders of the machine are searched; nothing is ever downloaded.
+
+    `digits`, and a folder without a test part, hold out 20 % of each class for testing: always the
+    same images, whatever the seed. Grey images are repeated to three channels.
+
+    Order of the examples: the archives' own order for archives and for TensorFlow Datasets that
+    kept it (`id`), else by class and file name. See `archive_order`.
+
+    Args:
+      name: one of the above.
+      path: where the data is.
+      image_size: side in pixels to resize images to (centre crop to a square, bilinear).
+      max_train: keep at most so many training images, class shares as in the whole.
+      max_test: likewise for the test images.
+      seed: fixes which images `max_train` and `max_test` keep.
+
+    Returns:
+      A `Dataset`.
+
+    Raises:
+      DataError: the set is unknown, missing, damaged or inconsistent.
+    """
+    if name not in _SOURCES:
+        raise DataError(unknown_name("dataset", name, _SOURCES))
+    if image_size is not None and image_size < 1:
+        raise DataError(f"image_size must be 1 or more pixels, but is {image_size}.")
+    path = None if path is None else pathlib.Path(path).expanduser()
+    if path is not None and not path.exists():
+        raise DataError(f"There is no {path}: correct --config.dataset.path=.")
+    dataset = _SOURCES[name](path, image_size)
+    train = _stratified_subset(dataset.train, max_train, "max_train", seed)
+    test = _stratified_subset(dataset.test, max_test, "max_test", seed)
+    return dataclasses.replace(
+        dataset, train=_resized(train, image_size), test=_resized(test, image_size)
+    )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over images, labels and class names: equal if and only if the data is."""
+    digest = hashlib.sha256(repr(dataset.class_names).encode())
+    for examples in (dataset.train, dataset.test):
+        for array in (examples.images, examples.labels):
+            digest.update(repr((array.dtype.str, array.shape)).encode())
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.ndarray:
+    """Where the images of CIFAR's official archive are in a list that is sorted by class.
+
+    Files named by class and running number lose the order that label files such as CIFAR-N's refer
+    to. Official index i is the n-th file of class `clean_labels[i]`, n = how many earlier j < i
+    have the same class. Data that is in archive order already is left as it is.
+
+    Args:
+      labels_of_files: int [N], clean labels in the order at hand, each class in archive order.
+      clean_labels: int [N], clean labels in archive order.
+
+    Returns:
+      int [N]: `images[archive_order(...)]` are in archive order.
+
+    Raises:
+      DataError: the two do not hold the same number of each class.
+    """
+    by_class = np.argsort(labels_of_files, kind="stable")
+    wanted = np.argsort(clean_labels, kind="stable")
+    if not np.array_equal(np.asarray(labels_of_files)[by_class], np.asarray(clean_labels)[wanted]):
+        raise DataError(
+            f"The {len(clean_labels)} clean labels of the label file do not count the same images "
+            f"of each class as the {len(labels_of_files)} images: use the whole training set."
+        )
+    order = np.empty(len(by_class), np.int64)
+    order[wanted] = by_class
+    return order
+
+
+# ---------------------------------------------------------------------------------------- sources
+
+
+def _digits(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    if path is not None:
+        raise DataError("digits comes with scikit-learn: leave --config.dataset.path= empty.")
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    examples = _examples((images, digits.target))
+    return _with_own_statistics("digits", *_hold_out(examples), tuple("0123456789"))
+
+
+def _fashion_mnist(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+    stems = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    names = [f"{stem}-ubyte" for stem in stems]
+    installed = ("/usr/share/datasets/fashion-mnist", "~/.keras/datasets/fashion-mnist")
+    for place in _places("fashion_mnist", path, *installed):
+        if directory := _tfds_directory(place):
+            train, test, class_names = readers.read_tfds(directory)
+        elif any(file.name.removesuffix(".gz") in names for file in place.glob("*-ubyte*")):
+            arrays = [readers.read_idx(_idx_file(place, name)) for name in names]
+            train, test, class_names = arrays[:2], arrays[2:], FASHION_MNIST_CLASSES
+        else:
+            continue
+        return Dataset(
+            "fashion_mnist",
+            _examples(train),
+            _examples(test),
+            class_names,
+            *_FASHION_MNIST_STATISTICS,
+        )
+    raise _missing(
+        "Fashion-MNIST",
+        path,
+        "install the Debian package dataset-fashion-mnist, or put the four files "
+        "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz into datasets/fashion_mnist",
+    )
+
+
+def _cifar10(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+    for place in _places("cifar10", path):
+        if root := _find(place, "cifar-10-python.tar.gz", "cifar-10-batches-py", "data_batch_1"):
+            train, test, class_names = readers.read_cifar_python(root, fine=False)
+        elif root := _find(
+            place, "cifar-10-binary.tar.gz", "cifar-10-batches-bin", "data_batch_1.bin"
+        ):
+            train, test, class_names = readers.read_cifar_binary(root, fine=False)
+        elif root := _find(place, "cifar10_jpeg.tar.xz", "cifar10_jpeg", "train/airplane"):
+            return _cifar10_jpeg(root)
+        elif directory := _tfds_directory(place):
+            train, test, class_names = readers.read_tfds(directory)
+        else:
+            continue
+        return Dataset(
+            "cifar10", _examples(train), _examples(test), class_names, *_CIFAR10_STATISTICS
+        )
+    raise _missing(
+        "CIFAR-10",
+        path,
+        "put cifar-10-python.tar.gz, cifar-10-binary.tar.gz, cifar10_jpeg.tar.xz or a TensorFlow "
+        "Datasets folder cifar10 that was prepared as array_record into datasets",
+    )
+
+
+def _cifar10_jpeg(root: pathlib.Path) -> Dataset:
+    """CIFAR-10 recompressed as JPEG files `<split>/<class>/NNNN.jpg`; sorted by class."""
+    if root.is_dir():
+        train, test = _listed(root, "train"), _listed(root, "test")
+    else:
+        members = [(name.split("/")[-3:], content) for name, content in readers.read_tar(root)]
+        train, test = (
+            [
+                (parts[1], "/".join(parts), content)
+                for parts, content in members
+                if len(parts) == 3 and parts[0] == split
+            ]
+            for split in ("train", "test")
+        )
+    return Dataset(
+        "cifar10_jpeg",
+        _decoded("train", root, train, CIFAR10_CLASSES, None),
+        _decoded("test", root, test, CIFAR10_CLASSES, None),
+        CIFAR10_CLASSES,
+        *_CIFAR10_STATISTICS,
+    )
+
+
+def _cifar100(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+    for place in _places("cifar100", path):
+        if root := _find(place, "cifar-100-python.tar.gz", "cifar-100-python", "meta"):
+            train, test, class_names = readers.read_cifar_python(root, fine=True)
+        elif root := _find(place, "cifar-100-binary.tar.gz", "cifar-100-binary", "train.bin"):
+            train, test, class_names = readers.read_cifar_binary(root, fine=True)
+        elif directory := _tfds_directory(place):
+            train, test, class_names = readers.read_tfds(directory)
+        else:
+            continue
+        return Dataset(
+            "cifar100", _examples(train), _examples(test), class_names, *_CIFAR100_STATISTICS
+        )
+    raise _missing(
+        "CIFAR-100",
+        path,
+        "put cifar-100-python.tar.gz, cifar-100-binary.tar.gz or a TensorFlow Datasets folder "
+        "cifar100 that was prepared as array_record into datasets",
+    )
+
+
+def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+    places = _places("tiny_imagenet", path)
+    roots = (_find(place, None, "tiny-imagenet-200", "wnids.txt") for place in places)
+    root = next(filter(None, roots), None)
+    if root is None:
+        raise _missing(
+            "Tiny-ImageNet",
+            path,
+            "unzip tiny-imagenet-200.zip and put its folder tiny-imagenet-200 into datasets",
+        )
+    wnids = tuple(readers.read_bytes(root / "wnids.txt").decode().split())
+    train = [
+        (wnid, file.relative_to(root).as_posix(), file)
+        for wnid in wnids
+        for file in _images_in(root / "train" / wnid / "images")
+    ]
+    annotations = readers.read_bytes(root / "val" / "val_annotations.txt").decode().splitlines()
+    if not all("\t" in line for line in annotations):
+        raise DataError(f"{root}/val/val_annotations.txt is damaged: unpack the data set again.")
+    rows = [line.split("\t")[:2] for line in annotations]
+    test = [(wnid, f"val/images/{file}", root / "val" / "images" / file) for file, wnid in rows]
+    return Dataset(
+        "tiny_imagenet",
+        _decoded("train", root, train, wnids, image_size),
+        _decoded("test", root, test, wnids, image_size),
+        wnids,
+        *_TINY_IMAGENET_STATISTICS,
+    )
+
+
+def _image_folder(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+    if path is None or not path.is_dir():
+        raise DataError(
+            "image_folder needs a folder that holds a folder of images for each class: set "
+            f"--config.dataset.path= to one{'' if path is None else f', {path} is a file'}."
+        )
+    if not _subfolders(path / "train"):
+        class_names = tuple(folder.name for folder in _subfolders(path))
+        train, test = _hold_out(_decoded("train", path, _listed(path), class_names, image_size))
+    elif (path / "test").is_dir():
+        class_names = tuple(folder.name for folder in _subfolders(path / "train"))
+        train = _decoded("train", path, _listed(path, "train"), class_names, image_size)
+        test = _decoded("test", path, _listed(path, "test"), class_names, image_size)
+    else:
+        raise DataError(
+            f"{path} has train/ but no test/: add test/<class>/*, or move the class folders up "
+            f"into {path}, and a fifth of each class is held out for testing."
+        )
+    return _with_own_statistics("image_folder", train, test, class_names)
+
+
+_SOURCES: dict[str, Callable[[pathlib.Path | None, int | None], Dataset]] = {
+    "digits": _digits,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "tiny_imagenet": _tiny_imagenet,
+    "image_folder": _image_folder,
+}
+
+
+# ---------------------------------------------------------------------------------- finding files
+
+
+def _places(name: str, path: pathlib.Path | None, *installed: str) -> list[pathlib.Path]:
+    """Where to look: the path given and nowhere else, or the customary folders."""
+    if path is None:
+        prepared = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        bases = [pathlib.Path(base).expanduser() for base in ("datasets", *installed, prepared)]
+    else:
+        bases = [path]
+    return [place for base in bases for place in (base, base / name)]
+
+
+def _find(
+    place: pathlib.Path, archive: str | None, folder: str, marker: str
+) -> pathlib.Path | None:
+    """The archive, or the folder known by its `marker`, that `place` is or holds."""
+    if place.is_file():
+        return place if place.name == archive else None
+    if (place / marker).exists():
+        return place
+    if archive and (place / archive).is_file():
+        return place / archive
+    return place / folder if (place / folder / marker).exists() else None
+
+
+def _tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
+    """The prepared version that `place` is, or the newest that it holds."""
+    if (place / "dataset_info.json").is_file():
+        return place
+    versions = {}
+    for info in place.glob("*.*.*/dataset_info.json"):
+        numbers = info.parent.name.split(".")
+        if all(number.isdecimal() for number in numbers):
+            versions[tuple(map(int, numbers))] = info.parent
+    return versions[max(versions)] if versions else None
+
+
+def _missing(title: str, path: pathlib.Path | None, remedy: str) -> DataError:
+    where = path or "datasets, ~/tensorflow_datasets or other customary folders"
+    return DataError(
+        f"{title} was not found in {where}: {remedy}, or set --config.dataset.path= to where it is."
+    )
+
+
+def _idx_file(place: pathlib.Path, name: str) -> pathlib.Path:
+    for file in (place / name, place / f"{name}.gz"):
+        if file.is_file():
+            return file
+    raise DataError(f"{place} lacks {name}.gz: put it beside the other three idx files.")
+
+
+def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing: the data set is not whole, unpack it again.")
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in readers.IMAGE_SUFFIXES and not file.name.startswith(".")
+    )
+
+
+def _listed(root: pathlib.Path, split: str = "") -> list[tuple[str, str, pathlib.Path]]:
+    """(class, path relative to root, path) of all images in `<root>/<split>/<class>/`."""
+    return [
+        (folder.name, file.relative_to(root).as_posix(), file)
+        for folder in _subfolders(root / split)
+        for file in _images_in(folder)
+    ]
+
+
+# ------------------------------------------------------------------------------ building examples
+
+
+def _examples(arrays: Sequence[np.ndarray]) -> Examples:
+    """Examples from images, grey or in colour, and labels of any integer type."""
+    images, labels = arrays
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"Labels must be integers, but are {labels.dtype}.")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[-1] == 1:
+        images = np.repeat(images, 3, axis=-1)
+    return Examples(images, labels.astype(np.int32))
+
+
+def _decoded(
+    split: str,
+    root: pathlib.Path,
+    entries: Sequence[tuple[str, str, bytes | pathlib.Path]],
+    class_names: Sequence[str],
+    image_size: int | None,
+) -> Examples:
+    """Decodes (class, relative path, content or path) entries, sorted by class and path."""
+    if not entries:
+        raise DataError(
+            f"The {split} part of {root} holds no images: put them into one folder for each class."
+        )
+    label_of = {name: label for label, name in enumerate(class_names)}
+    for class_name, file, _ in entries:
+        if class_name not in label_of:
+            raise DataError(
+                f"{root / file} belongs to the class {class_name!r}, which is not one of the "
+                f"{len(class_names)} classes to train on: add training images of it, or remove it."
+            )
+    entries = sorted(entries, key=lambda entry: (label_of[entry[0]], entry[1]))
+    images = readers.decode_images(
+        [(str(root / file), source) for _, file, source in entries], image_size
+    )
+    labels = np.array([label_of[class_name] for class_name, _, _ in entries], np.int32)
+    return Examples(images, labels, tuple(file for _, file, _ in entries))
+
+
+def _with_own_statistics(
+    name: str, train: Examples, test: Examples, class_names: tuple[str, ...]
+) -> Dataset:
+    """Data set normalised by the mean and deviation of its own training pixels."""
+    counts = np.zeros((3, 256))
+    for image in train.images:
+        for channel in range(3):
+            counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ values
+    std = np.sqrt(np.maximum(share @ values**2 - mean**2, 0))
+    std = np.where(std > 0, std, 1)  # a channel of one value is only centred
+    return Dataset(name, train, test, class_names, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
+    """(train, test): the same fifth of each class goes to test in every run."""
+    generator = host_generator(0, "sources/hold_out")
+    is_test = np.zeros(len(examples), bool)
+    for label in np.unique(examples.labels):
+        members = np.flatnonzero(examples.labels == label)
+        count = round(_HELD_OUT * len(members))
+        is_test[generator.permutation(members)[:count]] = True
+    return examples.take(np.flatnonzero(~is_test)), examples.take(np.flatnonzero(is_test))
+
+
+def _stratified_subset(examples: Examples, limit: int | None, option: str, seed: int) -> Examples:
+    """At most `limit` examples, one of each class first and then in proportion."""
+    if limit is None or limit >= len(examples):
+        return examples
+    labels, counts = np.unique(examples.labels, return_counts=True)
+    if limit < len(labels):
+        raise DataError(
+            f"{option}={limit} is fewer than the {len(labels)} classes: keep at least one image "
+            "of each."
+        )
+    shares = (counts - 1) * ((limit - len(labels)) / (len(examples) - len(labels)))
+    quotas = 1 + np.floor(shares).astype(np.int64)
+    largest_remainders = np.argsort(np.floor(shares) - shares, kind="stable")
+    quotas[largest_remainders[: limit - quotas.sum()]] += 1
+    generator = host_generator(seed, f"sources/{option}")
+    kept = [
+        generator.permutation(np.flatnonzero(examples.labels == label))[:quota]
+        for label, quota in zip(labels, quotas, strict=True)
+    ]
+    return examples.take(np.sort(np.concatenate(kept)))
+
+
+def _resized(examples: Examples, size: int | None) -> Examples:
+    if size is None or examples.images.shape[1:3] == (size, size):
+        return examples
+    return dataclasses.replace(examples, images=readers.resize_images(examples.images, size))

@@ -1,0 +1,53 @@
+"""Optimisers and learning-rate schedules that recipes name."""
+
+import math
+
+import ml_collections
+import optax
+
+from jaxrobust.errors import UserError, unknown_name
+
+SCHEDULES = ("constant", "step", "cosine")
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """SGD as the papers run it, without the learning rate.
+
+    Weight decay is added to the gradient before the momentum, as in PyTorch, for every parameter.
+    The step multiplies the result by `-learning_rate(config, epoch)`: the rate is a traced scalar,
+    so a schedule never recompiles.
+
+    Args:
+      config: `momentum`, `nesterov`, `weight_decay`.
+
+    Returns:
+      The transformation from gradients to descent directions.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.trace(decay=config.momentum, nesterov=config.nesterov),
+    )
+
+
+def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int) -> float:
+    """Rate of one epoch, constant within it.
+
+    `constant`: lr. `step`: lr * decay_factor ** (epoch // decay_every). `cosine`: from lr at epoch
+    0 to 0 after the last.
+
+    Args:
+      config: `learning_rate`, `schedule`, and for `step` also `decay_every`, `decay_factor`.
+      epoch: counted from 0.
+      num_epochs: length of the training.
+
+    Raises:
+      UserError: if the schedule is not one of `SCHEDULES`.
+    """
+    match config.schedule:
+        case "constant":
+            return config.learning_rate
+        case "step":
+            return config.learning_rate * config.decay_factor ** (epoch // config.decay_every)
+        case "cosine":
+            return config.learning_rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
+    raise UserError(unknown_name("optimizer.schedule", config.schedule, SCHEDULES))

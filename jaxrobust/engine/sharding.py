@@ -1,0 +1,58 @@
+"""Data parallelism: one mesh axis, batches split along it, everything else replicated."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where arrays live on a one-axis mesh.
+
+    Attributes:
+      mesh: the devices, in one axis called `data`.
+    """
+
+    mesh: jax.sharding.Mesh
+
+    @property
+    def num_devices(self) -> int:
+        return self.mesh.size
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def batch(self) -> NamedSharding:
+        """First axis split over the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    @property
+    def plan(self) -> NamedSharding:
+        """Index plans `[steps, batch]`: the batch axis split over the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(None, AXIS))
+
+    def put(self, tree):
+        """Replicates a pytree of host arrays on every device of the mesh."""
+        return jax.device_put(tree, self.replicated)
+
+    def round_up(self, batch_size: int) -> int:
+        """Smallest multiple of the device count that holds `batch_size` rows."""
+        return -(-batch_size // self.num_devices) * self.num_devices
+
+
+def make_placement(devices: list[jax.Device] | None = None) -> Placement:
+    """Placement over `devices` (default: all of them)."""
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return Placement(mesh)
+
+
+def fetch(tree):
+    """Copies a pytree of replicated device arrays to NumPy."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -1,0 +1,65 @@
+"""The training state of one network, and a step of gradient descent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything of one network that must survive a kill.
+
+    Attributes:
+      params: parameters, float32.
+      batch_stats: BatchNorm running averages, float32.
+      opt_state: the optimiser's state.
+    """
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    key: jax.Array,
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """Fresh parameters, statistics and optimiser state for images of `image_shape` (H, W, C)."""
+    variables = module.init(key, jnp.zeros((1, *image_shape)))
+    params = variables["params"]
+    return TrainState(params, variables.get("batch_stats", {}), optimizer.init(params))
+
+
+def sgd_step(
+    state: TrainState,
+    loss_fn: Callable,
+    optimizer: optax.GradientTransformation,
+    learning_rate: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One descent step.
+
+    Args:
+      state: before the step.
+      loss_fn: `params -> (scalar loss, (new batch_stats, metrics dict of scalars))`.
+      optimizer: gives descent directions, without the rate.
+      learning_rate: scalar.
+
+    Returns:
+      The state after the step, and the metrics with `loss` added.
+    """
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (batch_stats, metrics)), grads = gradient(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    return TrainState(params, batch_stats, opt_state), {"loss": loss, **metrics}

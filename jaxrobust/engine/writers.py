@@ -1,0 +1,135 @@
+"""Where metrics go: a JSON-lines file, TensorBoard, Weights & Biases."""
+
+import json
+import os
+import pathlib
+from typing import Protocol
+
+from jaxrobust.errors import UserError
+
+WRITERS = ("jsonl", "tensorboard", "wandb")
+
+
+class Writer(Protocol):
+    """Receives one event at a time."""
+
+    def write(self, event: dict) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """`metrics.jsonl`: one JSON object per line."""
+
+    def __init__(self, path: pathlib.Path, *, keep_bytes: int):
+        """Opens `path` and cuts it to `keep_bytes`, the length that the checkpoint vouches for."""
+        self._file = open(path, "ab")
+        self._file.truncate(min(keep_bytes, os.path.getsize(path)))
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        self._file.flush()
+        return os.path.getsize(self._file.name)
+
+    def write(self, event: dict) -> None:
+        self._file.write(json.dumps(event).encode() + b"\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+def _numbers(event: dict) -> dict[str, float]:
+    """The event's measurements, tagged `split/phase/name`."""
+    tag = "/".join(str(event[k]) for k in ("split", "phase") if k in event)
+    skip = ("step", "round", "epoch", "seconds")
+    return {
+        f"{tag}/{name}": value
+        for name, value in event.items()
+        if isinstance(value, (int, float)) and name not in skip
+    }
+
+
+class TensorBoard:
+    """TensorBoard event files, by way of tensorboardX."""
+
+    def __init__(self, directory: pathlib.Path, *, first_step: int):
+        """Events of an earlier attempt at or after `first_step` are hidden by TensorBoard."""
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=first_step or None)
+
+    def write(self, event: dict) -> None:
+        for name, value in _numbers(event).items():
+            self._writer.add_scalar(name, value, event["step"])
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """One Weights & Biases run per workdir; a restart goes on in the same run."""
+
+    def __init__(self, workdir: pathlib.Path, config: dict):
+        import wandb
+
+        identity = workdir / "wandb_id.txt"
+        if not identity.exists():
+            identity.write_text(wandb.util.generate_id())
+        self._run = wandb.init(
+            project="jaxrobust",
+            name=workdir.name,
+            dir=str(workdir),
+            config=config,
+            id=identity.read_text().strip(),
+            resume="allow",
+        )
+
+    def write(self, event: dict) -> None:
+        self._run.log(_numbers(event), step=event["step"])
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def optional_writers(
+    names: tuple[str, ...], workdir: pathlib.Path, *, first_step: int, config: dict
+) -> list[Writer]:
+    """The writers beside `metrics.jsonl` that a recipe asks for.
+
+    TensorBoard is left out silently where tensorboardX is not installed, since it is on by default.
+
+    Raises:
+      UserError: for an unknown name, or if Weights & Biases is asked for and not installed.
+    """
+    writers: list[Writer] = []
+    for name in names:
+        if name not in WRITERS:
+            raise UserError(f"writers names {name!r}; choose from {', '.join(WRITERS)}.")
+    if "tensorboard" in names:
+        try:
+            writers.append(TensorBoard(workdir / "tensorboard", first_step=first_step))
+        except ModuleNotFoundError:
+            pass
+    if "wandb" in names:
+        try:
+            writers.append(WeightsAndBiases(workdir, config))
+        except ModuleNotFoundError:
+            raise UserError(
+                "writers asks for wandb, which is not installed; pip install 'jaxrobust[wandb]' "
+                "or take it out of --config.writers."
+            ) from None
+    return writers

@@ -1,0 +1,19 @@
+"""Errors that a user can mend: the command line shows their message without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Input, config or surroundings are wrong; the message says what to do."""
+
+
+class DataError(UserError, ValueError):
+    """A data set is missing, damaged, or does not fit what was asked of it."""
+
+
+def unknown_name(what: str, name: object, valid: Iterable[str]) -> str:
+    """Message for a misspelt name: the nearest valid one, then all of them."""
+    valid = list(valid)
+    nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)[0]
+    return f"Unknown {what} {name!r}: did you mean {nearest!r}? Valid: {', '.join(valid)}."

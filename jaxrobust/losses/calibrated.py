@@ -1,0 +1,413 @@
+"""Dirichlet-based prediction calibration, the losses of DPC.
+
+A network's C outputs o are read as the logarithm of evidence for C classes. A constant gamma is
+added to every piece of evidence before it is normalised,
+
+    alpha_c = exp(o_c) + gamma,    S = sum_c alpha_c,    p_c = alpha_c / S,
+
+so that weak evidence for every class gives a flat prediction, where softmax, which ignores a
+common shift of the logits, may give a confident one.
+
+`gamma` is one non-negative number everywhere: None for the paper's 10 / C, 0 for plain softmax.
+
+Zong, Wang, Xie and Huang, "Dirichlet-Based Prediction Calibration for Learning with Noisy Labels",
+AAAI 2024, arXiv 2401.07062.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import digamma, gammaln
+
+from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.losses._numerics import at_least_float32
+
+
+def calibrated_log_softmax(
+    logits: jax.typing.ArrayLike, gamma: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """Log-probabilities of the calibrated softmax.
+
+    `log p_c = log(exp(o_c) + gamma) - log sum_j (exp(o_j) + gamma)`
+
+    Equal to `p = s softmax(o) + (1 - s) / C` with `s = sigmoid(logsumexp(o) - log(C gamma))`: the
+    order of the classes is that of softmax, the confidence is lower. No logit is exponentiated on
+    its own, so none overflows.
+
+    Args:
+      logits: floats `[..., C]`, C >= 2.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+
+    Returns:
+      Floats `[..., C]`, at least float32.
+
+    Raises:
+      ValueError: on fewer than two classes, or a gamma that is negative or not a scalar.
+
+    References:
+      DPC, Eq. 1.
+    """
+    logits = check_logits(logits)
+    return jax.nn.log_softmax(jnp.logaddexp(logits, jnp.log(_scalar_gamma(gamma, logits))))
+
+
+def calibrated_softmax(
+    logits: jax.typing.ArrayLike, gamma: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """Probabilities of the calibrated softmax.
+
+    `p_c = (exp(o_c) + gamma) / sum_j (exp(o_j) + gamma)`
+
+    Args:
+      logits: floats `[..., C]`, C >= 2.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+
+    Returns:
+      Floats `[..., C]` that sum to 1 over the last axis, at least float32.
+
+    Raises:
+      ValueError: on fewer than two classes, or a gamma that is negative or not a scalar.
+
+    References:
+      DPC, Eq. 1.
+    """
+    return jnp.exp(calibrated_log_softmax(logits, gamma))
+
+
+def evidential_nll(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    gamma: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Negative log-likelihood of the labels under the mean of the predicted Dirichlet.
+
+    `log S - log alpha_y`, the cross-entropy of the calibrated softmax. On every wrong class its
+    gradient is smaller than that of softmax cross-entropy, which is what `evidential_kl` makes up
+    for.
+
+    Args:
+      logits: floats `[..., C]`, C >= 2.
+      labels: integers `[...]` in `0..C-1`.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+
+    Returns:
+      Floats `[...]`, one per example, at least float32.
+
+    Raises:
+      ValueError: on fewer than two classes, labels of another shape or not integers, or a gamma
+        that is negative or not a scalar.
+
+    References:
+      DPC, Eq. 2 and the first term of its evidential loss.
+    """
+    log_probs = calibrated_log_softmax(logits, gamma)
+    return -jnp.sum(log_probs, axis=-1, where=label_mask(log_probs, labels))
+
+
+def evidential_kl(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    gamma: jax.typing.ArrayLike | None = None,
+    *,
+    beta: jax.typing.ArrayLike = 0.5,
+    evidence_scale: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Divergence that drives the evidence of every class but the label to zero.
+
+    `beta / C * KL(Dir(a + 1) || Dir(1))` with `a_c = evidence_scale * exp(o_c)` for wrong classes
+    and `a_y = 0`. The logit of the label has no influence; its gradient is exactly 0.
+
+    The textbook form of this divergence cancels: in float32 its gradient is lost where one wrong
+    logit reaches 20. It is therefore evaluated, from log a, as
+
+        sum_{c != y} r(a_c) - r(S - 1) + (C - 1) (digamma(S) - 1) - lgamma(C),
+        S = C + sum_c a_c,    r(a) = a digamma(1 + a) - lgamma(1 + a) - a.
+
+    Args:
+      logits: floats `[..., C]`, C >= 2.
+      labels: integers `[...]` in `0..C-1`.
+      gamma: a positive number, None for 10 / C. Read only where evidence_scale is None.
+      beta: weight. It and 1 / C are part of the result, as in the authors' code; the paper writes
+        them outside, which is the same.
+      evidence_scale: what turns exp(logits) into evidence, a positive number; None for 1 / gamma.
+
+    Returns:
+      Floats `[...]`, one per example, non-negative up to rounding, at least float32.
+
+    Raises:
+      ValueError: on fewer than two classes, labels of another shape or not integers, a gamma that
+        is negative or not a scalar, or `gamma=0` without an evidence_scale (a traced gamma is not
+        looked at, and gives values that are not finite).
+
+    References:
+      DPC, the second term of its evidential loss. The paper scales the evidence by gamma, the
+      authors' code multiplies concentrations by C / 10: the same at gamma = 10 / C.
+    """
+    logits = check_logits(logits)
+    is_label = label_mask(logits, labels)
+    num_classes = logits.shape[-1]
+    if evidence_scale is None:
+        gamma = _scalar_gamma(gamma, logits)
+        if _is_known(gamma) and gamma == 0:
+            raise ValueError("gamma=0 leaves the scale of the evidence open: pass evidence_scale=.")
+        log_scale = -jnp.log(gamma)
+    else:
+        log_scale = jnp.log(jnp.asarray(evidence_scale, logits.dtype))
+
+    log_a = jnp.where(is_label, -jnp.inf, logits) + log_scale
+    log_total = jax.nn.logsumexp(log_a, axis=-1)
+    log_s = jnp.logaddexp(log_total, jnp.asarray(math.log(num_classes), logits.dtype))
+    log_s_minus_1 = jnp.logaddexp(log_total, jnp.asarray(math.log(num_classes - 1), logits.dtype))
+    kl = (
+        jnp.sum(_r_of_exp(log_a), axis=-1)
+        - _r_of_exp(log_s_minus_1)
+        + (num_classes - 1) * (_digamma_of_exp(log_s) - 1)
+        - math.lgamma(num_classes)
+    )
+    return jnp.asarray(beta, logits.dtype) / num_classes * kl
+
+
+def evidential_loss(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    gamma: jax.typing.ArrayLike | None = None,
+    *,
+    beta: jax.typing.ArrayLike = 0.5,
+    evidence_scale: jax.typing.ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Both terms of the evidential loss; the training loss is the sum of their batch means.
+
+    Args:
+      logits: floats `[..., C]`, C >= 2.
+      labels: integers `[...]` in `0..C-1`.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      beta: weight of the divergence, already applied to it.
+      evidence_scale: as in `evidential_kl`, needed at `gamma=0`.
+
+    Returns:
+      `(evidential_nll, evidential_kl)`, floats `[...]` each.
+
+    Raises:
+      ValueError: where one of the two raises it.
+
+    References:
+      DPC, evidential loss.
+    """
+    kl = evidential_kl(logits, labels, gamma, beta=beta, evidence_scale=evidence_scale)
+    return evidential_nll(logits, labels, gamma), kl
+
+
+def negative_entropy(
+    logits: jax.typing.ArrayLike,
+    gamma: jax.typing.ArrayLike | None = None,
+    *,
+    clamp_logits: bool = False,
+) -> jax.Array:
+    """Confidence penalty of the warm-up, `sum_c p_c log p_c` of the calibrated prediction.
+
+    Args:
+      logits: floats `[..., C]`, C >= 2.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      clamp_logits: raise the logits to at least 1e-12 first, as the authors' CIFAR-N script does:
+        a negative logit counts as 0 and gets no gradient.
+
+    Returns:
+      Floats `[...]` in `[-log C, 0]`, one per example, at least float32.
+
+    Raises:
+      ValueError: on fewer than two classes, or a gamma that is negative or not a scalar.
+
+    References:
+      The authors' code, which adds it with weight 1 for asymmetric and CIFAR-N noise. The paper
+      does not mention it.
+    """
+    logits = check_logits(logits)
+    if clamp_logits:
+        logits = jnp.maximum(logits, 1e-12)
+    log_probs = calibrated_log_softmax(logits, gamma)
+    return jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+
+
+def uniform_prior_penalty(
+    logits: jax.typing.ArrayLike, gamma: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """Divergence of a batch's mean calibrated prediction q from the uniform one.
+
+    `sum_c 1/C log((1/C) / q_c)`
+
+    Args:
+      logits: floats `[..., C]`, C >= 2. The mean runs over all axes but the last.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+
+    Returns:
+      Scalar, at least float32; non-negative up to rounding and 0 only at a uniform mean.
+
+    Raises:
+      ValueError: on fewer than two classes, or a gamma that is negative or not a scalar.
+
+    References:
+      The authors' code (from DivideMix), which adds it with weight 1. Not in the paper's text.
+    """
+    log_probs = calibrated_log_softmax(logits, gamma)
+    num_classes = log_probs.shape[-1]
+    rows = log_probs.reshape(-1, num_classes)
+    # As a mean of probabilities, a class that no row predicts would underflow to log 0.
+    log_mean = jax.nn.logsumexp(rows, axis=0) - math.log(rows.shape[0])
+    return -math.log(num_classes) - jnp.mean(log_mean)
+
+
+def sharpen(probs: jax.typing.ArrayLike, *, temperature: jax.typing.ArrayLike = 0.5) -> jax.Array:
+    """Sharpens distributions: `p_c**(1/T) / sum_j p_j**(1/T)`.
+
+    Args:
+      probs: floats `[..., C]`, non-negative and not all 0 on the last axis.
+      temperature: T > 0. Below 1 sharpens, 1 leaves a distribution as it is.
+
+    Returns:
+      Floats `[..., C]` that sum to 1 over the last axis, at least float32.
+
+    References:
+      DPC, label co-guessing and co-refinement (from MixMatch).
+    """
+    probs = at_least_float32(probs)
+    # The scale of probs drops out; with a peak of 1 no power underflows in all classes at once.
+    peak = jax.lax.stop_gradient(jnp.max(probs, axis=-1, keepdims=True))
+    powers = (probs / peak) ** (1 / jnp.asarray(temperature, probs.dtype))
+    return powers / jnp.sum(powers, axis=-1, keepdims=True)
+
+
+def semi_supervised_loss(
+    logits_x: jax.typing.ArrayLike,
+    labels_a: jax.typing.ArrayLike,
+    labels_b: jax.typing.ArrayLike,
+    mix: jax.typing.ArrayLike,
+    logits_u: jax.typing.ArrayLike,
+    targets_u: jax.typing.ArrayLike,
+    gamma: jax.typing.ArrayLike | None = None,
+    *,
+    beta: jax.typing.ArrayLike = 0.5,
+    evidence_scale: jax.typing.ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Supervised and unsupervised loss of a batch of mixed inputs.
+
+    With l the mixing weight and L the sum of both terms of `evidential_loss`,
+
+        supervised   = mean over rows of  l L(o_x, a) + (1 - l) L(o_x, b),
+        unsupervised = mean over rows and classes of  (p(o_u) - t_u)^2.
+
+    Args:
+      logits_x: floats `[M, C]`, the supervised head on mixed rows with a labelled first partner.
+      labels_a: integers `[M]`, hard labels of the first partners.
+      labels_b: integers `[M]`, hard labels of the second partners.
+      mix: l, a number in `[0, 1]`, the share of the first partner.
+      logits_u: floats `[K, C]`, the unsupervised head on the other mixed rows.
+      targets_u: floats `[K, C]`, their mixed soft targets; no gradient reaches them.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      beta: weight of the divergence.
+      evidence_scale: as in `evidential_kl`, needed at `gamma=0`.
+
+    Returns:
+      `(supervised, unsupervised)`, two scalars, neither weighted, at least float32.
+
+    Raises:
+      ValueError: where `evidential_loss` raises it, or if logits_u and targets_u differ in shape.
+
+    References:
+      DPC, semi-supervised loss. As in the authors' code: means, and the supervised loss at the
+      mixed input. The paper sums over examples and mixes the losses of the two source images.
+    """
+    options = {"beta": beta, "evidence_scale": evidence_scale}
+    loss_a = sum(evidential_loss(logits_x, labels_a, gamma, **options))
+    loss_b = sum(evidential_loss(logits_x, labels_b, gamma, **options))
+    mix = jnp.asarray(mix, loss_a.dtype)
+    probs = calibrated_softmax(logits_u, gamma)
+    targets = jax.lax.stop_gradient(jnp.asarray(targets_u, probs.dtype))
+    if targets.shape != probs.shape:
+        raise ValueError(
+            f"logits_u and targets_u must have the same shape, got {probs.shape} and "
+            f"{targets.shape}."
+        )
+    return jnp.mean(mix * loss_a + (1 - mix) * loss_b), jnp.mean(jnp.square(probs - targets))
+
+
+def strong_view_consistency(
+    logits_weak: jax.typing.ArrayLike,
+    logits_strong: jax.typing.ArrayLike,
+    gamma: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Divergence of the prediction on a strong view from that on the weak view (DPC*).
+
+    `KL(p_weak || p_strong) = sum_c p_weak (log p_weak - log p_strong)`, calibrated.
+
+    Args:
+      logits_weak: floats `[..., C]`, C >= 2; no gradient reaches them.
+      logits_strong: floats `[..., C]`.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+
+    Returns:
+      Floats `[...]`, one per example, non-negative up to rounding, at least float32.
+
+    Raises:
+      ValueError: on fewer than two classes, shapes that differ, or a gamma that is negative or not
+        a scalar.
+
+    References:
+      DPC, appendix (DPC*). Its weights for CIFAR-10 and CIFAR-100 are 1 and 3 there and 3 and 1 in
+      the authors' code.
+    """
+    log_weak = jax.lax.stop_gradient(calibrated_log_softmax(logits_weak, gamma))
+    log_strong = calibrated_log_softmax(logits_strong, gamma)
+    if log_weak.shape != log_strong.shape:
+        raise ValueError(
+            f"logits_weak and logits_strong must have the same shape, got {log_weak.shape} and "
+            f"{log_strong.shape}."
+        )
+    return jnp.sum(jnp.exp(log_weak) * (log_weak - log_strong), axis=-1)
+
+
+def _is_known(value: jax.typing.ArrayLike) -> bool:
+    """Whether a number can be looked at, that is, is not being traced."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def _scalar_gamma(gamma: jax.typing.ArrayLike | None, logits: jax.Array) -> jax.Array:
+    if gamma is None:
+        gamma = 10 / logits.shape[-1]
+    if jnp.ndim(gamma) != 0 or (_is_known(gamma) and gamma < 0):
+        raise ValueError(f"gamma must be one number >= 0, or None for 10 / C; got {gamma}.")
+    return jnp.asarray(gamma, logits.dtype)
+
+
+def _series_start(dtype: jnp.dtype) -> float:
+    """The argument above which the series below are as exact as `dtype`.
+
+    Below it, r is a difference of terms larger than itself: the lower it is, the better.
+    """
+    return 16.0 if dtype == jnp.float64 else 4.0
+
+
+def _r_of_exp(log_a: jax.Array) -> jax.Array:
+    """r(a) = a digamma(1 + a) - lgamma(1 + a) - a, from log a."""
+    log_start = math.log(_series_start(log_a.dtype))
+    # Minimum and maximum would halve the gradient where log a equals the start of the series.
+    is_small = log_a <= log_start
+    a = jnp.exp(jnp.where(is_small, log_a, log_start))
+    direct = a * (digamma(1 + a) - 1) - gammaln(1 + a)
+    log_large = jnp.where(is_small, log_start, log_a)
+    inv = jnp.exp(-log_large)
+    inv2 = jnp.square(inv)
+    tail = inv * (1 / 6 - inv2 * (1 / 90 - inv2 * (1 / 210 - inv2 / 210)))
+    return jnp.where(is_small, direct, 0.5 - (math.log(2 * math.pi) + log_large) / 2 - tail)
+
+
+def _digamma_of_exp(log_s: jax.Array) -> jax.Array:
+    """digamma(s), from log s."""
+    log_start = math.log(_series_start(log_s.dtype))
+    is_small = log_s <= log_start
+    direct = digamma(jnp.exp(jnp.where(is_small, log_s, log_start)))
+    log_large = jnp.where(is_small, log_start, log_s)
+    inv = jnp.exp(-log_large)
+    inv2 = jnp.square(inv)
+    tail = inv2 * (1 / 12 - inv2 * (1 / 120 - inv2 / 252))
+    return jnp.where(is_small, direct, log_large - inv / 2 - tail)

@@ -1,0 +1,128 @@
+"""Runs a recipe: `python -m jaxrobust.main --config=configs/dcfs.py:digits --workdir=runs/digits`.
+
+Exit codes: 0 done; 2 something the user can mend, in one sentence; 75 stopped by SIGTERM and 130 by
+Ctrl-C, both after saving: the same command goes on.
+"""
+
+import difflib
+import logging
+import os
+import runpy
+import signal
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from jaxrobust.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe, such as configs/dcfs.py or configs/dcfs.py:digits."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run writes.")
+
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75
+EXIT_CTRL_C = 130
+
+
+class _Lines(logging.Handler):
+    """Log lines on standard error that do not tear a progress bar."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _setup_logging() -> None:
+    handler = _Lines()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("jaxrobust")
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+def fail(message: str) -> None:
+    """Prints one sentence and exits with `EXIT_USER_ERROR`."""
+    print(f"jaxrobust: {message}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
+
+
+def _config_fields(config) -> list[str]:
+    fields = []
+    for name, value in config.items():
+        if hasattr(value, "keys"):
+            fields += [f"{name}.{inner}" for inner in _config_fields(value)]
+        else:
+            fields.append(name)
+    return fields
+
+
+def _unknown_override(argv: list[str]) -> str | None:
+    """What to say of the first `--config.FIELD` that the recipe does not have."""
+    given = next((a for a in argv[1:] if a.lstrip("-").startswith("config=")), "config=")
+    path, _, variant = given.partition("=")[2].partition(":")
+    fields = _config_fields(runpy.run_path(path)["get_config"](*([variant] if variant else [])))
+    for argument in argv[1:]:
+        name = argument.lstrip("-").split("=")[0]
+        if name.startswith("config.") and name.removeprefix("config.") not in fields:
+            name = name.removeprefix("config.")
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean --config.{near[0]}?" if near else f"see {path} for its fields."
+            return f"The recipe has no field {name!r}: {hint}"
+    return None
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with every mistake on the command line told in one sentence."""
+    try:
+        rest = flags.FLAGS(argv)
+        if "-h" in argv or flags.FLAGS.help:
+            return app.parse_flags_with_usage(argv)
+        given = config_flags.get_config_filename(flags.FLAGS["config"]) if _CONFIG.value else ""
+        path = given.partition(":")[0]
+        if path and not os.path.exists(path):
+            fail(f"--config={path} does not exist; the recipes are in configs/.")
+    except (UserError, flags.Error) as error:
+        fail(str(error))
+    except (AttributeError, KeyError) as error:
+        fail(_unknown_override(argv) or str(error))
+    except (TypeError, ValueError) as error:
+        fail(f"{error} (check the type of the --config.FIELD=VALUE that you gave).")
+    if len(rest) > 1:
+        fail(f"{rest[1]!r} is not a flag; give --config=FILE and --workdir=FOLDER.")
+    return rest
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    _setup_logging()
+    try:
+        if _CONFIG.value is None:
+            raise UserError("--config is missing; for example --config=configs/dcfs.py:digits.")
+        if not _WORKDIR.value:
+            raise UserError("--workdir is missing; name a folder for the run, such as runs/first.")
+        # Imported late, so that a wrong flag is answered before JAX has started.
+        from jaxrobust import tasks
+        from jaxrobust.engine.runtime import Interrupted
+
+        try:
+            tasks.run(_CONFIG.value, _WORKDIR.value)
+        except Interrupted as stop:
+            print(
+                f"jaxrobust: saved at {stop.where}; type the same command to go on.",
+                file=sys.stderr,
+            )
+            sys.exit(EXIT_CTRL_C if stop.signum == signal.SIGINT else EXIT_PREEMPTED)
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
+        sys.exit(EXIT_CTRL_C)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

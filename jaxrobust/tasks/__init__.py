@@ -1,0 +1,30 @@
+"""The outer loops, each written once for every method."""
+
+import os
+
+import ml_collections
+
+from jaxrobust.engine.runtime import setup_jax
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.tasks import active_learning
+
+TASKS = {"active_learning": active_learning.run}
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+    """Runs a recipe from start to end, or from where an earlier attempt in `workdir` stopped.
+
+    Args:
+      config: what a file in `configs/` returns.
+      workdir: folder for everything that the run writes.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      UserError: if the recipe, the data or the workdir is not usable.
+    """
+    if config.task not in TASKS:
+        raise UserError(unknown_name("task", config.task, TASKS))
+    setup_jax(config)
+    return TASKS[config.task](config, workdir)
