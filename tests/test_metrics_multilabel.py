@@ -67,6 +67,7 @@ class TestAveragePrecision:
         # The tie of ranks 2 and 3 is one threshold, with precision 2/3.
         assert average_precision([0.9, 0.8, 0.8, 0.1], [1, 0, 1, 0]) == pytest.approx(5 / 6)
         assert average_precision([0.9, 0.8, 0.8, 0.1], [0, 1, 0, 0]) == pytest.approx(1 / 3)
+        assert average_precision([np.inf, np.inf, -np.inf], [0, 1, 0]) == pytest.approx(1 / 2)
 
     def test_without_positives(self):
         assert average_precision([0.5, 0.1], [0, 0]) == 0.0
