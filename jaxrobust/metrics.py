@@ -201,7 +201,8 @@ def average_precision(scores: np.typing.ArrayLike, targets: np.typing.ArrayLike)
     if num_positives == 0:
         return 0.0
     order = np.argsort(-scores)
-    is_last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    ranked = scores[order]
+    is_last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
     true_positives = np.cumsum(targets[order])[is_last_of_tie]
     precision = true_positives / (np.flatnonzero(is_last_of_tie) + 1)
     recall = true_positives / num_positives
