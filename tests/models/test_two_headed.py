@@ -152,6 +152,7 @@ def test_resnets_compute_what_the_authors_networks_compute(case, load_golden):
         np.testing.assert_allclose(
             logits[head], golden[case, f"train_nodrop_logits{head + 1}"], rtol=2e-3, atol=2e-3
         )
+    batch, height = images.shape[:2]
     last = f"blocks_{sum(stage_sizes[:3]) + 1}"
     for name, found, values in (
         ("bn1", stats["backbone"]["stem_norm"]["BatchNorm_0"], batch * height**2),
@@ -251,7 +252,7 @@ def test_what_does_not_fit_is_named():
     assert loaded["params"]["fc"]["kernel"].shape == (3, 2)
     with pytest.raises(ValueError, match="No tensor was given for params/fc/bias"):
         load_torch_weights(wanted, {"fc.weight": weight}, modules)
-    with pytest.raises(ValueError, match="no place for the tensor head.bias"):
+    with pytest.raises(ValueError, match=r"no place for the tensor head\.bias"):
         load_torch_weights(wanted, {"head.bias": bias}, modules)
     with pytest.raises(ValueError, match=r"params/fc/kernel expects \(3, 2\)"):
         load_torch_weights(wanted, {"fc.weight": np.ones((3, 3)), "fc.bias": bias}, modules)
