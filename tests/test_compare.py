@@ -1,0 +1,85 @@
+import json
+
+import pytest
+from PIL import Image
+
+from jaxrobust import compare
+from jaxrobust.errors import UserError
+
+
+def _workdir(root, name, *, method, seed, shift=0.0, dataset="digits"):
+    workdir = root / name
+    workdir.mkdir()
+    rounds = [
+        {
+            "round": i,
+            "accuracy": 0.5 + 0.1 * i + shift,
+            "num_labeled_known": 10 + 20 * i,
+            "num_labeled_unknown": 10 * i,
+            **({"query": {"size": 30, "precision": 0.6, "recall": 0.1 * i}} if i < 2 else {}),
+        }
+        for i in range(3)
+    ]
+    results = {
+        "method": method,
+        "dataset": dataset,
+        "seed": seed,
+        "num_known_classes": 4,
+        "num_classes": 10,
+        "last": {"accuracy": 0.7 + shift},
+        "mean_accuracy": 0.6 + shift,
+        "area_under_accuracy_curve": 0.6 + shift,
+        "mean_query_precision": 0.6,
+        "last_query_recall": 0.1,
+        "rounds": rounds,
+    }
+    (workdir / "results.json").write_text(json.dumps(results))
+    (workdir / "config.json").write_text(json.dumps({"method": method, "al": {"openness": 0.6}}))
+    return workdir
+
+
+@pytest.fixture
+def workdirs(tmp_path):
+    return [
+        _workdir(tmp_path, "a0", method="dcfs", seed=0),
+        _workdir(tmp_path, "a1", method="dcfs", seed=1, shift=0.1),
+        _workdir(tmp_path, "b0", method="random", seed=0),
+    ]
+
+
+def test_table_and_figure(workdirs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert compare.main([*map(str, workdirs), f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    # mean of 70 and 80 %, and their sample deviation 10 / sqrt 2
+    assert "| dcfs | 2 | 75.0 ± 7.1 |" in printed
+    assert "| random | 1 | 70.0 ± 0.0 |" in printed
+    assert (out / "table.md").read_text() in printed
+    with Image.open(out / "learning_curves.png") as image:
+        assert image.width > 1000
+
+
+def test_groups_by_any_field(workdirs):
+    groups = compare.group(workdirs[:2], "method,al.openness")
+    assert list(groups) == ["dcfs, 0.6"]
+    assert [r["seed"] for r in groups["dcfs, 0.6"]] == [0, 1]
+
+
+def test_what_cannot_be_compared_is_one_sentence(workdirs, tmp_path, capsys):
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    damaged = _workdir(tmp_path, "damaged", method="x", seed=0)
+    (damaged / "results.json").write_text("{")
+    twin = _workdir(tmp_path, "twin", method="dcfs", seed=0)
+    other = _workdir(tmp_path, "other", method="dcfs", seed=5, dataset="cifar10")
+    for extra, words in (
+        (unfinished, "holds no results.json"),
+        (damaged, "is damaged"),
+        (twin, "have seed 0"),
+        (other, "not the same problem"),
+    ):
+        assert compare.main([str(workdirs[0]), str(extra), f"--out={tmp_path / 'o'}"]) == 2
+        stderr = capsys.readouterr().err
+        assert words in stderr and len(stderr.strip().splitlines()) == 1
+    with pytest.raises(UserError, match=r"no field 'select\.fine'|no 'select\.fine'"):
+        compare.group(workdirs, "select.fine")
