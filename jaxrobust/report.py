@@ -126,10 +126,8 @@ def reliability_diagram(
     figure, (top, bottom) = pyplot.subplots(
         2, 1, figsize=(4.5, 5.5), layout="constrained", sharex=True, height_ratios=(3, 1)
     )
-    width = 1 / num_bins
-    top.bar(
-        edges[:-1], accuracy, width, align="edge", color=COLORS[0], ec="white", label="accuracy"
-    )
+    style = {"width": 1 / num_bins, "align": "edge", "ec": "white"}
+    top.bar(edges[:-1], accuracy, color=COLORS[0], label="accuracy", **style)
     top.plot([0, 1], [0, 1], color=COLORS[1], lw=1.5, ls="--", label="confidence")
     error = expected_calibration_error(probs, labels, num_bins=num_bins)
     top.set_title(f"Calibration on the test images, error {error:.3f}", loc="left", fontsize=11)
