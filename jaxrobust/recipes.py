@@ -138,10 +138,10 @@ def noisy_labels(dataset: str) -> ml_collections.ConfigDict:
             config.augment.padding = 1
             config.augment.flip = False
             config.augment.cutout = 4
-            config.num_epochs = 60
+            config.num_epochs = 40
             config.batch_size = 32
             config.last_batch = "even"
-            config.optimizer.decay_epochs = (40,)
+            config.optimizer.decay_epochs = (30,)
         case "image_folder":
             config.dataset.image_size = 32
             config.noise.kind = "none"
