@@ -21,35 +21,47 @@ def learning_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> N
         the line is their mean and the band one standard deviation to each side.
       path: the PNG to write.
     """
-    pyplot = _pyplot()
     panels = (
         ("Accuracy on known classes (%)", _accuracy),
         ("Query precision (%)", _of_queries("precision")),
         ("Query recall (%)", _of_queries("recall")),
     )
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for axis, (title, series) in zip(axes, panels, strict=True):
-        for i, (label, results) in enumerate(runs.items()):
-            x, mean, std = _band([series(r) for r in results])
-            style = {"color": COLORS[i % len(COLORS)]}
-            axis.plot(x, mean, marker=MARKERS[i % len(MARKERS)], ms=5, lw=1.8, label=label, **style)
-            if len(results) > 1:
-                axis.fill_between(x, mean - std, mean + std, alpha=0.18, lw=0, **style)
-        axis.set_title(title, loc="left", fontsize=11)
-        axis.set_xlabel("Annotated images")
-        _plain_axis(axis)
     first = next(iter(runs.values()))[0]
-    counts = {len(r) for r in runs.values()}
-    seeds = f"{max(counts)} seeds" if max(counts) > 1 else f"seed {first['seed']}"
-    figure.suptitle(
-        f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes "
-        f"known, {seeds}",
-        x=0.01,
-        ha="left",
-        fontsize=12,
+    figure, axes = _curves(runs, panels)
+    for axis in axes:
+        axis.set_xlabel("Annotated images")
+    _suptitle(
+        figure,
+        f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes known",
+        runs,
     )
     axes[0].legend(frameon=False, loc="lower right")
     _save(figure, path)
+
+
+def _curves(runs, panels, *, markers: bool = True):
+    """A figure with one panel per (title, series): mean and deviation over the seeds of a run."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(13 / 3 * len(panels), 4), layout="constrained", squeeze=False
+    )
+    for axis, (title, series) in zip(axes[0], panels, strict=True):
+        for i, (label, results) in enumerate(runs.items()):
+            x, mean, std = _band([series(r) for r in results])
+            color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)] if markers else None
+            axis.plot(x, mean, marker=marker, ms=5, lw=1.8, label=label, color=color)
+            if len(results) > 1:
+                axis.fill_between(x, mean - std, mean + std, alpha=0.18, lw=0, color=color)
+        axis.set_title(title, loc="left", fontsize=11)
+        _plain_axis(axis)
+    return figure, axes[0]
+
+
+def _suptitle(figure, text: str, runs) -> None:
+    """Title that also says how many seeds are in the figure."""
+    most = max(len(results) for results in runs.values())
+    seeds = f"{most} seeds" if most > 1 else f"seed {next(iter(runs.values()))[0]['seed']}"
+    figure.suptitle(f"{text}, {seeds}", x=0.01, ha="left", fontsize=12)
 
 
 def _annotated(entry: dict) -> int:
@@ -77,33 +89,41 @@ def _band(runs: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray
     return points[..., 0].mean(0), points[..., 1].mean(0), points[..., 1].std(0)
 
 
-def noisy_label_curves(epochs: Sequence[dict], path: pathlib.Path) -> None:
-    """Draws test accuracy and, where the truth is known, detection of wrong labels by epoch.
+def noisy_label_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
+    """Draws test accuracy, calibration error and detection of wrong labels by epoch.
 
     Args:
-      epochs: the entries `epochs` of `results.json`.
+      runs: label -> results of one or more seeds (contents of `results.json`), as for
+        `learning_curves`. Detection is left out where the truth is not known.
       path: the PNG to write.
     """
-    labels = [e["labels"] for e in epochs]
-    names = [n for n in ("precision", "recall") if n in labels[0]]
-    names += [n for n in labels[0] if n.startswith("auroc")]
-    panels = [("Test accuracy (%)", epochs, [n for n in epochs[0] if n.startswith("accuracy")])]
-    if names:
-        panels.append(("Detection of wrong labels (%)", labels, names))
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(6.5 * len(panels), 4), layout="constrained", squeeze=False
-    )
-    for axis, (title, entries, series) in zip(axes[0], panels, strict=True):
-        for name, color in zip(series, COLORS, strict=False):
-            label = name.replace("_", " ")
-            values = [100 * entry[name] for entry in entries]
-            axis.plot([e["epoch"] for e in epochs], values, color=color, lw=1.6, label=label)
-        axis.set_title(title, loc="left", fontsize=11)
+    first = next(iter(runs.values()))[0]
+    panels = [
+        ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
+        ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
+    ]
+    if "f1" in first["last"]["labels"]:
+        panels.append(
+            ("F1 of wrong labels found (%)", _of_epochs(lambda e: 100 * e["labels"]["f1"]))
+        )
+    noise = first["noise"]
+    figure, axes = _curves(runs, panels, markers=False)
+    for axis in axes:
         axis.set_xlabel("Epoch")
-        axis.legend(frameon=False, fontsize=8)
-        _plain_axis(axis)
+    _suptitle(figure, f"{first['dataset']}, noise: {_noise_text(noise)}", runs)
+    axes[0].legend(frameon=False, loc="lower right")
     _save(figure, path)
+
+
+def _noise_text(noise: dict) -> str:
+    if noise["kind"] == "none":
+        return "as it came"
+    return f"{noise['kind']}, {100 * noise['realised_rate']:.1f} % wrong"
+
+
+def _of_epochs(value):
+    """Series of a measure of each epoch."""
+    return lambda results: [(e["epoch"], value(e)) for e in results["epochs"]]
 
 
 def reliability_diagram(

@@ -382,13 +382,6 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     parts = {"apply": network_apply(module), "optimizer": optimizer, "objective": objective}
     batch_size = config.batch_size
 
-    def start(key):
-        keys = jax.random.split(key, len(NETWORKS))
-        return {
-            name: init_state(k, module, optimizer, problem.image_shape)
-            for name, k in zip(NETWORKS, keys, strict=True)
-        }
-
     def warm_up(network, peer, batches, key, scalars):
         del peer
         penalty = dpc.entropy_penalty
@@ -425,7 +418,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
     return Method(
         networks=NETWORKS,
-        start=start,
+        start=lambda key: init_state(key, module, optimizer, problem.image_shape),
         stages=(
             Stage("warm_up", {"all": 2 * batch_size}, ("weak",), warm_up, config.last_batch),
             Stage(

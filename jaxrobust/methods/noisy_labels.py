@@ -100,8 +100,8 @@ class Method:
     """One method of learning under wrong labels.
 
     Attributes:
-      networks: their names.
-      start: `key -> TrainState` by network name.
+      networks: their names; all are alike.
+      start: `key -> TrainState` of one network.
       stages: the kinds of step.
       passes: `(epoch, columns, generator) -> passes in order`: `columns` what `judge` returned at
         the end of the epoch before (zeros at the start), `generator(name)` the epoch's NumPy
@@ -116,7 +116,7 @@ class Method:
     """
 
     networks: tuple[str, ...]
-    start: Callable[[jax.Array], dict[str, TrainState]]
+    start: Callable[[jax.Array], TrainState]
     stages: tuple[Stage, ...]
     passes: Callable[..., list[Pass]]
     forward: Callable[[Mapping[str, Any], jax.Array], jax.Array]

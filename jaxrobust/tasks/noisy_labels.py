@@ -432,7 +432,10 @@ class _Learning:
 
     def _restore(self) -> int:
         """First epoch to train; fills the state."""
-        self.networks = self._start(rng.stream(self.config.seed, "start"))
+        seed = self.config.seed
+        self.networks = {
+            name: self._start(rng.stream(seed, f"{name}/start")) for name in self.method.networks
+        }
         shape = (len(self.method.networks), len(self.labels), self.problem.num_classes)
         shapes = jax.eval_shape(
             self.method.judge, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
@@ -511,7 +514,7 @@ class _Learning:
             table.writerow([int(i), *file, *classes, *cells, *true_label])
         write_text(self.io.workdir / "label_quality.csv", text.getvalue())
 
-    def _draw(self) -> None:
+    def _draw(self, results: dict) -> None:
         figures = self.io.workdir / "figures"
         names = self.dataset.class_names
         shown = self._by_suspicion()[:NUM_SHOWN]
@@ -528,7 +531,7 @@ class _Learning:
         report.score_histogram(
             scores, score.replace("_", " "), figures / f"{score}.png", is_wrong=self.is_wrong
         )
-        report.noisy_label_curves(self.epochs, figures / "epochs.png")
+        report.noisy_label_curves({self.config.method: [results]}, figures / "epochs.png")
 
     # What the user sees
 
@@ -570,7 +573,7 @@ class _Learning:
         workdir = self.io.workdir
         write_json(workdir / "results.json", results)
         self._write_label_quality()
-        self._draw()
+        self._draw(results)
         write_json(
             workdir / "timing.json",
             {"seconds": self.io.seconds, "traces": dict(self.io.programs.traces)},
