@@ -107,15 +107,14 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
         }
     )
     config.baseline = ml_collections.ConfigDict({"mixup_alpha": 1.0})
-    if dataset in ("cifar10", "cifar100"):
+    if dataset != "digits":
         config.model.name = "preact_resnet18"
+    if dataset in ("cifar10", "cifar100"):
         config.noise.seed = 123
     if dataset == "cifar100":
         config.dataset.mean = (0.507, 0.487, 0.441)
         config.dataset.std = (0.267, 0.256, 0.276)
         config.dpc.warm_up = 30
-    if dataset == "fashion_mnist":
-        config.model.name = "preact_resnet18"
     if noise["kind"] == "asymmetric":
         config.dpc.entropy_penalty = "plain"
     if noise["kind"] == "human":

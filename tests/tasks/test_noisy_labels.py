@@ -5,6 +5,7 @@ import json
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from jaxrobust.data.noise import symmetric_noise
 from jaxrobust.data.sources import Dataset, Examples, load_dataset
 from jaxrobust.engine import runtime
 from jaxrobust.engine.sharding import make_placement
+from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
+from jaxrobust.methods.noisy_labels import Method, Pass, Stage
+from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_labels
 
 
@@ -230,6 +234,78 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
     assert "true_label" not in rows[0]
     found = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
     assert found == {"epochs.png", "margin.png", "reliability.png", "suspicious.png"}
+
+
+def _pass_it_on(config, problem):
+    """A toy method: every network becomes its peer plus one, and adds what it is shown."""
+
+    def step(network, peer, batches, key, scalars):
+        del key
+        seen = jnp.sum(jnp.where(batches["all"].valid, batches["all"].columns["one"], 0))
+        params = {"w": peer["params"]["w"] + 1, "seen": network.params["seen"] + seen}
+        metrics = {"loss": params["w"], "progress": scalars["progress"], "seen": params["seen"]}
+        return TrainState(params, {}, ()), metrics
+
+    def passes(epoch, columns, generator):
+        del epoch, generator
+        assert columns["clean_prob"].shape == (problem.num_examples,)
+        ids = {"all": np.arange(problem.num_examples)}
+        one = {"one": np.ones(problem.num_examples, np.float32)}
+        pairs = (("net1", "net2"), ("net2", "net1"))
+        return [Pass("copy", name, ids, {}, peer=peer, columns=one) for name, peer in pairs]
+
+    def judge(logits, labels):
+        margin = logit_margin(jnp.mean(logits, axis=0), labels)
+        return {
+            "clean_prob": margin,
+            "margin": margin,
+            "flagged": margin < 0,
+            "suggested": labels,
+        }
+
+    zero = {"w": jnp.float32(0), "seen": jnp.float32(0)}
+    return Method(
+        networks=("net1", "net2"),
+        start=lambda key: TrainState(zero, {}, ()),
+        stages=(Stage("copy", {"all": 100}, ("weak",), step),),
+        passes=passes,
+        forward=lambda variables, images: jnp.zeros((len(images), 10)) + variables["params"]["w"],
+        class_probs=lambda logits: jax.nn.softmax(jnp.mean(logits, axis=0)),
+        judge=judge,
+        score="margin",
+        peer_from=config.dpc.peer_from,
+    )
+
+
+@pytest.mark.parametrize(
+    ("peer_from", "expected"), [("now", [1, 2, 3, 4]), ("epoch_start", [1, 1, 2, 2])]
+)
+def test_the_loop_hands_a_step_its_peer_and_its_examples(
+    peer_from, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(noisy_labels.NOISY_LABEL_METHODS, "toy", _pass_it_on)
+    tasks.run(_config(**{"method": "toy", "num_epochs": 2, "dpc.peer_from": peer_from}), tmp_path)
+    events = [e for e in _events(tmp_path) if e["split"] == "train"]
+    assert [e["loss"] for e in events] == expected
+    np.testing.assert_allclose([e["progress"] for e in events], 1 / 3)  # of 0, 1/3, 2/3
+    np.testing.assert_allclose([e["seen"] for e in events], [200, 200, 500, 500])
+
+
+@pytest.mark.slow
+def test_a_class_without_labels_and_labels_without_errors(tmp_path):
+    matrix = np.eye(10)
+    matrix[0] = matrix[1]
+    np.savetxt(tmp_path / "matrix.txt", matrix)
+    changes = {"num_epochs": 2, "dpc.warm_up": 1, "noise.kind": "transition"}
+    config = _config(**changes, **{"noise.path": str(tmp_path / "matrix.txt")})
+    results = tasks.run(config, tmp_path / "absent")
+    assert not np.any(np.load(tmp_path / "absent" / "noisy_labels.npy") == 0)
+    assert np.isfinite(results["last"]["ece"])
+    np.savetxt(tmp_path / "matrix.txt", np.eye(10))
+    results = tasks.run(config, tmp_path / "clean")
+    found = results["last"]["labels"]
+    assert results["noise"]["realised_rate"] == found["precision"] == found["recall"] == 0
+    assert not any(name.startswith("auroc") for name in found)
 
 
 def _noise(**changes):
