@@ -129,7 +129,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _webvision(config: ml_collections.ConfigDict, *, star: bool) -> None:
-    """Mini-WebVision, the first 50 classes of the Google subset, as an image folder."""
+    """Mini-WebVision, the first 50 classes of the Google subset, as an image folder.
+
+    Unlike the authors' script it holds all images in memory at 299 x 299 pixels (18 GB for 65,944),
+    crops weak views from a padded image, not at random sizes, and drops the last short batch.
+    """
     config.model.name = "inception_resnet_v2"
     config.dataset.image_size = 299
     config.dataset.mean = (0.485, 0.456, 0.406)

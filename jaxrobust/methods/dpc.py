@@ -61,7 +61,7 @@ SCORES = ("margin", "loss")
 SCORE_MODES = ("gmm", "minmax", "auto")
 ENTROPY_PENALTIES = ("none", "plain", "clamped")
 PEERS = ("now", "epoch_start")
-NETWORKS = ("net1", "net2")
+PAIR = ("net1", "net2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -417,7 +417,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         return -objective.per_example(logits, labels)
 
     return Method(
-        networks=NETWORKS,
+        networks=PAIR,
         start=lambda key: init_state(key, module, optimizer, problem.image_shape),
         stages=(
             Stage("warm_up", {"all": 2 * batch_size}, ("weak",), warm_up, config.last_batch),
@@ -433,7 +433,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         forward=lambda variables, images: module.apply(variables, images)[:, 0],
         class_probs=lambda logits: objective.probs(jnp.mean(logits, axis=0)),
         judge=judge_by_score(
-            NETWORKS,
+            PAIR,
             score,
             name=dpc.score if dpc.score == "margin" else "negative_loss",
             mode=dpc.score_mode,
@@ -455,7 +455,7 @@ def _passes(config: ml_collections.ConfigDict, problem: Problem) -> Callable[...
             "epoch": float(epoch),
         }
         plans = []
-        for name, peer in zip(NETWORKS, reversed(NETWORKS), strict=True):
+        for name, peer in zip(PAIR, reversed(PAIR), strict=True):
             order = generator(f"{name}/order")
             clean_prob = columns[f"clean_prob_{peer}"]
             clean = np.asarray(select_clean(clean_prob, threshold=dpc.threshold))

@@ -12,8 +12,6 @@ import numpy as np
 from jaxrobust.engine.training import TrainState
 from jaxrobust.selection import clean_probability, select_clean
 
-VIEWS = ("weak", "strong")
-
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -57,7 +55,8 @@ class Stage:
     Attributes:
       name: used in metrics and random streams.
       batch_sizes: examples per step of each set that a step visits.
-      views: kinds of view that are made of every example, of `VIEWS`.
+      views: kinds of view that are made of every example: "weak" (crop and flip) or "strong"
+        (a policy and cutout besides).
       step: `(network, peer, batches, key, scalars) -> (network, metrics)`: `peer` the variables of
         another network (`{}` without one), `batches` a `Batch` by set, `scalars` those of the pass
         and `progress`, the share of its steps that are done.

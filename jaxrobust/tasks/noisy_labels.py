@@ -235,7 +235,7 @@ class _Learning:
         self._probs = programs.jit("probs", probs, **options)
 
     def _view(self, kind: str, key: jax.Array, images: jax.Array) -> jax.Array:
-        """Raw images as a network sees them: a `VIEWS` kind, or "test"."""
+        """Raw images as a network sees them: a kind of `Stage.views`, or "test"."""
         augment = self.config.augment
         if kind == "test":
             return self._normalized(images)

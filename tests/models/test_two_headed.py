@@ -13,7 +13,7 @@ from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.preact_resnet import PreActBlock
 from jaxrobust.models.resnet import ResNet
 from jaxrobust.models.torch_weights import load_torch_weights
-from jaxrobust.models.two_headed import TwoHeaded
+from jaxrobust.models.two_headed import UNSUPERVISED_HEAD, TwoHeaded
 
 
 def _config(name):
@@ -233,6 +233,7 @@ def test_dropout_is_in_the_second_head_alone():
     module = TwoHeaded(ResNet(num_classes=3, num_heads=0, block=PreActBlock, **SMALL), 3)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     variables = module.init(jax.random.key(0), images)
+    assert set(variables["params"]) == {"backbone", "supervised_head", UNSUPERVISED_HEAD}
 
     def run(seed):
         rngs = {"dropout": jax.random.key(seed)}
