@@ -25,6 +25,18 @@ Test accuracy in the paper's Table 1, mean of the last ten epochs (%), DPC / DPC
                asymmetric 10, 30, 40: 95.5 94.5 93.6 / 95.4 95.3 94.9
     CIFAR-100  symmetric 20, 50, 80: 79.4 76.5 63.0 / 81.0 78.5 66.4
                asymmetric 10, 30, 40: 79.0 77.6 74.1 / 80.5 79.7 75.6
+
+Measured with `:digits` (40 % symmetric noise, 36 % wrong; seeds 0, 1, 2; mean of the last ten
+epochs and of the seeds, in %; about a minute a run on two CPU cores):
+
+                    accuracy     calibration error   detection AUROC   precision   recall
+    dpc            98.4 ± 1.1           24                99.6            97.6      99.6
+    dividemix      98.1 ± 0.5           15                99.5            96.2      99.5
+    cross_entropy  93.7 ± 0.6           31                99.2            90.7      96.8
+
+In 40 epochs all three stay less confident than they are accurate, and gamma lowers confidence: the
+softmax of DPC's logits (seed 0) has a calibration error of 8, their calibrated softmax 24. gamma
+pays against overconfident networks, which longer training makes.
 """
 
 import ml_collections

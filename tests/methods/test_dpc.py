@@ -11,12 +11,14 @@ import optax
 import pytest
 
 from jaxrobust.engine.optim import make_optimizer
-from jaxrobust.engine.training import TrainState
+from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step, warm_up_step
-from jaxrobust.methods.noisy_labels import Batch, judge_by_score
+from jaxrobust.methods.noisy_labels import Batch, judge_by_score, network_apply
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
+from jaxrobust.models.resnet import ResNet
+from jaxrobust.models.two_headed import TwoHeaded
 from jaxrobust.selection import logit_margin
 
 
@@ -203,6 +205,22 @@ def test_running_averages_move_once_for_every_forward_pass(strong, updates):
     for batch in seen:
         expected = BATCH_NORM_MOMENTUM * expected + (1 - BATCH_NORM_MOMENTUM) * batch.mean()
     np.testing.assert_allclose(stepped.batch_stats, expected, rtol=1e-5)
+
+
+def test_guesses_side_by_side_are_guesses_one_after_another():
+    module = TwoHeaded(ResNet(num_classes=3, num_heads=0, stage_sizes=(1,), widths=(4,)), 3)
+    apply = network_apply(module)
+    views = jax.random.normal(jax.random.key(1), (4, 6, 4, 4, 3))
+    network = init_state(jax.random.key(0), module, optax.identity(), (4, 4, 3))
+    logits, batch_stats = jax.jit(functools.partial(dpc._guess, apply))(
+        network, tuple(views), jax.random.key(2)
+    )
+    one = jax.jit(functools.partial(apply, train=True))
+    stats = network.batch_stats
+    for i in range(4):
+        expected, stats = one(network.params, stats, views[i], key=jax.random.key(3))
+        np.testing.assert_allclose(logits[i][:, 0], expected[:, 0], rtol=1e-4, atol=1e-5)
+    _assert_trees_close(batch_stats, stats, rtol=1e-5, atol=1e-6)
 
 
 def test_rampup_is_the_recorded_one(load_golden):
