@@ -34,9 +34,10 @@ epochs and of the seeds, in %; about a minute a run on two CPU cores):
     dividemix      98.1 ± 0.5           15                99.5            96.2      99.5
     cross_entropy  93.7 ± 0.6           31                99.2            90.7      96.8
 
-In 40 epochs all three stay less confident than they are accurate, and gamma lowers confidence: the
-softmax of DPC's logits (seed 0) has a calibration error of 8, their calibrated softmax 24. gamma
-pays against overconfident networks, which longer training makes.
+DPC is not better calibrated here because its networks are not overconfident: mixed images keep the
+evidence small (44 for all classes together, at gamma's 10), so that gamma takes away confidence that
+was right. The softmax of the same logits (seed 0) has an error of 8, calibrated 24. With 120 epochs
+(rate lowered at 90, seed 0) DPC stays at 97.8 % and cross-entropy, after 93 %, falls to 69 %.
 """
 
 import ml_collections
