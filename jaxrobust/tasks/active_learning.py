@@ -6,7 +6,6 @@ place only, `_Learning.annotate`.
 """
 
 import csv
-import dataclasses
 import hashlib
 import io
 import json
@@ -22,7 +21,7 @@ import numpy as np
 from jaxrobust import metrics
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
-from jaxrobust.data.sources import Dataset, fingerprint, load_dataset
+from jaxrobust.data.sources import Dataset, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.plan import LAST_BATCHES, Plan, make_plan
 from jaxrobust.engine.programs import epoch_program, gather_program
@@ -32,6 +31,7 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
 from jaxrobust.report import learning_curves
+from jaxrobust.tasks._shared import cell, compute_dtype, load
 
 log = logging.getLogger("jaxrobust")
 
@@ -74,19 +74,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 
 def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
-    dataset = load_dataset(
-        config.dataset.name,
-        path=config.dataset.path or None,
-        image_size=config.dataset.image_size or None,
-        max_train=config.dataset.max_train or None,
-        max_test=config.dataset.max_test or None,
-        seed=config.seed,
-    )
-    dataset = dataclasses.replace(
-        dataset,
-        mean=tuple(config.dataset.mean) or dataset.mean,
-        std=tuple(config.dataset.std) or dataset.std,
-    )
+    dataset = load(config)
     al = config.al
     split = open_set_split(
         dataset.train.labels,
@@ -125,7 +113,7 @@ class _Learning:
         self.task = Task(
             num_classes=split.num_known,
             image_shape=dataset.train.images.shape[1:],
-            dtype=_dtype(config.dtype),
+            dtype=compute_dtype(config.dtype),
             budget=config.al.query_size,
         )
         self.strategy: Strategy = STRATEGIES[config.method](config, self.task)
@@ -417,7 +405,7 @@ class _Learning:
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["id", *(["file"] if files else []), *query.scores, "label"])
         for i in query.ids:
-            cells = [_cell(column[i]) for column in query.scores.values()]
+            cells = [cell(column[i]) for column in query.scores.values()]
             file = [files[i]] if files else []
             table.writerow([int(i), *file, *cells, names[self.split.targets[i]]])
         write_text(self.io.workdir / "queries" / f"round_{round_:02d}.csv", text.getvalue())
@@ -582,19 +570,6 @@ def _summary(rounds: list[dict]) -> dict:
         "mean_query_precision": float(np.mean([q["precision"] for q in queries] or [0.0])),
         "last_query_recall": queries[-1]["recall"] if queries else 0.0,
     }
-
-
-def _dtype(name: str):
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    if name not in ("float32", "bfloat16"):
-        raise UserError(unknown_name("dtype", name, ("auto", "float32", "bfloat16")))
-    return jnp.dtype(name)
-
-
-def _cell(value) -> str:
-    """A score as text: whole numbers as they are, others with float32's nine digits."""
-    return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
 
 
 def _shorten(names: list[str], limit: int = 6) -> str:
