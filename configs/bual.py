@@ -39,11 +39,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
             "base": "margin",  # confidence of both classifiers: or lc, entropy
             "score_rule": "code",  # paper: Eq. 3, which rewards what looks unknown
             "initial_precision": 0.0,  # r of the first query
-            "aux_epochs": config.get_ref("num_epochs"),
+            "aux_epochs": config.get_oneway_ref("num_epochs"),
             "aux_batch_size": 100,  # paper: 128
             "aux_filter": True,  # images that f_aux calls unknown are no candidates
-            "nl_epochs": config.get_ref("num_epochs"),  # and one more, as in the code
-            "nl_batch_size": config.get_ref("batch_size"),
+            "nl_epochs": config.get_oneway_ref("num_epochs"),  # and one more, as in the code
+            "nl_batch_size": config.get_oneway_ref("batch_size"),
             "nl_trainable": "all",  # head: the backbone stays that of f_p
             "prob_floor": 1e-5,  # of 1 - p in the loss; paper: 0
             "eval_interval": 5,  # epochs between the evaluations of f_n
