@@ -389,25 +389,34 @@ class _Killed(BaseException):
     """Ends a run without any of the task's own handling."""
 
 
+def _run_until(last, config, workdir, monkeypatch):
+    """Runs up to the epoch named `last`, saves there and dies in the next one."""
+    epoch_done = Run.epoch_done
+    reached = []
+
+    def kill(self, step, tree, record, where):
+        if reached:
+            raise _Killed
+        epoch_done(self, step, tree, record, where)
+        if where == last:
+            self.save(step, tree, record)
+            reached.append(where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "epoch_done", kill)
+        with pytest.raises(_Killed):
+            tasks.run(config, workdir)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_killed_in_negative_learning_and_restarted_is_bit_equal(
     finished, tmp_path, monkeypatch, epoch
 ):
     """After the second evaluation has been added, and after all of them."""
-    config = _config(**{"checkpoint.every_seconds": 0.0})
-    epoch_done = Run.epoch_done
-
-    def kill(self, step, tree, record, where):
-        epoch_done(self, step, tree, record, where)
-        if where == f"round 1, negative, epoch {epoch + 1}/5":
-            raise _Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "epoch_done", kill)
-        with pytest.raises(_Killed):
-            tasks.run(config, tmp_path)
+    _run_until(f"round 1, negative, epoch {epoch + 1}/5", _config(), tmp_path, monkeypatch)
     assert not (tmp_path / "results.json").exists()
-    tasks.run(config, tmp_path)
+    tasks.run(_config(), tmp_path)
     workdir = finished[0]
     for name in ("results.json", "queries/round_00.csv", "queries/round_01.csv"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
@@ -444,19 +453,8 @@ def test_an_early_stop_survives_a_restart(tmp_path, monkeypatch):
         "optimizer.learning_rate": 0.0,
         "num_epochs": 1,
         "al.rounds": 2,
-        "checkpoint.every_seconds": 0.0,
     }
-    epoch_done = Run.epoch_done
-
-    def kill(self, step, tree, record, where):
-        epoch_done(self, step, tree, record, where)
-        if where == "round 0, negative, epoch 3/10":
-            raise _Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "epoch_done", kill)
-        with pytest.raises(_Killed):
-            tasks.run(_config(**changes), tmp_path)
+    _run_until("round 0, negative, epoch 3/10", _config(**changes), tmp_path, monkeypatch)
     results = tasks.run(_config(**changes), tmp_path)
     assert results["rounds"][0]["query"]["num_evaluations"] == 6
     assert _epochs(tmp_path, "negative")[:6] == [(0, e) for e in range(5)] + [(1, 0)]
