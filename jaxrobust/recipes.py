@@ -66,6 +66,18 @@ def active_learning(dataset: str) -> ml_collections.ConfigDict:
             "score_transform": "test",  # view in which the pool is scored; train: augmented
         }
     )
+    # truth: the data set's labels answer. csv: a person does, see `jaxrobust.tasks.annotator`.
+    config.oracle = "truth"
+    config.lfosa = ml_collections.ConfigDict({"temperature": 0.5})  # of the detector's softmax
+    config.eaoa = ml_collections.ConfigDict(
+        {
+            "kappa": 5.0,  # candidates per image to choose, adapted to the precision
+            "num_neighbors": 250,
+            "energy_weight": 0.01,
+            "known_margin": -25.0,
+            "unknown_margin": -7.0,
+        }
+    )
     match dataset:
         case "cifar100":
             config.dataset.mean = (0.4914, 0.4822, 0.4465)  # BUAL's code: CIFAR-10's constants

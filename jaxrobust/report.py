@@ -69,14 +69,14 @@ def _annotated(entry: dict) -> int:
 
 
 def _accuracy(results: dict) -> list[tuple[float, float]]:
-    return [(_annotated(r), 100 * r["accuracy"]) for r in results["rounds"]]
+    return [(_annotated(r), 100 * r["accuracy"]) for r in results["rounds"] if "accuracy" in r]
 
 
 def _of_queries(name: str):
     """Series of a query's measure, at the number of images annotated after it."""
 
     def series(results: dict) -> list[tuple[float, float]]:
-        queried = [r for r in results["rounds"] if "query" in r]
+        queried = [r for r in results["rounds"] if name in r.get("query", {})]
         return [(_annotated(r) + r["query"]["size"], 100 * r["query"][name]) for r in queried]
 
     return series

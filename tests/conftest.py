@@ -50,3 +50,25 @@ def x64():
     """Runs one test in double precision."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Runs on the first of the eight virtual devices, as on a user's CPU."""
+    from jaxrobust.engine import runtime
+    from jaxrobust.engine.sharding import make_placement
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_network():
+    """`model.name="tiny"`: one block of four channels, quick to compile."""
+    from jaxrobust import models
+
+    network = functools.partial(models.ResNet, stage_sizes=(1,), widths=(4,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.NETWORKS, "tiny", network)
+        yield

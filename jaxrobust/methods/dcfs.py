@@ -30,9 +30,10 @@ from jaxrobust.methods.strategy import (
     Strategy,
     Task,
     annotated,
-    classifier_phase,
     fresh_start,
     recipe_parts,
+    require,
+    target_phase,
 )
 from jaxrobust.selection import (
     coarse_score,
@@ -74,6 +75,7 @@ _CHOICES = {
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses option values that DCFS does not have, and combinations that cannot be."""
+    require(config, "edl", "configs/dcfs.py")
     for field, choices in _CHOICES.items():
         section, name = field.split(".")
         value = config[section][name]
@@ -104,17 +106,7 @@ def build(config: ml_collections.ConfigDict, task: Task) -> Strategy:
     query_phase = _query_phase(config, task)
     phases = (query_phase,)
     if config.al.target_model == "separate":
-        network, optimizer, rate = recipe_parts(config, task)
-        target = classifier_phase(
-            "target",
-            network(1),
-            optimizer,
-            task,
-            num_epochs=config.num_epochs,
-            batch_size=config.batch_size,
-            rate=rate,
-        )
-        phases = (target, query_phase)
+        phases = (target_phase(config, task), query_phase)
     return Strategy(
         phases=phases,
         target=phases[0].name,
@@ -194,7 +186,7 @@ def _query_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
         name="query",
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
-        members=annotated,
+        members=lambda context: annotated(context.annotations),
         start=fresh_start(module, optimizer, task.image_shape),
         scalars=scalars,
         step=step,

@@ -24,6 +24,9 @@ from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as alea
 from jaxrobust.selection.open_set_baselines import energy_margin_loss as energy_margin_loss
 from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
 from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score
+from jaxrobust.selection.open_set_baselines import (
+    reverse_neighbor_shares as reverse_neighbor_shares,
+)
 from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
 from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.losses._classes import check_logits, label_mask
-from jaxrobust.losses._numerics import masked_mean
+from jaxrobust.losses._numerics import at_least_float32, masked_mean
 from jaxrobust.losses.negative import log_one_minus_softmax
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d, gaussian_mixture_posterior
 
@@ -86,6 +86,63 @@ def epistemic_energy(detector_logits: jax.Array) -> jax.Array:
     """
     detector_logits = check_logits(detector_logits)
     return _known_energy(detector_logits) + jax.nn.softplus(detector_logits[..., -1])
+
+
+def reverse_neighbor_shares(
+    features: jax.Array,
+    labels: jax.Array,
+    num_classes: int,
+    *,
+    where: jax.Array,
+    num_neighbors: int = 250,
+) -> jax.Array:
+    """How much of each class has an image among its nearest neighbours in the pool.
+
+    `count of annotated images of class k that have i among their num_neighbors nearest pool images
+    / count of annotated images of class k`; 0 for a class without images. Works through the
+    annotated images one at a time, so memory is that of features and result.
+
+    Args:
+      features: floats `[N, D]` of pool and annotated images alike.
+      labels: integers `[N]`; those in `0..num_classes-1` mark annotated images.
+      num_classes: C, with "unknown" as a class of its own.
+      where: bool `[N]`, the pool.
+      num_neighbors: nearest pool images by Euclidean distance; of a smaller pool, all.
+
+    Returns:
+      Floats `[N, C]` in [0, 1], at least float32; zeros outside the pool.
+
+    Raises:
+      ValueError: if features are not a matrix with one row per label, or `num_neighbors` is below
+        1.
+
+    References:
+      Zong and Huang, CVPR 2025, the data side of epistemic uncertainty.
+    """
+    features, labels = at_least_float32(features), jnp.asarray(labels)
+    if features.ndim != 2 or features.shape[:1] != labels.shape:
+        raise ValueError(
+            f"features and labels must be [N, D] and [N], got {features.shape} and {labels.shape}."
+        )
+    if num_neighbors < 1:
+        raise ValueError(f"num_neighbors must be at least 1, got {num_neighbors}.")
+    annotated = (labels >= 0) & (labels < num_classes)
+    ids = jnp.nonzero(annotated, size=len(labels), fill_value=0)[0]
+    sizes = jnp.sum(features**2, axis=1)
+
+    def visit(i, counts):
+        row = features[ids[i]]
+        # Up to a constant; accelerators would otherwise round to fewer digits than a rank needs.
+        distance = sizes - 2.0 * jnp.dot(features, row, precision=jax.lax.Precision.HIGHEST)
+        distance = jnp.where(where, distance, jnp.inf)
+        nearest, neighbors = jax.lax.top_k(-distance, min(num_neighbors, len(labels)))
+        found = (nearest > -jnp.inf).astype(counts.dtype)
+        return counts.at[neighbors, labels[ids[i]]].add(found)
+
+    counts = jnp.zeros((len(labels), num_classes), features.dtype)
+    counts = jax.lax.fori_loop(0, jnp.sum(annotated), visit, counts)
+    members = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=features.dtype), axis=0)
+    return counts / jnp.maximum(members, 1)[None]
 
 
 def energy_margin_loss(

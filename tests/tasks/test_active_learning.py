@@ -15,6 +15,8 @@ from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import dcfs
 
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+
 
 def _config(**changes) -> ml_collections.ConfigDict:
     config = recipe.get_config("digits")
@@ -26,15 +28,12 @@ def _config(**changes) -> ml_collections.ConfigDict:
     return config
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """Tests run on the first of the eight virtual devices unless they say otherwise."""
-    monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()[:1]))
+METHODS = ("random", "entropy", "lc", "margin", "coreset", "badge", "lfosa", "eaoa", "dcfs")
 
 
-@pytest.mark.parametrize("method", ["random", "entropy", "dcfs"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_keeps_its_books(method, tmp_path):
-    results = tasks.run(_config(method=method), tmp_path)
+    results = tasks.run(_config(method=method, **{"model.name": "tiny"}), tmp_path)
     assert results == json.loads((tmp_path / "results.json").read_text())
     split = json.loads((tmp_path / "split.json").read_text())
     assert split["known_classes"] == ["0", "1", "2", "3"]
@@ -53,6 +52,8 @@ def test_a_run_keeps_its_books(method, tmp_path):
         assert following["num_labeled_known"] + following["num_labeled_unknown"] == len(seen)
     recalls = [r["query"]["recall"] for r in results["rounds"][:-1]]
     assert recalls == sorted(recalls)
+    traces = json.loads((tmp_path / "timing.json").read_text())["traces"]
+    assert set(traces.values()) == {1}
 
 
 def test_eight_devices_give_the_one_device_curve(tmp_path, monkeypatch):
@@ -142,6 +143,9 @@ WRONG = {
     "no epochs": ({"num_epochs": 0}, "num_epochs"),
     "negative batch": ({"batch_size": -4}, "batch_size"),
     "negative query": ({"al.query_size": 0}, "al.query_size"),
+    "unknown oracle": ({"oracle": "person"}, "oracle"),
+    "nobody to ask": ({"oracle": "csv"}, "digits has none"),
+    "settings of another method": ({"method": "bual"}, "start from --config=configs/bual.py"),
     "unknown view": ({"al.score_transform": "tset"}, "al.score_transform"),
 }
 
