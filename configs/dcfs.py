@@ -51,7 +51,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.select = ml_collections.ConfigDict(
         {
             "merge": "mean_score",  # of the two heads' uncertainties; or mean_alpha, head1
-            # Which stage uses what. discrepancy_first [ours]: coarse = discrepancy (low looks known),
+            # Which stage uses what. discrepancy_first [ours]: coarse = discrepancy (low = known),
             # fine = uncertainty; ahead of the other reading on digits, see docs/results.md.
             # uncertainty_first: coarse = the field `coarse`.
             "stage_order": "discrepancy_first",
