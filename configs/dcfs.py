@@ -51,6 +51,10 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.select = ml_collections.ConfigDict(
         {
             "merge": "mean_score",  # of the two heads' uncertainties; or mean_alpha, head1
+            # Which stage uses what. discrepancy_first [ours]: coarse = discrepancy (low looks known),
+            # fine = uncertainty; ahead of the other reading on digits, see docs/results.md.
+            # uncertainty_first: coarse = the field `coarse`.
+            "stage_order": "discrepancy_first",
             # product, rank_sum, data, dist, total, sequential, gmm_product
             "coarse": "weighted_sum",
             "w_data": 1.0,
@@ -60,8 +64,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
             "kappa_1": 2.0,  # of sequential: first cut, in candidates
             "adaptive_kappa": False,  # [family: EAOA]
             "class_balanced": True,  # equal quotas by predicted class [family: EAOA, E2OAL]
-            "fine": "target_entropy",  # discrepancy, discrepancy_low, data, total, random
-            "stage_order": "uncertainty_first",  # discrepancy_first: coarse = discrepancy
+            "fine": "data",  # target_entropy, total, discrepancy, discrepancy_low, random
             "first_round": "same",  # before any unknown is known; or coarse_only, random
         }
     )

@@ -21,14 +21,14 @@ def topk_accuracy(
     Raises:
       ValueError: on shapes other than [B, C] and [B], or a k outside 1..C.
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels).astype(jnp.int32)
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"logits must be [B, C] and labels [B]; got {logits.shape} and {labels.shape}."
         )
     if not 1 <= k <= logits.shape[1]:
         raise ValueError(f"k={k} must lie between 1 and the {logits.shape[1]} classes.")
-    classes = jnp.arange(logits.shape[1], dtype=labels.dtype)[None]
+    classes = jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
     labels = labels[:, None]
     of_label = jnp.max(logits, axis=1, keepdims=True, where=classes == labels, initial=-jnp.inf)
     # Counted by what is below: NaN is below nothing, so a diverged network scores 0, not 1.
@@ -103,7 +103,7 @@ def query_recall(num_labeled_known: int, num_known_selected: int, num_known_in_p
       A number in [0, 1]; 0 if there are none.
 
     References:
-      Ning et al., "Active Learning for Open-set Annotation", CVPR 2022 (LfOSA), section 4.
+      Ning et al., "Active Learning for Open-set Annotation", CVPR 2022 (LfOSA).
     """
     return _ratio(num_labeled_known + num_known_selected, num_labeled_known + num_known_in_pool)
 
@@ -201,7 +201,8 @@ def average_precision(scores: np.typing.ArrayLike, targets: np.typing.ArrayLike)
     if num_positives == 0:
         return 0.0
     order = np.argsort(-scores)
-    is_last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    ranked = scores[order]
+    is_last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
     true_positives = np.cumsum(targets[order])[is_last_of_tie]
     precision = true_positives / (np.flatnonzero(is_last_of_tie) + 1)
     recall = true_positives / num_positives

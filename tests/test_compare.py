@@ -21,6 +21,7 @@ def _workdir(root, name, *, method, seed, shift=0.0, dataset="digits"):
         for i in range(3)
     ]
     results = {
+        "task": "active_learning",
         "method": method,
         "dataset": dataset,
         "seed": seed,
@@ -57,6 +58,45 @@ def test_table_and_figure(workdirs, tmp_path, capsys):
     assert (out / "table.md").read_text() in printed
     with Image.open(out / "learning_curves.png") as image:
         assert image.width > 1000
+
+
+def _noisy(root, name, *, method, seed, accuracy, rate=0.4):
+    labels = {"f1": 0.8, "precision": 0.7, "recall": 0.9, "auroc_clean_prob": 0.95}
+    epochs = [{"epoch": i, "accuracy": accuracy, "ece": 0.1, "labels": labels} for i in range(3)]
+    results = {
+        "task": "noisy_labels",
+        "method": method,
+        "dataset": "digits",
+        "seed": seed,
+        "noise": {"kind": "symmetric", "rate": rate, "realised_rate": 0.36},
+        "last": epochs[-1],
+        "best": {"accuracy": accuracy},
+        "last_epochs": {"accuracy": accuracy, "ece": 0.1, "labels": labels},
+        "epochs": epochs,
+    }
+    workdir = root / name
+    workdir.mkdir()
+    (workdir / "results.json").write_text(json.dumps(results))
+    (workdir / "config.json").write_text(json.dumps({"method": method}))
+    return workdir
+
+
+def test_noisy_label_runs_have_their_own_table_and_figure(workdirs, tmp_path, capsys):
+    runs = [
+        _noisy(tmp_path, "d0", method="dpc", seed=0, accuracy=0.9),
+        _noisy(tmp_path, "d1", method="dpc", seed=1, accuracy=0.8),
+        _noisy(tmp_path, "e0", method="cross_entropy", seed=0, accuracy=0.5),
+    ]
+    out = tmp_path / "noisy"
+    assert compare.main([*map(str, runs), f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert "| dpc | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | 10.0 ± 0.0 | 95.0 ± 0.0 |" in printed
+    with Image.open(out / "learning_curves.png") as image:
+        assert image.width > 1000
+    other_rate = _noisy(tmp_path, "r", method="dpc", seed=3, accuracy=0.9, rate=0.2)
+    for stranger in (other_rate, workdirs[0]):
+        assert compare.main([str(runs[0]), str(stranger), f"--out={out}"]) == 2
+        assert "not the same problem" in capsys.readouterr().err
 
 
 def test_groups_by_any_field(workdirs):

@@ -18,11 +18,12 @@ class Plan(NamedTuple):
     """Rows of dataset ids.
 
     Attributes:
-      ids: int32 `[max_steps, width]`; `PADDING` marks slots without an example.
+      ids: int32 `[max_steps, width]`, or a dict of such arrays where a step visits several sets;
+        `PADDING` marks slots without an example.
       num_steps: how many rows hold examples.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | dict[str, np.ndarray]
     num_steps: int
 
 

@@ -55,7 +55,8 @@ def epoch_program(
     Args:
       programs: counts the traces.
       name: of the program.
-      step: `(state, ids [width], key, *operands) -> (state, metrics)`; `metrics` a dict of scalars.
+      step: `(state, ids [width], key, *operands) -> (state, metrics)`; `ids` a dict if the plan's
+        are; `metrics` a dict of scalars.
       placement: the batch axis is split over its devices.
       device_loop: whether the loop is compiled; None chooses by the backend.
 
@@ -68,7 +69,8 @@ def epoch_program(
 
     def advance(i, carry, plan_ids, key, operands):
         state, sums = carry
-        ids = jax.lax.with_sharding_constraint(plan_ids[i], placement.batch)
+        rows = jax.tree.map(lambda ids: ids[i], plan_ids)
+        ids = jax.lax.with_sharding_constraint(rows, placement.batch)
         state, metrics = step(state, ids, jax.random.fold_in(key, i), *operands)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
@@ -87,7 +89,8 @@ def epoch_program(
 
     def epoch(state, plan, key, *operands):
         if not zeros:
-            _, metrics = jax.eval_shape(step, state, plan.ids[0], key, *operands)
+            rows = jax.tree.map(lambda ids: ids[0], plan.ids)
+            _, metrics = jax.eval_shape(step, state, rows, key, *operands)
             zeros.update({k: np.zeros(v.shape, v.dtype) for k, v in metrics.items()})
         carry = state, placement.put(zeros)
         if device_loop:

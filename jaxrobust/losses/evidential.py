@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln, polygamma
 
+from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._numerics import at_least_float32, masked_mean
 from jaxrobust.losses._options import check_option
 
@@ -72,8 +73,7 @@ def dirichlet_log_alpha(
         raise ValueError(f"clip={clip} must be positive, or None for no clipping.")
     if evidence == "relu" and offset == 0:
         raise ValueError("evidence='relu' needs offset > 0: without one alpha would be 0.")
-    z = at_least_float32(logits)
-    _check_classes("logits", z)
+    z = check_logits(logits)
     if clip is not None:
         z = jnp.clip(z, -clip, clip)
     if evidence == "relu":
@@ -123,8 +123,8 @@ def edl_nll(log_alpha: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> ja
     References:
       Xie et al., ICLR 2023 (DUC): the negative log-likelihood marginalised over the Dirichlet.
     """
-    log_alpha = at_least_float32(log_alpha)
-    is_label = _label_mask(labels, log_alpha)
+    log_alpha = check_logits(log_alpha, "log_alpha")
+    is_label = _known_label_mask(log_alpha, labels)
     log_strength = jax.nn.logsumexp(log_alpha, axis=-1, keepdims=True)
     return jnp.sum(jnp.where(is_label, log_strength - log_alpha, 0), axis=-1)
 
@@ -155,8 +155,8 @@ def edl_loss(
     check_option("kind", kind, EDL_LOSSES)
     if kind == "nll":
         return edl_nll(log_alpha, labels)
-    log_alpha = at_least_float32(log_alpha)
-    is_label = _label_mask(labels, log_alpha)
+    log_alpha = check_logits(log_alpha, "log_alpha")
+    is_label = _known_label_mask(log_alpha, labels)
     alpha = dirichlet_alpha(log_alpha)
     strength = jnp.sum(alpha, axis=-1, keepdims=True)
     if kind == "digamma":
@@ -186,9 +186,7 @@ def dirichlet_kl_to_uniform(beta: jax.typing.ArrayLike) -> jax.Array:
     References:
       Sensoy et al., NeurIPS 2018, section 4.
     """
-    beta = at_least_float32(beta)
-    _check_classes("beta", beta)
-    return _kl_to_uniform(beta)
+    return _kl_to_uniform(check_logits(beta, "beta"))
 
 
 # Coefficients of x^-1, x^-2, ... in the asymptotic series of h(x) below.
@@ -278,7 +276,7 @@ def misleading_kl(
       DPC (offset 10 / K).
     """
     beta = _evidence_ratio(alpha, offset)
-    is_label = _label_mask(labels, beta)
+    is_label = _known_label_mask(beta, labels)
     known = is_label.any(axis=-1)
     beta = jnp.where(is_label | ~known[..., None], 1, beta)
     return jnp.where(known, dirichlet_kl_to_uniform(beta), 0)
@@ -342,8 +340,8 @@ def head_discrepancy(
       ValueError: on an unknown `kind` or another number of heads, and as `dirichlet_log_alpha`.
 
     References:
-      Saito et al., "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", CVPR 2018,
-      equation 3, takes "l1_mean"; "tv" has the same ranking and a range free of K.
+      Saito et al., "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", CVPR 2018
+      (MCD), takes "l1_mean"; "tv" has the same ranking and a range free of K.
     """
     check_option("kind", kind, DISCREPANCIES)
     logits = _check_two_heads(logits)
@@ -361,7 +359,8 @@ def head_discrepancy(
     difference = probs[0] - probs[1]
     if kind == "l2":
         return jnp.sum(jnp.square(difference), axis=-1)
-    l1 = jnp.sum(jnp.abs(difference), axis=-1)
+    # Not jnp.abs, whose gradient at 0 is 1.
+    l1 = jnp.sum(difference * jnp.sign(difference), axis=-1)
     return 0.5 * l1 if kind == "tv" else l1 / difference.shape[-1]
 
 
@@ -389,19 +388,22 @@ def discrepancy_loss(
       Scalar.
 
     Raises:
-      ValueError: on an unknown `amplify`, on shapes that differ, or on labels that are not
-        integers.
+      ValueError: on an unknown `amplify`, shapes that differ, labels that are not integers, or
+        fewer than two classes.
 
     References:
-      Saito et al., CVPR 2018 (MCD) for "neg"; Fu et al., "Transferable Query Selection for Active
-      Domain Adaptation", CVPR 2021, for the discrepancy of heads as informativeness.
+      Saito et al., CVPR 2018 (MCD) for "neg"; Fu et al., "Agreement-Discrepancy-Selection: Active
+      Learning with Progressive Distribution Alignment", AAAI 2021 (ADS), for "one_minus", which has
+      the same gradient.
     """
     check_option("amplify", amplify, AMPLIFICATIONS)
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes} must be at least 2, the known classes.")
     discrepancy = at_least_float32(discrepancy)
-    labels = _check_integer(labels)
-    if labels.shape != discrepancy.shape:
+    known, unknown = _groups(labels, num_classes)
+    if known.shape != discrepancy.shape:
         raise ValueError(
-            f"labels {labels.shape} and discrepancy {discrepancy.shape} must have one shape, [B]."
+            f"labels {known.shape} and discrepancy {discrepancy.shape} must have one shape, [B]."
         )
     if amplify == "neg":
         amplified = -discrepancy
@@ -409,7 +411,6 @@ def discrepancy_loss(
         amplified = 1 - discrepancy
     else:
         amplified = jax.nn.relu(margin - discrepancy)
-    known, unknown = _groups(labels, num_classes)
     return masked_mean(discrepancy, known) + masked_mean(amplified, unknown)
 
 
@@ -419,9 +420,9 @@ def dcfs_loss(
     *,
     offset: float = 1.0,
     clip: float | None = 10.0,
-    kl_weight: float = 1.0,
-    lambda_unk: float = 1.0,
-    lambda_dis: float = 1.0,
+    kl_weight: jax.typing.ArrayLike = 1.0,
+    lambda_unk: jax.typing.ArrayLike = 1.0,
+    lambda_dis: jax.typing.ArrayLike = 1.0,
     anneal: jax.typing.ArrayLike = 1.0,
     evidence: str = "exp",
     edl: str = "nll",
@@ -449,7 +450,8 @@ def dcfs_loss(
       kl_weight: weight of kl.
       lambda_unk: weight of unk.
       lambda_dis: weight of dis.
-      anneal: scalar in [0, 1], `min(1, epoch / 10)` with epochs from 0 in E2OAL. May be traced.
+      anneal: scalar in [0, 1], `min(1, epoch / 10)` with epochs from 0 in E2OAL. It and the weights
+        may be traced.
       evidence: as in `dirichlet_log_alpha`.
       edl: `kind` of `edl_loss`.
       discrepancy: `kind` of `head_discrepancy`.
@@ -471,16 +473,18 @@ def dcfs_loss(
       weights, annealing and the flat target of unknowns are taken from E2OAL and prior networks.
     """
     logits = _check_two_heads(logits)
-    labels = _check_integer(labels)
-    if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
-        raise ValueError(
-            f"logits must be [2, B, K] and labels [B]; got {logits.shape} and {labels.shape}."
-        )
     num_classes = logits.shape[-1]
     known, unknown = _groups(labels, num_classes)
+    if logits.ndim != 3 or known.shape != logits.shape[1:2]:
+        raise ValueError(
+            f"logits must be [2, B, K] and labels [B]; got {logits.shape} and {known.shape}."
+        )
     dirichlet = dict(offset=offset, clip=clip, evidence=evidence)
     log_alpha = dirichlet_log_alpha(logits, **dirichlet)
-    alpha = dirichlet_alpha(log_alpha)
+    # Label K names no class, so that one divergence is `misleading_kl` on known and `unknown_kl` on
+    # unknown examples: half the special functions of calling both.
+    beta = _evidence_ratio(dirichlet_alpha(log_alpha), offset)
+    kl = dirichlet_kl_to_uniform(jnp.where(_known_label_mask(beta, labels), 1, beta)) / num_classes
     distance = head_discrepancy(logits, kind=discrepancy, **dirichlet)
     if logits_amplify is not None:
         amplified = head_discrepancy(logits_amplify, kind=discrepancy, **dirichlet)
@@ -491,55 +495,44 @@ def dcfs_loss(
 
     parts = {
         "nll": group_mean(edl_loss(log_alpha, labels, kind=edl), known),
-        "kl": group_mean(misleading_kl(alpha, labels, offset=offset), known) / num_classes,
-        "unk": group_mean(unknown_kl(alpha, offset=offset), unknown) / num_classes,
+        "kl": group_mean(kl, known),
+        "unk": group_mean(kl, unknown),
         "dis": discrepancy_loss(distance, labels, num_classes, amplify=amplify, margin=margin),
     }
-    anneal = jnp.asarray(anneal, log_alpha.dtype)
-    total = (
-        parts["nll"]
-        + anneal * (kl_weight * parts["kl"] + lambda_unk * parts["unk"])
-        + lambda_dis * parts["dis"]
+    anneal, kl_weight, lambda_unk, lambda_dis = (
+        jnp.asarray(weight, log_alpha.dtype)
+        for weight in (anneal, kl_weight, lambda_unk, lambda_dis)
     )
-    return total, parts
+    evidence_kl = kl_weight * parts["kl"] + lambda_unk * parts["unk"]
+    return parts["nll"] + anneal * evidence_kl + lambda_dis * parts["dis"], parts
 
 
 def _evidence_ratio(alpha: jax.typing.ArrayLike, offset: float) -> jax.Array:
     """alpha relative to no evidence: alpha / offset, or alpha itself when there is no offset."""
     if offset < 0:
         raise ValueError(f"offset={offset} must not be negative: it is evidence.")
-    alpha = at_least_float32(alpha)
+    alpha = check_logits(alpha, "alpha")
     return alpha / offset if offset else alpha
 
 
-def _label_mask(labels: jax.typing.ArrayLike, values: jax.Array) -> jax.Array:
-    """One-hot bool of the shape of `values` [..., K]; all False where the label is not known."""
-    _check_classes("log_alpha or alpha", values)
-    labels = _check_integer(labels)
+def _known_label_mask(values: jax.Array, labels: jax.typing.ArrayLike) -> jax.Array:
+    """Bool [..., K], true at the label; nowhere true where the label is not known."""
+    labels = jnp.asarray(labels)
     try:
         labels = jnp.broadcast_to(labels, values.shape[:-1])
     except ValueError:
         raise ValueError(
             f"labels {labels.shape} do not broadcast against the examples {values.shape[:-1]}."
         ) from None
-    return jax.nn.one_hot(labels, values.shape[-1], dtype=bool)
+    return label_mask(values, labels)
 
 
-def _groups(labels: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
+def _groups(labels: jax.typing.ArrayLike, num_classes: int) -> tuple[jax.Array, jax.Array]:
     """Masks of the known and of the labelled unknown examples."""
-    return (labels >= 0) & (labels < num_classes), labels == num_classes
-
-
-def _check_classes(name: str, values: jax.Array) -> None:
-    if values.ndim < 1 or values.shape[-1] < 2:
-        raise ValueError(f"{name} must be [..., K] with K >= 2 classes; got shape {values.shape}.")
-
-
-def _check_integer(labels: jax.typing.ArrayLike) -> jax.Array:
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, not {labels.dtype}; pass class indices.")
-    return labels
+    return (labels >= 0) & (labels < num_classes), labels == num_classes
 
 
 def _check_two_heads(logits: jax.typing.ArrayLike) -> jax.Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._distillation import (
     bernoulli_kl,
     positive,
@@ -43,23 +44,17 @@ def dkd_loss(
       Float [...], in nats times T^2.
 
     Raises:
-      ValueError: if the shapes do not fit, there are fewer than two classes or the temperature is
-        not positive.
+      ValueError: if the shapes do not fit, there are fewer than two classes, labels are not
+        integers or the temperature is not positive.
 
     References:
       Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, https://arxiv.org/abs/2203.08679,
       section 3.3.
     """
-    student, teacher = student_and_teacher(student_logits, teacher_logits)
-    labels = jnp.asarray(labels)
-    num_classes = student.shape[-1]
-    if num_classes < 2:
-        raise ValueError(f"dkd_loss needs at least 2 classes, got logits {student.shape}.")
-    if labels.shape != student.shape[:-1]:
-        raise ValueError(f"labels must be {student.shape[:-1]}, one per row, got {labels.shape}.")
+    student, teacher = student_and_teacher(check_logits(student_logits), teacher_logits)
+    is_target = label_mask(student, labels)
     temperature = positive("temperature", temperature)
     student, teacher = student / temperature, teacher / temperature
-    is_target = jax.nn.one_hot(labels, num_classes, dtype=bool)
     target_part = bernoulli_kl(
         _target_log_odds(student, is_target), _target_log_odds(teacher, is_target)
     )

@@ -165,6 +165,9 @@ def _structural_distance_losses(
     """One loss per group: embeddings [..., G, D] and bool rows [..., G] to [...]."""
     size = jnp.maximum(jnp.sum(where, axis=-1, dtype=student.dtype), 2)
     pairs = where[..., :, None] & where[..., None, :]
+    if normalize:
+        # The one distance of two rows is its own mean: what remains would be rounding error.
+        pairs = pairs & (size > 2)[..., None, None]
 
     def distances(embeddings):
         rows = where[..., None]

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import ml_collections
 
-from jaxrobust.methods import baselines, bual, dcfs
+from jaxrobust.methods import baselines, bual, dcfs, dpc, noisy_baselines
+from jaxrobust.methods.noisy_labels import Method, Problem
 from jaxrobust.methods.strategy import Strategy, Task
 
 STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, Task], Strategy]] = {
@@ -18,4 +19,11 @@ STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, Task], Strategy]] = {
     "lfosa": baselines.lfosa,
     "margin": baselines.margin,
     "random": baselines.random,
+}
+
+NOISY_LABEL_METHODS: dict[str, Callable[[ml_collections.ConfigDict, Problem], Method]] = {
+    "cross_entropy": noisy_baselines.cross_entropy,
+    "dividemix": noisy_baselines.dividemix,
+    "dpc": dpc.build,
+    "mixup": noisy_baselines.mixup,
 }

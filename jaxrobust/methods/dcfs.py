@@ -11,6 +11,10 @@ Round:
   1. `target`: a K-way classifier, cross-entropy on the labelled known images;
   2. `query`: a two-headed evidential network on all annotated images, `dcfs_loss`;
   3. coarse: keep the pool images that look known; fine: of these, take the informative ones.
+
+By default the heads' discrepancy decides what looks known and the data uncertainty what is
+informative (`select.stage_order="discrepancy_first"`); the other reading of the abstract, which
+swaps the two, is `"uncertainty_first"`.
 """
 
 import math
@@ -91,6 +95,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"select.w_discrepancy={select.w_discrepancy} is a term of the weighted sum; set "
             f"select.coarse='weighted_sum' (it is {select.coarse!r}) or select.w_discrepancy=0."
+        )
+    if select.w_discrepancy and select.stage_order != "uncertainty_first":
+        raise UserError(
+            f"select.w_discrepancy={select.w_discrepancy} is a term of the uncertainties' coarse "
+            "score; set select.stage_order='uncertainty_first' or select.w_discrepancy=0."
         )
     if select.kappa < 1 or select.kappa_1 < 1:
         raise UserError("select.kappa and select.kappa_1 must be at least 1.")

@@ -96,7 +96,8 @@ def select_coarse_to_fine(
     its max(ceil(kappa q), q) lowest coarse scores and its picks the q highest fine scores among
     these. All picks, sorted by fine score, are cut to b; if they are fewer, the other candidates
     follow by descending fine score, then the rest of the pool by ascending coarse score. Without
-    `predictions` all examples form one class. Ties go to the lower position.
+    `predictions` all examples form one class. Ties go to the lower position. Runs on the host, as
+    the lengths depend on the data.
 
     Args:
       coarse: floats [N], low = looks known.
@@ -104,8 +105,8 @@ def select_coarse_to_fine(
       budget: how many to select.
       kappa: candidates per selected example; may be fractional. 1 leaves all to the coarse score.
       predictions: int [N], predicted class of each example, for class quotas (the recipe's
-        default); None for none.
-      num_classes: K, needed with `predictions`.
+        default); None for none. One outside 0..K-1 has no quota: it can only fill up.
+      num_classes: K, needed with `predictions`, else unused.
       where: bool [N], the pool; None for all.
 
     Returns:
@@ -113,20 +114,20 @@ def select_coarse_to_fine(
       selected ones, N counted over the pool, stand in order of selection.
 
     Raises:
-      ValueError: on shapes that differ, a negative budget, a kappa that is not positive, or
-        `predictions` without `num_classes` or the reverse.
+      ValueError: on shapes that differ, a negative budget, a kappa that is not positive and
+        finite, or `predictions` without `num_classes`.
 
     References:
-      Coarse to fine: arXiv 2409.17607. Quotas per predicted class: Zong and Huang, "Rethinking
-      Epistemic and Aleatoric Uncertainty for Active Open-Set Annotation", CVPR 2025 (EAOA), which
-      also starts at kappa 5. Runs on the host: lengths depend on the data.
+      Coarse to fine: arXiv 2409.17607. Quotas per predicted class, and kappa 5: Zong and Huang,
+      "Rethinking Epistemic and Aleatoric Uncertainty for Active Open-Set Annotation: An
+      Energy-Based Approach", CVPR 2025 (EAOA).
     """
     if budget < 0:
         raise ValueError(f"budget={budget} must not be negative.")
-    if not kappa > 0:
-        raise ValueError(f"kappa={kappa} must be positive; 1 leaves the choice to `coarse`.")
-    if (predictions is None) != (num_classes is None):
-        raise ValueError("Pass predictions and num_classes together, or neither of them.")
+    if not 0 < kappa < math.inf:
+        raise ValueError(f"kappa={kappa} must be positive and finite; 1 leaves all to `coarse`.")
+    if predictions is not None and (num_classes is None or num_classes < 1):
+        raise ValueError(f"predictions need their num_classes, at least 1; got {num_classes}.")
     coarse, fine = np.asarray(coarse, np.float64), np.asarray(fine, np.float64)
     if predictions is None:
         predictions, num_classes = np.zeros(coarse.shape, np.int64), 1

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma
 
-from jaxrobust.losses._numerics import at_least_float32
+from jaxrobust.losses._classes import check_logits
 from jaxrobust.losses._options import check_option
 from jaxrobust.losses.evidential import dirichlet_alpha, dirichlet_kl_to_uniform
 
@@ -39,10 +39,9 @@ def dirichlet_uncertainties(
       (total, data, distribution), each [...], in nats, with 0 <= distribution <= total.
 
     References:
-      Xie et al., ICLR 2023 (DUC), section 3; without the 1e-7 that its code adds inside the
-      logarithm.
+      Xie et al., ICLR 2023 (DUC), without the 1e-7 that its code adds inside the logarithm.
     """
-    log_alpha = at_least_float32(log_alpha)
+    log_alpha = check_logits(log_alpha, "log_alpha")
     log_strength = jax.nn.logsumexp(log_alpha, axis=-1, keepdims=True)
     log_probs = log_alpha - log_strength
     probs = jnp.exp(log_probs)
@@ -81,7 +80,7 @@ def vacuity(log_alpha: jax.typing.ArrayLike, *, offset: float = 1.0) -> jax.Arra
     """
     if not offset > 0:
         raise ValueError(f"offset={offset}: vacuity is defined for a positive offset only.")
-    log_alpha = at_least_float32(log_alpha)
+    log_alpha = check_logits(log_alpha, "log_alpha")
     log_prior = math.log(log_alpha.shape[-1] * offset)
     return jnp.exp(log_prior - jax.nn.logsumexp(log_alpha, axis=-1))
 
@@ -101,7 +100,7 @@ def differential_entropy(log_alpha: jax.typing.ArrayLike) -> jax.Array:
     References:
       Malinin and Gales, "Predictive Uncertainty Estimation via Prior Networks", NeurIPS 2018.
     """
-    alpha = dirichlet_alpha(log_alpha)
+    alpha = dirichlet_alpha(check_logits(log_alpha, "log_alpha"))
     return -math.lgamma(alpha.shape[-1]) - dirichlet_kl_to_uniform(alpha)
 
 
@@ -127,14 +126,15 @@ def merge_heads(
       ValueError: on an unknown `merge` or another number of heads.
     """
     check_option("merge", merge, MERGES)
-    log_alpha = at_least_float32(log_alpha)
+    log_alpha = check_logits(log_alpha, "log_alpha")
     if log_alpha.ndim < 2 or log_alpha.shape[0] != 2:
         raise ValueError(f"log_alpha must hold two heads, [2, ..., K]; got {log_alpha.shape}.")
     if merge == "mean_score":
         _, data, distribution = dirichlet_uncertainties(log_alpha)
         data, distribution = jnp.mean(data, axis=0), jnp.mean(distribution, axis=0)
-    else:
+    elif merge == "mean_alpha":
         mean_alpha = jnp.logaddexp(log_alpha[0], log_alpha[1]) - math.log(2)
-        merged = mean_alpha if merge == "mean_alpha" else log_alpha[0]
-        _, data, distribution = dirichlet_uncertainties(merged)
+        _, data, distribution = dirichlet_uncertainties(mean_alpha)
+    else:
+        _, data, distribution = dirichlet_uncertainties(log_alpha[0])
     return data, distribution, jnp.mean(jax.nn.softmax(log_alpha, axis=-1), axis=0)

@@ -9,7 +9,6 @@ The same loop serves every strategy. What an annotator has said so far is one ar
   same command goes on. See `jaxrobust.tasks.annotator`.
 """
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ import numpy as np
 from jaxrobust import metrics
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
-from jaxrobust.data.sources import Dataset, Examples, fingerprint, load_dataset
+from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.plan import LAST_BATCHES, Plan, make_plan
 from jaxrobust.engine.programs import epoch_program, gather_program
@@ -35,6 +34,7 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
 from jaxrobust.report import learning_curves
+from jaxrobust.tasks._shared import compute_dtype, load
 from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 
 log = logging.getLogger("jaxrobust")
@@ -81,19 +81,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 
 def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
-    dataset = load_dataset(
-        config.dataset.name,
-        path=config.dataset.path or None,
-        image_size=config.dataset.image_size or None,
-        max_train=config.dataset.max_train or None,
-        max_test=config.dataset.max_test or None,
-        seed=config.seed,
-    )
-    dataset = dataclasses.replace(
-        dataset,
-        mean=tuple(config.dataset.mean) or dataset.mean,
-        std=tuple(config.dataset.std) or dataset.std,
-    )
+    dataset = load(config)
     al = config.al
     if config.oracle == "csv":
         split = _split_by_hand(dataset)
@@ -187,7 +175,7 @@ class _Learning:
         self.task = Task(
             num_classes=split.num_known,
             image_shape=dataset.train.images.shape[1:],
-            dtype=_dtype(config.dtype),
+            dtype=compute_dtype(config.dtype),
             budget=config.al.query_size,
             truth=None if self.person else split.targets,
         )
@@ -762,14 +750,6 @@ def _summary(rounds: list[dict]) -> dict:
         "area_under_accuracy_curve": float(area),
         **summary,
     }
-
-
-def _dtype(name: str):
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    if name not in ("float32", "bfloat16"):
-        raise UserError(unknown_name("dtype", name, ("auto", "float32", "bfloat16")))
-    return jnp.dtype(name)
 
 
 def _accuracy(entry: dict) -> str:

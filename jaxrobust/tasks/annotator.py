@@ -21,6 +21,7 @@ from jaxrobust.data.readers import decode_images
 from jaxrobust.engine.runtime import write_json, write_text
 from jaxrobust.errors import UserError
 from jaxrobust.methods.strategy import Query
+from jaxrobust.tasks._shared import cell
 
 UNKNOWN = "unknown"
 """What a person writes for an image of none of the known classes."""
@@ -168,7 +169,7 @@ def query_table(
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["id", *(["file"] if files else []), *query.scores, "label"])
     for n, i in enumerate(query.ids):
-        cells = [_cell(column[i]) for column in query.scores.values()]
+        cells = [cell(column[i]) for column in query.scores.values()]
         file = [files[i]] if files else []
         table.writerow([int(i), *file, *cells, labels[n] if labels else ""])
     return text.getvalue()
@@ -228,8 +229,3 @@ def _no_class(name: str, labels: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, list(labels), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(labels)}"
     return f"{name!r} is no class, {hint}"
-
-
-def _cell(value) -> str:
-    """A score as text: whole numbers as they are, others with float32's nine digits."""
-    return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))

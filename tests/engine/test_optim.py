@@ -37,6 +37,9 @@ def test_schedules():
     assert learning_rate(_config(), 99, 100) == 0.1
     step = [learning_rate(_config(schedule="step"), e, 200) for e in (0, 59, 60, 120)]
     np.testing.assert_allclose(step, [0.1, 0.1, 0.05, 0.025])
+    config = _config(schedule="milestones", decay_epochs=(60, 80))
+    milestones = [learning_rate(config, e, 200) for e in (0, 59, 60, 79, 80, 199)]
+    np.testing.assert_allclose(milestones, [0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
     cosine = [learning_rate(_config(schedule="cosine"), e, 10) for e in (0, 5)]
     np.testing.assert_allclose(cosine, [0.1, 0.05])
 

@@ -92,3 +92,19 @@ def test_a_second_trace_is_refused():
     square(np.ones(3, np.float32))
     with pytest.raises(RuntimeError, match="'square' was traced twice"):
         square(np.zeros(4, np.float32))
+
+
+def test_a_plan_may_hold_several_sets():
+    def step(state, ids, key, data):
+        del key
+        total = jnp.sum(data[ids["x"]]) - jnp.sum(data[ids["u"]])
+        return state + total, {"total": total}
+
+    placement = make_placement(jax.devices()[:1])
+    data = placement.put(np.arange(10, dtype=np.float32))
+    x, u = (make_plan(np.arange(*r), 2, capacity=10) for r in ((5, 9), (0, 4)))
+    plan = _put(placement, x._replace(ids={"x": x.ids, "u": u.ids}))
+    for device_loop in (True, False):
+        epoch = epoch_program(Programs(), "toy", step, placement, device_loop=device_loop)
+        state, sums = epoch(placement.put(np.float32(0)), plan, jax.random.key(0), data)
+        assert float(state) == float(sums["total"]) == 20

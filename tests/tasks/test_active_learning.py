@@ -71,16 +71,17 @@ def test_eight_devices_give_the_one_device_curve(tmp_path, monkeypatch):
         assert abs(a["accuracy"] - b["accuracy"]) < 0.03
 
 
+FIRST = {"select.stage_order": "uncertainty_first", "select.fine": "target_entropy"}
 OPTIONS = (
-    {"select.coarse": "product", "select.fine": "data", "al.score_transform": "train"},
-    {"select.coarse": "sequential", "select.fine": "total"},
-    {"select.coarse": "gmm_product", "select.fine": "discrepancy_low"},
-    {"select.stage_order": "discrepancy_first", "select.fine": "random"},
+    {**FIRST, "select.coarse": "product", "al.score_transform": "train"},
+    {**FIRST, "select.coarse": "sequential", "select.fine": "total"},
+    {**FIRST, "select.coarse": "gmm_product", "select.fine": "discrepancy_low"},
+    {"select.fine": "random", "discrepancy.kind": "l2"},
     {"select.first_round": "random", "select.adaptive_kappa": True, "edl.loss": "digamma"},
     {"select.first_round": "coarse_only", "select.class_balanced": False, "edl.loss": "mse"},
     {"al.target_model": "shared", "select.fine": "data", "edl.evidence": "softplus"},
     {"loss.dis_route": "heads", "loss.amplify": "hinge", "discrepancy.kind": "js"},
-    {"loss.pool_amplify": 0.1, "select.w_discrepancy": 1.0, "edl.clip": float("inf")},
+    {**FIRST, "loss.pool_amplify": 0.1, "select.w_discrepancy": 1.0, "edl.clip": float("inf")},
 )
 
 
@@ -134,7 +135,11 @@ WRONG = {
     "unknown network": ({"model.name": "resnet81"}, "model.name"),
     "unknown schedule": ({"optimizer.schedule": "linear"}, "optimizer.schedule"),
     "unknown score": ({"select.fine": "entropy"}, "did you mean 'target_entropy'"),
-    "no target classifier": ({"al.target_model": "shared"}, "needs the separate target"),
+    "no target classifier": (
+        {"al.target_model": "shared", "select.fine": "target_entropy"},
+        "needs the separate target",
+    ),
+    "a weight that does nothing": ({"select.w_discrepancy": 1.0}, "select.stage_order"),
     "kappa below 1": ({"select.kappa": 0.5}, "select.kappa"),
     "unknown device": ({"device": "cuda"}, "device='cuda'"),
     "unknown dtype": ({"dtype": "float16"}, "dtype"),
