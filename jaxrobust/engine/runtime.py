@@ -205,15 +205,13 @@ class Run:
         record = found[1] if found else {"metrics_bytes": 0, "seconds": 0.0, "step": 0}
         self._seconds_before = record["seconds"]
         self._jsonl = JsonLines(self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"])
-        self._writers = [
-            self._jsonl,
-            *optional_writers(
-                tuple(self.config.writers),
-                self.workdir,
-                first_step=record["step"],
-                config=plain(self.config),
-            ),
-        ]
+        self._writers = [self._jsonl]
+        self._writers += optional_writers(
+            tuple(self.config.writers),
+            self.workdir,
+            first_step=record["step"],
+            config=plain(self.config),
+        )
         if found:
             self._last_saved_step = record["step"]
         return found

@@ -88,8 +88,9 @@ class Phase:
         `[B, H, W, 3]` augmented and normalised, labels int32 `[B]` annotations (`NOT_ANNOTATED`
         also at padding), valid bool `[B]` False at padding, pool_images `[P, H, W, 3]`.
       forward: `(variables, images) -> pytree of [B, ...]`, what `QueryContext.predict` returns.
-      class_probs: `forward`'s result -> class probabilities `[n, K]`, or None if the network does
-        not classify.
+      class_probs: `forward`'s result -> class probabilities `[n, K]`, whose accuracy is reported.
+        None for a network that only serves queries: it is not trained in the last round, which
+        has none.
       pool_batch: number P of random pool images per step.
       observation: evaluations of the pool between epochs, if any.
     """

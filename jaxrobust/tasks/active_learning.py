@@ -316,6 +316,8 @@ class _Learning:
     def _train(self, round_: int, index: int, *, first_epoch: int) -> None:
         phase = self.strategy.phases[index]
         seed, name = self.config.seed, phase.name
+        if phase.class_probs is None and round_ + 1 == self.config.al.rounds:
+            return
         members = self._visited(round_, index)
         if not members.size:
             return

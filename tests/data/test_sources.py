@@ -749,6 +749,40 @@ def test_image_folder_holds_out_a_fifth_of_each_class(tmp_path):
     assert again.test.files == dataset.test.files
 
 
+@pytest.mark.parametrize("has_test", [True, False])
+def test_image_folder_with_unlabelled_images(tmp_path, has_test):
+    files = ["train/b/0.png", "train/a/0.png", "train/unlabeled/7.png", "train/unlabeled/3.png"]
+    files += ["test/b/0.png", "test/a/0.png"] if has_test else []
+    images = dict(zip(files, _noise(len(files), 4), strict=True))
+    for file, image in images.items():
+        _save(tmp_path / file, image)
+    dataset = load_dataset("image_folder", path=tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert dataset.train.files == ("train/a/0.png", "train/b/0.png")
+    assert dataset.unlabeled.files == ("train/unlabeled/3.png", "train/unlabeled/7.png")
+    np.testing.assert_array_equal(dataset.unlabeled.images[1], images["train/unlabeled/7.png"])
+    assert dataset.unlabeled.labels.tolist() == [-1, -1]
+    assert len(dataset.test) == (2 if has_test else 0)
+    pixels = np.stack([images[f] for f in files[:4]]).reshape(-1, 3) / 255
+    np.testing.assert_allclose(dataset.mean, pixels.mean(axis=0), rtol=1e-9)
+    assert load_dataset("image_folder", path=tmp_path, image_size=3).unlabeled.images.shape[1] == 3
+    before = fingerprint(dataset)
+    _save(tmp_path / "train/unlabeled/7.png", _noise(1, 4)[0])
+    assert fingerprint(load_dataset("image_folder", path=tmp_path)) != before
+    _save(tmp_path / "train/unlabeled/7.png", _noise(1, 6)[0])
+    with pytest.raises(DataError, match="Images differ in size"):
+        load_dataset("image_folder", path=tmp_path)
+
+
+def test_flat_image_folder_with_unlabelled_images(tmp_path):
+    for class_name in ("a", "b", "unlabeled"):
+        for i in range(5):
+            _save(tmp_path / class_name / f"{i}.png", _noise(1, 4)[0])
+    dataset = load_dataset("image_folder", path=tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert (len(dataset.train), len(dataset.test), len(dataset.unlabeled)) == (8, 2, 5)
+
+
 def test_image_folder_of_one_colour_is_only_centred(tmp_path):
     for class_name in "ab":
         for i in range(5):

@@ -12,6 +12,7 @@ from jaxrobust.selection import (
     epistemic_energy,
     fit_gaussian_mixture_1d,
     lfosa_score,
+    reverse_neighbor_shares,
 )
 
 DTYPES = [np.float64, np.float32]
@@ -126,3 +127,34 @@ def test_errors():
         lfosa_score(jnp.zeros((4, 1)))
     with pytest.raises(ValueError, match="one entry per row"):
         energy_margin_loss(jnp.zeros((2, 3)), jnp.zeros(3, jnp.int32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reverse_neighbors_equal_the_sorted_distances(x64, dtype):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(30, 3)).astype(dtype)
+    labels = np.where(np.arange(30) < 9, np.arange(30) % 4, -1)
+    labels[labels == 2] = 0  # a class without images
+    where = labels < 0
+    where[29] = False  # neither pool nor annotated
+    share = jax.jit(reverse_neighbor_shares, static_argnames=("num_classes", "num_neighbors"))
+    shares = share(features, labels, num_classes=4, where=where, num_neighbors=5)
+    expected = np.zeros((30, 4))
+    for i in np.flatnonzero(labels >= 0):
+        distance = np.linalg.norm(features - features[i], axis=1)
+        distance[~where] = np.inf
+        expected[np.argsort(distance)[:5], labels[i]] += 1 / np.sum(labels == labels[i])
+    assert shares.dtype == dtype
+    np.testing.assert_allclose(shares, expected, atol=1e-6)
+    # More neighbours than the pool holds: every pool image is one of all.
+    everything = share(features, labels, num_classes=4, where=where, num_neighbors=250)
+    present = np.array([1.0, 1.0, 0.0, 1.0])
+    np.testing.assert_allclose(everything, where[:, None] * present, atol=1e-6)
+
+
+def test_reverse_neighbor_errors():
+    features, labels, where = np.zeros((4, 2)), np.zeros(4, int), np.ones(4, bool)
+    with pytest.raises(ValueError, match="features and labels"):
+        reverse_neighbor_shares(features, labels[:3], 2, where=where)
+    with pytest.raises(ValueError, match="num_neighbors"):
+        reverse_neighbor_shares(features, labels, 2, where=where, num_neighbors=0)
