@@ -93,7 +93,7 @@ def symmetric_noise(labels: np.ndarray, rate: float, seed: int, num_classes: int
     """
     noisy = _copy_labels(labels, num_classes)
     _check_rate(rate)
-    generator = random.Random(seed)
+    generator = random.Random(int(seed))
     order = list(range(len(noisy)))
     generator.shuffle(order)
     for i in sorted(order[: int(rate * len(noisy))]):

@@ -159,9 +159,10 @@ def evidential_kl(
     log_total = jax.nn.logsumexp(log_a, axis=-1)
     log_s = jnp.logaddexp(log_total, jnp.asarray(math.log(num_classes), logits.dtype))
     log_s_minus_1 = jnp.logaddexp(log_total, jnp.asarray(math.log(num_classes - 1), logits.dtype))
+    # The label has no term of its own in the sum, and lends its place to r(S - 1).
+    r = _r_of_exp(jnp.where(is_label, log_s_minus_1[..., None], log_a))
     kl = (
-        jnp.sum(_r_of_exp(log_a), axis=-1)
-        - _r_of_exp(log_s_minus_1)
+        jnp.sum(jnp.where(is_label, -r, r), axis=-1)
         + (num_classes - 1) * (_digamma_of_exp(log_s) - 1)
         - math.lgamma(num_classes)
     )
@@ -317,10 +318,10 @@ def semi_supervised_loss(
       DPC, semi-supervised loss. As in the authors' code: means, and the supervised loss at the
       mixed input. The paper sums over examples and mixes the losses of the two source images.
     """
-    options = {"beta": beta, "evidence_scale": evidence_scale}
-    loss_a = sum(evidential_loss(logits_x, labels_a, gamma, **options))
-    loss_b = sum(evidential_loss(logits_x, labels_b, gamma, **options))
-    mix = jnp.asarray(mix, loss_a.dtype)
+    logits_x = jnp.broadcast_to(logits_x, (2, *jnp.shape(logits_x)))
+    labels = jnp.stack([labels_a, labels_b])
+    loss = sum(evidential_loss(logits_x, labels, gamma, beta=beta, evidence_scale=evidence_scale))
+    mix = jnp.asarray(mix, loss.dtype)
     probs = calibrated_softmax(logits_u, gamma)
     targets = jax.lax.stop_gradient(jnp.asarray(targets_u, probs.dtype))
     if targets.shape != probs.shape:
@@ -328,7 +329,8 @@ def semi_supervised_loss(
             f"logits_u and targets_u must have the same shape, got {probs.shape} and "
             f"{targets.shape}."
         )
-    return jnp.mean(mix * loss_a + (1 - mix) * loss_b), jnp.mean(jnp.square(probs - targets))
+    supervised = jnp.mean(mix * loss[0] + (1 - mix) * loss[1])
+    return supervised, jnp.mean(jnp.square(probs - targets))
 
 
 def strong_view_consistency(
