@@ -1,15 +1,16 @@
-"""DCFS, Dirichlet-based coarse-to-fine example selection for open-set annotation (arXiv 2409.17607).
+"""DCFS: Dirichlet-based coarse-to-fine example selection for open-set annotation.
 
     python -m jaxrobust.main --config=configs/dcfs.py --workdir=runs/dcfs
     python -m jaxrobust.main --config=configs/dcfs.py:digits --workdir=runs/digits
 
-Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits, image_folder. Openness is
-`--config.al.openness`; other strategies run in the same loop with `--config.method=random` or
-`entropy`.
+Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits, image_folder. The share
+of unknown classes is `--config.al.openness`; other strategies run in the same loop with
+`--config.method=random` or `entropy`.
 
-The method is a reconstruction: of the paper only the abstract was available, and there is no public
-code. Each field below says where its value is from: [abstract], [family] (the sibling method named),
-or [ours]. The paper's tables could not be read, so there is nothing to claim a reproduction of.
+The method (arXiv 2409.17607) is a reconstruction: of the paper only the abstract was available, and
+there is no public code. Each field below says where its value is from: [abstract], [family] (the
+sibling method named), or [ours]. The paper's tables could not be read, so no reproduction of them
+is claimed.
 """
 
 import ml_collections
@@ -23,7 +24,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.task = "active_learning"
     config.method = "dcfs"
 
-    # Evidence: alpha = exp(clip(logits)) + offset [family: E2OAL]. DUC: 0 and inf. DPC: 10/K and inf.
+    # alpha = exp(clip(logits)) + offset [family: E2OAL]; offset and clip of DUC: 0, inf; of DPC:
+    # 10/K, inf.
     config.edl = ml_collections.ConfigDict(
         {
             "evidence": "exp",  # or softplus, relu
@@ -38,7 +40,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.loss = ml_collections.ConfigDict(
         {
             "lambda_unk": 1.0,  # flat-Dirichlet target of labelled unknowns [ours]
-            "lambda_dis": 1.0,  # signed discrepancy of the two heads: sign [abstract], weight [ours]
+            "lambda_dis": 1.0,  # signed discrepancy of the heads: sign [abstract], weight [ours]
             "amplify": "neg",  # or one_minus, hinge [family: MCD]
             "margin": 1.0,  # of hinge
             "dis_route": "joint",  # heads: the amplification does not reach the backbone
@@ -49,7 +51,12 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.select = ml_collections.ConfigDict(
         {
             "merge": "mean_score",  # of the two heads' uncertainties; or mean_alpha, head1
-            "coarse": "weighted_sum",  # product, rank_sum, data, dist, total, sequential, gmm_product
+            # Which stage uses what. discrepancy_first [ours]: coarse = discrepancy (low = known),
+            # fine = uncertainty; ahead of the other reading on digits, see docs/results.md.
+            # uncertainty_first: coarse = the field `coarse`.
+            "stage_order": "discrepancy_first",
+            # product, rank_sum, data, dist, total, sequential, gmm_product
+            "coarse": "weighted_sum",
             "w_data": 1.0,
             "w_dist": 1.0,
             "w_discrepancy": 0.0,  # adds the min-max discrepancy to the weighted sum
@@ -57,8 +64,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
             "kappa_1": 2.0,  # of sequential: first cut, in candidates
             "adaptive_kappa": False,  # [family: EAOA]
             "class_balanced": True,  # equal quotas by predicted class [family: EAOA, E2OAL]
-            "fine": "target_entropy",  # discrepancy, discrepancy_low, data, total, random
-            "stage_order": "uncertainty_first",  # discrepancy_first: coarse = discrepancy
+            "fine": "data",  # target_entropy, total, discrepancy, discrepancy_low, random
             "first_round": "same",  # before any unknown is known; or coarse_only, random
         }
     )

@@ -1,19 +1,69 @@
 """Compares finished runs: `python -m jaxrobust.compare runs/* --out=comparison`.
 
-Draws accuracy, query precision and query recall against the number of annotated images, one line
-per group with a band over its seeds, and prints the table behind it.
+Draws what the runs' task is about, one line per group with a band over its seeds, and prints the
+table behind it: for active learning, accuracy, query precision and query recall against the number
+of annotated images; for noisy labels, accuracy, calibration and detection by epoch.
 """
 
 import argparse
 import collections
 import json
+import math
 import pathlib
 import statistics
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 from jaxrobust.engine.runtime import write_text
 from jaxrobust.errors import UserError
-from jaxrobust.report import learning_curves
+from jaxrobust.report import learning_curves, noisy_label_curves
+
+
+def _of_labels(name: str) -> Callable[[dict], float]:
+    """Measure of detection, NaN where the truth is not known."""
+    return lambda results: results["last_epochs"]["labels"].get(name, math.nan)
+
+
+class _Comparison(NamedTuple):
+    """How the runs of one task are compared.
+
+    Attributes:
+      problem: results -> what must be the same in all runs.
+      columns: heading -> results -> fraction in [0, 1].
+      draw: `(groups, path)`, the figure.
+    """
+
+    problem: Callable[[dict], tuple]
+    columns: dict[str, Callable[[dict], float]]
+    draw: Callable[[dict[str, list[dict]], pathlib.Path], None]
+
+
+_COMPARISONS = {
+    "active_learning": _Comparison(
+        problem=lambda r: (r["dataset"], r["num_known_classes"], r["num_classes"]),
+        columns={
+            "last accuracy": lambda r: r["last"]["accuracy"],
+            "mean accuracy": lambda r: r["mean_accuracy"],
+            "area under curve": lambda r: r["area_under_accuracy_curve"],
+            "mean query precision": lambda r: r["mean_query_precision"],
+            "last query recall": lambda r: r["last_query_recall"],
+        },
+        draw=learning_curves,
+    ),
+    "noisy_labels": _Comparison(
+        problem=lambda r: (r["dataset"], r["noise"]["kind"], r["noise"]["rate"]),
+        columns={
+            "accuracy, last epochs": lambda r: r["last_epochs"]["accuracy"],
+            "best accuracy": lambda r: r["best"]["accuracy"],
+            "calibration error": lambda r: r["last_epochs"]["ece"],
+            "detection AUROC": _of_labels("auroc_clean_prob"),
+            "detection precision": _of_labels("precision"),
+            "detection recall": _of_labels("recall"),
+        },
+        draw=noisy_label_curves,
+    ),
+}
 
 
 def load_results(workdir: pathlib.Path) -> dict:
@@ -50,19 +100,21 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
         results = load_results(workdir)
         config = json.loads((workdir / "config.json").read_text())
         label = ", ".join(str(_field(config, name, workdir)) for name in by.split(","))
-        problem = tuple(results[k] for k in ("dataset", "num_known_classes", "num_classes"))
-        problems[problem] = workdir
+        task = results["task"]
+        if task not in _COMPARISONS:
+            raise UserError(f"{workdir} is of the task {task!r}, which has no comparison.")
+        problems[task, *_COMPARISONS[task].problem(results)] = workdir
         if results["seed"] in [r["seed"] for r in groups[label]]:
             raise UserError(
-                f"Two runs of {label!r} have seed {results['seed']} (one is {workdir}); leave one out,"
-                " or tell them apart with --by=FIELD."
+                f"Two runs of {label!r} have seed {results['seed']} (one is {workdir}); leave one "
+                "out, or tell them apart with --by=FIELD."
             )
         groups[label].append(results)
     if len(problems) > 1:
         first, second = list(problems.values())[:2]
         raise UserError(
-            f"{first} and {second} are not the same problem (dataset and known classes differ); "
-            "compare them separately."
+            f"{first} and {second} are not the same problem (data set, and known classes or noise, "
+            "must agree); compare them separately."
         )
     return {label: sorted(rs, key=lambda r: r["seed"]) for label, rs in groups.items()}
 
@@ -71,20 +123,14 @@ def _field(config: dict, name: str, workdir: pathlib.Path):
     value = config
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise UserError(f"{workdir / 'config.json'} has no field {name!r}; choose another --by.")
+            raise UserError(f"{workdir / 'config.json'} has no {name!r}; choose another --by.")
         value = value[part]
     return value
 
 
 def table(groups: dict[str, list[dict]]) -> str:
     """Markdown table: mean and standard deviation over seeds, in percent."""
-    columns = {
-        "last accuracy": lambda r: r["last"]["accuracy"],
-        "mean accuracy": lambda r: r["mean_accuracy"],
-        "area under curve": lambda r: r["area_under_accuracy_curve"],
-        "mean query precision": lambda r: r["mean_query_precision"],
-        "last query recall": lambda r: [x["query"]["recall"] for x in r["rounds"] if "query" in x][-1],
-    }
+    columns = _comparison(groups).columns
     lines = [
         "| | seeds | " + " | ".join(columns) + " |",
         "|---|---|" + "---|" * len(columns),
@@ -92,11 +138,19 @@ def table(groups: dict[str, list[dict]]) -> str:
     for label, results in groups.items():
         cells = []
         for value in columns.values():
-            numbers = [100 * value(r) for r in results]
+            try:
+                numbers = [100 * value(r) for r in results]
+            except KeyError:  # no recall with a person as oracle, no accuracy without test images
+                cells.append("–")
+                continue
             spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
             cells.append(f"{statistics.fmean(numbers):.1f} ± {spread:.1f}")
         lines.append(f"| {label} | {len(results)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _comparison(groups: dict[str, list[dict]]) -> _Comparison:
+    return _COMPARISONS[next(iter(groups.values()))[0]["task"]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     print(text)
     write_text(arguments.out / "table.md", text + "\n")
     figure = arguments.out / "learning_curves.png"
-    learning_curves(groups, figure)
+    _comparison(groups).draw(groups, figure)
     print(f"figure: {figure}")
     return 0
 

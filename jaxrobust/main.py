@@ -12,6 +12,7 @@ import signal
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -41,6 +42,7 @@ def _setup_logging() -> None:
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.WARNING)
 
 
 def fail(message: str) -> None:
@@ -51,9 +53,11 @@ def fail(message: str) -> None:
 
 def _config_fields(config) -> list[str]:
     fields = []
-    for name in config:
-        inner = config[name]
-        fields += [f"{name}.{f}" for f in _config_fields(inner)] if hasattr(inner, "keys") else [name]
+    for name, value in config.items():
+        if hasattr(value, "keys"):
+            fields += [f"{name}.{inner}" for inner in _config_fields(value)]
+        else:
+            fields.append(name)
     return fields
 
 
@@ -66,8 +70,9 @@ def _unknown_override(argv: list[str]) -> str | None:
         name = argument.lstrip("-").split("=")[0]
         if name.startswith("config.") and name.removeprefix("config.") not in fields:
             name = name.removeprefix("config.")
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
-            return f"The recipe has no field {name!r}: did you mean --config.{near}?"
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean --config.{near[0]}?" if near else f"see {path} for its fields."
+            return f"The recipe has no field {name!r}: {hint}"
     return None
 
 
@@ -77,8 +82,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if "-h" in argv or flags.FLAGS.help:
             return app.parse_flags_with_usage(argv)
-        given = config_flags.get_config_filename(flags.FLAGS["config"])
-        path = (given or "").partition(":")[0]
+        given = config_flags.get_config_filename(flags.FLAGS["config"]) if _CONFIG.value else ""
+        path = given.partition(":")[0]
         if path and not os.path.exists(path):
             fail(f"--config={path} does not exist; the recipes are in configs/.")
     except (UserError, flags.Error) as error:

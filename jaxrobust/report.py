@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxrobust.metrics import expected_calibration_error
+from jaxrobust.selection import fit_gaussian_mixture_1d, min_max_normalize
+
 # Colour-blind safe (Okabe and Ito), in the order in which they tell best apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -18,44 +21,47 @@ def learning_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> N
         the line is their mean and the band one standard deviation to each side.
       path: the PNG to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     panels = (
         ("Accuracy on known classes (%)", _accuracy),
         ("Query precision (%)", _of_queries("precision")),
         ("Query recall (%)", _of_queries("recall")),
     )
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for axis, (title, series) in zip(axes, panels, strict=True):
-        for i, (label, results) in enumerate(runs.items()):
-            x, mean, std = _band([series(r) for r in results])
-            style = {"color": COLORS[i % len(COLORS)]}
-            axis.plot(x, mean, marker=MARKERS[i % len(MARKERS)], ms=5, lw=1.8, label=label, **style)
-            if len(results) > 1:
-                axis.fill_between(x, mean - std, mean + std, alpha=0.18, lw=0, **style)
-        axis.set_title(title, loc="left", fontsize=11)
-        axis.set_xlabel("Annotated images")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
     first = next(iter(runs.values()))[0]
-    counts = {len(r) for r in runs.values()}
-    seeds = f"{max(counts)} seeds" if max(counts) > 1 else f"seed {first['seed']}"
-    figure.suptitle(
-        f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes known, "
-        f"{seeds}",
-        x=0.01,
-        ha="left",
-        fontsize=12,
+    figure, axes = _curves(runs, panels)
+    for axis in axes:
+        axis.set_xlabel("Annotated images")
+    _suptitle(
+        figure,
+        f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes known",
+        runs,
     )
     axes[0].legend(frameon=False, loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    figure.savefig(scratch, dpi=130, format="png")
-    scratch.replace(path)
-    pyplot.close(figure)
+    _save(figure, path)
+
+
+def _curves(runs, panels, *, markers: bool = True):
+    """A figure with one panel per (title, series): mean and deviation over the seeds of a run."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(13 / 3 * len(panels), 4), layout="constrained", squeeze=False
+    )
+    for axis, (title, series) in zip(axes[0], panels, strict=True):
+        for i, (label, results) in enumerate(runs.items()):
+            x, mean, std = _band([series(r) for r in results])
+            color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)] if markers else None
+            axis.plot(x, mean, marker=marker, ms=5, lw=1.8, label=label, color=color)
+            if len(results) > 1:
+                axis.fill_between(x, mean - std, mean + std, alpha=0.18, lw=0, color=color)
+        axis.set_title(title, loc="left", fontsize=11)
+        _plain_axis(axis)
+    return figure, axes[0]
+
+
+def _suptitle(figure, text: str, runs) -> None:
+    """Title that also says how many seeds are in the figure."""
+    most = max(len(results) for results in runs.values())
+    seeds = f"{most} seeds" if most > 1 else f"seed {next(iter(runs.values()))[0]['seed']}"
+    figure.suptitle(f"{text}, {seeds}", x=0.01, ha="left", fontsize=12)
 
 
 def _annotated(entry: dict) -> int:
@@ -63,14 +69,14 @@ def _annotated(entry: dict) -> int:
 
 
 def _accuracy(results: dict) -> list[tuple[float, float]]:
-    return [(_annotated(r), 100 * r["accuracy"]) for r in results["rounds"]]
+    return [(_annotated(r), 100 * r["accuracy"]) for r in results["rounds"] if "accuracy" in r]
 
 
 def _of_queries(name: str):
     """Series of a query's measure, at the number of images annotated after it."""
 
     def series(results: dict) -> list[tuple[float, float]]:
-        queried = [r for r in results["rounds"] if "query" in r]
+        queried = [r for r in results["rounds"] if name in r.get("query", {})]
         return [(_annotated(r) + r["query"]["size"], 100 * r["query"][name]) for r in queried]
 
     return series
@@ -81,3 +87,176 @@ def _band(runs: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray
     shortest = min(len(r) for r in runs)
     points = np.array([r[:shortest] for r in runs]).reshape(len(runs), shortest, 2)
     return points[..., 0].mean(0), points[..., 1].mean(0), points[..., 1].std(0)
+
+
+def noisy_label_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
+    """Draws test accuracy, calibration error and detection of wrong labels by epoch.
+
+    Args:
+      runs: label -> results of one or more seeds (contents of `results.json`), as for
+        `learning_curves`. Detection is left out where the truth is not known.
+      path: the PNG to write.
+    """
+    first = next(iter(runs.values()))[0]
+    panels = [
+        ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
+        ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
+    ]
+    if "f1" in first["last"]["labels"]:
+        panels.append(
+            ("F1 of wrong labels found (%)", _of_epochs(lambda e: 100 * e["labels"]["f1"]))
+        )
+    noise = first["noise"]
+    figure, axes = _curves(runs, panels, markers=False)
+    for axis in axes:
+        axis.set_xlabel("Epoch")
+    _suptitle(figure, f"{first['dataset']}, noise: {_noise_text(noise)}", runs)
+    axes[0].legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def _noise_text(noise: dict) -> str:
+    if noise["kind"] == "none":
+        return "as it came"
+    return f"{noise['kind']}, {100 * noise['realised_rate']:.1f} % wrong"
+
+
+def _of_epochs(value):
+    """Series of a measure of each epoch."""
+    return lambda results: [(e["epoch"], value(e)) for e in results["epochs"]]
+
+
+def reliability_diagram(
+    probs: np.ndarray, labels: np.ndarray, path: pathlib.Path, *, num_bins: int = 10
+) -> None:
+    """Draws accuracy against confidence, with the share of images in each bin.
+
+    Args:
+      probs: [n, C], predicted probabilities.
+      labels: int [n].
+      path: the PNG to write.
+      num_bins: how many bins of confidence.
+    """
+    confidence, hits = probs.max(axis=1), probs.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, num_bins + 1)
+    bins = np.searchsorted(edges[1:-1], confidence, side="left")
+    counts = np.bincount(bins, minlength=num_bins)
+    accuracy = np.bincount(bins, hits, num_bins) / np.maximum(counts, 1)
+    pyplot = _pyplot()
+    figure, (top, bottom) = pyplot.subplots(
+        2, 1, figsize=(4.5, 5.5), layout="constrained", sharex=True, height_ratios=(3, 1)
+    )
+    style = {"width": 1 / num_bins, "align": "edge", "ec": "white"}
+    top.bar(edges[:-1], accuracy, color=COLORS[0], label="accuracy", **style)
+    top.plot([0, 1], [0, 1], color=COLORS[1], lw=1.5, ls="--", label="confidence")
+    error = expected_calibration_error(probs, labels, num_bins=num_bins)
+    top.set_title(f"Calibration on the test images, error {error:.3f}", loc="left", fontsize=11)
+    top.set_ylabel("Accuracy")
+    top.legend(frameon=False, loc="upper left")
+    bottom.bar(edges[:-1], counts / len(labels), color=COLORS[6], **style)
+    bottom.set_xlabel("Confidence")
+    bottom.set_ylabel("Share of images")
+    for axis in (top, bottom):
+        _plain_axis(axis)
+    _save(figure, path)
+
+
+def score_histogram(
+    scores: Mapping[str, np.ndarray],
+    title: str,
+    path: pathlib.Path,
+    *,
+    is_wrong: np.ndarray | None = None,
+) -> None:
+    """Draws how a score of the given labels is distributed, with its mixture of two Gaussians.
+
+    Args:
+      scores: [N], high for labels that look right, by network.
+      title: what the score is called.
+      path: the PNG to write.
+      is_wrong: bool [N], which labels are wrong, if known.
+    """
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(
+        1, len(scores), figsize=(5.5 * len(scores), 3.6), layout="constrained", squeeze=False
+    )
+    for axis, (name, score) in zip(axes[0], scores.items(), strict=True):
+        low, high = float(score.min()), float(score.max())
+        bins = np.linspace(low, high if high > low else low + 1, 61)
+        parts = {"all labels": np.ones(len(score), bool)}
+        if is_wrong is not None:
+            parts = {"right labels": ~is_wrong, "wrong labels": is_wrong}
+        for (label, part), color in zip(parts.items(), COLORS, strict=False):
+            weights = np.full(part.sum(), 1 / (len(score) * (bins[1] - bins[0])))
+            axis.hist(score[part], bins, weights=weights, color=color, alpha=0.55, label=label)
+        # On the scale on which the methods fit it.
+        scaled = min_max_normalize(score)
+        mixture = fit_gaussian_mixture_1d(scaled)
+        x = np.linspace(0, 1, 400)
+        for mean, variance, weight in zip(*map(np.asarray, mixture[:3]), strict=True):
+            density = weight * np.exp(-((x - mean) ** 2) / (2 * variance))
+            density = density / np.sqrt(2 * np.pi * variance) / (bins[-1] - bins[0])
+            axis.plot(low + x * (bins[-1] - bins[0]), density, color=COLORS[6], lw=1.4)
+        axis.set_title(f"{title}, {name}", loc="left", fontsize=11)
+        axis.set_ylabel("Density")
+        axis.legend(frameon=False)
+        _plain_axis(axis)
+    _save(figure, path)
+
+
+def contact_sheet(
+    images: np.ndarray,
+    captions: Sequence[tuple[str, str]],
+    path: pathlib.Path,
+    *,
+    wrong: np.ndarray | None = None,
+    columns: int = 10,
+) -> None:
+    """Draws images in rows, each with its given and its suggested label.
+
+    Args:
+      images: uint8 [n, H, W, 3].
+      captions: (given, suggested) of each.
+      path: the PNG to write.
+      wrong: bool [n], which given labels are wrong, if known: their captions are coloured.
+      columns: images in a row.
+    """
+    pyplot = _pyplot()
+    rows = max(-(-len(images) // columns), 1)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(1.15 * columns, 1.5 * rows), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, image, (given, suggested)) in enumerate(
+        zip(axes.flat, images, captions, strict=False)
+    ):
+        axis.imshow(image, interpolation="nearest")
+        color = "black" if wrong is None else COLORS[1] if wrong[i] else COLORS[2]
+        axis.set_title(f"{given}\n→ {suggested}", fontsize=7, color=color)
+    legend = "" if wrong is None else "; orange: the given label is wrong, green: it is right"
+    figure.suptitle(f"Given label → suggested label{legend}", x=0.01, ha="left", fontsize=10)
+    _save(figure, path)
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _plain_axis(axis) -> None:
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure, path: pathlib.Path) -> None:
+    """Writes a PNG so that a kill leaves the old file or the new one, and closes the figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    figure.savefig(scratch, dpi=130, format="png")
+    scratch.replace(path)
+    _pyplot().close(figure)

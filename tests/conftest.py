@@ -1,5 +1,6 @@
 """Guard rails for every test: strict dtypes, no silent broadcasting, eight virtual CPU devices."""
 
+import functools
 import os
 import pathlib
 
@@ -22,29 +23,52 @@ class Golden:
     """Recorded arrays of one paper, read as `golden[case, name]`."""
 
     def __init__(self, name: str):
-        self._arrays = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
+        with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
+            self._arrays = dict(arrays)
 
     def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
         return self._arrays["/".join(key)]
 
     def __contains__(self, key: tuple[str, str]) -> bool:
-        return "/".join(key) in self._arrays.files
+        return "/".join(key) in self._arrays
 
     def names(self, case: str) -> list[str]:
-        return [k.split("/", 1)[1] for k in self._arrays.files if k.startswith(case + "/")]
+        return [k.split("/", 1)[1] for k in self._arrays if k.startswith(case + "/")]
 
     def cases(self, prefix: str) -> list[str]:
-        return sorted({k.split("/", 1)[0] for k in self._arrays.files if k.startswith(prefix)})
+        return sorted({k.split("/", 1)[0] for k in self._arrays if k.startswith(prefix)})
 
 
 @pytest.fixture(scope="session")
 def load_golden():
     """Function from a paper's name to its recorded arrays."""
-    return Golden
+    return functools.cache(Golden)
 
 
 @pytest.fixture
 def x64():
     """Runs one test in double precision."""
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Runs on the first of the eight virtual devices, as on a user's CPU."""
+    from jaxrobust.engine import runtime
+    from jaxrobust.engine.sharding import make_placement
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_network():
+    """`model.name="tiny"`: one block of four channels, quick to compile."""
+    from jaxrobust import models
+
+    network = functools.partial(models.ResNet, stage_sizes=(1,), widths=(4,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.NETWORKS, "tiny", network)
         yield

@@ -36,9 +36,10 @@ def pad_crop_flip(
     if padding:
         padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         offsets = jax.random.randint(crop_key, (batch, 2), 0, 2 * padding + 1, jnp.int32)
-        images = jax.vmap(
-            lambda image, offset: jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), shape)
-        )(padded, offsets)
+        corners = jnp.pad(offsets, ((0, 0), (0, 1)))  # every crop keeps all channels
+        images = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, corner, shape))(
+            padded, corners
+        )
     if flip:
         mirrored = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
         images = jnp.where(mirrored, images[:, :, ::-1], images)

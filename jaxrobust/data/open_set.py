@@ -51,7 +51,7 @@ def open_set_split(
 
     The first K classes of `class_order` are known. `floor(init_fraction * n)` of the n known
     training images start labelled, drawn uniformly without replacement from all of them (not class
-    balanced). BUAL (ECCV 2024) and its siblings; section "experiments".
+    balanced). Protocol of BUAL (ECCV 2024), used for DCFS (arXiv 2409.17607) too.
 
     Args:
       train_labels: int [N], original class ids.

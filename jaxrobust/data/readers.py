@@ -21,6 +21,9 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
+# (images, labels) of the training part, the same of the test part, and the class names.
+Archive = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], tuple[str, ...]]
+
 # What the decompressors and tarfile raise for a file that is cut short or was never an archive.
 _DAMAGED = (EOFError, OSError, lzma.LZMAError, tarfile.TarError, zlib.error)
 
@@ -57,8 +60,9 @@ def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
                 if member.isfile():
                     yield member.name, tar.extractfile(member).read()
     except _DAMAGED as error:
+        reason = str(error).splitlines()[0].rstrip(":")  # then follow tarfile's attempts
         raise DataError(
-            f"Cannot read the archive {path}: {error}. Download it again; it may be cut short."
+            f"Cannot read the archive {path}: {reason}. Download it again; it may be cut short."
         ) from error
 
 
@@ -78,10 +82,15 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
+# The functions that NumPy's own pickles name to rebuild an array: old protocols, protocol 5.
+_reconstruct = np.empty(0).__reduce__()[0]
+_frombuffer = np.empty(0).__reduce_ex__(5)[0]
+
 _ADMITTED_IN_PICKLES = {
-    # The rebuilding function that NumPy's own pickles name, under both of its addresses.
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     # How Python 3 writes bytes in pickles that Python 2 can read: always as Latin-1 text.
@@ -119,7 +128,7 @@ def unpickle_arrays(content: bytes, source: str) -> object:
         ) from error
 
 
-def read_cifar_python(path: pathlib.Path, fine: bool) -> tuple:
+def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
     """CIFAR's python version, archive or unpacked folder.
 
     Args:
@@ -135,24 +144,28 @@ def read_cifar_python(path: pathlib.Path, fine: bool) -> tuple:
     files = _named_files(path, [*names, meta_name])
     batches = []
     for name in names:
-        batch = unpickle_arrays(files[name], f"{name} of {path}")
-        try:
-            pixels = np.asarray(batch["data"])
-            labels = np.asarray(batch[prefix + "labels"], np.int32)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{name} of {path} is not a CIFAR batch ({error!r}).") from error
-        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
+        data, labels = _unpickled(files[name], f"{name} of {path}", "data", prefix + "labels")
+        pixels, labels = np.asarray(data), np.asarray(labels)
+        if pixels.dtype != np.uint8 or pixels.shape != (labels.size, 3072):
             raise DataError(
-                f"{name} of {path} holds {pixels.dtype} of shape {pixels.shape} for "
-                f"{len(labels)} labels; a CIFAR batch holds 3072 uint8 values for each."
+                f"{name} of {path} holds {pixels.dtype} {list(pixels.shape)} for {labels.size} "
+                "labels; a CIFAR batch holds 3072 uint8 values for each. Download it again."
             )
         batches.append((_planes_to_images(pixels), labels))
-    meta = unpickle_arrays(files[meta_name], f"{meta_name} of {path}")
-    class_names = tuple(meta["fine_label_names" if fine else "label_names"])
-    return _join(batches[:-1]), batches[-1], class_names
+    key = prefix + "label_names"
+    (class_names,) = _unpickled(files[meta_name], f"{meta_name} of {path}", key)
+    return _join(batches[:-1]), batches[-1], tuple(class_names)
 
 
-def read_cifar_binary(path: pathlib.Path, fine: bool) -> tuple:
+def _unpickled(content: bytes, source: str, *keys: str) -> list:
+    """Values of a pickled dict."""
+    record = unpickle_arrays(content, source)
+    if not isinstance(record, dict) or any(key not in record for key in keys):
+        raise DataError(f"{source} does not hold {' and '.join(keys)}. Download it again.")
+    return [record[key] for key in keys]
+
+
+def read_cifar_binary(path: pathlib.Path, fine: bool) -> Archive:
     """CIFAR's binary version: arguments and returns as `read_cifar_python`."""
     names = (
         ["train.bin", "test.bin"]
@@ -169,8 +182,7 @@ def read_cifar_binary(path: pathlib.Path, fine: bool) -> tuple:
                 f"{name} of {path} is no whole number of CIFAR records. Download it again."
             )
         records = np.frombuffer(files[name], np.uint8).reshape(-1, label_bytes + 3072)
-        labels = records[:, label_bytes - 1].astype(np.int32)
-        batches.append((_planes_to_images(records[:, label_bytes:]), labels))
+        batches.append((_planes_to_images(records[:, label_bytes:]), records[:, label_bytes - 1]))
     class_names = tuple(files[meta_name].decode().split())
     return _join(batches[:-1]), batches[-1], class_names
 
@@ -200,7 +212,7 @@ def _join(batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 # --------------------------------------------------------------------------- TensorFlow Datasets
 
 
-def read_tfds(directory: pathlib.Path) -> tuple:
+def read_tfds(directory: pathlib.Path) -> Archive:
     """A prepared TensorFlow Datasets folder with `image`, `label` and the splits train and test.
 
     Needs no TensorFlow, if the folder was prepared as array_record or parquet. Where the records
@@ -221,8 +233,13 @@ def read_tfds(directory: pathlib.Path) -> tuple:
             if "id" in builder.info.features:
                 records.sort(key=lambda record: record["id"])
             images = np.stack([record["image"] for record in records])
-            parts.append((images, np.array([record["label"] for record in records], np.int32)))
-    except Exception as error:  # anything from a missing split to TensorFlow being asked for
+            parts.append((images, np.array([record["label"] for record in records])))
+    except NotImplementedError as error:
+        raise DataError(
+            f"The TensorFlow Datasets folder {directory} is prepared in a format that only "
+            'TensorFlow reads: prepare it again with file_format="array_record".'
+        ) from error
+    except Exception as error:  # a missing split or file, other features, broken metadata
         raise DataError(
             f"Cannot read the TensorFlow Datasets folder {directory}: {error!r}. Prepare it with "
             'file_format="array_record", splits train and test, and features image and label.'
@@ -267,9 +284,15 @@ def decode_images(
             )
         images[i] = image
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(decode_into, range(len(files))):
-            pass
+    source = files[0][1]
+    num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if num_bytes < 4096:  # handing such small files to threads takes longer than decoding them
+        for i in range(len(files)):
+            decode_into(i)
+    else:
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(decode_into, range(len(files))):
+                pass
     return images
 
 
@@ -280,17 +303,20 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack([_fit(Image.fromarray(image), size) for image in images])
 
 
+_REPLACE_IMAGE = "Replace this file, or remove it from the data set."
+
+
 def _decode(name: str, file: bytes | pathlib.Path, size: int | None) -> np.ndarray:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            image.load()
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
             rgb = _to_rgb(ImageOps.exif_transpose(image))
-    except (Exception, Image.DecompressionBombError) as error:  # codecs raise many types
-        raise DataError(
-            f"Cannot decode the image {name}: {error}. Replace it, or remove it from the data set."
-        ) from error
+    except UnidentifiedImageError:
+        raise DataError(f"{name} is not an image of a known format. {_REPLACE_IMAGE}") from None
+    except Exception as error:  # each codec raises types of its own
+        raise DataError(f"Cannot decode {name}: {error}. {_REPLACE_IMAGE}") from error
     return np.asarray(rgb) if size is None else _fit(rgb, size)
 
 

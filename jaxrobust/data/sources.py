@@ -45,6 +45,9 @@ _FASHION_MNIST_STATISTICS = ((0.2860,) * 3, (0.3530,) * 3)
 _TINY_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _HELD_OUT = 0.2  # of each class, where a set has no test part
+_UNLABELED = "unlabeled"  # folder of images without a label, in place of a class
+NO_LABEL = -1
+"""Label of an image that nobody has labelled; only `Dataset.unlabeled` holds such images."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,12 +92,14 @@ class Dataset:
     """A data set in memory, with what is needed to normalise it and to name its classes.
 
     Attributes:
-      name: the name that `load_dataset` knows it by.
+      name: what reports call it: the name given to `load_dataset`, but `cifar10_jpeg` for the
+        recompressed images, whose pixels are not the official ones.
       train: training examples; every class has some.
-      test: test examples.
+      test: test examples; none only where there are unlabelled images.
       class_names: one per label.
       mean: of each channel on the [0, 1] scale.
       std: likewise, positive.
+      unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
     """
 
     name: str
@@ -103,10 +108,15 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    unlabeled: Examples | None = None
 
     def __post_init__(self):
+        if self.num_classes < 2:
+            raise DataError(f"{self.name} has {self.num_classes} class: at least 2 are needed.")
         for split, examples in (("train", self.train), ("test", self.test)):
             if not len(examples):
+                if split == "test" and self.unlabeled is not None:
+                    continue
                 raise DataError(f"The {split} part of {self.name} holds no images.")
             low, high = examples.labels.min(), examples.labels.max()
             if low < 0 or high >= self.num_classes:
@@ -114,12 +124,15 @@ class Dataset:
                     f"{self.name} has {self.num_classes} classes, so labels must lie in 0 to "
                     f"{self.num_classes - 1}, but {split} labels reach from {low} to {high}."
                 )
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            raise DataError(
-                f"Images of {self.name} differ in size: train {self.train.images.shape[1:3]}, "
-                f"test {self.test.images.shape[1:3]}. Set image_size "
-                "(--config.dataset.image_size=) to resize them all."
-            )
+        if self.unlabeled is not None and np.any(self.unlabeled.labels != NO_LABEL):
+            raise DataError(f"Unlabelled images of {self.name} must all have the label {NO_LABEL}.")
+        for split, examples in (("test", self.test), ("unlabelled", self.unlabeled)):
+            if examples is not None and examples.images.shape[1:] != self.train.images.shape[1:]:
+                raise DataError(
+                    f"Images of {self.name} differ in size: train {self.train.images.shape[1:3]}, "
+                    f"{split} {examples.images.shape[1:3]}. Set image_size "
+                    "(--config.dataset.image_size=) to resize them all."
+                )
         counts = np.bincount(self.train.labels, minlength=self.num_classes)
         if absent := [self.class_names[label] for label in np.flatnonzero(counts == 0)]:
             raise DataError(f"{self.name} has no training images of {', '.join(absent)}.")
@@ -148,15 +161,18 @@ def load_dataset(
 
     | name | what `path` may be |
     |---|---|
-    | `digits` | nothing: 1,797 real 8 x 8 digits that come with scikit-learn; no flips |
+    | `digits` | empty: 1,797 real 8 x 8 digits that come with scikit-learn |
     | `fashion_mnist` | folder with the four idx files, gzipped or not |
-    | `cifar10` | official python or binary archive, or its folder; `cifar10_jpeg` as tar.xz or \
-folder |
-    | `cifar100` | official python or binary archive, or its folder |
+    | `cifar10` | official python or binary archive, or `cifar10_jpeg.tar.xz`, or their folders |
+    | `cifar100` | official python or binary archive, or their folders |
     | `tiny_imagenet` | the folder `tiny-imagenet-200` |
     | `image_folder` | folder with `train/<class>/*` and `test/<class>/*`, or only `<class>/*` |
 
-    `path` may also be the folder around the thing named, and for the second to fourth rows a
+    Beside the classes of an `image_folder`, in `train/` where it has one, a folder `unlabeled` may
+    hold images that nobody has labelled, for a person to be asked about; `train/` may then do
+    without `test/`.
+
+    `path` may also be the folder around the thing named, and for `fashion_mnist` and the CIFARs a
     TensorFlow Datasets folder. Without a path, `datasets/` below the working directory and the
     customary folders of the machine are searched; nothing is ever downloaded.
 
@@ -170,7 +186,7 @@ folder |
       name: one of the above.
       path: where the data is.
       image_size: side in pixels to resize images to (centre crop to a square, bilinear).
-      max_train: keep at most so many training images, class shares as in the whole.
+      max_train: keep at most so many labelled training images, class shares as in the whole.
       max_test: likewise for the test images.
       seed: fixes which images `max_train` and `max_test` keep.
 
@@ -198,7 +214,7 @@ folder |
 def fingerprint(dataset: Dataset) -> str:
     """SHA-256 over images, labels and class names: equal if and only if the data is."""
     digest = hashlib.sha256(repr(dataset.class_names).encode())
-    for examples in (dataset.train, dataset.test):
+    for examples in filter(None, (dataset.train, dataset.test, dataset.unlabeled)):
         for array in (examples.images, examples.labels):
             digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array))
@@ -315,9 +331,9 @@ def _cifar10_jpeg(root: pathlib.Path) -> Dataset:
             for split in ("train", "test")
         )
     return Dataset(
-        "cifar10",
-        _decoded(root, train, CIFAR10_CLASSES, None),
-        _decoded(root, test, CIFAR10_CLASSES, None),
+        "cifar10_jpeg",
+        _decoded("train", root, train, CIFAR10_CLASSES, None),
+        _decoded("test", root, test, CIFAR10_CLASSES, None),
         CIFAR10_CLASSES,
         *_CIFAR10_STATISTICS,
     )
@@ -361,12 +377,14 @@ def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None) -> Dataset
         for file in _images_in(root / "train" / wnid / "images")
     ]
     annotations = readers.read_bytes(root / "val" / "val_annotations.txt").decode().splitlines()
-    rows = [line.split("\t") for line in annotations]
-    test = [(row[1], f"val/images/{row[0]}", root / "val" / "images" / row[0]) for row in rows]
+    if not all("\t" in line for line in annotations):
+        raise DataError(f"{root}/val/val_annotations.txt is damaged: unpack the data set again.")
+    rows = [line.split("\t")[:2] for line in annotations]
+    test = [(wnid, f"val/images/{file}", root / "val" / "images" / file) for file, wnid in rows]
     return Dataset(
         "tiny_imagenet",
-        _decoded(root / "train", train, wnids, image_size),
-        _decoded(root / "val", test, wnids, image_size),
+        _decoded("train", root, train, wnids, image_size),
+        _decoded("test", root, test, wnids, image_size),
         wnids,
         *_TINY_IMAGENET_STATISTICS,
     )
@@ -378,19 +396,28 @@ def _image_folder(path: pathlib.Path | None, image_size: int | None) -> Dataset:
             "image_folder needs a folder that holds a folder of images for each class: set "
             f"--config.dataset.path= to one{'' if path is None else f', {path} is a file'}."
         )
-    if not _subfolders(path / "train"):
-        class_names = tuple(folder.name for folder in _subfolders(path))
-        train, test = _hold_out(_decoded(path, _listed(path), class_names, image_size))
+    root = path / "train" if _subfolders(path / "train") else path
+    classes = [folder.name for folder in _subfolders(root) if folder.name != _UNLABELED]
+    listed = _listed(path, root.relative_to(path).as_posix())
+    labeled = [entry for entry in listed if entry[0] != _UNLABELED]
+    train = _decoded("train", path, labeled, classes, image_size)
+    unlabeled = None
+    if len(labeled) < len(listed):
+        others = [entry for entry in listed if entry[0] == _UNLABELED]
+        unlabeled = _decoded("unlabelled", path, others, (_UNLABELED,), image_size)
+        unlabeled = dataclasses.replace(unlabeled, labels=np.full_like(unlabeled.labels, NO_LABEL))
+    if root == path:
+        train, test = _hold_out(train)
     elif (path / "test").is_dir():
-        class_names = tuple(folder.name for folder in _subfolders(path / "train"))
-        train = _decoded(path / "train", _listed(path, "train"), class_names, image_size)
-        test = _decoded(path / "test", _listed(path, "test"), class_names, image_size)
+        test = _decoded("test", path, _listed(path, "test"), classes, image_size)
+    elif unlabeled is not None:
+        test = train.take(np.arange(0))
     else:
         raise DataError(
             f"{path} has train/ but no test/: add test/<class>/*, or move the class folders up "
             f"into {path}, and a fifth of each class is held out for testing."
         )
-    return _with_own_statistics("image_folder", train, test, class_names)
+    return _with_own_statistics("image_folder", train, test, tuple(classes), unlabeled)
 
 
 _SOURCES: dict[str, Callable[[pathlib.Path | None, int | None], Dataset]] = {
@@ -442,7 +469,7 @@ def _tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
 
 
 def _missing(title: str, path: pathlib.Path | None, remedy: str) -> DataError:
-    where = "the customary folders" if path is None else path
+    where = path or "datasets, ~/tensorflow_datasets or other customary folders"
     return DataError(
         f"{title} was not found in {where}: {remedy}, or set --config.dataset.path= to where it is."
     )
@@ -486,6 +513,8 @@ def _listed(root: pathlib.Path, split: str = "") -> list[tuple[str, str, pathlib
 def _examples(arrays: Sequence[np.ndarray]) -> Examples:
     """Examples from images, grey or in colour, and labels of any integer type."""
     images, labels = arrays
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"Labels must be integers, but are {labels.dtype}.")
     if images.ndim == 3:
         images = images[..., None]
     if images.shape[-1] == 1:
@@ -494,6 +523,7 @@ def _examples(arrays: Sequence[np.ndarray]) -> Examples:
 
 
 def _decoded(
+    split: str,
     root: pathlib.Path,
     entries: Sequence[tuple[str, str, bytes | pathlib.Path]],
     class_names: Sequence[str],
@@ -501,34 +531,44 @@ def _decoded(
 ) -> Examples:
     """Decodes (class, relative path, content or path) entries, sorted by class and path."""
     if not entries:
-        raise DataError(f"{root} holds no images in folders named after their classes.")
+        raise DataError(
+            f"The {split} part of {root} holds no images: put them into one folder for each class."
+        )
     label_of = {name: label for label, name in enumerate(class_names)}
     for class_name, file, _ in entries:
         if class_name not in label_of:
             raise DataError(
-                f"{file} in {root} belongs to the class {class_name!r}, which is not one of the "
-                f"{len(class_names)} classes to train on: add training images or remove it."
+                f"{root / file} belongs to the class {class_name!r}, which is not one of the "
+                f"{len(class_names)} classes to train on: add training images of it, or remove it."
             )
     entries = sorted(entries, key=lambda entry: (label_of[entry[0]], entry[1]))
-    images = readers.decode_images([(file, source) for _, file, source in entries], image_size)
+    images = readers.decode_images(
+        [(str(root / file), source) for _, file, source in entries], image_size
+    )
     labels = np.array([label_of[class_name] for class_name, _, _ in entries], np.int32)
     return Examples(images, labels, tuple(file for _, file, _ in entries))
 
 
 def _with_own_statistics(
-    name: str, train: Examples, test: Examples, class_names: tuple[str, ...]
+    name: str,
+    train: Examples,
+    test: Examples,
+    class_names: tuple[str, ...],
+    unlabeled: Examples | None = None,
 ) -> Dataset:
     """Data set normalised by the mean and deviation of its own training pixels."""
     counts = np.zeros((3, 256))
-    for image in train.images:
-        for channel in range(3):
-            counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
+    for examples in filter(None, (train, unlabeled)):
+        for image in examples.images:
+            for channel in range(3):
+                counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ values
     std = np.sqrt(np.maximum(share @ values**2 - mean**2, 0))
     std = np.where(std > 0, std, 1)  # a channel of one value is only centred
-    return Dataset(name, train, test, class_names, tuple(mean.tolist()), tuple(std.tolist()))
+    mean, std = tuple(mean.tolist()), tuple(std.tolist())
+    return Dataset(name, train, test, class_names, mean, std, unlabeled)
 
 
 def _hold_out(examples: Examples) -> tuple[Examples, Examples]:

@@ -137,6 +137,4 @@ class Checkpoints:
 
 def abstract_like(tree: Any) -> Any:
     """Shapes, dtypes and shardings of a pytree of device arrays."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

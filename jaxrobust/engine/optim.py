@@ -7,7 +7,7 @@ import optax
 
 from jaxrobust.errors import UserError, unknown_name
 
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "milestones", "cosine")
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -32,11 +32,13 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
 def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int) -> float:
     """Rate of one epoch, constant within it.
 
-    `constant`: lr. `step`: lr * decay_factor ** (epoch // decay_every). `cosine`: from lr at epoch
-    0 to 0 after the last.
+    `constant`: lr. `step`: lr * decay_factor ** (epoch // decay_every). `milestones`: lr *
+    decay_factor ** (how many of decay_epochs have been reached). `cosine`: from lr at epoch 0 to 0
+    after the last.
 
     Args:
-      config: `learning_rate`, `schedule`, and for `step` also `decay_every`, `decay_factor`.
+      config: `learning_rate`, `schedule`; `decay_factor` for `step`, with `decay_every`, and for
+        `milestones`, with `decay_epochs`.
       epoch: counted from 0.
       num_epochs: length of the training.
 
@@ -48,6 +50,9 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
             return config.learning_rate
         case "step":
             return config.learning_rate * config.decay_factor ** (epoch // config.decay_every)
+        case "milestones":
+            reached = sum(epoch >= milestone for milestone in config.decay_epochs)
+            return config.learning_rate * config.decay_factor**reached
         case "cosine":
             return config.learning_rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
     raise UserError(unknown_name("optimizer.schedule", config.schedule, SCHEDULES))

@@ -8,43 +8,62 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrobust.errors import unknown_name
+
 PADDING = -1
+LAST_BATCHES = ("short", "even", "drop")
 
 
 class Plan(NamedTuple):
     """Rows of dataset ids.
 
     Attributes:
-      ids: int32 `[max_steps, width]`; `PADDING` marks slots without an example.
+      ids: int32 `[max_steps, width]`, or a dict of such arrays where a step visits several sets;
+        `PADDING` marks slots without an example.
       num_steps: how many rows hold examples.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | dict[str, np.ndarray]
     num_steps: int
 
 
 def make_plan(
-    ids: np.ndarray, batch_size: int, *, capacity: int, width: int | None = None
+    ids: np.ndarray,
+    batch_size: int,
+    *,
+    capacity: int,
+    width: int | None = None,
+    last_batch: str = "short",
 ) -> Plan:
-    """Lays `ids` out in rows of `batch_size`, in the given order; the last row may be short.
+    """Lays `ids` out in rows of at most `batch_size`, in the given order.
 
     Args:
       ids: int `[n]` dataset ids.
       batch_size: examples per step.
       capacity: largest `n` that the same program will ever see; fixes the plan's shape.
       width: slots per row, at least `batch_size` (rounded up to the number of devices).
+      last_batch: what becomes of a remainder: `"short"` keeps it as a row of its own, as PyTorch's
+        loaders do; `"even"` makes all rows equally long up to one, so that BatchNorm never sees a
+        row of one example; `"drop"` leaves it out where there is a full row.
 
     Returns:
-      The plan; every id appears once.
+      The plan; every id appears once, but for those dropped.
 
     Raises:
-      ValueError: if there are more ids than `capacity`.
+      ValueError: if there are more ids than `capacity`, or for another `last_batch`.
     """
     if len(ids) > capacity:
         raise ValueError(f"{len(ids)} ids do not fit a plan of capacity {capacity}.")
-    width = batch_size if width is None else width
-    max_steps = max(-(-capacity // batch_size), 1)
+    if last_batch not in LAST_BATCHES:
+        raise ValueError(unknown_name("last_batch", last_batch, LAST_BATCHES))
     num_steps = -(-len(ids) // batch_size)
-    rows = np.full((max_steps, batch_size), PADDING, np.int32)
-    rows.reshape(-1)[: len(ids)] = ids
-    return Plan(np.pad(rows, ((0, 0), (0, width - batch_size)), constant_values=PADDING), num_steps)
+    if last_batch == "drop" and len(ids) >= batch_size:
+        num_steps = len(ids) // batch_size
+    rows = np.full((max(-(-capacity // batch_size), 1), width or batch_size), PADDING, np.int32)
+    if last_batch == "even":
+        parts = np.array_split(ids, max(num_steps, 1))
+    else:
+        parts = [ids[i * batch_size : (i + 1) * batch_size] for i in range(num_steps)]
+    for row, part in zip(rows, parts, strict=False):
+        row[: len(part)] = part
+    return Plan(rows, num_steps)

@@ -1,4 +1,4 @@
-"""The life of a run in its workdir: lock, configuration, environment, metrics, checkpoints, signals."""
+"""A run in its workdir: lock, configuration, environment, metrics, checkpoints, signals."""
 
 import contextlib
 import datetime
@@ -60,9 +60,14 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes UTF-8 text so that a kill leaves the old file or the new one, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that a kill leaves the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.write_bytes(content)
     scratch.replace(path)
 
 
@@ -114,9 +119,9 @@ def _check_same_config(config: dict, path: pathlib.Path) -> None:
             continue
         if before.get(name) != now.get(name):
             raise UserError(
-                f"{path.parent} belongs to a run with {name}={before.get(name)!r}, but this command "
-                f"says {name}={now.get(name)!r}; choose another --workdir, or repeat the first "
-                "command to go on."
+                f"{path.parent} belongs to a run with {name}={before.get(name)!r}, but this "
+                f"command says {name}={now.get(name)!r}; choose another --workdir, or repeat the "
+                "first command to go on."
             )
 
 
@@ -177,7 +182,7 @@ class Run:
         self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
         self._writers: list[Writer] = []
         self._jsonl: JsonLines | None = None
-        self._pending: list[tuple[dict, dict]] = []
+        self._pending: list[tuple[dict, dict, int]] = []
         self._signum: int | None = None
         self._seconds_before = 0.0
         self._started = time.monotonic()
@@ -199,18 +204,14 @@ class Run:
         found = self._checkpoints.restore(abstract_like(like))
         record = found[1] if found else {"metrics_bytes": 0, "seconds": 0.0, "step": 0}
         self._seconds_before = record["seconds"]
-        self._jsonl = JsonLines(
-            self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"]
+        self._jsonl = JsonLines(self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"])
+        self._writers = [self._jsonl]
+        self._writers += optional_writers(
+            tuple(self.config.writers),
+            self.workdir,
+            first_step=record["step"],
+            config=plain(self.config),
         )
-        self._writers = [
-            self._jsonl,
-            *optional_writers(
-                tuple(self.config.writers),
-                self.workdir,
-                first_step=record["step"],
-                config=plain(self.config),
-            ),
-        ]
         if found:
             self._last_saved_step = record["step"]
         return found
@@ -222,10 +223,16 @@ class Run:
 
     # Metrics
 
-    def write(self, event: dict, values: dict) -> None:
-        """Records one event: `event` says what it is (step, split, round, ...), `values` may still be
-        on the device and are fetched later."""
-        self._pending.append(({**event, "seconds": round(self.seconds, 3)}, values))
+    def write(self, event: dict, values: dict, *, count: int = 1) -> None:
+        """Records one event.
+
+        Args:
+          event: what it is: step, split, round, ...
+          values: measurements by name; those still on the device are fetched later.
+          count: number of steps that `values` are sums over.
+        """
+        event = {**event, "seconds": round(self.seconds, 3)}
+        self._pending.append((event, values, count))
         if len(self._pending) > _MAX_PENDING:
             self._write_out(self._pending.pop(0))
 
@@ -240,15 +247,16 @@ class Run:
         for writer in self._writers:
             writer.flush()
 
-    def _write_out(self, item: tuple[dict, dict]) -> None:
-        event, values = item
-        values = {name: float(value) for name, value in jax.device_get(values).items()}
+    def _write_out(self, item: tuple[dict, dict, int]) -> None:
+        event, values, count = item
+        values = {name: float(value) / count for name, value in jax.device_get(values).items()}
         if not math.isfinite(values.get("loss", 0.0)):
             where = ", ".join(f"{k} {event[k]}" for k in ("round", "phase", "epoch") if k in event)
-            last = "none yet" if self._last_saved_step is None else f"step {self._last_saved_step}"
+            saved = self._last_saved_step
             raise UserError(
-                f"The loss became {values['loss']} in {where} (step {event['step']}); the last good "
-                f"checkpoint is {last}; lower optimizer.learning_rate, or set --config.dtype=float32."
+                f"The loss became {values['loss']} in {where} (step {event['step']}), and the last "
+                f"good checkpoint is {'none yet' if saved is None else f'step {saved}'}; lower "
+                "optimizer.learning_rate, or set --config.dtype=float32."
             )
         for writer in self._writers:
             writer.write({**event, **values})
@@ -266,7 +274,7 @@ class Run:
             leave=False,
             disable=not sys.stderr.isatty(),
         )
-        self._progress = (total, done, done, time.monotonic())
+        self._progress = (total, done, time.monotonic())
 
     def epoch_done(self, step: int, tree: Any, record: dict, where: str) -> None:
         """Marks epoch `step` (counted over the whole run, from 1) as done.
@@ -303,7 +311,7 @@ class Run:
         self._last_save = time.monotonic()
 
     def _show(self, step: int, where: str) -> None:
-        total, first, _, since = self._progress
+        total, first, since = self._progress
         self._bar.set_description(where, refresh=False)
         self._bar.update(step - self._bar.n)
         now = time.monotonic()
@@ -324,7 +332,7 @@ class Run:
             raise KeyboardInterrupt
         self._signum = signum
         self.say(
-            f"{signal.Signals(signum).name} received: saving after this epoch (again: stop at once)."
+            f"{signal.Signals(signum).name}: saving after this epoch (once more: stop at once)."
         )
 
     def _close(self) -> None:
@@ -363,8 +371,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> I
         except OSError:
             lock.seek(0)
             raise UserError(
-                f"{workdir} is in use by {lock.read().strip() or 'another process'}; wait for it, or "
-                "choose another --workdir."
+                f"{workdir} is in use by {lock.read().strip() or 'another process'}; wait for it, "
+                "or choose another --workdir."
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}")

@@ -1,4 +1,4 @@
-"""Training state of one network and the two programs that every method runs: epochs, predictions."""
+"""The training state of one network, and a step of gradient descent."""
 
 from collections.abc import Callable
 from typing import Any

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jaxrobust.losses._numerics import at_least_float32
 
 
-def check_logits(logits: jax.typing.ArrayLike) -> jax.Array:
+def check_logits(logits: jax.typing.ArrayLike, name: str = "logits") -> jax.Array:
     """The logits [..., C] in at least float32; ValueError for fewer than two classes."""
     logits = at_least_float32(logits)
     if logits.ndim == 0 or logits.shape[-1] < 2:
-        raise ValueError(f"logits must be [..., C] with C >= 2 classes; got shape {logits.shape}.")
+        raise ValueError(f"{name} must be [..., C] with C >= 2 classes; got shape {logits.shape}.")
     return logits
 
 

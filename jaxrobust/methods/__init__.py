@@ -4,11 +4,26 @@ from collections.abc import Callable
 
 import ml_collections
 
-from jaxrobust.methods import baselines, dcfs
+from jaxrobust.methods import baselines, bual, dcfs, dpc, noisy_baselines
+from jaxrobust.methods.noisy_labels import Method, Problem
 from jaxrobust.methods.strategy import Strategy, Task
 
 STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, Task], Strategy]] = {
+    "badge": baselines.badge,
+    "bual": bual.build,
+    "coreset": baselines.coreset,
     "dcfs": dcfs.build,
+    "eaoa": baselines.eaoa,
     "entropy": baselines.entropy,
+    "lc": baselines.least_confidence,
+    "lfosa": baselines.lfosa,
+    "margin": baselines.margin,
     "random": baselines.random,
+}
+
+NOISY_LABEL_METHODS: dict[str, Callable[[ml_collections.ConfigDict, Problem], Method]] = {
+    "cross_entropy": noisy_baselines.cross_entropy,
+    "dividemix": noisy_baselines.dividemix,
+    "dpc": dpc.build,
+    "mixup": noisy_baselines.mixup,
 }

@@ -1,31 +1,45 @@
-"""Active-learning strategies that need only the K-way target classifier."""
+"""The strategies that BUAL and DCFS are measured against.
+
+`random`, `lc`, `margin`, `entropy`, `coreset` and `badge` look at the target classifier only;
+`lfosa` and `eaoa` train a (K+1)-way detector of unknown classes beside it.
+"""
+
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.methods.strategy import (
+    Phase,
     Query,
     QueryContext,
     Strategy,
     Task,
+    annotated,
     classifier_phase,
+    cross_entropy,
+    known,
     recipe_parts,
+    target_phase,
 )
-
-
-def _target(config: ml_collections.ConfigDict, task: Task):
-    network, optimizer, rate = recipe_parts(config, task)
-    return classifier_phase(
-        "target",
-        network(1),
-        optimizer,
-        task,
-        num_epochs=config.num_epochs,
-        batch_size=config.batch_size,
-        rate=rate,
-    )
+from jaxrobust.selection import (
+    aleatoric_uncertainty,
+    badge_select,
+    classifier_confidence,
+    energy_margin_loss,
+    epistemic_energy,
+    fit_gaussian_mixture_1d,
+    gaussian_mixture_posterior,
+    k_center_greedy,
+    lfosa_score,
+    reverse_neighbor_shares,
+    select_coarse_to_fine,
+    select_lowest,
+)
 
 
 def random(config: ml_collections.ConfigDict, task: Task) -> Strategy:
@@ -36,27 +50,176 @@ def random(config: ml_collections.ConfigDict, task: Task) -> Strategy:
         chosen = context.rng.choice(pool, min(context.budget, pool.size), replace=False)
         return Query(ids=chosen, scores={})
 
-    target = _target(config, task)
-    return Strategy(phases=(target,), target=target.name, query=query)
+    return Strategy(phases=(target_phase(config, task),), target="target", query=query)
 
 
-def entropy(config: ml_collections.ConfigDict, task: Task) -> Strategy:
-    """The pool images on which the target classifier's softmax has the highest entropy.
+def _uncertainty(kind: str) -> Callable[[ml_collections.ConfigDict, Task], Strategy]:
+    def build(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+        def score(logits):
+            return -classifier_confidence(jax.nn.softmax(logits), kind)
 
-    -sum_k p_k log p_k, in nats; ties go to the lower id.
-    """
+        def query(context: QueryContext) -> Query:
+            scores = np.asarray(context.jit(f"{kind}/scores", score)(context.predict("target")))
+            ids = select_lowest(-scores, context.budget, where=context.in_pool)
+            return Query(ids=ids, scores={"uncertainty": scores})
 
-    def score(logits):
-        log_probs = jax.nn.log_softmax(logits)
-        return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+        phases = (target_phase(config, task),)
+        return Strategy(phases, target="target", query=query, unknown_scores=("uncertainty",))
+
+    build.__doc__ = f"The most uncertain images by `classifier_confidence(probs, {kind!r})`."
+    return build
+
+
+least_confidence = _uncertainty("lc")
+margin = _uncertainty("margin")
+entropy = _uncertainty("entropy")
+
+
+def coreset(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+    """Greedy k-center on the target classifier's features; labelled known images are centres."""
+
+    def pick(features, in_pool, is_center):
+        return k_center_greedy(
+            features, features, task.budget, where=in_pool, labeled_where=is_center
+        )
 
     def query(context: QueryContext) -> Query:
-        scores = np.asarray(context.jit("entropy/scores", score)(context.predict("target")))
-        pool = np.flatnonzero(context.in_pool)
-        order = np.argsort(-scores[pool], kind="stable")
-        return Query(ids=pool[order[: context.budget]], scores={"entropy": scores})
+        is_center = np.zeros(context.in_pool.shape, bool)
+        is_center[known(context.annotations, task.num_classes)] = True
+        picks = context.jit("coreset/picks", pick)(
+            context.predict("target")["features"], context.in_pool, is_center
+        )
+        return Query(ids=_without_padding(picks), scores={})
 
-    target = _target(config, task)
-    return Strategy(
-        phases=(target,), target=target.name, query=query, unknown_scores=("entropy",)
+    phases = (target_phase(config, task, with_features=True),)
+    return Strategy(phases, target="target", query=query)
+
+
+def badge(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+    """k-means++ seeding on the gradient embeddings of the target classifier."""
+
+    def pick(key, outputs, in_pool):
+        return badge_select(key, outputs["logits"], outputs["features"], task.budget, where=in_pool)
+
+    def query(context: QueryContext) -> Query:
+        key = jax.random.key(context.rng.integers(2**31))
+        picks = context.jit("badge/picks", pick)(key, context.predict("target"), context.in_pool)
+        return Query(ids=_without_padding(picks), scores={})
+
+    phases = (target_phase(config, task, with_features=True),)
+    return Strategy(phases, target="target", query=query)
+
+
+def _without_padding(picks: jax.Array) -> np.ndarray:
+    picks = np.asarray(picks)
+    return picks[picks >= 0]
+
+
+def _detector_phase(config: ml_collections.ConfigDict, task: Task, loss, **options) -> Phase:
+    """(K+1)-way classifier of all annotated images, class K for the unknown ones."""
+    network, optimizer, rate = recipe_parts(config, task)
+    phase = classifier_phase(
+        "detector",
+        network(1, task.num_classes + 1),
+        optimizer,
+        task,
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        rate=rate,
+        loss=loss,
+        members=lambda context: annotated(context.annotations),
+        **options,
     )
+    return dataclasses.replace(phase, class_probs=None)
+
+
+def lfosa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+    """LfOSA (Ning et al., CVPR 2022): the images most surely of the known class they look like.
+
+    The detector is trained with the recipe's optimiser on logits divided by
+    `config.lfosa.temperature`; the authors' centre loss is left out, as BUAL's paper does not say
+    how the method was trained there.
+    """
+    temperature = config.lfosa.temperature
+
+    def loss(logits, labels, valid, key):
+        return cross_entropy(logits / temperature, labels, valid, key)
+
+    def query(context: QueryContext) -> Query:
+        score = context.jit(
+            "lfosa/scores", lambda logits, in_pool: lfosa_score(logits, where=in_pool)
+        )
+        known_prob = np.asarray(score(context.predict("detector"), context.in_pool))
+        ids = select_lowest(-known_prob, context.budget, where=context.in_pool)
+        return Query(ids, {"unknown_prob": 1 - known_prob})
+
+    phases = (target_phase(config, task), _detector_phase(config, task, loss))
+    return Strategy(phases, target="target", query=query, unknown_scores=("unknown_prob",))
+
+
+def eaoa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+    """EAOA (Zong and Huang, CVPR 2025): low epistemic, then high aleatoric uncertainty.
+
+    Purity is the product of two posteriors of looking known: of the detector's energy, and of the
+    same energy formed from the classes in whose neighbourhood an image lies, in the detector's
+    features. Of every predicted class `kappa` times the quota are kept by purity, and of these the
+    quota with the highest aleatoric posterior is asked about.
+    """
+    eaoa = config.eaoa
+    margins = {"known_margin": eaoa.known_margin, "unknown_margin": eaoa.unknown_margin}
+
+    def loss(logits, labels, valid, key):
+        value, metrics = cross_entropy(logits, labels, valid, key)
+        energy = energy_margin_loss(logits, labels, where=valid, **margins)
+        return value + eaoa.energy_weight * energy, {**metrics, "energy": energy}
+
+    def posterior(scores, in_pool, *, upper: bool):
+        mixture = fit_gaussian_mixture_1d(scores, where=in_pool)
+        return gaussian_mixture_posterior(scores, mixture)[:, int(upper)]
+
+    def score(target_logits, detector, in_pool, annotations):
+        shares = reverse_neighbor_shares(
+            detector["features"],
+            annotations,
+            task.num_classes + 1,
+            where=in_pool,
+            num_neighbors=eaoa.num_neighbors,
+        )
+        energy, neighbor_energy = (epistemic_energy(w) for w in (detector["logits"], shares))
+        aleatoric = aleatoric_uncertainty(target_logits)
+        return {
+            "energy": energy,
+            "neighbor_energy": neighbor_energy,
+            "purity": posterior(energy, in_pool, upper=False)
+            * posterior(neighbor_energy, in_pool, upper=False),
+            "aleatoric": aleatoric,
+            "aleatoric_prob": posterior(aleatoric, in_pool, upper=True),
+            "prediction": jnp.argmax(target_logits, axis=-1).astype(jnp.int32),
+        }
+
+    def query(context: QueryContext) -> Query:
+        scores = context.jit("eaoa/scores", score)(
+            context.predict("target"),
+            context.predict("detector"),
+            context.in_pool,
+            context.annotations,
+        )
+        scores = {name: np.asarray(column) for name, column in scores.items()}
+        kappa = kappa_after(eaoa.kappa, context.precisions)
+        _, ids = select_coarse_to_fine(
+            -scores["purity"],
+            scores["aleatoric_prob"],
+            context.budget,
+            kappa=kappa,
+            predictions=scores["prediction"],
+            num_classes=task.num_classes,
+            where=context.in_pool,
+        )
+        return Query(ids, scores, notes={"kappa": float(kappa)})
+
+    phases = (
+        target_phase(config, task),
+        _detector_phase(config, task, loss, with_features=True),
+    )
+    unknown_scores = ("energy", "neighbor_energy")
+    return Strategy(phases, target="target", query=query, unknown_scores=unknown_scores)

@@ -11,6 +11,10 @@ Round:
   1. `target`: a K-way classifier, cross-entropy on the labelled known images;
   2. `query`: a two-headed evidential network on all annotated images, `dcfs_loss`;
   3. coarse: keep the pool images that look known; fine: of these, take the informative ones.
+
+By default the heads' discrepancy decides what looks known and the data uncertainty what is
+informative (`select.stage_order="discrepancy_first"`); the other reading of the abstract, which
+swaps the two, is `"uncertainty_first"`.
 """
 
 import math
@@ -30,13 +34,13 @@ from jaxrobust.methods.strategy import (
     Strategy,
     Task,
     annotated,
-    classifier_phase,
     fresh_start,
     recipe_parts,
+    require,
+    target_phase,
 )
 from jaxrobust.selection import (
     coarse_score,
-    dirichlet_uncertainties,
     fit_gaussian_mixture_1d,
     gaussian_mixture_posterior,
     merge_heads,
@@ -75,6 +79,7 @@ _CHOICES = {
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses option values that DCFS does not have, and combinations that cannot be."""
+    require(config, "edl", "configs/dcfs.py")
     for field, choices in _CHOICES.items():
         section, name = field.split(".")
         value = config[section][name]
@@ -88,8 +93,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if select.w_discrepancy and select.coarse != "weighted_sum":
         raise UserError(
-            f"select.w_discrepancy={select.w_discrepancy} adds the discrepancy to the weighted sum; "
-            f"set select.coarse='weighted_sum' (it is {select.coarse!r}) or select.w_discrepancy=0."
+            f"select.w_discrepancy={select.w_discrepancy} is a term of the weighted sum; set "
+            f"select.coarse='weighted_sum' (it is {select.coarse!r}) or select.w_discrepancy=0."
+        )
+    if select.w_discrepancy and select.stage_order != "uncertainty_first":
+        raise UserError(
+            f"select.w_discrepancy={select.w_discrepancy} is a term of the uncertainties' coarse "
+            "score; set select.stage_order='uncertainty_first' or select.w_discrepancy=0."
         )
     if select.kappa < 1 or select.kappa_1 < 1:
         raise UserError("select.kappa and select.kappa_1 must be at least 1.")
@@ -105,17 +115,7 @@ def build(config: ml_collections.ConfigDict, task: Task) -> Strategy:
     query_phase = _query_phase(config, task)
     phases = (query_phase,)
     if config.al.target_model == "separate":
-        network, optimizer, rate = recipe_parts(config, task)
-        target = classifier_phase(
-            "target",
-            network(1),
-            optimizer,
-            task,
-            num_epochs=config.num_epochs,
-            batch_size=config.batch_size,
-            rate=rate,
-        )
-        phases = (target, query_phase)
+        phases = (target_phase(config, task), query_phase)
     return Strategy(
         phases=phases,
         target=phases[0].name,
@@ -195,7 +195,7 @@ def _query_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
         name="query",
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
-        members=annotated,
+        members=lambda context: annotated(context.annotations),
         start=fresh_start(module, optimizer, task.image_shape),
         scalars=scalars,
         step=step,

@@ -1,7 +1,7 @@
 """What the active-learning task asks of a strategy, as records of pure functions."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +13,8 @@ import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
+from jaxrobust.errors import UserError
+from jaxrobust.losses import masked_mean
 from jaxrobust.models import make_network
 
 NOT_ANNOTATED = -1
@@ -29,12 +31,45 @@ class Task:
       image_shape: (H, W, 3) of a training view.
       dtype: computation dtype of the networks.
       budget: images per query.
+      truth: int32 `[N]`, the hidden annotations, only for options that reproduce a published leak;
+        None where nobody knows them.
     """
 
     num_classes: int
     image_shape: tuple[int, int, int]
     dtype: Any
     budget: int
+    truth: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """Evaluations of the pool in the middle of a phase, added up for the query.
+
+    Attributes:
+      first: the pool is evaluated before this epoch,
+      every: and before every further epoch that is a multiple of this many epochs later.
+      measure: the phase's `forward` result -> floats `[n, ...]` to add up.
+      verdict: what an evaluation, with those before it, leads to, as an integer: the phase ends
+        when `patience` verdicts in a row equal the one before them (0 before the first). None
+        for phases that never end early.
+      patience: see `verdict`.
+    """
+
+    first: int
+    every: int
+    measure: Callable[[Any], jax.Array]
+    verdict: "Callable[[QueryContext], int] | None" = None
+    patience: int = 5
+
+    def due(self, epoch: int) -> bool:
+        """Whether the pool is evaluated before `epoch`."""
+        return epoch >= self.first and (epoch - self.first) % self.every == 0
+
+    def settled(self, verdicts: Sequence[int]) -> bool:
+        """Whether the phase ends after these verdicts."""
+        last = [0, *verdicts][-self.patience - 1 :]
+        return len(last) == self.patience + 1 and len(set(last)) == 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,38 +80,43 @@ class Phase:
       name: used in metrics, checkpoints and random streams.
       num_epochs: passes over the members.
       batch_size: examples per step.
-      members: annotations int32 `[N]` -> ids visited in every epoch. The phase is skipped in a
-        round that gives none.
+      members: `QueryContext` as of the beginning of the phase -> ids visited in every epoch. The
+        phase is skipped in a round that gives none.
       start: `(key, trained states by phase name) -> TrainState` at the beginning of the phase.
       scalars: epoch -> dict of floats that the step receives as traced scalars.
       step: `(state, images, labels, valid, pool_images, key, scalars) -> (state, metrics)`: images
         `[B, H, W, 3]` augmented and normalised, labels int32 `[B]` annotations (`NOT_ANNOTATED`
         also at padding), valid bool `[B]` False at padding, pool_images `[P, H, W, 3]`.
       forward: `(variables, images) -> pytree of [B, ...]`, what `QueryContext.predict` returns.
-      class_probs: `forward`'s result -> class probabilities `[n, K]`, or None if the network does
-        not classify.
+      class_probs: `forward`'s result -> class probabilities `[n, K]`, whose accuracy is reported.
+        None for a network that only serves queries: it is not trained in the last round, which
+        has none.
       pool_batch: number P of random pool images per step.
+      observation: evaluations of the pool between epochs, if any.
     """
 
     name: str
     num_epochs: int
     batch_size: int
-    members: Callable[[np.ndarray], np.ndarray]
+    members: "Callable[[QueryContext], np.ndarray]"
     start: Callable[[jax.Array, Mapping[str, TrainState]], TrainState]
     scalars: Callable[[int], dict[str, float]]
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     forward: Callable[[Mapping[str, Any], jax.Array], Any]
     class_probs: Callable[[Any], jax.Array] | None
     pool_batch: int = 0
+    observation: Observation | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class QueryContext:
-    """What a strategy may look at when it chooses the next images. No hidden label is in it.
+    """What a strategy may look at in a round. No hidden label is in it.
 
     Attributes:
-      predict: phase name -> that network's `forward` on the pool, arrays `[N, ...]` indexed by
-        dataset id; rows outside the pool hold zeros.
+      predict: phase name -> that network's `forward` on every training image, arrays `[N, ...]`
+        indexed by dataset id.
+      observed: phase name -> mean of its `Observation.measure` over the evaluations of this round
+        so far, `[N, ...]`, zeros outside the pool; and their number.
       trained: phases that were trained in this round.
       in_pool: bool `[N]`.
       annotations: int32 `[N]`.
@@ -88,6 +128,7 @@ class QueryContext:
     """
 
     predict: Callable[[str], Any]
+    observed: Callable[[str], tuple[jax.Array, int]]
     trained: frozenset[str]
     in_pool: np.ndarray
     annotations: np.ndarray
@@ -141,6 +182,15 @@ def annotated(annotations: np.ndarray) -> np.ndarray:
     return np.flatnonzero(annotations != NOT_ANNOTATED)
 
 
+def require(config: ml_collections.ConfigDict, section: str, recipe: str) -> None:
+    """Refuses a recipe that lacks the settings of the method that it names."""
+    if section not in config:
+        raise UserError(
+            f"method={config.method!r} has settings of its own, which this recipe lacks; "
+            f"start from --config={recipe}."
+        )
+
+
 def fresh_start(
     module: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int]
 ) -> Callable[[jax.Array, Mapping[str, TrainState]], TrainState]:
@@ -153,6 +203,16 @@ def fresh_start(
     return start
 
 
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, valid: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean cross-entropy of the valid rows, and their accuracy; logits `[B, C]`."""
+    del key
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return masked_mean(losses, valid), {"accuracy": masked_mean(hits, valid)}
+
+
 def classifier_phase(
     name: str,
     module: nn.Module,
@@ -162,55 +222,98 @@ def classifier_phase(
     num_epochs: int,
     batch_size: int,
     rate: Callable[[int], float],
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] = cross_entropy,
+    members: Callable[[QueryContext], np.ndarray] | None = None,
+    with_features: bool = False,
+    frozen_features: bool = False,
 ) -> Phase:
-    """The K-way cross-entropy classifier on the labelled known images, from scratch each round.
+    """A one-headed classifier, trained from scratch in each round.
 
-    Every open-set annotation paper reports this network's accuracy.
+    By default the K-way one on the labelled known images, whose accuracy every open-set annotation
+    paper reports.
+
+    Args:
+      name: of the phase.
+      module: network with one head.
+      optimizer: without the rate.
+      task: the problem.
+      num_epochs: passes over the members.
+      batch_size: examples per step.
+      rate: epoch -> learning rate.
+      loss: `(logits [B, C], annotations, valid, key) -> (scalar, metrics)`.
+      members: as in `Phase`; None for the labelled known images.
+      with_features: whether `forward` gives `{"logits", "features"}` rather than logits.
+      frozen_features: whether gradients stop at the head and BatchNorm stays as in evaluation.
     """
 
     def step(state, images, labels, valid, pool_images, key, scalars):
-        del pool_images, key
+        del pool_images
 
         def loss_fn(params):
-            logits, updates = module.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            features, updates = module.apply(
+                variables,
                 images,
-                train=True,
+                train=not frozen_features,
                 where=valid,
                 mutable=["batch_stats"],
+                method="features",
             )
-            logits = logits[:, 0]
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                logits, jnp.maximum(labels, 0)
-            )
-            count = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
-            loss = jnp.sum(jnp.where(valid, losses, 0.0)) / count
-            hits = valid & (jnp.argmax(logits, axis=-1) == labels)
-            return loss, (updates["batch_stats"], {"accuracy": jnp.sum(hits) / count})
+            if frozen_features:
+                features = jax.lax.stop_gradient(features)
+            logits = module.apply(variables, features, method="classify")[:, 0]
+            value, metrics = loss(logits, labels, valid, key)
+            return value, (updates["batch_stats"], metrics)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
+
+    def forward(variables, images):
+        features = module.apply(variables, images, method="features")
+        logits = module.apply(variables, features, method="classify")[:, 0]
+        return {"logits": logits, "features": features} if with_features else logits
+
+    def class_probs(outputs):
+        return jax.nn.softmax(outputs["logits"] if with_features else outputs, axis=-1)
 
     return Phase(
         name=name,
         num_epochs=num_epochs,
         batch_size=batch_size,
-        members=lambda annotations: known(annotations, task.num_classes),
+        members=members or (lambda context: known(context.annotations, task.num_classes)),
         start=fresh_start(module, optimizer, task.image_shape),
         scalars=lambda epoch: {"learning_rate": rate(epoch)},
         step=step,
-        forward=lambda variables, images: module.apply(variables, images)[:, 0],
-        class_probs=lambda logits: jax.nn.softmax(logits, axis=-1),
+        forward=forward,
+        class_probs=class_probs,
     )
 
 
 def recipe_parts(config: ml_collections.ConfigDict, task: Task):
     """Pieces that every phase of a recipe is built from: network maker, optimiser, rate."""
+
     def network(num_heads: int, num_classes: int = task.num_classes) -> nn.Module:
         return make_network(
             config.model, num_classes=num_classes, num_heads=num_heads, dtype=task.dtype
         )
 
-    def rate(epoch: int) -> float:
-        return learning_rate(config.optimizer, epoch, config.num_epochs)
+    def rate(epoch: int, num_epochs: int = config.num_epochs) -> float:
+        return learning_rate(config.optimizer, epoch, num_epochs)
 
     return network, make_optimizer(config.optimizer), rate
+
+
+def target_phase(
+    config: ml_collections.ConfigDict, task: Task, *, with_features: bool = False
+) -> Phase:
+    """The reported K-way classifier of a recipe; see `classifier_phase`."""
+    network, optimizer, rate = recipe_parts(config, task)
+    return classifier_phase(
+        "target",
+        network(1),
+        optimizer,
+        task,
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        rate=rate,
+        with_features=with_features,
+    )

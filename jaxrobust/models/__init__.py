@@ -8,11 +8,22 @@ import flax.linen as nn
 import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
+from jaxrobust.models.preact_resnet import PreActBlock
 from jaxrobust.models.resnet import POOLINGS, ResNet
+from jaxrobust.models.two_headed import TwoHeaded
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "inception_resnet_v2": InceptionResNetV2,
+    "preact_resnet18": functools.partial(
+        ResNet, block=PreActBlock, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)
+    ),
+    "preact_resnet8_small": functools.partial(
+        ResNet, block=PreActBlock, stage_sizes=(1, 1, 1), widths=(16, 32, 64)
+    ),
     "resnet18": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
     "resnet18_thin": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), widths=(16, 32, 64, 128)),
+    "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
     "resnet8_small": functools.partial(ResNet, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
 }
 
@@ -35,6 +46,18 @@ def make_network(
         raise UserError(unknown_name("model.name", config.name, NETWORKS))
     if config.pool not in POOLINGS:
         raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
-    return NETWORKS[config.name](
-        num_classes=num_classes, num_heads=num_heads, pool=config.pool, dtype=dtype
-    )
+    options = {"num_classes": num_classes, "num_heads": num_heads, "dtype": dtype}
+    if config.name == "inception_resnet_v2":
+        if config.pool != "global":
+            raise UserError(f"model.pool={config.pool!r} is not for {config.name}; use 'global'.")
+    else:
+        options["pool"] = config.pool
+    return NETWORKS[config.name](**options)
+
+
+def make_two_headed(
+    config: ml_collections.ConfigDict, *, num_classes: int, dtype: Any
+) -> TwoHeaded:
+    """The network of a recipe with DPC's two heads; arguments and errors as for `make_network`."""
+    backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
+    return TwoHeaded(backbone, num_classes)

@@ -10,6 +10,20 @@ import jax.numpy as jnp
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for biases, which have the bound of the weights beside them."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+BATCH_NORM_MOMENTUM = 0.9
+"""Share of a running average that stays at every update: PyTorch's momentum of 0.1."""
+
+
 class Linear(nn.Module):
     """Dense layer with PyTorch's default initialisation, the bias included, in float32.
 
@@ -21,13 +35,9 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        fan_in = inputs.shape[-1]
-
-        def bias_init(key, shape, dtype=jnp.float32):
-            bound = fan_in**-0.5
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        dense = nn.Dense(self.features, kernel_init=torch_uniform, bias_init=bias_init)
+        dense = nn.Dense(
+            self.features, kernel_init=torch_uniform, bias_init=torch_bias(inputs.shape[-1])
+        )
         return dense(inputs.astype(jnp.float32))
 
 
@@ -79,5 +89,8 @@ class BatchNorm(nn.Module):
         if where is not None:
             mask = where.reshape(where.shape + (1,) * (inputs.ndim - 1))
         return nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=self.epsilon, dtype=self.dtype
+            use_running_average=not train,
+            momentum=BATCH_NORM_MOMENTUM,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
         )(inputs, mask=mask)

@@ -1,6 +1,6 @@
 """CIFAR-style ResNets with one or more linear heads on the pooled feature."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -42,6 +42,7 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: outputs per head.
       num_heads: number of heads.
+      block: residual block, made as `block(features, stride, dtype=dtype)`.
       stage_sizes: blocks per stage; every stage but the first halves the resolution.
       widths: channels per stage.
       pool: `"global"`, or `"window4"` for average pooling over 4x4 windows, flattened (at 64x64
@@ -51,6 +52,7 @@ class ResNet(nn.Module):
 
     num_classes: int
     num_heads: int = 1
+    block: Callable[..., nn.Module] = BasicBlock
     stage_sizes: Sequence[int] = (2, 2, 2, 2)
     widths: Sequence[int] = (64, 128, 256, 512)
     pool: str = "global"
@@ -60,7 +62,7 @@ class ResNet(nn.Module):
         self.stem_conv = Conv(self.widths[0], dtype=self.dtype)
         self.stem_norm = BatchNorm(dtype=self.dtype)
         self.blocks = [
-            BasicBlock(width, 2 if stage > 0 and block == 0 else 1, dtype=self.dtype)
+            self.block(width, 2 if stage > 0 and block == 0 else 1, dtype=self.dtype)
             for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True))
             for block in range(size)
         ]
@@ -84,8 +86,9 @@ class ResNet(nn.Module):
         for block in self.blocks:
             x = block(x, train=train, where=where)
         if self.pool == "window4":
-            x = nn.avg_pool(x, (4, 4), (4, 4))
-            return x.reshape(x.shape[0], -1).astype(jnp.float32)
+            batch, height, width, channels = x.shape
+            x = x.reshape(batch, height // 4, 4, width // 4, 4, channels)
+            return jnp.mean(x, axis=(2, 4), dtype=jnp.float32).reshape(batch, -1)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
     def classify(self, features: jax.Array) -> jax.Array:

@@ -1,5 +1,17 @@
 """Pure scores, mixtures and pickers: logits in; scores, masks or positions out."""
 
+from jaxrobust.selection.bidirectional import bidirectional_score as bidirectional_score
+from jaxrobust.selection.bidirectional import classifier_confidence as classifier_confidence
+from jaxrobust.selection.bidirectional import predicted_unknown as predicted_unknown
+from jaxrobust.selection.bidirectional import select_lowest as select_lowest
+from jaxrobust.selection.coarse_to_fine import coarse_score as coarse_score
+from jaxrobust.selection.coarse_to_fine import select_coarse_to_fine as select_coarse_to_fine
+from jaxrobust.selection.diversity import badge_select as badge_select
+from jaxrobust.selection.diversity import k_center_greedy as k_center_greedy
+from jaxrobust.selection.evidential import differential_entropy as differential_entropy
+from jaxrobust.selection.evidential import dirichlet_uncertainties as dirichlet_uncertainties
+from jaxrobust.selection.evidential import merge_heads as merge_heads
+from jaxrobust.selection.evidential import vacuity as vacuity
 from jaxrobust.selection.margin import logit_margin as logit_margin
 from jaxrobust.selection.margin import min_max_normalize as min_max_normalize
 from jaxrobust.selection.margin import select_clean as select_clean
@@ -8,3 +20,13 @@ from jaxrobust.selection.mixture import clean_probability as clean_probability
 from jaxrobust.selection.mixture import excess_kurtosis as excess_kurtosis
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d as fit_gaussian_mixture_1d
 from jaxrobust.selection.mixture import gaussian_mixture_posterior as gaussian_mixture_posterior
+from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as aleatoric_uncertainty
+from jaxrobust.selection.open_set_baselines import energy_margin_loss as energy_margin_loss
+from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
+from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score
+from jaxrobust.selection.open_set_baselines import (
+    reverse_neighbor_shares as reverse_neighbor_shares,
+)
+from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
+from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
+from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs

@@ -57,6 +57,8 @@ def min_max_normalize(
     high = jnp.max(x, where=where, initial=-jnp.inf)
     flat = high <= low
     scaled = (x - low) / jnp.where(flat, 1, high - low)
+    # XLA may divide by multiplying with a rounded reciprocal, which misses 1 at the maximum.
+    scaled = jnp.where(x == high, 1, scaled)
     return jnp.where(flat, jnp.asarray(constant, x.dtype), scaled)
 
 

@@ -6,9 +6,9 @@ import ml_collections
 
 from jaxrobust.engine.runtime import setup_jax
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.tasks import active_learning
+from jaxrobust.tasks import active_learning, noisy_labels
 
-TASKS = {"active_learning": active_learning.run}
+TASKS = {"active_learning": active_learning.run, "noisy_labels": noisy_labels.run}
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:

@@ -1,13 +1,16 @@
 """Active learning with an open set: train, measure, query, annotate, again.
 
 The same loop serves every strategy. What an annotator has said so far is one array,
-`annotations [N]`: a known class, K for "unknown", or `NOT_ANNOTATED`. Hidden labels are read in one
-place only, `_Learning.annotate`.
+`annotations [N]`: a known class, K for "unknown", or `NOT_ANNOTATED`. Who answers is `oracle`:
+
+- `truth`: the data set's labels do. They are read in `_Learning._answer` and `_Learning._judge`.
+- `csv`: a person does, about the images of an `image_folder` that lie in `unlabeled`. All class
+  folders are known classes. The run writes its questions and stops; once the table is filled the
+  same command goes on. See `jaxrobust.tasks.annotator`.
 """
 
-import csv
 import hashlib
-import io
+import json
 import logging
 import os
 import pathlib
@@ -21,9 +24,9 @@ import numpy as np
 from jaxrobust import metrics
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
-from jaxrobust.data.sources import Dataset, fingerprint, load_dataset
+from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
-from jaxrobust.engine.plan import make_plan
+from jaxrobust.engine.plan import LAST_BATCHES, Plan, make_plan
 from jaxrobust.engine.programs import epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run, write_json, write_text
 from jaxrobust.engine.sharding import fetch
@@ -31,8 +34,13 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
 from jaxrobust.report import learning_curves
+from jaxrobust.tasks._shared import compute_dtype, load
+from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 
 log = logging.getLogger("jaxrobust")
+
+ORACLES = ("truth", "csv")
+VIEWS = ("test", "train")
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -43,29 +51,61 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
       workdir: where everything is written; that of an interrupted run goes on.
 
     Returns:
-      What `results.json` holds.
+      What `results.json` holds; if a person has to answer first, `{"waiting_for": table}`.
 
     Raises:
-      UserError: if the recipe, the data or the workdir is not usable.
+      UserError: if the recipe, the data, the workdir or the person's table is not usable.
     """
-    if config.method not in STRATEGIES:
-        raise UserError(unknown_name("method", config.method, STRATEGIES))
+    _check(config)
     dataset, split = _load(config)
     with open_run(config, workdir) as run_:
         return _Learning(config, run_, dataset, split).run()
 
 
+def _check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no strategy could run with."""
+    if config.method not in STRATEGIES:
+        raise UserError(unknown_name("method", config.method, STRATEGIES))
+    if config.oracle not in ORACLES:
+        raise UserError(unknown_name("oracle", config.oracle, ORACLES))
+    if config.al.score_transform not in VIEWS:
+        raise UserError(unknown_name("al.score_transform", config.al.score_transform, VIEWS))
+    if config.last_batch not in LAST_BATCHES:
+        raise UserError(unknown_name("last_batch", config.last_batch, LAST_BATCHES))
+    for field in ("num_epochs", "batch_size", "eval_batch_size", "al.rounds", "al.query_size"):
+        value = config
+        for part in field.split("."):
+            value = value[part]
+        if value < 1:
+            raise UserError(f"{field}={value} must be at least 1.")
+
+
 def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
-    dataset = load_dataset(
-        config.dataset.name,
-        path=config.dataset.path or None,
-        image_size=config.dataset.image_size or None,
-        max_train=config.dataset.max_train or None,
-        max_test=config.dataset.max_test or None,
-        seed=config.seed,
-    )
+    dataset = load(config)
     al = config.al
-    split = open_set_split(
+    if config.oracle == "csv":
+        split = _split_by_hand(dataset)
+    elif dataset.unlabeled is not None:
+        raise UserError(
+            f"{config.dataset.path} has a folder of unlabelled images, which nobody can annotate; "
+            "set --config.oracle=csv to be asked yourself, or take the folder away."
+        )
+    else:
+        split = _split_by_truth(config, dataset)
+    pool = int(np.sum(~split.labeled))
+    wanted = al.query_size * (al.rounds - 1)
+    if wanted > pool:
+        raise UserError(
+            f"al.rounds={al.rounds} with al.query_size={al.query_size} asks for {wanted} "
+            f"annotations, but the pool holds {pool} images; lower al.query_size or al.rounds."
+        )
+    return dataset, split
+
+
+def _split_by_truth(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
+    """The protocol of the papers: classes are declared unknown, labels hidden."""
+    al = config.al
+    return open_set_split(
         dataset.train.labels,
         dataset.test.labels,
         num_classes=dataset.num_classes,
@@ -75,14 +115,40 @@ def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
         init_fraction=al.init_fraction,
         seed=config.seed,
     )
-    pool = int(np.sum(~split.labeled))
-    wanted = al.query_size * (al.rounds - 1)
-    if wanted > pool:
+
+
+def _split_by_hand(dataset: Dataset) -> OpenSetSplit:
+    """Every class folder is a known class; of the unlabelled images nothing is known."""
+    if dataset.unlabeled is None:
         raise UserError(
-            f"al.rounds={al.rounds} with al.query_size={al.query_size} asks for {wanted} annotations,"
-            f" but the pool holds {pool} images; lower al.query_size or al.rounds."
+            f"oracle='csv' asks a person about unlabelled images, and {dataset.name} has none; use "
+            "configs/...:image_folder with the images in a folder `unlabeled` beside the classes."
         )
-    return dataset, split
+    if UNKNOWN in dataset.class_names:
+        raise UserError(
+            f"A class folder may not be called {UNKNOWN!r} with oracle='csv', since that is the "
+            "answer for images of no class; rename it."
+        )
+    num_labeled, num_unlabeled = len(dataset.train), len(dataset.unlabeled)
+    return OpenSetSplit(
+        known_classes=tuple(range(dataset.num_classes)),
+        targets=np.concatenate([dataset.train.labels, np.full(num_unlabeled, NOT_ANNOTATED)]),
+        labeled=np.arange(num_labeled + num_unlabeled) < num_labeled,
+        test_targets=dataset.test.labels,
+        test_known=np.ones(len(dataset.test), bool),
+    )
+
+
+def _training_examples(dataset: Dataset) -> Examples:
+    """Labelled, then unlabelled images: what ids refer to."""
+    train, unlabeled = dataset.train, dataset.unlabeled
+    if unlabeled is None:
+        return train
+    return Examples(
+        np.concatenate([train.images, unlabeled.images]),
+        np.concatenate([train.labels, unlabeled.labels]),
+        train.files + unlabeled.files,
+    )
 
 
 class _Learning:
@@ -99,11 +165,19 @@ class _Learning:
         self.io = run_
         self.dataset = dataset
         self.split = split
+        self.examples = _training_examples(dataset)
+        self.class_names = [dataset.class_names[c] for c in split.known_classes]
+        self.person: Annotator | None = None
+        if config.oracle == "csv":
+            root = pathlib.Path(config.dataset.path).expanduser()
+            folder = run_.workdir / "queries"
+            self.person = Annotator(folder, root, self.examples.files, self.class_names)
         self.task = Task(
             num_classes=split.num_known,
             image_shape=dataset.train.images.shape[1:],
-            dtype=_dtype(config.dtype),
+            dtype=compute_dtype(config.dtype),
             budget=config.al.query_size,
+            truth=None if self.person else split.targets,
         )
         self.strategy: Strategy = STRATEGIES[config.method](config, self.task)
         self._set_annotations(
@@ -111,46 +185,55 @@ class _Learning:
         )
         self.rounds: list[dict] = []
         self.networks: dict[str, Any] = {}
+        self.observed: dict[str, dict] = {}
+        self._verdicts: list[int] = []
+        self._row_observed: dict[str, Any] = {}
+        self._still_empty = ""
         self._jitted: dict[str, Any] = {}
         self._predicted: dict[str, Any] = {}
+        self._members: dict[str, np.ndarray] = {}
         placement = run_.placement
-        self._images = placement.put(dataset.train.images)
+        self._images = placement.put(self.examples.images)
         self._test_images = placement.put(dataset.test.images)
         self._build_programs()
 
     # Programs
 
     def _build_programs(self) -> None:
-        jit, placement = self.io.programs.jit, self.io.placement
-        options = {"out_shardings": placement.replicated}
+        programs, placement = self.io.programs, self.io.placement
+        score_augmented = self.config.al.score_transform == "train"
         self._start, self._epoch, self._predict, self._classify = {}, {}, {}, {}
+        self._observe = {}
         for phase in self.strategy.phases:
             name = phase.name
-            self._start[name] = jit(f"{name}/start", phase.start, **options)
-            self._epoch[name] = jit(
-                f"{name}/epoch",
-                epoch_program(self._step(phase), placement),
-                donate_argnums=0,
-                **options,
+            self._start[name] = programs.jit(
+                f"{name}/start", phase.start, out_shardings=placement.replicated
             )
-            self._predict[name] = jit(
+            self._epoch[name] = epoch_program(
+                programs, f"{name}/epoch", self._step(phase), placement
+            )
+            self._predict[name] = gather_program(
+                programs,
                 f"{name}/predict",
-                gather_program(
-                    self._forward(phase, augmented=self.config.al.score_transform == "train"),
-                    len(self.dataset.train),
-                    placement,
-                ),
-                **options,
+                self._forward(phase, augmented=score_augmented),
+                len(self.examples),
+                placement,
             )
-            if phase.class_probs is not None:
-                self._classify[name] = jit(
+            if phase.observation is not None:
+                self._observe[name] = gather_program(
+                    programs,
+                    f"{name}/observe",
+                    self._forward(phase, augmented=score_augmented, then=phase.observation.measure),
+                    len(self.examples),
+                    placement,
+                )
+            if phase.class_probs is not None and len(self.dataset.test):
+                self._classify[name] = gather_program(
+                    programs,
                     f"{name}/test",
-                    gather_program(
-                        self._forward(phase, augmented=False, then=phase.class_probs),
-                        len(self.dataset.test),
-                        placement,
-                    ),
-                    **options,
+                    self._forward(phase, augmented=False, then=phase.class_probs),
+                    len(self.dataset.test),
+                    placement,
                 )
 
     def _view(self, key: jax.Array, images: jax.Array, *, augmented: bool) -> jax.Array:
@@ -204,8 +287,8 @@ class _Learning:
 
     def run(self) -> dict:
         config = self.config
-        round_, phase_index, epoch = self._restore()
         self._write_split()
+        round_, phase_index, epoch = self._restore()
         self._introduce(resumed=(round_, phase_index, epoch) != (0, 0, 0))
         self.io.start_progress(
             total=self._step_number(config.al.rounds, 0, 0),
@@ -214,11 +297,13 @@ class _Learning:
         while round_ < config.al.rounds:
             for index in range(phase_index, len(self.strategy.phases)):
                 self._train(round_, index, first_epoch=epoch if index == phase_index else 0)
-            self._predicted = {}
+            if self.person:
+                self._save_trained(round_)
             self._measure(round_)
-            if round_ + 1 < config.al.rounds:
-                self._query(round_)
+            if round_ + 1 < config.al.rounds and not self._query(round_):
+                return self._wait(round_)
             self._show(round_)
+            self._predicted, self._members = {}, {}
             round_, phase_index, epoch = round_ + 1, 0, 0
             step = self._step_number(round_, 0, 0)
             self.io.save(step, self._tree(), self._record(round_, 0, 0))
@@ -231,19 +316,28 @@ class _Learning:
     def _train(self, round_: int, index: int, *, first_epoch: int) -> None:
         phase = self.strategy.phases[index]
         seed, name = self.config.seed, phase.name
-        members = phase.members(self.annotations)
+        if phase.class_probs is None and round_ + 1 == self.config.al.rounds:
+            return
+        members = self._visited(round_, index)
         if not members.size:
             return
         if first_epoch == 0:
             key = rng.stream(seed, f"{name}/start", round_)
             self.networks[name] = self._start[name](key, self._before(index))
+            self._verdicts = []
+            if phase.observation is not None:
+                self.observed[name] = self._nothing_observed(phase)
         for epoch in range(first_epoch, phase.num_epochs):
+            if phase.observation is not None and phase.observation.due(epoch):
+                if self._observe_pool(round_, index, epoch):
+                    break
             order = rng.generator(seed, f"{name}/order", round_, epoch)
-            plan = self._plan(order.permutation(members), phase.batch_size)
-            self.networks[name], values = self._epoch[name](
+            plan = self._plan(
+                order.permutation(members), phase.batch_size, last_batch=self.config.last_batch
+            )
+            self.networks[name], sums = self._epoch[name](
                 self.networks[name],
-                plan.ids,
-                np.int32(plan.num_steps),
+                plan,
                 rng.stream(seed, f"{name}/steps", round_, epoch),
                 self._images,
                 self._annotations_on_device,
@@ -251,7 +345,7 @@ class _Learning:
             )
             step = self._step_number(round_, index, epoch + 1)
             event = {"step": step, "split": "train", "phase": name, "round": round_}
-            self.io.write({**event, "epoch": epoch}, values)
+            self.io.write({**event, "epoch": epoch}, sums, count=plan.num_steps)
             self.io.epoch_done(
                 step,
                 self._tree(),
@@ -259,25 +353,77 @@ class _Learning:
                 f"round {round_}, {name}, epoch {epoch + 1}/{phase.num_epochs}",
             )
 
+    def _visited(self, round_: int, index: int) -> np.ndarray:
+        """Ids that phase `index` visits in this round."""
+        phase = self.strategy.phases[index]
+        if phase.name not in self._members:
+            context = self._context(round_, f"{phase.name}/members", num_phases=index)
+            self._members[phase.name] = phase.members(context)
+        return self._members[phase.name]
+
+    def _observe_pool(self, round_: int, index: int, epoch: int) -> bool:
+        """Adds an evaluation of the pool to those of this phase; whether the phase ends with it."""
+        phase = self.strategy.phases[index]
+        plan = self._plan(
+            np.flatnonzero(self.annotations == NOT_ANNOTATED), self.config.eval_batch_size
+        )
+        values = self._observe[phase.name](
+            plan,
+            rng.stream(self.config.seed, f"{phase.name}/observe", round_, epoch),
+            self.networks[phase.name].variables,
+            self._images,
+        )
+        add = self.jit(f"{phase.name}/add", lambda a, b: jax.tree.map(jnp.add, a, b))
+        so_far = self.observed[phase.name]
+        self.observed[phase.name] = add(so_far, {"sum": values, "count": np.int32(1)})
+        if phase.observation.verdict is None:
+            return False
+        context = self._context(round_, f"{phase.name}/verdict", num_phases=index + 1)
+        self._verdicts.append(phase.observation.verdict(context))
+        return phase.observation.settled(self._verdicts)
+
+    def _nothing_observed(self, phase: Phase) -> dict:
+        """Zero evaluations of a phase that observes the pool."""
+        if phase.name not in self._row_observed:
+            forward = self._forward(phase, augmented=False, then=phase.observation.measure)
+            self._row_observed[phase.name] = jax.eval_shape(
+                forward,
+                np.zeros(1, np.int32),
+                jax.random.key(0),
+                self.networks[phase.name].variables,
+                self._images,
+            )
+        row = self._row_observed[phase.name]
+        total = np.zeros((len(self.examples), *row.shape[1:]), row.dtype)
+        return self.io.placement.put({"sum": total, "count": np.int32(0)})
+
     def _before(self, index: int) -> dict:
         """Networks of the phases that precede phase `index` in a round."""
         return {p.name: self.networks[p.name] for p in self.strategy.phases[:index]}
 
-    def _plan(self, ids: np.ndarray, batch_size: int, *, capacity: int | None = None):
+    def _plan(
+        self,
+        ids: np.ndarray,
+        batch_size: int,
+        *,
+        capacity: int | None = None,
+        last_batch: str = "short",
+    ) -> Plan:
         """Rows on the devices; the same shape in every round."""
         placement = self.io.placement
-        capacity = len(self.dataset.train) if capacity is None else capacity
         plan = make_plan(
-            ids, batch_size, capacity=capacity, width=placement.round_up(batch_size)
+            ids,
+            batch_size,
+            capacity=len(self.examples) if capacity is None else capacity,
+            width=placement.round_up(batch_size),
+            last_batch=last_batch,
         )
         return plan._replace(ids=jax.device_put(plan.ids, placement.plan))
 
     def _measure(self, round_: int) -> None:
         """Accuracy of every classifying network on the test images of known classes."""
         test_ids = np.flatnonzero(self.split.test_known)
-        plan = self._plan(
-            test_ids, self.config.eval_batch_size, capacity=len(self.dataset.test)
-        )
+        plan = self._plan(test_ids, self.config.eval_batch_size, capacity=len(self.dataset.test))
         targets = self.split.test_targets[test_ids]
         counts = np.bincount(
             self.annotations[self.annotations != NOT_ANNOTATED], minlength=self.task.num_classes + 1
@@ -293,8 +439,7 @@ class _Learning:
                 continue
             probs = fetch(
                 self._classify[name](
-                    plan.ids,
-                    np.int32(plan.num_steps),
+                    plan,
                     rng.stream(self.config.seed, f"{name}/test", round_),
                     self.networks[name].variables,
                     self._test_images,
@@ -308,110 +453,139 @@ class _Learning:
 
     def _trained(self) -> tuple[str, ...]:
         """Phases that had something to train on in this round."""
-        return tuple(p.name for p in self.strategy.phases if p.members(self.annotations).size)
+        return tuple(name for name, members in self._members.items() if members.size)
 
-    def _query(self, round_: int) -> None:
-        in_pool = self.annotations == NOT_ANNOTATED
-        precisions = tuple(r["query"]["precision"] for r in self.rounds if "query" in r)
-        context = QueryContext(
-            predict=lambda name: self._pool_predictions(name, round_),
-            trained=frozenset(self._trained()),
-            in_pool=in_pool,
+    def _context(self, round_: int, stream: str, *, num_phases: int) -> QueryContext:
+        """What the strategy may see once the first `num_phases` phases are trained."""
+        names = [p.name for p in self.strategy.phases[:num_phases]]
+        for index in range(num_phases):
+            self._visited(round_, index)
+        return QueryContext(
+            predict=lambda name: self._predictions(name, round_),
+            observed=self._observations,
+            trained=frozenset(names) & frozenset(self._trained()),
+            in_pool=self.annotations == NOT_ANNOTATED,
             annotations=self.annotations.copy(),
             budget=self.config.al.query_size,
             round=round_,
-            precisions=precisions,
-            rng=rng.generator(self.config.seed, f"{self.config.method}/query", round_),
+            precisions=tuple(r["query"]["precision"] for r in self.rounds if "query" in r),
+            rng=rng.generator(self.config.seed, stream, round_),
             jit=self.jit,
         )
-        query = self.strategy.query(context)
-        entry = self._judge(query, in_pool)
-        self._write_query(round_, query)
-        self.annotate(query.ids)
+
+    def _query(self, round_: int) -> bool:
+        """Chooses images and has them annotated; False if the annotator has not answered yet."""
+        query = self.person.asked(round_) if self.person else None
+        if query is None:
+            stream = f"{self.config.method}/query"
+            query = self.strategy.query(
+                self._context(round_, stream, num_phases=len(self.strategy.phases))
+            )
+            if self.person:
+                self.person.ask(round_, query)
+        answers = self._answer(round_, query)
+        if answers is None:
+            return False
+        entry = self._judge(query, answers)
+        annotations = self.annotations.copy()
+        annotations[query.ids] = answers
+        self._set_annotations(annotations)
         self.rounds[-1]["query"] = entry
         self._log_round(round_, "query", entry)
+        return True
 
-    def _pool_predictions(self, name: str, round_: int) -> Any:
+    def _predictions(self, name: str, round_: int) -> Any:
         if name not in self._predicted:
-            pool = np.flatnonzero(self.annotations == NOT_ANNOTATED)
-            plan = self._plan(pool, self.config.eval_batch_size)
+            plan = self._plan(np.arange(len(self.examples)), self.config.eval_batch_size)
             self._predicted[name] = self._predict[name](
-                plan.ids,
-                np.int32(plan.num_steps),
+                plan,
                 rng.stream(self.config.seed, f"{name}/predict", round_),
                 self.networks[name].variables,
                 self._images,
             )
         return self._predicted[name]
 
-    def annotate(self, ids: np.ndarray) -> None:
-        """The oracle: reveals the class of `ids`, or that it is unknown."""
-        annotations = self.annotations.copy()
-        annotations[ids] = self.split.targets[ids]
-        self._set_annotations(annotations)
+    def _observations(self, name: str) -> tuple[jax.Array, int]:
+        total, count = self.observed[name]["sum"], int(self.observed[name]["count"])
+        return total / np.float32(max(count, 1)), count
+
+    def _answer(self, round_: int, query: Query) -> np.ndarray | None:
+        """The oracle: the class of each image of a query, or K for unknown; None for not yet."""
+        if self.person:
+            self.person.show(round_, query)
+            answers, self._still_empty = self.person.answers(round_, query)
+            return answers
+        names = [*self.class_names, UNKNOWN]
+        answers = self.split.targets[query.ids]
+        table = query_table(query, self.examples.files, [names[a] for a in answers])
+        write_text(self.io.workdir / "queries" / f"round_{round_:02d}.csv", table)
+        return answers
 
     def _set_annotations(self, annotations: np.ndarray) -> None:
         self.annotations = annotations
         self._annotations_on_device = self.io.placement.put(annotations)
 
-    def _judge(self, query: Query, in_pool: np.ndarray) -> dict:
-        """Precision, recall and AUROCs of a query, before it is annotated."""
+    def _judge(self, query: Query, answers: np.ndarray) -> dict:
+        """Precision, recall and AUROCs of an answered query, before it is entered.
+
+        A person's answers are all that is known: no recall then, and AUROCs over them alone.
+        """
         num_classes = self.task.num_classes
-        is_known = self.split.targets < num_classes
-        selected_known = is_known[query.ids]
-        pool_known = int(np.sum(in_pool & is_known))
+        known = answers < num_classes
+        in_pool = self.annotations == NOT_ANNOTATED
         entry = {
             "size": len(query.ids),
-            "num_known": int(selected_known.sum()),
-            "precision": float(metrics.query_precision(selected_known)),
-            "recall": float(
-                metrics.query_recall(
-                    self.rounds[-1]["num_labeled_known"], int(selected_known.sum()), pool_known
-                )
-            ),
+            "num_known": int(known.sum()),
+            "precision": float(metrics.query_precision(known)),
             "pool_size": int(in_pool.sum()),
-            "pool_known_fraction": pool_known / max(int(in_pool.sum()), 1),
             **query.notes,
         }
-        unknown = ~is_known[in_pool]
+        if self.person:
+            judged, unknown = query.ids, ~known
+        else:
+            judged = np.flatnonzero(in_pool)
+            unknown = self.split.targets[judged] == num_classes
+            pool_known = int(np.sum(~unknown))
+            entry["recall"] = float(
+                metrics.query_recall(
+                    self.rounds[-1]["num_labeled_known"], int(known.sum()), pool_known
+                )
+            )
+            entry["pool_known_fraction"] = pool_known / max(judged.size, 1)
         if unknown.any() and not unknown.all():
             for name in self.strategy.unknown_scores:
                 if name in query.scores:
                     entry[f"auroc_{name}"] = float(
-                        metrics.auroc(query.scores[name][in_pool], unknown)
+                        metrics.auroc(query.scores[name][judged], unknown)
                     )
         return entry
 
     # Files
 
-    def _write_query(self, round_: int, query: Query) -> None:
-        """`queries/round_XX.csv`: the chosen images in order of choice, and why."""
-        names = [self.dataset.class_names[c] for c in self.split.known_classes] + ["unknown"]
-        files = self.dataset.train.files
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["id", *(["file"] if files else []), *query.scores, "label"])
-        for i in query.ids:
-            cells = [_cell(column[i]) for column in query.scores.values()]
-            file = [files[i]] if files else []
-            table.writerow([int(i), *file, *cells, names[self.split.targets[i]]])
-        write_text(self.io.workdir / "queries" / f"round_{round_:02d}.csv", text.getvalue())
-
     def _write_split(self) -> None:
+        """`split.json`: which classes are known, which images started labelled, and of which data.
+
+        Raises:
+          UserError: if an earlier attempt in this workdir saw other data.
+        """
         names, known = self.dataset.class_names, self.split.known_classes
         initial = np.flatnonzero(self.split.labeled)
-        write_json(
-            self.io.workdir / "split.json",
-            {
-                "known_classes": [names[c] for c in known],
-                "unknown_classes": [n for c, n in enumerate(names) if c not in known],
-                "num_train": len(self.dataset.train),
-                "num_test_known": int(self.split.test_known.sum()),
-                "initial_ids": initial.tolist(),
-                "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
-                "dataset_sha256": self._fingerprint,
-            },
-        )
+        split = {
+            "known_classes": [names[c] for c in known],
+            "unknown_classes": [n for c, n in enumerate(names) if c not in known],
+            "num_train": len(self.examples),
+            "num_test_known": int(self.split.test_known.sum()),
+            "initial_ids": initial.tolist(),
+            "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
+            "dataset_sha256": fingerprint(self.dataset),
+        }
+        path = self.io.workdir / "split.json"
+        if path.exists() and json.loads(path.read_text()) != split:
+            raise UserError(
+                f"{self.config.dataset.name} is not the data that {self.io.workdir} was started "
+                "with; restore it, or choose another --workdir."
+            )
+        write_json(path, split)
 
     def _log_round(self, round_: int, split: str, entry: dict) -> None:
         step = self._step_number(round_ + 1, 0, 0)
@@ -426,7 +600,11 @@ class _Learning:
         return round_ * (sum(epochs) + 1) + sum(epochs[:phase_index]) + epoch
 
     def _tree(self) -> dict:
-        return {"networks": self.networks, "annotations": self._annotations_on_device}
+        return {
+            "networks": self.networks,
+            "annotations": self._annotations_on_device,
+            "observed": self.observed,
+        }
 
     def _record(self, round_: int, phase_index: int, epoch: int) -> dict:
         return {
@@ -434,42 +612,44 @@ class _Learning:
             "phase": phase_index,
             "epoch": epoch,
             "rounds": self.rounds,
-            "dataset_sha256": self._fingerprint,
+            "verdicts": self._verdicts,
         }
+
+    def _save_trained(self, round_: int) -> None:
+        """Saves the networks that a person's questions come from."""
+        last = len(self.strategy.phases) - 1
+        epochs = self.strategy.phases[last].num_epochs
+        step = self._step_number(round_, last, epochs)
+        self.io.save(step, self._tree(), self._record(round_, last, epochs))
 
     def _restore(self) -> tuple[int, int, int]:
         """Position (round, phase, epoch) to go on from; fills the state."""
-        self._fingerprint = fingerprint(self.dataset)
         for index, phase in enumerate(self.strategy.phases):
             key = rng.stream(self.config.seed, f"{phase.name}/start", 0)
             self.networks[phase.name] = self._start[phase.name](key, self._before(index))
+            if phase.observation is not None:
+                self.observed[phase.name] = self._nothing_observed(phase)
         found = self.io.restore(self._tree())
         if found is None:
             return 0, 0, 0
         tree, record = found
-        if record["dataset_sha256"] != self._fingerprint:
-            raise UserError(
-                f"{self.config.dataset.name} is not the data that {self.io.workdir} was started with;"
-                " restore it, or choose another --workdir."
-            )
-        self.networks = tree["networks"]
+        self.networks, self.observed = tree["networks"], tree["observed"]
         self._set_annotations(np.asarray(tree["annotations"]))
-        self.rounds = record["rounds"]
+        self.rounds, self._verdicts = record["rounds"], record["verdicts"]
         return record["round"], record["phase"], record["epoch"]
 
     # What the user sees
 
     def _introduce(self, *, resumed: bool) -> None:
         devices = jax.devices()
-        known = [self.dataset.class_names[c] for c in self.split.known_classes]
         log.info(
             "%s on %s: %d training images, %d of %d classes known (%s), %d labelled at the start",
             self.config.method,
             self.dataset.name,
-            len(self.dataset.train),
-            len(known),
+            len(self.examples),
+            self.task.num_classes,
             self.dataset.num_classes,
-            _shorten(known),
+            _shorten(self.class_names),
             int(self.split.labeled.sum()),
         )
         sizes = ", ".join(
@@ -488,17 +668,27 @@ class _Learning:
 
     def _show(self, round_: int) -> None:
         entry = self.rounds[-1]
-        text = (
-            f"round {round_}: accuracy {100 * entry['accuracy']:.2f} % with "
-            f"{entry['num_labeled_known']} known labels"
-        )
+        text = f"round {round_}: {_accuracy(entry)} with {entry['num_labeled_known']} known labels"
         if "query" in entry:
             query = entry["query"]
-            text += (
-                f"; queried {query['size']}: precision {100 * query['precision']:.1f} %, "
-                f"recall {100 * query['recall']:.1f} %"
-            )
+            text += f"; queried {query['size']}: precision {100 * query['precision']:.1f} %"
+            if "recall" in query:
+                text += f", recall {100 * query['recall']:.1f} %"
         log.info(text)
+
+    def _wait(self, round_: int) -> dict:
+        """Ends the command: the rest is up to the person."""
+        self.io.flush()
+        table = self.person.table(round_)
+        for line in (
+            f"round {round_}: {_accuracy(self.rounds[-1])} so far",
+            f"{self._still_empty}: fill the column `label` of {table}",
+            f"images in the same order: {self.person.sheet(round_)}",
+            f"write one of {', '.join([*self.class_names, UNKNOWN])}; leave the images where they "
+            "are, and type the same command to go on",
+        ):
+            log.info(line)
+        return {"waiting_for": str(table)}
 
     def _finish(self) -> dict:
         results = {
@@ -520,8 +710,7 @@ class _Learning:
         figure = workdir / "figures" / "learning_curve.png"
         learning_curves({self.config.method: [results]}, figure)
         for line in (
-            f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean over rounds "
-            f"{100 * results['mean_accuracy']:.2f} %, {self.io.seconds:.0f} s in all",
+            f"last {_accuracy(self.rounds[-1])}, {self.io.seconds:.0f} s in all",
             f"results: {workdir / 'results.json'}",
             f"queried images and their scores: {workdir / 'queries'}",
             f"figure: {figure}",
@@ -532,17 +721,24 @@ class _Learning:
 
 
 def _summary(rounds: list[dict]) -> dict:
-    """Last, best and mean accuracy, and the area under the accuracy curve.
+    """Last, best and mean accuracy, the area under the accuracy curve, precision and recall.
+
+    Without test images there is no accuracy, and with a person as oracle no recall.
 
     The area is taken over the number of queried images by the trapezoid rule and divided by its
     width, so that it is an accuracy too.
     """
+    queries = [r["query"] for r in rounds if "query" in r]
+    summary = {"mean_query_precision": float(np.mean([q["precision"] for q in queries] or [0.0]))}
+    if not queries or "recall" in queries[-1]:
+        summary["last_query_recall"] = queries[-1]["recall"] if queries else 0.0
+    if "accuracy" not in rounds[-1]:
+        return summary
     accuracies = np.array([r["accuracy"] for r in rounds])
     asked = np.array([r["num_labeled_known"] + r["num_labeled_unknown"] for r in rounds])
     best = int(np.argmax(accuracies))
     width = float(asked[-1] - asked[0])
     area = np.trapezoid(accuracies, asked) / width if width else accuracies[-1]
-    queries = [r["query"] for r in rounds if "query" in r]
     return {
         "last": {"round": len(rounds) - 1, "accuracy": rounds[-1]["accuracy"]},
         "best": {
@@ -552,21 +748,14 @@ def _summary(rounds: list[dict]) -> dict:
         },
         "mean_accuracy": float(accuracies.mean()),
         "area_under_accuracy_curve": float(area),
-        "mean_query_precision": float(np.mean([q["precision"] for q in queries])) if queries else 0.0,
+        **summary,
     }
 
 
-def _dtype(name: str):
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    if name not in ("float32", "bfloat16"):
-        raise UserError(unknown_name("dtype", name, ("auto", "float32", "bfloat16")))
-    return jnp.dtype(name)
-
-
-def _cell(value) -> str:
-    """A score as text: whole numbers as they are, others with float32's nine digits."""
-    return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
+def _accuracy(entry: dict) -> str:
+    if "accuracy" not in entry:
+        return "accuracy unknown without test images"
+    return f"accuracy {100 * entry['accuracy']:.2f} %"
 
 
 def _shorten(names: list[str], limit: int = 6) -> str:

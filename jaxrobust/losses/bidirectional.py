@@ -1,0 +1,327 @@
+"""Bidirectional learning with dynamic reweighting (BLDR; Zong et al., arXiv 2209.01334).
+
+Two heads learn from one feature: a positive head ("this is class y") through the corrected
+cross-entropy of sparse over-parameterisation (SOP; Liu et al., ICML 2022), and a negative head
+("this is not class k") through `jaxrobust.losses.negative_learning_loss`. The paper's text leaves
+the formulas open, so they follow the authors' code, clamps included: every clamp passes no
+gradient where it binds.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.losses._numerics import at_least_float32, masked_mean
+
+_PROB_FLOOR = 1e-4
+_NOISE_CEILING = 1.0 - 1e-4
+
+
+def _clamp_below(x: jax.Array, low: float) -> jax.Array:
+    # Not jnp.maximum, which would pass half of the gradient at the bound.
+    return jnp.where(x >= low, x, jnp.full_like(x, low))
+
+
+def consistency_kl(logits_weak: jax.Array, logits_strong: jax.Array) -> jax.Array:
+    """KL divergence of the strong view's prediction from that of the weak view.
+
+    `sum_k p_weak[k] * (log p_weak[k] - log p_strong[k])`; only the strong logits get gradient.
+
+    Args:
+      logits_weak: floats `[B, C]` of the weakly augmented images, the fixed target.
+      logits_strong: floats `[B, C]` of the strongly augmented images.
+
+    Returns:
+      Floats `[B]` in nats, at least float32.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code; from SOP+).
+    """
+    log_weak = jax.lax.stop_gradient(jax.nn.log_softmax(at_least_float32(logits_weak)))
+    log_strong = jax.nn.log_softmax(at_least_float32(logits_strong))
+    return jnp.sum(jnp.exp(log_weak) * (log_weak - log_strong), axis=-1)
+
+
+def class_balance_loss(probs: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+    """Cross-entropy of the batch's mean prediction against the uniform distribution.
+
+    `-(1/C) sum_k log(max(mean_i probs[i, k], 1e-4))`: a batch quantity, at its minimum `log C`
+    for a balanced batch.
+
+    Args:
+      probs: floats `[B, C]`, predicted probabilities.
+      where: bool `[B]`, the rows that count; `None` for all.
+
+    Returns:
+      Float scalar in nats, at least float32.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code; from SOP+).
+    """
+    means = jax.vmap(masked_mean, in_axes=(-1, None))(at_least_float32(probs), where)
+    return -jnp.mean(jnp.log(_clamp_below(means, _PROB_FLOOR)))
+
+
+def sop_noise_terms(
+    u_rows: jax.Array, v_rows: jax.Array, onehot: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Label noise that sparse over-parameterisation attributes to each example.
+
+    `U = min(u^2, 1 - 1e-4) * onehot` on the given label and `V = min(v^2, 1 - 1e-4) *
+    (1 - onehot)` off it. An entry that has passed the bound gets no gradient any more.
+
+    Args:
+      u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u. Only the label's column
+        matters, so the two shapes are equivalent.
+      v_rows: floats `[B, C]`, the batch's rows of the table v.
+      onehot: {0, 1} floats `[B, C]`, the given labels.
+
+    Returns:
+      `(U, V)`, both floats `[B, C]`, at least float32.
+
+    References:
+      Liu et al., "Robust Training under Label Noise by Over-parameterization", ICML 2022, with the
+      bound of the code of Zong et al., arXiv 2209.01334.
+    """
+    onehot = at_least_float32(onehot)
+
+    def magnitude(rows):
+        square = at_least_float32(rows) ** 2
+        return jnp.where(square <= _NOISE_CEILING, square, jnp.full_like(square, _NOISE_CEILING))
+
+    return magnitude(u_rows) * onehot, magnitude(v_rows) * (1.0 - onehot)
+
+
+def positive_learning_loss(
+    logits: jax.Array, labels: jax.Array, u_rows: jax.Array, v_rows: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Noise-corrected cross-entropy of the positive heads, and the residual that drives v.
+
+    With `p = softmax(logits)`, `m = one_hot(labels)`, `(U, V) = sop_noise_terms(u_rows, v_rows, m)`
+    and `h = one_hot(argmax logits)`::
+
+      q   = max(p + U - V, 1e-4), normalised to sum one, and again at least 1e-4
+      ce  = -log q[label]
+      mse = sum_k (h + U - V - m)^2
+
+    `ce` and `q` give gradient to the logits and, on the label's column, to u. `mse` gives gradient
+    to v only, off the label's column, and none to the logits: its prediction is hard. Where
+    `p + U - V` of the label is below the floor, `ce` gives none at all if V is zero.
+
+    Args:
+      logits: floats `[B, C]`.
+      labels: integers `[B]`, the given labels.
+      u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
+      v_rows: floats `[B, C]`, the batch's rows of the table v.
+
+    Returns:
+      `(ce [B], mse [B], q [B, C])`, at least float32. The method sums `mean(weights * ce)`,
+      `50 * noise_rate^2 * mean(mse)`, `0.1 * class_balance_loss(q)` and
+      `0.9 * mean(consistency_kl(...))`.
+
+    Raises:
+      ValueError: if the labels or the table rows do not fit the logits, or there are fewer than
+        two classes.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    logits = check_logits(logits)
+    onehot = label_mask(logits, labels).astype(logits.dtype)
+    wide, narrow = logits.shape, (*logits.shape[:-1], 1)
+    if jnp.shape(u_rows) not in (wide, narrow) or jnp.shape(v_rows) != wide:
+        raise ValueError(
+            f"u_rows must have shape {wide} or {narrow} and v_rows {wide}, got "
+            f"{jnp.shape(u_rows)} and {jnp.shape(v_rows)}; gather the batch's rows of the tables."
+        )
+    noise_on, noise_off = sop_noise_terms(u_rows, v_rows, onehot)
+    corrected = jax.nn.softmax(logits) + noise_on - jax.lax.stop_gradient(noise_off)
+    corrected = _clamp_below(corrected, _PROB_FLOOR)
+    corrected = corrected / jnp.sum(corrected, axis=-1, keepdims=True)
+    corrected = _clamp_below(corrected, _PROB_FLOOR)
+    ce = -jnp.sum(onehot * jnp.log(corrected), axis=-1)
+    hard = jax.nn.one_hot(jnp.argmax(logits, axis=-1), wide[-1], dtype=logits.dtype)
+    residual = hard + jax.lax.stop_gradient(noise_on) - noise_off - onehot
+    return ce, jnp.sum(residual**2, axis=-1), corrected
+
+
+def self_distillation_loss(
+    student_logits: jax.Array,
+    pl_logits: jax.Array,
+    nl_logits: jax.Array,
+    *,
+    temperature: float = 3.0,
+) -> jax.Array:
+    """Softened cross-entropy of an early exit against the mean of the two final heads.
+
+    `-T^2 * sum_k t_k * log softmax(student / T)_k` with `t = softmax((pl + nl) / (2 T))`. The
+    teacher's entropy is not subtracted, and the teacher heads get no gradient.
+
+    Args:
+      student_logits: floats `[B, C]` of an early exit.
+      pl_logits: floats `[B, C]` of the positive head.
+      nl_logits: floats `[B, C]` of the negative head.
+      temperature: the T above, positive.
+
+    Returns:
+      Floats `[B]` in nats, at least float32.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code; after Zhang et al., "Be Your Own Teacher",
+      ICCV 2019). The logits are averaged, not the probabilities.
+    """
+    mean_logits = (at_least_float32(pl_logits) + at_least_float32(nl_logits)) / 2.0
+    teacher = jax.lax.stop_gradient(jax.nn.softmax(mean_logits / temperature))
+    log_student = jax.nn.log_softmax(at_least_float32(student_logits) / temperature)
+    return -(temperature**2) * jnp.sum(teacher * log_student, axis=-1)
+
+
+def feature_hint_loss(features: jax.Array, target: jax.Array) -> jax.Array:
+    """Squared distance of an exit's feature to the final feature.
+
+    `sum (f - t)^2` over the entries where `f > 0` or `t > 0`; the target gets no gradient. The
+    method also sums, not averages, over the batch, which is why its weight is 1e-6.
+
+    Args:
+      features: floats `[B, ...]` of an early exit.
+      target: floats of the same shape, the final feature.
+
+    Returns:
+      Floats `[B]`, at least float32.
+
+    Raises:
+      ValueError: if the two shapes differ.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code; after Zhang et al., "Be Your Own Teacher",
+      ICCV 2019).
+    """
+    features = at_least_float32(features)
+    target = jax.lax.stop_gradient(at_least_float32(target))
+    if features.shape != target.shape:
+        raise ValueError(
+            f"features and target must have the same shape, got {features.shape} and "
+            f"{target.shape}."
+        )
+    active = (features > 0) | (target > 0)
+    squared = jnp.where(active, (features - target) ** 2, jnp.zeros_like(features))
+    return jnp.sum(squared, axis=tuple(range(1, squared.ndim)))
+
+
+def head_agreement_loss(pl_logits: jax.Array, nl_logits: jax.Array) -> jax.Array:
+    """KL divergence of the negative head from the positive head, averaged over classes.
+
+    `(1/C) sum_k p_pl[k] * (log p_pl[k] - log p_nl[k])`; both heads get gradient.
+
+    Args:
+      pl_logits: floats `[B, C]` of the positive head.
+      nl_logits: floats `[B, C]` of the negative head.
+
+    Returns:
+      Floats `[B]`, at least float32: 1/C of the divergence in nats. The method's weight is 10 for
+      CIFAR-100N and 0 otherwise.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    log_pl = jax.nn.log_softmax(at_least_float32(pl_logits))
+    log_nl = jax.nn.log_softmax(at_least_float32(nl_logits))
+    return jnp.mean(jnp.exp(log_pl) * (log_pl - log_nl), axis=-1)
+
+
+def sop_sgd_update(
+    table: jax.Array, indices: jax.Array, row_grads: jax.Array, *, learning_rate: float = 10.0
+) -> jax.Array:
+    """Plain gradient step on the batch's rows of a per-example table (u or v).
+
+    `table[indices] -= learning_rate * row_grads`; the gradients of a repeated index add up. No
+    momentum and no decay, so this equals a dense step on the whole table.
+
+    Args:
+      table: floats `[N, C]` (or `[N, 1]`), one row per training example.
+      indices: integers `[B]`, the batch's dataset positions. Padded rows do no harm as long as
+        their gradient is zero.
+      row_grads: floats `[B, C]` (or `[B, 1]`), gradient of the batch loss with respect to the
+        gathered rows.
+      learning_rate: step size. The losses are batch means, so it is tied to the batch size:
+        scale it in proportion (10 belongs to 256).
+
+    Returns:
+      The new table, of the old one's shape and dtype.
+
+    References:
+      Liu et al., ICML 2022; Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    return table.at[indices].add((-learning_rate * row_grads).astype(table.dtype))
+
+
+def bldr_learning_rate(
+    epoch: jax.typing.ArrayLike,
+    *,
+    base_lr: float = 0.04,
+    warmup_epochs: int = 20,
+    cosine_epochs: int = 300,
+    min_lr: float = 2e-4,
+) -> jax.Array:
+    """Learning rate of the network in one epoch: constant warm-up, then one cosine.
+
+    `min_lr + (base_lr - min_lr) * (1 + cos(pi * t / cosine_epochs)) / 2` with
+    `t = max(epoch - warmup_epochs, 0)`.
+
+    Args:
+      epoch: counted from 0. Epochs `0..warmup_epochs`, both included, run at `base_lr`.
+      base_lr: rate of the warm-up.
+      warmup_epochs: 20 for CIFAR-10N, 40 for CIFAR-100N.
+      cosine_epochs: length of the cosine; the run lasts `warmup_epochs + cosine_epochs`.
+      min_lr: rate that the cosine would reach one epoch after the last.
+
+    Returns:
+      Float of `epoch`'s shape, at least float32.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    elapsed = jnp.maximum(at_least_float32(epoch) - warmup_epochs, 0.0)
+    cosine = (1.0 + jnp.cos(jnp.pi * elapsed / cosine_epochs)) / 2.0
+    return min_lr + (base_lr - min_lr) * cosine
+
+
+def ema_decay_at(epoch: jax.typing.ArrayLike) -> jax.Array:
+    """Decay of the parameter average after one epoch: `min(0.9, (1 + epoch) / (10 + epoch))`.
+
+    Args:
+      epoch: counted from 0. After epoch 0 the method copies the parameters instead.
+
+    Returns:
+      Float of `epoch`'s shape, at least float32; 2/11 at epoch 1, exactly 0.9 from epoch 80 on.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    epoch = at_least_float32(epoch)
+    return jnp.minimum(0.9, (1.0 + epoch) / (10.0 + epoch))
+
+
+def ema_update(ema, params, decay: jax.typing.ArrayLike):
+    """Moves a parameter average: `(1 - decay) * params + decay * ema`, leaf by leaf.
+
+    BLDR calls it once per epoch, on parameters only: evaluation takes the BatchNorm statistics of
+    the live model.
+
+    Args:
+      ema: tree of floats, the average so far.
+      params: tree of the same structure and shapes, the live parameters.
+      decay: scalar weight of the past, in [0, 1].
+
+    Returns:
+      The new average, of the leaves' dtypes.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code).
+    """
+
+    def update(old, new):
+        weight = jnp.asarray(decay, old.dtype)
+        return (1.0 - weight) * new + weight * old
+
+    return jax.tree.map(update, ema, params)

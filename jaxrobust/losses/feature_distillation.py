@@ -1,0 +1,205 @@
+"""Feature-based distillation baselines: RKD, PKT, ReviewKD's pyramid loss, attention transfer."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.losses._distillation import huber, positive, safe_sqrt, student_and_teacher
+from jaxrobust.losses.multilabel import structural_distance_loss
+
+
+def rkd_loss(
+    student: jax.typing.ArrayLike,
+    teacher: jax.typing.ArrayLike,
+    *,
+    w_distance: float = 10.0,
+    w_angle: float = 10.0,
+) -> jax.Array:
+    """Relational KD: distances between pairs and angles between triplets of a batch.
+
+        w_distance * structural_distance_loss(s, t) + w_angle * mean_ijk huber(a_ijk - a'_ijk)
+
+    with a_ijk the cosine of the angle at row i between rows j and k. Rows closer than 1e-12 have no
+    direction: their cosine is 0 and has no gradient. Takes memory for B^2 * D floats.
+
+    Args:
+      student: float [B, D].
+      teacher: float [B, D'], its width may differ; receives no gradient.
+      w_distance: weight of the distance part. It is a sum over pairs divided by B, as in the L2D
+        authors' code; the original paper takes the mean over B^2.
+      w_angle: weight of the angle part.
+
+    Returns:
+      Float scalar.
+
+    Raises:
+      ValueError: if the features are not matrices with the same number of rows.
+
+    References:
+      Park et al., "Relational Knowledge Distillation", CVPR 2019,
+      https://arxiv.org/abs/1904.05068, section 3.2.
+    """
+    student, teacher = student_and_teacher(student, teacher, rank=2, shared_axes=1)
+    angle = jnp.mean(huber(_angle_cosines(student) - _angle_cosines(teacher)))
+    return w_distance * structural_distance_loss(student, teacher) + w_angle * angle
+
+
+def _angle_cosines(features: jax.Array) -> jax.Array:
+    """Cosines [B, B, B] of the angles at the first row between the other two."""
+    offset = features[None, :, :] - features[:, None, :]
+    length = safe_sqrt(jnp.sum(offset**2, axis=-1, keepdims=True))
+    has_direction = length > 1e-12
+    direction = jnp.where(has_direction, offset / jnp.where(has_direction, length, 1), 0)
+    return jnp.einsum("ijd,ikd->ijk", direction, direction, precision=jax.lax.Precision.HIGHEST)
+
+
+def pkt_loss(
+    student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLike, *, eps: float = 1e-7
+) -> jax.Array:
+    """PKT: the cosine similarities of a batch, read as conditional probabilities.
+
+        mean_ij Q_ij log((Q_ij + eps) / (P_ij + eps))
+
+    with P of the student and Q of the teacher: `P_ij = k_ij / sum_j k_ij` (diagonal included),
+    `k = (u u^T + 1) / 2`, `u_i = f_i / (||f_i|| + eps)`.
+
+    Args:
+      student: float [B, D].
+      teacher: float [B, D'], its width may differ; receives no gradient.
+      eps: keeps norms and probabilities away from 0; above 0.
+
+    Returns:
+      Float scalar, in nats over B^2 pairs.
+
+    Raises:
+      ValueError: if the features are not matrices with the same number of rows or eps is not
+        positive.
+
+    References:
+      Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer",
+      ECCV 2018, https://arxiv.org/abs/1803.10837, section 3.
+    """
+    student, teacher = student_and_teacher(student, teacher, rank=2, shared_axes=1)
+    eps = positive("eps", eps)
+    p, q = _conditional_similarities(student, eps), _conditional_similarities(teacher, eps)
+    return jnp.mean(q * (jnp.log(q + eps) - jnp.log(p + eps)))
+
+
+def _conditional_similarities(features: jax.Array, eps: float) -> jax.Array:
+    norm = safe_sqrt(jnp.sum(features**2, axis=-1, keepdims=True))
+    unit = features / (norm + eps)
+    cosine = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
+    # Rounding may take the cosine of opposite rows below -1, where the logarithm has no value.
+    similarity = jnp.maximum((cosine + 1) / 2, 0)
+    return similarity / jnp.sum(similarity, axis=-1, keepdims=True)
+
+
+def review_kd_hcl_loss(
+    student_maps: Sequence[jax.typing.ArrayLike], teacher_maps: Sequence[jax.typing.ArrayLike]
+) -> jax.Array:
+    """ReviewKD's hierarchical context loss: squared error at several resolutions.
+
+        sum_levels sum_k w_k mse(pool_k(s), pool_k(t)) / sum_k w_k
+
+    over the map itself with w = 1, then its average pools to k = 4, 2 and 1 cells a side with w =
+    1/2, 1/4 and 1/8, leaving out each k that is not below the height of the map.
+
+    Args:
+      student_maps: one float [B, H, W, C] per level.
+      teacher_maps: the same shapes; receive no gradient.
+
+    Returns:
+      Float scalar.
+
+    Raises:
+      ValueError: if there are no levels, their numbers differ or a shape does not fit.
+
+    References:
+      Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021,
+      https://arxiv.org/abs/2104.09044, section 3.3.
+    """
+    return sum(_hierarchical_context_loss(s, t) for s, t in _levels(student_maps, teacher_maps))
+
+
+def _hierarchical_context_loss(
+    student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLike
+) -> jax.Array:
+    student, teacher = student_and_teacher(student, teacher, rank=4)
+    difference = student - teacher
+    sizes = [k for k in (4, 2, 1) if k < difference.shape[1]]
+    loss, weight, total_weight = jnp.mean(difference**2), 1.0, 1.0
+    for k in sizes:
+        weight /= 2
+        total_weight += weight
+        loss += weight * jnp.mean(_adaptive_average_pool(difference, (k, k)) ** 2)
+    return loss / total_weight
+
+
+def attention_transfer_loss(
+    student_maps: Sequence[jax.typing.ArrayLike], teacher_maps: Sequence[jax.typing.ArrayLike]
+) -> jax.Array:
+    """Attention transfer: squared error of the normalised spatial attention of each level.
+
+        sum_levels mean_hw (a / ||a|| - a' / ||a'||)^2,    a_hw = mean_c f_hwc^2
+
+    Where the two maps of a level differ in size, both are average-pooled to the smaller one.
+
+    Args:
+      student_maps: one float [B, H, W, C] per level.
+      teacher_maps: one float [B, H', W', C'] per level; receive no gradient.
+
+    Returns:
+      Float [B], summed over levels. As in the authors' code, which weights it with 1000; equation 2
+      of the paper has the norm in place of the mean square.
+
+    Raises:
+      ValueError: if there are no levels, their numbers differ or a shape does not fit.
+
+    References:
+      Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017,
+      https://arxiv.org/abs/1612.03928, equation 2.
+    """
+    return sum(_attention_error(s, t) for s, t in _levels(student_maps, teacher_maps))
+
+
+def _attention_error(student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLike) -> jax.Array:
+    student, teacher = student_and_teacher(student, teacher, rank=4, shared_axes=1)
+    size = tuple(min(pair) for pair in zip(student.shape[1:3], teacher.shape[1:3], strict=True))
+    error = _attention(student, size) - _attention(teacher, size)
+    return jnp.mean(error**2, axis=(1, 2))
+
+
+def _attention(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+    if maps.shape[1:3] != size:
+        maps = _adaptive_average_pool(maps, size)
+    energy = jnp.mean(maps**2, axis=-1)
+    norm = safe_sqrt(jnp.sum(energy**2, axis=(1, 2), keepdims=True))
+    return energy / jnp.where(norm > 0, norm, 1)
+
+
+def _levels(student_maps: Sequence, teacher_maps: Sequence) -> list[tuple]:
+    if len(student_maps) != len(teacher_maps) or not student_maps:
+        raise ValueError(
+            "student_maps and teacher_maps must be lists with one map per level, "
+            f"got {len(student_maps)} and {len(teacher_maps)} levels."
+        )
+    return list(zip(student_maps, teacher_maps, strict=True))
+
+
+def _adaptive_average_pool(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Average pool of [B, H, W, C]; cell i of k spans floor(i H / k) to ceil((i + 1) H / k)."""
+    rows, columns = (
+        jnp.asarray(_pooling_matrix(length, cells), maps.dtype)
+        for length, cells in zip(maps.shape[1:3], size, strict=True)
+    )
+    return jnp.einsum("bhwc,ih,jw->bijc", maps, rows, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _pooling_matrix(length: int, cells: int) -> np.ndarray:
+    matrix = np.zeros((cells, length))
+    for i in range(cells):
+        start, stop = i * length // cells, -(-(i + 1) * length // cells)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix

@@ -1,0 +1,141 @@
+"""Logit-based distillation baselines: DKD, DIST and mean squared logit error."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.losses._distillation import (
+    bernoulli_kl,
+    positive,
+    safe_sqrt,
+    softmax_kl,
+    student_and_teacher,
+)
+
+
+def dkd_loss(
+    student_logits: jax.typing.ArrayLike,
+    teacher_logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+) -> jax.Array:
+    """Decoupled KD: soft-target KL split into a target-class and a non-target-class part.
+
+        T^2 * (alpha * KL([q_y, 1 - q_y] || [p_y, 1 - p_y]) + beta * KL(q' || p'))
+
+    with p and q the softmaxes of student and teacher logits over T, and p' and q' the same over the
+    wrong classes only. The two parts are one divergence, `soft_target_kl`, where alpha = 1 and beta
+    = 1 - q_y. The second part is 0 with two classes.
+
+    Args:
+      student_logits: float [..., C].
+      teacher_logits: float [..., C]; receives no gradient.
+      labels: int [...], in 0..C-1.
+      alpha: weight of the target-class part.
+      beta: weight of the non-target-class part; the paper sets it per pair of networks (CIFAR-100:
+        2, 6 or 8).
+      temperature: T > 0 (the paper uses 4 on CIFAR-100, 1 on ImageNet); T^2 is inside the loss. The
+        warm-up factor `min(epoch / 20, 1)` is not.
+
+    Returns:
+      Float [...], in nats times T^2.
+
+    Raises:
+      ValueError: if the shapes do not fit, there are fewer than two classes, labels are not
+        integers or the temperature is not positive.
+
+    References:
+      Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, https://arxiv.org/abs/2203.08679,
+      section 3.3.
+    """
+    student, teacher = student_and_teacher(check_logits(student_logits), teacher_logits)
+    is_target = label_mask(student, labels)
+    temperature = positive("temperature", temperature)
+    student, teacher = student / temperature, teacher / temperature
+    target_part = bernoulli_kl(
+        _target_log_odds(student, is_target), _target_log_odds(teacher, is_target)
+    )
+    rest_part = softmax_kl(student, teacher, where=~is_target)
+    return temperature**2 * (alpha * target_part + beta * rest_part)
+
+
+def _target_log_odds(logits: jax.Array, is_target: jax.Array) -> jax.Array:
+    """log(p_y / (1 - p_y)) of a softmax."""
+    target = jnp.sum(logits, axis=-1, where=is_target)
+    return target - jax.nn.logsumexp(logits, axis=-1, where=~is_target)
+
+
+def dist_loss(
+    student_logits: jax.typing.ArrayLike,
+    teacher_logits: jax.typing.ArrayLike,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """DIST: Pearson correlation of predictions within each example and within each class.
+
+        T^2 * (beta * mean_i (1 - corr(P_i, Q_i)) + gamma * mean_k (1 - corr(P_:k, Q_:k)))
+
+    with P and Q the softmaxes of student and teacher logits over T. 1e-8 is added to the
+    denominator of the correlation, so that a constant row or column counts as uncorrelated.
+
+    Args:
+      student_logits: float [B, C].
+      teacher_logits: float [B, C]; receives no gradient.
+      beta: weight of the correlation over classes.
+      gamma: weight of the correlation over the batch.
+      temperature: T > 0; T^2 is inside the loss.
+
+    Returns:
+      Float scalar; correlations over the batch belong to the batch as a whole.
+
+    Raises:
+      ValueError: if the logits are not [B, C] both or the temperature is not positive.
+
+    References:
+      Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022,
+      https://arxiv.org/abs/2205.10536, section 4.
+    """
+    student, teacher = student_and_teacher(student_logits, teacher_logits, rank=2)
+    temperature = positive("temperature", temperature)
+    p = jax.nn.softmax(student / temperature)
+    q = jax.nn.softmax(teacher / temperature)
+    inter = jnp.mean(1 - _pearson_correlation(p, q, axis=-1))
+    intra = jnp.mean(1 - _pearson_correlation(p, q, axis=0))
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+def _pearson_correlation(p: jax.Array, q: jax.Array, axis: int) -> jax.Array:
+    p = p - jnp.mean(p, axis=axis, keepdims=True)
+    q = q - jnp.mean(q, axis=axis, keepdims=True)
+    norms = safe_sqrt(jnp.sum(p**2, axis=axis)) * safe_sqrt(jnp.sum(q**2, axis=axis))
+    return jnp.sum(p * q, axis=axis) / (norms + 1e-8)
+
+
+def logit_mse_loss(
+    student_logits: jax.typing.ArrayLike, teacher_logits: jax.typing.ArrayLike
+) -> jax.Array:
+    """Mean squared error between the logits of student and teacher.
+
+        mean_k (s_k - t_k)^2
+
+    Args:
+      student_logits: float [..., C].
+      teacher_logits: float [..., C]; receives no gradient.
+
+    Returns:
+      Float [...], the mean over classes.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    References:
+      Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023,
+      https://arxiv.org/abs/2308.06453 (baseline MSE; its reduction is not published).
+    """
+    student, teacher = student_and_teacher(student_logits, teacher_logits)
+    return jnp.mean((student - teacher) ** 2, axis=-1)

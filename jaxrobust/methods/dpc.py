@@ -1,0 +1,509 @@
+"""DPC: Dirichlet-based prediction calibration for learning with noisy labels.
+
+Zong, Wang, Xie and Huang, AAAI 2024, arXiv 2401.07062, as the authors' code runs it; what the paper
+writes otherwise is said beside the losses and in `configs/dpc.py`.
+
+Epoch, after a warm-up with `evidential_loss` on all given labels:
+  1. both networks score every example by `logit_margin`; a mixture of two Gaussians makes it the
+     probability that the label is right;
+  2. network 1 is trained by `semi_supervised_step` on the split made by network 2: likely clean
+     examples with their labels, the others with labels that both networks guess;
+  3. network 2 likewise, on the split made by network 1, with the new network 1 as its peer.
+
+DPC* (`consistency_weight` above 0) adds a consistency loss on strongly augmented views. DivideMix
+is the same method with three switches: softmax, small loss, one head.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.training import TrainState, init_state, sgd_step
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.losses import (
+    calibrated_softmax,
+    evidential_loss,
+    masked_mean,
+    negative_entropy,
+    semi_supervised_loss,
+    sharpen,
+    strong_view_consistency,
+    uniform_prior_penalty,
+)
+from jaxrobust.losses._numerics import at_least_float32
+from jaxrobust.methods.noisy_labels import (
+    Apply,
+    Batch,
+    Method,
+    Pass,
+    Problem,
+    Stage,
+    judge_by_score,
+    network_apply,
+)
+from jaxrobust.models import make_network, make_two_headed
+from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
+from jaxrobust.models.two_headed import UNSUPERVISED_HEAD
+from jaxrobust.selection import logit_margin, select_clean
+
+log = logging.getLogger("jaxrobust")
+
+LOSSES = ("evidential", "cross_entropy")
+SCORES = ("margin", "loss")
+SCORE_MODES = ("gmm", "minmax", "auto")
+ENTROPY_PENALTIES = ("none", "plain", "clamped")
+PEERS = ("now", "epoch_start")
+PAIR = ("net1", "net2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """How logits are read as probabilities, and what a labelled example costs.
+
+    Attributes:
+      evidential: the calibrated evidential loss; otherwise softmax and cross-entropy.
+      gamma: evidence that every class has beforehand; 0 is softmax.
+      beta: weight of the divergence.
+      evidence_scale: what turns exp(logits) into evidence; None for 1 / gamma.
+    """
+
+    evidential: bool = True
+    gamma: float = 1.0
+    beta: float = 0.5
+    evidence_scale: float | None = None
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"gamma": self.gamma, "beta": self.beta, "evidence_scale": self.evidence_scale}
+
+    def probs(self, logits: jax.Array) -> jax.Array:
+        """Class probabilities `[..., C]`."""
+        return calibrated_softmax(logits, self.gamma)
+
+    def per_example(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        """Loss `[B]` of given labels."""
+        if self.evidential:
+            return sum(evidential_loss(logits, labels, **self._options))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+    def mixed(
+        self,
+        logits_x: jax.Array,
+        hard: tuple[jax.Array, jax.Array],
+        soft_x: jax.Array,
+        mix: jax.Array,
+        logits_u: jax.Array,
+        soft_u: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """(supervised, unsupervised) scalar losses of mixed inputs.
+
+        Args:
+          logits_x: `[M, C]`, rows whose first partner is labelled.
+          hard: labels `[M]` of the first and of the second partners, for the evidential loss.
+          soft_x: `[M, C]`, mixed targets, for cross-entropy.
+          mix: share of the first partner.
+          logits_u: `[K, C]`, the other rows.
+          soft_u: `[K, C]`, their mixed targets.
+        """
+        if self.evidential:
+            return semi_supervised_loss(logits_x, *hard, mix, logits_u, soft_u, **self._options)
+        supervised = jnp.mean(optax.softmax_cross_entropy(logits_x, soft_x))
+        return supervised, jnp.mean(jnp.square(self.probs(logits_u) - soft_u))
+
+
+def linear_rampup(
+    time: jax.typing.ArrayLike, warm_up: jax.typing.ArrayLike, *, length: float = 16.0
+) -> jax.Array:
+    """Weight that grows from 0 to 1: `clip((time - warm_up) / length, 0, 1)`.
+
+    Args:
+      time: in epochs, fractions included.
+      warm_up: when the growth starts.
+      length: how long it takes, in epochs; 0 gives 1 at once.
+
+    Returns:
+      Float of the broadcast shape.
+
+    References:
+      DPC, weight of the unsupervised loss (from MixMatch).
+    """
+    time = at_least_float32(time)
+    if not length:
+        return jnp.ones_like(time)
+    return jnp.clip((time - jnp.asarray(warm_up, time.dtype)) / length, 0, 1)
+
+
+def warm_up_step(
+    network: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    scalars: dict[str, jax.Array],
+    *,
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    entropy_penalty: str = "none",
+    frozen: str = UNSUPERVISED_HEAD,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step on given labels: mean loss of head 1, plus the confidence penalty if asked for.
+
+    The other head stays as it is to the bit, momentum included: in PyTorch it gets no gradient, so
+    weight decay does not touch it either.
+
+    Args:
+      network: before the step.
+      batch: examples, the first view is used.
+      key: for dropout.
+      scalars: `learning_rate`.
+      apply: the network, as in `network_apply`.
+      optimizer: gives descent directions, without the rate.
+      objective: the loss.
+      entropy_penalty: "none", "plain", or "clamped" (see `negative_entropy`).
+      frozen: name of the part of the parameters that stays.
+
+    Returns:
+      The network after the step and the metrics.
+    """
+
+    def loss_fn(params):
+        logits, batch_stats = apply(
+            params, network.batch_stats, batch.views[0], train=True, key=key, where=batch.valid
+        )
+        logits = logits[:, 0]
+        loss = masked_mean(objective.per_example(logits, batch.labels), batch.valid)
+        if entropy_penalty != "none":
+            penalty = negative_entropy(
+                logits, objective.gamma, clamp_logits=entropy_penalty == "clamped"
+            )
+            loss = loss + masked_mean(penalty, batch.valid)
+        hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(loss.dtype)
+        return loss, (batch_stats, {"label_agreement": masked_mean(hits, batch.valid)})
+
+    stepped, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+
+    def choose(path, before, after):
+        names = {getattr(entry, "key", getattr(entry, "name", None)) for entry in path}
+        return before if frozen in names else after
+
+    return jax.tree.map_with_path(choose, network, stepped), metrics
+
+
+def semi_supervised_step(
+    network: TrainState,
+    peer: dict[str, Any],
+    labeled: Batch,
+    unlabeled: Batch,
+    mix: jax.Array,
+    permutation: jax.Array,
+    key: jax.Array,
+    scalars: dict[str, jax.Array],
+    *,
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    temperature: float = 0.5,
+    forward_unlabeled: bool = True,
+    guess_updates_statistics: bool = True,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step on B likely clean and B likely mislabelled examples.
+
+    BatchNorm's averages of the network move five times, or six with strong views: at each of its
+    four guesses on the views u1, u2, x1, x2, at the mixed batch, and at the strong mixed batch.
+
+    Args:
+      network: before the step; guesses in training mode.
+      peer: variables of the other network; guesses in evaluation mode.
+      labeled: two weak views, then, if the method uses them, two strong ones; with the column
+        `clean_prob`.
+      unlabeled: the same views.
+      mix: scalar l >= 1/2, the share of the first partner.
+      permutation: int `[4 B]`, the second partners among the rows x1, x2, u1, u2.
+      key: for dropout.
+      scalars: `learning_rate`; `weight_u`, weight of the unsupervised loss; with strong views
+        `consistency_weight`.
+      apply: the network, as in `network_apply`.
+      optimizer: gives descent directions, without the rate.
+      objective: the losses.
+      temperature: of sharpening.
+      forward_unlabeled: whether mixed rows with an unlabelled first partner are part of the loss.
+        Without them `weight_u` must be 0.
+      guess_updates_statistics: whether the guesses move BatchNorm's averages.
+
+    Returns:
+      The network after the step and the metrics.
+    """
+    batch_size = labeled.labels.shape[0]
+    weak = (*labeled.views[:2], *unlabeled.views[:2])
+    strong = (*labeled.views[2:], *unlabeled.views[2:])
+    guess_key, weak_key, strong_key = jax.random.split(key, 3)
+
+    x1, x2, u1, u2 = weak
+    own, guessed_stats = _guess(apply, network, (u1, u2, x1, x2), guess_key)
+    peer_logits, _ = apply(
+        peer["params"], peer["batch_stats"], jnp.concatenate([u1, u2]), train=False
+    )
+    own = objective.probs(own[:, :, 0])
+    guesses_u = jnp.concatenate(
+        [own[:2], objective.probs(peer_logits[:, 0]).reshape(own[:2].shape)]
+    )
+    onehot = jax.nn.one_hot(labeled.labels, own.shape[-1], dtype=own.dtype)
+    clean_prob = labeled.columns["clean_prob"].astype(own.dtype)[:, None]
+    refined = clean_prob * onehot + (1 - clean_prob) * jnp.mean(own[2:], axis=0)
+    target_x = sharpen(refined, temperature=temperature)
+    target_u = sharpen(jnp.mean(guesses_u, axis=0), temperature=temperature)
+    targets = jax.lax.stop_gradient(jnp.concatenate([target_x, target_x, target_u, target_u]))
+
+    num_x = 2 * batch_size
+    used = slice(None) if forward_unlabeled else slice(num_x)
+
+    def mixed(rows):
+        rows = at_least_float32(rows)
+        share = mix.astype(rows.dtype)
+        return (share * rows + (1 - share) * rows[permutation])[used]
+
+    inputs = jnp.concatenate(weak)
+    soft = mixed(targets)
+    hard = jnp.argmax(targets, axis=-1).astype(jnp.int32)
+    hard = hard[:num_x], hard[permutation][:num_x]
+    # Without rows of their own the second part is any rows at all: its weight is 0.
+    rest = slice(num_x, None) if forward_unlabeled else slice(None)
+    batch_stats = guessed_stats if guess_updates_statistics else network.batch_stats
+
+    def loss_fn(params):
+        logits, stats = apply(
+            params, batch_stats, mixed(inputs).astype(inputs.dtype), train=True, key=weak_key
+        )
+        supervised, unsupervised = objective.mixed(
+            logits[:num_x, 0], hard, soft[:num_x], mix, logits[rest, -1], soft[rest]
+        )
+        prior = uniform_prior_penalty(logits[:, 0], objective.gamma)
+        loss = supervised + scalars["weight_u"] * unsupervised + prior
+        metrics = {"loss_x": supervised, "loss_u": unsupervised, "prior": prior}
+        if strong:
+            strong_logits, stats = apply(
+                params,
+                stats,
+                mixed(jnp.concatenate(strong)).astype(inputs.dtype),
+                train=True,
+                key=strong_key,
+            )
+            consistency = jnp.mean(
+                strong_view_consistency(logits[:, 0], strong_logits[:, 0], objective.gamma)
+            )
+            loss = loss + scalars["consistency_weight"] * consistency
+            metrics["consistency"] = consistency
+        return loss, (stats, metrics)
+
+    network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+    return network, {**metrics, "weight_u": scalars["weight_u"]}
+
+
+def _guess(
+    apply: Apply, network: TrainState, views: tuple[jax.Array, ...], key: jax.Array
+) -> tuple[jax.Array, Any]:
+    """Logits `[V, B, heads, C]` in training mode, each view a batch of its own.
+
+    The views run side by side. BatchNorm's averages come out as if they had run one after another:
+    every view moved them from the same start s to e = m s + (1 - m) b, and e - m s is what it adds.
+    """
+
+    def one(view, key):
+        return apply(network.params, network.batch_stats, view, train=True, key=key)
+
+    logits, ends = jax.vmap(one)(jnp.stack(views), jax.random.split(key, len(views)))
+
+    def chain(start, ends):
+        average = start
+        for end in ends:
+            average = BATCH_NORM_MOMENTUM * average + (end - BATCH_NORM_MOMENTUM * start)
+        return average
+
+    return logits, jax.tree.map(chain, network.batch_stats, ends)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses option values that DPC does not have, and combinations that cannot be."""
+    dpc = config.dpc
+    for name, choices in {
+        "loss": LOSSES,
+        "score": SCORES,
+        "score_mode": SCORE_MODES,
+        "entropy_penalty": ENTROPY_PENALTIES,
+        "peer_from": PEERS,
+    }.items():
+        if dpc[name] not in choices:
+            raise UserError(unknown_name(f"dpc.{name}", dpc[name], choices))
+    if dpc.heads not in (1, 2):
+        raise UserError(f"dpc.heads={dpc.heads} must be 1 or 2.")
+    if not dpc.forward_unlabeled and dpc.lambda_u:
+        raise UserError(
+            f"dpc.lambda_u={dpc.lambda_u} weighs a loss on unlabelled rows, but "
+            "dpc.forward_unlabeled=False leaves them out; set one of the two."
+        )
+    if not 0 <= dpc.threshold < 1:
+        raise UserError(f"dpc.threshold={dpc.threshold} must be at least 0 and below 1.")
+    for name in ("temperature", "mixup_alpha"):
+        if not dpc[name] > 0:
+            raise UserError(f"dpc.{name}={dpc[name]} must be positive.")
+    for name in ("warm_up", "lambda_u", "rampup_length", "beta", "gamma_c", "consistency_weight"):
+        if not dpc[name] >= 0:
+            raise UserError(f"dpc.{name}={dpc[name]} must be 0 or more.")
+
+
+def make_objective(config: ml_collections.ConfigDict, num_classes: int) -> Objective:
+    """The losses of a recipe."""
+    dpc = config.dpc
+    if dpc.loss == "cross_entropy":
+        return Objective(evidential=False, gamma=0.0)
+    # At gamma 0 the scale of the evidence is open; that of the default gamma is kept.
+    scale = None if dpc.gamma_c else num_classes / 10
+    return Objective(gamma=dpc.gamma_c / num_classes, beta=dpc.beta, evidence_scale=scale)
+
+
+def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+    """DPC as a method of the noisy-label task."""
+    check(config)
+    dpc = config.dpc
+    optimizer = make_optimizer(config.optimizer)
+    objective = make_objective(config, problem.num_classes)
+    sizes = {"num_classes": problem.num_classes, "dtype": problem.dtype}
+    if dpc.heads == 2:
+        module = make_two_headed(config.model, **sizes)
+    else:
+        module = make_network(config.model, num_heads=1, **sizes)
+    parts = {"apply": network_apply(module), "optimizer": optimizer, "objective": objective}
+    batch_size = config.batch_size
+
+    def warm_up(network, peer, batches, key, scalars):
+        del peer
+        penalty = dpc.entropy_penalty
+        return warm_up_step(network, batches["all"], key, scalars, entropy_penalty=penalty, **parts)
+
+    def semi_supervised(network, peer, batches, key, scalars):
+        mix_key, permutation_key, step_key = jax.random.split(key, 3)
+        mix = jax.random.beta(mix_key, dpc.mixup_alpha, dpc.mixup_alpha)
+        time = scalars["epoch"] + scalars["progress"]
+        ramp = linear_rampup(time, dpc.warm_up, length=dpc.rampup_length)
+        return semi_supervised_step(
+            network,
+            peer,
+            batches["labeled"],
+            batches["unlabeled"],
+            jnp.maximum(mix, 1 - mix),
+            jax.random.permutation(permutation_key, 4 * batch_size),
+            step_key,
+            {
+                "learning_rate": scalars["learning_rate"],
+                "weight_u": dpc.lambda_u * ramp,
+                "consistency_weight": jnp.float32(dpc.consistency_weight),
+            },
+            temperature=dpc.temperature,
+            forward_unlabeled=dpc.forward_unlabeled,
+            guess_updates_statistics=dpc.guess_updates_statistics,
+            **parts,
+        )
+
+    def score(logits, labels):
+        if dpc.score == "margin":
+            return logit_margin(logits, labels)
+        return -objective.per_example(logits, labels)
+
+    return Method(
+        networks=PAIR,
+        start=lambda key: init_state(key, module, optimizer, problem.image_shape),
+        stages=(
+            Stage("warm_up", {"all": 2 * batch_size}, ("weak",), warm_up, config.last_batch),
+            Stage(
+                "semi_supervised",
+                {"labeled": batch_size, "unlabeled": batch_size},
+                ("weak", "weak", "strong", "strong") if dpc.consistency_weight else ("weak",) * 2,
+                semi_supervised,
+                "drop",
+            ),
+        ),
+        passes=_passes(config, problem),
+        forward=lambda variables, images: module.apply(variables, images)[:, 0],
+        class_probs=lambda logits: objective.probs(jnp.mean(logits, axis=0)),
+        judge=judge_by_score(
+            PAIR,
+            score,
+            name=dpc.score if dpc.score == "margin" else "negative_loss",
+            mode=dpc.score_mode,
+            threshold=dpc.threshold,
+            kurtosis_threshold=dpc.kurtosis_threshold,
+        ),
+        score=dpc.score if dpc.score == "margin" else "negative_loss",
+        peer_from=dpc.peer_from,
+    )
+
+
+def _passes(config: ml_collections.ConfigDict, problem: Problem) -> Callable[..., list[Pass]]:
+    """`Method.passes` of the co-divided training."""
+    dpc, batch_size = config.dpc, config.batch_size
+
+    def passes(epoch, columns, generator):
+        scalars = {
+            "learning_rate": learning_rate(config.optimizer, epoch, config.num_epochs),
+            "epoch": float(epoch),
+        }
+        plans = []
+        for name, peer in zip(PAIR, reversed(PAIR), strict=True):
+            order = generator(f"{name}/order")
+            clean_prob = columns[f"clean_prob_{peer}"]
+            clean = np.asarray(select_clean(clean_prob, threshold=dpc.threshold))
+            notes = {"num_labeled": float(clean.sum())}
+            divided = epoch >= dpc.warm_up
+            if divided and min(clean.sum(), np.sum(~clean)) < batch_size:
+                log.info(
+                    "Epoch %d, %s: %d labels look clean and %d do not, fewer than a batch of %d; "
+                    "training on all of them as in the warm-up.",
+                    epoch,
+                    name,
+                    clean.sum(),
+                    np.sum(~clean),
+                    batch_size,
+                )
+                divided = False
+            if not divided:
+                ids = {"all": order.permutation(problem.num_examples)}
+                plans.append(Pass("warm_up", name, ids, scalars))
+                continue
+            labeled, unlabeled = np.flatnonzero(clean), np.flatnonzero(~clean)
+            num_steps = labeled.size // batch_size
+            ids = {
+                "labeled": order.permutation(labeled)[: num_steps * batch_size],
+                "unlabeled": _restarted(order, unlabeled, batch_size, num_steps),
+            }
+            plans.append(
+                Pass(
+                    "semi_supervised",
+                    name,
+                    ids,
+                    scalars,
+                    peer=peer,
+                    columns={"clean_prob": clean_prob},
+                    notes=notes,
+                )
+            )
+        return plans
+
+    return passes
+
+
+def _restarted(
+    order: np.random.Generator, ids: np.ndarray, batch_size: int, num_steps: int
+) -> np.ndarray:
+    """Ids for `num_steps` full batches, shuffled anew whenever no full batch is left."""
+    per_round = ids.size // batch_size
+    rounds = [
+        order.permutation(ids)[: per_round * batch_size] for _ in range(-(-num_steps // per_round))
+    ]
+    return np.concatenate(rounds)[: num_steps * batch_size]

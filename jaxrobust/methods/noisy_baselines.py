@@ -1,0 +1,116 @@
+"""What DPC is compared with: cross-entropy and mixup on the given labels, and DivideMix."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.training import init_state, sgd_step
+from jaxrobust.errors import UserError
+from jaxrobust.losses import masked_mean
+from jaxrobust.methods import dpc
+from jaxrobust.methods.noisy_labels import (
+    Method,
+    Pass,
+    Problem,
+    Stage,
+    judge_by_score,
+    network_apply,
+)
+from jaxrobust.models import make_network
+
+
+def cross_entropy(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+    """One network, softmax cross-entropy on the given labels."""
+    return _single(config, problem, alpha=0.0)
+
+
+def mixup(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+    """One network on mixed images: l CE(o, y) + (1 - l) CE(o, y of the partner), l ~ Beta(a, a).
+
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+    """
+    if not config.baseline.mixup_alpha > 0:
+        raise UserError(f"baseline.mixup_alpha={config.baseline.mixup_alpha} must be positive.")
+    return _single(config, problem, alpha=config.baseline.mixup_alpha)
+
+
+def dividemix(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+    """DPC with three switches: softmax and cross-entropy, the small-loss score, one head.
+
+    Li, Socher and Hoi, "DivideMix: Learning with Noisy Labels as Semi-supervised Learning", ICLR
+    2020.
+    """
+    config = config.copy_and_resolve_references()
+    config.dpc.update({"loss": "cross_entropy", "score": "loss", "heads": 1})
+    return dpc.build(config, problem)
+
+
+def _single(config: ml_collections.ConfigDict, problem: Problem, *, alpha: float) -> Method:
+    optimizer = make_optimizer(config.optimizer)
+    module = make_network(
+        config.model, num_classes=problem.num_classes, num_heads=1, dtype=problem.dtype
+    )
+    apply = network_apply(module)
+    networks = ("net",)
+    batch_size = 2 * config.batch_size
+
+    def step(network, peer, batches, key, scalars):
+        del peer
+        batch = batches["all"]
+        images, partners, mix = batch.views[0], batch.labels, jnp.float32(1)
+        valid = batch.valid
+        if alpha:
+            mix_key, permutation_key = jax.random.split(key)
+            mix = jax.random.beta(mix_key, alpha, alpha)
+            permutation = jax.random.permutation(permutation_key, batch_size)
+            # A partner at padding is none: the example stays as it is.
+            permutation = jnp.where(valid[permutation], permutation, jnp.arange(batch_size))
+            mixed = mix * images.astype(mix.dtype) + (1 - mix) * images[permutation].astype(
+                mix.dtype
+            )
+            images, partners = mixed.astype(images.dtype), batch.labels[permutation]
+
+        def loss_fn(params):
+            logits, batch_stats = apply(
+                params, network.batch_stats, images, train=True, where=valid
+            )
+            logits = logits[:, 0]
+            given, partner = (
+                optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+                for labels in (batch.labels, partners)
+            )
+            hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
+            metrics = {"label_agreement": masked_mean(hits, valid)}
+            loss = masked_mean(mix * given + (1 - mix) * partner, valid)
+            return loss, (batch_stats, metrics)
+
+        return sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+
+    def passes(epoch, columns, generator):
+        del columns
+        ids = {"all": generator("net/order").permutation(problem.num_examples)}
+        rate = learning_rate(config.optimizer, epoch, config.num_epochs)
+        return [Pass("train", "net", ids, {"learning_rate": rate})]
+
+    def score(logits, labels):
+        return -optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+    return Method(
+        networks=networks,
+        start=lambda key: init_state(key, module, optimizer, problem.image_shape),
+        stages=(Stage("train", {"all": batch_size}, ("weak",), step, config.last_batch),),
+        passes=passes,
+        forward=lambda variables, images: module.apply(variables, images)[:, 0],
+        class_probs=lambda logits: jax.nn.softmax(jnp.mean(logits, axis=0)),
+        judge=judge_by_score(
+            networks,
+            score,
+            name="negative_loss",
+            mode="gmm",
+            threshold=config.dpc.threshold,
+            kurtosis_threshold=config.dpc.kurtosis_threshold,
+        ),
+        score="negative_loss",
+    )

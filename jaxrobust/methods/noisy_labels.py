@@ -1,0 +1,203 @@
+"""What the noisy-label task asks of a method, as records of pure functions."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.engine.training import TrainState
+from jaxrobust.selection import clean_probability, select_clean
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The problem that a method is built for.
+
+    Attributes:
+      num_classes: C.
+      num_examples: training examples N.
+      image_shape: (H, W, 3).
+      dtype: computation dtype of the networks.
+    """
+
+    num_classes: int
+    num_examples: int
+    image_shape: tuple[int, int, int]
+    dtype: Any
+
+
+class Batch(NamedTuple):
+    """Examples of one set that a step visits.
+
+    Attributes:
+      ids: int32 `[B]`, 0 at padding.
+      labels: int32 `[B]`, the given labels.
+      valid: bool `[B]`, False at padding.
+      views: images `[B, H, W, 3]`, augmented and normalised, one for each of `Stage.views`.
+      columns: rows `[B]` of `Pass.columns`.
+    """
+
+    ids: jax.Array
+    labels: jax.Array
+    valid: jax.Array
+    views: tuple[jax.Array, ...]
+    columns: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One kind of training step, compiled once.
+
+    Attributes:
+      name: used in metrics and random streams.
+      batch_sizes: examples per step of each set that a step visits.
+      views: kinds of view that are made of every example: "weak" (crop and flip) or "strong"
+        (a policy and cutout besides).
+      step: `(network, peer, batches, key, scalars) -> (network, metrics)`: `peer` the variables of
+        another network (`{}` without one), `batches` a `Batch` by set, `scalars` those of the pass
+        and `progress`, the share of its steps that are done.
+      last_batch: what becomes of a remainder, as in `make_plan`.
+    """
+
+    name: str
+    batch_sizes: Mapping[str, int]
+    views: tuple[str, ...]
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    last_batch: str = "short"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """A stage run over chosen examples, for one network.
+
+    Attributes:
+      stage: name of the stage.
+      network: name of the network that is trained.
+      ids: dataset ids `[n]` in the order of their visit, by set. The sets of one pass give equally
+        many steps.
+      scalars: numbers that the step receives traced.
+      peer: name of the network whose variables the step may read.
+      columns: values `[N]` of every example that the step's batches carry.
+      notes: further numbers for the metrics.
+    """
+
+    stage: str
+    network: str
+    ids: dict[str, np.ndarray]
+    scalars: dict[str, float]
+    peer: str | None = None
+    columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    notes: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One method of learning under wrong labels.
+
+    Attributes:
+      networks: their names; all are alike.
+      start: `key -> TrainState` of one network.
+      stages: the kinds of step.
+      passes: `(epoch, columns, generator) -> passes in order`: `columns` what `judge` returned at
+        the end of the epoch before (zeros at the start), `generator(name)` the epoch's NumPy
+        generator of one stream.
+      forward: `(variables, images) -> logits [n, C]`.
+      class_probs: `networks' logits, stacked [M, n, C] -> probabilities [n, C]`.
+      judge: `(logits [M, N, C] on the training set, labels [N]) -> columns [N] by name`. Required
+        are `clean_prob`, `suggested` (a class), `flagged` (bool: the label is probably wrong) and
+        the one named by `score`.
+      score: name of the column that orders examples of equal `clean_prob`; high means clean.
+      peer_from: `"now"`, or `"epoch_start"`: passes read their peer as it was then.
+    """
+
+    networks: tuple[str, ...]
+    start: Callable[[jax.Array], TrainState]
+    stages: tuple[Stage, ...]
+    passes: Callable[..., list[Pass]]
+    forward: Callable[[Mapping[str, Any], jax.Array], jax.Array]
+    class_probs: Callable[[jax.Array], jax.Array]
+    judge: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+    score: str
+    peer_from: str = "now"
+
+
+# (params, batch_stats, images, *, train, key, where) -> (logits [B, heads, C], batch_stats)
+Apply = Callable[..., tuple[jax.Array, Any]]
+
+
+def network_apply(module: nn.Module) -> Apply:
+    """A network as the function that steps are written over.
+
+    Returns:
+      `(params, batch_stats, images, *, train, key=None, where=None) -> (logits, batch_stats)`:
+      logits `[B, heads, C]`; `key` for dropout; the statistics are new ones in training.
+    """
+
+    def apply(params, batch_stats, images, *, train, key=None, where=None):
+        variables = {"params": params, "batch_stats": batch_stats}
+        if not train:
+            return module.apply(variables, images), batch_stats
+        logits, updates = module.apply(
+            variables,
+            images,
+            train=True,
+            where=where,
+            mutable=["batch_stats"],
+            rngs=None if key is None else {"dropout": key},
+        )
+        return logits, updates["batch_stats"]
+
+    return apply
+
+
+def judge_by_score(
+    networks: tuple[str, ...],
+    score: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    name: str,
+    mode: str,
+    threshold: float,
+    kurtosis_threshold: float,
+) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
+    """`Method.judge` from a score per example: every network splits, and their mean decides.
+
+    Args:
+      networks: their names.
+      score: `(logits [N, C], labels [N]) -> [N]`, high for labels that look right.
+      name: of the score's column.
+      mode: of `clean_probability`.
+      threshold: of `select_clean`.
+      kurtosis_threshold: of `clean_probability`.
+
+    Returns:
+      The function. With several networks, the columns of each carry its name.
+    """
+
+    def judge(logits, labels):
+        scores = jax.vmap(score, in_axes=(0, None))(logits, labels)
+        probs = jnp.stack(
+            [clean_probability(s, mode=mode, kurtosis_threshold=kurtosis_threshold) for s in scores]
+        )
+        clean_prob = jnp.mean(probs, axis=0)
+        columns = {
+            "suggested": _argmax(jnp.mean(logits, axis=0)),
+            "clean_prob": clean_prob,
+            name: jnp.mean(scores, axis=0),
+            "flagged": ~select_clean(clean_prob, threshold=threshold),
+        }
+        if len(networks) > 1:
+            for i, network in enumerate(networks):
+                columns[f"clean_prob_{network}"] = probs[i]
+                columns[f"{name}_{network}"] = scores[i]
+                columns[f"prediction_{network}"] = _argmax(logits[i])
+        return columns
+
+    return judge
+
+
+def _argmax(logits: jax.Array) -> jax.Array:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -1,0 +1,314 @@
+"""What a run reports, as fractions in [0, 1]. Host code on NumPy arrays unless said otherwise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def topk_accuracy(
+    logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, k: int = 1
+) -> jax.Array:
+    """Whether the label is among the k highest logits. Can be jitted with static `k`.
+
+    Args:
+      logits: [B, C], or probabilities. Of equal ones the lower class counts as higher.
+      labels: int [B]. A label outside 0..C-1, or whose own logit is NaN, is never hit.
+      k: how many classes may be named, 1 <= k <= C.
+
+    Returns:
+      float32 [B] of zeros and ones.
+
+    Raises:
+      ValueError: on shapes other than [B, C] and [B], or a k outside 1..C.
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels).astype(jnp.int32)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"logits must be [B, C] and labels [B]; got {logits.shape} and {labels.shape}."
+        )
+    if not 1 <= k <= logits.shape[1]:
+        raise ValueError(f"k={k} must lie between 1 and the {logits.shape[1]} classes.")
+    classes = jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
+    labels = labels[:, None]
+    of_label = jnp.max(logits, axis=1, keepdims=True, where=classes == labels, initial=-jnp.inf)
+    # Counted by what is below: NaN is below nothing, so a diverged network scores 0, not 1.
+    below = (logits < of_label) | ((logits == of_label) & (classes >= labels))
+    in_range = (labels[:, 0] >= 0) & (labels[:, 0] < logits.shape[1])
+    hit = jnp.sum(~below, axis=1) < k
+    return (hit & in_range).astype(jnp.float32)
+
+
+def expected_calibration_error(
+    probs: np.typing.ArrayLike, labels: np.typing.ArrayLike, *, num_bins: int = 10
+) -> float:
+    """Mean gap between confidence and accuracy, over equal bins of confidence.
+
+    `sum_b (n_b / n) |accuracy_b - confidence_b|`, where bin b holds the predictions whose largest
+    probability lies in (b / num_bins, (b + 1) / num_bins]. Empty bins add 0.
+
+    Args:
+      probs: [n, C], predicted probabilities; float64 decides the bin.
+      labels: int [n].
+      num_bins: how many bins.
+
+    Returns:
+      A number in [0, 1]; 0 for no examples.
+
+    Raises:
+      ValueError: on shapes other than [n, C] and [n], or fewer than one bin.
+
+    References:
+      Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+    """
+    probs, labels = np.asarray(probs, np.float64), np.asarray(labels)
+    if probs.ndim != 2 or labels.shape != probs.shape[:1]:
+        raise ValueError(
+            f"probs must be [n, C] and labels [n]; got {probs.shape} and {labels.shape}."
+        )
+    if num_bins < 1:
+        raise ValueError(f"num_bins={num_bins} must be at least 1.")
+    if not labels.size:
+        return 0.0
+    confidence = probs.max(axis=1)
+    gap = (probs.argmax(axis=1) == labels) - confidence
+    # Not ceil(confidence * num_bins), whose rounding puts 0.7 of ten bins into (0.7, 0.8].
+    bins = np.searchsorted(np.arange(1, num_bins) / num_bins, confidence, side="left")
+    return float(np.abs(np.bincount(bins, weights=gap)).sum() / labels.size)
+
+
+def query_precision(is_known_selected: np.typing.ArrayLike) -> float:
+    """Share of the queried examples that turned out to be of a known class.
+
+    Args:
+      is_known_selected: bool, one per queried example.
+
+    Returns:
+      A number in [0, 1]; 0 for an empty query.
+    """
+    is_known = np.asarray(is_known_selected, bool)
+    return _ratio(is_known.sum(), is_known.size)
+
+
+def query_recall(num_labeled_known: int, num_known_selected: int, num_known_in_pool: int) -> float:
+    """Share of all examples of known classes that are labelled after the query.
+
+    `(labelled + selected) / (labelled + in pool)`.
+
+    Args:
+      num_labeled_known: labelled examples of known classes before the query.
+      num_known_selected: examples of known classes in the query.
+      num_known_in_pool: examples of known classes in the pool before the query.
+
+    Returns:
+      A number in [0, 1]; 0 if there are none.
+
+    References:
+      Ning et al., "Active Learning for Open-set Annotation", CVPR 2022 (LfOSA).
+    """
+    return _ratio(num_labeled_known + num_known_selected, num_labeled_known + num_known_in_pool)
+
+
+def detection_scores(
+    predicted: np.typing.ArrayLike, truth: np.typing.ArrayLike
+) -> tuple[float, float, float]:
+    """Precision, recall and F1 of a detector.
+
+    Args:
+      predicted: bool [n], what was flagged.
+      truth: bool [n], what should have been.
+
+    Returns:
+      (precision, recall, f1); a ratio without a denominator is 0.
+
+    Raises:
+      ValueError: on shapes that differ.
+    """
+    predicted, truth = np.asarray(predicted, bool), np.asarray(truth, bool)
+    if predicted.shape != truth.shape:
+        raise ValueError(
+            f"predicted {predicted.shape} and truth {truth.shape} must have one shape, [n]."
+        )
+    hits = (predicted & truth).sum()
+    return (
+        _ratio(hits, predicted.sum()),
+        _ratio(hits, truth.sum()),
+        _ratio(2 * hits, predicted.sum() + truth.sum()),
+    )
+
+
+def auroc(scores: np.typing.ArrayLike, positives: np.typing.ArrayLike) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative, ties counting half.
+
+    Args:
+      scores: [n], high = positive.
+      positives: bool [n].
+
+    Returns:
+      A number in [0, 1]; 0 if there are no positives or no negatives.
+
+    Raises:
+      ValueError: on shapes that differ, or a NaN among the scores.
+    """
+    scores, positives = np.asarray(scores, np.float64), np.asarray(positives, bool)
+    if scores.ndim != 1 or scores.shape != positives.shape:
+        raise ValueError(f"scores {scores.shape} and positives {positives.shape} must both be [n].")
+    if np.isnan(scores).any():
+        raise ValueError("scores contain NaN, which has no rank.")
+    _, level, count = np.unique(scores, return_inverse=True, return_counts=True)
+    below = np.cumsum(count) - count
+    rank = (below + (count - 1) / 2)[level]
+    num_positive = positives.sum()
+    wins = rank[positives].sum() - num_positive * (num_positive - 1) / 2
+    return _ratio(wins, num_positive * (positives.size - num_positive))
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator else 0.0
+
+
+def average_precision(scores: np.typing.ArrayLike, targets: np.typing.ArrayLike) -> float:
+    """Average precision of a ranking, without interpolation.
+
+        sum_k (R_k - R_{k-1}) P_k
+
+    with precision P_k and recall R_k at the k-th distinct score, from the highest down. Equal
+    scores are one threshold. Neither the 11-point nor the interpolated AP of PASCAL VOC.
+
+    Args:
+      scores: float [n]; any increasing transform gives the same result.
+      targets: {0, 1} [n].
+
+    Returns:
+      Float in [0, 1]; 0 without positives.
+
+    Raises:
+      ValueError: if the arrays are not vectors of one length or a score is NaN.
+
+    References:
+      Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023,
+      https://arxiv.org/abs/2308.06453 (mAP, computed as scikit-learn does).
+    """
+    scores = np.asarray(scores, np.float64)
+    targets = np.asarray(targets).astype(bool)
+    if scores.ndim != 1 or scores.shape != targets.shape:
+        raise ValueError(
+            "scores and targets must be vectors of one length, "
+            f"got shapes {scores.shape} and {targets.shape}."
+        )
+    if np.isnan(scores).any():
+        raise ValueError("scores must not be NaN: a ranking needs comparable numbers.")
+    num_positives = np.count_nonzero(targets)
+    if num_positives == 0:
+        return 0.0
+    order = np.argsort(-scores)
+    ranked = scores[order]
+    is_last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    true_positives = np.cumsum(targets[order])[is_last_of_tie]
+    precision = true_positives / (np.flatnonzero(is_last_of_tie) + 1)
+    recall = true_positives / num_positives
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def mean_average_precision(scores: np.typing.ArrayLike, targets: np.typing.ArrayLike) -> float:
+    """Mean of `average_precision` over all classes; a class without positives counts as 0.
+
+    Args:
+      scores: float [n, C].
+      targets: {0, 1} [n, C].
+
+    Returns:
+      Float in [0, 1].
+
+    Raises:
+      ValueError: if the arrays are not matrices of one shape or a score is NaN.
+
+    References:
+      Yang et al., ICCV 2023, https://arxiv.org/abs/2308.06453 (mAP).
+    """
+    scores, targets = _checked_matrices(scores, targets)
+    return float(np.mean([average_precision(*c) for c in zip(scores.T, targets.T, strict=True)]))
+
+
+def oracle_topk_predictions(
+    scores: np.typing.ArrayLike, targets: np.typing.ArrayLike
+) -> np.ndarray:
+    """Predicts for each example as many labels as it truly has: those with the highest scores.
+
+    A label is predicted if its score is above the (k + 1)-th largest of the row, k being the true
+    number of labels. A tie at that place predicts fewer than k. The true numbers are information
+    that a deployed model lacks: figures are not comparable to those at a fixed threshold.
+
+    Args:
+      scores: float [n, C].
+      targets: {0, 1} [n, C].
+
+    Returns:
+      Int [n, C] of 0 and 1.
+
+    Raises:
+      ValueError: if the arrays are not matrices of one shape.
+
+    References:
+      Yang et al., ICCV 2023, https://arxiv.org/abs/2308.06453 (predictions behind OF1 and CF1;
+      their code fails where all classes are present).
+    """
+    scores, targets = _checked_matrices(scores, targets)
+    num_labels = np.count_nonzero(targets, axis=1)[:, None]
+    has_all = num_labels == scores.shape[1]
+    descending = np.sort(scores, axis=1)[:, ::-1]
+    threshold = np.take_along_axis(descending, np.where(has_all, 0, num_labels), axis=1)
+    return ((scores > threshold) | has_all).astype(np.int64)
+
+
+def multilabel_f1(
+    predictions: np.typing.ArrayLike, targets: np.typing.ArrayLike
+) -> dict[str, float]:
+    """Overall and per-class precision, recall and F1 of multi-label predictions.
+
+    Args:
+      predictions: {0, 1} [n, C], for example of `oracle_topk_predictions`, or `probs > 0.5`.
+      targets: {0, 1} [n, C].
+
+    Returns:
+      Dict of floats in [0, 1]: `OP`, `OR`, `OF1` over all cells; `CP`, `CR`, `CF1`, the means over
+      classes of their precision, recall and F1; `CF1_harmonic`, the harmonic mean of `CP` and `CR`,
+      which much of the literature calls CF1.
+
+    Raises:
+      ValueError: if the arrays are not matrices of one shape.
+
+    References:
+      Yang et al., ICCV 2023, https://arxiv.org/abs/2308.06453 (OF1 and CF1).
+    """
+    predictions, targets = _checked_matrices(predictions, targets)
+    predictions, targets = predictions.astype(bool), targets.astype(bool)
+    hits = np.count_nonzero(predictions & targets, axis=0)
+    predicted = np.count_nonzero(predictions, axis=0)
+    actual = np.count_nonzero(targets, axis=0)
+
+    def ratio(numerator, denominator):
+        return numerator / np.where(denominator == 0, 1, denominator)
+
+    class_precision = np.mean(ratio(hits, predicted))
+    class_recall = np.mean(ratio(hits, actual))
+    results = {
+        "OP": ratio(hits.sum(), predicted.sum()),
+        "OR": ratio(hits.sum(), actual.sum()),
+        "OF1": ratio(2 * hits.sum(), predicted.sum() + actual.sum()),
+        "CP": class_precision,
+        "CR": class_recall,
+        "CF1": np.mean(ratio(2 * hits, predicted + actual)),
+        "CF1_harmonic": ratio(2 * class_precision * class_recall, class_precision + class_recall),
+    }
+    return {name: float(value) for name, value in results.items()}
+
+
+def _checked_matrices(
+    values: np.typing.ArrayLike, targets: np.typing.ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    values, targets = np.asarray(values), np.asarray(targets)
+    if values.ndim != 2 or values.shape != targets.shape:
+        raise ValueError(
+            f"expected two [n, C] arrays of one shape, got {values.shape} and {targets.shape}."
+        )
+    return values, targets

@@ -1,0 +1,61 @@
+"""PyTorch weights as linen variables, by an explicit map from module names to module paths."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+_LEAVES = {
+    ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),  # convolution: OIHW -> HWIO
+    ("weight", 2): ("params", "kernel", (1, 0)),  # linear: [out, in] -> [in, out]
+    ("weight", 1): ("params", "scale", (0,)),  # BatchNorm
+    ("bias", 1): ("params", "bias", (0,)),
+    ("running_mean", 1): ("batch_stats", "mean", (0,)),
+    ("running_var", 1): ("batch_stats", "var", (0,)),
+}
+
+
+def load_torch_weights(
+    variables: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    modules: Mapping[str, tuple[str, ...]],
+) -> dict[str, Any]:
+    """Fills a network's variables with the tensors of a PyTorch state dict.
+
+    Args:
+      variables: of the linen network, for their shapes and dtypes; `batch_stats` without a tensor
+        are kept.
+      tensors: by PyTorch name, such as `layer1.0.conv1.weight`. `num_batches_tracked` is ignored.
+      modules: PyTorch module name, such as `layer1.0.conv1`, -> path of the linen module that
+        holds the leaves.
+
+    Returns:
+      New variables with the structure of `variables`.
+
+    Raises:
+      ValueError: if a tensor has no place, does not fit it, or a parameter gets none.
+    """
+    wanted = flax.traverse_util.flatten_dict(dict(variables))
+    filled = {}
+    for name, tensor in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf == "num_batches_tracked":
+            continue
+        if module not in modules or (leaf, tensor.ndim) not in _LEAVES:
+            raise ValueError(f"There is no place for the tensor {name} of shape {tensor.shape}.")
+        collection, linen_leaf, axes = _LEAVES[leaf, tensor.ndim]
+        path = (collection, *modules[module], linen_leaf)
+        value = np.transpose(tensor, axes)
+        if path not in wanted or wanted[path].shape != value.shape:
+            expected = wanted[path].shape if path in wanted else "nothing"
+            raise ValueError(
+                f"{name} has shape {value.shape} in linen's layout, but {'/'.join(path)} expects "
+                f"{expected}."
+            )
+        filled[path] = jax.numpy.asarray(value, wanted[path].dtype)
+    missing = [p for p in wanted if p not in filled and p[0] == "params"]
+    if missing:
+        raise ValueError(f"No tensor was given for {'/'.join(missing[0])}.")
+    return flax.traverse_util.unflatten_dict({**wanted, **filled})

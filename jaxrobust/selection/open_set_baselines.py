@@ -1,0 +1,188 @@
+"""Scores of other open-set annotation methods, which BUAL is compared with."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.losses._numerics import at_least_float32, masked_mean
+from jaxrobust.losses.negative import log_one_minus_softmax
+from jaxrobust.selection.mixture import fit_gaussian_mixture_1d, gaussian_mixture_posterior
+
+
+def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+    """LfOSA's probability that an image is of the known class it looks like; high = query.
+
+    The images are grouped by predicted class; to the largest logits of each group a mixture of two
+    Gaussians is fitted, and the score is the posterior of the one with the larger mean. Images
+    predicted unknown, and those alone in their group, score 0.
+
+    Args:
+      detector_logits: floats `[N, K+1]` of a (K+1)-way detector; class K is "unknown".
+      where: bool `[N]`, the candidates; `None` for all.
+
+    Returns:
+      Floats `[N]` in [0, 1], at least float32; -inf outside `where`.
+
+    Raises:
+      ValueError: if `detector_logits` is not a matrix with at least two columns.
+
+    References:
+      Ning et al., "Active Learning for Open-set Annotation", CVPR 2022.
+    """
+    detector_logits = check_logits(detector_logits)
+    if detector_logits.ndim != 2:
+        raise ValueError(f"detector_logits must be [N, K+1]; got shape {detector_logits.shape}.")
+    activations = jnp.max(detector_logits, axis=1)
+    predicted = jnp.argmax(detector_logits, axis=1)
+    candidate = jnp.ones(len(predicted), bool) if where is None else jnp.asarray(where, bool)
+
+    def visit(label, scores):
+        members = candidate & (predicted == label.astype(predicted.dtype))
+        mixture = fit_gaussian_mixture_1d(activations, where=members)
+        known = gaussian_mixture_posterior(activations, mixture)[:, 1]
+        return jnp.where(members & (jnp.sum(members) >= 2), known, scores)
+
+    scores = jnp.where(candidate, jnp.zeros_like(activations), -jnp.inf)
+    return jax.lax.fori_loop(0, detector_logits.shape[1] - 1, visit, scores)
+
+
+def aleatoric_uncertainty(logits: jax.Array) -> jax.Array:
+    """EAOA's aleatoric uncertainty: `logsumexp_{k != argmax} z_k - logsumexp_k z_k`; high = query.
+
+    This is `log(1 - max p)`, free of cancellation.
+
+    Args:
+      logits: floats `[M, K]` of the K-way classifier, K >= 2.
+
+    Returns:
+      Floats `[M]`, at least float32, below 0.
+
+    Raises:
+      ValueError: if there are fewer than two classes.
+
+    References:
+      Zong and Huang, "Rethinking Epistemic and Aleatoric Uncertainty for Active Open-Set
+      Annotation: An Energy-Based Approach", CVPR 2025.
+    """
+    return jnp.min(log_one_minus_softmax(logits), axis=-1)
+
+
+def epistemic_energy(detector_logits: jax.Array) -> jax.Array:
+    """EAOA's free energy of a (K+1)-way detector: `-logsumexp_{k < K} w_k + softplus(w_K)`.
+
+    Low means that the image looks known.
+
+    Args:
+      detector_logits: floats `[M, K+1]`; class K is "unknown".
+
+    Returns:
+      Floats `[M]`, at least float32.
+
+    Raises:
+      ValueError: if there is no known class.
+
+    References:
+      Zong and Huang, CVPR 2025.
+    """
+    detector_logits = check_logits(detector_logits)
+    return _known_energy(detector_logits) + jax.nn.softplus(detector_logits[..., -1])
+
+
+def reverse_neighbor_shares(
+    features: jax.Array,
+    labels: jax.Array,
+    num_classes: int,
+    *,
+    where: jax.Array,
+    num_neighbors: int = 250,
+) -> jax.Array:
+    """How much of each class has an image among its nearest neighbours in the pool.
+
+    `count of annotated images of class k that have i among their num_neighbors nearest pool images
+    / count of annotated images of class k`; 0 for a class without images. Works through the
+    annotated images one at a time, so memory is that of features and result.
+
+    Args:
+      features: floats `[N, D]` of pool and annotated images alike.
+      labels: integers `[N]`; those in `0..num_classes-1` mark annotated images.
+      num_classes: C, with "unknown" as a class of its own.
+      where: bool `[N]`, the pool.
+      num_neighbors: nearest pool images by Euclidean distance; of a smaller pool, all.
+
+    Returns:
+      Floats `[N, C]` in [0, 1], at least float32; zeros outside the pool.
+
+    Raises:
+      ValueError: if features are not a matrix with one row per label, or `num_neighbors` is below
+        1.
+
+    References:
+      Zong and Huang, CVPR 2025, the data side of epistemic uncertainty.
+    """
+    features, labels = at_least_float32(features), jnp.asarray(labels)
+    if features.ndim != 2 or features.shape[:1] != labels.shape:
+        raise ValueError(
+            f"features and labels must be [N, D] and [N], got {features.shape} and {labels.shape}."
+        )
+    if num_neighbors < 1:
+        raise ValueError(f"num_neighbors must be at least 1, got {num_neighbors}.")
+    annotated = (labels >= 0) & (labels < num_classes)
+    ids = jnp.nonzero(annotated, size=len(labels), fill_value=0)[0]
+    sizes = jnp.sum(features**2, axis=1)
+
+    def visit(i, counts):
+        row = features[ids[i]]
+        # Up to a constant; accelerators would otherwise round to fewer digits than a rank needs.
+        distance = sizes - 2.0 * jnp.dot(features, row, precision=jax.lax.Precision.HIGHEST)
+        distance = jnp.where(where, distance, jnp.inf)
+        nearest, neighbors = jax.lax.top_k(-distance, min(num_neighbors, len(labels)))
+        found = (nearest > -jnp.inf).astype(counts.dtype)
+        return counts.at[neighbors, labels[ids[i]]].add(found)
+
+    counts = jnp.zeros((len(labels), num_classes), features.dtype)
+    counts = jax.lax.fori_loop(0, jnp.sum(annotated), visit, counts)
+    members = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=features.dtype), axis=0)
+    return counts / jnp.maximum(members, 1)[None]
+
+
+def energy_margin_loss(
+    detector_logits: jax.Array,
+    labels: jax.Array,
+    *,
+    known_margin: float = -25.0,
+    unknown_margin: float = -7.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Keeps the energy of known images low and that of unknown ones high.
+
+    `mean over known of relu(E - known_margin)^2 + mean over unknown of relu(unknown_margin - E)^2`
+    with `E = -logsumexp_{k < K} w_k`. EAOA adds it with weight 0.01 to the detector's (K+1)-way
+    cross-entropy. A batch quantity; a group that is absent from the batch counts 0.
+
+    Args:
+      detector_logits: floats `[B, K+1]`; class K is "unknown".
+      labels: integers `[B]` in `0..K`.
+      known_margin: energy below which a known image costs nothing.
+      unknown_margin: energy above which an unknown image costs nothing.
+      where: bool `[B]`, the rows that count; `None` for all.
+
+    Returns:
+      Float scalar, at least float32.
+
+    Raises:
+      ValueError: if the labels are not integers, one per row of logits, or there is no known class.
+
+    References:
+      Zong and Huang, CVPR 2025.
+    """
+    detector_logits = check_logits(detector_logits)
+    unknown = label_mask(detector_logits, labels)[..., -1]
+    energy = _known_energy(detector_logits)
+    counted = jnp.ones_like(unknown) if where is None else where
+    return masked_mean(jax.nn.relu(energy - known_margin) ** 2, counted & ~unknown) + masked_mean(
+        jax.nn.relu(unknown_margin - energy) ** 2, counted & unknown
+    )
+
+
+def _known_energy(detector_logits: jax.Array) -> jax.Array:
+    return -jax.nn.logsumexp(detector_logits[..., :-1], axis=-1)

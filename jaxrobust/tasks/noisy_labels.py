@@ -1,0 +1,639 @@
+"""Learning under wrong labels: train, test, judge every given label, again.
+
+The same loop serves every method. True labels are read in two places only: where the noise is put
+in, and in `_Learning._detection`, which says how well the wrong labels were found.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxrobust import metrics, report
+from jaxrobust.data.augment import normalize, pad_crop_flip
+from jaxrobust.data.noise import (
+    asymmetric_noise_cifar10,
+    asymmetric_noise_cifar100,
+    flip_labels,
+    pairflip_transition,
+    read_cifarn_labels,
+    symmetric_noise,
+    symmetric_transition,
+    transition_matrix,
+)
+from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
+from jaxrobust.data.sources import Dataset, archive_order, fingerprint
+from jaxrobust.engine import rng
+from jaxrobust.engine.plan import LAST_BATCHES, Plan, make_plan
+from jaxrobust.engine.programs import epoch_program, gather_program
+from jaxrobust.engine.runtime import Run, open_run, write_bytes, write_json, write_text
+from jaxrobust.engine.sharding import fetch
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.methods import NOISY_LABEL_METHODS
+from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
+from jaxrobust.tasks._shared import cell, compute_dtype, load
+
+log = logging.getLogger("jaxrobust")
+
+NOISE_KINDS = ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human")
+POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY}
+NUM_LAST = 10  # epochs in the mean that the papers report
+NUM_SHOWN = 60  # images on the contact sheet
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+    """Runs a whole noisy-label experiment, or what is left of it.
+
+    Args:
+      config: a recipe with the fields of `jaxrobust.recipes.noisy_labels`.
+      workdir: where everything is written; that of an interrupted run goes on.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      UserError: if the recipe, the data or the workdir is not usable.
+    """
+    _check(config)
+    dataset = load(config)
+    labels = given_labels(config.noise, dataset, seed=config.seed)
+    with open_run(config, workdir) as run_:
+        return _Learning(config, run_, dataset, labels).run()
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no method could run with."""
+    for field, value, choices in (
+        ("method", config.method, NOISY_LABEL_METHODS),
+        ("noise.kind", config.noise.kind, NOISE_KINDS),
+        ("augment.policy", config.augment.policy, POLICIES),
+        ("last_batch", config.last_batch, LAST_BATCHES),
+    ):
+        if value not in choices:
+            raise UserError(unknown_name(field, value, choices))
+    for field in ("num_epochs", "batch_size", "eval_batch_size"):
+        if config[field] < 1:
+            raise UserError(f"{field}={config[field]} must be at least 1.")
+
+
+def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: int) -> np.ndarray:
+    """The training labels that a method gets to see.
+
+    Args:
+      noise: `kind`, one of `NOISE_KINDS`; `rate`; `seed`, below 0 for that of the run; `groups` for
+        asymmetric CIFAR-100; `path` of the transition matrix or of CIFAR-N's label file, and there
+        the `label_set`.
+      dataset: the clean data.
+      seed: of the run.
+
+    Returns:
+      int32 `[N]` in the order of the data set.
+
+    Raises:
+      UserError: if the noise is not one for this data, or its file is not usable.
+    """
+    clean, num_classes = dataset.train.labels, dataset.num_classes
+    seed = noise.seed if noise.seed >= 0 else seed
+    try:
+        match noise.kind:
+            case "none":
+                labels = clean
+            case "symmetric":
+                labels = symmetric_noise(clean, noise.rate, seed, num_classes)
+            case "uniform":
+                labels = flip_labels(clean, symmetric_transition(noise.rate, num_classes), seed)
+            case "pairflip":
+                labels = flip_labels(clean, pairflip_transition(noise.rate, num_classes), seed)
+            case "asymmetric":
+                labels = _asymmetric(noise, dataset, seed)
+            case "transition":
+                labels = flip_labels(clean, _read_transition(noise.path, num_classes), seed)
+            case "human":
+                labels = _human(noise, dataset)
+    except ValueError as error:
+        raise UserError(f"noise.kind={noise.kind!r}: {error}") from None
+    return labels.astype(np.int32)
+
+
+def _asymmetric(noise: ml_collections.ConfigDict, dataset: Dataset, seed: int) -> np.ndarray:
+    if dataset.name in ("cifar10", "cifar10_jpeg"):
+        return asymmetric_noise_cifar10(dataset.train.labels, noise.rate, seed)
+    if dataset.name == "cifar100":
+        return asymmetric_noise_cifar100(
+            dataset.train.labels, noise.rate, seed, groups=noise.groups
+        )
+    raise UserError(
+        f"noise.kind='asymmetric' names look-alike classes of CIFAR, not of {dataset.name}; use "
+        "'pairflip', or 'transition' with a matrix of your own in noise.path."
+    )
+
+
+def _read_transition(path: str, num_classes: int) -> np.ndarray:
+    """Matrix `[C, C]` from a .npy file, or from text with one row per line."""
+    if not path:
+        raise UserError("noise.kind='transition' needs --config.noise.path= of a C x C matrix.")
+    file = pathlib.Path(path).expanduser()
+    try:
+        if file.suffix == ".npy":
+            matrix = np.load(file, allow_pickle=False)
+        else:
+            matrix = np.loadtxt(file, delimiter="," if file.suffix == ".csv" else None, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"noise.path={path} cannot be read as a matrix ({error}); use .npy, .csv or text."
+        ) from None
+    if matrix.shape != (num_classes, num_classes):
+        raise UserError(
+            f"noise.path={path} holds a matrix of shape {matrix.shape}, but there are "
+            f"{num_classes} classes; it must be {num_classes} x {num_classes}."
+        )
+    return matrix
+
+
+def _human(noise: ml_collections.ConfigDict, dataset: Dataset) -> np.ndarray:
+    """CIFAR-N's labels, from the archive's order to that of the images at hand."""
+    if dataset.name not in ("cifar10", "cifar10_jpeg", "cifar100"):
+        raise UserError(
+            f"noise.kind='human' reads the labels of CIFAR-10N and CIFAR-100N, not of "
+            f"{dataset.name}; choose another noise.kind."
+        )
+    path = noise.path or (
+        "datasets/CIFAR-100_human.pt"
+        if dataset.name == "cifar100"
+        else "datasets/CIFAR-10_human.pt"
+    )
+    order = archive_order(dataset.train.labels, read_cifarn_labels(path, "clean"))
+    labels = np.empty_like(dataset.train.labels)
+    labels[order] = read_cifarn_labels(path, noise.label_set)
+    if labels.max() >= dataset.num_classes:
+        raise UserError(f"{path} holds labels beyond the {dataset.num_classes} classes.")
+    return labels
+
+
+class _Learning:
+    """One experiment in progress."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        run_: Run,
+        dataset: Dataset,
+        labels: np.ndarray,
+    ):
+        self.config = config
+        self.io = run_
+        self.dataset = dataset
+        self.labels = labels
+        self.is_wrong = None if config.noise.kind == "none" else labels != dataset.train.labels
+        self.problem = Problem(
+            num_classes=dataset.num_classes,
+            num_examples=len(dataset.train),
+            image_shape=dataset.train.images.shape[1:],
+            dtype=compute_dtype(config.dtype),
+        )
+        self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
+        self.networks: dict[str, Any] = {}
+        self.columns: dict[str, np.ndarray] = {}
+        self.epochs: list[dict] = []
+        placement = run_.placement
+        self._images = placement.put(dataset.train.images)
+        self._labels = placement.put(labels)
+        self._test_images = placement.put(dataset.test.images)
+        self._build_programs()
+
+    # Programs
+
+    def _build_programs(self) -> None:
+        programs, placement, method = self.io.programs, self.io.placement, self.method
+        options = {"out_shardings": placement.replicated}
+        self._start = programs.jit("start", method.start, **options)
+        self._stages = {stage.name: stage for stage in method.stages}
+        self._epoch = {
+            stage.name: epoch_program(programs, f"{stage.name}/epoch", self._step(stage), placement)
+            for stage in method.stages
+        }
+        self._predict = {
+            split: gather_program(programs, f"{split}/predict", self._forward, size, placement)
+            for split, size in (("train", len(self.labels)), ("test", len(self.dataset.test)))
+        }
+        self._judge = programs.jit("judge", method.judge, **options)
+
+        def probs(logits):
+            return method.class_probs(logits), jax.vmap(lambda x: method.class_probs(x[None]))(
+                logits
+            )
+
+        self._probs = programs.jit("probs", probs, **options)
+
+    def _view(self, kind: str, key: jax.Array, images: jax.Array) -> jax.Array:
+        """Raw images as a network sees them: a kind of `Stage.views`, or "test"."""
+        augment = self.config.augment
+        if kind == "test":
+            return self._normalized(images)
+        policy_key, crop_key, cutout_key = jax.random.split(key, 3)
+        if kind == "strong":
+            images = auto_augment(policy_key, images, POLICIES[augment.policy])
+        images = pad_crop_flip(crop_key, images, padding=augment.padding, flip=augment.flip)
+        images = self._normalized(images)
+        if kind == "strong" and augment.cutout:
+            images = cutout(cutout_key, images, size=augment.cutout)
+        return images
+
+    def _normalized(self, images: jax.Array) -> jax.Array:
+        return normalize(images, self.dataset.mean, self.dataset.std, dtype=self.problem.dtype)
+
+    def _step(self, stage: Stage):
+        def batch(name, key, ids, images, labels, columns):
+            # Slots beyond the batch size only even the rows out over the devices.
+            ids = ids[: stage.batch_sizes[name]]
+            rows = jnp.maximum(ids, 0)
+            keys = jax.random.split(key, len(stage.views))
+            views = tuple(
+                self._view(kind, k, images[rows]) for kind, k in zip(stage.views, keys, strict=True)
+            )
+            values = {name: column[rows] for name, column in columns.items()}
+            return Batch(rows, labels[rows], ids >= 0, views, values)
+
+        def step(carry, ids, key, peer, images, labels, columns, scalars):
+            network, done = carry
+            step_key, *keys = jax.random.split(key, 1 + len(ids))
+            batches = {
+                name: batch(name, k, ids[name], images, labels, columns)
+                for name, k in zip(sorted(ids), keys, strict=True)
+            }
+            progress = done / scalars["num_steps"]
+            network, values = stage.step(
+                network, peer, batches, step_key, {**scalars, "progress": progress}
+            )
+            return (network, done + 1), values
+
+        return step
+
+    def _forward(self, ids, key, variables, images):
+        return self.method.forward(variables, self._view("test", key, images[ids]))
+
+    # The loop
+
+    def run(self) -> dict:
+        num_epochs = self.config.num_epochs
+        self._write_noise()
+        first_epoch = self._restore()
+        self._introduce(resumed=first_epoch > 0)
+        self.io.start_progress(total=num_epochs, done=first_epoch)
+        for epoch in range(first_epoch, num_epochs):
+            self._train(epoch)
+            entry = {"epoch": epoch, **self._test_measures()}
+            self._write("test", epoch, entry)
+            self.columns = self._judged(epoch)
+            entry["labels"] = self._detection()
+            self._write("labels", epoch, entry["labels"])
+            self.epochs.append(entry)
+            self.io.epoch_done(
+                epoch + 1,
+                self._tree(),
+                self._record(epoch + 1),
+                f"epoch {epoch + 1}/{num_epochs}, accuracy {100 * entry['accuracy']:.2f} %",
+            )
+        self.io.save(num_epochs, self._tree(), self._record(num_epochs))
+        self.io.flush()
+        return self._finish()
+
+    def _train(self, epoch: int) -> None:
+        seed = self.config.seed
+        peers = {}
+        if self.method.peer_from == "epoch_start":
+            # Copies, because training consumes the arrays it starts from.
+            peers = {n: jax.tree.map(jnp.copy, s.variables) for n, s in self.networks.items()}
+        passes = self.method.passes(
+            epoch, self.columns, lambda name: rng.generator(seed, name, epoch)
+        )
+        for entry in passes:
+            plan = self._plan(entry)
+            peer = {}
+            if entry.peer is not None:
+                peer = peers.get(entry.peer, self.networks[entry.peer].variables)
+            scalars = {**entry.scalars, "num_steps": plan.num_steps}
+            carry = self.networks[entry.network], self.io.placement.put(np.float32(0))
+            (self.networks[entry.network], _), sums = self._epoch[entry.stage](
+                carry,
+                plan,
+                rng.stream(seed, f"{entry.network}/{entry.stage}", epoch),
+                peer,
+                self._images,
+                self._labels,
+                self.io.placement.put(entry.columns),
+                {name: np.float32(value) for name, value in scalars.items()},
+            )
+            event = {"step": epoch + 1, "split": "train", "phase": entry.network, "epoch": epoch}
+            notes = {name: value * plan.num_steps for name, value in entry.notes.items()}
+            self.io.write({**event, "stage": entry.stage}, {**sums, **notes}, count=plan.num_steps)
+
+    def _plan(self, entry: Pass) -> Plan:
+        """Rows on the devices; the same shapes in every epoch."""
+        placement, stage = self.io.placement, self._stages[entry.stage]
+        plans = {
+            name: make_plan(
+                entry.ids[name],
+                size,
+                capacity=len(self.labels),
+                width=placement.round_up(size),
+                last_batch=stage.last_batch,
+            )
+            for name, size in stage.batch_sizes.items()
+        }
+        (num_steps,) = {plan.num_steps for plan in plans.values()}
+        ids = {name: jax.device_put(plan.ids, placement.plan) for name, plan in plans.items()}
+        return Plan(ids, num_steps)
+
+    def _logits(self, split: str) -> jax.Array:
+        """Every network's logits `[M, n, C]` on all images of a split, in the test view."""
+        images = self._images if split == "train" else self._test_images
+        batch_size, placement = self.config.eval_batch_size, self.io.placement
+        plan = make_plan(
+            np.arange(len(images)),
+            batch_size,
+            capacity=len(images),
+            width=placement.round_up(batch_size),
+        )
+        plan = plan._replace(ids=jax.device_put(plan.ids, placement.plan))
+        key = rng.stream(self.config.seed, f"{split}/predict")
+        return jnp.stack(
+            [
+                self._predict[split](plan, key, self.networks[name].variables, images)
+                for name in self.method.networks
+            ]
+        )
+
+    def _test_measures(self) -> dict[str, float]:
+        """Accuracy and calibration error of all networks together and of each."""
+        together, each = fetch(self._probs(self._logits("test")))
+        labels = self.dataset.test.labels
+        several = dict(zip(self.method.networks, each, strict=True)) if len(each) > 1 else {}
+        values = {}
+        for name, probs in {"": together, **several}.items():
+            suffix = f"_{name}" if name else ""
+            values[f"accuracy{suffix}"] = _mean_hits(probs, labels, 1)
+            if self.problem.num_classes > 20:
+                values[f"top5_accuracy{suffix}"] = _mean_hits(probs, labels, 5)
+            values[f"ece{suffix}"] = metrics.expected_calibration_error(probs, labels)
+        return values
+
+    def _judged(self, epoch: int) -> dict[str, np.ndarray]:
+        columns = fetch(self._judge(self._logits("train"), self._labels))
+        for name, column in columns.items():
+            if not np.isfinite(column).all():
+                raise UserError(
+                    f"The {name} of some training images is not finite after epoch {epoch}; lower "
+                    "optimizer.learning_rate, or set --config.dtype=float32."
+                )
+        return columns
+
+    def _detection(self) -> dict[str, float]:
+        """How many labels look wrong and, where the truth is known, how many are."""
+        flagged = self.columns["flagged"]
+        values = {"flagged_fraction": float(flagged.mean())}
+        if self.is_wrong is None:
+            return values
+        precision, recall, f1 = metrics.detection_scores(flagged, self.is_wrong)
+        suggested_right = self.columns["suggested"] == self.dataset.train.labels
+        values |= {
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "suggested_accuracy": float(suggested_right.mean()),
+        }
+        if self.is_wrong.any() and not self.is_wrong.all():
+            score = self.method.score
+            names = [n for n in self.columns if n.startswith(("clean_prob", score))]
+            for name in names:
+                values[f"auroc_{name}"] = float(metrics.auroc(-self.columns[name], self.is_wrong))
+        return values
+
+    def _write(self, split: str, epoch: int, values: dict) -> None:
+        values = {name: value for name, value in values.items() if name != "epoch"}
+        self.io.write({"step": epoch + 1, "split": split, "epoch": epoch}, values)
+
+    # Checkpoints
+
+    def _tree(self) -> dict:
+        return {"networks": self.networks, "columns": self.io.placement.put(self.columns)}
+
+    def _record(self, epoch: int) -> dict:
+        return {"epoch": epoch, "epochs": self.epochs}
+
+    def _restore(self) -> int:
+        """First epoch to train; fills the state."""
+        seed = self.config.seed
+        self.networks = {
+            name: self._start(rng.stream(seed, f"{name}/start")) for name in self.method.networks
+        }
+        shape = (len(self.method.networks), len(self.labels), self.problem.num_classes)
+        shapes = jax.eval_shape(
+            self.method.judge, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
+        )
+        self.columns = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
+        found = self.io.restore(self._tree())
+        if found is None:
+            return 0
+        tree, record = found
+        self.networks = tree["networks"]
+        self.columns = fetch(tree["columns"])
+        self.epochs = record["epochs"]
+        return record["epoch"]
+
+    # Files
+
+    def _write_noise(self) -> None:
+        """`noise.json` and `noisy_labels.npy`: which labels the run saw.
+
+        Raises:
+          UserError: if an earlier attempt in this workdir saw others.
+        """
+        clean, noise = self.dataset.train.labels, self.config.noise
+        facts = {
+            "kind": noise.kind,
+            "rate": noise.rate,
+            "seed": noise.seed if noise.seed >= 0 else self.config.seed,
+            "realised_rate": float(np.mean(self.labels != clean)),
+            "num_wrong": int(np.sum(self.labels != clean)),
+            "labels_sha256": hashlib.sha256(self.labels.astype("<i4").tobytes()).hexdigest(),
+            "dataset_sha256": fingerprint(self.dataset),
+            "class_names": list(self.dataset.class_names),
+            "transition": transition_matrix(clean, self.labels, self.dataset.num_classes).tolist(),
+        }
+        path = self.io.workdir / "noise.json"
+        if path.exists() and json.loads(path.read_text()) != facts:
+            raise UserError(
+                f"{self.config.dataset.name} or its labels are not those that {self.io.workdir} "
+                "was started with; restore them, or choose another --workdir."
+            )
+        write_json(path, facts)
+        content = io.BytesIO()
+        np.save(content, self.labels)
+        write_bytes(self.io.workdir / "noisy_labels.npy", content.getvalue())
+        if self.is_wrong is not None:
+            log.info(
+                "%d of %d labels are wrong (%.2f %%); share of each label in each true class:\n%s",
+                facts["num_wrong"],
+                len(clean),
+                100 * facts["realised_rate"],
+                _matrix_text(np.array(facts["transition"])),
+            )
+
+    def _by_suspicion(self) -> np.ndarray:
+        """Ids, those whose label looks most wrong first."""
+        return np.lexsort((self.columns[self.method.score], self.columns["clean_prob"]))
+
+    def _write_label_quality(self) -> None:
+        """`label_quality.csv`: every training image, the most suspicious label first."""
+        names, files = self.dataset.class_names, self.dataset.train.files
+        is_class = [n for n in self.columns if n == "suggested" or n.startswith("prediction_")]
+        others = [n for n in self.columns if n != "suggested"]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        truth = [] if self.is_wrong is None else ["true_label"]
+        header = ["id", *(["file"] if files else []), "given_label", "suggested_label"]
+        table.writerow([*header, *others, *truth])
+        for i in self._by_suspicion():
+            file = [files[i]] if files else []
+            classes = [names[self.labels[i]], names[self.columns["suggested"][i]]]
+            cells = [
+                names[self.columns[n][i]] if n in is_class else cell(self.columns[n][i])
+                for n in others
+            ]
+            true_label = [names[self.dataset.train.labels[i]]] if truth else []
+            table.writerow([int(i), *file, *classes, *cells, *true_label])
+        write_text(self.io.workdir / "label_quality.csv", text.getvalue())
+
+    def _draw(self, results: dict) -> None:
+        figures = self.io.workdir / "figures"
+        names = self.dataset.class_names
+        shown = self._by_suspicion()[:NUM_SHOWN]
+        captions = [(names[self.labels[i]], names[self.columns["suggested"][i]]) for i in shown]
+        wrong = None if self.is_wrong is None else self.is_wrong[shown]
+        report.contact_sheet(
+            self.dataset.train.images[shown], captions, figures / "suspicious.png", wrong=wrong
+        )
+        together, _ = fetch(self._probs(self._logits("test")))
+        report.reliability_diagram(together, self.dataset.test.labels, figures / "reliability.png")
+        score = self.method.score
+        columns = self.columns
+        scores = {n: columns.get(f"{score}_{n}", columns[score]) for n in self.method.networks}
+        report.score_histogram(
+            scores, score.replace("_", " "), figures / f"{score}.png", is_wrong=self.is_wrong
+        )
+        report.noisy_label_curves({self.config.method: [results]}, figures / "epochs.png")
+
+    # What the user sees
+
+    def _introduce(self, *, resumed: bool) -> None:
+        devices = jax.devices()
+        log.info(
+            "%s on %s: %d training images, %d classes",
+            self.config.method,
+            self.dataset.name,
+            len(self.labels),
+            self.problem.num_classes,
+        )
+        sizes = ", ".join(
+            f"{name} {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters"
+            for name, state in self.networks.items()
+        )
+        log.info(
+            "%d x %s, %s, networks: %s",
+            len(devices),
+            devices[0].device_kind,
+            jnp.dtype(self.problem.dtype).name,
+            sizes,
+        )
+        if resumed:
+            log.info("Going on with the run in %s", self.io.workdir)
+
+    def _finish(self) -> dict:
+        noise = json.loads((self.io.workdir / "noise.json").read_text())
+        results = {
+            "task": "noisy_labels",
+            "method": self.config.method,
+            "dataset": self.dataset.name,
+            "seed": self.config.seed,
+            "num_classes": self.problem.num_classes,
+            "noise": {k: noise[k] for k in ("kind", "rate", "realised_rate", "labels_sha256")},
+            **_summary(self.epochs),
+            "epochs": self.epochs,
+        }
+        workdir = self.io.workdir
+        write_json(workdir / "results.json", results)
+        self._write_label_quality()
+        self._draw(results)
+        write_json(
+            workdir / "timing.json",
+            {"seconds": self.io.seconds, "traces": dict(self.io.programs.traces)},
+        )
+        lines = [
+            f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean of the last "
+            f"{results['last_epochs']['num']} epochs "
+            f"{100 * results['last_epochs']['accuracy']:.2f} %, calibration error "
+            f"{results['last']['ece']:.3f}, {self.io.seconds:.0f} s in all",
+        ]
+        if self.is_wrong is not None:
+            found = results["last"]["labels"]
+            lines.append(
+                f"wrong labels: {100 * found['recall']:.1f} % found, "
+                f"{100 * found['precision']:.1f} % of those flagged are wrong"
+            )
+        lines += [
+            f"results: {workdir / 'results.json'}",
+            f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
+            f"figures: {workdir / 'figures'}",
+        ]
+        for line in lines:
+            log.info(line)
+        return results
+
+
+def _summary(epochs: list[dict]) -> dict:
+    """Last epoch, best epoch, and the mean of the last ones."""
+    accuracies = np.array([e["accuracy"] for e in epochs])
+    best = int(np.argmax(accuracies))
+    tail = epochs[-NUM_LAST:]
+    means = {
+        name: float(np.mean([e[name] for e in tail]))
+        for name, value in epochs[-1].items()
+        if isinstance(value, float)
+    }
+    return {
+        "last": epochs[-1],
+        "best": {
+            "epoch": best,
+            "accuracy": float(accuracies[best]),
+            "rule": "highest test accuracy of any epoch, known only by looking at the test set",
+        },
+        "last_epochs": {
+            "num": len(tail),
+            **means,
+            "accuracy_std": float(np.std(accuracies[-NUM_LAST:])),
+            "labels": {
+                name: float(np.mean([e["labels"][name] for e in tail]))
+                for name in epochs[-1]["labels"]
+            },
+        },
+    }
+
+
+def _mean_hits(probs: np.ndarray, labels: np.ndarray, k: int) -> float:
+    return float(np.mean(np.asarray(metrics.topk_accuracy(probs, labels, k)), dtype=np.float64))
+
+
+def _matrix_text(matrix: np.ndarray, limit: int = 10) -> str:
+    rows = [" ".join(f"{x:5.2f}" for x in row[:limit]) for row in matrix[:limit]]
+    more = f"\n... ({len(matrix)} x {len(matrix)}, whole in noise.json)"
+    return "\n".join(rows) + (more if len(matrix) > limit else "")

@@ -1,0 +1,95 @@
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
+from jaxrobust.engine.sharding import make_placement
+from jaxrobust.errors import UserError
+
+
+@pytest.fixture
+def placement():
+    return make_placement(jax.devices()[:1])
+
+
+def _tree(placement, value):
+    return placement.put(
+        {"w": np.full((300, 7), value, np.float32), "n": {"seen": np.arange(5) == value}}
+    )
+
+
+def _saved(directory, placement, steps=(1, 2, 3)):
+    checkpoints = Checkpoints(directory, keep=3)
+    for step in steps:
+        checkpoints.save(step, _tree(placement, step), {"epoch": step, "rounds": [{"a": 0.1}]})
+    checkpoints.close()
+
+
+def _restore(directory, placement):
+    checkpoints = Checkpoints(directory, keep=3)
+    try:
+        return checkpoints.restore(abstract_like(_tree(placement, 0)))
+    finally:
+        checkpoints.close()
+
+
+def test_the_newest_comes_back_bit_equal(tmp_path, placement):
+    _saved(tmp_path, placement, steps=(1, 2, 3, 4, 5))
+    tree, record = _restore(tmp_path, placement)
+    assert record == {"epoch": 5, "rounds": [{"a": 0.1}]}
+    jax.tree.map(np.testing.assert_array_equal, tree, _tree(placement, 5))
+    assert tree["w"].sharding == placement.replicated
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["3", "4", "5"]
+    assert len(list(tmp_path.glob("*.files.json"))) == 3
+
+
+def test_nothing_saved_is_none(tmp_path, placement):
+    assert _restore(tmp_path, placement) is None
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("damage", [_truncate, _zero, lambda path: path.unlink()])
+@pytest.mark.parametrize("noted", [True, False])
+def test_damage_to_the_newest_falls_back_in_one_sentence(
+    tmp_path, placement, caplog, damage, noted
+):
+    _saved(tmp_path, placement)
+    files = [p for p in (tmp_path / "3").rglob("*") if p.is_file()]
+    damage(max(files, key=lambda p: p.stat().st_size) if noted else tmp_path / "3/record/metadata")
+    if not noted:
+        (tmp_path / "3.files.json").unlink()
+    with caplog.at_level(logging.WARNING, logger="jaxrobust"):
+        tree, record = _restore(tmp_path, placement)
+    assert record["epoch"] == 2
+    jax.tree.map(np.testing.assert_array_equal, tree, _tree(placement, 2))
+    (message,) = [r.message for r in caplog.records if r.name == "jaxrobust"]
+    assert f"Checkpoint {tmp_path / '3'} is damaged" in message
+    assert (tmp_path / "damaged_3").is_dir()
+
+
+def test_after_a_fallback_the_step_can_be_saved_again(tmp_path, placement):
+    _saved(tmp_path, placement)
+    shutil.rmtree(tmp_path / "3" / "state")
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    assert checkpoints.restore(abstract_like(_tree(placement, 0)))[1]["epoch"] == 2
+    checkpoints.save(3, _tree(placement, 3), {"epoch": 3})
+    checkpoints.close()
+    assert _restore(tmp_path, placement)[1] == {"epoch": 3}
+
+
+def test_all_damaged_is_one_sentence(tmp_path, placement):
+    _saved(tmp_path, placement)
+    for step in (1, 2, 3):
+        shutil.rmtree(tmp_path / str(step) / "state")
+    with pytest.raises(UserError, match=r"Every checkpoint in .* is damaged"):
+        _restore(tmp_path, placement)

@@ -1,0 +1,70 @@
+import json
+import sys
+import types
+
+import pytest
+
+from jaxrobust.engine.writers import JsonLines, optional_writers
+from jaxrobust.errors import UserError
+
+EVENT = {"step": 3, "split": "train", "phase": "query", "round": 1, "epoch": 2, "loss": 0.5}
+
+
+def test_json_lines_are_cut_back_to_what_a_checkpoint_vouches_for(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonLines(path, keep_bytes=0)
+    writer.write(EVENT)
+    size = writer.size
+    writer.write({**EVENT, "step": 4})
+    writer.close()
+    with path.open("a") as file:
+        file.write('{"torn')
+    writer = JsonLines(path, keep_bytes=size)
+    writer.write({**EVENT, "step": 5})
+    writer.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [3, 5]
+
+
+def test_tensorboard_gets_every_measurement_under_split_and_phase(tmp_path):
+    (writer,) = optional_writers(("jsonl", "tensorboard"), tmp_path, first_step=0, config={})
+    writer.write(EVENT)
+    writer.flush()
+    writer.close()
+    (file,) = (tmp_path / "tensorboard").glob("events.out*")
+    assert b"train/query/loss" in file.read_bytes()
+    assert b"train/query/epoch" not in file.read_bytes()
+
+
+def test_tensorboard_is_left_out_where_it_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert optional_writers(("tensorboard",), tmp_path, first_step=0, config={}) == []
+
+
+def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
+    calls, logged = [], []
+    run = types.SimpleNamespace(
+        log=lambda values, step: logged.append((step, values)), finish=lambda: None
+    )
+    fake = types.SimpleNamespace(
+        init=lambda **options: calls.append(options) or run,
+        util=types.SimpleNamespace(generate_id=lambda: f"id{len(calls)}"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for _ in range(2):
+        (writer,) = optional_writers(("wandb",), tmp_path, first_step=0, config={"seed": 1})
+        writer.write(EVENT)
+        writer.close()
+    assert [c["id"] for c in calls] == ["id0", "id0"]
+    assert calls[0]["config"] == {"seed": 1}
+    assert logged[0] == (3, {"train/query/loss": 0.5})
+
+
+def test_wandb_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'jaxrobust\[wandb\]'"):
+        optional_writers(("wandb",), tmp_path, first_step=0, config={})
+
+
+def test_an_unknown_writer_is_named(tmp_path):
+    with pytest.raises(UserError, match="'csv'"):
+        optional_writers(("csv",), tmp_path, first_step=0, config={})

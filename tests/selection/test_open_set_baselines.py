@@ -1,0 +1,160 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxrobust.selection import (
+    aleatoric_uncertainty,
+    energy_margin_loss,
+    epistemic_energy,
+    fit_gaussian_mixture_1d,
+    lfosa_score,
+    reverse_neighbor_shares,
+)
+
+DTYPES = [np.float64, np.float32]
+
+
+def detector_loss(logits, labels):
+    """EAOA's detector loss and its two parts."""
+    log_probs = jax.nn.log_softmax(logits)
+    cross_entropy = -jnp.mean(log_probs[jnp.arange(len(labels)), labels])
+    energy = energy_margin_loss(logits, labels)
+    return cross_entropy + 0.01 * energy, (cross_entropy, energy)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", ["eaoa0", "eaoa1"])
+def test_eaoa_golden(load_golden, x64, case, dtype):
+    golden = load_golden("bual")
+    tolerance = 1e-6 if dtype == np.float64 else 1e-5
+    close = {"rtol": tolerance, "atol": tolerance}
+    target = golden[case, "target_logits"].astype(dtype)
+    detector = golden[case, "detector_logits"].astype(dtype)
+    aleatoric = jax.jit(aleatoric_uncertainty)(target)
+    epistemic = jax.jit(epistemic_energy)(detector)
+    assert aleatoric.dtype == epistemic.dtype == dtype
+    np.testing.assert_allclose(aleatoric, golden[case, "aleatoric"], **close)
+    np.testing.assert_allclose(epistemic, golden[case, "epistemic"], **close)
+    (total, (cross_entropy, energy)), grad = jax.jit(
+        jax.value_and_grad(detector_loss, has_aux=True)
+    )(detector, golden[case, "labels"])
+    np.testing.assert_allclose(total, golden[case, "loss_total"], **close)
+    np.testing.assert_allclose(cross_entropy, golden[case, "loss_xent"], **close)
+    np.testing.assert_allclose(energy, golden[case, "loss_energy"], **close)
+    np.testing.assert_allclose(grad, golden[case, "grad_detector_logits"], **close)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lfosa_golden(load_golden, x64, dtype):
+    """Two classes with the recorded activations, one shifted, and some predicted unknown."""
+    golden = load_golden("bual")
+    activation = golden["lfosa0", "max_activation"].astype(dtype)
+    low, size = activation.min() - 20, len(activation)
+    logits = np.full((2 * size + 5, 3), low, dtype)
+    logits[:size, 0] = activation
+    logits[size : 2 * size, 1] = activation + 2
+    logits[2 * size :, 2] = activation[:5]
+    score = jax.jit(lfosa_score)(logits)
+    assert score.dtype == dtype
+    tolerance = 1e-6 if dtype == np.float64 else 1e-4
+    for group in (score[:size], score[size : 2 * size]):
+        np.testing.assert_allclose(group, golden["lfosa0", "known_posterior"], atol=tolerance)
+    assert np.all(score[2 * size :] == 0)
+    means = fit_gaussian_mixture_1d(activation).means
+    np.testing.assert_allclose(means, golden["lfosa0", "means"], rtol=tolerance)
+
+
+def test_lfosa_groups_and_mask():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20, 3)).astype(np.float32)
+    logits[np.arange(20), [0] * 9 + [1] + [2] * 10] += 8
+    score = lfosa_score(logits)
+    assert np.all((score >= 0) & (score <= 1)) and np.all(score[9:] == 0)
+    # The larger activation looks known.
+    activation = logits[:9, 0]
+    assert score[np.argmax(activation)] > 0.5 > score[np.argmin(activation)]
+    where = np.arange(20) % 3 > 0
+    masked = lfosa_score(logits, where=where)
+    np.testing.assert_allclose(masked[where], lfosa_score(logits[where]), atol=1e-5)
+    assert np.all(masked[~where] == -np.inf)
+
+
+def test_hand_computed():
+    logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]]))
+    np.testing.assert_allclose(aleatoric_uncertainty(logits), np.log([0.3, 0.6]), rtol=1e-5)
+    # The known classes sum to 0.9 and 0.6; softplus of log(q) is log(1 + q).
+    expected = [-math.log(0.9) + math.log(1.1), -math.log(0.6) + math.log(1.4)]
+    np.testing.assert_allclose(epistemic_energy(logits), expected, rtol=1e-5)
+    energy = -np.log([0.9, 0.6])
+    loss = energy_margin_loss(logits, jnp.array([1, 2]), known_margin=-1.0, unknown_margin=1.0)
+    np.testing.assert_allclose(loss, (energy[0] + 1) ** 2 + (1 - energy[1]) ** 2, rtol=1e-5)
+
+
+def test_energy_margins():
+    """Nothing to gain beyond the margins, and an absent group counts nothing."""
+    logits = jnp.array([[26.0, 0.0, 3.0], [1.0, 2.0, 3.0]])
+    value, grad = jax.value_and_grad(energy_margin_loss)(logits, jnp.array([0, 2]))
+    assert value == 0 and np.all(grad == 0)
+    swapped = energy_margin_loss(logits, jnp.array([2, 2]))
+    np.testing.assert_allclose(swapped, (26.0 - 7.0) ** 2 / 2, rtol=1e-5)
+    masked = energy_margin_loss(logits, jnp.array([2, 2]), where=jnp.array([True, False]))
+    np.testing.assert_allclose(masked, (26.0 - 7.0) ** 2, rtol=1e-5)
+
+
+def test_extreme_logits_are_finite():
+    logits = 1e4 * jnp.array([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [0.0, 0.0, 0.0]])
+    assert np.all(np.isfinite(aleatoric_uncertainty(logits)))
+    assert np.all(np.isfinite(epistemic_energy(logits)))
+    value, grad = jax.value_and_grad(energy_margin_loss)(logits, jnp.array([0, 2, 1]))
+    assert np.isfinite(value) and np.all(np.isfinite(grad))
+
+
+def test_check_grads(x64):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
+    labels = jnp.array([0, 2, 1, 0])
+    check_grads(jax.jit(lambda z: energy_margin_loss(z, labels)), (logits,), 1)
+    check_grads(jax.jit(epistemic_energy), (logits,), 1)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="C >= 2 classes"):
+        aleatoric_uncertainty(jnp.zeros((2, 1)))
+    with pytest.raises(ValueError, match="C >= 2 classes"):
+        lfosa_score(jnp.zeros((4, 1)))
+    with pytest.raises(ValueError, match="one entry per row"):
+        energy_margin_loss(jnp.zeros((2, 3)), jnp.zeros(3, jnp.int32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reverse_neighbors_equal_the_sorted_distances(x64, dtype):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(30, 3)).astype(dtype)
+    labels = np.where(np.arange(30) < 9, np.arange(30) % 4, -1)
+    labels[labels == 2] = 0  # a class without images
+    where = labels < 0
+    where[29] = False  # neither pool nor annotated
+    share = jax.jit(reverse_neighbor_shares, static_argnames=("num_classes", "num_neighbors"))
+    shares = share(features, labels, num_classes=4, where=where, num_neighbors=5)
+    expected = np.zeros((30, 4))
+    for i in np.flatnonzero(labels >= 0):
+        distance = np.linalg.norm(features - features[i], axis=1)
+        distance[~where] = np.inf
+        expected[np.argsort(distance)[:5], labels[i]] += 1 / np.sum(labels == labels[i])
+    assert shares.dtype == dtype
+    np.testing.assert_allclose(shares, expected, atol=1e-6)
+    # More neighbours than the pool holds: every pool image is one of all.
+    everything = share(features, labels, num_classes=4, where=where, num_neighbors=250)
+    present = np.array([1.0, 1.0, 0.0, 1.0])
+    np.testing.assert_allclose(everything, where[:, None] * present, atol=1e-6)
+
+
+def test_reverse_neighbor_errors():
+    features, labels, where = np.zeros((4, 2)), np.zeros(4, int), np.ones(4, bool)
+    with pytest.raises(ValueError, match="features and labels"):
+        reverse_neighbor_shares(features, labels[:3], 2, where=where)
+    with pytest.raises(ValueError, match="num_neighbors"):
+        reverse_neighbor_shares(features, labels, 2, where=where, num_neighbors=0)

@@ -1,0 +1,383 @@
+"""A person as oracle, played by the tests: questions, answers, mistakes, kills."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from configs import bual, dcfs
+from jaxrobust import tasks
+from jaxrobust.engine.runtime import Run
+from jaxrobust.errors import UserError
+from jaxrobust.methods.strategy import Query
+from jaxrobust.tasks.annotator import Annotator, contact_sheet, query_table
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+
+RECIPES = {"bual": bual, "dcfs": dcfs}
+KNOWN = ("0", "1", "2")
+
+
+class _Killed(BaseException):
+    """Ends a run without any of the task's own handling."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Digits as PNGs: a few labelled 0, 1, 2; unlabelled 0 to 4; the truth of each by file."""
+    root = tmp_path_factory.mktemp("images")
+    digits = load_digits()
+    truth = {}
+
+    def save(part, class_name, i):
+        path = root / part / class_name / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(digits.images[i] * 15)).save(path)
+        truth[path.relative_to(root).as_posix()] = str(digits.target[i])
+
+    for label in range(5):
+        ids = np.flatnonzero(digits.target == label)[:30]
+        for i in ids[:8]:
+            save("train", "unlabeled", i)
+        if label < 3:
+            for i in ids[8:14]:
+                save("train", str(label), i)
+            for i in ids[14:20]:
+                save("test", str(label), i)
+    return root, truth
+
+
+def _config(folder, method="random", **changes):
+    recipe = RECIPES.get(method, dcfs)
+    config = recipe.get_config("image_folder")
+    config.method = method
+    config.oracle = "csv"
+    config.dataset.path = str(folder[0])
+    config.dataset.image_size = 8
+    config.model.name = "tiny"
+    config.writers = ("jsonl",)
+    config.num_epochs = 2
+    config.batch_size = 8
+    config.eval_batch_size = 16
+    config.al.rounds = 3
+    config.al.query_size = 6
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def _rows(table):
+    return list(csv.DictReader(io.StringIO(table.read_text())))
+
+
+def _write(table, rows, delimiter=","):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    table.write_text(text.getvalue())
+
+
+def _answer(folder, table, **options):
+    """Fills every label as somebody who knows the classes 0, 1 and 2 would."""
+    rows = _rows(table)
+    for row in rows:
+        label = folder[1][row["file"]]
+        row["label"] = label if label in KNOWN else "unknown"
+    _write(table, rows, **options)
+    return rows
+
+
+def _play(folder, workdir, config):
+    """Answers every round; returns the results and everything that was asked."""
+    asked = []
+    for _ in range(config.al.rounds):
+        results = tasks.run(config, workdir)
+        if "waiting_for" not in results:
+            return results, asked
+        asked += [
+            r["file"]
+            for r in _answer(folder, workdir / "queries" / f"round_{len(asked) // 6:02d}.csv")
+        ]
+    raise AssertionError("asked once too often")
+
+
+@pytest.fixture(scope="module")
+def finished(one_device, tiny_network, folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    results, asked = _play(folder, workdir, _config(folder))
+    return workdir, results, asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["bual", "dcfs", "coreset"])
+def test_a_person_annotates_to_the_end(folder, tmp_path, method):
+    config = _config(folder, method)
+    results, asked = _play(folder, tmp_path, config)
+    assert len(asked) == len(set(asked)) == 12
+    assert all(file.startswith("train/unlabeled/") for file in asked)
+    _check_books(folder, tmp_path, results, asked)
+
+
+def _check_books(folder, workdir, results, asked):
+    assert results == json.loads((workdir / "results.json").read_text())
+    first, second, last = results["rounds"]
+    assert first["num_labeled_known"] == 18 and first["num_labeled_unknown"] == 0
+    known = [folder[1][file] in KNOWN for file in asked]
+    assert first["query"]["num_known"] == sum(known[:6])
+    assert second["query"]["precision"] == sum(known[6:]) / 6
+    assert last["num_labeled_known"] == 18 + sum(known)
+    assert last["num_labeled_unknown"] == 12 - sum(known)
+    assert 0 <= last["accuracy"] <= 1
+    # What nobody has told is not reported.
+    assert "recall" not in first["query"] and "pool_known_fraction" not in first["query"]
+    assert "last_query_recall" not in results
+
+
+def test_what_the_person_is_given(folder, tmp_path, caplog):
+    config = _config(folder, "bual")
+    with caplog.at_level("INFO", logger="jaxrobust"):
+        waiting = tasks.run(config, tmp_path)
+    table = tmp_path / "queries" / "round_00.csv"
+    assert waiting == {"waiting_for": str(table)}
+    assert "6 of 6 labels are empty" in caplog.text and str(table) in caplog.text
+    assert "0, 1, 2, unknown" in caplog.text
+    rows = _rows(table)
+    assert list(rows[0]) == ["id", "file", "conf_neg", "conf_pos", "score", "label"]
+    assert all((folder[0] / row["file"]).exists() and row["label"] == "" for row in rows)
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores)
+    with Image.open(table.with_suffix(".png")) as sheet:
+        assert sheet.size == (6 * 100, 114)
+        pixels = np.asarray(sheet)
+    first = np.asarray(Image.open(folder[0] / rows[0]["file"]).convert("RGB").resize((96, 96), 2))
+    np.testing.assert_array_equal(pixels[2:98, 2:98], first)
+    assert pixels[99:, :96].min() < 128  # the caption
+
+    # Half filled is not yet an answer, and nothing is lost.
+    rows[0]["label"] = "unknown"
+    _write(table, rows)
+    before = table.read_bytes()
+    assert tasks.run(config, tmp_path) == waiting
+    assert table.read_bytes() == before
+
+
+MISTAKES = {
+    "no class": (
+        lambda rows: rows[1].update(label="unknwon"),
+        r"line 3: 'unknwon' is no class, did you mean 'unknown'",
+    ),
+    "nothing like a class": (
+        lambda rows: rows[5].update(label="zebra"),
+        r"line 7: 'zebra' is no class, use 0, 1, 2, unknown",
+    ),
+    "a row missing": (lambda rows: rows.pop(2), r"no line for id \d+ \(train/unlabeled/"),
+    "a row twice": (lambda rows: rows.append(dict(rows[0])), r"line 8 repeats id \d+ of line 2"),
+    "a foreign id": (
+        lambda rows: rows.append(rows[0] | {"id": "0"}),
+        r"line 8: id '0' was not asked about",
+    ),
+    "not an id": (lambda rows: rows[0].update(id="1e2"), r"line 2: id '1e2' was not asked about"),
+    "a column sorted alone": (
+        lambda rows: rows[0].update(file=rows[1]["file"]),
+        r"line 2: id \d+ is train/unlabeled/",
+    ),
+    "no label column": (lambda rows: [row.pop("label") for row in rows], r"has no column label"),
+}
+
+
+@pytest.fixture
+def waiting(finished, tmp_path, folder):
+    """A workdir whose first table is filled, and its rows."""
+    workdir = tmp_path / "run"
+    tasks.run(_config(folder), workdir)
+    table = workdir / "queries" / "round_00.csv"
+    return workdir, table, _answer(folder, table)
+
+
+def test_mistakes_are_named_by_line(waiting, folder):
+    workdir, table, rows = waiting
+    for make, words in MISTAKES.values():
+        wrong = [dict(row) for row in rows]
+        make(wrong)
+        _write(table, wrong)
+        before = table.read_bytes()
+        with pytest.raises(UserError, match=words) as caught:
+            tasks.run(_config(folder), workdir)
+        assert str(table) in str(caught.value) and "\n" not in str(caught.value)
+        assert table.read_bytes() == before
+    table.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="save it as CSV in UTF-8"):
+        tasks.run(_config(folder), workdir)
+    _write(table, [row | {"label": "?"} for row in rows])
+    with pytest.raises(UserError, match=r"and 1 more\. Correct this"):
+        tasks.run(_config(folder), workdir)
+    # A spreadsheet's mark, separator, order and spaces are no mistakes.
+    _write(table, [row | {"label": f" {row['label']} "} for row in rows[::-1]], delimiter=";")
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))
+    assert tasks.run(_config(folder), workdir)["waiting_for"].endswith("round_01.csv")
+
+
+def _same_results(workdir, finished):
+    assert (workdir / "results.json").read_bytes() == (finished[0] / "results.json").read_bytes()
+
+
+def test_killed_before_the_table_is_written(finished, folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Annotator, "show", lambda self, round_, query: _kill())
+        with pytest.raises(_Killed):
+            tasks.run(_config(folder), tmp_path)
+    assert not (tmp_path / "queries" / "round_00.csv").exists()
+    _, asked = _play(folder, tmp_path, _config(folder))
+    assert asked == finished[2]
+    _same_results(tmp_path, finished)
+
+
+def _kill(*_):
+    raise _Killed
+
+
+def test_killed_with_answers_that_are_not_saved_yet(waiting, finished, folder, monkeypatch):
+    """The answers of round 0 are read, and the run dies before the checkpoint that holds them."""
+    workdir, table, _ = waiting
+    answered = table.read_bytes()
+    save = Run.save
+
+    def kill(self, step, tree, record):
+        assert record["round"] == 0 or record["rounds"][0]["query"]["size"] == 6
+        return _kill() if record["round"] else save(self, step, tree, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", kill)
+        with pytest.raises(_Killed):
+            tasks.run(_config(folder), workdir)
+    assert table.read_bytes() == answered
+    waits_for = tasks.run(_config(folder), workdir)["waiting_for"]
+    assert waits_for.endswith("round_01.csv") and table.read_bytes() == answered
+    _answer(folder, workdir / "queries" / "round_01.csv")
+    tasks.run(_config(folder), workdir)
+    _same_results(workdir, finished)
+
+
+def test_answers_outlive_every_checkpoint(finished, folder, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    for name in ("checkpoints", "results.json"):
+        path = workdir / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert "waiting_for" not in tasks.run(_config(folder), workdir)
+    _same_results(workdir, finished)
+
+
+def test_a_deleted_table_is_written_anew_with_the_same_questions(waiting, folder):
+    workdir, table, rows = waiting
+    table.unlink()
+    table.with_suffix(".png").unlink()
+    tasks.run(_config(folder), workdir)
+    assert [row | {"label": ""} for row in rows] == _rows(table)
+    assert table.with_suffix(".png").exists()
+
+
+def test_a_damaged_note_is_named(waiting, folder):
+    workdir, table, _ = waiting
+    table.with_suffix(".json").write_text("{")
+    with pytest.raises(UserError, match=r"round_00\.json is damaged"):
+        tasks.run(_config(folder), workdir)
+
+
+@pytest.mark.slow
+def test_the_command(folder, tmp_path):
+    """Exit code 0 and a message while it waits, 2 after a mistake, then to the end."""
+    flags = [
+        "--config=configs/dcfs.py:image_folder",
+        f"--config.dataset.path={folder[0]}",
+        "--config.oracle=csv",
+        "--config.method=random",
+        "--config.dataset.image_size=8",
+        "--config.model.name=resnet8_small",
+        "--config.num_epochs=1",
+        "--config.al.rounds=2",
+        "--config.al.query_size=6",
+        f"--workdir={tmp_path}",
+    ]
+
+    def command():
+        done = subprocess.run(
+            [sys.executable, "-m", "jaxrobust.main", *flags],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    table = tmp_path / "queries" / "round_00.csv"
+    code, stderr = command()
+    assert code == 0 and f"fill the column `label` of {table}" in stderr
+    rows = _answer(folder, table)
+    _write(table, [*rows[:-1], rows[-1] | {"label": "3"}])
+    code, stderr = command()
+    assert code == 2 and "line 7: '3' is no class" in stderr
+    _write(table, rows)
+    code, stderr = command()
+    assert code == 0 and (tmp_path / "results.json").exists()
+
+
+def test_without_a_test_part(folder, tmp_path):
+    """Annotation goes on without a single test image; there is only no accuracy."""
+    root = tmp_path / "data"
+    shutil.copytree(folder[0] / "train", root / "train")
+    config = _config((root, folder[1]), **{"al.rounds": 2})
+    results, asked = _play((root, folder[1]), tmp_path / "run", config)
+    assert len(asked) == 6
+    assert "accuracy" not in results["rounds"][-1] and "last" not in results
+    assert (tmp_path / "run" / "figures" / "learning_curve.png").exists()
+
+
+def test_unusable_folders(folder, tmp_path):
+    config = _config(folder)
+    config.oracle = "truth"
+    with pytest.raises(UserError, match=r"set --config\.oracle=csv to be asked yourself"):
+        tasks.run(config, tmp_path / "run")
+    root = tmp_path / "data"
+    shutil.copytree(folder[0], root)
+    shutil.move(root / "train" / "2", root / "train" / "unknown")
+    shutil.move(root / "test" / "2", root / "test" / "unknown")
+    with pytest.raises(UserError, match="may not be called 'unknown'"):
+        tasks.run(_config((root, {})), tmp_path / "run")
+    shutil.rmtree(root / "train" / "unlabeled")
+    with pytest.raises(UserError, match="image_folder has none"):
+        tasks.run(_config((root, {})), tmp_path / "run")
+
+
+# Parts.
+
+
+def test_query_table():
+    query = Query(
+        ids=np.array([2, 0]),
+        scores={"a": np.float32([0.1, 0.2, 1 / 3]), "n": np.array([1, 2, 3])},
+    )
+    assert (
+        query_table(query, None, ["cat", "dog"])
+        == "id,a,n,label\n2,0.333333343,3,cat\n0,0.100000001,1,dog\n"
+    )
+    assert (
+        query_table(query, ["x", "y", "z,"])
+        == 'id,file,a,n,label\n2,"z,",0.333333343,3,\n0,x,0.100000001,1,\n'
+    )
+
+
+def test_contact_sheet_is_near_square(tmp_path):
+    images = np.zeros((30, 20, 20, 3), np.uint8)
+    contact_sheet(images, ["a caption that is far too long"] * 30, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (8 * 24, 4 * 38)
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]

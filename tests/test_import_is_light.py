@@ -1,0 +1,47 @@
+"""`import jaxrobust.losses` must cost a JAX programmer nothing but JAX."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("tensorflow_datasets", "tensorflow", "orbax", "wandb", "torch", "flax", "optax", "sklearn")
+
+SCRIPT = """
+import json, sys, time
+start = time.perf_counter()
+import jax
+after_jax = time.perf_counter()
+import {package}
+end = time.perf_counter()
+from jax._src import xla_bridge
+print(json.dumps({{
+    "own": end - after_jax,
+    "total": end - start,
+    "modules": sorted(sys.modules),
+    "backend": xla_bridge.backends_are_initialized(),
+}}))
+"""
+
+
+def fresh_import(package):
+    """What one import did, in an interpreter of its own."""
+    command = [sys.executable, "-W", "error", "-c", SCRIPT.format(package=package)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("package", ["jaxrobust.losses", "jaxrobust.selection"])
+def test_import_is_light(package):
+    # The best of three, since a busy machine may stall any one of them.
+    runs = [fresh_import(package) for _ in range(3)]
+    loaded = set(runs[0]["modules"])
+    assert package in loaded
+    assert not loaded & set(HEAVY)
+    assert not runs[0]["backend"]
+    assert min(run["own"] for run in runs) < 1
+    assert min(run["total"] for run in runs) < 20

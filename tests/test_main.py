@@ -1,0 +1,204 @@
+"""The command as a user types it: wrong uses, interruption and restart."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = "--config=configs/dcfs.py:digits"
+TINY = (
+    DIGITS,
+    "--config.num_epochs=6",
+    "--config.al.rounds=4",
+    "--config.al.query_size=20",
+    "--config.checkpoint.every_seconds=0.2",
+    "--config.log_every_seconds=0.1",
+)
+
+
+def _command(*arguments):
+    return [sys.executable, "-m", "jaxrobust.main", *map(str, arguments)]
+
+
+def _start(*arguments):
+    return subprocess.Popen(
+        _command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _run(*arguments):
+    done = subprocess.run(_command(*arguments), cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+WRONG_FLAGS = {
+    "no config": ((), "--config is missing"),
+    "no workdir": ((DIGITS,), "--workdir is missing"),
+    "misspelt flag": (("--confg=configs/dcfs.py",), "Unknown command line flag 'confg'"),
+    "no such recipe": (("--config=configs/dfcs.py",), "configs/dfcs.py does not exist"),
+    "no such variant": (("--config=configs/dcfs.py:digit",), "did you mean 'digits'"),
+    "misspelt field": (
+        (DIGITS, "--config.select.kapa=3"),
+        "no field 'select.kapa': did you mean --config.select.kappa?",
+    ),
+    "no such section": ((DIGITS, "--config.foo.bar=1"), "no field 'foo.bar'"),
+    "wrong type": ((DIGITS, "--config.num_epochs=many"), "config.num_epochs=many"),
+    "stray argument": ((DIGITS, "extra"), "'extra' is not a flag"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FLAGS)
+def test_a_wrong_flag_is_answered_by_one_sentence(case, tmp_path):
+    arguments, sentence = WRONG_FLAGS[case]
+    if case not in ("no config", "no workdir"):
+        arguments = (*arguments, f"--workdir={tmp_path / 'run'}")
+    code, stderr = _run(*arguments)
+    assert code == 2
+    assert sentence in stderr
+    assert "Traceback" not in stderr
+    assert len(stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_value_is_answered_by_one_sentence_through_the_command(tmp_path):
+    code, stderr = _run(DIGITS, "--config.al.openness=1.0", f"--workdir={tmp_path / 'run'}")
+    assert code == 2
+    assert "openness" in stderr and "Traceback" not in stderr
+    assert len(stderr.strip().splitlines()) == 1
+
+
+def _artefacts(workdir):
+    names = ["results.json", *(f"queries/{p.name}" for p in (workdir / "queries").iterdir())]
+    return {name: (workdir / name).read_bytes() for name in names}
+
+
+def _events(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def _wait_for(process, workdir, condition):
+    deadline = time.monotonic() + 300
+    path = workdir / "metrics.jsonl"
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and condition(path.read_text()):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"never reached: {process.communicate()[1]}")
+
+
+@pytest.fixture(scope="module")
+def unkilled(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unkilled")
+    code, stderr = _run(*TINY, f"--workdir={workdir}")
+    assert code == 0, stderr
+    return workdir
+
+
+@pytest.mark.slow
+def test_killed_in_round_2_and_restarted_is_bit_equal(unkilled, tmp_path):
+    process = _start(*TINY, f"--workdir={tmp_path}")
+    _wait_for(process, tmp_path, lambda text: '"round": 2' in text)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "results.json").exists()
+    code, stderr = _run(*TINY, f"--workdir={tmp_path}")
+    assert code == 0, stderr
+    assert "Going on with the run" in stderr
+    assert _artefacts(tmp_path) == _artefacts(unkilled)
+    assert _events(tmp_path) == _events(unkilled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_same_command_goes_on(unkilled, tmp_path, signum, code):
+    process = _start(*TINY, "--config.checkpoint.every_seconds=1e9", f"--workdir={tmp_path}")
+    _wait_for(process, tmp_path, lambda text: '"round": 1' in text)
+    process.send_signal(signum)
+    _, stderr = process.communicate()
+    assert process.returncode == code
+    assert "type the same command to go on" in stderr
+    assert "Traceback" not in stderr
+    returncode, stderr = _run(*TINY, f"--workdir={tmp_path}")
+    assert returncode == 0, stderr
+    assert _artefacts(tmp_path) == _artefacts(unkilled)
+
+
+def test_every_program_was_traced_once_over_all_rounds(unkilled):
+    traces = json.loads((unkilled / "timing.json").read_text())["traces"]
+    expected = {f"{p}/{q}" for p in ("target", "query") for q in ("start", "epoch", "test")}
+    assert traces == dict.fromkeys(expected | {"target/predict", "query/predict"}, 1) | {
+        "dcfs/scores": 1
+    }
+
+
+def test_a_finished_run_is_finished(unkilled):
+    before = _artefacts(unkilled)
+    code, stderr = _run(*TINY, f"--workdir={unkilled}")
+    assert code == 0, stderr
+    assert _artefacts(unkilled) == before
+
+
+def test_what_lands_in_the_workdir(unkilled):
+    found = {str(p.relative_to(unkilled)) for p in unkilled.rglob("*") if p.is_file()}
+    assert {
+        "config.json",
+        "environment.json",
+        "figures/learning_curve.png",
+        "metrics.jsonl",
+        "queries/round_00.csv",
+        "queries/round_01.csv",
+        "queries/round_02.csv",
+        "results.json",
+        "split.json",
+        "timing.json",
+    } <= found
+    assert any(name.startswith("tensorboard/events.out") for name in found)
+    header, *rows = (unkilled / "queries/round_00.csv").read_text().splitlines()
+    columns = header.split(",")
+    assert columns[0] == "id" and columns[-1] == "label"
+    assert {"data", "dist", "coarse", "fine", "discrepancy", "prediction"} <= set(columns)
+    assert len(rows) == 20
+    results = json.loads((unkilled / "results.json").read_text())
+    assert len(results["rounds"]) == 4
+    assert "query" not in results["rounds"][-1]
+    assert results["rounds"][1]["query"]["precision"] >= 0
+    assert 0 < results["rounds"][1]["query"]["auroc_dist"] < 1
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    process = _start(*TINY, f"--workdir={tmp_path}")
+    try:
+        _wait_for(process, tmp_path, lambda text: True)
+        code, stderr = _run(*TINY, f"--workdir={tmp_path}")
+        assert code == 2
+        assert f"is in use by process {process.pid}" in stderr
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_workdir_of_another_recipe_is_refused_and_names_the_difference(unkilled):
+    code, stderr = _run(*TINY, "--config.select.kappa=2", f"--workdir={unkilled}")
+    assert code == 2
+    assert "select.kappa=5.0" in stderr and "select.kappa=2.0" in stderr
+
+
+def test_a_machine_without_the_accelerator_asked_for(tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        _command(DIGITS, "--config.device=gpu", f"--workdir={tmp_path}"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 2
+    assert "device='gpu' was asked for" in done.stderr
