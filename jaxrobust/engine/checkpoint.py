@@ -1,5 +1,6 @@
 """Checkpoints: the one file that knows orbax."""
 
+import copy
 import json
 import logging
 import pathlib
@@ -44,8 +45,9 @@ class Checkpoints:
         )
 
     def save(self, step: int, tree: Any, record: dict) -> None:
-        """Starts writing a snapshot; returns as soon as the arrays are copied to the host."""
+        """Starts writing a snapshot of `tree` and `record` as they are now."""
         self._settle()
+        record = copy.deepcopy(record)  # written in the background, while the run goes on with it
         self._manager.save(
             step,
             args=ocp.args.Composite(

@@ -46,6 +46,16 @@ def test_the_newest_comes_back_bit_equal(tmp_path, placement):
     assert len(list(tmp_path.glob("*.files.json"))) == 3
 
 
+def test_a_record_that_changes_while_it_is_written_is_saved_as_it_was(tmp_path, placement):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    record = {"rounds": [{"accuracy": 0.1}]}
+    checkpoints.save(1, _tree(placement, 1), record)
+    record["rounds"][0]["accuracy"] = 0.2
+    record["rounds"].append({})
+    checkpoints.close()
+    assert _restore(tmp_path, placement)[1] == {"rounds": [{"accuracy": 0.1}]}
+
+
 def test_nothing_saved_is_none(tmp_path, placement):
     assert _restore(tmp_path, placement) is None
 
