@@ -1,5 +1,7 @@
 """Settings that recipes share; a file in `configs/` starts from one of these."""
 
+from collections.abc import Iterable, Mapping
+
 import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
@@ -170,3 +172,35 @@ def variant(argument: str | None, *, default: str) -> str:
     if name not in DATASETS:
         raise UserError(unknown_name("config variant", name, DATASETS))
     return name
+
+
+def check_choices(config: ml_collections.ConfigDict, choices: Mapping[str, Iterable[str]]) -> None:
+    """Refuses a field whose value is not one of its choices, naming the nearest.
+
+    Args:
+      config: a recipe.
+      choices: field, dotted where it is in a section -> its valid values.
+
+    Raises:
+      UserError: for the first field that has another value.
+    """
+    for field, valid in choices.items():
+        if (value := _value(config, field)) not in valid:
+            raise UserError(unknown_name(field, value, valid))
+
+
+def check_minima(config: ml_collections.ConfigDict, minima: Mapping[str, int]) -> None:
+    """Refuses a field whose value lies below its minimum; fields as in `check_choices`.
+
+    Raises:
+      UserError: for the first field that is too small.
+    """
+    for field, low in minima.items():
+        if (value := _value(config, field)) < low:
+            raise UserError(f"{field}={value} must be at least {low}.")
+
+
+def _value(config: ml_collections.ConfigDict, field: str):
+    for name in field.split("."):
+        config = config[name]
+    return config

@@ -6,8 +6,10 @@ through one compiled program.
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from jaxrobust.engine.sharding import Placement
 from jaxrobust.errors import unknown_name
 
 PADDING = -1
@@ -67,3 +69,17 @@ def make_plan(
     for row, part in zip(rows, parts, strict=False):
         row[: len(part)] = part
     return Plan(rows, num_steps)
+
+
+def place_plan(
+    ids: np.ndarray,
+    batch_size: int,
+    placement: Placement,
+    *,
+    capacity: int,
+    last_batch: str = "short",
+) -> Plan:
+    """`make_plan` on the devices of `placement`, rows wide enough to be split over them."""
+    width = placement.round_up(batch_size)
+    plan = make_plan(ids, batch_size, capacity=capacity, width=width, last_batch=last_batch)
+    return plan._replace(ids=jax.device_put(plan.ids, placement.plan))

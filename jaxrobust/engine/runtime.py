@@ -295,6 +295,13 @@ class Run:
         if self._signum is not None:
             raise Interrupted(self._signum, where)
 
+    def write_timing(self) -> None:
+        """`timing.json`: seconds spent, and how often each program was traced."""
+        write_json(
+            self.workdir / "timing.json",
+            {"seconds": self.seconds, "traces": dict(self.programs.traces)},
+        )
+
     def save(self, step: int, tree: Any, record: dict) -> None:
         """Saves now, in the background."""
         if step == self._last_saved_step:

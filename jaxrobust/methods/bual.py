@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from jaxrobust.engine.training import TrainState, init_state
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean, negative_learning_loss, random_label_targets
 from jaxrobust.methods.strategy import (
     Observation,
@@ -41,6 +41,7 @@ from jaxrobust.methods.strategy import (
     require,
     target_phase,
 )
+from jaxrobust.recipes import check_choices, check_minima
 from jaxrobust.selection import (
     bidirectional_score,
     classifier_confidence,
@@ -49,11 +50,19 @@ from jaxrobust.selection import (
 )
 
 _CHOICES = {
-    "base": ("lc", "margin", "entropy"),
-    "score_rule": ("code", "paper"),
-    "subset_mode": ("uniform", "stratified"),
-    "stop_rule": ("none", "oracle", "overlap"),
-    "nl_trainable": ("all", "head"),
+    "bual.base": ("lc", "margin", "entropy"),
+    "bual.score_rule": ("code", "paper"),
+    "bual.subset_mode": ("uniform", "stratified"),
+    "bual.stop_rule": ("none", "oracle", "overlap"),
+    "bual.nl_trainable": ("all", "head"),
+}
+_MINIMA = {
+    "bual.aux_epochs": 1,
+    "bual.aux_batch_size": 1,
+    "bual.nl_epochs": 0,
+    "bual.nl_batch_size": 1,
+    "bual.eval_interval": 1,
+    "bual.subset_size": 0,
 }
 _HEAD = "heads_0"
 
@@ -62,19 +71,8 @@ def check(config: ml_collections.ConfigDict, task: Task) -> None:
     """Refuses option values that BUAL does not have, and combinations that cannot be."""
     require(config, "bual", "configs/bual.py")
     bual = config.bual
-    for name, choices in _CHOICES.items():
-        if bual[name] not in choices:
-            raise UserError(unknown_name(f"bual.{name}", bual[name], choices))
-    for name, low in (
-        ("aux_epochs", 1),
-        ("aux_batch_size", 1),
-        ("nl_epochs", 0),
-        ("nl_batch_size", 1),
-        ("eval_interval", 1),
-        ("subset_size", 0),
-    ):
-        if bual[name] < low:
-            raise UserError(f"bual.{name}={bual[name]} must be at least {low}.")
+    check_choices(config, _CHOICES)
+    check_minima(config, _MINIMA)
     if not bual.nl_eval_at_start and bual.eval_interval > bual.nl_epochs:
         raise UserError(
             f"bual.eval_interval={bual.eval_interval} is longer than bual.nl_epochs="

@@ -25,7 +25,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust.engine.training import sgd_step
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.errors import UserError
 from jaxrobust.losses import dcfs_loss, dirichlet_log_alpha, head_discrepancy
 from jaxrobust.methods.strategy import (
     Phase,
@@ -39,6 +39,7 @@ from jaxrobust.methods.strategy import (
     require,
     target_phase,
 )
+from jaxrobust.recipes import check_choices
 from jaxrobust.selection import (
     coarse_score,
     fit_gaussian_mixture_1d,
@@ -80,11 +81,7 @@ _CHOICES = {
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses option values that DCFS does not have, and combinations that cannot be."""
     require(config, "edl", "configs/dcfs.py")
-    for field, choices in _CHOICES.items():
-        section, name = field.split(".")
-        value = config[section][name]
-        if value not in choices:
-            raise UserError(unknown_name(field, value, choices))
+    check_choices(config, _CHOICES)
     select = config.select
     if config.al.target_model == "shared" and select.fine == "target_entropy":
         raise UserError(

@@ -27,7 +27,7 @@ import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.errors import UserError
 from jaxrobust.losses import (
     calibrated_softmax,
     evidential_loss,
@@ -52,6 +52,7 @@ from jaxrobust.methods.noisy_labels import (
 from jaxrobust.models import make_network, make_two_headed
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.two_headed import UNSUPERVISED_HEAD
+from jaxrobust.recipes import check_choices
 from jaxrobust.selection import logit_margin, select_clean
 
 log = logging.getLogger("jaxrobust")
@@ -332,15 +333,16 @@ def _guess(
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses option values that DPC does not have, and combinations that cannot be."""
     dpc = config.dpc
-    for name, choices in {
-        "loss": LOSSES,
-        "score": SCORES,
-        "score_mode": SCORE_MODES,
-        "entropy_penalty": ENTROPY_PENALTIES,
-        "peer_from": PEERS,
-    }.items():
-        if dpc[name] not in choices:
-            raise UserError(unknown_name(f"dpc.{name}", dpc[name], choices))
+    check_choices(
+        config,
+        {
+            "dpc.loss": LOSSES,
+            "dpc.score": SCORES,
+            "dpc.score_mode": SCORE_MODES,
+            "dpc.entropy_penalty": ENTROPY_PENALTIES,
+            "dpc.peer_from": PEERS,
+        },
+    )
     if dpc.heads not in (1, 2):
         raise UserError(f"dpc.heads={dpc.heads} must be 1 or 2.")
     if not dpc.forward_unlabeled and dpc.lambda_u:

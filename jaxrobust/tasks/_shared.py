@@ -1,6 +1,9 @@
 """What several tasks do alike with a recipe."""
 
 import dataclasses
+import logging
+import os
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,10 @@ import ml_collections
 import numpy as np
 
 from jaxrobust.data.sources import Dataset, load_dataset
+from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError, unknown_name
+
+log = logging.getLogger("jaxrobust")
 
 
 def load(config: ml_collections.ConfigDict) -> Dataset:
@@ -44,3 +50,23 @@ def compute_dtype(name: str):
 def cell(value) -> str:
     """A score as text: whole numbers as they are, others with float32's nine digits."""
     return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
+
+
+def introduce_networks(
+    networks: Mapping[str, TrainState], dtype, *, going_on_in: str | os.PathLike | None
+) -> None:
+    """Says on what devices which networks run, and whether an earlier attempt goes on."""
+    devices = jax.devices()
+    sizes = ", ".join(
+        f"{name} {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters"
+        for name, state in networks.items()
+    )
+    log.info(
+        "%d x %s, %s, networks: %s",
+        len(devices),
+        devices[0].device_kind,
+        jnp.dtype(dtype).name,
+        sizes,
+    )
+    if going_on_in is not None:
+        log.info("Going on with the run in %s", going_on_in)

@@ -26,15 +26,16 @@ from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
-from jaxrobust.engine.plan import LAST_BATCHES, Plan, make_plan
+from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
 from jaxrobust.engine.programs import epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run, write_json, write_text
 from jaxrobust.engine.sharding import fetch
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.errors import UserError
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
+from jaxrobust.recipes import check_choices, check_minima
 from jaxrobust.report import learning_curves
-from jaxrobust.tasks._shared import compute_dtype, load
+from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
 from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 
 log = logging.getLogger("jaxrobust")
@@ -64,20 +65,17 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no strategy could run with."""
-    if config.method not in STRATEGIES:
-        raise UserError(unknown_name("method", config.method, STRATEGIES))
-    if config.oracle not in ORACLES:
-        raise UserError(unknown_name("oracle", config.oracle, ORACLES))
-    if config.al.score_transform not in VIEWS:
-        raise UserError(unknown_name("al.score_transform", config.al.score_transform, VIEWS))
-    if config.last_batch not in LAST_BATCHES:
-        raise UserError(unknown_name("last_batch", config.last_batch, LAST_BATCHES))
-    for field in ("num_epochs", "batch_size", "eval_batch_size", "al.rounds", "al.query_size"):
-        value = config
-        for part in field.split("."):
-            value = value[part]
-        if value < 1:
-            raise UserError(f"{field}={value} must be at least 1.")
+    check_choices(
+        config,
+        {
+            "method": STRATEGIES,
+            "oracle": ORACLES,
+            "al.score_transform": VIEWS,
+            "last_batch": LAST_BATCHES,
+        },
+    )
+    sizes = ("num_epochs", "batch_size", "eval_batch_size", "al.rounds", "al.query_size")
+    check_minima(config, dict.fromkeys(sizes, 1))
 
 
 def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
@@ -410,15 +408,13 @@ class _Learning:
         last_batch: str = "short",
     ) -> Plan:
         """Rows on the devices; the same shape in every round."""
-        placement = self.io.placement
-        plan = make_plan(
+        return place_plan(
             ids,
             batch_size,
+            self.io.placement,
             capacity=len(self.examples) if capacity is None else capacity,
-            width=placement.round_up(batch_size),
             last_batch=last_batch,
         )
-        return plan._replace(ids=jax.device_put(plan.ids, placement.plan))
 
     def _measure(self, round_: int) -> None:
         """Accuracy of every classifying network on the test images of known classes."""
@@ -641,7 +637,6 @@ class _Learning:
     # What the user sees
 
     def _introduce(self, *, resumed: bool) -> None:
-        devices = jax.devices()
         log.info(
             "%s on %s: %d training images, %d of %d classes known (%s), %d labelled at the start",
             self.config.method,
@@ -652,19 +647,11 @@ class _Learning:
             _shorten(self.class_names),
             int(self.split.labeled.sum()),
         )
-        sizes = ", ".join(
-            f"{name} {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters"
-            for name, state in self.networks.items()
+        introduce_networks(
+            self.networks,
+            self.task.dtype,
+            going_on_in=self.io.workdir if resumed else None,
         )
-        log.info(
-            "%d x %s, %s, networks: %s",
-            len(devices),
-            devices[0].device_kind,
-            jnp.dtype(self.task.dtype).name,
-            sizes,
-        )
-        if resumed:
-            log.info("Going on with the run in %s", self.io.workdir)
 
     def _show(self, round_: int) -> None:
         entry = self.rounds[-1]
@@ -703,10 +690,7 @@ class _Learning:
         }
         workdir = self.io.workdir
         write_json(workdir / "results.json", results)
-        write_json(
-            workdir / "timing.json",
-            {"seconds": self.io.seconds, "traces": dict(self.io.programs.traces)},
-        )
+        self.io.write_timing()
         figure = workdir / "figures" / "learning_curve.png"
         learning_curves({self.config.method: [results]}, figure)
         for line in (

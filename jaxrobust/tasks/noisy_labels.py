@@ -33,14 +33,15 @@ from jaxrobust.data.noise import (
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.engine import rng
-from jaxrobust.engine.plan import LAST_BATCHES, Plan, make_plan
+from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
 from jaxrobust.engine.programs import epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run, write_bytes, write_json, write_text
 from jaxrobust.engine.sharding import fetch
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
-from jaxrobust.tasks._shared import cell, compute_dtype, load
+from jaxrobust.recipes import check_choices, check_minima
+from jaxrobust.tasks._shared import cell, compute_dtype, introduce_networks, load
 
 log = logging.getLogger("jaxrobust")
 
@@ -72,17 +73,16 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    for field, value, choices in (
-        ("method", config.method, NOISY_LABEL_METHODS),
-        ("noise.kind", config.noise.kind, NOISE_KINDS),
-        ("augment.policy", config.augment.policy, POLICIES),
-        ("last_batch", config.last_batch, LAST_BATCHES),
-    ):
-        if value not in choices:
-            raise UserError(unknown_name(field, value, choices))
-    for field in ("num_epochs", "batch_size", "eval_batch_size"):
-        if config[field] < 1:
-            raise UserError(f"{field}={config[field]} must be at least 1.")
+    check_choices(
+        config,
+        {
+            "method": NOISY_LABEL_METHODS,
+            "noise.kind": NOISE_KINDS,
+            "augment.policy": POLICIES,
+            "last_batch": LAST_BATCHES,
+        },
+    )
+    check_minima(config, {"num_epochs": 1, "batch_size": 1, "eval_batch_size": 1})
 
 
 def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: int) -> np.ndarray:
@@ -339,32 +339,29 @@ class _Learning:
 
     def _plan(self, entry: Pass) -> Plan:
         """Rows on the devices; the same shapes in every epoch."""
-        placement, stage = self.io.placement, self._stages[entry.stage]
+        stage = self._stages[entry.stage]
         plans = {
-            name: make_plan(
+            name: place_plan(
                 entry.ids[name],
                 size,
+                self.io.placement,
                 capacity=len(self.labels),
-                width=placement.round_up(size),
                 last_batch=stage.last_batch,
             )
             for name, size in stage.batch_sizes.items()
         }
         (num_steps,) = {plan.num_steps for plan in plans.values()}
-        ids = {name: jax.device_put(plan.ids, placement.plan) for name, plan in plans.items()}
-        return Plan(ids, num_steps)
+        return Plan({name: plan.ids for name, plan in plans.items()}, num_steps)
 
     def _logits(self, split: str) -> jax.Array:
         """Every network's logits `[M, n, C]` on all images of a split, in the test view."""
         images = self._images if split == "train" else self._test_images
-        batch_size, placement = self.config.eval_batch_size, self.io.placement
-        plan = make_plan(
+        plan = place_plan(
             np.arange(len(images)),
-            batch_size,
+            self.config.eval_batch_size,
+            self.io.placement,
             capacity=len(images),
-            width=placement.round_up(batch_size),
         )
-        plan = plan._replace(ids=jax.device_put(plan.ids, placement.plan))
         key = rng.stream(self.config.seed, f"{split}/predict")
         return jnp.stack(
             [
@@ -536,7 +533,6 @@ class _Learning:
     # What the user sees
 
     def _introduce(self, *, resumed: bool) -> None:
-        devices = jax.devices()
         log.info(
             "%s on %s: %d training images, %d classes",
             self.config.method,
@@ -544,19 +540,11 @@ class _Learning:
             len(self.labels),
             self.problem.num_classes,
         )
-        sizes = ", ".join(
-            f"{name} {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters"
-            for name, state in self.networks.items()
+        introduce_networks(
+            self.networks,
+            self.problem.dtype,
+            going_on_in=self.io.workdir if resumed else None,
         )
-        log.info(
-            "%d x %s, %s, networks: %s",
-            len(devices),
-            devices[0].device_kind,
-            jnp.dtype(self.problem.dtype).name,
-            sizes,
-        )
-        if resumed:
-            log.info("Going on with the run in %s", self.io.workdir)
 
     def _finish(self) -> dict:
         noise = json.loads((self.io.workdir / "noise.json").read_text())
@@ -574,10 +562,7 @@ class _Learning:
         write_json(workdir / "results.json", results)
         self._write_label_quality()
         self._draw(results)
-        write_json(
-            workdir / "timing.json",
-            {"seconds": self.io.seconds, "traces": dict(self.io.programs.traces)},
-        )
+        self.io.write_timing()
         lines = [
             f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean of the last "
             f"{results['last_epochs']['num']} epochs "
