@@ -318,10 +318,6 @@ def semi_supervised_loss(
       DPC, semi-supervised loss. As in the authors' code: means, and the supervised loss at the
       mixed input. The paper sums over examples and mixes the losses of the two source images.
     """
-    logits_x = jnp.broadcast_to(logits_x, (2, *jnp.shape(logits_x)))
-    labels = jnp.stack([labels_a, labels_b])
-    loss = sum(evidential_loss(logits_x, labels, gamma, beta=beta, evidence_scale=evidence_scale))
-    mix = jnp.asarray(mix, loss.dtype)
     probs = calibrated_softmax(logits_u, gamma)
     targets = jax.lax.stop_gradient(jnp.asarray(targets_u, probs.dtype))
     if targets.shape != probs.shape:
@@ -329,6 +325,10 @@ def semi_supervised_loss(
             f"logits_u and targets_u must have the same shape, got {probs.shape} and "
             f"{targets.shape}."
         )
+    logits_x = jnp.broadcast_to(logits_x, (2, *jnp.shape(logits_x)))
+    labels = jnp.stack([labels_a, labels_b])
+    loss = sum(evidential_loss(logits_x, labels, gamma, beta=beta, evidence_scale=evidence_scale))
+    mix = jnp.asarray(mix, loss.dtype)
     supervised = jnp.mean(mix * loss[0] + (1 - mix) * loss[1])
     return supervised, jnp.mean(jnp.square(probs - targets))
 

@@ -401,14 +401,13 @@ class TestLabelEmbeddings:
         arrays = arrays_of(load_golden("l2d"), "l2d_objective", case, dtype)
         targets = arrays["targets"]
 
-        @jax.jit
         def objective(logits, embeddings):
             supervised = multilabel_bce_loss(logits, targets).sum()
             distilled = label_embedding_distillation_loss(embeddings, arrays["le_teacher"], targets)
             mld = multilabel_logits_distillation_loss(logits, arrays["teacher_logits"]).mean()
             return supervised + distilled + 10 * mld, (supervised, distilled + 10 * mld)
 
-        (total, parts), grads = jax.value_and_grad(objective, (0, 1), has_aux=True)(
+        (total, parts), grads = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(
             arrays["student_logits"], arrays["le_student"]
         )
         rtol = tolerances(dtype)["rtol"]
