@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrobust.engine.runtime import write_text
+from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
 from jaxrobust.report import learning_curves, noisy_label_curves
 

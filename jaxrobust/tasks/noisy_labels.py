@@ -33,9 +33,10 @@ from jaxrobust.data.noise import (
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.engine import rng
+from jaxrobust.engine.files import write_bytes, write_json, write_text
 from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
-from jaxrobust.engine.runtime import Run, open_run, write_bytes, write_json, write_text
+from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
