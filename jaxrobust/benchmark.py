@@ -26,6 +26,7 @@ from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import environment, setup_jax
 from jaxrobust.errors import UserError
+from jaxrobust.recipes import locate
 from jaxrobust.tasks._shared import compute_dtype
 
 # What makes a recipe short, where it has the field: every stage of every method is still run.
@@ -96,7 +97,7 @@ def load_config(path: str, changes: list[str]) -> ml_collections.ConfigDict:
     Raises:
       UserError: if there is no such file or field.
     """
-    file, _, variant = path.partition(":")
+    file, _, variant = locate(path).partition(":")
     if not pathlib.Path(file).exists():
         raise UserError(f"--config={file} does not exist; the recipes are in configs/.")
     config = runpy.run_path(file)["get_config"](*([variant] if variant else []))
