@@ -1,12 +1,14 @@
 """Compares finished runs: `python -m jaxrobust.compare runs/* --out=comparison`.
 
 Draws what the runs' task is about, one line per group with a band over its seeds, and prints the
-table behind it: for active learning, accuracy, query precision and query recall against the number
-of annotated images; for noisy labels, accuracy, calibration and detection by epoch.
+table behind it: for active learning, accuracy, query precision and query recall by round, or with
+`--x=annotated` against the number of annotated images; for noisy labels, accuracy, calibration and
+detection by epoch.
 """
 
 import argparse
 import collections
+import functools
 import json
 import math
 import pathlib
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxrobust.engine.runtime import write_text
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.report import learning_curves, noisy_label_curves
 
 
@@ -31,12 +33,12 @@ class _Comparison(NamedTuple):
     Attributes:
       problem: results -> what must be the same in all runs.
       columns: heading -> results -> fraction in [0, 1].
-      draw: `(groups, path)`, the figure.
+      figures: what lies on the horizontal axis, the default first -> `(groups, path)`, which draws.
     """
 
     problem: Callable[[dict], tuple]
     columns: dict[str, Callable[[dict], float]]
-    draw: Callable[[dict[str, list[dict]], pathlib.Path], None]
+    figures: dict[str, Callable[[dict[str, list[dict]], pathlib.Path], None]]
 
 
 _COMPARISONS = {
@@ -49,7 +51,7 @@ _COMPARISONS = {
             "mean query precision": lambda r: r["mean_query_precision"],
             "last query recall": lambda r: r["last_query_recall"],
         },
-        draw=learning_curves,
+        figures={x: functools.partial(learning_curves, x=x) for x in ("rounds", "annotated")},
     ),
     "noisy_labels": _Comparison(
         problem=lambda r: (r["dataset"], r["noise"]["kind"], r["noise"]["rate"]),
@@ -61,7 +63,7 @@ _COMPARISONS = {
             "detection precision": _of_labels("precision"),
             "detection recall": _of_labels("recall"),
         },
-        draw=noisy_label_curves,
+        figures={"epochs": noisy_label_curves},
     ),
 }
 
@@ -159,9 +161,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of finished runs")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the figure")
     parser.add_argument("--by", default="method", help="config field that tells groups apart")
+    parser.add_argument("--x", help="horizontal axis: rounds (default) or annotated; epochs")
     arguments = parser.parse_args(argv)
     try:
         groups = group(arguments.workdirs, arguments.by)
+        figures = _comparison(groups).figures
+        x = arguments.x or next(iter(figures))
+        if x not in figures:
+            raise UserError(unknown_name("--x", x, figures))
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
@@ -169,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     print(text)
     write_text(arguments.out / "table.md", text + "\n")
     figure = arguments.out / "learning_curves.png"
-    _comparison(groups).draw(groups, figure)
+    figures[x](groups, figure)
     print(f"figure: {figure}")
     return 0
 
