@@ -8,9 +8,10 @@ import flax.linen as nn
 import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models.dual_head import AUXILIARY_HEADS, Classifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.preact_resnet import PreActBlock
-from jaxrobust.models.resnet import POOLINGS, ResNet
+from jaxrobust.models.resnet import POOLINGS, BottleneckBlock, ResNet, ResNetBackbone
 from jaxrobust.models.two_headed import TwoHeaded
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -26,6 +27,56 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
     "resnet8_small": functools.partial(ResNet, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
 }
+
+_RESNET_SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    **{
+        f"resnet{depth}": functools.partial(
+            ResNetBackbone, stage_sizes=((depth - 2) // 6,) * 3, widths=(16, 32, 64)
+        )
+        for depth in (8, 14, 20, 32, 44, 56, 110)
+    },
+    **{
+        f"resnet{depth}x4": functools.partial(
+            ResNetBackbone,
+            stage_sizes=((depth - 2) // 6,) * 3,
+            widths=(64, 128, 256),
+            stem_width=32,
+        )
+        for depth in (8, 32)
+    },
+    **{
+        name + suffix: functools.partial(
+            ResNetBackbone,
+            stage_sizes=sizes,
+            stem=stem,
+            **({"block": BottleneckBlock} if name == "resnet50" else {}),
+        )
+        for name, sizes in _RESNET_SIZES.items()
+        for suffix, stem in (("", "small"), ("_imagenet", "imagenet"))
+    },
+}
+"""Constructors, called with `dtype`, of networks that return `Features`."""
+
+
+def make_classifier(name: str, *, num_classes: int, auxiliary: str, dtype: Any) -> Classifier:
+    """A backbone with a primary head and, if asked for, an auxiliary one.
+
+    Args:
+      name: a key of `BACKBONES`.
+      num_classes: outputs per head.
+      auxiliary: `"none"`, `"linear"` or `"mlp"`.
+      dtype: computation dtype of the backbone.
+
+    Raises:
+      UserError: for an unknown name or auxiliary head.
+    """
+    if name not in BACKBONES:
+        raise UserError(unknown_name("backbone", name, BACKBONES))
+    if auxiliary not in AUXILIARY_HEADS:
+        raise UserError(unknown_name("auxiliary head", auxiliary, AUXILIARY_HEADS))
+    return Classifier(BACKBONES[name](dtype=dtype), num_classes, auxiliary)
 
 
 def make_network(
