@@ -13,6 +13,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
     """Fields that every run has, for one of `DATASETS`."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.num_seeds = 1  # above 1: that many runs in one process, from `seed` upwards
     config.device = "auto"  # or cpu, gpu, tpu: refuse to start on anything else
     config.dtype = "auto"  # convolutions in bfloat16, on CPU float32; or float32, bfloat16
     config.writers = ("jsonl", "tensorboard")  # also: wandb
