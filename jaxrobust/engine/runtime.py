@@ -22,6 +22,9 @@ import ml_collections
 from tqdm import tqdm
 
 from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
+from jaxrobust.engine.files import write_bytes as write_bytes
+from jaxrobust.engine.files import write_json as write_json
+from jaxrobust.engine.files import write_text as write_text
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import Placement, make_placement
 from jaxrobust.engine.writers import JsonLines, Writer, optional_writers
@@ -51,24 +54,6 @@ class Interrupted(Exception):
 def plain(config: ml_collections.ConfigDict) -> dict:
     """The configuration as JSON-able dicts and lists."""
     return json.loads(config.to_json())
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that a kill leaves the old file or the new one, never a part."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes UTF-8 text so that a kill leaves the old file or the new one, never a part."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a kill leaves the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_bytes(content)
-    scratch.replace(path)
 
 
 def setup_jax(config: ml_collections.ConfigDict) -> None:

@@ -154,9 +154,7 @@ def structural_distance_loss(
       Yang et al., ICCV 2023, https://arxiv.org/abs/2308.06453, equations 4 to 8.
     """
     student, teacher = student_and_teacher(student, teacher, rank=2, shared_axes=1)
-    return _structural_distance_losses(
-        student, teacher, row_mask(where, len(student)), normalize
-    )
+    return _structural_distance_losses(student, teacher, row_mask(where, len(student)), normalize)
 
 
 def _structural_distance_losses(

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -139,7 +138,8 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
             f"{options.gradients!r}; set one of the two."
         )
 
-    def objective(student, teacher, labels, where):
+    def objective(student, teacher, labels, where, ramp):
+        del ramp
         return dual_head_objective(
             student.logits,
             student.aux_logits,

@@ -25,16 +25,18 @@ class Problem:
     Attributes:
       num_classes: C.
       student: name of the student's architecture.
-      teacher: that of the teacher's, None without a teacher.
-      teacher_features: shapes of the teacher's features for one image, None without a teacher.
-      num_epochs: of the student.
+      teacher: that of the teacher's.
+      student_features: shapes of the student's features for one image.
+      teacher_features: likewise of the teacher's.
+      dtype: computation dtype of the networks.
     """
 
     num_classes: int
     student: str
-    teacher: str | None
-    teacher_features: Features | None
-    num_epochs: int
+    teacher: str
+    student_features: Features
+    teacher_features: Features
+    dtype: Any
 
 
 class Batch(NamedTuple):
@@ -51,9 +53,9 @@ class Batch(NamedTuple):
     valid: jax.Array
 
 
-# (student, teacher or None, labels [B], where [B]) -> (classification, distillation) losses
+# (student, teacher or None, labels [B], where [B], ramp) -> (loss_cls, loss_kd)
 Objective = Callable[
-    [Outputs, Outputs | None, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
+    [Outputs, Outputs | None, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
 ]
 
 
@@ -62,13 +64,14 @@ class Distiller:
     """One way in which a teacher teaches a student.
 
     Attributes:
-      objective: `(student, teacher, labels, where) -> (loss_cls, loss_kd)`, two weighted scalars;
-        `student` and `teacher` are what the networks compute, `teacher` None if not `has_teacher`.
+      objective: `(student, teacher, labels, where, ramp) -> (loss_cls, loss_kd)`, two weighted
+        scalars; `student` and `teacher` are what the networks compute, `teacher` None if not
+        `has_teacher`; `ramp` is the share of the warm-up that is done.
       auxiliary: the student's second head: "none", "linear" or "mlp".
       merge: `(grad_cls, grad_kd) -> grad`; None adds them, which takes one backward pass less.
       connector: module from the student's features to those that `objective` sees, trained with
         the student and dropped with the auxiliary head.
-      warm_up: epochs in which the weight of the distillation grows from 1 / warm_up to 1.
+      warm_up: epochs in which `ramp` grows from 1 / warm_up to 1; 0: it is 1 from the start.
       has_teacher: whether there is anything to distil.
     """
 
@@ -80,20 +83,23 @@ class Distiller:
     has_teacher: bool = True
 
 
-def distillation_weight(epoch: int, *, warm_up: int = 0, until_epoch: int = 0) -> float:
-    """Factor of the distillation loss in one epoch.
-
-    `min(e / warm_up, 1)`, and 0 once e is above `until_epoch`, with e = epoch + 1.
+def distillation_schedule(epoch: int, *, warm_up: int, until_epoch: int) -> dict[str, float]:
+    """How much the distillation counts in one epoch.
 
     Args:
       epoch: counted from 0.
-      warm_up: epochs until the factor is 1; 0: from the start.
+      warm_up: epochs until `ramp` is 1; 0: from the start.
       until_epoch: the last epoch with distillation, counted from 1; 0: there is none.
+
+    Returns:
+      With e = epoch + 1, `ramp`, min(e / warm_up, 1), and `distill_weight`, which is 1 up to
+      `until_epoch` and 0 after it.
     """
     number = epoch + 1
-    if until_epoch and number > until_epoch:
-        return 0.0
-    return min(number / warm_up, 1.0) if warm_up else 1.0
+    return {
+        "ramp": min(number / warm_up, 1.0) if warm_up else 1.0,
+        "distill_weight": 0.0 if 0 < until_epoch < number else 1.0,
+    }
 
 
 # (params, batch_stats, images, *, train, key, where) -> (Outputs, batch_stats)
@@ -117,7 +123,8 @@ def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Appl
         if train:
             options["mutable"] = ["batch_stats"]
         of_student, of_connector = _split({"params": params, "batch_stats": batch_stats})
-        outputs = module.apply(of_student, images, rngs=key and {"dropout": key}, **options)
+        rngs = None if key is None else {"dropout": key}
+        outputs = module.apply(of_student, images, rngs=rngs, **options)
         outputs, updates = outputs if train else (outputs, {})
         batch_stats = {**batch_stats, **updates.get("batch_stats", {})}
         if connector is not None:
@@ -194,7 +201,8 @@ def distillation_step(
       batch: examples.
       teacher: what the teacher computes for them.
       key: for dropout.
-      scalars: `learning_rate`, and `distill_weight`, which multiplies the distillation loss.
+      scalars: `learning_rate`, `ramp` for the objective, and `distill_weight`, which multiplies
+        the distillation loss.
       apply: the student, as in `student_apply`.
       distiller: the method.
       optimizer: gives descent directions, without the rate.
@@ -207,7 +215,9 @@ def distillation_step(
         outputs, batch_stats = apply(
             params, network.batch_stats, batch.images, train=True, key=key, where=batch.valid
         )
-        loss_cls, loss_kd = distiller.objective(outputs, teacher, batch.labels, batch.valid)
+        loss_cls, loss_kd = distiller.objective(
+            outputs, teacher, batch.labels, batch.valid, scalars["ramp"]
+        )
         pair = loss_cls, loss_kd * scalars["distill_weight"].astype(loss_kd.dtype)
         hits = (jnp.argmax(outputs.logits, axis=-1) == batch.labels).astype(loss_cls.dtype)
         return pair, (batch_stats, masked_mean(hits, batch.valid))

@@ -39,22 +39,27 @@ from jaxrobust.methods.distillation import (
     Batch,
     Distiller,
     Problem,
+    distillation_schedule,
     distillation_step,
-    distillation_weight,
     inference_variables,
     start,
     student_apply,
 )
 from jaxrobust.methods.kd_baselines import cross_entropy
 from jaxrobust.models import BACKBONES, make_classifier
-from jaxrobust.models.storage import Stored, load_classifier, save_classifier, save_program
+from jaxrobust.models.storage import (
+    StoredClassifier,
+    load_classifier,
+    save_classifier,
+    save_program,
+)
 from jaxrobust.recipes import check_choices, check_minima
 from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
 
 log = logging.getLogger("jaxrobust")
 
 # Networks that the benchmark trains at `optimizer.mobile_learning_rate`.
-MOBILE = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
+MOBILE = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")
 NUM_DIAGNOSED = 512  # training images on which gradients are compared
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
 
@@ -107,7 +112,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _stored_teacher(config: ml_collections.ConfigDict, dataset: Dataset) -> Stored | None:
+def _stored_teacher(config: ml_collections.ConfigDict, dataset: Dataset) -> StoredClassifier | None:
     """The teacher that the recipe takes, None if it names none.
 
     Raises:
@@ -132,7 +137,7 @@ class _Distillation:
         config: ml_collections.ConfigDict,
         run_: Run,
         dataset: Dataset,
-        stored: Stored | None,
+        stored: StoredClassifier | None,
     ):
         self.config = config
         self.io = run_
@@ -140,7 +145,7 @@ class _Distillation:
         self.dtype = compute_dtype(config.dtype)
         self.image_shape = dataset.train.images.shape[1:]
         self.stored = stored
-        self.teacher_name = stored.name if stored else config.teacher.name
+        self.teacher_name = stored.arch if stored else config.teacher.name
         self.teacher_module = self._classifier(self.teacher_name)
         self.distiller = self._make_distiller()
         self.student_module = self._classifier(config.student.name, self.distiller.auxiliary)
@@ -149,6 +154,7 @@ class _Distillation:
         self.networks: dict[str, TrainState] = {}
         self.epochs: dict[str, list[dict]] = {"teacher": [], "student": []}
         placement = run_.placement
+        self._ids = _diagnosed(config.seed, len(dataset.train))
         self._images = placement.put(dataset.train.images)
         self._labels = placement.put(dataset.train.labels)
         self._test_images = placement.put(dataset.test.images)
@@ -162,14 +168,18 @@ class _Distillation:
 
     def _make_distiller(self) -> Distiller:
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        outputs, _ = jax.eval_shape(
-            self.teacher_module.init_with_output, jax.random.key(0), images
-        )
+
+        def features(module):
+            outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+            return outputs.features
+
         problem = Problem(
             num_classes=self.dataset.num_classes,
             student=self.config.student.name,
             teacher=self.teacher_name,
-            teacher_features=outputs.features,
+            student_features=features(self._classifier(self.config.student.name)),
+            teacher_features=features(self.teacher_module),
+            dtype=self.dtype,
         )
         return DISTILLERS[self.config.method](self.config, problem)
 
@@ -212,7 +222,7 @@ class _Distillation:
                 len(self.dataset.test),
                 placement,
             )
-        self._diagnose = programs.jit("diagnose", self._conflicts(apply["student"]), **replicated)
+        self._diagnose = programs.jit("diagnose", self._diagnosis(apply["student"]), **replicated)
 
     def _normalized(self, images: jax.Array) -> jax.Array:
         return normalize(images, self.dataset.mean, self.dataset.std, dtype=self.dtype)
@@ -247,38 +257,37 @@ class _Distillation:
         return self.teacher_module.apply(variables, images)
 
     def _forward(self, module: nn.Module):
-        def forward(ids, key, variables, images):
+        def logits(ids, key, variables, images):
             del key
-            return module.apply(inference_variables(variables), self._normalized(images[ids]))
-
-        def logits(*args):
-            return forward(*args).logits
+            outputs = module.apply(inference_variables(variables), self._normalized(images[ids]))
+            return outputs.logits
 
         return logits
 
-    def _conflicts(self, apply):
-        """Compares the gradients of the losses on a few images, in evaluation mode."""
+    def _diagnosis(self, apply):
+        """How the gradients of the losses agree on a few images, in evaluation mode."""
         temperature = self.config.distill.temperature or 2.0
 
-        def conflicts(student, teacher, ids, images, labels):
+        def diagnosis(student, teacher, ids, images, labels):
+            kernel = student["params"]["primary"]["Dense_0"]["kernel"]
+            found = {"head": {"etf_deviation": etf_deviation(kernel.T)}}
+            if not self.has_teacher:
+                return found
             views, labels = self._normalized(images[ids]), labels[ids]
             taught = self._teach(teacher, views)
-            valid = jnp.ones(ids.shape, bool)
 
             def losses(params):
                 outputs, _ = apply(params, student["batch_stats"], views, train=False)
-                losses = {
-                    "classification": jnp.mean(
-                        optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-                    ),
-                    "binary_kl": jnp.mean(
-                        binary_kl_loss(outputs.logits, taught.logits, temperature=temperature)
-                    ),
-                }
+                cross_entropy = optax.softmax_cross_entropy_with_integer_labels(
+                    outputs.logits, labels
+                )
+                on_head = binary_kl_loss(outputs.logits, taught.logits, temperature=temperature)
+                losses = {"": jnp.mean(cross_entropy), "binary_kl": jnp.mean(on_head)}
                 if self.distiller.has_teacher:
-                    losses["distillation"] = self.distiller.objective(
-                        outputs, taught, labels, valid
-                    )[1]
+                    valid = jnp.ones(ids.shape, bool)
+                    _, losses["distillation"] = self.distiller.objective(
+                        outputs, taught, labels, valid, jnp.float32(1)
+                    )
                 return losses, outputs.logits
 
             values, pull_back, logits = jax.vjp(losses, student["params"], has_aux=True)
@@ -286,20 +295,19 @@ class _Distillation:
                 name: pull_back({other: jnp.float32(other == name) for other in values})[0]
                 for name in values
             }
-            of_logits = logit_conflict(logits, taught.logits, labels, temperature=temperature)
-            found = {
-                f"{name}/{part}_{measure}": value
-                for name in values
-                if name != "classification"
-                for part, measures in gradient_conflict_report(
-                    grads["classification"], grads[name], PARTS
-                ).items()
-                for measure, value in measures.items()
-            }
-            found["binary_kl/logits_conflicting"] = jnp.mean(of_logits < 0, dtype=jnp.float32)
+            cross_entropy = grads.pop("")
+            for name, grad in grads.items():
+                parts = gradient_conflict_report(cross_entropy, grad, PARTS)
+                found[name] = {
+                    f"{part}_{measure}": value
+                    for part, measures in parts.items()
+                    for measure, value in measures.items()
+                }
+            inner = logit_conflict(logits, taught.logits, labels, temperature=temperature)
+            found["binary_kl"]["conflicting_examples"] = jnp.mean(inner < 0, dtype=jnp.float32)
             return found
 
-        return conflicts
+        return diagnosis
 
     # The loop
 
@@ -328,9 +336,9 @@ class _Distillation:
         self._train(role, epoch, num_epochs, first)
         entry = {"epoch": epoch, **self._test_measures(role, self._variables(role))}
         step = first + epoch + 1
-        self.io.write({"step": step, "split": "test", "phase": role, "epoch": epoch}, _numbers(entry))
+        self._write("test", role, step, epoch, entry)
         if role == "student":
-            entry |= self._diagnosis(step, epoch)
+            entry["diagnosis"] = self._diagnose_epoch(step, epoch)
         self.epochs[role].append(entry)
         self.io.epoch_done(
             step,
@@ -349,12 +357,11 @@ class _Distillation:
             capacity=count,
             last_batch=config.last_batch,
         )
-        distiller_warm_up = self.distiller.warm_up if role == "student" else 0
+        warm_up = self.distiller.warm_up if role == "student" else 0
+        until_epoch = config.distill_until_epoch
         scalars = {
             "learning_rate": self._learning_rate(role, epoch, num_epochs),
-            "distill_weight": distillation_weight(
-                epoch, warm_up=distiller_warm_up, until_epoch=config.distill_until_epoch
-            ),
+            **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),
         }
         uses_teacher = role == "student" and self.distiller.has_teacher
         self.networks[role], sums = self._epoch[role](
@@ -399,37 +406,27 @@ class _Distillation:
         values = {"accuracy": _mean_hits(logits, labels, 1)}
         if self.dataset.num_classes > 5:
             values["top5_accuracy"] = _mean_hits(logits, labels, 5)
-        values["ece"] = metrics.expected_calibration_error(np.asarray(jax.nn.softmax(logits)), labels)
+        values["ece"] = metrics.expected_calibration_error(
+            np.asarray(jax.nn.softmax(logits)), labels
+        )
         return values
 
-    def _diagnosis(self, step: int, epoch: int) -> dict[str, Any]:
-        """Agreement of the gradients on a fixed batch, and the shape of the classifier."""
-        params = self.networks["student"].params
-        found = {"etf_deviation": float(etf_deviation(params["primary"]["Dense_0"]["kernel"].T))}
-        event = {"step": step, "split": "diagnosis", "epoch": epoch}
-        self.io.write({**event, "phase": "head"}, found)
-        if not self.has_teacher:
-            return found
-        count = len(self.dataset.train)
-        ids = rng.generator(self.config.seed, "diagnosis").choice(
-            count, min(NUM_DIAGNOSED, count), replace=False
+    def _diagnose_epoch(self, step: int, epoch: int) -> dict[str, dict[str, float]]:
+        values = self._diagnose(
+            self._variables("student"),
+            self._teacher_variables() if self.has_teacher else {},
+            self._ids,
+            self._images,
+            self._labels,
         )
-        values = fetch(
-            self._diagnose(
-                self.networks["student"].variables,
-                self._teacher_variables(),
-                self.io.placement.put(np.sort(ids).astype(np.int32)),
-                self._images,
-                self._labels,
-            )
-        )
-        conflict: dict[str, dict[str, float]] = {}
-        for name, value in values.items():
-            loss, measure = name.split("/")
-            conflict.setdefault(loss, {})[measure] = float(value)
-        for loss, measures in conflict.items():
-            self.io.write({**event, "phase": loss}, measures)
-        return {**found, "conflict": conflict}
+        values = jax.tree.map(float, fetch(values))
+        for name, measures in values.items():
+            self._write("diagnosis", name, step, epoch, measures)
+        return values
+
+    def _write(self, split: str, phase: str, step: int, epoch: int, values: dict) -> None:
+        values = {name: value for name, value in values.items() if name != "epoch"}
+        self.io.write({"step": step, "split": split, "phase": phase, "epoch": epoch}, values)
 
     # Checkpoints
 
@@ -451,3 +448,143 @@ class _Distillation:
         tree, record = found
         self.networks, self.epochs = tree["networks"], record["epochs"]
         return record["epoch"]
+
+    # Files
+
+    def _write_inputs(self) -> None:
+        """`inputs.json`: which data and which teacher the run saw.
+
+        Raises:
+          UserError: if an earlier attempt in this workdir saw others.
+        """
+        facts = {
+            "dataset_sha256": fingerprint(self.dataset),
+            "class_names": list(self.dataset.class_names),
+            "teacher_sha256": _digest(self.stored.variables) if self.stored else None,
+        }
+        path = self.io.workdir / "inputs.json"
+        if path.exists() and json.loads(path.read_text()) != facts:
+            raise UserError(
+                f"{self.config.dataset.name} or the teacher is not what {self.io.workdir} was "
+                "started with; restore it, or choose another --workdir."
+            )
+        write_json(path, facts)
+
+    def _settle_teacher(self) -> None:
+        """`teacher/`, once it is trained, and what it scores."""
+        if self.trains_teacher:
+            save_classifier(self._as_stored("teacher"), self.io.workdir / "teacher")
+        elif self.stored and not self.epochs["teacher"]:
+            measures = self._test_measures("teacher", self._given)
+            self.epochs["teacher"] = [measures]
+        if self.has_teacher:
+            scored = self.epochs["teacher"][-1]
+            log.info(
+                "Teacher %s: accuracy %.2f %%, calibration error %.3f",
+                self.teacher_name,
+                100 * scored["accuracy"],
+                scored["ece"],
+            )
+
+    def _as_stored(self, role: str) -> StoredClassifier:
+        dataset = self.dataset
+        return StoredClassifier(
+            arch=self.teacher_name if role == "teacher" else self.config.student.name,
+            num_classes=dataset.num_classes,
+            variables=fetch(inference_variables(self._variables(role))),
+            class_names=dataset.class_names,
+            image_shape=self.image_shape,
+            mean=dataset.mean,
+            std=dataset.std,
+        )
+
+    def _draw(self, results: dict) -> None:
+        figures = self.io.workdir / "figures"
+        logits = self._logits("student", self._variables("student"))
+        probs = np.asarray(jax.nn.softmax(logits))
+        report.reliability_diagram(probs, self.dataset.test.labels, figures / "reliability.png")
+        report.distillation_curves({self.config.method: [results]}, figures / "epochs.png")
+
+    # What the user sees
+
+    def _introduce(self, *, resumed: bool) -> None:
+        log.info(
+            "%s on %s: %d training images, %d classes, %s%s",
+            self.config.method,
+            self.dataset.name,
+            len(self.dataset.train),
+            self.dataset.num_classes,
+            self.config.student.name,
+            f" taught by {self.teacher_name}" if self.has_teacher else "",
+        )
+        introduce_networks(
+            self.networks, self.dtype, going_on_in=self.io.workdir if resumed else None
+        )
+
+    def _finish(self) -> dict:
+        epochs, workdir = self.epochs["student"], self.io.workdir
+        student = self._as_stored("student")
+        results = {
+            "task": "distillation",
+            "method": self.config.method,
+            "dataset": self.dataset.name,
+            "seed": self.config.seed,
+            "num_classes": self.dataset.num_classes,
+            "student": {
+                "name": student.arch,
+                "auxiliary": self.distiller.auxiliary,
+                "num_parameters": sum(x.size for x in jax.tree.leaves(student.variables["params"])),
+            },
+            "teacher": None,
+            "last": epochs[-1],
+            "best": _best(epochs),
+            "epochs": epochs,
+        }
+        if self.has_teacher:
+            measures = {k: v for k, v in self.epochs["teacher"][-1].items() if k != "epoch"}
+            results["teacher"] = {"name": self.teacher_name, **measures}
+        write_json(workdir / "results.json", results)
+        save_classifier(student, workdir / "student")
+        if self.config.export.program:
+            save_program(student, workdir / "student", dtype=self.dtype)
+        self._draw(results)
+        self.io.write_timing()
+        lines = [
+            f"last accuracy {100 * results['last']['accuracy']:.2f} %, best "
+            f"{100 * results['best']['accuracy']:.2f} % (epoch {results['best']['epoch'] + 1}), "
+            f"calibration error {results['last']['ece']:.3f}, {self.io.seconds:.0f} s in all",
+            f"results: {workdir / 'results.json'}",
+            f"student, without the auxiliary head: {workdir / 'student'}",
+            f"figures: {workdir / 'figures'}",
+        ]
+        for line in lines:
+            log.info(line)
+        return results
+
+
+def _diagnosed(seed: int, count: int) -> np.ndarray:
+    """Ids of the images on which gradients are compared, the same in every epoch."""
+    ids = rng.generator(seed, "diagnosis").choice(count, min(NUM_DIAGNOSED, count), replace=False)
+    return np.sort(ids).astype(np.int32)
+
+
+def _digest(variables: Any) -> str:
+    """SHA-256 over all arrays, in the order of their paths."""
+    digest = hashlib.sha256()
+    for path, x in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(x))
+    return digest.hexdigest()
+
+
+def _best(epochs: list[dict]) -> dict:
+    best = int(np.argmax([e["accuracy"] for e in epochs]))
+    return {
+        "epoch": best,
+        "accuracy": epochs[best]["accuracy"],
+        "rule": "highest test accuracy of any epoch, known only by looking at the test set",
+    }
+
+
+def _mean_hits(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    return float(np.mean(np.asarray(metrics.topk_accuracy(logits, labels, k)), dtype=np.float64))
