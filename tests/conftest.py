@@ -76,13 +76,11 @@ def tiny_network():
 
 @pytest.fixture(scope="module")
 def tiny_backbones():
-    """Backbones `tiny4` and `tiny8`: two blocks of 4 and 8 channels, quick to compile."""
+    """Backbones `tiny4` and `tiny8`: one block of 4 or 8 channels, quick to compile."""
     from jaxrobust import models
 
     with pytest.MonkeyPatch.context() as patch:
         for width in (4, 8):
-            backbone = functools.partial(
-                models.ResNetBackbone, stage_sizes=(1, 1), widths=(width, width)
-            )
+            backbone = functools.partial(models.ResNetBackbone, stage_sizes=(1,), widths=(width,))
             patch.setitem(models.BACKBONES, f"tiny{width}", backbone)
         yield
