@@ -130,7 +130,7 @@ def noisy_labels(dataset: str) -> ml_collections.ConfigDict:
             "weight_decay": 5e-4,
         }
     )
-    config.augment.policy = "cifar10"  # of strong views; or imagenet
+    config.augment.policy = "cifar10"  # of strong views; or imagenet, none
     config.augment.cutout = 16  # side of the square cut out of strong views; 0: none
     config.noise = ml_collections.ConfigDict(
         {

@@ -46,7 +46,7 @@ from jaxrobust.tasks._shared import cell, compute_dtype, introduce_networks, loa
 log = logging.getLogger("jaxrobust")
 
 NOISE_KINDS = ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human")
-POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY}
+POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
 NUM_LAST = 10  # epochs in the mean that the papers report
 NUM_SHOWN = 60  # images on the contact sheet
 
@@ -249,8 +249,9 @@ class _Learning:
         if kind == "test":
             return self._normalized(images)
         policy_key, crop_key, cutout_key = jax.random.split(key, 3)
-        if kind == "strong":
-            images = auto_augment(policy_key, images, POLICIES[augment.policy])
+        policy = POLICIES[augment.policy]
+        if kind == "strong" and policy is not None:
+            images = auto_augment(policy_key, images, policy)
         images = pad_crop_flip(crop_key, images, padding=augment.padding, flip=augment.flip)
         images = self._normalized(images)
         if kind == "strong" and augment.cutout:
