@@ -285,7 +285,7 @@ def bldr_loss(
       noise_rate: scalar, the estimated share of wrong labels.
       positive: whether the positive head learns; without it there must be no exits.
       negative: whether the negative head learns; without it there must be no exits.
-      reg_weight: the 50 above; 0 leaves the term out.
+      reg_weight: the 50 above.
       balance_weight: the 0.1 of `class_balance_loss`.
       consistency_weight: the 0.9 of `consistency_kl`.
       distillation_weight: the 0.1 of the exits' `self_distillation_loss`.
@@ -336,8 +336,8 @@ def bldr_loss(
 
     def positive_part(head):
         ce, mse, q = positive_learning_loss(logits_weak[:, head], labels, u_rows, v_rows)
-        part = mean(weights * ce) + regularizers(head, q)
-        return part + reg_weight * noise_rate**2 * mean(mse) if reg_weight else part
+        fit = mean(weights * ce) + reg_weight * noise_rate**2 * mean(mse)
+        return fit + regularizers(head, q)
 
     parts = {}
     if positive:
