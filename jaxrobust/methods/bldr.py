@@ -1,6 +1,6 @@
 """BLDR: noise-robust bidirectional learning with dynamic sample reweighting.
 
-Zong et al., arXiv 2209.01334, as the authors' code runs it (of the paper only the abstract says how).
+Zong et al., arXiv 2209.01334, as the authors' code runs it; of the paper only the abstract is known.
 
 One ResNet carries a positive head ("this image is class y"), a negative head ("this image is not
 class k") and early exits. Step, on a weak and a strong view of every example:
@@ -328,14 +328,13 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         rate = learning_rate(config.optimizer, epoch, config.num_epochs)
         return [Pass("train", "net", ids, {"learning_rate": rate})]
 
-    heads = {
-        name: head
-        for name, head, learns in (
-            ("pl", POSITIVE, bldr.positive),
-            ("nl", NEGATIVE, bldr.negative),
-        )
-        if learns
-    }
+    learning = {"pl": (POSITIVE, bldr.positive), "nl": (NEGATIVE, bldr.negative)}
+    heads = {name: head for name, (head, learns) in learning.items() if learns}
+
+    def forward(variables, images):
+        logits, _ = module.apply(variables, images)
+        return logits[:, jnp.array(list(heads.values()))]
+
     test_variables = _averaged if bldr.ema else current_variables
     return Method(
         networks=("net",),
@@ -344,9 +343,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
             Stage("train", {"all": config.batch_size}, ("weak", "strong"), step, config.last_batch),
         ),
         passes=passes,
-        forward=lambda variables, images: (
-            module.apply(variables, images)[0][:, jnp.array(list(heads.values()))]
-        ),
+        forward=forward,
         class_probs=two_head_probs,
         judge=functools.partial(_judge, tuple(heads), bldr.detection_threshold),
         score=f"{tuple(heads)[-1]}_prob",

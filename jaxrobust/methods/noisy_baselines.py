@@ -1,4 +1,4 @@
-"""What DPC and BLDR are compared with: cross-entropy and mixup on the given labels, and DivideMix."""
+"""What the methods are compared with: cross-entropy and mixup on the given labels, DivideMix."""
 
 import jax
 import jax.numpy as jnp

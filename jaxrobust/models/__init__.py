@@ -136,7 +136,7 @@ def make_multi_exit(
     """
     if config.init not in INITIALIZATIONS:
         raise UserError(unknown_name("model.init", config.init, INITIALIZATIONS))
-    if config.name in NETWORKS and (config.name == "inception_resnet_v2" or config.pool != "global"):
+    if config.name == "inception_resnet_v2" or config.pool != "global":
         raise UserError(
             f"BLDR's exits need a ResNet and global pooling, not model.name={config.name!r} with "
             f"model.pool={config.pool!r}."
