@@ -1,6 +1,6 @@
 """BLDR: noise-robust bidirectional learning with dynamic sample reweighting.
 
-Zong et al., arXiv 2209.01334, as the authors' code runs it; of the paper only the abstract is known.
+Zong et al., arXiv 2209.01334, as the authors' code runs it; only the paper's abstract is known.
 
 One ResNet carries a positive head ("this image is class y"), a negative head ("this image is not
 class k") and early exits. Step, on a weak and a strong view of every example:
