@@ -172,7 +172,7 @@ def noisy_labels(dataset: str) -> ml_collections.ConfigDict:
             "weight_decay": 5e-4,
         }
     )
-    config.augment.policy = "cifar10"  # of strong views; or imagenet
+    config.augment.policy = "cifar10"  # of strong views; or imagenet, none
     config.augment.cutout = 16  # side of the square cut out of strong views; 0: none
     config.noise = ml_collections.ConfigDict(
         {
@@ -186,6 +186,8 @@ def noisy_labels(dataset: str) -> ml_collections.ConfigDict:
             "groups": "blocks",  # for asymmetric CIFAR-100; or superclasses
         }
     )
+    # Of cross_entropy and mixup: labels with a clean probability above the threshold are kept.
+    config.baseline = ml_collections.ConfigDict({"mixup_alpha": 1.0, "threshold": 0.5})
     match dataset:
         case "fashion_mnist":
             config.augment.padding = 2
@@ -357,6 +359,19 @@ def check_minima(config: ml_collections.ConfigDict, minima: Mapping[str, int]) -
     for field, low in minima.items():
         if (value := _value(config, field)) < low:
             raise UserError(f"{field}={value} must be at least {low}.")
+
+
+def check_section(config: ml_collections.ConfigDict, name: str, path: str) -> None:
+    """Refuses a recipe without the section that its method reads, naming one that has it.
+
+    Raises:
+      UserError: if the section is missing.
+    """
+    if name not in config:
+        raise UserError(
+            f"method={config.method!r} reads the section {name!r}, which this recipe lacks; start "
+            f"from {path}."
+        )
 
 
 def _value(config: ml_collections.ConfigDict, field: str):
