@@ -8,23 +8,24 @@ detection by epoch.
 
 import argparse
 import collections
+import contextlib
 import functools
 import json
-import math
 import pathlib
-import statistics
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxrobust.engine.runtime import write_text
+import numpy as np
+
+from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.report import learning_curves, noisy_label_curves
 
 
 def _of_labels(name: str) -> Callable[[dict], float]:
-    """Measure of detection, NaN where the truth is not known."""
-    return lambda results: results["last_epochs"]["labels"].get(name, math.nan)
+    """Measure of detection, which a run has where the truth is known."""
+    return lambda results: results["last_epochs"]["labels"][name]
 
 
 class _Comparison(NamedTuple):
@@ -89,7 +90,7 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
     """Results by label, every label's seeds in ascending order.
 
     Args:
-      workdirs: folders of finished runs.
+      workdirs: folders of finished runs, of one seed or of several (`num_seeds`).
       by: a field of `config.json`, such as `method` or `select.fine`; several are joined by commas.
 
     Raises:
@@ -98,7 +99,7 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
     """
     groups: dict[str, list[dict]] = collections.defaultdict(list)
     problems = {}
-    for workdir in workdirs:
+    for workdir in _of_single_seeds(workdirs):
         results = load_results(workdir)
         config = json.loads((workdir / "config.json").read_text())
         label = ", ".join(str(_field(config, name, workdir)) for name in by.split(","))
@@ -121,6 +122,15 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
     return {label: sorted(rs, key=lambda r: r["seed"]) for label, rs in groups.items()}
 
 
+def _of_single_seeds(workdirs: list[pathlib.Path]) -> list[pathlib.Path]:
+    """The same folders, those of several seeds replaced by the folder of each seed."""
+    single = []
+    for workdir in workdirs:
+        seeds = load_results(workdir).get("seeds")
+        single += [workdir] if seeds is None else [workdir / f"seed_{seed}" for seed in seeds]
+    return single
+
+
 def _field(config: dict, name: str, workdir: pathlib.Path):
     value = config
     for part in name.split("."):
@@ -137,18 +147,51 @@ def table(groups: dict[str, list[dict]]) -> str:
         "| | seeds | " + " | ".join(columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
-    for label, results in groups.items():
-        cells = []
-        for value in columns.values():
-            try:
-                numbers = [100 * value(r) for r in results]
-            except KeyError:  # no recall with a person as oracle, no accuracy without test images
-                cells.append("–")
-                continue
-            spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-            cells.append(f"{statistics.fmean(numbers):.1f} ± {spread:.1f}")
-        lines.append(f"| {label} | {len(results)} | " + " | ".join(cells) + " |")
+    for label, values in statistics(groups).items():
+        mean, std = values["mean"], values["std"]
+        cells = [
+            f"{100 * mean[name]:.1f} ± {100 * std[name]:.1f}" if name in mean else "–"
+            for name in columns
+        ]
+        lines.append(f"| {label} | {len(groups[label])} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def statistics(groups: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, float]]]:
+    """By label, `mean` and `std` (of the sample; 0 for one seed) of every measure, as fractions.
+
+    A measure that a run cannot have is left out: recall with a person as oracle, accuracy without
+    test images, detection where the truth is not known.
+    """
+    columns = _comparison(groups).columns
+    found = {}
+    for label, results in groups.items():
+        mean, std = {}, {}
+        for name, value in columns.items():
+            with contextlib.suppress(KeyError):
+                numbers = [value(r) for r in results]
+                mean[name] = float(np.mean(numbers))
+                std[name] = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0
+        found[label] = {"mean": mean, "std": std}
+    return found
+
+
+def draw(groups: dict[str, list[dict]], path: pathlib.Path, *, x: str | None = None) -> None:
+    """The figure of the runs' task, a line per label with a band over its seeds.
+
+    Args:
+      groups: results by label.
+      path: the PNG to write.
+      x: what lies on the horizontal axis; None for what is usual.
+
+    Raises:
+      UserError: if the task's figure has no such axis.
+    """
+    figures = _comparison(groups).figures
+    x = x or next(iter(figures))
+    if x not in figures:
+        raise UserError(unknown_name("--x", x, figures))
+    figures[x](groups, path)
 
 
 def _comparison(groups: dict[str, list[dict]]) -> _Comparison:
@@ -165,18 +208,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         groups = group(arguments.workdirs, arguments.by)
-        figures = _comparison(groups).figures
-        x = arguments.x or next(iter(figures))
-        if x not in figures:
-            raise UserError(unknown_name("--x", x, figures))
+        figure = arguments.out / "learning_curves.png"
+        draw(groups, figure, x=arguments.x)
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
     text = table(groups)
     print(text)
     write_text(arguments.out / "table.md", text + "\n")
-    figure = arguments.out / "learning_curves.png"
-    figures[x](groups, figure)
     print(f"figure: {figure}")
     return 0
 

@@ -1,5 +1,7 @@
 """Settings that recipes share; a file in `configs/` starts from one of these."""
 
+import os
+import pathlib
 from collections.abc import Iterable, Mapping
 
 import ml_collections
@@ -20,6 +22,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
     """Fields that every run has, for one of `DATASETS`."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.num_seeds = 1  # above 1: that many runs in one process, from `seed` upwards
     config.device = "auto"  # or cpu, gpu, tpu: refuse to start on anything else
     config.dtype = "auto"  # convolutions in bfloat16, on CPU float32; or float32, bfloat16
     config.writers = ("jsonl", "tensorboard")  # also: wandb
@@ -168,6 +171,22 @@ def noisy_labels(dataset: str) -> ml_collections.ConfigDict:
             config.dataset.image_size = 32
             config.noise.kind = "none"
     return config
+
+
+def locate(recipe: str) -> str:
+    """Path of a recipe that is named on the command line, its `:VARIANT` kept.
+
+    `configs/dcfs.py` and `dcfs` both mean the recipe of that name in this folder or, from anywhere
+    else, the one that is installed with jaxrobust. What is none of these is returned as it is.
+    """
+    path, colon, argument = recipe.partition(":")
+    if path and not os.path.exists(path):
+        package = pathlib.Path(__file__).parent
+        name = pathlib.Path(path).with_suffix(".py").name
+        for folder in (package / "configs", package.parent / "configs"):
+            if path in (name, f"configs/{name}", name[:-3]) and (folder / name).exists():
+                return f"{folder / name}{colon}{argument}"
+    return recipe
 
 
 def variant(argument: str | None, *, default: str, choices: Iterable[str] = DATASETS) -> str:

@@ -1,10 +1,12 @@
 """Figures of finished runs."""
 
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxrobust.engine.files import write_bytes
 from jaxrobust.metrics import expected_calibration_error
 from jaxrobust.selection import fit_gaussian_mixture_1d, min_max_normalize
 
@@ -272,8 +274,7 @@ def _plain_axis(axis) -> None:
 
 def _save(figure, path: pathlib.Path) -> None:
     """Writes a PNG so that a kill leaves the old file or the new one, and closes the figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    figure.savefig(scratch, dpi=130, format="png")
-    scratch.replace(path)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=130, format="png")
+    write_bytes(path, content.getvalue())
     _pyplot().close(figure)

@@ -21,7 +21,9 @@ import jax
 import ml_collections
 from tqdm import tqdm
 
+from jaxrobust.engine import processes
 from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
+from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import Placement, make_placement
 from jaxrobust.engine.writers import JsonLines, Writer, optional_writers
@@ -51,24 +53,6 @@ class Interrupted(Exception):
 def plain(config: ml_collections.ConfigDict) -> dict:
     """The configuration as JSON-able dicts and lists."""
     return json.loads(config.to_json())
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that a kill leaves the old file or the new one, never a part."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes UTF-8 text so that a kill leaves the old file or the new one, never a part."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a kill leaves the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_bytes(content)
-    scratch.replace(path)
 
 
 def setup_jax(config: ml_collections.ConfigDict) -> None:
@@ -106,7 +90,12 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_same_config(config: dict, path: pathlib.Path) -> None:
+def check_same_config(config: dict, path: pathlib.Path) -> None:
+    """Refuses to go on with `config` in a workdir whose `path`, its `config.json`, says otherwise.
+
+    Raises:
+      UserError: naming the first field that differs, or if the file cannot be read.
+    """
     try:
         before = _flatten(json.loads(path.read_text()))
     except (ValueError, OSError) as error:
@@ -174,11 +163,13 @@ class Run:
       programs: the run's compiled programs.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
+    def __init__(
+        self, config: ml_collections.ConfigDict, workdir: pathlib.Path, programs: Programs
+    ):
         self.config = config
         self.workdir = workdir
         self.placement: Placement = make_placement()
-        self.programs = Programs()
+        self.programs = programs
         self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
         self._writers: list[Writer] = []
         self._jsonl: JsonLines | None = None
@@ -204,14 +195,17 @@ class Run:
         found = self._checkpoints.restore(abstract_like(like))
         record = found[1] if found else {"metrics_bytes": 0, "seconds": 0.0, "step": 0}
         self._seconds_before = record["seconds"]
-        self._jsonl = JsonLines(self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"])
-        self._writers = [self._jsonl]
-        self._writers += optional_writers(
-            tuple(self.config.writers),
-            self.workdir,
-            first_step=record["step"],
-            config=plain(self.config),
-        )
+        if processes.is_main():
+            self._jsonl = JsonLines(
+                self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"]
+            )
+            self._writers = [self._jsonl]
+            self._writers += optional_writers(
+                tuple(self.config.writers),
+                self.workdir,
+                first_step=record["step"],
+                config=plain(self.config),
+            )
         if found:
             self._last_saved_step = record["step"]
         return found
@@ -272,7 +266,7 @@ class Run:
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and processes.is_main()),
         )
         self._progress = (total, done, time.monotonic())
 
@@ -289,11 +283,12 @@ class Run:
           Interrupted: after saving, if a signal came.
         """
         self._show(step, where)
+        signum = processes.largest(self._signum or 0)
         due = time.monotonic() - self._last_save >= self.config.checkpoint.every_seconds
-        if due or self._signum is not None:
+        if processes.of_main(due) or signum:
             self.save(step, tree, record)
-        if self._signum is not None:
-            raise Interrupted(self._signum, where)
+        if signum:
+            raise Interrupted(signum, where)
 
     def write_timing(self) -> None:
         """`timing.json`: seconds spent, and how often each program was traced."""
@@ -311,7 +306,7 @@ class Run:
             **record,
             "step": step,
             "seconds": self.seconds,
-            "metrics_bytes": self._jsonl.size,
+            "metrics_bytes": self._jsonl.size if self._jsonl else 0,
         }
         self._checkpoints.save(step, tree, record)
         self._last_saved_step = step
@@ -351,7 +346,11 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Iterator[Run]:
+def open_run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    programs: Programs | None = None,
+) -> Iterator[Run]:
     """Takes a workdir for one process, checks that it belongs to `config`, and yields its `Run`.
 
     Writes `config.json` and `environment.json`. SIGTERM and SIGINT make the run save and stop.
@@ -359,40 +358,23 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> I
     Args:
       config: the whole recipe.
       workdir: a new folder, or that of an earlier attempt at the same recipe.
+      programs: those of a run of the same recipe with another seed.
 
     Raises:
       UserError: if the folder cannot be written, is in use by another process, or belongs to
         another recipe.
     """
     workdir = pathlib.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "a+")
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise UserError(
-                f"{workdir} is in use by {lock.read().strip() or 'another process'}; wait for it, "
-                "or choose another --workdir."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
-
-        settings = plain(config)
-        config_path = workdir / "config.json"
-        if config_path.exists():
-            _check_same_config(settings, config_path)
-        write_json(config_path, settings)
-        _append_environment(workdir / "environment.json")
-
-        run = Run(config, workdir)
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if processes.is_main():
+            try:
+                _take(workdir, plain(config), stack)
+            except UserError as error:
+                refusal = error
+        if processes.of_main(refusal is not None):
+            raise refusal or UserError("The main process could not open the workdir.")
+        run = Run(config, workdir, programs or Programs())
         handlers = {s: signal.signal(s, run._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield run
@@ -400,6 +382,35 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> I
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
             run._close()
+
+
+def _take(workdir: pathlib.Path, settings: dict, stack: contextlib.ExitStack) -> None:
+    """Locks the workdir until `stack` is closed, and writes what this attempt is."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(open(workdir / ".lock", "a+"))
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise UserError(
+            f"{workdir} is in use by {lock.read().strip() or 'another process'}; wait for it, "
+            "or choose another --workdir."
+        ) from None
+    except OSError as error:  # some network file systems and mounted buckets
+        log.warning("%s cannot be locked (%s): let no other run write there.", workdir, error)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}")
+    lock.flush()
+    config_path = workdir / "config.json"
+    if config_path.exists():
+        check_same_config(settings, config_path)
+    write_json(config_path, settings)
+    _append_environment(workdir / "environment.json")
 
 
 def _append_environment(path: pathlib.Path) -> None:

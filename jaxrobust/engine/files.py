@@ -1,0 +1,30 @@
+"""Files of a run: a kill leaves the old one or the new one, never a part.
+
+Of several processes only the main one writes.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from jaxrobust.engine import processes
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON-able value, indented."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes text as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes bytes; folders are made as needed."""
+    if not processes.is_main():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_bytes(content)
+    scratch.replace(path)
