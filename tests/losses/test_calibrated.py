@@ -375,8 +375,8 @@ class TestEvidentialKl:
         kl = nll_and_kl(logits, labels, 1.0)[1]
         np.testing.assert_allclose(kl, 0.5 / 10 * expected, rtol=1e-8)
 
-    @pytest.mark.parametrize(("num_classes", "bound"), [(2, 2e-6), (10, 4e-6), (100, 4e-6)])
-    def test_single_precision_up_to_sixty(self, num_classes, bound):
+    @pytest.mark.parametrize("num_classes", [2, 10, 100])
+    def test_single_precision_up_to_sixty(self, num_classes):
         rng = np.random.default_rng(12)
         scale = np.linspace(0, 60, ROWS)[:, None]
         logits = (scale * rng.uniform(-1, 1, (ROWS, num_classes))).astype(np.float32)
@@ -384,9 +384,8 @@ class TestEvidentialKl:
         _, value, _, grad = nll_and_kl(logits, labels, gamma)
         with jax.enable_x64(True):
             _, exact, _, exact_grad = nll_and_kl(logits.astype(np.float64), labels, gamma)
-        error = np.abs(value - exact)
-        assert np.max(error[: ROWS // 2]) < 2e-6  # logits up to 30
-        assert np.max(error) < bound  # values near 30, where float32 numbers are 1.9e-6 apart
+        # Values come near 30, where float32 numbers are 1.9e-6 apart.
+        assert np.max(np.abs(value - exact)) < 2e-6
         assert np.max(np.abs(grad - exact_grad)) < 2e-6
 
     def test_gradient_where_the_series_begins(self):
