@@ -40,6 +40,9 @@ The strategies that the paper compares with run in the same loop with `--config.
 `lc`, `margin`, `entropy`, `coreset`, `badge`, `lfosa` or `eaoa`; their numbers are in
 `configs/active_learning_baselines.py`. A person instead of hidden labels: `--config.oracle=csv`.
 
+Measured on digits and reduced Fashion-MNIST in docs/results.md: low confidence of f_n does not mark
+images of known classes there, as the paper has it, but of unknown ones; f_aux keeps queries pure.
+
 Numbers are the paper's where paper and released code agree, else the code's; fields name the other.
 """
 
