@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,6 +88,18 @@ class Examples:
         return Examples(self.images[ids], self.labels[ids], files)
 
 
+class Kept(NamedTuple):
+    """Which training images are left of a whole set.
+
+    Attributes:
+      whole_labels: int32 [M], labels of the whole training part.
+      ids: int [N], positions in it of the images that were kept.
+    """
+
+    whole_labels: np.ndarray
+    ids: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set in memory, with what is needed to normalise it and to name its classes.
@@ -100,6 +113,7 @@ class Dataset:
       mean: of each channel on the [0, 1] scale.
       std: likewise, positive.
       unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
+      kept: what `train` is of the whole training part, if `max_train` left some out.
     """
 
     name: str
@@ -109,6 +123,7 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     unlabeled: Examples | None = None
+    kept: Kept | None = None
 
     def __post_init__(self):
         if self.num_classes < 2:
@@ -204,10 +219,15 @@ def load_dataset(
     if path is not None and not path.exists():
         raise DataError(f"There is no {path}: correct --config.dataset.path=.")
     dataset = _SOURCES[name](path, image_size)
-    train = _stratified_subset(dataset.train, max_train, "max_train", seed)
-    test = _stratified_subset(dataset.test, max_test, "max_test", seed)
+    train_ids = _stratified_ids(dataset.train.labels, max_train, "max_train", seed)
+    test_ids = _stratified_ids(dataset.test.labels, max_test, "max_test", seed)
+    train = dataset.train if train_ids is None else dataset.train.take(train_ids)
+    test = dataset.test if test_ids is None else dataset.test.take(test_ids)
     return dataclasses.replace(
-        dataset, train=_resized(train, image_size), test=_resized(test, image_size)
+        dataset,
+        train=_resized(train, image_size),
+        test=_resized(test, image_size),
+        kept=None if train_ids is None else Kept(dataset.train.labels, train_ids),
     )
 
 
@@ -226,17 +246,19 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
 
     Files named by class and running number lose the order that label files such as CIFAR-N's refer
     to. Official index i is the n-th file of class `clean_labels[i]`, n = how many earlier j < i
-    have the same class. Data that is in archive order already is left as it is.
+    have the same class. Data that is in archive order already is left as it is, and any other
+    order is refused.
 
     Args:
-      labels_of_files: int [N], clean labels in the order at hand, each class in archive order.
+      labels_of_files: int [N], clean labels in the order at hand: ascending, each class in archive
+        order, or equal to `clean_labels`.
       clean_labels: int [N], clean labels in archive order.
 
     Returns:
       int [N]: `images[archive_order(...)]` are in archive order.
 
     Raises:
-      DataError: the two do not hold the same number of each class.
+      DataError: the two do not hold the same number of each class, or the order is neither.
     """
     by_class = np.argsort(labels_of_files, kind="stable")
     wanted = np.argsort(clean_labels, kind="stable")
@@ -244,6 +266,12 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
         raise DataError(
             f"The {len(clean_labels)} clean labels of the label file do not count the same images "
             f"of each class as the {len(labels_of_files)} images: use the whole training set."
+        )
+    if np.any(np.diff(labels_of_files) < 0) and not np.array_equal(labels_of_files, clean_labels):
+        raise DataError(
+            "The images are neither in the order of the label file nor sorted by class, so their "
+            "labels cannot be told: use the official archive or class folders, and the label file "
+            "in the archive's order."
         )
     order = np.empty(len(by_class), np.int64)
     order[wanted] = by_class
@@ -582,26 +610,31 @@ def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
     return examples.take(np.flatnonzero(~is_test)), examples.take(np.flatnonzero(is_test))
 
 
-def _stratified_subset(examples: Examples, limit: int | None, option: str, seed: int) -> Examples:
-    """At most `limit` examples, one of each class first and then in proportion."""
-    if limit is None or limit >= len(examples):
-        return examples
-    labels, counts = np.unique(examples.labels, return_counts=True)
+def _stratified_ids(
+    all_labels: np.ndarray, limit: int | None, option: str, seed: int
+) -> np.ndarray | None:
+    """Ascending ids of at most `limit` examples, one of each class first and then in proportion.
+
+    None stands for all of them.
+    """
+    if limit is None or limit >= len(all_labels):
+        return None
+    labels, counts = np.unique(all_labels, return_counts=True)
     if limit < len(labels):
         raise DataError(
             f"{option}={limit} is fewer than the {len(labels)} classes: keep at least one image "
             "of each."
         )
-    shares = (counts - 1) * ((limit - len(labels)) / (len(examples) - len(labels)))
+    shares = (counts - 1) * ((limit - len(labels)) / (len(all_labels) - len(labels)))
     quotas = 1 + np.floor(shares).astype(np.int64)
     largest_remainders = np.argsort(np.floor(shares) - shares, kind="stable")
     quotas[largest_remainders[: limit - quotas.sum()]] += 1
     generator = host_generator(seed, f"sources/{option}")
     kept = [
-        generator.permutation(np.flatnonzero(examples.labels == label))[:quota]
+        generator.permutation(np.flatnonzero(all_labels == label))[:quota]
         for label, quota in zip(labels, quotas, strict=True)
     ]
-    return examples.take(np.sort(np.concatenate(kept)))
+    return np.sort(np.concatenate(kept))
 
 
 def _resized(examples: Examples, size: int | None) -> Examples:

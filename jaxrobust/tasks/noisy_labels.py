@@ -177,12 +177,13 @@ def _human(noise: ml_collections.ConfigDict, dataset: Dataset) -> np.ndarray:
         if dataset.name == "cifar100"
         else "datasets/CIFAR-10_human.pt"
     )
-    order = archive_order(dataset.train.labels, read_cifarn_labels(path, "clean"))
-    labels = np.empty_like(dataset.train.labels)
+    whole = dataset.train.labels if dataset.kept is None else dataset.kept.whole_labels
+    order = archive_order(whole, read_cifarn_labels(path, "clean"))
+    labels = np.empty_like(whole)
     labels[order] = read_cifarn_labels(path, noise.label_set)
     if labels.max() >= dataset.num_classes:
         raise UserError(f"{path} holds labels beyond the {dataset.num_classes} classes.")
-    return labels
+    return labels if dataset.kept is None else labels[dataset.kept.ids]
 
 
 class _Learning:
