@@ -3,7 +3,7 @@
 Draws what the runs' task is about, one line per group with a band over its seeds, and prints the
 table behind it: for active learning, accuracy, query precision and query recall by round, or with
 `--x=annotated` against the number of annotated images; for noisy labels, accuracy, calibration and
-detection by epoch.
+detection by epoch; for distillation, accuracy, calibration and the agreement of gradients by epoch.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.report import learning_curves, noisy_label_curves
+from jaxrobust.report import distillation_curves, learning_curves, noisy_label_curves
 
 
 def _of_labels(name: str) -> Callable[[dict], float]:
@@ -53,6 +53,16 @@ _COMPARISONS = {
             "last query recall": lambda r: r["last_query_recall"],
         },
         figures={x: functools.partial(learning_curves, x=x) for x in ("rounds", "annotated")},
+    ),
+    "distillation": _Comparison(
+        problem=lambda r: (r["dataset"], r["num_classes"], r["student"]["name"]),
+        columns={
+            "accuracy, last epoch": lambda r: r["last"]["accuracy"],
+            "best accuracy": lambda r: r["best"]["accuracy"],
+            "top-5 accuracy": lambda r: r["last"]["top5_accuracy"],
+            "calibration error": lambda r: r["last"]["ece"],
+        },
+        figures={"epochs": distillation_curves},
     ),
     "noisy_labels": _Comparison(
         problem=lambda r: (r["dataset"], r["noise"]["kind"], r["noise"]["rate"]),
@@ -116,8 +126,8 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
     if len(problems) > 1:
         first, second = list(problems.values())[:2]
         raise UserError(
-            f"{first} and {second} are not the same problem (data set, and known classes or noise, "
-            "must agree); compare them separately."
+            f"{first} and {second} are not the same problem (data set, and known classes, noise "
+            "or student, must agree); compare them separately."
         )
     return {label: sorted(rs, key=lambda r: r["seed"]) for label, rs in groups.items()}
 

@@ -221,7 +221,8 @@ class Run:
         """Records one event.
 
         Args:
-          event: what it is: step, split, round, ...
+          event: what it is: step, split, round, ...; `steps`, the first and the last that
+            `values` are of.
           values: measurements by name; those still on the device are fetched later.
           count: number of steps that `values` are sums over.
         """
@@ -246,6 +247,8 @@ class Run:
         values = {name: float(value) / count for name, value in jax.device_get(values).items()}
         if not math.isfinite(values.get("loss", 0.0)):
             where = ", ".join(f"{k} {event[k]}" for k in ("round", "phase", "epoch") if k in event)
+            if "steps" in event:
+                where += ", steps {} to {}".format(*event["steps"])
             saved = self._last_saved_step
             raise UserError(
                 f"The loss became {values['loss']} in {where} (step {event['step']}), and the last "

@@ -70,7 +70,7 @@ def descend(
     optimizer: optax.GradientTransformation,
     learning_rate: jax.Array,
 ) -> TrainState:
-    """The state with parameters and optimiser state after one step along `grads`."""
+    """The state with parameters and optimiser state after one step along known gradients."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
     return state.replace(params=params, opt_state=opt_state)

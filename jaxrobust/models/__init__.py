@@ -11,10 +11,14 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, Classifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import he_normal, torch_uniform
+from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.multi_exit import MultiExit
 from jaxrobust.models.preact_resnet import PreActBlock
 from jaxrobust.models.resnet import POOLINGS, BottleneckBlock, ResNet, ResNetBackbone
+from jaxrobust.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from jaxrobust.models.two_headed import TwoHeaded
+from jaxrobust.models.vgg import VGG
+from jaxrobust.models.wide_resnet import WideResNet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "inception_resnet_v2": InceptionResNetV2,
@@ -34,6 +38,13 @@ INITIALIZATIONS = {"torch_default": torch_uniform, "kaiming_fan_out": he_normal}
 """How the weights of convolutions start, by the name that a recipe gives it."""
 
 _RESNET_SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+_VGG_SIZES = {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{
@@ -61,6 +72,22 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
         for name, sizes in _RESNET_SIZES.items()
         for suffix, stem in (("", "small"), ("_imagenet", "imagenet"))
     },
+    **{
+        f"wrn_{depth}_{widening}": functools.partial(WideResNet, depth, widening)
+        for depth in (16, 40)
+        for widening in (1, 2)
+    },
+    **{f"vgg{depth}": functools.partial(VGG, sizes) for depth, sizes in _VGG_SIZES.items()},
+    "mobilenet_v1": MobileNetV1,
+    "mobilenet_v2_half": functools.partial(
+        MobileNetV2,
+        width=0.5,
+        strides=(1, 1, 2, 2, 1, 2, 1),
+        first_expansion=1,
+        activation=nn.relu,
+    ),
+    "shuffle_v1": ShuffleNetV1,
+    "shuffle_v2": ShuffleNetV2,
 }
 """Constructors, called with `dtype`, of networks that return `Features`."""
 

@@ -4,8 +4,9 @@ Yang et al., "Dual-Head Knowledge Distillation: Enhancing Logits Utilization wit
 Head", KDD 2025, https://arxiv.org/abs/2411.08937.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,20 +37,20 @@ class AuxiliaryHead(nn.Module):
       num_classes: outputs.
       hidden: width in between.
       dropout: share of the hidden units that is dropped in training.
-      linear: layer, made as `linear(features)`.
+      options: of its `Linear` layers.
     """
 
     num_classes: int
     hidden: int = 200
     dropout: float = 0.1
-    linear: Callable[[int], nn.Module] = Linear
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
-        x = self.linear(self.hidden)(features)
+        x = Linear(self.hidden, **self.options)(features)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.relu(BatchNorm()(x, train=train, where=where))
-        return self.linear(self.num_classes)(x)
+        return Linear(self.num_classes, **self.options)(x)
 
 
 class Classifier(nn.Module):
@@ -59,7 +60,8 @@ class Classifier(nn.Module):
     one they are those of the same classifier with `auxiliary="none"`.
 
     Attributes:
-      backbone: network that returns `Features`; its `head` makes the linear layers of the heads.
+      backbone: network that returns `Features`; the `Linear` layers of the heads are made with its
+        `head_options`.
       num_classes: outputs per head.
       auxiliary: `"none"`, `"linear"` or `"mlp"`.
     """
@@ -69,13 +71,12 @@ class Classifier(nn.Module):
     auxiliary: str = "none"
 
     def setup(self):
-        self.primary = self.backbone.head(self.num_classes)
+        options = self.backbone.head_options
+        self.primary = Linear(self.num_classes, **options)
         if self.auxiliary == "linear":
-            self.auxiliary_head = self.backbone.head(self.num_classes, name="auxiliary")
+            self.auxiliary_head = Linear(self.num_classes, **options, name="auxiliary")
         elif self.auxiliary == "mlp":
-            self.auxiliary_head = AuxiliaryHead(
-                self.num_classes, linear=self.backbone.head, name="auxiliary"
-            )
+            self.auxiliary_head = AuxiliaryHead(self.num_classes, options=options, name="auxiliary")
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None

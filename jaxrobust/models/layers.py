@@ -1,5 +1,6 @@
 """Layers shared by the networks, and what every backbone returns."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -35,11 +36,13 @@ class Features(NamedTuple):
       maps: `[B, H, W, C]` at the end of every stage, after its activation.
       preactivations: the same places before the activation; a stage that ends without one has the
         same map here as in `maps`.
+      final: `[B, H, W, D]`, the map that is pooled: the last of `maps`, unless more layers follow.
     """
 
     pooled: jax.Array
     maps: tuple[jax.Array, ...]
     preactivations: tuple[jax.Array, ...]
+    final: jax.Array
 
 
 def global_average(x: jax.Array) -> jax.Array:
@@ -130,3 +133,38 @@ class BatchNorm(nn.Module):
             epsilon=self.epsilon,
             dtype=self.dtype,
         )(inputs, mask=mask)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, BN and an activation.
+
+    Attributes:
+      features: output channels.
+      kernel: kernel size.
+      stride: step in both directions.
+      groups: number of groups that the channels are convolved in.
+      activation: None for none.
+      kernel_init: of the convolution; PyTorch's default.
+      dtype: computation dtype.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+    kernel_init: nn.initializers.Initializer = torch_uniform
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
+        x = Conv(
+            self.features,
+            self.kernel,
+            self.stride,
+            self.groups,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+        )(inputs)
+        x = BatchNorm(dtype=self.dtype)(x, train=train, where=where)
+        return x if self.activation is None else self.activation(x)

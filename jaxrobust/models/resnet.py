@@ -101,7 +101,7 @@ class ResNetBackbone(nn.Module):
       dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
 
-    head: ClassVar = Linear
+    head_options: ClassVar = {}
 
     block: Callable[..., nn.Module] = BasicBlock
     stage_sizes: Sequence[int] = (2, 2, 2, 2)
@@ -144,7 +144,7 @@ class ResNetBackbone(nn.Module):
                 x, preactivation = next(blocks)(x, train=train, where=where)
             maps.append(x)
             preactivations.append(preactivation)
-        return Features(self._pooled(x), tuple(maps), tuple(preactivations))
+        return Features(self._pooled(x), tuple(maps), tuple(preactivations), x)
 
     def _pooled(self, x: jax.Array) -> jax.Array:
         if self.pool == "global":

@@ -7,10 +7,14 @@ import ml_collections
 from jaxrobust.engine.runtime import setup_jax
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes import check_minima
-from jaxrobust.tasks import active_learning, noisy_labels
+from jaxrobust.tasks import active_learning, distillation, noisy_labels
 from jaxrobust.tasks._seeds import run_seeds
 
-TASKS = {"active_learning": active_learning.run, "noisy_labels": noisy_labels.run}
+TASKS = {
+    "active_learning": active_learning.run,
+    "distillation": distillation.run,
+    "noisy_labels": noisy_labels.run,
+}
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
