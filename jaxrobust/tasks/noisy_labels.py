@@ -550,7 +550,11 @@ class _Learning:
         columns = self.columns
         scores = {n: columns.get(f"{score}_{n}", columns[score]) for n in self.method.networks}
         report.score_histogram(
-            scores, score.replace("_", " "), figures / f"{score}.png", is_wrong=self.is_wrong
+            scores,
+            score.replace("_", " "),
+            figures / f"{score}.png",
+            is_wrong=self.is_wrong,
+            threshold=self.method.score_threshold,
         )
         report.noisy_label_curves({self.config.method: [results]}, figures / "epochs.png")
 
