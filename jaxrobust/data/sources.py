@@ -51,6 +51,18 @@ NO_LABEL = -1
 """Label of an image that nobody has labelled; only `Dataset.unlabeled` holds such images."""
 
 
+class Origin(NamedTuple):
+    """What examples were taken from.
+
+    Attributes:
+      labels: of all the examples there.
+      ids: int [N], positions there of those that were taken.
+    """
+
+    labels: np.ndarray
+    ids: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
     """Images and their labels.
@@ -59,11 +71,13 @@ class Examples:
       images: uint8 [N, H, W, 3].
       labels: int32 [N].
       files: path of each image relative to the data set, where images are files.
+      origin: where they are a part of more examples.
     """
 
     images: np.ndarray
     labels: np.ndarray
     files: tuple[str, ...] | None = None
+    origin: Origin | None = None
 
     def __post_init__(self):
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
@@ -85,19 +99,7 @@ class Examples:
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
-        return Examples(self.images[ids], self.labels[ids], files)
-
-
-class Kept(NamedTuple):
-    """Which training images are left of a whole set.
-
-    Attributes:
-      whole_labels: int32 [M], labels of the whole training part.
-      ids: int [N], positions in it of the images that were kept.
-    """
-
-    whole_labels: np.ndarray
-    ids: np.ndarray
+        return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +115,6 @@ class Dataset:
       mean: of each channel on the [0, 1] scale.
       std: likewise, positive.
       unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
-      kept: what `train` is of the whole training part, if `max_train` left some out.
     """
 
     name: str
@@ -123,7 +124,6 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     unlabeled: Examples | None = None
-    kept: Kept | None = None
 
     def __post_init__(self):
         if self.num_classes < 2:
@@ -219,15 +219,10 @@ def load_dataset(
     if path is not None and not path.exists():
         raise DataError(f"There is no {path}: correct --config.dataset.path=.")
     dataset = _SOURCES[name](path, image_size)
-    train_ids = _stratified_ids(dataset.train.labels, max_train, "max_train", seed)
-    test_ids = _stratified_ids(dataset.test.labels, max_test, "max_test", seed)
-    train = dataset.train if train_ids is None else dataset.train.take(train_ids)
-    test = dataset.test if test_ids is None else dataset.test.take(test_ids)
+    train = _stratified_subset(dataset.train, max_train, "max_train", seed)
+    test = _stratified_subset(dataset.test, max_test, "max_test", seed)
     return dataclasses.replace(
-        dataset,
-        train=_resized(train, image_size),
-        test=_resized(test, image_size),
-        kept=None if train_ids is None else Kept(dataset.train.labels, train_ids),
+        dataset, train=_resized(train, image_size), test=_resized(test, image_size)
     )
 
 
@@ -610,31 +605,26 @@ def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
     return examples.take(np.flatnonzero(~is_test)), examples.take(np.flatnonzero(is_test))
 
 
-def _stratified_ids(
-    all_labels: np.ndarray, limit: int | None, option: str, seed: int
-) -> np.ndarray | None:
-    """Ascending ids of at most `limit` examples, one of each class first and then in proportion.
-
-    None stands for all of them.
-    """
-    if limit is None or limit >= len(all_labels):
-        return None
-    labels, counts = np.unique(all_labels, return_counts=True)
+def _stratified_subset(examples: Examples, limit: int | None, option: str, seed: int) -> Examples:
+    """At most `limit` examples, one of each class first and then in proportion."""
+    if limit is None or limit >= len(examples):
+        return examples
+    labels, counts = np.unique(examples.labels, return_counts=True)
     if limit < len(labels):
         raise DataError(
             f"{option}={limit} is fewer than the {len(labels)} classes: keep at least one image "
             "of each."
         )
-    shares = (counts - 1) * ((limit - len(labels)) / (len(all_labels) - len(labels)))
+    shares = (counts - 1) * ((limit - len(labels)) / (len(examples) - len(labels)))
     quotas = 1 + np.floor(shares).astype(np.int64)
     largest_remainders = np.argsort(np.floor(shares) - shares, kind="stable")
     quotas[largest_remainders[: limit - quotas.sum()]] += 1
     generator = host_generator(seed, f"sources/{option}")
     kept = [
-        generator.permutation(np.flatnonzero(all_labels == label))[:quota]
+        generator.permutation(np.flatnonzero(examples.labels == label))[:quota]
         for label, quota in zip(labels, quotas, strict=True)
     ]
-    return np.sort(np.concatenate(kept))
+    return examples.take(np.sort(np.concatenate(kept)))
 
 
 def _resized(examples: Examples, size: int | None) -> Examples:

@@ -177,13 +177,14 @@ def _human(noise: ml_collections.ConfigDict, dataset: Dataset) -> np.ndarray:
         if dataset.name == "cifar100"
         else "datasets/CIFAR-10_human.pt"
     )
-    whole = dataset.train.labels if dataset.kept is None else dataset.kept.whole_labels
+    origin = dataset.train.origin
+    whole = dataset.train.labels if origin is None else origin.labels
     order = archive_order(whole, read_cifarn_labels(path, "clean"))
     labels = np.empty_like(whole)
     labels[order] = read_cifarn_labels(path, noise.label_set)
     if labels.max() >= dataset.num_classes:
         raise UserError(f"{path} holds labels beyond the {dataset.num_classes} classes.")
-    return labels if dataset.kept is None else labels[dataset.kept.ids]
+    return labels if origin is None else labels[origin.ids]
 
 
 class _Learning:

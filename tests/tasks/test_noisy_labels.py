@@ -15,7 +15,7 @@ from PIL import Image
 from configs import dpc as recipe
 from jaxrobust import tasks
 from jaxrobust.data.noise import symmetric_noise
-from jaxrobust.data.sources import Dataset, Examples, Kept, load_dataset
+from jaxrobust.data.sources import Dataset, Examples, load_dataset
 from jaxrobust.engine import runtime
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.training import TrainState
@@ -375,10 +375,7 @@ def test_human_labels_find_their_images(tmp_path):
     with pytest.raises(UserError, match="use the whole training set"):
         noisy_labels.given_labels(noise, _toy("cifar10", archive[:100], 10), seed=0)
     ids = np.sort(generator.permutation(50_000)[:300])
-    part = dataclasses.replace(
-        _toy("cifar10_jpeg", np.sort(archive)[ids], 10),
-        kept=Kept(np.sort(archive).astype(np.int32), ids),
-    )
+    part = dataclasses.replace(by_class, train=by_class.train.take(ids))
     np.testing.assert_array_equal(noisy_labels.given_labels(noise, part, seed=0), expected[ids])
     shuffled = _toy("cifar10", generator.permutation(archive), 10)
     with pytest.raises(UserError, match="neither in the order of the label file nor sorted"):
