@@ -132,7 +132,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     if dataset == "digits":
         config.model.name = "resnet8_small"
         config.augment.policy = "none"  # it would shift images of 8 pixels by 9
-        config.num_epochs = 50
+        config.num_epochs = 40
         config.batch_size = 64
     if ablation:
         config.bldr.update(ABLATIONS[ablation])

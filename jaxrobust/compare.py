@@ -73,6 +73,7 @@ _COMPARISONS = {
             "detection AUROC": _of_labels("auroc_clean_prob"),
             "detection precision": _of_labels("precision"),
             "detection recall": _of_labels("recall"),
+            "detection F1": _of_labels("f1"),
         },
         figures={"epochs": noisy_label_curves},
     ),

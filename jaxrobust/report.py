@@ -221,14 +221,17 @@ def score_histogram(
     path: pathlib.Path,
     *,
     is_wrong: np.ndarray | None = None,
+    threshold: float | None = None,
 ) -> None:
-    """Draws how a score of the given labels is distributed, with its mixture of two Gaussians.
+    """Draws how a score of the given labels is distributed, and what splits them.
 
     Args:
       scores: [N], high for labels that look right, by network.
       title: what the score is called.
       path: the PNG to write.
       is_wrong: bool [N], which labels are wrong, if known.
+      threshold: labels whose score is below it are called wrong; None draws the mixture of two
+        Gaussians in its place.
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
@@ -243,19 +246,25 @@ def score_histogram(
         for (label, part), color in zip(parts.items(), COLORS, strict=False):
             weights = np.full(part.sum(), 1 / (len(score) * (bins[1] - bins[0])))
             axis.hist(score[part], bins, weights=weights, color=color, alpha=0.55, label=label)
-        # On the scale on which the methods fit it.
-        scaled = min_max_normalize(score)
-        mixture = fit_gaussian_mixture_1d(scaled)
-        x = np.linspace(0, 1, 400)
-        for mean, variance, weight in zip(*map(np.asarray, mixture[:3]), strict=True):
-            density = weight * np.exp(-((x - mean) ** 2) / (2 * variance))
-            density = density / np.sqrt(2 * np.pi * variance) / (bins[-1] - bins[0])
-            axis.plot(low + x * (bins[-1] - bins[0]), density, color=COLORS[6], lw=1.4)
+        if threshold is None:
+            _draw_mixture(axis, score, low, bins[-1] - bins[0])
+        else:
+            axis.axvline(threshold, color=COLORS[6], lw=1.4, ls="--", label="flagged below")
         axis.set_title(f"{title}, {name}", loc="left", fontsize=11)
         axis.set_ylabel("Density")
         axis.legend(frameon=False)
         _plain_axis(axis)
     _save(figure, path)
+
+
+def _draw_mixture(axis, score: np.ndarray, low: float, width: float) -> None:
+    """Densities of the two Gaussians, fitted on the scale on which the methods fit them."""
+    mixture = fit_gaussian_mixture_1d(min_max_normalize(score))
+    x = np.linspace(0, 1, 400)
+    for mean, variance, weight in zip(*map(np.asarray, mixture[:3]), strict=True):
+        density = weight * np.exp(-((x - mean) ** 2) / (2 * variance))
+        density = density / np.sqrt(2 * np.pi * variance) / width
+        axis.plot(low + x * width, density, color=COLORS[6], lw=1.4)
 
 
 def contact_sheet(

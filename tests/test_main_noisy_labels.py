@@ -7,31 +7,43 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMAND = (
-    sys.executable,
-    "-m",
-    "jaxrobust.main",
-    "--config=configs/dpc.py:digits",
-    "--config.dataset.max_train=300",
-    "--config.batch_size=16",
-    "--config.num_epochs=8",
-    "--config.dpc.warm_up=2",
+OPTIONS = (
     "--config.checkpoint.every_seconds=0.2",
     "--config.writers=('jsonl',)",
 )
+RECIPES = {
+    "dpc": (
+        "--config=configs/dpc.py:digits",
+        "--config.dataset.max_train=300",
+        "--config.batch_size=16",
+        "--config.num_epochs=8",
+        "--config.dpc.warm_up=2",
+    ),
+    # Without exits, which take long to compile and keep nothing of their own.
+    "bldr": (
+        "--config=configs/bldr.py:digits_reweighted",
+        "--config.dataset.max_train=120",
+        "--config.batch_size=32",
+        "--config.num_epochs=16",
+        "--config.bldr.warm_up=2",
+    ),
+}
 
 
-def _start(workdir):
-    return subprocess.Popen(
-        (*COMMAND, f"--workdir={workdir}"), cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+def _start(recipe, workdir):
+    command = (sys.executable, "-m", "jaxrobust.main", *RECIPES[recipe], *OPTIONS)
+    command += (f"--workdir={workdir}",)
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def _finish(workdir):
-    process = _start(workdir)
+def _finish(recipe, workdir):
+    process = _start(recipe, workdir)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     return stderr
@@ -53,32 +65,47 @@ def _wait_for(process, path, words):
     raise AssertionError(f"never reached: {process.communicate()[1]}")
 
 
-@pytest.fixture(scope="module")
-def unkilled(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("unkilled")
-    _finish(workdir)
-    return workdir
+def _unkilled(recipe, workdir):
+    _finish(recipe, workdir)
+    return _outcome(workdir)
 
 
 @pytest.mark.slow
-def test_killed_within_an_epoch_and_restarted_is_bit_equal(unkilled, tmp_path):
-    process = _start(tmp_path)
-    _wait_for(process, tmp_path / "metrics.jsonl", '"stage": "semi_supervised"')
+def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
+    workdir = tmp_path / "killed"
+    process = _start("dpc", workdir)
+    _wait_for(process, workdir / "metrics.jsonl", '"stage": "semi_supervised"')
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "results.json").exists()
-    assert "Going on with the run" in _finish(tmp_path)
-    assert _outcome(tmp_path) == _outcome(unkilled)
+    assert not (workdir / "results.json").exists()
+    assert "Going on with the run" in _finish("dpc", workdir)
+    assert _outcome(workdir) == _unkilled("dpc", tmp_path / "unkilled")
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_goes_on(unkilled, tmp_path):
-    process = _start(tmp_path)
-    _wait_for(process, tmp_path / "metrics.jsonl", '"stage": "semi_supervised"')
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_bldr_stopped_and_then_killed_ends_with_the_same_state_of_every_example(tmp_path):
+    workdir = tmp_path / "killed"
+    process = _start("bldr", workdir)
+    _wait_for(process, workdir / "metrics.jsonl", '"split": "train"')
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
     assert process.returncode == 75, stderr
     assert "type the same command to go on" in stderr
-    _finish(tmp_path)
-    assert _outcome(tmp_path) == _outcome(unkilled)
+    process = _start("bldr", workdir)
+    _wait_for(process, workdir / "metrics.jsonl", '"epoch": 6')
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert "Going on with the run" in _finish("bldr", workdir)
+    assert _outcome(workdir) == _unkilled("bldr", tmp_path / "unkilled")
+    state, unkilled = (_last_state(tmp_path / name) for name in ("killed", "unkilled"))
+    assert state.keys() >= {"u", "v", "weights", "nl_probs", "noise_rate", "ema", "params"}
+    assert len(np.unique(state["weights"])) > 100  # they had moved
+    jax.tree.map(np.testing.assert_array_equal, state, unkilled)
+
+
+def _last_state(workdir):
+    directory = max(workdir.glob("checkpoints/*/state"), key=lambda path: int(path.parent.name))
+    return ocp.PyTreeCheckpointer().restore(directory)["networks"]["net"]

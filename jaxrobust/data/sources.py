@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,6 +51,18 @@ NO_LABEL = -1
 """Label of an image that nobody has labelled; only `Dataset.unlabeled` holds such images."""
 
 
+class Origin(NamedTuple):
+    """What examples were taken from.
+
+    Attributes:
+      labels: of all the examples there.
+      ids: int [N], positions there of those that were taken.
+    """
+
+    labels: np.ndarray
+    ids: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
     """Images and their labels.
@@ -58,11 +71,13 @@ class Examples:
       images: uint8 [N, H, W, 3].
       labels: int32 [N].
       files: path of each image relative to the data set, where images are files.
+      origin: where they are a part of more examples.
     """
 
     images: np.ndarray
     labels: np.ndarray
     files: tuple[str, ...] | None = None
+    origin: Origin | None = None
 
     def __post_init__(self):
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
@@ -84,7 +99,7 @@ class Examples:
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
-        return Examples(self.images[ids], self.labels[ids], files)
+        return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,17 +241,19 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
 
     Files named by class and running number lose the order that label files such as CIFAR-N's refer
     to. Official index i is the n-th file of class `clean_labels[i]`, n = how many earlier j < i
-    have the same class. Data that is in archive order already is left as it is.
+    have the same class. Data that is in archive order already is left as it is, and any other
+    order is refused.
 
     Args:
-      labels_of_files: int [N], clean labels in the order at hand, each class in archive order.
+      labels_of_files: int [N], clean labels in the order at hand: ascending, each class in archive
+        order, or equal to `clean_labels`.
       clean_labels: int [N], clean labels in archive order.
 
     Returns:
       int [N]: `images[archive_order(...)]` are in archive order.
 
     Raises:
-      DataError: the two do not hold the same number of each class.
+      DataError: the two do not hold the same number of each class, or the order is neither.
     """
     by_class = np.argsort(labels_of_files, kind="stable")
     wanted = np.argsort(clean_labels, kind="stable")
@@ -244,6 +261,12 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
         raise DataError(
             f"The {len(clean_labels)} clean labels of the label file do not count the same images "
             f"of each class as the {len(labels_of_files)} images: use the whole training set."
+        )
+    if np.any(np.diff(labels_of_files) < 0) and not np.array_equal(labels_of_files, clean_labels):
+        raise DataError(
+            "The images are neither in the order of the label file nor sorted by class, so their "
+            "labels cannot be told: use the official archive or class folders, and the label file "
+            "in the archive's order."
         )
     order = np.empty(len(by_class), np.int64)
     order[wanted] = by_class

@@ -66,7 +66,7 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
                 epoch,
                 base_lr=config.learning_rate,
                 warmup_epochs=config.constant_epochs,
-                cosine_epochs=num_epochs - config.constant_epochs,
+                cosine_epochs=max(num_epochs - config.constant_epochs, 1),
                 min_lr=config.min_learning_rate,
             )
             return float(rate)

@@ -261,6 +261,17 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError("bldr.detection_params='ema' needs bldr.ema=True.")
 
 
+def table_learning_rates(config: ml_collections.ConfigDict) -> tuple[float, float]:
+    """Rates of u and v for the recipe's batches: `rate * batch_size / tables_batch_size`.
+
+    The losses are means over the batch, so that in a smaller one the gradient of an example's rows
+    is larger. Scaled, the rows move as far per visit as with `tables_batch_size`.
+    """
+    bldr = config.bldr
+    scale = config.batch_size / bldr.tables_batch_size
+    return scale * bldr.learning_rate_u, scale * bldr.learning_rate_v
+
+
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     """BLDR as a method of the noisy-label task."""
     check(config)
@@ -288,8 +299,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         "hint_weight",
         "head_agreement_weight",
     )
-    # The losses are means over the batch, so that a smaller batch makes larger steps per example.
-    scale = config.batch_size / bldr.tables_batch_size
+    learning_rate_u, learning_rate_v = table_learning_rates(config)
     train_step = functools.partial(
         bldr_step,
         apply=network_apply(module),
@@ -297,8 +307,8 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         loss=functools.partial(bldr_loss, **{name: bldr[name] for name in loss_options}),
         complementary=bldr.complementary,
         num_complementary=bldr.num_complementary,
-        learning_rate_u=scale * bldr.learning_rate_u,
-        learning_rate_v=scale * bldr.learning_rate_v,
+        learning_rate_u=learning_rate_u,
+        learning_rate_v=learning_rate_v,
         clip_tables=bldr.clip_tables,
     )
 
@@ -347,6 +357,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         class_probs=two_head_probs,
         judge=functools.partial(_judge, tuple(heads), bldr.detection_threshold),
         score=f"{tuple(heads)[-1]}_prob",
+        score_threshold=bldr.detection_threshold,
         heads=tuple(heads),
         end_epoch=functools.partial(
             end_epoch,

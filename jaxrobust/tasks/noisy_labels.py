@@ -177,12 +177,14 @@ def _human(noise: ml_collections.ConfigDict, dataset: Dataset) -> np.ndarray:
         if dataset.name == "cifar100"
         else "datasets/CIFAR-10_human.pt"
     )
-    order = archive_order(dataset.train.labels, read_cifarn_labels(path, "clean"))
-    labels = np.empty_like(dataset.train.labels)
+    origin = dataset.train.origin
+    whole = dataset.train.labels if origin is None else origin.labels
+    order = archive_order(whole, read_cifarn_labels(path, "clean"))
+    labels = np.empty_like(whole)
     labels[order] = read_cifarn_labels(path, noise.label_set)
     if labels.max() >= dataset.num_classes:
         raise UserError(f"{path} holds labels beyond the {dataset.num_classes} classes.")
-    return labels
+    return labels if origin is None else labels[origin.ids]
 
 
 class _Learning:
@@ -549,7 +551,11 @@ class _Learning:
         columns = self.columns
         scores = {n: columns.get(f"{score}_{n}", columns[score]) for n in self.method.networks}
         report.score_histogram(
-            scores, score.replace("_", " "), figures / f"{score}.png", is_wrong=self.is_wrong
+            scores,
+            score.replace("_", " "),
+            figures / f"{score}.png",
+            is_wrong=self.is_wrong,
+            threshold=self.method.score_threshold,
         )
         report.noisy_label_curves({self.config.method: [results]}, figures / "epochs.png")
 

@@ -544,6 +544,11 @@ def test_archive_order_of_other_labels_is_refused(files):
         archive_order(np.array(files), np.array([0, 1, 2]))
 
 
+def test_archive_order_of_images_in_no_known_order_is_refused():
+    with pytest.raises(DataError, match="neither in the order of the label file nor sorted"):
+        archive_order(np.array([0, 1, 0, 1]), np.array([1, 0, 0, 1]))
+
+
 # --------------------------------------------------------------------------- TensorFlow Datasets
 
 

@@ -42,6 +42,10 @@ def test_schedules():
     np.testing.assert_allclose(milestones, [0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
     cosine = [learning_rate(_config(schedule="cosine"), e, 10) for e in (0, 5)]
     np.testing.assert_allclose(cosine, [0.1, 0.05])
+    config = _config(schedule="constant_cosine", constant_epochs=4, min_learning_rate=0.02)
+    rates = [learning_rate(config, e, 10) for e in (0, 4, 7, 10)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.06, 0.02], rtol=1e-6)
+    assert learning_rate(config, 3, 4) == rates[0]  # no room for a cosine
 
 
 def test_an_unknown_schedule_is_named():

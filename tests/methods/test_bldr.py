@@ -1,6 +1,8 @@
 """BLDR's step on a table of logits: the authors' recorded epochs, and what must hold besides."""
 
+import csv
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,20 @@ import optax
 import pytest
 
 from configs import bldr as recipe
+from configs import dpc as dpc_recipe
+from jaxrobust import models, tasks
 from jaxrobust.engine import optim
+from jaxrobust.engine.plan import Plan
+from jaxrobust.engine.programs import Programs, epoch_program
+from jaxrobust.engine.sharding import make_placement
+from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask
 from jaxrobust.methods import bldr
 from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
-from jaxrobust.methods.noisy_labels import Batch
+from jaxrobust.methods.noisy_labels import Batch, Problem
 from jaxrobust.metrics import topk_accuracy
+from jaxrobust.models.resnet import ResNet
+from jaxrobust.tasks import noisy_labels
 
 STEP_CASES = ["cifar10_epoch", "cifar10_warmup", "cifar10_boundary", "cifar100"]
 HEADS = ("pl", "nl", "m1", "m2", "m3")
@@ -130,6 +140,34 @@ def test_a_whole_epoch_is_that_of_the_authors(case, load_golden, x64):
     )
     close(after.weights, golden[case, "weights_after"])
     close(after.noise_rate, golden[case, "noise_ratio_after"])
+
+
+def test_eight_devices_give_the_recorded_epoch_too(load_golden, x64):
+    """Rows of a batch are split over the devices, the tables are on each of them."""
+    golden, case = load_golden("bldr"), "step/cifar10_epoch"
+    placement = make_placement(jax.devices())
+    assert placement.num_devices == 8
+    labels = jnp.asarray(golden[case, "labels"])
+    scalars = {"learning_rate": np.float64(1)}
+
+    def step(state, ids, key):
+        ids = ids[:WIDTH]
+        rows = jnp.maximum(ids, 0)
+        batch = Batch(rows, labels[rows], ids >= 0, (rows, rows + 1000), {})
+        return bldr_step(state, batch, key, scalars, apply=_lookup, optimizer=optax.identity())
+
+    number, ids = golden[case, "batch_id"], golden[case, "batch_index"]
+    plan = np.full((number.max() + 1, placement.round_up(WIDTH)), -1)
+    for i, row in enumerate(plan):
+        row[: np.sum(number == i)] = ids[number == i]
+    plan = Plan(jax.device_put(plan, placement.plan), len(plan))
+    epoch = epoch_program(Programs(), "train", step, placement)
+    state, sums = epoch(placement.put(_recorded(golden, case)), plan, jax.random.key(0))
+    np.testing.assert_allclose(sums["loss"], golden[case, "total_loss"].sum(), rtol=1e-12)
+    for name in ("u", "v"):
+        table = getattr(state, name)
+        assert table.sharding.is_fully_replicated and len(table.devices()) == 8
+        np.testing.assert_allclose(table, golden[case, f"{name}_after"], rtol=1e-9)
 
 
 def test_padding_and_examples_not_visited_keep_their_rows(load_golden, x64):
@@ -254,3 +292,203 @@ def test_accuracies_of_both_heads_and_together(case, load_golden, x64):
     labels = golden[case, "labels"]
     found = [100 * np.mean(topk_accuracy(probs, labels, 1)) for probs in predictions]
     np.testing.assert_allclose(found, golden[case, "accuracies"], rtol=1e-6)
+
+
+# Through the task.
+
+
+@pytest.fixture(scope="module")
+def two_stages():
+    """`model.name="tiny"`: two stages of four channels, so that there is one exit."""
+    network = functools.partial(ResNet, stage_sizes=(1, 1), widths=(4, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.NETWORKS, "tiny", network)
+        yield
+
+
+def _config(variant="digits", **changes):
+    config = recipe.get_config(variant)
+    config.writers = ("jsonl",)
+    config.model.name = "tiny"
+    config.dataset.max_train = 90
+    config.num_epochs = 4
+    config.batch_size = 32
+    config.bldr.warm_up = 1
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, two_stages, one_device):
+    workdir = tmp_path_factory.mktemp("bldr")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noisy_labels, "NUM_SHOWN", 5)
+        return workdir, tasks.run(_config(), workdir)
+
+
+def _events(workdir, split):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["split"] == split]
+
+
+def test_a_run_measures_both_heads_and_estimates_the_noise(finished):
+    workdir, results = finished
+    for values in (results["last"], results["last_epochs"]):
+        assert {"accuracy", "accuracy_pl", "accuracy_nl", "ece_nl"} <= values.keys()
+    train = _events(workdir, "train")
+    assert [e["stage"] for e in train] == ["train"] * 4
+    parts = ("positive", "negative", "exit_1", "distillation", "hint")
+    for event in train:
+        assert event["loss"] == pytest.approx(sum(event[name] for name in parts), rel=1e-5)
+    # The first estimate, after epoch 1, is in use from epoch 2 on.
+    for event in train[:2]:
+        assert event["noise_rate"] == pytest.approx(0.1) and event["mean_weight"] == 1
+    for event in train[2:]:
+        assert event["noise_rate"] != pytest.approx(0.1) and event["mean_weight"] < 1
+    traces = json.loads((workdir / "timing.json").read_text())["traces"]
+    assert traces["train/epoch"] == traces["end_epoch"] == 1 and set(traces.values()) == {1}
+
+
+def test_labels_are_judged_by_the_negative_head(finished):
+    workdir, results = finished
+    with open(workdir / "label_quality.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 90
+    probs, clean = ([float(r[name]) for r in rows] for name in ("nl_prob", "clean_prob"))
+    assert clean == sorted(clean) and clean[0] == 0 and clean[-1] == 1
+    scaled = (np.array(probs) - probs[0]) / (probs[-1] - probs[0])
+    np.testing.assert_allclose(clean, scaled, atol=1e-5)
+    assert [r["flagged"] == "1" for r in rows] == [p < 0.05 for p in probs]
+    assert {r["prediction_pl"] for r in rows} | {r["prediction_nl"] for r in rows} <= set(
+        "0123456789"
+    )
+    found = results["last"]["labels"]
+    assert found["auroc_nl_prob"] == pytest.approx(found["auroc_clean_prob"], abs=1e-6)
+    figures = {p.name for p in (workdir / "figures").iterdir()}
+    assert figures == {"epochs.png", "nl_prob.png", "reliability.png", "suspicious.png"}
+
+
+def _build(config):
+    problem = Problem(num_classes=10, num_examples=90, image_shape=(8, 8, 3), dtype=jnp.float32)
+    method = bldr.build(config, problem)
+    return method, jax.eval_shape(method.start, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("variant", "heads", "parts"),
+    [
+        ("digits", ("pl", "nl"), {"positive", "negative", "exit_1", "distillation", "hint"}),
+        ("digits_reweighted", ("pl", "nl"), {"positive", "negative"}),
+        ("digits_both", ("pl", "nl"), {"positive", "negative"}),
+        ("digits_positive", ("pl",), {"positive"}),
+        ("digits_negative", ("nl",), {"negative"}),
+        ("digits_nlnl", ("nl",), {"negative"}),
+    ],
+)
+def test_ablations_leave_parts_out(variant, heads, parts, two_stages):
+    method, state = _build(_config(variant))
+    assert method.heads == heads and method.score == f"{heads[-1]}_prob"
+    assert ("exit_1" in state.params) == ("exit_1" in parts)
+    images = jax.ShapeDtypeStruct((32, 8, 8, 3), jnp.float32)
+    vector = jax.ShapeDtypeStruct((32,), jnp.int32)
+    batch = Batch(vector, vector, jax.ShapeDtypeStruct((32,), bool), (images, images), {})
+    scalars = {"learning_rate": jax.ShapeDtypeStruct((), jnp.float32)}
+    (stage,) = method.stages
+    after, metrics = jax.eval_shape(
+        stage.step, state, {}, {"all": batch}, jax.random.key(0), scalars
+    )
+    assert after == state
+    rest = {"loss", "noise_rate", "mean_weight", "label_agreement_pl", "label_agreement_nl"}
+    assert metrics.keys() - rest == parts
+    logits = jax.eval_shape(method.forward, method.test_variables(state), images)
+    assert logits.shape == (32, len(heads), 10)
+    columns = jax.eval_shape(
+        method.judge, jax.ShapeDtypeStruct((len(heads), 32, 10), jnp.float32), vector
+    )
+    assert ("prediction_nl" in columns) == (len(heads) == 2)
+
+
+def test_what_is_tested_and_what_detects(two_stages):
+    method, state = _build(_config())
+    assert method.test_variables(state)["params"] is state.ema
+    assert method.test_variables(state)["batch_stats"] is state.batch_stats
+    assert method.judge_variables(state)["params"] is state.params
+    assert method.judge_view == "weak"
+    clean = {"bldr.detection_view": "clean", "bldr.detection_params": "ema"}
+    method, state = _build(_config(**clean))
+    assert method.judge_variables(state)["params"] is state.ema
+    assert method.judge_view == "test"
+    method, state = _build(_config(**{"bldr.ema": False}))
+    assert method.test_variables(state)["params"] is state.params and state.ema == {}
+
+
+def test_rates_of_the_tables_go_with_the_batch():
+    assert bldr.table_learning_rates(recipe.get_config("cifar10n_worst")) == (10, 10)
+    config = recipe.get_config("digits")  # batches of 64
+    config.bldr.learning_rate_v = 2.0
+    assert bldr.table_learning_rates(config) == (2.5, 0.5)
+
+
+def test_the_start_is_nearly_without_noise(two_stages):
+    method, _ = _build(_config())
+
+    @jax.jit  # without the network, which takes much longer to compile
+    def start(key):
+        state = method.start(key)
+        return state.u, state.v, state.weights, state.noise_rate
+
+    u, v, weights, noise_rate = start(jax.random.key(0))
+    assert u.shape == (90, 1) and v.shape == (90, 10)
+    for table in (u, v):
+        assert 0.5e-8 < np.std(table) < 1.5e-8
+    assert np.all(weights == 1) and noise_rate == np.float32(0.1)
+
+
+WRONG = {
+    "mask": ({"bldr.complementary": "randm"}, "did you mean 'random'"),
+    "view": ({"bldr.detection_view": "strong"}, "bldr.detection_view"),
+    "params": ({"bldr.detection_params": "emma"}, "did you mean 'ema'"),
+    "average": ({"bldr.detection_params": "ema", "bldr.ema": False}, "needs bldr.ema=True"),
+    "nothing": ({"bldr.positive": False, "bldr.negative": False}, "nothing would learn"),
+    "judge": ({"bldr.negative": False}, "set bldr.reweighting=False"),
+    "exits": ({"bldr.positive": False}, "set bldr.self_distillation=False"),
+    "weight": ({"bldr.reg_weight": -1.0}, "bldr.reg_weight"),
+    "temperature": ({"bldr.temperature": 0.0}, "must be positive"),
+    "rate": ({"bldr.noise_rate": 1.5}, "must lie in [0, 1]"),
+    "number": ({"bldr.num_complementary": 10}, "below the number of classes"),
+    "init": ({"model.init": "kaiming"}, "did you mean 'kaiming_fan_out'"),
+    "schedule": ({"optimizer.schedule": "cosin"}, "did you mean 'cosine'"),
+    "other section": ({"method": "dpc"}, "start from configs/dpc.py"),
+    "and another": ({"method": "dividemix"}, "start from configs/dpc.py"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_recipe_is_answered_by_one_sentence(case, two_stages, tmp_path):
+    changes, words = WRONG[case]
+    with pytest.raises(UserError) as caught:
+        tasks.run(_config(**changes), tmp_path / "run")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_recipe_of_another_method_lacks_the_section():
+    with pytest.raises(UserError, match=r"start from configs/bldr\.py"):
+        bldr.check(dpc_recipe.get_config("digits"))
+
+
+def test_every_setting_of_the_issue_is_a_variant():
+    for name in recipe.SETTINGS:
+        for suffix in ("", *(f"_{ablation}" for ablation in recipe.ABLATIONS)):
+            bldr.check(recipe.get_config(name + suffix))
+    worst = recipe.get_config()
+    assert (worst.noise.kind, worst.noise.label_set) == ("human", "worst")
+    assert (worst.model.name, worst.batch_size, worst.num_epochs) == ("resnet34", 256, 320)
+    assert worst.bldr.head_agreement_weight == 0
+    hundred = recipe.get_config("cifar100n")
+    assert hundred.noise.label_set == "noisy100" and hundred.bldr.head_agreement_weight == 10
+    pairs = recipe.get_config("cifar10_pair45").noise
+    assert (pairs.kind, pairs.rate, pairs.seed) == ("pairflip", 0.45, 0)
+    sop = recipe.get_config("digits_positive").bldr
+    assert sop.noise_rate == 1 and not (sop.estimate_noise or sop.negative or sop.reweighting)
+    with pytest.raises(UserError, match="did you mean 'cifar10n_worst'"):
+        recipe.get_config("cifar10n_wors")

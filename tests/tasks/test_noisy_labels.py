@@ -1,6 +1,7 @@
 """The loop, called as a library."""
 
 import csv
+import dataclasses
 import json
 import zipfile
 
@@ -373,6 +374,12 @@ def test_human_labels_find_their_images(tmp_path):
     np.testing.assert_array_equal(noisy_labels.given_labels(noise, in_order, seed=0), human)
     with pytest.raises(UserError, match="use the whole training set"):
         noisy_labels.given_labels(noise, _toy("cifar10", archive[:100], 10), seed=0)
+    ids = np.sort(generator.permutation(50_000)[:300])
+    part = dataclasses.replace(by_class, train=by_class.train.take(ids))
+    np.testing.assert_array_equal(noisy_labels.given_labels(noise, part, seed=0), expected[ids])
+    shuffled = _toy("cifar10", generator.permutation(archive), 10)
+    with pytest.raises(UserError, match="neither in the order of the label file nor sorted"):
+        noisy_labels.given_labels(noise, shuffled, seed=0)
 
 
 WRONG = {
