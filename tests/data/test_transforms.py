@@ -122,8 +122,8 @@ def test_the_small_cutout():
 
 
 def test_an_unknown_operation_is_named():
-    with pytest.raises(ValueError, match=r"'Shearx'.*did you mean 'ShearX'"):
-        apply_operation(Image.new("RGB", (2, 2)), "Shearx", 1, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"'Inverted'.*did you mean 'Invert'"):
+        apply_operation(Image.new("RGB", (2, 2)), "Inverted", 1, np.random.default_rng(0))
 
 
 def test_rand_augment_leaves_a_quarter_alone_and_reaches_every_operation(monkeypatch):
