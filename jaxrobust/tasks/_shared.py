@@ -17,8 +17,17 @@ from jaxrobust.errors import UserError, unknown_name
 log = logging.getLogger("jaxrobust")
 
 
-def load(config: ml_collections.ConfigDict) -> Dataset:
-    """The data set of a recipe, with the recipe's normalisation constants where it has some."""
+def load(config: ml_collections.ConfigDict, *, multilabel: bool = False) -> Dataset:
+    """The data set of a recipe, with the recipe's normalisation constants where it has some.
+
+    Args:
+      config: a recipe.
+      multilabel: whether the method learns from images with several labels.
+
+    Raises:
+      UserError: if the data is not usable, or has several labels per image where the method takes
+        one, or the other way round.
+    """
     dataset = load_dataset(
         config.dataset.name,
         path=config.dataset.path or None,
@@ -27,6 +36,14 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
         max_test=config.dataset.max_test or None,
         seed=config.seed,
     )
+    if dataset.is_multilabel != multilabel:
+        has, wants = (
+            ("several labels", "one") if dataset.is_multilabel else ("one label", "several")
+        )
+        raise UserError(
+            f"Images of {dataset.name} have {has} each, but method {config.method} learns from "
+            f"images with {wants}: choose another --config.dataset.name=."
+        )
     return dataclasses.replace(
         dataset,
         mean=tuple(config.dataset.mean) or dataset.mean,
