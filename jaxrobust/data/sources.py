@@ -102,6 +102,47 @@ def check_labels(labels: np.ndarray, num_images: int) -> None:
         raise DataError(f"Multi-label targets must be 0 or 1, but reach {labels.max()}.")
 
 
+def check_parts(name: str, class_names: Sequence[str], train, test, unlabeled=None) -> None:
+    """Refuses parts of a data set that are empty, or whose labels and classes do not fit.
+
+    Args:
+      name: of the data set.
+      class_names: one per label.
+      train: examples, in memory or not.
+      test: likewise; there may be none if there are unlabelled ones.
+      unlabeled: likewise, or None.
+    """
+    num_classes = len(class_names)
+    if num_classes < 2:
+        raise DataError(f"{name} has {num_classes} class: at least 2 are needed.")
+    for split, examples in (("train", train), ("test", test)):
+        if not len(examples):
+            if split == "test" and unlabeled is not None:
+                continue
+            raise DataError(f"The {split} part of {name} holds no images.")
+        if examples.is_multilabel != train.is_multilabel:
+            raise DataError(f"Only one of train and test of {name} is multi-label.")
+        if train.is_multilabel:
+            if examples.labels.shape[1] != num_classes:
+                raise DataError(
+                    f"{name} has {num_classes} classes, but {split} labels are for "
+                    f"{examples.labels.shape[1]}."
+                )
+            continue
+        low, high = examples.labels.min(), examples.labels.max()
+        if low < 0 or high >= num_classes:
+            raise DataError(
+                f"{name} has {num_classes} classes, so labels must lie in 0 to "
+                f"{num_classes - 1}, but {split} labels reach from {low} to {high}."
+            )
+    if train.is_multilabel:
+        counts = train.labels.sum(axis=0, dtype=np.int64)
+    else:
+        counts = np.bincount(train.labels, minlength=num_classes)
+    if absent := [class_names[label] for label in np.flatnonzero(counts == 0)]:
+        raise DataError(f"{name} has no training images of {', '.join(absent)}.")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set in memory, with what is needed to normalise it and to name its classes.
@@ -126,28 +167,7 @@ class Dataset:
     unlabeled: Examples | None = None
 
     def __post_init__(self):
-        if self.num_classes < 2:
-            raise DataError(f"{self.name} has {self.num_classes} class: at least 2 are needed.")
-        for split, examples in (("train", self.train), ("test", self.test)):
-            if not len(examples):
-                if split == "test" and self.unlabeled is not None:
-                    continue
-                raise DataError(f"The {split} part of {self.name} holds no images.")
-            if examples.is_multilabel != self.is_multilabel:
-                raise DataError(f"Only one of train and test of {self.name} is multi-label.")
-            if self.is_multilabel:
-                if examples.labels.shape[1] != self.num_classes:
-                    raise DataError(
-                        f"{self.name} has {self.num_classes} classes, but {split} labels are for "
-                        f"{examples.labels.shape[1]}."
-                    )
-                continue
-            low, high = examples.labels.min(), examples.labels.max()
-            if low < 0 or high >= self.num_classes:
-                raise DataError(
-                    f"{self.name} has {self.num_classes} classes, so labels must lie in 0 to "
-                    f"{self.num_classes - 1}, but {split} labels reach from {low} to {high}."
-                )
+        check_parts(self.name, self.class_names, self.train, self.test, self.unlabeled)
         if self.unlabeled is not None and np.any(self.unlabeled.labels != NO_LABEL):
             raise DataError(f"Unlabelled images of {self.name} must all have the label {NO_LABEL}.")
         for split, examples in (("test", self.test), ("unlabelled", self.unlabeled)):
@@ -157,12 +177,6 @@ class Dataset:
                     f"{split} {examples.images.shape[1:3]}. Set image_size "
                     "(--config.dataset.image_size=) to resize them all."
                 )
-        if self.is_multilabel:
-            counts = self.train.labels.sum(axis=0, dtype=np.int64)
-        else:
-            counts = np.bincount(self.train.labels, minlength=self.num_classes)
-        if absent := [self.class_names[label] for label in np.flatnonzero(counts == 0)]:
-            raise DataError(f"{self.name} has no training images of {', '.join(absent)}.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise DataError(
                 "mean and std need one number per channel, and std positive ones, but are "
@@ -241,8 +255,8 @@ def load_dataset(
     if path is not None and not path.exists():
         raise DataError(f"There is no {path}: correct --config.dataset.path=.")
     dataset = _SOURCES[name](path, image_size, seed)
-    train = _stratified_subset(dataset.train, max_train, "max_train", seed)
-    test = _stratified_subset(dataset.test, max_test, "max_test", seed)
+    train = subset(dataset.train, max_train, "max_train", seed)
+    test = subset(dataset.test, max_test, "max_test", seed)
     return dataclasses.replace(
         dataset, train=_resized(train, image_size), test=_resized(test, image_size)
     )
@@ -324,8 +338,8 @@ def _fashion_mnist(path: pathlib.Path | None, image_size: int | None, seed: int)
     stems = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     names = [f"{stem}-ubyte" for stem in stems]
     installed = ("/usr/share/datasets/fashion-mnist", "~/.keras/datasets/fashion-mnist")
-    for place in _places("fashion_mnist", path, *installed):
-        if directory := _tfds_directory(place):
+    for place in find_places("fashion_mnist", path, *installed):
+        if directory := tfds_directory(place):
             train, test, class_names = readers.read_tfds(directory)
         elif any(file.name.removesuffix(".gz") in names for file in place.glob("*-ubyte*")):
             arrays = [readers.read_idx(_idx_file(place, name)) for name in names]
@@ -339,7 +353,7 @@ def _fashion_mnist(path: pathlib.Path | None, image_size: int | None, seed: int)
             class_names,
             *_FASHION_MNIST_STATISTICS,
         )
-    raise _missing(
+    raise missing_set(
         "Fashion-MNIST",
         path,
         "install the Debian package dataset-fashion-mnist, or put the four files "
@@ -348,7 +362,7 @@ def _fashion_mnist(path: pathlib.Path | None, image_size: int | None, seed: int)
 
 
 def _cifar10(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
-    for place in _places("cifar10", path):
+    for place in find_places("cifar10", path):
         if root := _find(place, "cifar-10-python.tar.gz", "cifar-10-batches-py", "data_batch_1"):
             train, test, class_names = readers.read_cifar_python(root, fine=False)
         elif root := _find(
@@ -357,14 +371,14 @@ def _cifar10(path: pathlib.Path | None, image_size: int | None, seed: int) -> Da
             train, test, class_names = readers.read_cifar_binary(root, fine=False)
         elif root := _find(place, "cifar10_jpeg.tar.xz", "cifar10_jpeg", "train/airplane"):
             return _cifar10_jpeg(root)
-        elif directory := _tfds_directory(place):
+        elif directory := tfds_directory(place):
             train, test, class_names = readers.read_tfds(directory)
         else:
             continue
         return Dataset(
             "cifar10", _examples(train), _examples(test), class_names, *_CIFAR10_STATISTICS
         )
-    raise _missing(
+    raise missing_set(
         "CIFAR-10",
         path,
         "put cifar-10-python.tar.gz, cifar-10-binary.tar.gz, cifar10_jpeg.tar.xz or a TensorFlow "
@@ -396,19 +410,19 @@ def _cifar10_jpeg(root: pathlib.Path) -> Dataset:
 
 
 def _cifar100(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
-    for place in _places("cifar100", path):
+    for place in find_places("cifar100", path):
         if root := _find(place, "cifar-100-python.tar.gz", "cifar-100-python", "meta"):
             train, test, class_names = readers.read_cifar_python(root, fine=True)
         elif root := _find(place, "cifar-100-binary.tar.gz", "cifar-100-binary", "train.bin"):
             train, test, class_names = readers.read_cifar_binary(root, fine=True)
-        elif directory := _tfds_directory(place):
+        elif directory := tfds_directory(place):
             train, test, class_names = readers.read_tfds(directory)
         else:
             continue
         return Dataset(
             "cifar100", _examples(train), _examples(test), class_names, *_CIFAR100_STATISTICS
         )
-    raise _missing(
+    raise missing_set(
         "CIFAR-100",
         path,
         "put cifar-100-python.tar.gz, cifar-100-binary.tar.gz or a TensorFlow Datasets folder "
@@ -417,11 +431,11 @@ def _cifar100(path: pathlib.Path | None, image_size: int | None, seed: int) -> D
 
 
 def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
-    places = _places("tiny_imagenet", path)
+    places = find_places("tiny_imagenet", path)
     roots = (_find(place, None, "tiny-imagenet-200", "wnids.txt") for place in places)
     root = next(filter(None, roots), None)
     if root is None:
-        raise _missing(
+        raise missing_set(
             "Tiny-ImageNet",
             path,
             "unzip tiny-imagenet-200.zip and put its folder tiny-imagenet-200 into datasets",
@@ -490,7 +504,7 @@ _SOURCES: dict[str, Callable[[pathlib.Path | None, int | None, int], Dataset]] =
 # ---------------------------------------------------------------------------------- finding files
 
 
-def _places(name: str, path: pathlib.Path | None, *installed: str) -> list[pathlib.Path]:
+def find_places(name: str, path: pathlib.Path | None, *installed: str) -> list[pathlib.Path]:
     """Where to look: the path given and nowhere else, or the customary folders."""
     if path is None:
         prepared = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
@@ -513,7 +527,7 @@ def _find(
     return place / folder if (place / folder / marker).exists() else None
 
 
-def _tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
+def tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
     """The prepared version that `place` is, or the newest that it holds."""
     if (place / "dataset_info.json").is_file():
         return place
@@ -525,7 +539,7 @@ def _tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
     return versions[max(versions)] if versions else None
 
 
-def _missing(title: str, path: pathlib.Path | None, remedy: str) -> DataError:
+def missing_set(title: str, path: pathlib.Path | None, remedy: str) -> DataError:
     where = path or "datasets, ~/tensorflow_datasets or other customary folders"
     return DataError(
         f"{title} was not found in {where}: {remedy}, or set --config.dataset.path= to where it is."
@@ -639,13 +653,22 @@ def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
     return examples.take(np.flatnonzero(~is_test)), examples.take(np.flatnonzero(is_test))
 
 
-def _stratified_subset(examples: Examples, limit: int | None, option: str, seed: int) -> Examples:
-    """At most `limit` examples, one of each class first and then in proportion."""
+def subset(examples, limit: int | None, option: str, seed: int):
+    """At most `limit` examples, in memory or not, with one of each class.
+
+    The others are drawn in proportion to the classes or, from multi-label ones, from all alike.
+
+    Args:
+      examples: to choose from.
+      limit: how many; None for all.
+      option: name of the limit, for messages and the random stream.
+      seed: fixes the choice.
+    """
     if limit is None or limit >= len(examples):
         return examples
     generator = host_generator(seed, f"sources/{option}")
     if examples.is_multilabel:
-        return examples.take(np.sort(_covering(examples.labels, limit, option, generator)))
+        return examples.take(np.sort(covering_subset(examples.labels, limit, option, generator)))
     labels, counts = np.unique(examples.labels, return_counts=True)
     if limit < len(labels):
         raise _too_few(option, limit, len(labels))
@@ -660,10 +683,10 @@ def _stratified_subset(examples: Examples, limit: int | None, option: str, seed:
     return examples.take(np.sort(np.concatenate(kept)))
 
 
-def _covering(
+def covering_subset(
     targets: np.ndarray, limit: int, option: str, generator: np.random.Generator
 ) -> np.ndarray:
-    """`limit` random ids, with an image of every class that there is."""
+    """`limit` random ids of rows of `targets` {0, 1} [N, C], every class that occurs among them."""
     order = generator.permutation(len(targets))
     present = np.flatnonzero(targets.any(axis=0))
     of_classes = np.unique(np.argmax(targets[order][:, present], axis=0))
