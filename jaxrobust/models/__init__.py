@@ -8,10 +8,15 @@ import flax.linen as nn
 import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models.dual_head import AUXILIARY_HEADS, Classifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
+from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.preact_resnet import PreActBlock
-from jaxrobust.models.resnet import POOLINGS, ResNet
+from jaxrobust.models.resnet import POOLINGS, BottleneckBlock, ResNet, ResNetBackbone
+from jaxrobust.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from jaxrobust.models.two_headed import TwoHeaded
+from jaxrobust.models.vgg import VGG
+from jaxrobust.models.wide_resnet import WideResNet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "inception_resnet_v2": InceptionResNetV2,
@@ -26,6 +31,79 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
     "resnet8_small": functools.partial(ResNet, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
 }
+
+_RESNET_SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+_VGG_SIZES = {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    **{
+        f"resnet{depth}": functools.partial(
+            ResNetBackbone, stage_sizes=((depth - 2) // 6,) * 3, widths=(16, 32, 64)
+        )
+        for depth in (8, 14, 20, 32, 44, 56, 110)
+    },
+    **{
+        f"resnet{depth}x4": functools.partial(
+            ResNetBackbone,
+            stage_sizes=((depth - 2) // 6,) * 3,
+            widths=(64, 128, 256),
+            stem_width=32,
+        )
+        for depth in (8, 32)
+    },
+    **{
+        name + suffix: functools.partial(
+            ResNetBackbone,
+            stage_sizes=sizes,
+            stem=stem,
+            **({"block": BottleneckBlock} if name == "resnet50" else {}),
+        )
+        for name, sizes in _RESNET_SIZES.items()
+        for suffix, stem in (("", "small"), ("_imagenet", "imagenet"))
+    },
+    **{
+        f"wrn_{depth}_{widening}": functools.partial(WideResNet, depth, widening)
+        for depth in (16, 40)
+        for widening in (1, 2)
+    },
+    **{f"vgg{depth}": functools.partial(VGG, sizes) for depth, sizes in _VGG_SIZES.items()},
+    "mobilenet_v1": MobileNetV1,
+    "mobilenet_v2_half": functools.partial(
+        MobileNetV2,
+        width=0.5,
+        strides=(1, 1, 2, 2, 1, 2, 1),
+        first_expansion=1,
+        activation=nn.relu,
+    ),
+    "shuffle_v1": ShuffleNetV1,
+    "shuffle_v2": ShuffleNetV2,
+}
+"""Constructors, called with `dtype`, of networks that return `Features`."""
+
+
+def make_classifier(name: str, *, num_classes: int, auxiliary: str, dtype: Any) -> Classifier:
+    """A backbone with a primary head and, if asked for, an auxiliary one.
+
+    Args:
+      name: a key of `BACKBONES`.
+      num_classes: outputs per head.
+      auxiliary: `"none"`, `"linear"` or `"mlp"`.
+      dtype: computation dtype of the backbone.
+
+    Raises:
+      UserError: for an unknown name or auxiliary head.
+    """
+    if name not in BACKBONES:
+        raise UserError(unknown_name("backbone", name, BACKBONES))
+    if auxiliary not in AUXILIARY_HEADS:
+        raise UserError(unknown_name("auxiliary head", auxiliary, AUXILIARY_HEADS))
+    return Classifier(BACKBONES[name](dtype=dtype), num_classes, auxiliary)
 
 
 def make_network(

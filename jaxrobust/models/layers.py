@@ -1,6 +1,7 @@
-"""Layers shared by the networks."""
+"""Layers shared by the networks, and what every backbone returns."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,40 +21,77 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+# He et al.'s normal initialisation of convolutions, with the variance 2 / (kernel^2 * outputs).
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
 BATCH_NORM_MOMENTUM = 0.9
 """Share of a running average that stays at every update: PyTorch's momentum of 0.1."""
 
 
+class Features(NamedTuple):
+    """What a backbone computes, shallow to deep, in the backbone's computation dtype if not said.
+
+    Attributes:
+      pooled: float32 `[B, D]`, the input of the heads.
+      maps: `[B, H, W, C]` at the end of every stage, after its activation.
+      preactivations: the same places before the activation; a stage that ends without one has the
+        same map here as in `maps`.
+      final: `[B, H, W, D]`, the map that is pooled: the last of `maps`, unless more layers follow.
+    """
+
+    pooled: jax.Array
+    maps: tuple[jax.Array, ...]
+    preactivations: tuple[jax.Array, ...]
+    final: jax.Array
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """Mean over the positions of maps `[B, H, W, C]`, in float32."""
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
 class Linear(nn.Module):
-    """Dense layer with PyTorch's default initialisation, the bias included, in float32.
+    """Dense layer in float32.
 
     Attributes:
       features: number of outputs.
+      kernel_init: of the weights; PyTorch's default.
+      bias_init: of the bias; None is PyTorch's default.
     """
 
     features: int
+    kernel_init: nn.initializers.Initializer = torch_uniform
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         dense = nn.Dense(
-            self.features, kernel_init=torch_uniform, bias_init=torch_bias(inputs.shape[-1])
+            self.features,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init or torch_bias(inputs.shape[-1]),
         )
         return dense(inputs.astype(jnp.float32))
 
 
 class Conv(nn.Module):
-    """Square convolution without bias, PyTorch padding and initialisation.
+    """Square convolution with PyTorch's symmetric padding, which keeps the size at stride 1.
 
     Attributes:
       features: output channels.
       kernel: kernel size.
       stride: step in both directions.
+      groups: number of groups that the channels are convolved in.
+      use_bias: whether a bias, 0 at first, is added.
+      kernel_init: of the weights; PyTorch's default.
       dtype: computation dtype; parameters are float32.
     """
 
     features: int
     kernel: int = 3
     stride: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    kernel_init: nn.initializers.Initializer = torch_uniform
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -63,9 +101,10 @@ class Conv(nn.Module):
             (self.kernel, self.kernel),
             strides=self.stride,
             padding=self.kernel // 2,
-            use_bias=False,
+            feature_group_count=self.groups,
+            use_bias=self.use_bias,
             dtype=self.dtype,
-            kernel_init=torch_uniform,
+            kernel_init=self.kernel_init,
         )(inputs)
 
 
@@ -94,3 +133,38 @@ class BatchNorm(nn.Module):
             epsilon=self.epsilon,
             dtype=self.dtype,
         )(inputs, mask=mask)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, BN and an activation.
+
+    Attributes:
+      features: output channels.
+      kernel: kernel size.
+      stride: step in both directions.
+      groups: number of groups that the channels are convolved in.
+      activation: None for none.
+      kernel_init: of the convolution; PyTorch's default.
+      dtype: computation dtype.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+    kernel_init: nn.initializers.Initializer = torch_uniform
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
+        x = Conv(
+            self.features,
+            self.kernel,
+            self.stride,
+            self.groups,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+        )(inputs)
+        x = BatchNorm(dtype=self.dtype)(x, train=train, where=where)
+        return x if self.activation is None else self.activation(x)

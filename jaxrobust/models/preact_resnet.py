@@ -1,12 +1,13 @@
 """Pre-activation residual block of DPC's PreAct ResNet-18."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import BatchNorm, Conv
+from jaxrobust.models.layers import BatchNorm, Conv, torch_uniform
 
 
 class PreActBlock(nn.Module):
@@ -18,16 +19,24 @@ class PreActBlock(nn.Module):
 
     features: int
     stride: int = 1
+    kernel_init: nn.initializers.Initializer = torch_uniform
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, *, train: bool, where: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        conv = functools.partial(
+            Conv, self.features, kernel_init=self.kernel_init, dtype=self.dtype
+        )
+
         def activate(x):
             return nn.relu(BatchNorm(dtype=self.dtype)(x, train=train, where=where))
 
         shortcut = hidden = activate(inputs)
-        x = Conv(self.features, 3, self.stride, dtype=self.dtype)(hidden)
-        x = Conv(self.features, 3, dtype=self.dtype)(activate(x))
+        x = conv(3, self.stride)(hidden)
+        x = conv()(activate(x))
         if self.stride != 1 or inputs.shape[-1] != self.features:
-            shortcut = Conv(self.features, 1, self.stride, dtype=self.dtype)(hidden)
-        return x + shortcut
+            shortcut = conv(1, self.stride)(hidden)
+        x = x + shortcut
+        return x, x

@@ -1,0 +1,100 @@
+"""DHKD's classifier: a primary head that predicts, and an auxiliary head that only distils.
+
+Yang et al., "Dual-Head Knowledge Distillation: Enhancing Logits Utilization with an Auxiliary
+Head", KDD 2025, https://arxiv.org/abs/2411.08937.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from jaxrobust.models.layers import BatchNorm, Features, Linear
+
+AUXILIARY_HEADS = ("none", "linear", "mlp")
+
+
+class Outputs(NamedTuple):
+    """What a classifier computes.
+
+    Attributes:
+      logits: float32 `[B, C]` of the primary head.
+      aux_logits: float32 `[B, C]` of the auxiliary head, or None where there is none.
+      features: of the backbone.
+    """
+
+    logits: jax.Array
+    aux_logits: jax.Array | None
+    features: Features
+
+
+class AuxiliaryHead(nn.Module):
+    """Linear, dropout, BN, ReLU, linear, in this order.
+
+    Attributes:
+      num_classes: outputs.
+      hidden: width in between.
+      dropout: share of the hidden units that is dropped in training.
+      options: of its `Linear` layers.
+    """
+
+    num_classes: int
+    hidden: int = 200
+    dropout: float = 0.1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
+        x = Linear(self.hidden, **self.options)(features)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = nn.relu(BatchNorm()(x, train=train, where=where))
+        return Linear(self.num_classes, **self.options)(x)
+
+
+class Classifier(nn.Module):
+    """A backbone with a primary head and, if asked for, an auxiliary one.
+
+    The top-level keys of the parameters are `backbone`, `primary` and `auxiliary`: without the last
+    one they are those of the same classifier with `auxiliary="none"`.
+
+    Attributes:
+      backbone: network that returns `Features`; the `Linear` layers of the heads are made with its
+        `head_options`.
+      num_classes: outputs per head.
+      auxiliary: `"none"`, `"linear"` or `"mlp"`.
+    """
+
+    backbone: nn.Module
+    num_classes: int
+    auxiliary: str = "none"
+
+    def setup(self):
+        options = self.backbone.head_options
+        self.primary = Linear(self.num_classes, **options)
+        if self.auxiliary == "linear":
+            self.auxiliary_head = Linear(self.num_classes, **options, name="auxiliary")
+        elif self.auxiliary == "mlp":
+            self.auxiliary_head = AuxiliaryHead(self.num_classes, options=options, name="auxiliary")
+
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> Outputs:
+        """Logits of both heads and the features that they read.
+
+        In training with the MLP head a `dropout` random stream is needed.
+
+        Args:
+          images: `[B, H, W, 3]`, normalised.
+          train: whether BatchNorm uses, and updates its running averages from, this batch, and
+            units are dropped.
+          where: bool `[B]`; rows that are left out of BatchNorm's statistics are False.
+        """
+        features = self.backbone(images, train=train, where=where)
+        aux_logits = None
+        if self.auxiliary == "linear":
+            aux_logits = self.auxiliary_head(features.pooled)
+        elif self.auxiliary == "mlp":
+            aux_logits = self.auxiliary_head(features.pooled, train=train, where=where)
+        return Outputs(self.primary(features.pooled), aux_logits, features)

@@ -1,0 +1,68 @@
+"""VGG with batch normalisation, of the CIFAR distillation benchmark.
+
+Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+ICLR 2015, https://arxiv.org/abs/1409.1556.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.models.layers import (
+    BatchNorm,
+    Conv,
+    Features,
+    global_average,
+    he_normal,
+)
+
+
+class VGG(nn.Module):
+    """Five blocks of conv3x3 - BN - ReLU up to the pooled feature.
+
+    A 2x2 max-pooling follows the first three blocks, and the fourth where the images have 64
+    pixels. The maps are those of the last four blocks.
+
+    Attributes:
+      block_sizes: convolutions per block, of 64, 128, 256, 512 and 512 channels.
+      dtype: computation dtype of the convolutions; the pooled feature is float32.
+    """
+
+    head_options: ClassVar = {
+        "kernel_init": nn.initializers.normal(0.01),
+        "bias_init": nn.initializers.zeros,
+    }
+
+    block_sizes: Sequence[int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> Features:
+        """Features at the end of every block, and pooled; arguments as for `ResNetBackbone`."""
+        pooled_blocks = 4 if images.shape[1] == 64 else 3
+        x = images.astype(self.dtype)
+        maps, preactivations = [], []
+        widths = (64, 128, 256, 512, 512)
+        for block, (size, width) in enumerate(zip(self.block_sizes, widths, strict=True)):
+            for i in range(size):
+                x = Conv(
+                    width,
+                    use_bias=True,
+                    kernel_init=he_normal,
+                    dtype=self.dtype,
+                    name=f"conv_{block}_{i}",
+                )(x)
+                before = BatchNorm(dtype=self.dtype, name=f"norm_{block}_{i}")(
+                    x, train=train, where=where
+                )
+                x = nn.relu(before)
+            maps.append(x)
+            preactivations.append(before)
+            if block < pooled_blocks:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        return Features(global_average(x), tuple(maps[1:]), tuple(preactivations[1:]), x)
