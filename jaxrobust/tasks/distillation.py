@@ -194,6 +194,7 @@ class _Distillation:
             "student": student_apply(self.student_module, connector),
         }
         modules = {"teacher": self.teacher_module, "student": self.student_module}
+        predictors = {**modules, "student": self._classifier(config.student.name)}
         distillers = {"teacher": cross_entropy(config, None), "student": self.distiller}
         replicated = {"out_shardings": placement.replicated}
         self._start, self._epoch, self._predict = {}, {}, {}
@@ -218,7 +219,7 @@ class _Distillation:
             self._predict[role] = gather_program(
                 programs,
                 f"{role}/predict",
-                self._forward(modules[role]),
+                self._forward(predictors[role]),
                 len(self.dataset.test),
                 placement,
             )
@@ -259,8 +260,7 @@ class _Distillation:
     def _forward(self, module: nn.Module):
         def logits(ids, key, variables, images):
             del key
-            outputs = module.apply(inference_variables(variables), self._normalized(images[ids]))
-            return outputs.logits
+            return module.apply(variables, self._normalized(images[ids])).logits
 
         return logits
 
@@ -334,7 +334,7 @@ class _Distillation:
 
     def _epoch_of(self, role: str, epoch: int, num_epochs: int, first: int) -> None:
         self._train(role, epoch, num_epochs, first)
-        entry = {"epoch": epoch, **self._test_measures(role, self._variables(role))}
+        entry = {"epoch": epoch, **self._test_measures(role)}
         step = first + epoch + 1
         self._write("test", role, step, epoch, entry)
         if role == "student":
@@ -368,7 +368,7 @@ class _Distillation:
             self.networks[role],
             plan,
             rng.stream(seed, f"{role}/epoch", epoch),
-            self._teacher_variables() if uses_teacher else {},
+            self._variables("teacher") if uses_teacher else {},
             self._images,
             self._labels,
             {name: np.float32(value) for name, value in scalars.items()},
@@ -386,12 +386,13 @@ class _Distillation:
         return learning_rate(optimizer, epoch, num_epochs)
 
     def _variables(self, role: str) -> dict[str, Any]:
-        return self.networks[role].variables
+        """What the predictions of a network need."""
+        if role == "teacher" and self.stored:
+            return self._given
+        return inference_variables(self.networks[role].variables)
 
-    def _teacher_variables(self) -> dict[str, Any]:
-        return self._given if self.stored else inference_variables(self._variables("teacher"))
-
-    def _logits(self, role: str, variables: dict[str, Any]) -> np.ndarray:
+    def _logits(self, role: str) -> np.ndarray:
+        """Logits on the test images."""
         plan = place_plan(
             np.arange(len(self.dataset.test)),
             self.config.eval_batch_size,
@@ -399,10 +400,10 @@ class _Distillation:
             capacity=len(self.dataset.test),
         )
         key = rng.stream(self.config.seed, f"{role}/predict")
-        return fetch(self._predict[role](plan, key, variables, self._test_images))
+        return fetch(self._predict[role](plan, key, self._variables(role), self._test_images))
 
-    def _test_measures(self, role: str, variables: dict[str, Any]) -> dict[str, float]:
-        logits, labels = self._logits(role, variables), self.dataset.test.labels
+    def _test_measures(self, role: str) -> dict[str, float]:
+        logits, labels = self._logits(role), self.dataset.test.labels
         values = {"accuracy": _mean_hits(logits, labels, 1)}
         if self.dataset.num_classes > 5:
             values["top5_accuracy"] = _mean_hits(logits, labels, 5)
@@ -413,8 +414,8 @@ class _Distillation:
 
     def _diagnose_epoch(self, step: int, epoch: int) -> dict[str, dict[str, float]]:
         values = self._diagnose(
-            self._variables("student"),
-            self._teacher_variables() if self.has_teacher else {},
+            self.networks["student"].variables,
+            self._variables("teacher") if self.has_teacher else {},
             self._ids,
             self._images,
             self._labels,
@@ -475,8 +476,7 @@ class _Distillation:
         if self.trains_teacher:
             save_classifier(self._as_stored("teacher"), self.io.workdir / "teacher")
         elif self.stored and not self.epochs["teacher"]:
-            measures = self._test_measures("teacher", self._given)
-            self.epochs["teacher"] = [measures]
+            self.epochs["teacher"] = [self._test_measures("teacher")]
         if self.has_teacher:
             scored = self.epochs["teacher"][-1]
             log.info(
@@ -491,7 +491,7 @@ class _Distillation:
         return StoredClassifier(
             arch=self.teacher_name if role == "teacher" else self.config.student.name,
             num_classes=dataset.num_classes,
-            variables=fetch(inference_variables(self._variables(role))),
+            variables=fetch(self._variables(role)),
             class_names=dataset.class_names,
             image_shape=self.image_shape,
             mean=dataset.mean,
@@ -500,7 +500,7 @@ class _Distillation:
 
     def _draw(self, results: dict) -> None:
         figures = self.io.workdir / "figures"
-        logits = self._logits("student", self._variables("student"))
+        logits = self._logits("student")
         probs = np.asarray(jax.nn.softmax(logits))
         report.reliability_diagram(probs, self.dataset.test.labels, figures / "reliability.png")
         report.distillation_curves({self.config.method: [results]}, figures / "epochs.png")
