@@ -142,7 +142,7 @@ def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) 
     ]
     if all("binary_kl" in r["last"]["diagnosis"] for results in runs.values() for r in results):
         panels += [
-            (f"Cosine of CE's and BinaryKL's gradients, {part}", _of_epochs(_cosine_on(part)))
+            (f"Cosine of CE and BinaryKL gradients, {part}", _of_epochs(_cosine_on(part)))
             for part in ("head", "backbone")
         ]
     figure, axes = _curves(runs, panels, markers=False)

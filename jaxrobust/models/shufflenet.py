@@ -53,7 +53,9 @@ class GroupUnit(nn.Module):
         x = conv(width, 3, self.stride, groups=width)(x, train=train, where=where)
         x = conv(features, 1, groups=self.groups, activation=None)(x, train=train, where=where)
         if self.stride == 2:
-            pooled = nn.avg_pool(inputs, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            # The padding counts in the mean.
+            padding = ((1, 1), (1, 1))
+            pooled = nn.pool(inputs, 0.0, jax.lax.add, (3, 3), (2, 2), padding) / 9
             x = jnp.concatenate([x, pooled], axis=-1)
         else:
             x = x + inputs

@@ -25,8 +25,8 @@ def load_torch_weights(
     """Fills a network's variables with the tensors of a PyTorch state dict.
 
     Args:
-      variables: of the linen network, for their shapes and dtypes; `batch_stats` without a tensor
-        are kept.
+      variables: of the linen network, or the part of them that is to be filled; only their shapes
+        and dtypes matter.
       tensors: by PyTorch name, such as `layer1.0.conv1.weight`. `num_batches_tracked` is ignored.
       modules: PyTorch module name, such as `layer1.0.conv1`, -> path of the linen module that
         holds the leaves.
@@ -35,7 +35,7 @@ def load_torch_weights(
       New variables with the structure of `variables`.
 
     Raises:
-      ValueError: if a tensor has no place, does not fit it, or a parameter gets none.
+      ValueError: if a tensor has no place, does not fit it, or a place gets none.
     """
     wanted = flax.traverse_util.flatten_dict(dict(variables))
     filled = {}
@@ -55,7 +55,11 @@ def load_torch_weights(
                 f"{expected}."
             )
         filled[path] = jax.numpy.asarray(value, wanted[path].dtype)
-    missing = [p for p in wanted if p not in filled and p[0] == "params"]
+    missing = [path for path in wanted if path not in filled]
     if missing:
-        raise ValueError(f"No tensor was given for {'/'.join(missing[0])}.")
-    return flax.traverse_util.unflatten_dict({**wanted, **filled})
+        names = {path: name for name, path in modules.items()}
+        raise ValueError(
+            f"No tensor was given for {'/'.join(missing[0])}, a leaf of "
+            f"{names.get(missing[0][1:-1], 'no known module')}."
+        )
+    return flax.traverse_util.unflatten_dict(filled)

@@ -41,7 +41,8 @@ class WideBlock(nn.Module):
 
         preactivation = norm(inputs)
         hidden = nn.relu(preactivation)
-        x = conv()(nn.relu(norm(conv(3, self.stride)(hidden))))
+        x = nn.relu(norm(conv(3, self.stride)(hidden)))
+        x = conv()(x)
         shortcut = inputs
         if inputs.shape[-1] != self.features:
             shortcut = conv(1, self.stride)(hidden)

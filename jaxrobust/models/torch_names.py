@@ -1,0 +1,129 @@
+"""Names that published PyTorch networks give the layers of our backbones."""
+
+import re
+from collections.abc import Sequence
+
+import flax.linen as nn
+
+from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
+from jaxrobust.models.resnet import BottleneckBlock, ResNetBackbone
+from jaxrobust.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from jaxrobust.models.vgg import VGG
+from jaxrobust.models.wide_resnet import WideResNet
+
+# The head is named after its layer kind or its role, by the author's taste.
+_HEAD = re.compile(r"^(linear|classifier|classifier\.[01]|last_linear|head)\.(?=weight$|bias$)")
+
+
+def canonical_name(tensor: str) -> str:
+    """A tensor's name with `fc` for the head and `downsample` for a ResNet's shortcut."""
+    return re.sub(r"\.shortcut\.(?=[01]\.)", ".downsample.", _HEAD.sub("fc.", tensor))
+
+
+def _kind(layer: str) -> tuple[bool, int]:
+    """Whether a layer of linen's naming is a convolution, and its number."""
+    name, _, number = layer.rpartition("_")
+    return name == "Conv", int(number)
+
+
+def _stage(k: int, sizes: Sequence[int]) -> tuple[int, int]:
+    """Stage and place in it of the k-th block."""
+    for stage, size in enumerate(sizes):
+        if k < size:
+            return stage, k
+        k -= size
+    raise ValueError("There are fewer blocks.")
+
+
+def _pair(prefix: str, layer: str, first: int) -> str:
+    """Convolution and BN that follow each other in a Sequential, from place `first` on."""
+    return f"{prefix}.{first if layer == 'Conv_0' else first + 1}"
+
+
+def _numbered(prefix: str, layer: str, number: int) -> str:
+    """Convolution and BN that share a number."""
+    return f"{prefix}{'conv' if layer == 'Conv_0' else 'bn'}{number}"
+
+
+def _resnet(backbone: ResNetBackbone, path: tuple[str, ...]) -> str:
+    if len(path) == 1:
+        return {"stem_conv": "conv1", "stem_norm": "bn1"}[path[0]]
+    block, layer = path
+    stage, place = _stage(int(block.removeprefix("blocks_")), backbone.stage_sizes)
+    is_conv, number = _kind(layer)
+    main = 3 if getattr(backbone.block, "func", backbone.block) is BottleneckBlock else 2
+    prefix = f"layer{stage + 1}.{place}"
+    if number == main:
+        return f"{prefix}.downsample.{0 if is_conv else 1}"
+    return f"{prefix}.{'conv' if is_conv else 'bn'}{number + 1}"
+
+
+def _wide_resnet(backbone: WideResNet, path: tuple[str, ...]) -> str:
+    is_conv, number = _kind(path[-1])
+    name = "convShortcut" if number == 2 else f"{'conv' if is_conv else 'bn'}{number + 1}"
+    if len(path) == 1:
+        return name
+    size = (backbone.depth - 4) // 6
+    stage, place = divmod(int(path[0].removeprefix("WideBlock_")), size)
+    return f"block{stage + 1}.layer.{place}.{name}"
+
+
+def _vgg(backbone: VGG, path: tuple[str, ...]) -> str:
+    kind, block, place = path[0].split("_")
+    return f"block{block}.{3 * int(place) + (kind == 'norm')}"
+
+
+def _mobilenet_v1(backbone: MobileNetV1, path: tuple[str, ...]) -> str:
+    unit, pointwise = divmod(int(path[0].removeprefix("ConvNorm_")) + 1, 2)
+    if unit == 0:
+        return _pair("model.0", path[1], 0)
+    return _pair(f"model.{unit}", path[1], 3 * pointwise)
+
+
+def _mobilenet_v2(backbone: MobileNetV2, path: tuple[str, ...]) -> str:
+    half = backbone.first_expansion == 1
+    if len(path) == 2:
+        names = {"stem": "conv1", "last": "conv2"} if half else {}
+        return _pair(names.get(path[0]) or f"features.{18 * (path[0] == 'last')}", path[1], 0)
+    block, part, layer = path
+    stage, place = map(int, block.removeprefix("block_").split("_"))
+    index = ("expand", "depthwise", "project").index(part)
+    if half:
+        return _pair(f"blocks.{stage}.{place}.conv", layer, 3 * index)
+    number = 1 + sum((1, 2, 3, 4, 3, 3, 1)[:stage]) + place
+    index -= stage == 0
+    if part == "project":
+        return _pair(f"features.{number}.conv", layer, index)
+    return _pair(f"features.{number}.conv.{index}", layer, 0)
+
+
+def _shufflenet(backbone: ShuffleNetV1 | ShuffleNetV2, path: tuple[str, ...]) -> str:
+    number = int(path[-2].removeprefix("ConvNorm_")) + 1
+    if len(path) == 2:
+        return _numbered("", path[1], number)
+    stage, place = _stage(int(path[0].rpartition("_")[2]), (4, 8, 4))
+    return _numbered(f"layer{stage + 1}.{place}.", path[2], number)
+
+
+_FAMILIES = {
+    ResNetBackbone: _resnet,
+    WideResNet: _wide_resnet,
+    VGG: _vgg,
+    MobileNetV1: _mobilenet_v1,
+    MobileNetV2: _mobilenet_v2,
+    ShuffleNetV1: _shufflenet,
+    ShuffleNetV2: _shufflenet,
+}
+
+
+def torch_module(backbone: nn.Module, path: tuple[str, ...]) -> str:
+    """Name that published weights have for a module of a classifier, head included.
+
+    Args:
+      backbone: of the classifier.
+      path: of the innermost linen module in the classifier's parameters, such as
+        `("backbone", "blocks_0", "Conv_1", "Conv_0")`.
+    """
+    if path[0] == "primary":
+        return "fc"
+    return _FAMILIES[type(backbone)](backbone, path[1:-1])

@@ -1,0 +1,61 @@
+"""Every backbone computes what the same network computes in PyTorch, which a test alone needs."""
+
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust.models import BACKBONES, make_classifier
+from jaxrobust.models.convert import convert_state_dict
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install jaxrobust[test]")
+
+_path = pathlib.Path(__file__).parent / "torch_reference.py"
+_spec = importlib.util.spec_from_file_location("torch_reference", _path)
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+NUM_CLASSES = 7
+QUICK_COMPILATION = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+def _randomised(module):
+    """The module in evaluation mode, with weights that carry the images through to the logits."""
+    random = np.random.default_rng(0)
+    for name, tensor in module.state_dict().items():
+        if tensor.ndim == 1:
+            around_one = name.endswith(("weight", "running_var"))
+            values = around_one + random.uniform(-0.3, 0.3, tensor.shape)
+        elif tensor.ndim > 1:
+            deviation = np.sqrt(2 / tensor[0].numel())
+            values = deviation * random.standard_normal(tensor.shape, np.float32)
+        else:
+            continue
+        tensor.copy_(torch.from_numpy(values))
+    return module.eval()
+
+
+@pytest.mark.parametrize("arch", BACKBONES)
+def test_logits_equal_those_of_pytorch(arch):
+    size = 64 if arch == "mobilenet_v1" or arch.endswith("_imagenet") else 32
+    module = _randomised(reference.make(arch, NUM_CLASSES))
+    # Coarse patterns: fine noise would be averaged away before it reached the logits.
+    coarse = np.random.default_rng(0).standard_normal((2, 4, 4, 3))
+    images = np.float32(2 * coarse.repeat(size // 4, 1).repeat(size // 4, 2))
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    num_classes, variables = convert_state_dict(arch, tensors)
+    assert num_classes == NUM_CLASSES
+    classifier = make_classifier(arch, num_classes=num_classes, auxiliary="none", dtype=jnp.float32)
+    apply = jax.jit(classifier.apply, compiler_options=QUICK_COMPILATION)
+    outputs = apply(variables, jnp.asarray(images))
+    spread = np.abs(expected - expected.mean(0)).max()
+    assert spread > 0.02 * np.abs(expected).max()
+    np.testing.assert_allclose(outputs.logits, expected, rtol=0, atol=1e-3 * spread)
