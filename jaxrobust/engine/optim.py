@@ -41,9 +41,8 @@ def one_cycle_adam(
 
     Over `num_steps` the rate rises from `1 / div_factor` of the highest to the highest and falls to
     `1 / div_factor / final_div_factor` of it, while beta1 goes from 0.95 to 0.85 and back.
-    Weight decay is coupled (added to the gradient, not AdamW's) and spares biases and all other
-    parameters of fewer than two axes. Directions come scaled by the cycle, so the rate to multiply
-    them with stays the highest one throughout.
+    Weight decay is coupled (added to the gradient, not AdamW's), for what `is_decayed`. Directions
+    come scaled by the cycle, so the rate to multiply them with stays the highest one throughout.
 
     Args:
       config: `weight_decay`, `pct_start`, `div_factor`, `final_div_factor`.
@@ -76,14 +75,14 @@ def one_cycle_adam(
         directions = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v / nu_scale) + 1e-8), mu, nu)
         return directions, optax.ScaleByAdamState(count, mu, nu)
 
-    decay = optax.add_decayed_weights(config.weight_decay, mask=_is_decayed)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
     return optax.chain(decay, optax.GradientTransformation(init, update))
 
 
-def _is_decayed(params):
-    """Which parameters are neither biases nor of fewer than two axes."""
+def is_decayed(params):
+    """Which parameters are kernels: of two axes or more, and neither biases nor fixed queries."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, param: param.ndim > 1 and path[-1].key != "bias", params
+        lambda path, param: param.ndim > 1 and path[-1].key not in ("bias", "queries"), params
     )
 
 

@@ -130,9 +130,7 @@ def mld_id(config: ml_collections.ConfigDict, problem: Problem | None) -> Distil
     return _without(config, problem, "cd")
 
 
-def _without(
-    config: ml_collections.ConfigDict, problem: Problem | None, *terms: str
-) -> Distiller:
+def _without(config: ml_collections.ConfigDict, problem: Problem | None, *terms: str) -> Distiller:
     config = config.copy_and_resolve_references()
     config.l2d.update({f"lambda_{term}": 0.0 for term in terms})
     return build(config, problem)
