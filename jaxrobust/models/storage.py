@@ -33,7 +33,7 @@ from jaxrobust.engine.files import write_bytes, write_json
 from jaxrobust.errors import UserError
 from jaxrobust.models import make_classifier
 
-FACTS, VARIABLES, PROGRAM = "model.json", "variables.npz", "program.bin"
+MODEL, VARIABLES, PROGRAM = "model.json", "variables.npz", "program.bin"
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -96,7 +96,7 @@ def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) 
         "num_parameters": sum(x.size for name, x in arrays.items() if name.startswith("params/")),
         "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
     }
-    write_json(directory / FACTS, facts)
+    write_json(directory / MODEL, facts)
 
 
 def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
@@ -107,7 +107,7 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
         the architecture.
     """
     directory = pathlib.Path(directory).expanduser()
-    facts = _read_facts(directory)
+    facts = _read_model(directory)
     try:
         content = (directory / VARIABLES).read_bytes()
     except OSError as error:
@@ -135,16 +135,16 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
     return classifier
 
 
-def _read_facts(directory: pathlib.Path) -> dict[str, Any]:
-    path = directory / FACTS
+def _read_model(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / MODEL
     if not path.exists():
-        near = [name for name in ("student", "teacher") if (directory / name / FACTS).exists()]
+        near = [name for name in ("student", "teacher") if (directory / name / MODEL).exists()]
         hint = (
             f"did you mean {directory / near[0]}?"
             if near
             else "name a folder `student` or `teacher` of a run, or one that a conversion wrote."
         )
-        raise UserError(f"{directory} holds no {FACTS}: {hint}")
+        raise UserError(f"{directory} holds no {MODEL}: {hint}")
     try:
         facts = json.loads(path.read_text())
         return {**facts, "num_classes": int(facts["num_classes"]), "arch": str(facts["arch"])}
