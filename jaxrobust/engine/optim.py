@@ -12,8 +12,13 @@ from jaxrobust.errors import UserError, unknown_name
 SCHEDULES = ("constant", "step", "milestones", "cosine")
 
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """SGD as the papers run it, without the learning rate.
+OPTIMIZERS = ("sgd", "one_cycle_adam")
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, steps_per_epoch: int = 0
+) -> optax.GradientTransformation:
+    """SGD as the papers run it, or `one_cycle_adam`, without the learning rate.
 
     Weight decay is added to the gradient before the momentum, as in PyTorch, for every parameter.
     The step multiplies the result by `-learning_rate(config, epoch)`: the rate is a traced scalar,
@@ -21,11 +26,18 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
 
     Args:
       config: `momentum`, `nesterov`, `weight_decay`; and, where a recipe has it, `clip_norm`, the
-        global norm above which a gradient is shortened, 0 for none.
+        global norm above which a gradient is shortened, 0 for none. Where a recipe has the `name`
+        one_cycle_adam: what that takes, and `cycle_epochs`, the length of its cycle.
+      steps_per_epoch: for `one_cycle_adam`.
 
     Returns:
       The transformation from gradients to descent directions.
     """
+    name = config.get("name", "sgd")
+    if name not in OPTIMIZERS:
+        raise UserError(unknown_name("optimizer.name", name, OPTIMIZERS))
+    if name == "one_cycle_adam":
+        return one_cycle_adam(config, config.cycle_epochs * steps_per_epoch)
     clip_norm = config.get("clip_norm", 0.0)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
