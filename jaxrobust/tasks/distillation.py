@@ -177,6 +177,14 @@ def _check(config: ml_collections.ConfigDict) -> None:
             "distill_until_epoch": 0,
         },
     )
+    cycle = config.optimizer.get("cycle_epochs", 0)
+    for field in ("num_epochs", "teacher.num_epochs"):
+        num_epochs = config.teacher.num_epochs if "teacher" in field else config.num_epochs
+        if cycle and num_epochs > cycle:
+            raise UserError(
+                f"{field}={num_epochs} must be at most the {cycle} of optimizer.cycle_epochs, at "
+                "whose end the learning rate is next to nothing."
+            )
 
 
 def _stored_teacher(config: ml_collections.ConfigDict, dataset: Dataset) -> StoredClassifier | None:
