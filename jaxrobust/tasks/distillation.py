@@ -21,7 +21,7 @@ from jaxrobust import metrics, report
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.sources import Dataset, fingerprint
 from jaxrobust.engine import rng
-from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim import SCHEDULES, learning_rate, make_optimizer
 from jaxrobust.engine.plan import LAST_BATCHES, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run, write_json
@@ -97,6 +97,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
             "method": DISTILLERS,
             "student.name": BACKBONES,
             "last_batch": LAST_BATCHES,
+            "optimizer.schedule": SCHEDULES,
             **({} if config.teacher.path else {"teacher.name": BACKBONES}),
         },
     )

@@ -20,19 +20,25 @@ def test_maps_get_the_shapes_of_the_teacher_and_deep_ones_reach_shallow_ones():
     student = _features([(4, 4, 3)])
     # Another size than the student's at the first level.
     fusion = ReviewFusion(channels=(6, 9), sizes=((2, 2), (1, 1)))
-    variables = jax.jit(fusion.init)(jax.random.key(0), student)
+    shapes = jax.eval_shape(fusion.init, jax.random.key(0), student)
+    generator = np.random.default_rng(1)
+    variables = jax.tree.map(lambda x: jnp.asarray(generator.normal(size=x.shape), x.dtype), shapes)
 
     @jax.jit
-    def fused(features):
-        return fusion.apply(variables, features, train=True, mutable=["batch_stats"])[0]
+    def fused(*many):
+        options = {"train": True, "mutable": ["batch_stats"]}
+        return [fusion.apply(variables, features, **options)[0] for features in many]
 
-    maps = fused(student).maps
+    other_pooled = student._replace(pooled=-student.pooled)
+    other_map = student._replace(maps=(-student.maps[0],))
+    maps, of_other_pooled, of_other_map = (f.maps for f in fused(student, other_pooled, other_map))
     assert [m.shape[1:] for m in maps] == [(2, 2, 6), (1, 1, 9)]
-    np.testing.assert_array_equal(fused(student).pooled, student.pooled)
-    changed = fused(student._replace(pooled=-student.pooled)).maps
-    assert all(np.any(a != b) for a, b in zip(maps, changed, strict=True))
-    changed = fused(student._replace(maps=(-student.maps[0],))).maps
-    assert [bool(np.any(a != b)) for a, b in zip(maps, changed, strict=True)] == [True, False]
+
+    def differ(others):
+        return [bool(np.any(a != b)) for a, b in zip(maps, others, strict=True)]
+
+    assert differ(of_other_pooled) == [True, True]
+    assert differ(of_other_map) == [True, False]
 
 
 def test_levels_end_with_the_pooled_feature():
