@@ -21,10 +21,11 @@ from jaxrobust import metrics, report
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.sources import Dataset, fingerprint
 from jaxrobust.engine import rng
+from jaxrobust.engine.files import write_json
 from jaxrobust.engine.optim import SCHEDULES, learning_rate, make_optimizer
 from jaxrobust.engine.plan import LAST_BATCHES, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
-from jaxrobust.engine.runtime import Run, open_run, write_json
+from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
