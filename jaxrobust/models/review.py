@@ -1,0 +1,132 @@
+"""ReviewKD's fusion of a student's maps into maps of the teacher's shapes.
+
+Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021,
+https://arxiv.org/abs/2104.09044, section 3.3.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.models.layers import BatchNorm, Conv, Features, torch_bias, torch_uniform
+
+# He et al.'s uniform initialisation with slope 1: U(-sqrt(3 / fan_in), sqrt(3 / fan_in)).
+_lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+def review_levels(features: Features) -> tuple[jax.Array, ...]:
+    """Maps that ReviewKD compares, shallow to deep: pre-activations, and the pooled feature as a
+    map of one pixel."""
+    return (*features.preactivations, features.pooled[:, None, None, :])
+
+
+def _resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Pixel i of n is pixel floor(i N / n) of the N before."""
+    rows, columns = (
+        jnp.arange(new) * old // new for new, old in zip(size, x.shape[1:3], strict=True)
+    )
+    return x[:, rows][:, :, columns]
+
+
+class FusionBlock(nn.Module):
+    """Attention-based fusion of one level with what came from the deeper one.
+
+        x = BN(conv1x1(x));    a = sigmoid(conv1x1([x, y]));    x = a_0 x + a_1 y
+        out = BN(conv3x3(x))
+
+    Attributes:
+      features: channels of `out`, the teacher's.
+      size: height and width of `out`, the teacher's.
+      width: channels of x.
+      dtype: computation dtype.
+    """
+
+    features: int
+    size: tuple[int, int]
+    width: int = 256
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        y: jax.Array | None = None,
+        *,
+        train: bool = False,
+        where: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Fused maps.
+
+        Args:
+          x: `[B, H, W, C]`, the student's map.
+          y: `[B, H', W', width]` from the deeper level; None at the deepest, which has no fusion.
+          train: as for the backbone.
+          where: as for the backbone.
+
+        Returns:
+          (out `[B, *size, features]`, x `[B, *size, width]` for the shallower level).
+        """
+        x = Conv(self.width, 1, kernel_init=_lecun_uniform, dtype=self.dtype, name="conv1")(x)
+        x = BatchNorm(dtype=self.dtype, name="norm1")(x, train=train, where=where)
+        if y is not None:
+            y = _resize_nearest(y, x.shape[1:3])
+            attention = nn.Conv(
+                2,
+                (1, 1),
+                dtype=self.dtype,
+                kernel_init=torch_uniform,
+                bias_init=torch_bias(2 * self.width),
+                name="attention",
+            )(jnp.concatenate([x, y], axis=-1))
+            attention = nn.sigmoid(attention)
+            x = x * attention[..., :1] + y * attention[..., 1:]
+        x = _resize_nearest(x, self.size)
+        out = Conv(self.features, 3, kernel_init=_lecun_uniform, dtype=self.dtype, name="conv2")(x)
+        return BatchNorm(dtype=self.dtype, name="norm2")(out, train=train, where=where), x
+
+
+class ReviewFusion(nn.Module):
+    """One `FusionBlock` per level, from the deepest to the shallowest.
+
+    Attributes:
+      shapes: (height, width, channels) of each of the teacher's levels, shallow to deep.
+      width: channels in between.
+      dtype: computation dtype; the maps returned are float32.
+    """
+
+    shapes: Sequence[tuple[int, int, int]]
+    width: int = 256
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        levels: Sequence[jax.Array],
+        *,
+        train: bool = False,
+        where: jax.Array | None = None,
+    ) -> tuple[jax.Array, ...]:
+        """Maps float32 `[B, height, width, channels]` to compare with the teacher's levels.
+
+        Args:
+          levels: the student's, shallow to deep, as many as the teacher has.
+          train: as for the backbone.
+          where: as for the backbone.
+
+        Raises:
+          ValueError: if student and teacher have different numbers of levels.
+        """
+        if len(levels) != len(self.shapes):
+            raise ValueError(
+                f"The student has {len(levels)} levels and the teacher {len(self.shapes)}; "
+                "review their networks' stages, or choose levels of both."
+            )
+        outputs, deeper = [], None
+        for (height, width, features), x in reversed(list(zip(self.shapes, levels, strict=True))):
+            block = FusionBlock(features, (height, width), self.width, self.dtype)
+            out, deeper = block(x.astype(self.dtype), deeper, train=train, where=where)
+            outputs.insert(0, out.astype(jnp.float32))
+        return tuple(outputs)
