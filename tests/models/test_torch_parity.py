@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrobust.errors import UserError
 from jaxrobust.models import BACKBONES, make_classifier
 from jaxrobust.models.convert import convert_state_dict
+from jaxrobust.models.torch_files import read_state_dict
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install jaxrobust[test]")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install jaxrobust[test-torch]")
 
 _path = pathlib.Path(__file__).parent / "torch_reference.py"
 _spec = importlib.util.spec_from_file_location("torch_reference", _path)
@@ -57,5 +59,25 @@ def test_logits_equal_those_of_pytorch(arch):
     apply = jax.jit(classifier.apply, compiler_options=QUICK_COMPILATION)
     outputs = apply(variables, jnp.asarray(images))
     spread = np.abs(expected - expected.mean(0)).max()
-    assert spread > 0.02 * np.abs(expected).max()
+    assert spread > 0.01 * np.abs(expected).max()
     np.testing.assert_allclose(outputs.logits, expected, rtol=0, atol=1e-3 * spread)
+
+
+def test_files_of_pytorch_are_read(tmp_path):
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool]
+    state = {f"module.{kind}": torch.tensor([[0, 1], [2, 3]]).to(kind).T for kind in kinds}
+    state["module.scalar"] = torch.nn.Parameter(torch.tensor(2.5))
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"epoch": 240, "model": state, "optimizer": {"lr": [0.1], "m": state}}, path)
+    found = read_state_dict(path)
+    assert found.keys() == {name.removeprefix("module.") for name in state}
+    for name, tensor in state.items():
+        array = found[name.removeprefix("module.")]
+        np.testing.assert_array_equal(array.astype(np.float64), tensor.detach().double().numpy())
+
+
+def test_the_old_format_of_pytorch_is_refused(tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"older than PyTorch 1\.6"):
+        read_state_dict(path)
