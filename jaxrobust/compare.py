@@ -2,22 +2,25 @@
 
 Draws what the runs' task is about, one line per group with a band over its seeds, and prints the
 table behind it: for active learning, accuracy, query precision and query recall against the number
-of annotated images; for noisy labels, accuracy, calibration and detection by epoch.
+of annotated images; for noisy labels, accuracy, calibration and detection by epoch; for
+distillation, accuracy, calibration and the agreement of gradients by epoch.
 """
 
 import argparse
 import collections
+import contextlib
 import json
 import math
 import pathlib
-import statistics
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxrobust.engine.runtime import write_text
 from jaxrobust.errors import UserError
-from jaxrobust.report import learning_curves, noisy_label_curves
+from jaxrobust.report import distillation_curves, learning_curves, noisy_label_curves
 
 
 def _of_labels(name: str) -> Callable[[dict], float]:
@@ -50,6 +53,16 @@ _COMPARISONS = {
             "last query recall": lambda r: r["last_query_recall"],
         },
         draw=learning_curves,
+    ),
+    "distillation": _Comparison(
+        problem=lambda r: (r["dataset"], r["num_classes"], r["student"]["name"]),
+        columns={
+            "accuracy, last epoch": lambda r: r["last"]["accuracy"],
+            "best accuracy": lambda r: r["best"]["accuracy"],
+            "top-5 accuracy": lambda r: r["last"]["top5_accuracy"],
+            "calibration error": lambda r: r["last"]["ece"],
+        },
+        draw=distillation_curves,
     ),
     "noisy_labels": _Comparison(
         problem=lambda r: (r["dataset"], r["noise"]["kind"], r["noise"]["rate"]),
@@ -87,7 +100,7 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
     """Results by label, every label's seeds in ascending order.
 
     Args:
-      workdirs: folders of finished runs.
+      workdirs: folders of finished runs, of one seed or of several (`num_seeds`).
       by: a field of `config.json`, such as `method` or `select.fine`; several are joined by commas.
 
     Raises:
@@ -96,7 +109,7 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
     """
     groups: dict[str, list[dict]] = collections.defaultdict(list)
     problems = {}
-    for workdir in workdirs:
+    for workdir in _of_single_seeds(workdirs):
         results = load_results(workdir)
         config = json.loads((workdir / "config.json").read_text())
         label = ", ".join(str(_field(config, name, workdir)) for name in by.split(","))
@@ -113,10 +126,19 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
     if len(problems) > 1:
         first, second = list(problems.values())[:2]
         raise UserError(
-            f"{first} and {second} are not the same problem (data set, and known classes or noise, "
-            "must agree); compare them separately."
+            f"{first} and {second} are not the same problem (data set, and known classes, noise "
+            "or student, must agree); compare them separately."
         )
     return {label: sorted(rs, key=lambda r: r["seed"]) for label, rs in groups.items()}
+
+
+def _of_single_seeds(workdirs: list[pathlib.Path]) -> list[pathlib.Path]:
+    """The same folders, those of several seeds replaced by the folder of each seed."""
+    single = []
+    for workdir in workdirs:
+        seeds = load_results(workdir).get("seeds")
+        single += [workdir] if seeds is None else [workdir / f"seed_{seed}" for seed in seeds]
+    return single
 
 
 def _field(config: dict, name: str, workdir: pathlib.Path):
@@ -135,18 +157,38 @@ def table(groups: dict[str, list[dict]]) -> str:
         "| | seeds | " + " | ".join(columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
-    for label, results in groups.items():
-        cells = []
-        for value in columns.values():
-            try:
-                numbers = [100 * value(r) for r in results]
-            except KeyError:  # no recall with a person as oracle, no accuracy without test images
-                cells.append("–")
-                continue
-            spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-            cells.append(f"{statistics.fmean(numbers):.1f} ± {spread:.1f}")
-        lines.append(f"| {label} | {len(results)} | " + " | ".join(cells) + " |")
+    for label, values in statistics(groups).items():
+        mean, std = values["mean"], values["std"]
+        cells = [
+            f"{100 * mean[name]:.1f} ± {100 * std[name]:.1f}" if name in mean else "–"
+            for name in columns
+        ]
+        lines.append(f"| {label} | {len(groups[label])} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def statistics(groups: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, float]]]:
+    """By label, `mean` and `std` (of the sample; 0 for one seed) of every measure, as fractions.
+
+    A measure that a run cannot have is left out: recall with a person as oracle, accuracy without
+    test images.
+    """
+    columns = _comparison(groups).columns
+    found = {}
+    for label, results in groups.items():
+        mean, std = {}, {}
+        for name, value in columns.items():
+            with contextlib.suppress(KeyError):
+                numbers = [value(r) for r in results]
+                mean[name] = float(np.mean(numbers))
+                std[name] = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0
+        found[label] = {"mean": mean, "std": std}
+    return found
+
+
+def draw(groups: dict[str, list[dict]], path: pathlib.Path) -> None:
+    """The figure of the runs' task, a line per label with a band over its seeds."""
+    _comparison(groups).draw(groups, path)
 
 
 def _comparison(groups: dict[str, list[dict]]) -> _Comparison:
@@ -169,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     print(text)
     write_text(arguments.out / "table.md", text + "\n")
     figure = arguments.out / "learning_curves.png"
-    _comparison(groups).draw(groups, figure)
+    draw(groups, figure)
     print(f"figure: {figure}")
     return 0
 

@@ -126,6 +126,41 @@ def _of_epochs(value):
     return lambda results: [(e["epoch"], value(e)) for e in results["epochs"]]
 
 
+def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
+    """Draws a student's test accuracy and calibration error and, where there was a teacher, how the
+    gradients of cross-entropy and of BinaryKL on the primary head agree, by epoch.
+
+    Args:
+      runs: label -> results of one or more seeds (contents of `results.json`), as for
+        `learning_curves`. The gradients are left out if a run has none.
+      path: the PNG to write.
+    """
+    first = next(iter(runs.values()))[0]
+    panels = [
+        ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
+        ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
+    ]
+    if all("binary_kl" in r["last"]["diagnosis"] for results in runs.values() for r in results):
+        panels += [
+            (f"Cosine of CE and BinaryKL gradients, {part}", _of_epochs(_cosine_on(part)))
+            for part in ("head", "backbone")
+        ]
+    figure, axes = _curves(runs, panels, markers=False)
+    for axis in axes:
+        axis.set_xlabel("Epoch")
+    for axis in axes[2:]:
+        axis.axhline(0, color=COLORS[6], lw=0.8, zorder=0)
+    student = first["student"]["name"]
+    taught = f" taught by {first['teacher']['name']}" if first["teacher"] else ""
+    _suptitle(figure, f"{first['dataset']}, {student}{taught}", runs)
+    axes[0].legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def _cosine_on(part: str):
+    return lambda entry: entry["diagnosis"]["binary_kl"][f"{part}_cosine"]
+
+
 def reliability_diagram(
     probs: np.ndarray, labels: np.ndarray, path: pathlib.Path, *, num_bins: int = 10
 ) -> None:

@@ -72,3 +72,15 @@ def tiny_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.NETWORKS, "tiny", network)
         yield
+
+
+@pytest.fixture(scope="module")
+def tiny_backbones():
+    """Backbones `tiny4` and `tiny8`: one block of 4 or 8 channels, quick to compile."""
+    from jaxrobust import models
+
+    with pytest.MonkeyPatch.context() as patch:
+        for width in (4, 8):
+            backbone = functools.partial(models.ResNetBackbone, stage_sizes=(1,), widths=(width,))
+            patch.setitem(models.BACKBONES, f"tiny{width}", backbone)
+        yield

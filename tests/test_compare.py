@@ -99,6 +99,53 @@ def test_noisy_label_runs_have_their_own_table_and_figure(workdirs, tmp_path, ca
         assert "not the same problem" in capsys.readouterr().err
 
 
+def _distilled(root, name, *, method, seed, accuracy, student="resnet8", cosines=True):
+    diagnosis = {"head": {"etf_deviation": 0.5}}
+    if cosines:
+        diagnosis["binary_kl"] = {"head_cosine": -0.1, "backbone_cosine": 0.1}
+    epochs = [
+        {"epoch": i, "accuracy": accuracy, "ece": 0.1, "diagnosis": diagnosis} for i in range(3)
+    ]
+    results = {
+        "task": "distillation",
+        "method": method,
+        "dataset": "digits",
+        "seed": seed,
+        "num_classes": 3,
+        "student": {"name": student},
+        "teacher": {"name": "resnet14"} if cosines else None,
+        "last": epochs[-1],
+        "best": {"accuracy": accuracy},
+        "epochs": epochs,
+    }
+    workdir = root / name
+    workdir.mkdir()
+    (workdir / "results.json").write_text(json.dumps(results))
+    (workdir / "config.json").write_text(json.dumps({"method": method}))
+    return workdir
+
+
+def test_distillation_runs_have_their_own_table_and_figure(tmp_path, capsys):
+    runs = [
+        _distilled(tmp_path, "d0", method="dhkd", seed=0, accuracy=0.9),
+        _distilled(tmp_path, "d1", method="dhkd", seed=1, accuracy=0.8),
+    ]
+    alone = _distilled(tmp_path, "c", method="cross_entropy", seed=0, accuracy=0.5, cosines=False)
+    widths = []
+    for workdirs in (runs, [*runs, alone]):
+        assert compare.main([*map(str, workdirs), f"--out={tmp_path / 'out'}"]) == 0
+        with Image.open(tmp_path / "out" / "learning_curves.png") as image:
+            widths.append(image.width)
+    printed = capsys.readouterr().out
+    assert "| dhkd | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | – | 10.0 ± 0.0 |" in printed
+    assert "| cross_entropy | 1 | 50.0 ± 0.0 |" in printed
+    # The agreement of gradients is drawn where every run has measured it.
+    assert widths[0] > 1.9 * widths[1]
+    other = _distilled(tmp_path, "s", method="kd", seed=0, accuracy=0.9, student="vgg8")
+    assert compare.main([str(runs[0]), str(other), f"--out={tmp_path / 'out'}"]) == 2
+    assert "not the same problem" in capsys.readouterr().err
+
+
 def test_groups_by_any_field(workdirs):
     groups = compare.group(workdirs[:2], "method,al.openness")
     assert list(groups) == ["dcfs, 0.6"]

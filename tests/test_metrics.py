@@ -32,6 +32,13 @@ def test_topk_accuracy_by_hand():
         np.testing.assert_array_equal(topk_accuracy(logits, labels, k), expected)
 
 
+def test_topk_accuracy_as_recorded(load_golden):
+    golden = load_golden("dhkd")
+    logits, labels = golden["topk", "logits"], golden["topk", "labels"]
+    percent = [100 * np.mean(topk_accuracy(logits, labels, k)) for k in (1, 5)]
+    np.testing.assert_allclose(percent, golden["topk", "acc1_acc5"], rtol=1e-4)
+
+
 def test_topk_accuracy_counts_the_lower_class_first():
     logits = jnp.zeros((4, 4))
     labels = jnp.arange(4)

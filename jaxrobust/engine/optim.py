@@ -18,12 +18,15 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
     so a schedule never recompiles.
 
     Args:
-      config: `momentum`, `nesterov`, `weight_decay`.
+      config: `momentum`, `nesterov`, `weight_decay`; and, where a recipe has it, `clip_norm`, the
+        global norm above which a gradient is shortened, 0 for none.
 
     Returns:
       The transformation from gradients to descent directions.
     """
+    clip_norm = config.get("clip_norm", 0.0)
     return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
         optax.trace(decay=config.momentum, nesterov=config.nesterov),
     )

@@ -12,10 +12,11 @@ from jaxrobust.engine.sharding import Placement
 
 
 class Programs:
-    """The jitted programs of one run, each of which may be traced once.
+    """The jitted programs of one recipe, each of which may be traced once.
 
     A second trace means that a shape or a Python value changed between calls, which costs a compile
-    of seconds to minutes every time; it is refused.
+    of seconds to minutes every time; it is refused. Runs that differ in nothing but the seed share
+    their programs.
 
     Attributes:
       traces: how often each program has been traced, by name.
@@ -23,9 +24,12 @@ class Programs:
 
     def __init__(self):
         self.traces: collections.Counter[str] = collections.Counter()
+        self._jitted: dict[str, Callable] = {}
 
     def jit(self, name: str, function: Callable, **options) -> Callable:
-        """`jax.jit(function, **options)`, counted under `name`."""
+        """`jax.jit(function, **options)`, counted under `name`; what has that name already."""
+        if name in self._jitted:
+            return self._jitted[name]
 
         def counted(*args):
             self.traces[name] += 1
@@ -35,7 +39,8 @@ class Programs:
             return function(*args)
 
         counted.__name__ = name.replace("/", "_")
-        return jax.jit(counted, **options)
+        self._jitted[name] = jax.jit(counted, **options)
+        return self._jitted[name]
 
 
 def epoch_program(

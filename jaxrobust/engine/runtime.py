@@ -22,6 +22,9 @@ import ml_collections
 from tqdm import tqdm
 
 from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
+from jaxrobust.engine.files import write_bytes as write_bytes
+from jaxrobust.engine.files import write_json as write_json
+from jaxrobust.engine.files import write_text as write_text
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import Placement, make_placement
 from jaxrobust.engine.writers import JsonLines, Writer, optional_writers
@@ -51,24 +54,6 @@ class Interrupted(Exception):
 def plain(config: ml_collections.ConfigDict) -> dict:
     """The configuration as JSON-able dicts and lists."""
     return json.loads(config.to_json())
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that a kill leaves the old file or the new one, never a part."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes UTF-8 text so that a kill leaves the old file or the new one, never a part."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a kill leaves the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_bytes(content)
-    scratch.replace(path)
 
 
 def setup_jax(config: ml_collections.ConfigDict) -> None:
@@ -106,7 +91,12 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_same_config(config: dict, path: pathlib.Path) -> None:
+def check_same_config(config: dict, path: pathlib.Path) -> None:
+    """Refuses to go on with `config` in a workdir whose `path`, its `config.json`, says otherwise.
+
+    Raises:
+      UserError: naming the first field that differs, or if the file cannot be read.
+    """
     try:
         before = _flatten(json.loads(path.read_text()))
     except (ValueError, OSError) as error:
@@ -174,11 +164,13 @@ class Run:
       programs: the run's compiled programs.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
+    def __init__(
+        self, config: ml_collections.ConfigDict, workdir: pathlib.Path, programs: Programs
+    ):
         self.config = config
         self.workdir = workdir
         self.placement: Placement = make_placement()
-        self.programs = Programs()
+        self.programs = programs
         self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
         self._writers: list[Writer] = []
         self._jsonl: JsonLines | None = None
@@ -227,7 +219,8 @@ class Run:
         """Records one event.
 
         Args:
-          event: what it is: step, split, round, ...
+          event: what it is: step, split, round, ...; `steps`, the first and the last that
+            `values` are of.
           values: measurements by name; those still on the device are fetched later.
           count: number of steps that `values` are sums over.
         """
@@ -252,6 +245,8 @@ class Run:
         values = {name: float(value) / count for name, value in jax.device_get(values).items()}
         if not math.isfinite(values.get("loss", 0.0)):
             where = ", ".join(f"{k} {event[k]}" for k in ("round", "phase", "epoch") if k in event)
+            if "steps" in event:
+                where += ", steps {} to {}".format(*event["steps"])
             saved = self._last_saved_step
             raise UserError(
                 f"The loss became {values['loss']} in {where} (step {event['step']}), and the last "
@@ -351,7 +346,11 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Iterator[Run]:
+def open_run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    programs: Programs | None = None,
+) -> Iterator[Run]:
     """Takes a workdir for one process, checks that it belongs to `config`, and yields its `Run`.
 
     Writes `config.json` and `environment.json`. SIGTERM and SIGINT make the run save and stop.
@@ -359,6 +358,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> I
     Args:
       config: the whole recipe.
       workdir: a new folder, or that of an earlier attempt at the same recipe.
+      programs: those of a run of the same recipe with another seed.
 
     Raises:
       UserError: if the folder cannot be written, is in use by another process, or belongs to
@@ -388,11 +388,11 @@ def open_run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> I
         settings = plain(config)
         config_path = workdir / "config.json"
         if config_path.exists():
-            _check_same_config(settings, config_path)
+            check_same_config(settings, config_path)
         write_json(config_path, settings)
         _append_environment(workdir / "environment.json")
 
-        run = Run(config, workdir)
+        run = Run(config, workdir, programs or Programs())
         handlers = {s: signal.signal(s, run._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield run

@@ -23,7 +23,9 @@ from jaxrobust.losses.dual_head import align_gradients as align_gradients
 from jaxrobust.losses.dual_head import binary_kl_loss as binary_kl_loss
 from jaxrobust.losses.dual_head import binary_kl_norm_loss as binary_kl_norm_loss
 from jaxrobust.losses.dual_head import etf_deviation as etf_deviation
+from jaxrobust.losses.dual_head import gradient_conflict_report as gradient_conflict_report
 from jaxrobust.losses.dual_head import gradient_cosine as gradient_cosine
+from jaxrobust.losses.dual_head import logit_conflict as logit_conflict
 from jaxrobust.losses.dual_head import soft_target_kl as soft_target_kl
 from jaxrobust.losses.evidential import dcfs_loss as dcfs_loss
 from jaxrobust.losses.evidential import dirichlet_alpha as dirichlet_alpha

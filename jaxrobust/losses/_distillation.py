@@ -44,6 +44,18 @@ def student_and_teacher(
     return student, teacher
 
 
+def row_mask(where: jax.typing.ArrayLike | None, num_rows: int) -> jax.Array:
+    """`where` as bool [B], all True if it is None.
+
+    Raises:
+      ValueError: if it has another shape.
+    """
+    where = jnp.ones(num_rows, bool) if where is None else jnp.asarray(where, bool)
+    if where.shape != (num_rows,):
+        raise ValueError(f"where must be ({num_rows},), one per row, got {where.shape}.")
+    return where
+
+
 def positive(name: str, value: float) -> float:
     """The static option `value` as a Python float.
 

@@ -6,11 +6,13 @@ Head", KDD 2025, https://arxiv.org/abs/2411.08937.
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._distillation import (
     bernoulli_kl,
     positive,
@@ -224,6 +226,80 @@ def gradient_cosine(tree_a: Any, tree_b: Any) -> jax.Array:
     norms = safe_sqrt(_inner_product(tree_a, tree_a)) * safe_sqrt(_inner_product(tree_b, tree_b))
     has_angle = norms > 0
     return jnp.where(has_angle, _inner_product(tree_a, tree_b) / jnp.where(has_angle, norms, 1), 0)
+
+
+def gradient_conflict_report(
+    grad_cls: Any, grad_kd: Any, partition: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, jax.Array]]:
+    """How far two gradients agree on each part of a network, and on the whole.
+
+    Args:
+      grad_cls: dict of pytrees, the gradient of the classification loss by top-level key.
+      grad_kd: the same structure, the gradient of the distillation loss.
+      partition: part -> top-level keys that belong to it, such as `{"head": ("primary",),
+        "backbone": ("backbone",)}`.
+
+    Returns:
+      For each part and for `all`, the scalars `dot`, `cosine` (0 where a norm is 0), `norm_cls` and
+      `norm_kd`.
+
+    Raises:
+      ValueError: if the structures differ or a part has a key that is not in them.
+
+    References:
+      Yang et al., KDD 2025, https://arxiv.org/abs/2411.08937 (conflict of the two losses).
+    """
+    _check_same_structure(grad_cls, grad_kd)
+
+    def report(keys):
+        for key in keys:
+            check_option("partition", key, sorted(grad_cls))
+        cls, kd = ({key: tree[key] for key in keys} for tree in (grad_cls, grad_kd))
+        return {
+            "dot": _inner_product(cls, kd),
+            "cosine": gradient_cosine(cls, kd),
+            "norm_cls": safe_sqrt(_inner_product(cls, cls)),
+            "norm_kd": safe_sqrt(_inner_product(kd, kd)),
+        }
+
+    return {part: report(keys) for part, keys in {**partition, "all": tuple(grad_cls)}.items()}
+
+
+def logit_conflict(
+    student_logits: jax.typing.ArrayLike,
+    teacher_logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    temperature: float = 2.0,
+) -> jax.Array:
+    """Whether cross-entropy and BinaryKL pull an example's logits in opposite directions.
+
+        <softmax(s) - onehot(y), T (sigmoid(s / T) - sigmoid(t / T))>
+
+    Negative for every over-confident student, whose own logit is above the teacher's and whose
+    others are below; positive for every under-confident one.
+
+    Args:
+      student_logits: float [..., C].
+      teacher_logits: float [..., C].
+      labels: int [...], in 0..C-1.
+      temperature: T > 0 of BinaryKL.
+
+    Returns:
+      Float [...]: the inner product of the two losses' gradients, per example (for the gradients
+      of batch means divide by B^2).
+
+    Raises:
+      ValueError: if the shapes do not fit or the temperature is not positive.
+
+    References:
+      Yang et al., KDD 2025, https://arxiv.org/abs/2411.08937 (pull and push forces).
+    """
+    student, teacher = student_and_teacher(check_logits(student_logits), teacher_logits)
+    temperature = positive("temperature", temperature)
+    of_ce = jax.nn.softmax(student) - label_mask(student, labels).astype(student.dtype)
+    of_kd = jax.nn.sigmoid(student / temperature) - jax.nn.sigmoid(teacher / temperature)
+    return temperature * jnp.sum(of_ce * of_kd, axis=-1)
 
 
 def etf_deviation(kernel: jax.typing.ArrayLike) -> jax.Array:

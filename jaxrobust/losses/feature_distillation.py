@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.losses._distillation import huber, positive, safe_sqrt, student_and_teacher
+from jaxrobust.losses._distillation import (
+    huber,
+    positive,
+    row_mask,
+    safe_sqrt,
+    student_and_teacher,
+)
+from jaxrobust.losses._numerics import masked_mean
 from jaxrobust.losses.multilabel import structural_distance_loss
 
 
@@ -16,6 +23,7 @@ def rkd_loss(
     *,
     w_distance: float = 10.0,
     w_angle: float = 10.0,
+    where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Relational KD: distances between pairs and angles between triplets of a batch.
 
@@ -30,20 +38,26 @@ def rkd_loss(
       w_distance: weight of the distance part. It is a sum over pairs divided by B, as in the L2D
         authors' code; the original paper takes the mean over B^2.
       w_angle: weight of the angle part.
+      where: bool [B], the rows that form the batch; None takes all. Other rows may hold anything.
 
     Returns:
       Float scalar.
 
     Raises:
-      ValueError: if the features are not matrices with the same number of rows.
+      ValueError: if the features are not matrices with the same number of rows, or `where` does
+        not fit them.
 
     References:
       Park et al., "Relational Knowledge Distillation", CVPR 2019,
       https://arxiv.org/abs/1904.05068, section 3.2.
     """
     student, teacher = student_and_teacher(student, teacher, rank=2, shared_axes=1)
-    angle = jnp.mean(huber(_angle_cosines(student) - _angle_cosines(teacher)))
-    return w_distance * structural_distance_loss(student, teacher) + w_angle * angle
+    where = row_mask(where, len(student))
+    student, teacher = (jnp.where(where[:, None], x, 0) for x in (student, teacher))
+    triplets = where[:, None, None] & where[None, :, None] & where[None, None, :]
+    angle = masked_mean(huber(_angle_cosines(student) - _angle_cosines(teacher)), triplets)
+    distance = structural_distance_loss(student, teacher, where=where)
+    return w_distance * distance + w_angle * angle
 
 
 def _angle_cosines(features: jax.Array) -> jax.Array:
@@ -56,7 +70,11 @@ def _angle_cosines(features: jax.Array) -> jax.Array:
 
 
 def pkt_loss(
-    student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLike, *, eps: float = 1e-7
+    student: jax.typing.ArrayLike,
+    teacher: jax.typing.ArrayLike,
+    *,
+    eps: float = 1e-7,
+    where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """PKT: the cosine similarities of a batch, read as conditional probabilities.
 
@@ -69,13 +87,14 @@ def pkt_loss(
       student: float [B, D].
       teacher: float [B, D'], its width may differ; receives no gradient.
       eps: keeps norms and probabilities away from 0; above 0.
+      where: bool [B], the rows that form the batch; None takes all. Other rows may hold anything.
 
     Returns:
       Float scalar, in nats over B^2 pairs.
 
     Raises:
-      ValueError: if the features are not matrices with the same number of rows or eps is not
-        positive.
+      ValueError: if the features are not matrices with the same number of rows, `where` does not
+        fit them or eps is not positive.
 
     References:
       Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer",
@@ -83,21 +102,29 @@ def pkt_loss(
     """
     student, teacher = student_and_teacher(student, teacher, rank=2, shared_axes=1)
     eps = positive("eps", eps)
-    p, q = _conditional_similarities(student, eps), _conditional_similarities(teacher, eps)
-    return jnp.mean(q * (jnp.log(q + eps) - jnp.log(p + eps)))
+    where = row_mask(where, len(student))
+    p, q = (
+        _conditional_similarities(jnp.where(where[:, None], x, 0), where, eps)
+        for x in (student, teacher)
+    )
+    pairs = where[:, None] & where[None, :]
+    return masked_mean(q * (jnp.log(q + eps) - jnp.log(p + eps)), pairs)
 
 
-def _conditional_similarities(features: jax.Array, eps: float) -> jax.Array:
+def _conditional_similarities(features: jax.Array, where: jax.Array, eps: float) -> jax.Array:
     norm = safe_sqrt(jnp.sum(features**2, axis=-1, keepdims=True))
     unit = features / (norm + eps)
     cosine = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
     # Rounding may take the cosine of opposite rows below -1, where the logarithm has no value.
-    similarity = jnp.maximum((cosine + 1) / 2, 0)
+    similarity = jnp.where(where[None, :], jnp.maximum((cosine + 1) / 2, 0), 0)
     return similarity / jnp.sum(similarity, axis=-1, keepdims=True)
 
 
 def review_kd_hcl_loss(
-    student_maps: Sequence[jax.typing.ArrayLike], teacher_maps: Sequence[jax.typing.ArrayLike]
+    student_maps: Sequence[jax.typing.ArrayLike],
+    teacher_maps: Sequence[jax.typing.ArrayLike],
+    *,
+    where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """ReviewKD's hierarchical context loss: squared error at several resolutions.
 
@@ -109,6 +136,7 @@ def review_kd_hcl_loss(
     Args:
       student_maps: one float [B, H, W, C] per level.
       teacher_maps: the same shapes; receive no gradient.
+      where: bool [B], the examples that form the batch; None takes all.
 
     Returns:
       Float scalar.
@@ -120,20 +148,28 @@ def review_kd_hcl_loss(
       Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021,
       https://arxiv.org/abs/2104.09044, section 3.3.
     """
-    return sum(_hierarchical_context_loss(s, t) for s, t in _levels(student_maps, teacher_maps))
+    levels = _levels(student_maps, teacher_maps)
+    return sum(_hierarchical_context_loss(s, t, where) for s, t in levels)
 
 
 def _hierarchical_context_loss(
-    student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLike
+    student: jax.typing.ArrayLike,
+    teacher: jax.typing.ArrayLike,
+    where: jax.typing.ArrayLike | None,
 ) -> jax.Array:
     student, teacher = student_and_teacher(student, teacher, rank=4)
+    where = row_mask(where, len(student))
+
+    def mean_square(maps):
+        return masked_mean(jnp.mean(maps**2, axis=(1, 2, 3)), where)
+
     difference = student - teacher
     sizes = [k for k in (4, 2, 1) if k < difference.shape[1]]
-    loss, weight, total_weight = jnp.mean(difference**2), 1.0, 1.0
+    loss, weight, total_weight = mean_square(difference), 1.0, 1.0
     for k in sizes:
         weight /= 2
         total_weight += weight
-        loss += weight * jnp.mean(_adaptive_average_pool(difference, (k, k)) ** 2)
+        loss += weight * mean_square(_adaptive_average_pool(difference, (k, k)))
     return loss / total_weight
 
 

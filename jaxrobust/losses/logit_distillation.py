@@ -7,10 +7,12 @@ from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._distillation import (
     bernoulli_kl,
     positive,
+    row_mask,
     safe_sqrt,
     softmax_kl,
     student_and_teacher,
 )
+from jaxrobust.losses._numerics import masked_mean
 
 
 def dkd_loss(
@@ -75,6 +77,7 @@ def dist_loss(
     beta: float = 1.0,
     gamma: float = 1.0,
     temperature: float = 1.0,
+    where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """DIST: Pearson correlation of predictions within each example and within each class.
 
@@ -89,12 +92,13 @@ def dist_loss(
       beta: weight of the correlation over classes.
       gamma: weight of the correlation over the batch.
       temperature: T > 0; T^2 is inside the loss.
+      where: bool [B], the examples that form the batch, at least one; None takes all.
 
     Returns:
       Float scalar; correlations over the batch belong to the batch as a whole.
 
     Raises:
-      ValueError: if the logits are not [B, C] both or the temperature is not positive.
+      ValueError: if a shape does not fit or the temperature is not positive.
 
     References:
       Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022,
@@ -102,16 +106,22 @@ def dist_loss(
     """
     student, teacher = student_and_teacher(student_logits, teacher_logits, rank=2)
     temperature = positive("temperature", temperature)
+    where = row_mask(where, len(student))
     p = jax.nn.softmax(student / temperature)
     q = jax.nn.softmax(teacher / temperature)
-    inter = jnp.mean(1 - _pearson_correlation(p, q, axis=-1))
-    intra = jnp.mean(1 - _pearson_correlation(p, q, axis=0))
+    inter = masked_mean(1 - _pearson_correlation(p, q, axis=-1), where)
+    intra = jnp.mean(1 - _pearson_correlation(p, q, axis=0, where=where[:, None]))
     return temperature**2 * (beta * inter + gamma * intra)
 
 
-def _pearson_correlation(p: jax.Array, q: jax.Array, axis: int) -> jax.Array:
-    p = p - jnp.mean(p, axis=axis, keepdims=True)
-    q = q - jnp.mean(q, axis=axis, keepdims=True)
+def _pearson_correlation(
+    p: jax.Array, q: jax.Array, axis: int, where: jax.Array | None = None
+) -> jax.Array:
+    def centred(x):
+        x = x - jnp.mean(x, axis=axis, keepdims=True, where=where)
+        return x if where is None else jnp.where(where, x, 0)
+
+    p, q = centred(p), centred(q)
     norms = safe_sqrt(jnp.sum(p**2, axis=axis)) * safe_sqrt(jnp.sum(q**2, axis=axis))
     return jnp.sum(p * q, axis=axis) / (norms + 1e-8)
 

@@ -12,6 +12,7 @@ from jaxrobust.losses._distillation import (
     bernoulli_kl,
     huber,
     positive,
+    row_mask,
     softmax_kl,
     student_and_teacher,
 )
@@ -153,10 +154,7 @@ def structural_distance_loss(
       Yang et al., ICCV 2023, https://arxiv.org/abs/2308.06453, equations 4 to 8.
     """
     student, teacher = student_and_teacher(student, teacher, rank=2, shared_axes=1)
-    where = jnp.ones(student.shape[0], bool) if where is None else jnp.asarray(where, bool)
-    if where.shape != student.shape[:1]:
-        raise ValueError(f"where must be {student.shape[:1]}, one per row, got {where.shape}.")
-    return _structural_distance_losses(student, teacher, where, normalize)
+    return _structural_distance_losses(student, teacher, row_mask(where, len(student)), normalize)
 
 
 def _structural_distance_losses(

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import ml_collections
 
-from jaxrobust.methods import baselines, bual, dcfs, dpc, noisy_baselines
+from jaxrobust.methods import baselines, bual, dcfs, dhkd, dpc, kd_baselines, noisy_baselines
+from jaxrobust.methods import distillation as _distillation
 from jaxrobust.methods.noisy_labels import Method, Problem
 from jaxrobust.methods.strategy import Strategy, Task
 
@@ -26,4 +27,22 @@ NOISY_LABEL_METHODS: dict[str, Callable[[ml_collections.ConfigDict, Problem], Me
     "dividemix": noisy_baselines.dividemix,
     "dpc": dpc.build,
     "mixup": noisy_baselines.mixup,
+}
+
+DISTILLERS: dict[
+    str, Callable[[ml_collections.ConfigDict, _distillation.Problem], _distillation.Distiller]
+] = {
+    "at": kd_baselines.at,
+    "binary_kl": dhkd.binary_kl,
+    "cross_entropy": kd_baselines.cross_entropy,
+    "cross_entropy_binary_kl": dhkd.cross_entropy_binary_kl,
+    "dhkd": dhkd.build,
+    "dhkd_reviewkd": kd_baselines.dhkd_reviewkd,
+    "dist": kd_baselines.dist,
+    "dkd": kd_baselines.dkd,
+    "kd": kd_baselines.kd,
+    "logit_mse": kd_baselines.logit_mse,
+    "pkt": kd_baselines.pkt,
+    "reviewkd": kd_baselines.reviewkd,
+    "rkd": kd_baselines.rkd,
 }

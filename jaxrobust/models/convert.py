@@ -8,7 +8,6 @@ done; 2 something the user can mend, in one sentence.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -19,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.engine.checkpoint import Checkpoints
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import BACKBONES, make_classifier
+from jaxrobust.models.storage import MODEL, StoredClassifier, save_classifier
 from jaxrobust.models.torch_files import read_state_dict
 from jaxrobust.models.torch_names import canonical_name, torch_module
 from jaxrobust.models.torch_weights import load_torch_weights
@@ -73,63 +72,6 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
         raise UserError(f"This is not a state dict of {arch}: {error}") from error
 
 
-def save_converted(
-    directory: pathlib.Path, arch: str, num_classes: int, variables: Mapping[str, Any]
-) -> None:
-    """Writes a classifier's variables, and `model.json` that says what they belong to.
-
-    Raises:
-      UserError: if `directory` holds a model already.
-    """
-    directory = pathlib.Path(directory)
-    if (directory / "model.json").exists():
-        raise UserError(f"{directory} holds a model already; choose another folder.")
-    checkpoints = Checkpoints(directory, keep=1)
-    checkpoints.save(0, dict(variables), {})
-    checkpoints.close()
-    record = {"arch": arch, "num_classes": num_classes}
-    (directory / "model.json").write_text(json.dumps(record) + "\n")
-
-
-def load_converted(
-    directory: pathlib.Path, *, sharding: jax.sharding.Sharding | None = None
-) -> tuple[str, int, dict[str, Any]]:
-    """Reads what `save_converted` wrote.
-
-    Args:
-      directory: the folder.
-      sharding: of every array; None is one local device.
-
-    Returns:
-      (architecture, number of classes, variables of `make_classifier(arch, auxiliary="none")`).
-
-    Raises:
-      UserError: if there is no model in `directory`, or it is damaged.
-    """
-    directory = pathlib.Path(directory)
-    try:
-        record = json.loads((directory / "model.json").read_text())
-        arch, num_classes = record["arch"], record["num_classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"There is no converted model in {directory}: make one with "
-            "python -m jaxrobust.models.convert."
-        ) from error
-    _, abstract = _abstract_variables(arch, num_classes)
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(abstract)
-    )
-    checkpoints = Checkpoints(directory, keep=1)
-    try:
-        restored = checkpoints.restore(abstract)
-    finally:
-        checkpoints.close()
-    if restored is None:
-        raise UserError(f"{directory} holds no parameters; convert the model again.")
-    return arch, num_classes, restored[0]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m jaxrobust.models.convert")
@@ -143,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.arch not in BACKBONES:
             raise UserError(unknown_name("architecture", args.arch, BACKBONES))
         num_classes, variables = convert_state_dict(args.arch, read_state_dict(args.source))
-        save_converted(args.to, args.arch, num_classes, variables)
+        if (args.to / MODEL).exists():
+            raise UserError(f"{args.to} holds a model already; choose another folder.")
+        save_classifier(StoredClassifier(args.arch, num_classes, variables), args.to)
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2

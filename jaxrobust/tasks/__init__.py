@@ -6,9 +6,15 @@ import ml_collections
 
 from jaxrobust.engine.runtime import setup_jax
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.tasks import active_learning, noisy_labels
+from jaxrobust.recipes import check_minima
+from jaxrobust.tasks import active_learning, distillation, noisy_labels
+from jaxrobust.tasks._seeds import run_seeds
 
-TASKS = {"active_learning": active_learning.run, "noisy_labels": noisy_labels.run}
+TASKS = {
+    "active_learning": active_learning.run,
+    "distillation": distillation.run,
+    "noisy_labels": noisy_labels.run,
+}
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -27,4 +33,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     if config.task not in TASKS:
         raise UserError(unknown_name("task", config.task, TASKS))
     setup_jax(config)
+    check_minima(config, {"num_seeds": 1})
+    if config.num_seeds > 1:
+        return run_seeds(TASKS[config.task], config, workdir)
     return TASKS[config.task](config, workdir)

@@ -27,7 +27,7 @@ from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
-from jaxrobust.engine.programs import epoch_program, gather_program
+from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run, write_json, write_text
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
@@ -44,12 +44,17 @@ ORACLES = ("truth", "csv")
 VIEWS = ("test", "train")
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    programs: Programs | None = None,
+) -> dict:
     """Runs a whole active-learning experiment, or what is left of it.
 
     Args:
       config: a recipe with the fields of `jaxrobust.recipes.active_learning`.
       workdir: where everything is written; that of an interrupted run goes on.
+      programs: those of a run of the same recipe with another seed.
 
     Returns:
       What `results.json` holds; if a person has to answer first, `{"waiting_for": table}`.
@@ -59,7 +64,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     """
     _check(config)
     dataset, split = _load(config)
-    with open_run(config, workdir) as run_:
+    with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, split).run()
 
 

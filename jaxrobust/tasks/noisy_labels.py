@@ -34,7 +34,7 @@ from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augmen
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
-from jaxrobust.engine.programs import epoch_program, gather_program
+from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run, write_bytes, write_json, write_text
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
@@ -51,12 +51,17 @@ NUM_LAST = 10  # epochs in the mean that the papers report
 NUM_SHOWN = 60  # images on the contact sheet
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    programs: Programs | None = None,
+) -> dict:
     """Runs a whole noisy-label experiment, or what is left of it.
 
     Args:
       config: a recipe with the fields of `jaxrobust.recipes.noisy_labels`.
       workdir: where everything is written; that of an interrupted run goes on.
+      programs: those of a run of the same recipe with another seed.
 
     Returns:
       What `results.json` holds.
@@ -67,7 +72,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     _check(config)
     dataset = load(config)
     labels = given_labels(config.noise, dataset, seed=config.seed)
-    with open_run(config, workdir) as run_:
+    with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, labels).run()
 
 

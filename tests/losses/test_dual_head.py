@@ -14,7 +14,9 @@ from jaxrobust.losses import (
     binary_kl_loss,
     binary_kl_norm_loss,
     etf_deviation,
+    gradient_conflict_report,
     gradient_cosine,
+    logit_conflict,
     soft_target_kl,
 )
 
@@ -445,6 +447,16 @@ class TestGradientCosine:
         for name in ("bkl", "bkln"):
             per_sample = np.sum(results["ce"][1]["logits"] * results[name][1]["logits"], axis=-1)
             close(per_sample, arrays[f"dot_logits_per_sample_ce_{name}"])
+            if name == "bkl":
+                inner = logit_conflict(
+                    arrays["logits"].astype(dtype),
+                    arrays["teacher"].astype(dtype),
+                    arrays["labels"],
+                    temperature=float(arrays["temperature"]),
+                )
+                assert inner.dtype == dtype
+                # Recorded for the gradients of batch means.
+                close(inner / len(inner) ** 2, per_sample)
             if case == "overconfident":
                 assert (per_sample < 0).all()
             if case == "underconfident":
@@ -480,6 +492,58 @@ def classifier_gradients(inputs, teacher, labels, temperature):
         for name in ("bkl", "bkln")
     }
     return results, cosines
+
+
+class TestGradientConflictReport:
+    def test_hand_computed(self):
+        cls = {"backbone": {"w": np.float32([3, 0])}, "primary": np.float32([4])}
+        kd = {"backbone": {"w": np.float32([0, 2])}, "primary": np.float32([-1])}
+        report = gradient_conflict_report(
+            cls, kd, {"head": ("primary",), "backbone": ("backbone",)}
+        )
+        expected = {
+            "head": {"dot": -4, "cosine": -1, "norm_cls": 4, "norm_kd": 1},
+            "backbone": {"dot": 0, "cosine": 0, "norm_cls": 3, "norm_kd": 2},
+            "all": {"dot": -4, "cosine": -4 / 5 / 5**0.5, "norm_cls": 5, "norm_kd": 5**0.5},
+        }
+        assert report.keys() == expected.keys()
+        for part, measures in expected.items():
+            assert report[part].keys() == measures.keys()
+            for name, value in measures.items():
+                np.testing.assert_allclose(report[part][name], value, rtol=1e-6)
+
+    def test_a_part_that_a_loss_does_not_reach(self):
+        cls = {"backbone": np.ones(2, np.float32), "primary": np.zeros(2, np.float32)}
+        report = gradient_conflict_report(cls, cls, {"head": ("primary",)})["head"]
+        assert not any(report.values())
+
+    def test_errors(self):
+        tree = {"backbone": np.ones(2), "primary": np.ones(2)}
+        with pytest.raises(ValueError, match="one structure"):
+            gradient_conflict_report(tree, {"backbone": np.ones(2)}, {})
+        with pytest.raises(ValueError, match=r"partition='head'.*did you mean"):
+            gradient_conflict_report(tree, tree, {"head": ("head",)})
+
+
+class TestLogitConflict:
+    def test_sign_follows_confidence(self):
+        teacher, labels = np.float32([[2, -2], [-2, 2]]), np.array([0, 1])
+        np.testing.assert_array_equal(np.sign(logit_conflict(2 * teacher, teacher, labels)), -1)
+        np.testing.assert_array_equal(np.sign(logit_conflict(0 * teacher, teacher, labels)), 1)
+        np.testing.assert_array_equal(logit_conflict(teacher, teacher, labels), 0)
+
+    def test_hand_computed_and_jitted(self):
+        student, teacher = np.float32([[0, 0]]), np.float32([[4, 0]])
+        slope = 2 * (0.5 - 1 / (1 + math.exp(-2)))
+        value = jax.jit(logit_conflict)(student, teacher, np.array([0]))
+        np.testing.assert_allclose(value, [-0.5 * slope], rtol=1e-6)
+
+    def test_errors(self):
+        logits = np.zeros((2, 3), np.float32)
+        with pytest.raises(ValueError, match="same shape"):
+            logit_conflict(logits, logits[:1], np.zeros(2, int))
+        with pytest.raises(ValueError, match="one entry per row"):
+            logit_conflict(logits, logits, np.zeros(3, int))
 
 
 class TestEtfDeviation:

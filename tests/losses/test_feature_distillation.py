@@ -72,6 +72,34 @@ def test_golden_cases_are_all_tested(load_golden):
         assert cases == {f"case{i}" for i in range(count)}
 
 
+def test_rows_outside_where_are_not_there():
+    rows, where = np.array([0, 2, 3]), np.array([True, False, True, True, False])
+    student, teacher = random_features(4)
+    maps = random_maps(4, [(5, 4, 4, 2), (5, 4, 4, 2)])
+
+    def losses(student, teacher, student_map, teacher_map, where=None):
+        return {
+            "rkd": rkd_loss(student, teacher, where=where),
+            "pkt": pkt_loss(student, teacher, where=where),
+            "hcl": review_kd_hcl_loss([student_map], [teacher_map], where=where),
+        }
+
+    expected = jax.jit(losses)(*(x[rows] for x in (student, teacher, *maps)))
+    # What lies in the other rows must not count, whatever it is.
+    for x in (student, teacher):
+        x[~where] = np.nan
+    for x in maps:
+        x[~where] = 1e4
+    found = jax.jit(losses)(student, teacher, *maps, where)
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=name)
+    grad = jax.jit(jax.grad(lambda s: sum(losses(s, teacher, *maps, where).values())))(student)
+    assert np.isfinite(grad).all()
+    np.testing.assert_array_equal(grad[~where], 0.0)
+    with pytest.raises(ValueError, match=r"where must be \(5,\)"):
+        pkt_loss(student, teacher, where=where[:2])
+
+
 class TestRkd:
     def test_hand_computed(self):
         # A right angle at the first row for the student, a straight one for the teacher.

@@ -199,6 +199,19 @@ class TestDist:
         check_grads(jax.jit(loss), (student,), order=1, modes=["rev"])
         np.testing.assert_allclose(loss(student), dist(student, teacher)[0], rtol=1e-12)
 
+    def test_examples_outside_where_are_not_there(self):
+        student, teacher, _ = random_logits(3)
+        where = np.arange(len(student)) % 3 != 1
+        expected, _ = dist(student[where], teacher[where])
+        student[~where] = 50.0
+        value, grad = jax.jit(jax.value_and_grad(lambda s: dist_loss(s, teacher, where=where)))(
+            student
+        )
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        np.testing.assert_array_equal(grad[~where], 0.0)
+        with pytest.raises(ValueError, match="where must be"):
+            dist_loss(student, teacher, where=where[:1])
+
     def test_errors(self):
         logits = np.zeros((2, 3), np.float32)
         with pytest.raises(ValueError, match="student must have 2 axes"):

@@ -1,0 +1,43 @@
+"""What DHKD is compared with: plain training and published distillation losses.
+
+    python -m jaxrobust.main --config=configs/kd_baselines.py:wrn_40_2_wrn_16_2 \\
+        --config.method=dkd --workdir=runs/dkd
+
+Variants are those of `configs/dhkd.py`, and so is everything that is not a loss: networks, epochs,
+optimiser, data. Methods, all on a single head, with the weights of the CIFAR-100 benchmark:
+
+    cross_entropy  the labels alone; needs no teacher, and with `teacher.path` one that only watches
+    kd             0.1 CE + 0.9 KL at T 4 (ImageNet: 0.5 and 0.5 at T 1)
+    dkd            CE + target part + b non-target part at T 4, warmed up over 20 epochs; b by pair
+    dist           CE + correlations over classes and over the batch, at T 1
+    rkd            CE + 25 distances + 50 angles of the pooled features
+    pkt            CE + 30000 divergence of the pooled features' similarities
+    at             CE + 1000 error of the attention maps at the end of every stage
+    reviewkd       CE + error of fused features, warmed up over 20 epochs; its authors' weight
+                   differs from pair to pair, the 1 here is ours
+    logit_mse      CE + mean squared error of the logits; the weight 1 is ours
+
+and `dhkd_reviewkd`, DHKD with ReviewKD's loss added to that of its auxiliary head.
+
+Test accuracy (%) on CIFAR-100 as others measured it (CRD's benchmark and the methods' authors):
+
+                            teacher   CE    KD    AT   RKD   PKT  ReviewKD  DKD  DIST
+    resnet56_resnet20         72.34 69.06 70.66 70.55 69.61 70.34  71.89  71.97 71.78
+    resnet110_resnet32        74.31 71.14 73.08 72.31 71.82 72.61    -    74.11   -
+    resnet32x4_resnet8x4      79.42 72.50 73.33 73.44 71.90 73.64  75.63  76.32 75.79
+    wrn_40_2_wrn_16_2         75.61 73.26 74.92 74.08 73.35 74.54    -    76.23   -
+    wrn_40_2_wrn_40_1         75.61 71.98 73.54 72.77 72.22 73.45  75.09  74.81 74.42
+    vgg13_vgg8                74.64 70.36 72.98 71.43 71.48 72.88    -    74.68   -
+"""
+
+import ml_collections
+
+from jaxrobust import recipes
+
+
+def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
+    """Recipe for one of `recipes.DISTILLATIONS`; see the file's docstring."""
+    config = recipes.distillation(variant)
+    config.task = "distillation"
+    config.method = "kd"
+    return config

@@ -1,0 +1,188 @@
+"""DHKD: dual-head knowledge distillation.
+
+Yang, Zong, Huang, Feng and An, KDD 2025, arXiv 2411.08937, as the authors' code runs it.
+
+Step, on one forward pass of a student with two heads:
+  1. the primary head sees cross-entropy alone, the auxiliary one a loss on logits alone;
+  2. `align_gradients` takes from the gradient of the second its component against the first;
+  3. SGD steps along the sum. The auxiliary head never predicts and is dropped after training.
+
+The ablations are the same method with other switches: `binary_kl` is the logit loss alone on a
+single head, `cross_entropy_binary_kl` both losses on it, which the paper finds to collapse.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from jaxrobust.errors import UserError
+from jaxrobust.losses import (
+    align_gradients,
+    binary_kl_loss,
+    binary_kl_norm_loss,
+    logit_mse_loss,
+    masked_mean,
+    soft_target_kl,
+)
+from jaxrobust.losses._options import check_option
+from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.models.dual_head import AUXILIARY_HEADS
+from jaxrobust.recipes import check_choices
+
+# Loss on logits -> function and temperature, None for one that has none.
+LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {
+    "binary_kl": (binary_kl_loss, 2.0),
+    "binary_kl_norm": (binary_kl_norm_loss, 2.0),
+    "logit_mse": (logit_mse_loss, None),
+    "soft_target_kl": (soft_target_kl, 4.0),
+}
+HEADS = ("primary", "auxiliary")
+GRADIENTS = ("align", "pcgrad", "sum")
+SCOPES = ("all", "backbone")
+
+
+def dual_head_objective(
+    primary_logits: jax.Array,
+    aux_logits: jax.Array | None,
+    teacher_logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma: float = 1.0,
+    alpha: float = 1.0,
+    temperature: float | None = None,
+    loss: str = "binary_kl_norm",
+    head: str = "auxiliary",
+    where: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The two weighted losses of DHKD, apart, because their gradients are merged.
+
+        gamma * mean_i CE(primary_i, y_i),    alpha * mean_i loss(head_i, t_i)
+
+    Args:
+      primary_logits: float `[B, C]`.
+      aux_logits: float `[B, C]`; not read with `head="primary"`.
+      teacher_logits: float `[B, C]`; receives no gradient.
+      labels: int `[B]`.
+      gamma: weight of cross-entropy.
+      alpha: weight of the distillation loss.
+      temperature: of the distillation loss; None for the loss's own: 2, for `soft_target_kl` 4.
+      loss: a key of `LOGIT_LOSSES`; sums over classes, but for `logit_mse`.
+      head: which head learns from the teacher.
+      where: bool `[B]`, the examples that count; None counts all.
+
+    Returns:
+      Two float scalars: classification and distillation loss.
+
+    Raises:
+      ValueError: for an unknown loss or head.
+    """
+    check_option("loss", loss, tuple(LOGIT_LOSSES))
+    check_option("head", head, HEADS)
+    function, own_temperature = LOGIT_LOSSES[loss]
+    options = {}
+    if own_temperature is not None:
+        options["temperature"] = own_temperature if temperature is None else temperature
+    taught = primary_logits if head == "primary" else aux_logits
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(primary_logits, labels)
+    loss_cls = gamma * masked_mean(cross_entropy, where)
+    return loss_cls, alpha * masked_mean(function(taught, teacher_logits, **options), where)
+
+
+def project_both(grad_cls: Any, grad_kd: Any) -> Any:
+    """PCGrad of two gradients: each loses its component against the other, then they are added.
+
+    The order, random in the paper, is of no account for two.
+
+    References:
+      Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, algorithm 1.
+    """
+    sums = align_gradients(grad_cls, grad_kd), align_gradients(grad_kd, grad_cls)
+    return jax.tree.map(lambda a, b, cls, kd: a + b - cls - kd, *sums, grad_cls, grad_kd)
+
+
+def auxiliary_head(kind: str, *, student: str, teacher: str) -> str:
+    """The kind of auxiliary head: `auto` is linear within a family of networks, else MLP."""
+    if kind != "auto":
+        return kind
+    return "linear" if _family(student) == _family(teacher) else "mlp"
+
+
+def _family(name: str) -> str:
+    """`resnet` of `resnet8x4`, `wrn` of `wrn_40_2`, `shufflev` of `ShuffleV1`."""
+    return re.match(r"[a-z]+", name.lower())[0]
+
+
+def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """DHKD as a method of the distillation task."""
+    options = config.distill
+    check_choices(
+        config,
+        {
+            "distill.loss": LOGIT_LOSSES,
+            "distill.head": HEADS,
+            "distill.auxiliary": ("auto", *AUXILIARY_HEADS[1:]),
+            "distill.gradients": GRADIENTS,
+            "distill.scope": SCOPES,
+        },
+    )
+    for name in ("gamma", "alpha", "temperature"):
+        if not options[name] >= 0:
+            raise UserError(f"distill.{name}={options[name]} must be 0 or more.")
+    if options.scope != "all" and options.gradients != "align":
+        raise UserError(
+            f"distill.scope={options.scope!r} is for distill.gradients='align', not "
+            f"{options.gradients!r}; set one of the two."
+        )
+
+    def objective(student, teacher, labels, where, ramp):
+        del ramp
+        return dual_head_objective(
+            student.logits,
+            student.aux_logits,
+            teacher.logits,
+            labels,
+            gamma=options.gamma,
+            alpha=options.alpha,
+            temperature=options.temperature or None,
+            loss=options.loss,
+            head=options.head,
+            where=where,
+        )
+
+    def align(grad_cls, grad_kd):
+        scope = None if options.scope == "all" else options.scope
+        return align_gradients(grad_cls, grad_kd, scope=scope)
+
+    auxiliary = "none"
+    if options.head == "auxiliary":
+        auxiliary = auxiliary_head(
+            options.auxiliary, student=problem.student, teacher=problem.teacher
+        )
+    return Distiller(
+        objective=objective,
+        auxiliary=auxiliary,
+        merge={"align": align, "pcgrad": project_both, "sum": None}[options.gradients],
+    )
+
+
+def binary_kl(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """BinaryKL alone, on a single head: the labels are not used."""
+    return _single_head(config, problem, gamma=0.0)
+
+
+def cross_entropy_binary_kl(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """Cross-entropy and BinaryKL on the same head, which the paper finds to collapse."""
+    return _single_head(config, problem)
+
+
+def _single_head(
+    config: ml_collections.ConfigDict, problem: Problem, **changes: float
+) -> Distiller:
+    config = config.copy_and_resolve_references()
+    config.distill.update({"loss": "binary_kl", "head": "primary", "gradients": "sum"})
+    config.distill.update({"scope": "all", **changes})
+    return build(config, problem)

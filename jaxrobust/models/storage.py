@@ -1,0 +1,192 @@
+"""Trained classifiers as files: two that any NumPy can read, and a program that needs only JAX.
+
+    from jaxrobust.models.storage import load_classifier
+    student = load_classifier("runs/dhkd/student")
+    logits = student.logits(images)  # uint8 [n, H, W, 3] -> float32 [n, C]
+
+A folder holds `model.json` (architecture, classes, normalisation, checksum), `variables.npz`
+(every array under its path, such as `params/primary/Dense_0/kernel`) and, where one was asked for,
+`program.bin`, images to logits with the parameters inside, for any batch size:
+
+    import jax, pathlib
+    program = jax.export.deserialize(pathlib.Path("runs/dhkd/student/program.bin").read_bytes())
+    logits = program.call(images)
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.data.augment import normalize
+from jaxrobust.engine.files import write_bytes, write_json
+from jaxrobust.errors import UserError
+from jaxrobust.models import make_classifier
+
+MODEL, VARIABLES, PROGRAM = "model.json", "variables.npz", "program.bin"
+_PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredClassifier:
+    """A trained classifier with a single head.
+
+    Attributes:
+      arch: name of the architecture, a key of `jaxrobust.models.BACKBONES`.
+      num_classes: C.
+      variables: `params` and `batch_stats`, float32.
+      class_names: C names, empty if they are not known.
+      image_shape: (H, W, 3) that it was trained on, empty if it is not known.
+      mean: of each channel on the [0, 1] scale, empty if it is not known.
+      std: likewise.
+    """
+
+    arch: str
+    num_classes: int
+    variables: Mapping[str, Any]
+    class_names: tuple[str, ...] = ()
+    image_shape: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def module(self, dtype: Any = jnp.float32) -> nn.Module:
+        """The network that `variables` belong to."""
+        return make_classifier(
+            self.arch, num_classes=self.num_classes, auxiliary="none", dtype=dtype
+        )
+
+    def logits(self, images: jax.typing.ArrayLike, *, dtype: Any = jnp.float32) -> jax.Array:
+        """Float32 `[n, C]` of raw images uint8 `[n, H, W, 3]`.
+
+        Raises:
+          UserError: if it is not known how the images are to be normalised.
+        """
+        if not self.mean:
+            raise UserError(
+                f"This {self.arch} does not say how its images are normalised; do that yourself "
+                "and call module().apply(variables, images)."
+            )
+        images = normalize(jnp.asarray(images), self.mean, self.std, dtype=dtype)
+        return self.module(dtype).apply(self.variables, images).logits
+
+
+def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) -> None:
+    """Writes a folder that `load_classifier` reads; after a kill it is whole or refused."""
+    directory = pathlib.Path(directory)
+    arrays = flax.traverse_util.flatten_dict(dict(classifier.variables), sep="/")
+    content = io.BytesIO()
+    np.savez(content, **{name: np.asarray(arrays[name]) for name in sorted(arrays)})
+    write_bytes(directory / VARIABLES, content.getvalue())
+    facts = {
+        **{
+            field.name: getattr(classifier, field.name)
+            for field in dataclasses.fields(classifier)
+            if field.name != "variables"
+        },
+        "num_parameters": sum(x.size for name, x in arrays.items() if name.startswith("params/")),
+        "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+    }
+    write_json(directory / MODEL, facts)
+
+
+def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
+    """Reads what `save_classifier` wrote.
+
+    Raises:
+      UserError: if there is nothing to read, a file is damaged, or the parameters are not those of
+        the architecture.
+    """
+    directory = pathlib.Path(directory).expanduser()
+    facts = _read_model(directory)
+    try:
+        content = (directory / VARIABLES).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{directory / VARIABLES} cannot be read ({error.strerror}); restore it."
+        ) from None
+    if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
+        raise UserError(
+            f"{directory / VARIABLES} has changed since it was written; restore the folder, or "
+            "write it anew."
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        variables = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+    variables.setdefault("batch_stats", {})
+    classifier = StoredClassifier(
+        arch=facts["arch"],
+        num_classes=facts["num_classes"],
+        variables=variables,
+        **{
+            name: tuple(facts.get(name, ()))
+            for name in ("class_names", "image_shape", "mean", "std")
+        },
+    )
+    _check_shapes(classifier, directory)
+    return classifier
+
+
+def _read_model(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / MODEL
+    if not path.exists():
+        near = [name for name in ("student", "teacher") if (directory / name / MODEL).exists()]
+        hint = (
+            f"did you mean {directory / near[0]}?"
+            if near
+            else "name a folder `student` or `teacher` of a run, or one that a conversion wrote."
+        )
+        raise UserError(f"{directory} holds no {MODEL}: {hint}")
+    try:
+        facts = json.loads(path.read_text())
+        return {**facts, "num_classes": int(facts["num_classes"]), "arch": str(facts["arch"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore the folder.") from None
+
+
+def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None:
+    """Refuses variables that are not those of the architecture, naming the first."""
+    # 64 pixels leave a map of at least one in every network.
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    wanted = jax.eval_shape(classifier.module().init, jax.random.key(0), images)
+    shapes = {name: x.shape for name, x in flax.traverse_util.flatten_dict(wanted, sep="/").items()}
+    found = flax.traverse_util.flatten_dict(dict(classifier.variables), sep="/")
+    found = {name: np.shape(x) for name, x in found.items()}
+    for name in sorted(shapes.keys() | found.keys()):
+        if shapes.get(name) != found.get(name):
+            raise UserError(
+                f"{directory} is not a {classifier.arch} for {classifier.num_classes} classes: "
+                f"{name} has the shape {found.get(name)}, but should have {shapes.get(name)}."
+            )
+
+
+def save_program(
+    classifier: StoredClassifier, directory: str | os.PathLike, *, dtype: Any = jnp.float32
+) -> None:
+    """Writes `program.bin`: raw images uint8 `[batch, H, W, 3]` to logits, parameters included.
+
+    It runs on CPU, CUDA and TPU with any batch size, by `jax.export.deserialize` alone.
+
+    Raises:
+      UserError: if flatbuffers is not installed, or the classifier does not know its images.
+    """
+    try:
+        import flatbuffers  # noqa: F401  jax.export needs it and does not bring it along
+    except ModuleNotFoundError:
+        raise UserError(
+            "A program can only be written with flatbuffers; pip install 'jaxrobust[export]', or "
+            "set --config.export.program=False."
+        ) from None
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), jnp.uint8)
+    function = jax.jit(lambda images: classifier.logits(images, dtype=dtype))
+    program = jax.export.export(function, platforms=_PLATFORMS)(images)
+    write_bytes(pathlib.Path(directory) / PROGRAM, bytes(program.serialize()))

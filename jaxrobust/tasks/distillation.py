@@ -1,0 +1,590 @@
+"""Knowledge distillation: train or take a teacher, train a student under it, hand the student over.
+
+The same loop serves every method. Only the student's primary head is ever evaluated; its last epoch
+is the headline, and its best one, known only by looking at the test set, stands beside it.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from jaxrobust import metrics, report
+from jaxrobust.data.augment import normalize, pad_crop_flip
+from jaxrobust.data.sources import Dataset, fingerprint
+from jaxrobust.engine import rng
+from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.plan import LAST_BATCHES, place_plan
+from jaxrobust.engine.programs import Programs, epoch_program, gather_program
+from jaxrobust.engine.runtime import Run, open_run, write_json
+from jaxrobust.engine.sharding import fetch
+from jaxrobust.engine.training import TrainState
+from jaxrobust.errors import UserError
+from jaxrobust.losses import (
+    binary_kl_loss,
+    etf_deviation,
+    gradient_conflict_report,
+    logit_conflict,
+)
+from jaxrobust.methods import DISTILLERS
+from jaxrobust.methods.distillation import (
+    Batch,
+    Distiller,
+    Problem,
+    distillation_schedule,
+    distillation_step,
+    inference_variables,
+    start,
+    student_apply,
+)
+from jaxrobust.methods.kd_baselines import cross_entropy
+from jaxrobust.models import BACKBONES, make_classifier
+from jaxrobust.models.storage import (
+    StoredClassifier,
+    load_classifier,
+    save_classifier,
+    save_program,
+)
+from jaxrobust.recipes import check_choices, check_minima
+from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
+
+log = logging.getLogger("jaxrobust")
+
+# Networks that the benchmark trains at `optimizer.mobile_learning_rate`.
+MOBILE = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")
+NUM_DIAGNOSED = 512  # training images on which gradients are compared
+PARTS = {"head": ("primary",), "backbone": ("backbone",)}
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    programs: Programs | None = None,
+) -> dict:
+    """Runs a whole distillation experiment, or what is left of it.
+
+    Args:
+      config: a recipe with the fields of `jaxrobust.recipes.distillation`.
+      workdir: where everything is written; that of an interrupted run goes on.
+      programs: those of a run of the same recipe with another seed.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      UserError: if the recipe, the data, the teacher or the workdir is not usable.
+    """
+    _check(config)
+    dataset = load(config)
+    stored = _stored_teacher(config, dataset)
+    with open_run(config, workdir, programs) as run_:
+        return _Distillation(config, run_, dataset, stored).run()
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no method could run with."""
+    check_choices(
+        config,
+        {
+            "method": DISTILLERS,
+            "student.name": BACKBONES,
+            "last_batch": LAST_BATCHES,
+            **({} if config.teacher.path else {"teacher.name": BACKBONES}),
+        },
+    )
+    check_minima(
+        config,
+        {
+            "num_epochs": 1,
+            "teacher.num_epochs": 1,
+            "batch_size": 1,
+            "eval_batch_size": 1,
+            "distill_until_epoch": 0,
+        },
+    )
+
+
+def _stored_teacher(config: ml_collections.ConfigDict, dataset: Dataset) -> StoredClassifier | None:
+    """The teacher that the recipe takes, None if it names none.
+
+    Raises:
+      UserError: if there is none at that place, it is damaged, or it knows other classes.
+    """
+    if not config.teacher.path:
+        return None
+    stored = load_classifier(config.teacher.path)
+    if stored.num_classes != dataset.num_classes:
+        raise UserError(
+            f"The teacher in {config.teacher.path} tells {stored.num_classes} classes apart, but "
+            f"{dataset.name} has {dataset.num_classes}; give another --config.teacher.path."
+        )
+    return stored
+
+
+class _Distillation:
+    """One experiment in progress."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        run_: Run,
+        dataset: Dataset,
+        stored: StoredClassifier | None,
+    ):
+        self.config = config
+        self.io = run_
+        self.dataset = dataset
+        self.dtype = compute_dtype(config.dtype)
+        self.image_shape = dataset.train.images.shape[1:]
+        self.stored = stored
+        self.teacher_name = stored.arch if stored else config.teacher.name
+        self.teacher_module = self._classifier(self.teacher_name)
+        self.distiller = self._make_distiller()
+        self.student_module = self._classifier(config.student.name, self.distiller.auxiliary)
+        self.has_teacher = bool(stored) or self.distiller.has_teacher
+        self.trains_teacher = self.has_teacher and stored is None
+        self.networks: dict[str, TrainState] = {}
+        self.epochs: dict[str, list[dict]] = {"teacher": [], "student": []}
+        placement = run_.placement
+        self._ids = _diagnosed(config.seed, len(dataset.train))
+        self._images = placement.put(dataset.train.images)
+        self._labels = placement.put(dataset.train.labels)
+        self._test_images = placement.put(dataset.test.images)
+        self._given = placement.put(stored.variables) if stored else None
+        self._build_programs()
+
+    def _classifier(self, name: str, auxiliary: str = "none") -> nn.Module:
+        return make_classifier(
+            name, num_classes=self.dataset.num_classes, auxiliary=auxiliary, dtype=self.dtype
+        )
+
+    def _make_distiller(self) -> Distiller:
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+
+        def features(module):
+            outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+            return outputs.features
+
+        problem = Problem(
+            num_classes=self.dataset.num_classes,
+            student=self.config.student.name,
+            teacher=self.teacher_name,
+            student_features=features(self._classifier(self.config.student.name)),
+            teacher_features=features(self.teacher_module),
+            dtype=self.dtype,
+        )
+        return DISTILLERS[self.config.method](self.config, problem)
+
+    # Programs
+
+    def _build_programs(self) -> None:
+        programs, placement, config = self.io.programs, self.io.placement, self.config
+        optimizer = make_optimizer(config.optimizer)
+        connector = self.distiller.connector
+        apply = {
+            "teacher": student_apply(self.teacher_module),
+            "student": student_apply(self.student_module, connector),
+        }
+        modules = {"teacher": self.teacher_module, "student": self.student_module}
+        predictors = {**modules, "student": self._classifier(config.student.name)}
+        distillers = {"teacher": cross_entropy(config, None), "student": self.distiller}
+        replicated = {"out_shardings": placement.replicated}
+        self._start, self._epoch, self._predict = {}, {}, {}
+        for role in ("teacher", "student"):
+            self._start[role] = programs.jit(
+                f"{role}/start",
+                lambda key, role=role: start(
+                    key,
+                    modules[role],
+                    optimizer,
+                    self.image_shape,
+                    connector if role == "student" else None,
+                ),
+                **replicated,
+            )
+            self._epoch[role] = epoch_program(
+                programs,
+                f"{role}/epoch",
+                self._step(apply[role], distillers[role], optimizer),
+                placement,
+            )
+            self._predict[role] = gather_program(
+                programs,
+                f"{role}/predict",
+                self._forward(predictors[role]),
+                len(self.dataset.test),
+                placement,
+            )
+        self._diagnose = programs.jit("diagnose", self._diagnosis(apply["student"]), **replicated)
+
+    def _normalized(self, images: jax.Array) -> jax.Array:
+        return normalize(images, self.dataset.mean, self.dataset.std, dtype=self.dtype)
+
+    def _step(self, apply, distiller: Distiller, optimizer: optax.GradientTransformation):
+        augment = self.config.augment
+
+        def step(network, ids, key, teacher, images, labels, scalars):
+            # Slots beyond the batch size only even the rows out over the devices.
+            ids = ids[: self.config.batch_size]
+            rows = jnp.maximum(ids, 0)
+            augment_key, step_key = jax.random.split(key)
+            views = pad_crop_flip(
+                augment_key, images[rows], padding=augment.padding, flip=augment.flip
+            )
+            batch = Batch(self._normalized(views), labels[rows], ids >= 0)
+            taught = self._teach(teacher, batch.images) if distiller.has_teacher else None
+            return distillation_step(
+                network,
+                batch,
+                taught,
+                step_key,
+                scalars,
+                apply=apply,
+                distiller=distiller,
+                optimizer=optimizer,
+            )
+
+        return step
+
+    def _teach(self, variables, images):
+        return self.teacher_module.apply(variables, images)
+
+    def _forward(self, module: nn.Module):
+        def logits(ids, key, variables, images):
+            del key
+            return module.apply(variables, self._normalized(images[ids])).logits
+
+        return logits
+
+    def _diagnosis(self, apply):
+        """How the gradients of the losses agree on a few images, in evaluation mode."""
+        temperature = self.config.distill.temperature or 2.0
+
+        def diagnosis(student, teacher, ids, images, labels):
+            kernel = student["params"]["primary"]["Dense_0"]["kernel"]
+            found = {"head": {"etf_deviation": etf_deviation(kernel.T)}}
+            if not self.has_teacher:
+                return found
+            views, labels = self._normalized(images[ids]), labels[ids]
+            taught = self._teach(teacher, views)
+
+            def losses(params):
+                outputs, _ = apply(params, student["batch_stats"], views, train=False)
+                cross_entropy = optax.softmax_cross_entropy_with_integer_labels(
+                    outputs.logits, labels
+                )
+                on_head = binary_kl_loss(outputs.logits, taught.logits, temperature=temperature)
+                losses = {"": jnp.mean(cross_entropy), "binary_kl": jnp.mean(on_head)}
+                if self.distiller.has_teacher:
+                    valid = jnp.ones(ids.shape, bool)
+                    _, losses["distillation"] = self.distiller.objective(
+                        outputs, taught, labels, valid, jnp.float32(1)
+                    )
+                return losses, outputs.logits
+
+            values, pull_back, logits = jax.vjp(losses, student["params"], has_aux=True)
+            grads = {
+                name: pull_back({other: jnp.float32(other == name) for other in values})[0]
+                for name in values
+            }
+            cross_entropy = grads.pop("")
+            for name, grad in grads.items():
+                parts = gradient_conflict_report(cross_entropy, grad, PARTS)
+                found[name] = {
+                    f"{part}_{measure}": value
+                    for part, measures in parts.items()
+                    for measure, value in measures.items()
+                }
+            inner = logit_conflict(logits, taught.logits, labels, temperature=temperature)
+            found["binary_kl"]["conflicting_examples"] = jnp.mean(inner < 0, dtype=jnp.float32)
+            return found
+
+        return diagnosis
+
+    # The loop
+
+    def run(self) -> dict:
+        """Trains what is to be trained, and returns the results."""
+        config = self.config
+        self._write_inputs()
+        phases = [("teacher", config.teacher.num_epochs)] if self.trains_teacher else []
+        phases.append(("student", config.num_epochs))
+        total = sum(num_epochs for _, num_epochs in phases)
+        done = self._restore()
+        self._introduce(resumed=done > 0)
+        self.io.start_progress(total=total, done=done)
+        first = 0
+        for role, num_epochs in phases:
+            if role == "student":
+                self._settle_teacher()
+            for epoch in range(max(done - first, 0), num_epochs):
+                self._epoch_of(role, epoch, num_epochs, first)
+            first += num_epochs
+        self.io.save(total, self._tree(), self._record(total))
+        self.io.flush()
+        return self._finish()
+
+    def _epoch_of(self, role: str, epoch: int, num_epochs: int, first: int) -> None:
+        self._train(role, epoch, num_epochs, first)
+        entry = {"epoch": epoch, **self._test_measures(role)}
+        step = first + epoch + 1
+        self._write("test", role, step, epoch, entry)
+        if role == "student":
+            entry["diagnosis"] = self._diagnose_epoch(step, epoch)
+        self.epochs[role].append(entry)
+        self.io.epoch_done(
+            step,
+            self._tree(),
+            self._record(step),
+            f"{role} epoch {epoch + 1}/{num_epochs}, accuracy {100 * entry['accuracy']:.2f} %",
+        )
+
+    def _train(self, role: str, epoch: int, num_epochs: int, first: int) -> None:
+        config, seed, placement = self.config, self.config.seed, self.io.placement
+        count = len(self.dataset.train)
+        plan = place_plan(
+            rng.generator(seed, f"{role}/order", epoch).permutation(count),
+            config.batch_size,
+            placement,
+            capacity=count,
+            last_batch=config.last_batch,
+        )
+        warm_up = self.distiller.warm_up if role == "student" else 0
+        until_epoch = config.distill_until_epoch
+        scalars = {
+            "learning_rate": self._learning_rate(role, epoch, num_epochs),
+            **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),
+        }
+        uses_teacher = role == "student" and self.distiller.has_teacher
+        self.networks[role], sums = self._epoch[role](
+            self.networks[role],
+            plan,
+            rng.stream(seed, f"{role}/epoch", epoch),
+            self._variables("teacher") if uses_teacher else {},
+            self._images,
+            self._labels,
+            {name: np.float32(value) for name, value in scalars.items()},
+        )
+        event = {"step": first + epoch + 1, "split": "train", "phase": role, "epoch": epoch}
+        event["steps"] = [epoch * plan.num_steps + 1, (epoch + 1) * plan.num_steps]
+        notes = {name: value * plan.num_steps for name, value in scalars.items()}
+        self.io.write(event, {**sums, **notes}, count=plan.num_steps)
+
+    def _learning_rate(self, role: str, epoch: int, num_epochs: int) -> float:
+        optimizer = self.config.optimizer.copy_and_resolve_references()
+        name = self.teacher_name if role == "teacher" else self.config.student.name
+        if name in MOBILE:
+            optimizer.learning_rate = optimizer.mobile_learning_rate
+        return learning_rate(optimizer, epoch, num_epochs)
+
+    def _variables(self, role: str) -> dict[str, Any]:
+        """What the predictions of a network need."""
+        if role == "teacher" and self.stored:
+            return self._given
+        return inference_variables(self.networks[role].variables)
+
+    def _logits(self, role: str) -> np.ndarray:
+        """Logits on the test images."""
+        plan = place_plan(
+            np.arange(len(self.dataset.test)),
+            self.config.eval_batch_size,
+            self.io.placement,
+            capacity=len(self.dataset.test),
+        )
+        key = rng.stream(self.config.seed, f"{role}/predict")
+        return fetch(self._predict[role](plan, key, self._variables(role), self._test_images))
+
+    def _test_measures(self, role: str) -> dict[str, float]:
+        logits, labels = self._logits(role), self.dataset.test.labels
+        values = {"accuracy": _mean_hits(logits, labels, 1)}
+        if self.dataset.num_classes > 5:
+            values["top5_accuracy"] = _mean_hits(logits, labels, 5)
+        values["ece"] = metrics.expected_calibration_error(
+            np.asarray(jax.nn.softmax(logits)), labels
+        )
+        return values
+
+    def _diagnose_epoch(self, step: int, epoch: int) -> dict[str, dict[str, float]]:
+        values = self._diagnose(
+            self.networks["student"].variables,
+            self._variables("teacher") if self.has_teacher else {},
+            self._ids,
+            self._images,
+            self._labels,
+        )
+        values = jax.tree.map(float, fetch(values))
+        for name, measures in values.items():
+            self._write("diagnosis", name, step, epoch, measures)
+        return values
+
+    def _write(self, split: str, phase: str, step: int, epoch: int, values: dict) -> None:
+        values = {name: value for name, value in values.items() if name != "epoch"}
+        self.io.write({"step": step, "split": split, "phase": phase, "epoch": epoch}, values)
+
+    # Checkpoints
+
+    def _tree(self) -> dict:
+        return {"networks": self.networks}
+
+    def _record(self, step: int) -> dict:
+        return {"epoch": step, "epochs": self.epochs}
+
+    def _restore(self) -> int:
+        """Epochs done, those of the teacher included; fills the state."""
+        roles = ("teacher", "student") if self.trains_teacher else ("student",)
+        self.networks = {
+            role: self._start[role](rng.stream(self.config.seed, f"{role}/start")) for role in roles
+        }
+        found = self.io.restore(self._tree())
+        if found is None:
+            return 0
+        tree, record = found
+        self.networks, self.epochs = tree["networks"], record["epochs"]
+        return record["epoch"]
+
+    # Files
+
+    def _write_inputs(self) -> None:
+        """`inputs.json`: which data and which teacher the run saw.
+
+        Raises:
+          UserError: if an earlier attempt in this workdir saw others.
+        """
+        facts = {
+            "dataset_sha256": fingerprint(self.dataset),
+            "class_names": list(self.dataset.class_names),
+            "teacher_sha256": _digest(self.stored.variables) if self.stored else None,
+        }
+        path = self.io.workdir / "inputs.json"
+        if path.exists() and json.loads(path.read_text()) != facts:
+            raise UserError(
+                f"{self.config.dataset.name} or the teacher is not what {self.io.workdir} was "
+                "started with; restore it, or choose another --workdir."
+            )
+        write_json(path, facts)
+
+    def _settle_teacher(self) -> None:
+        """`teacher/`, once it is trained, and what it scores."""
+        if self.trains_teacher:
+            save_classifier(self._as_stored("teacher"), self.io.workdir / "teacher")
+        elif self.stored and not self.epochs["teacher"]:
+            self.epochs["teacher"] = [self._test_measures("teacher")]
+        if self.has_teacher:
+            scored = self.epochs["teacher"][-1]
+            log.info(
+                "Teacher %s: accuracy %.2f %%, calibration error %.3f",
+                self.teacher_name,
+                100 * scored["accuracy"],
+                scored["ece"],
+            )
+
+    def _as_stored(self, role: str) -> StoredClassifier:
+        dataset = self.dataset
+        return StoredClassifier(
+            arch=self.teacher_name if role == "teacher" else self.config.student.name,
+            num_classes=dataset.num_classes,
+            variables=fetch(self._variables(role)),
+            class_names=dataset.class_names,
+            image_shape=self.image_shape,
+            mean=dataset.mean,
+            std=dataset.std,
+        )
+
+    def _draw(self, results: dict) -> None:
+        figures = self.io.workdir / "figures"
+        logits = self._logits("student")
+        probs = np.asarray(jax.nn.softmax(logits))
+        report.reliability_diagram(probs, self.dataset.test.labels, figures / "reliability.png")
+        report.distillation_curves({self.config.method: [results]}, figures / "epochs.png")
+
+    # What the user sees
+
+    def _introduce(self, *, resumed: bool) -> None:
+        log.info(
+            "%s on %s: %d training images, %d classes, %s%s",
+            self.config.method,
+            self.dataset.name,
+            len(self.dataset.train),
+            self.dataset.num_classes,
+            self.config.student.name,
+            f" taught by {self.teacher_name}" if self.has_teacher else "",
+        )
+        introduce_networks(
+            self.networks, self.dtype, going_on_in=self.io.workdir if resumed else None
+        )
+
+    def _finish(self) -> dict:
+        epochs, workdir = self.epochs["student"], self.io.workdir
+        student = self._as_stored("student")
+        results = {
+            "task": "distillation",
+            "method": self.config.method,
+            "dataset": self.dataset.name,
+            "seed": self.config.seed,
+            "num_classes": self.dataset.num_classes,
+            "student": {
+                "name": student.arch,
+                "auxiliary": self.distiller.auxiliary,
+                "num_parameters": sum(x.size for x in jax.tree.leaves(student.variables["params"])),
+            },
+            "teacher": None,
+            "last": epochs[-1],
+            "best": _best(epochs),
+            "epochs": epochs,
+        }
+        if self.has_teacher:
+            measures = {k: v for k, v in self.epochs["teacher"][-1].items() if k != "epoch"}
+            results["teacher"] = {"name": self.teacher_name, **measures}
+        write_json(workdir / "results.json", results)
+        save_classifier(student, workdir / "student")
+        if self.config.export.program:
+            save_program(student, workdir / "student", dtype=self.dtype)
+        self._draw(results)
+        self.io.write_timing()
+        lines = [
+            f"last accuracy {100 * results['last']['accuracy']:.2f} %, best "
+            f"{100 * results['best']['accuracy']:.2f} % (epoch {results['best']['epoch'] + 1}), "
+            f"calibration error {results['last']['ece']:.3f}, {self.io.seconds:.0f} s in all",
+            f"results: {workdir / 'results.json'}",
+            f"student, without the auxiliary head: {workdir / 'student'}",
+            f"figures: {workdir / 'figures'}",
+        ]
+        for line in lines:
+            log.info(line)
+        return results
+
+
+def _diagnosed(seed: int, count: int) -> np.ndarray:
+    """Ids of the images on which gradients are compared, the same in every epoch."""
+    ids = rng.generator(seed, "diagnosis").choice(count, min(NUM_DIAGNOSED, count), replace=False)
+    return np.sort(ids).astype(np.int32)
+
+
+def _digest(variables: Any) -> str:
+    """SHA-256 over all arrays, in the order of their paths."""
+    digest = hashlib.sha256()
+    for path, x in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(x))
+    return digest.hexdigest()
+
+
+def _best(epochs: list[dict]) -> dict:
+    best = int(np.argmax([e["accuracy"] for e in epochs]))
+    return {
+        "epoch": best,
+        "accuracy": epochs[best]["accuracy"],
+        "rule": "highest test accuracy of any epoch, known only by looking at the test set",
+    }
+
+
+def _mean_hits(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    return float(np.mean(np.asarray(metrics.topk_accuracy(logits, labels, k)), dtype=np.float64))

@@ -1,0 +1,420 @@
+"""DHKD's step and its rivals, over a network that is injected."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from jaxrobust import recipes
+from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.training import TrainState
+from jaxrobust.errors import UserError
+from jaxrobust.losses import binary_kl_loss, soft_target_kl
+from jaxrobust.methods import DISTILLERS, dhkd
+from jaxrobust.methods.distillation import (
+    Batch,
+    Problem,
+    distillation_schedule,
+    distillation_step,
+)
+from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.layers import Features
+
+SEED_IN_CONFLICT = 4  # of a batch on which the two gradients of `_random_params` disagree
+STEP_CASES = ("aligned", "conflict", "weighted")
+PARTS = {"backbone": "backbone", "fc": "primary", "fc2": "auxiliary"}  # golden name -> ours
+
+
+def _config(**changes) -> ml_collections.ConfigDict:
+    config = recipes.distillation("digits")
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def _features(batch, *, channels=3, width=4):
+    maps = tuple(jnp.zeros((batch, size, size, channels), jnp.float32) for size in (4, 2))
+    return Features(jnp.zeros((batch, width), jnp.float32), maps, maps, maps[-1])
+
+
+def _problem(num_classes=4, *, student="resnet8", teacher="resnet14"):
+    features = jax.eval_shape(lambda: _features(1))
+    return Problem(num_classes, student, teacher, features, features, jnp.float32)
+
+
+def _apply(params, batch_stats, inputs, *, train, key=None, where=None):
+    """Two linear heads on `tanh` of a linear layer, in PyTorch's layout."""
+    del train, key, where
+
+    def linear(x, part):
+        weight = params[part]["weight"]
+        return jnp.matmul(x, weight.T, precision="highest") + params[part]["bias"][None]
+
+    h = jnp.tanh(linear(inputs, "backbone"))
+    aux_logits = linear(h, "auxiliary") if "auxiliary" in params else None
+    return Outputs(linear(h, "primary"), aux_logits, Features(h, (), (), h)), batch_stats
+
+
+def _params(golden, prefix):
+    params = {part: {} for part in PARTS.values()}
+    for name in golden.names("train_step"):
+        if name.startswith(prefix + "/"):
+            part, leaf = name.removeprefix(prefix + "/").split("_")
+            params[PARTS[part]][leaf] = golden["train_step", name]
+    return params
+
+
+def _random_params(seed, *, inputs=6, hidden=5, classes=4, scale=0.5):
+    generator = np.random.default_rng(seed)
+
+    def linear(rows, columns):
+        draw = scale * generator.normal(size=(rows, columns + 1))
+        return {"weight": jnp.asarray(draw[:, :-1]), "bias": jnp.asarray(draw[:, -1])}
+
+    return {
+        "backbone": linear(hidden, inputs),
+        "primary": linear(classes, hidden),
+        "auxiliary": linear(classes, hidden),
+    }
+
+
+def _random_batch(seed, *, size=8, inputs=6, classes=4):
+    generator = np.random.default_rng(seed)
+    images = jnp.asarray(generator.normal(size=(size, inputs)))
+    labels = jnp.asarray(generator.integers(0, classes, size))
+    teacher = jnp.asarray(3 * generator.normal(size=(size, classes)))
+    return Batch(images, labels, jnp.ones(size, bool)), Outputs(teacher, None, None)
+
+
+def _stepper(distiller, optimizer):
+    step = functools.partial(
+        distillation_step, apply=_apply, distiller=distiller, optimizer=optimizer
+    )
+    return jax.jit(step)
+
+
+@functools.cache
+def _dual_head_step(options):
+    config = _config(**dict(options))
+    optimizer = make_optimizer(config.optimizer)
+    return _stepper(dhkd.build(config, _problem()), optimizer), optimizer
+
+
+def _scalars(rate=0.05, **changes):
+    values = {"learning_rate": rate, "ramp": 1.0, "distill_weight": 1.0, **changes}
+    return {name: np.float64(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize("case", STEP_CASES)
+@pytest.mark.parametrize("gradients", ["align", "sum"])
+def test_golden_steps(load_golden, x64, case, gradients):
+    golden = load_golden("dhkd")
+    assert {name.split("/")[0] for name in golden.names("train_step")} == set(STEP_CASES)
+
+    def recorded(name):
+        return golden["train_step", f"{case}/{name}"]
+
+    gamma, alpha, temperature, rate, momentum, weight_decay = recorded(
+        "hyper_gamma_alpha_T_lr_momentum_wd"
+    ).tolist()
+    options = (
+        ("distill.gamma", gamma),
+        ("distill.alpha", alpha),
+        ("distill.temperature", temperature),
+        ("distill.gradients", gradients),
+        ("optimizer.momentum", momentum),
+        ("optimizer.weight_decay", weight_decay),
+    )
+    step, optimizer = _dual_head_step(options)
+    params = _params(golden, f"{case}/init")
+    network = TrainState(params, {}, optimizer.init(params))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+    short = {"align": "ga", "sum": "sum"}[gradients]
+    steps = list(zip(recorded("x"), recorded("labels"), recorded("teacher"), strict=True))
+    for i, (x, labels, teacher) in enumerate(steps, start=1):
+        batch = Batch(x, labels, np.ones(len(x), bool))
+        network, metrics = step(
+            network, batch, Outputs(teacher, None, None), jax.random.key(0), _scalars(rate)
+        )
+        if i == 1:
+            close(metrics["loss_cls"], gamma * recorded("loss_cls"))
+            close(metrics["loss_kd"], alpha * recorded("loss_kd"))
+            close(metrics["loss"], recorded("loss_total"))
+        if i in (1, len(steps)):
+            after = _params(golden, f"{case}/{short}_params_after{i}")
+            jax.tree.map(close, network.params, after)
+
+
+def _gradients_of(distiller, params, batch, teacher):
+    """The two gradients that a step merges."""
+    optimizer = optax.identity()
+
+    @jax.jit
+    def gradients(params):
+        found = []
+
+        def merge(*grads):
+            found.extend(grads)
+            return grads[0]
+
+        distillation_step(
+            TrainState(params, {}, optimizer.init(params)),
+            batch,
+            teacher,
+            None,
+            _scalars(),
+            apply=_apply,
+            distiller=dataclasses.replace(distiller, merge=merge),
+            optimizer=optimizer,
+        )
+        return found
+
+    return gradients(params)
+
+
+def _norms(tree):
+    return {part: float(optax.tree.norm(leaves)) for part, leaves in tree.items()}
+
+
+def test_each_head_sees_its_own_loss_alone(x64):
+    params, (batch, teacher) = _random_params(0), _random_batch(0)
+    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
+    assert _norms(cls)["auxiliary"] == 0 == _norms(kd)["primary"]
+    assert min(_norms(cls)["primary"], _norms(kd)["auxiliary"], _norms(kd)["backbone"]) > 0
+    single = DISTILLERS["cross_entropy_binary_kl"](_config(), _problem())
+    assert single.auxiliary == "none" and single.merge is None
+    cls, kd = _gradients_of(single, params, batch, teacher)
+    assert min(_norms(cls)["primary"], _norms(kd)["primary"]) > 0
+    alone = DISTILLERS["binary_kl"](_config(), _problem())
+    cls, kd = _gradients_of(alone, params, batch, teacher)
+    assert max(_norms(cls).values()) == 0 < _norms(kd)["primary"]
+
+
+def _merged(params, batch, teacher, **changes):
+    """What one step of plain descent at rate 1 takes from the parameters."""
+    optimizer = optax.identity()
+    step = _stepper(dhkd.build(_config(**changes), _problem()), optimizer)
+    after, metrics = step(
+        TrainState(params, {}, optimizer.init(params)),
+        batch,
+        teacher,
+        jax.random.key(0),
+        _scalars(1.0),
+    )
+    return jax.tree.map(jnp.subtract, params, after.params), metrics
+
+
+def test_alignment_within_the_step(x64):
+    params, (batch, teacher) = _random_params(SEED_IN_CONFLICT), _random_batch(SEED_IN_CONFLICT)
+    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
+    dot = optax.tree.vdot(cls, kd)
+    gain = 1 + abs(dot) / optax.tree.vdot(cls, cls)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+    aligned, metrics = _merged(params, batch, teacher)
+    assert metrics["gradient_cosine"] < 0
+    jax.tree.map(lambda a, g: close(a, gain * g), aligned["primary"], cls["primary"])
+    jax.tree.map(close, aligned["auxiliary"], kd["auxiliary"])
+    within, _ = _merged(params, batch, teacher, **{"distill.scope": "backbone"})
+    jax.tree.map(close, within["primary"], cls["primary"])
+    rest = jax.tree.map(jnp.subtract, within["backbone"], cls["backbone"])
+    close(optax.tree.vdot(rest, cls["backbone"]), 0.0, atol=1e-9)
+    both, _ = _merged(params, batch, teacher, **{"distill.gradients": "pcgrad"})
+    of_kd = 1 + abs(dot) / optax.tree.vdot(kd, kd)
+    expected = jax.tree.map(lambda c, k: gain * c + of_kd * k, cls, kd)
+    jax.tree.map(close, both, expected)
+
+
+def test_without_alpha_the_rest_is_plain_training(x64):
+    trained = {}
+    for method, gradients in (("cross_entropy", "sum"), ("dhkd", "sum"), ("dhkd", "align")):
+        config = _config(**{"distill.alpha": 0.0, "distill.gradients": gradients})
+        optimizer = make_optimizer(config.optimizer)
+        step = _stepper(DISTILLERS[method](config, _problem()), optimizer)
+        params = _random_params(1)
+        if method == "cross_entropy":
+            del params["auxiliary"]
+        network = TrainState(params, {}, optimizer.init(params))
+        for seed in range(3):
+            network, _ = step(network, *_random_batch(seed), jax.random.key(0), _scalars())
+        trained[gradients, method] = network.params
+    plain = trained.pop(("sum", "cross_entropy"))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-12)
+    for params in trained.values():
+        jax.tree.map(close, {part: params[part] for part in plain}, plain)
+
+
+def test_both_losses_fall_and_the_auxiliary_head_nears_the_teacher():
+    config = _config()
+    optimizer = make_optimizer(config.optimizer)
+    step = _stepper(dhkd.build(config, _problem()), optimizer)
+    single = functools.partial(jax.tree.map, lambda x: jnp.asarray(x, jnp.float32))
+    params = single(_random_params(3, hidden=16))
+    batch, teacher = _random_batch(3)
+    batch = batch._replace(images=batch.images.astype(jnp.float32))
+    teacher = teacher._replace(logits=teacher.logits.astype(jnp.float32))
+    scalars = single(_scalars(0.02))
+    network, history = TrainState(params, {}, optimizer.init(params)), []
+
+    @jax.jit
+    def distance(params):
+        outputs, _ = _apply(params, {}, batch.images, train=False)
+        return jnp.mean(jnp.abs(outputs.aux_logits - teacher.logits))
+
+    before = distance(params)
+    for _ in range(200):
+        network, metrics = step(network, batch, teacher, jax.random.key(0), scalars)
+        history.append((metrics["loss_cls"], metrics["loss_kd"]))
+    assert history[-1][0] < 0.1 * history[0][0] and history[-1][1] < 0.2 * history[0][1]
+    assert distance(network.params) < 0.3 * before
+
+
+def _outputs(seed, num_classes=4, batch=6):
+    generator = np.random.default_rng(seed)
+    features = jax.tree.map(
+        lambda x: jnp.asarray(generator.normal(size=x.shape), jnp.float32), _features(batch)
+    )
+    # The levels that ReviewKD's fusion makes are those of the teacher.
+    pooled_map = features.pooled[:, None, None, :]
+    logits = jnp.asarray(3 * generator.normal(size=(2, batch, num_classes)), jnp.float32)
+    return Outputs(logits[0], logits[1], features), (*features.maps, pooled_map)
+
+
+@pytest.mark.parametrize("method", DISTILLERS)
+def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method):
+    distiller = DISTILLERS[method](_config(), _problem())
+    student, levels = _outputs(0)
+    teacher, _ = _outputs(1)
+    if distiller.connector is not None:
+        student = student._replace(features=student.features._replace(maps=levels))
+    labels, where = jnp.array([0, 3, 1, 2, 0, 0]), jnp.arange(6) < 4
+    ramp = jnp.float32(0.5)
+
+    @jax.jit
+    def evaluate(student, teacher):
+        def total(student, teacher):
+            losses = distiller.objective(student, teacher, labels, where, ramp)
+            return sum(losses), losses
+
+        (_, losses), grads = jax.value_and_grad(total, (0, 1), has_aux=True)(student, teacher)
+        return losses, grads
+
+    (loss_cls, loss_kd), (of_student, of_teacher) = evaluate(student, teacher)
+    assert not any(np.any(g) for g in jax.tree.leaves(of_teacher))
+    assert not any(np.any(np.asarray(g)[4:]) for g in jax.tree.leaves(of_student))
+    assert (loss_kd > 0) == distiller.has_teacher
+    assert (loss_cls > 0) == (method != "binary_kl")
+    other = jax.tree.map(lambda x: x.at[4:].set(7.0), student)
+    (again_cls, again_kd), _ = evaluate(other, teacher)
+    np.testing.assert_allclose([again_cls, again_kd], [loss_cls, loss_kd], rtol=1e-5)
+
+
+def test_a_temperature_stays_with_its_method():
+    student, _ = _outputs(0)
+    teacher, _ = _outputs(1)
+    labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
+
+    def distilled(method, **changes):
+        distiller = DISTILLERS[method](_config(**changes), _problem())
+        return float(distiller.objective(student, teacher, labels, where, one)[1])
+
+    at_4 = 0.9 * float(soft_target_kl(student.logits, teacher.logits, temperature=4.0).mean())
+    for changes in ({}, {"distill.temperature": 3.0}, {"dkd.temperature": 1.0}):
+        assert distilled("kd", **changes) == pytest.approx(at_4, rel=1e-6)
+    at_2 = float(binary_kl_loss(student.logits, teacher.logits, temperature=2.0).mean())
+    for changes in ({}, {"kd.temperature": 1.0}):
+        assert distilled("binary_kl", **changes) == pytest.approx(at_2, rel=1e-6)
+    changes = {"distill.loss": "soft_target_kl", "distill.head": "primary"}
+    assert 0.9 * distilled("dhkd", **changes) == pytest.approx(at_4, rel=1e-6)
+
+
+def test_the_auxiliary_head_follows_the_families():
+    def head(student, teacher, **changes):
+        problem = _problem(student=student, teacher=teacher)
+        return dhkd.build(_config(**changes), problem).auxiliary
+
+    same = (("resnet20", "resnet56"), ("resnet8x4", "resnet32x4"), ("wrn_16_2", "wrn_40_2"))
+    cross = (("vgg8", "resnet50"), ("shuffle_v2", "resnet32x4"), ("mobilenet_v2_half", "vgg13"))
+    assert {head(*pair) for pair in same} == {"linear"}
+    assert {head(*pair) for pair in cross} == {"mlp"}
+    assert head("vgg8", "resnet50", **{"distill.auxiliary": "linear"}) == "linear"
+    assert head("vgg8", "resnet50", **{"distill.head": "primary"}) == "none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"distill.loss": "binary"}, "did you mean 'binary_kl'"),
+        ({"distill.head": "aux"}, "did you mean 'auxiliary'"),
+        ({"distill.auxiliary": "none"}, "Valid: auto, linear, mlp"),
+        ({"distill.gradients": "aligned"}, "did you mean 'align'"),
+        ({"distill.scope": "head"}, "Unknown distill.scope 'head'"),
+        ({"distill.scope": "backbone", "distill.gradients": "sum"}, "set one of the two"),
+        ({"distill.alpha": -1.0}, "must be 0 or more"),
+    ],
+)
+def test_wrong_options_are_answered_in_words(changes, words):
+    with pytest.raises(UserError) as caught:
+        dhkd.build(_config(**changes), _problem())
+    assert words in str(caught.value)
+
+
+def test_wrong_arguments_of_the_objective():
+    logits = jnp.zeros((2, 3), jnp.float32)
+    for options, words in (({"loss": "kl"}, "loss='kl'"), ({"head": "both"}, "head='both'")):
+        with pytest.raises(ValueError, match=words):
+            dhkd.dual_head_objective(logits, logits, logits, jnp.zeros(2, int), **options)
+
+
+def test_schedule_of_the_distillation():
+    def weights(epochs, **options):
+        options = {"warm_up": 0, "until_epoch": 0, **options}
+        found = [distillation_schedule(epoch, **options) for epoch in epochs]
+        return [f["ramp"] for f in found], [f["distill_weight"] for f in found]
+
+    assert weights(range(3)) == ([1, 1, 1], [1, 1, 1])
+    assert weights((0, 9, 19, 20), warm_up=20) == ([0.05, 0.5, 1, 1], [1, 1, 1, 1])
+    # Epoch 49 is the last one with distillation, epoch 50 the first without.
+    assert weights((0, 48, 49, 99), until_epoch=49)[1] == [1, 1, 0, 0]
+
+
+def test_learning_rates_as_recorded(load_golden):
+    golden = load_golden("dhkd")
+    cases = {
+        "cifar": ("resnet56_resnet20", "learning_rate"),
+        "cifar_mobile": ("resnet32x4_shuffle_v2", "mobile_learning_rate"),
+        "imagenet": ("resnet34_resnet18_imagenet", "learning_rate"),
+    }
+    assert {name.split("/")[0] for name in golden.names("lr")} == set(cases)
+    for case, (variant, field) in cases.items():
+        base, factor, num_epochs = golden["lr", f"{case}/base_rate_epochs"].tolist()
+        config = recipes.distillation(variant)
+        assert config.num_epochs == num_epochs and config.optimizer.decay_factor == factor
+        assert config.optimizer.decay_epochs == tuple(golden["lr", f"{case}/milestones"])
+        assert config.optimizer[field] == pytest.approx(base)
+        config.optimizer.learning_rate = config.optimizer[field]
+        rates = [
+            learning_rate(config.optimizer, e, config.num_epochs) for e in range(int(num_epochs))
+        ]
+        np.testing.assert_allclose(rates, golden["lr", f"{case}/lr"], rtol=1e-12)
+    assert rates[0] == 0.1
+
+
+def test_every_pair_of_the_paper_is_a_variant():
+    from jaxrobust.models import BACKBONES
+
+    pairs = {
+        name: v for name, v in recipes.DISTILLATIONS.items() if v[0] in ("cifar100", "imagenet")
+    }
+    assert len(pairs) == 15
+    for name, (dataset, teacher, student, beta) in pairs.items():
+        config = recipes.distillation(name)
+        assert config.dataset.name == dataset and {teacher, student} <= BACKBONES.keys()
+        assert (config.teacher.name, config.student.name) == (teacher, student)
+        assert config.dkd.beta == beta
+        assert config.distill.gradients == ("sum" if dataset == "imagenet" else "align")
+    with pytest.raises(UserError, match="did you mean 'resnet56_resnet20'"):
+        recipes.distillation("resnet56_resnet2")

@@ -1,0 +1,47 @@
+"""ReviewKD's fusion block."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust.models.layers import Features
+from jaxrobust.models.review_fusion import ReviewFusion, review_levels
+
+
+def _features(shapes, width=5, batch=2, seed=0):
+    generator = np.random.default_rng(seed)
+    maps = tuple(jnp.asarray(generator.normal(size=(batch, *s)), jnp.float32) for s in shapes)
+    pooled = jnp.asarray(generator.normal(size=(batch, width)), jnp.float32)
+    return Features(pooled, maps, maps, maps[-1])
+
+
+def test_maps_get_the_shapes_of_the_teacher_and_deep_ones_reach_shallow_ones():
+    student = _features([(4, 4, 3)])
+    # Another size than the student's at the first level.
+    fusion = ReviewFusion(channels=(6, 9), sizes=((2, 2), (1, 1)))
+    variables = jax.jit(fusion.init)(jax.random.key(0), student)
+
+    @jax.jit
+    def fused(features):
+        return fusion.apply(variables, features, train=True, mutable=["batch_stats"])[0]
+
+    maps = fused(student).maps
+    assert [m.shape[1:] for m in maps] == [(2, 2, 6), (1, 1, 9)]
+    np.testing.assert_array_equal(fused(student).pooled, student.pooled)
+    changed = fused(student._replace(pooled=-student.pooled)).maps
+    assert all(np.any(a != b) for a, b in zip(maps, changed, strict=True))
+    changed = fused(student._replace(maps=(-student.maps[0],))).maps
+    assert [bool(np.any(a != b)) for a, b in zip(maps, changed, strict=True)] == [True, False]
+
+
+def test_levels_end_with_the_pooled_feature():
+    student = _features([(4, 4, 3)])
+    levels = review_levels(student)
+    assert [level.shape for level in levels] == [(2, 4, 4, 3), (2, 1, 1, 5)]
+
+
+def test_a_student_with_too_few_levels_is_refused():
+    fusion = ReviewFusion(channels=(1, 1, 1), sizes=((1, 1),) * 3)
+    with pytest.raises(ValueError, match="2 levels of features, fewer than the teacher's 3"):
+        jax.eval_shape(fusion.init, jax.random.key(0), _features([(4, 4, 3)]))

@@ -1,0 +1,147 @@
+"""Classifiers as files, and the program that needs only JAX."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust.errors import UserError
+from jaxrobust.models import make_classifier
+from jaxrobust.models.storage import (
+    StoredClassifier,
+    load_classifier,
+    save_classifier,
+    save_program,
+)
+
+pytestmark = pytest.mark.usefixtures("tiny_backbones")
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_backbones):
+    module = make_classifier("tiny4", num_classes=3, auxiliary="none", dtype=jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    generator = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: generator.uniform(0.1, 1, x.shape).astype(x.dtype), shapes)
+    return StoredClassifier(
+        arch="tiny4",
+        num_classes=3,
+        variables=dict(variables),
+        class_names=("a", "b", "c"),
+        image_shape=(8, 8, 3),
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+    )
+
+
+@pytest.fixture
+def folder(classifier, tmp_path):
+    save_classifier(classifier, tmp_path / "student")
+    return tmp_path / "student"
+
+
+def test_what_is_written_is_read(classifier, folder):
+    found = load_classifier(folder)
+    for field in dataclasses.fields(classifier):
+        if field.name != "variables":
+            assert getattr(found, field.name) == getattr(classifier, field.name)
+    assert jax.tree.structure(found.variables) == jax.tree.structure(classifier.variables)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, classifier.variables)
+    count = sum(x.size for x in jax.tree.leaves(classifier.variables["params"]))
+    assert json.loads((folder / "model.json").read_text())["num_parameters"] == count
+
+
+def test_the_same_classifier_gives_the_same_bytes(classifier, folder, tmp_path):
+    save_classifier(load_classifier(folder), tmp_path / "again")
+    for file in folder.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_images_to_logits(classifier, folder):
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    views = ((images / 255 - classifier.mean) / classifier.std).astype(np.float32)
+    module = make_classifier("tiny4", num_classes=3, auxiliary="none", dtype=jnp.float32)
+    expected = jax.jit(module.apply)(classifier.variables, views).logits
+    found = jax.jit(load_classifier(folder).logits)(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    bare = dataclasses.replace(classifier, mean=(), std=())
+    with pytest.raises(UserError, match="does not say how its images are normalised"):
+        bare.logits(images)
+
+
+def test_a_program_runs_where_there_is_only_jax(classifier, folder):
+    save_program(classifier, folder)
+    script = f"""
+import pathlib, sys
+import jax
+import jax.export
+import numpy as np
+program = jax.export.deserialize(pathlib.Path({str(folder)!r}, "program.bin").read_bytes())
+for size in (1, 5):
+    images = np.random.default_rng(0).integers(0, 256, (size, 8, 8, 3)).astype(np.uint8)
+    print(program.call(images).tolist())
+assert not any(name.split(".")[0] in ("flax", "optax", "jaxrobust") for name in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    one, five = map(json.loads, done.stdout.splitlines())
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+    expected = jax.jit(classifier.logits)(images)
+    np.testing.assert_allclose(five, expected, rtol=1e-4, atol=1e-5)
+    assert np.shape(one) == (1, 3)
+
+
+def test_without_flatbuffers_it_says_what_to_install(classifier, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(UserError, match=r"pip install 'jaxrobust\[export\]'"):
+        save_program(classifier, tmp_path)
+
+
+def _shorten(folder):
+    path = folder / "variables.npz"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _swap_arch(folder):
+    path = folder / "model.json"
+    path.write_text(path.read_text().replace("tiny4", "tiny8"))
+
+
+DAMAGES = {
+    "changed": (_shorten, "variables.npz has changed since it was written"),
+    "missing": (lambda f: (f / "variables.npz").unlink(), "variables.npz cannot be read"),
+    "unreadable": (lambda f: (f / "model.json").write_text("{"), "model.json is damaged"),
+    "incomplete": (lambda f: (f / "model.json").write_text("{}"), "model.json is damaged"),
+    "no facts": (lambda f: (f / "model.json").unlink(), "holds no model.json"),
+    "other network": (_swap_arch, "is not a tiny8 for 3 classes"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damage_is_told_in_one_sentence(case, folder):
+    damage, words = DAMAGES[case]
+    damage(folder)
+    with pytest.raises(UserError) as caught:
+        load_classifier(folder)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_folder_around_is_answered_with_the_one_meant(folder, tmp_path):
+    with pytest.raises(UserError, match=f"did you mean {folder}"):
+        load_classifier(tmp_path)
+    with pytest.raises(UserError, match="name a folder `student` or `teacher`"):
+        load_classifier(tmp_path / "nowhere")
+
+
+def test_variables_lie_under_readable_names(classifier, folder):
+    with np.load(folder / "variables.npz", allow_pickle=False) as arrays:
+        assert set(arrays) == set(flax.traverse_util.flatten_dict(classifier.variables, sep="/"))
+        assert "params/primary/Dense_0/kernel" in arrays
