@@ -1,6 +1,5 @@
 """The distillation networks: sizes, features, initialisation and heads."""
 
-import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -47,12 +46,6 @@ PARAMETERS = {
     "resnet18_imagenet": (512, 11_227_812, 11_279_112, 11_350_912),
     "resnet34_imagenet": (512, 21_335_972, 21_387_272, 21_459_072),
     "resnet50_imagenet": (2048, 23_712_932, 23_917_832, 24_143_232),
-}
-
-# Compiling is what these tests wait for.
-QUICK_COMPILATION = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
 }
 
 
@@ -105,7 +98,7 @@ TORCH_NETWORKS = ("mobilenet_v1", "shuffle_v1", "shuffle_v2")
 
 
 @pytest.mark.parametrize("name", HE_NETWORKS + TORCH_NETWORKS)
-def test_initialisation(name):
+def test_initialisation(name, quick_jit):
     module = make_classifier(name, num_classes=10, auxiliary="linear", dtype=jnp.float32)
 
     def init(key):
@@ -114,7 +107,7 @@ def test_initialisation(name):
         return max((x for x in leaves if x.ndim == 4), key=jnp.size), params
 
     # Only what is asked for is computed.
-    kernel, params = jax.jit(init, compiler_options=QUICK_COMPILATION)(jax.random.key(0))
+    kernel, params = quick_jit(init)(jax.random.key(0))
     kernel = np.asarray(kernel)
     height, width, fan_in, outputs = kernel.shape
     if name in HE_NETWORKS:
@@ -140,7 +133,7 @@ def test_initialisation(name):
     assert not np.allclose(*heads)
 
 
-def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden):
+def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden, quick_jit):
     golden, case = load_golden("dhkd"), "aux_head/case0"
     linear = {
         f"Linear_{i}": {
@@ -167,7 +160,7 @@ def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden):
         out, updates = head.apply(variables, x, train=True, where=None, mutable=["batch_stats"])
         return jnp.sum(out**2), (out, updates["batch_stats"])
 
-    differentiate = jax.jit(jax.grad(energy, has_aux=True), compiler_options=QUICK_COMPILATION)
+    differentiate = quick_jit(jax.grad(energy, has_aux=True))
     gradient, (out, stats) = differentiate(x)
     np.testing.assert_allclose(out, golden[case, "out_train_p0"], rtol=1e-4, atol=1e-5)
     expected = golden[case, "grad_x_sumsq_train"]
@@ -181,20 +174,19 @@ def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden):
 
 
 @pytest.fixture(scope="module")
-def small():
+def small(quick_jit):
     backbone = ResNetBackbone(stage_sizes=(1, 1), widths=(4, 8))
     module = Classifier(backbone, num_classes=3, auxiliary="mlp")
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
-    init = jax.jit(module.init, compiler_options=QUICK_COMPILATION)
-    return module, init(jax.random.key(0), images), images
+    return module, quick_jit(module.init)(jax.random.key(0), images), images
 
 
 @pytest.fixture(scope="module")
-def train(small):
+def train(small, quick_jit):
     """Outputs and new statistics of a training step's forward pass."""
     module, variables, _ = small
 
-    @functools.partial(jax.jit, compiler_options=QUICK_COMPILATION)
+    @quick_jit
     def run(images, where, seed):
         rngs = {"dropout": jax.random.key(seed)}
         options = {"train": True, "where": where, "mutable": ["batch_stats"], "rngs": rngs}

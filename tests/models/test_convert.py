@@ -2,7 +2,6 @@
 
 import io
 import json
-import pathlib
 import pickle
 import struct
 import zipfile
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxrobust.errors import UserError
-from jaxrobust.models.convert import convert_state_dict, load_converted, main
+from jaxrobust.models.convert import convert_state_dict, main
+from jaxrobust.models.storage import load_classifier
 from jaxrobust.models.torch_files import read_state_dict
 
 
@@ -172,9 +172,9 @@ def test_command_converts_every_kind_of_file(kind, tmp_path, converted, capsys):
         arguments = ["--arch=resnet8", f"--from={path}", f"--to={out}"]
         assert main(arguments) == 0
         assert "resnet8, 3 classes, 77,587 parameters" in capsys.readouterr().out
-        arch, num_classes, variables = load_converted(out)
-        assert (arch, num_classes) == ("resnet8", 3)
-        jax.tree.map(np.testing.assert_array_equal, variables, converted[1])
+        stored = load_classifier(out)
+        assert (stored.arch, stored.num_classes) == ("resnet8", 3)
+        jax.tree.map(np.testing.assert_array_equal, stored.variables, converted[1])
         assert main(arguments) == 2
         assert "holds a model already" in capsys.readouterr().err
 
@@ -278,8 +278,3 @@ def test_a_pickle_without_state_dict_is_refused(tmp_path):
         archive.writestr("readme", "")
     with pytest.raises(UserError, match="Refused to read"):
         read_state_dict(path)
-
-
-def test_a_folder_without_model_is_refused(tmp_path: pathlib.Path):
-    with pytest.raises(UserError, match="no converted model in"):
-        load_converted(tmp_path)

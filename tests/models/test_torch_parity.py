@@ -3,7 +3,6 @@
 import importlib.util
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,10 +20,6 @@ reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
 NUM_CLASSES = 7
-QUICK_COMPILATION = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
 
 
 def _randomised(module):
@@ -44,7 +39,7 @@ def _randomised(module):
 
 
 @pytest.mark.parametrize("arch", BACKBONES)
-def test_logits_equal_those_of_pytorch(arch):
+def test_logits_equal_those_of_pytorch(arch, quick_jit):
     size = 32 if arch.startswith("mobilenet") or arch.endswith("_imagenet") else 16
     module = _randomised(reference.make(arch, NUM_CLASSES))
     # Coarse patterns: fine noise would be averaged away before it reached the logits.
@@ -56,8 +51,7 @@ def test_logits_equal_those_of_pytorch(arch):
     num_classes, variables = convert_state_dict(arch, tensors)
     assert num_classes == NUM_CLASSES
     classifier = make_classifier(arch, num_classes=num_classes, auxiliary="none", dtype=jnp.float32)
-    apply = jax.jit(classifier.apply, compiler_options=QUICK_COMPILATION)
-    outputs = apply(variables, jnp.asarray(images))
+    outputs = quick_jit(classifier.apply)(variables, jnp.asarray(images))
     spread = np.abs(expected - expected.mean(0)).max()
     assert spread > 0.01 * np.abs(expected).max()
     np.testing.assert_allclose(outputs.logits, expected, rtol=0, atol=1e-3 * spread)
