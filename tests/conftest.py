@@ -84,3 +84,10 @@ def tiny_backbones():
             backbone = functools.partial(models.ResNetBackbone, stage_sizes=(1,), widths=(width,))
             patch.setitem(models.BACKBONES, f"tiny{width}", backbone)
         yield
+
+
+@pytest.fixture(scope="session")
+def quick_jit():
+    """`jax.jit` that hardly optimises, for programs that run once: compiling is their cost."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return functools.partial(jax.jit, compiler_options=options)
