@@ -92,6 +92,12 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
+    if config.dataset.name == "imagenet":
+        raise UserError(
+            "ImageNet does not fit in memory, and this task does not stream images yet; take a "
+            "part of it that fits by --config=configs/dhkd.py:image_folder, with dataset.path and "
+            "dataset.image_size."
+        )
     check_choices(
         config,
         {
@@ -156,7 +162,7 @@ class _Distillation:
         self.networks: dict[str, TrainState] = {}
         self.epochs: dict[str, list[dict]] = {"teacher": [], "student": []}
         placement = run_.placement
-        self._ids = _diagnosed(config.seed, len(dataset.train))
+        self._ids = run_.placement.put(_diagnosed(config.seed, len(dataset.train)))
         self._images = placement.put(dataset.train.images)
         self._labels = placement.put(dataset.train.labels)
         self._test_images = placement.put(dataset.test.images)
