@@ -76,13 +76,26 @@ def tiny_network():
 
 @pytest.fixture(scope="module")
 def tiny_backbones():
-    """Backbones `tiny4` and `tiny8`: two blocks of 4 and 8 channels, quick to compile."""
+    """Backbones `tiny4` and `tiny8`: one block of 4 or 8 channels, quick to compile."""
     from jaxrobust import models
 
     with pytest.MonkeyPatch.context() as patch:
         for width in (4, 8):
-            backbone = functools.partial(
-                models.ResNetBackbone, stage_sizes=(1, 1), widths=(width, width)
-            )
+            backbone = functools.partial(models.ResNetBackbone, stage_sizes=(1,), widths=(width,))
             patch.setitem(models.BACKBONES, f"tiny{width}", backbone)
         yield
+
+
+@pytest.fixture(scope="session")
+def quick_jit():
+    """`jax.jit` that hardly optimises, for programs that run once: compiling is their cost."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return functools.partial(jax.jit, compiler_options=options)
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Every program of the module is hardly optimised, for runs whose cost is compiling."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

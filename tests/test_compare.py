@@ -1,9 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrobust import compare
+from jaxrobust import compare, report
 from jaxrobust.errors import UserError
 
 
@@ -60,6 +61,36 @@ def test_table_and_figure(workdirs, tmp_path, capsys):
         assert image.width > 1000
 
 
+def _lines(monkeypatch, workdirs, tmp_path, *flags):
+    """Horizontal and vertical values of every line that the command draws, by panel."""
+    drawn = []
+    monkeypatch.setattr(
+        report,
+        "_save",
+        lambda figure, path: drawn.extend(
+            (axis.get_xlabel(), [line.get_xydata().tolist() for line in axis.lines])
+            for axis in figure.axes
+        ),
+    )
+    assert compare.main([*map(str, workdirs), f"--out={tmp_path / 'out'}", *flags]) == 0
+    return drawn
+
+
+def test_the_horizontal_axis(workdirs, tmp_path, monkeypatch, capsys):
+    """By round, as the papers; or by what it cost, a query's measures after the query."""
+    accuracy, precision, recall = _lines(monkeypatch, workdirs, tmp_path)
+    assert accuracy[0] == precision[0] == recall[0] == "Round"
+    np.testing.assert_allclose(accuracy[1][0], [[0, 55], [1, 65], [2, 75]])
+    np.testing.assert_allclose(precision[1][0], [[0, 60], [1, 60]])
+    accuracy, precision, recall = _lines(monkeypatch, workdirs, tmp_path, "--x=annotated")
+    assert accuracy[0] == precision[0] == recall[0] == "Annotated images"
+    np.testing.assert_allclose(accuracy[1][1], [[10, 50], [40, 60], [70, 70]])
+    np.testing.assert_allclose(recall[1][1], [[40, 0], [70, 10]])
+    capsys.readouterr()
+    assert compare.main([*map(str, workdirs), f"--out={tmp_path}", "--x=rouds"]) == 2
+    assert "did you mean 'rounds'" in capsys.readouterr().err
+
+
 def _noisy(root, name, *, method, seed, accuracy, rate=0.4):
     labels = {"f1": 0.8, "precision": 0.7, "recall": 0.9, "auroc_clean_prob": 0.95}
     epochs = [{"epoch": i, "accuracy": accuracy, "ece": 0.1, "labels": labels} for i in range(3)]
@@ -97,6 +128,53 @@ def test_noisy_label_runs_have_their_own_table_and_figure(workdirs, tmp_path, ca
     for stranger in (other_rate, workdirs[0]):
         assert compare.main([str(runs[0]), str(stranger), f"--out={out}"]) == 2
         assert "not the same problem" in capsys.readouterr().err
+
+
+def _distilled(root, name, *, method, seed, accuracy, student="resnet8", cosines=True):
+    diagnosis = {"head": {"etf_deviation": 0.5}}
+    if cosines:
+        diagnosis["binary_kl"] = {"head_cosine": -0.1, "backbone_cosine": 0.1}
+    epochs = [
+        {"epoch": i, "accuracy": accuracy, "ece": 0.1, "diagnosis": diagnosis} for i in range(3)
+    ]
+    results = {
+        "task": "distillation",
+        "method": method,
+        "dataset": "digits",
+        "seed": seed,
+        "num_classes": 3,
+        "student": {"name": student},
+        "teacher": {"name": "resnet14"} if cosines else None,
+        "last": epochs[-1],
+        "best": {"accuracy": accuracy},
+        "epochs": epochs,
+    }
+    workdir = root / name
+    workdir.mkdir()
+    (workdir / "results.json").write_text(json.dumps(results))
+    (workdir / "config.json").write_text(json.dumps({"method": method}))
+    return workdir
+
+
+def test_distillation_runs_have_their_own_table_and_figure(tmp_path, capsys):
+    runs = [
+        _distilled(tmp_path, "d0", method="dhkd", seed=0, accuracy=0.9),
+        _distilled(tmp_path, "d1", method="dhkd", seed=1, accuracy=0.8),
+    ]
+    alone = _distilled(tmp_path, "c", method="cross_entropy", seed=0, accuracy=0.5, cosines=False)
+    widths = []
+    for workdirs in (runs, [*runs, alone]):
+        assert compare.main([*map(str, workdirs), f"--out={tmp_path / 'out'}"]) == 0
+        with Image.open(tmp_path / "out" / "learning_curves.png") as image:
+            widths.append(image.width)
+    printed = capsys.readouterr().out
+    assert "| dhkd | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | – | 10.0 ± 0.0 |" in printed
+    assert "| cross_entropy | 1 | 50.0 ± 0.0 |" in printed
+    # The agreement of gradients is drawn where every run has measured it.
+    assert widths[0] > 1.9 * widths[1]
+    other = _distilled(tmp_path, "s", method="kd", seed=0, accuracy=0.9, student="vgg8")
+    assert compare.main([str(runs[0]), str(other), f"--out={tmp_path / 'out'}"]) == 2
+    assert "not the same problem" in capsys.readouterr().err
 
 
 def test_groups_by_any_field(workdirs):

@@ -26,11 +26,13 @@ pytestmark = pytest.mark.usefixtures("tiny_backbones")
 @pytest.fixture(scope="module")
 def classifier(tiny_backbones):
     module = make_classifier("tiny4", num_classes=3, auxiliary="none", dtype=jnp.float32)
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    generator = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: generator.uniform(0.1, 1, x.shape).astype(x.dtype), shapes)
     return StoredClassifier(
         arch="tiny4",
         num_classes=3,
-        variables=jax.tree.map(np.asarray, dict(variables)),
+        variables=dict(variables),
         class_names=("a", "b", "c"),
         image_shape=(8, 8, 3),
         mean=(0.5, 0.4, 0.3),

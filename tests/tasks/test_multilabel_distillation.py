@@ -18,7 +18,7 @@ from jaxrobust.tasks import distillation
 
 PROGRAMS = Programs()  # of the runs that differ in no more than numbers that a step is given
 
-pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device")
+pytestmark = pytest.mark.usefixtures("quick_compile", "tiny_backbones", "one_device")
 
 
 def _config(**changes):
@@ -44,7 +44,7 @@ def _config(**changes):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_backbones, one_device):
+def finished(tmp_path_factory, quick_compile, tiny_backbones, one_device):
     """A run of L2D that trained its own teacher: its folder and its results."""
     workdir = tmp_path_factory.mktemp("l2d")
     return workdir, distillation.run(_config(), workdir, PROGRAMS)

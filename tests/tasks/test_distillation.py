@@ -1,0 +1,262 @@
+"""The loop, called as a library, with networks of a few channels."""
+
+import json
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import dhkd as recipe
+from configs import kd_baselines
+from jaxrobust import tasks
+from jaxrobust.data.sources import load_dataset
+from jaxrobust.engine import runtime
+from jaxrobust.engine.programs import Programs
+from jaxrobust.engine.sharding import make_placement
+from jaxrobust.errors import UserError
+from jaxrobust.models import make_classifier
+from jaxrobust.models.dual_head import Classifier
+from jaxrobust.models.layers import Features
+from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
+from jaxrobust.tasks import distillation
+
+PROGRAMS = Programs()  # of the runs that differ in no more than numbers that a step is given
+TRACED = ("start", "epoch", "predict")
+
+pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device")
+
+
+def _config(**changes):
+    config = recipe.get_config("digits")
+    config.update_from_flattened_dict(
+        {
+            "writers": ("jsonl",),
+            "dataset.max_train": 100,
+            "dataset.max_test": 60,
+            "student.name": "tiny4",
+            "teacher.name": "tiny8",
+            "teacher.num_epochs": 2,
+            "num_epochs": 3,
+            "optimizer.decay_epochs": (2,),
+            **changes,
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_backbones, one_device):
+    """A run of DHKD that trained its own teacher: its folder and its results."""
+    workdir = tmp_path_factory.mktemp("dhkd")
+    config = _config(**{"distill.auxiliary": "mlp", "distill_until_epoch": 2})
+    return workdir, distillation.run(config, workdir, PROGRAMS)
+
+
+def _events(workdir, **wanted):
+    events = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [e for e in events if all(e.get(name) == value for name, value in wanted.items())]
+
+
+def test_results_and_metrics_agree(finished):
+    workdir, results = finished
+    assert results == json.loads((workdir / "results.json").read_text())
+    assert results["last"] == results["epochs"][-1]
+    accuracies = [e["accuracy"] for e in results["epochs"]]
+    assert len(accuracies) == 3 and results["best"]["accuracy"] == max(accuracies)
+    tested = _events(workdir, split="test", phase="student")
+    assert [e["accuracy"] for e in tested] == accuracies
+    assert [e["top5_accuracy"] for e in tested] == [e["top5_accuracy"] for e in results["epochs"]]
+    assert [e["step"] for e in tested] == [3, 4, 5]
+    taught = _events(workdir, split="test", phase="teacher")
+    assert len(taught) == 2 and taught[-1]["accuracy"] == results["teacher"]["accuracy"]
+
+
+def test_schedules_and_steps_are_on_record(finished):
+    trained = _events(finished[0], split="train", phase="student")
+    assert [e["distill_weight"] for e in trained] == [1, 1, 0]
+    assert trained[1]["loss_kd"] > 0 == trained[2]["loss_kd"]
+    assert [e["learning_rate"] for e in trained] == pytest.approx([0.05, 0.05, 0.005])
+    assert [e["steps"] for e in trained] == [[1, 4], [5, 8], [9, 12]]
+
+
+def test_the_diagnosis_of_every_epoch(finished):
+    workdir, results = finished
+    for entry in results["epochs"]:
+        diagnosis = entry["diagnosis"]
+        assert diagnosis.keys() == {"binary_kl", "distillation", "head"}
+        # The two heads of DHKD share no parameter, one head for both losses does.
+        assert diagnosis["distillation"]["head_norm_kd"] == 0
+        assert diagnosis["binary_kl"]["head_norm_kd"] > 0
+        for measures in (diagnosis["binary_kl"], diagnosis["distillation"]):
+            parts = [measures[f"{part}_dot"] for part in ("head", "backbone")]
+            assert sum(parts) == pytest.approx(measures["all_dot"], rel=1e-3, abs=1e-4)
+    logged = _events(workdir, split="diagnosis", phase="binary_kl")
+    cosines = [e["diagnosis"]["binary_kl"]["head_cosine"] for e in results["epochs"]]
+    assert [e["head_cosine"] for e in logged] == cosines
+
+
+def test_the_student_that_is_handed_over_is_the_one_evaluated(finished):
+    workdir, results = finished
+    student = load_classifier(workdir / "student")
+    assert student.variables["params"].keys() == {"backbone", "primary"}
+    assert results["student"]["auxiliary"] == "mlp"
+    single = jax.eval_shape(student.module().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    count = sum(x.size for x in jax.tree.leaves(single["params"]))
+    assert results["student"]["num_parameters"] == count
+    test = load_dataset("digits", max_test=60).test
+    predicted = np.argmax(jax.jit(student.logits)(test.images), axis=-1)
+    assert np.mean(predicted == test.labels) == pytest.approx(results["last"]["accuracy"])
+
+
+class _Mean(nn.Module):
+    """A backbone without parameters."""
+
+    head_options: ClassVar = {}
+
+    def __call__(self, images, *, train=False, where=None):
+        del train, where
+        return Features(jnp.mean(images, axis=(1, 2)), (images,), (images,), images)
+
+
+def test_the_auxiliary_head_changes_no_prediction():
+    module = Classifier(_Mean(), num_classes=3, auxiliary="linear")
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), images)
+    apply = jax.jit(module.apply)
+    params = dict(variables["params"])
+    params["auxiliary"] = jax.tree.map(lambda x: x + 1, params["auxiliary"])
+    before, after = apply(variables, images), apply({"params": params}, images)
+    np.testing.assert_array_equal(before.logits, after.logits)
+    assert np.any(before.aux_logits != after.aux_logits)
+
+
+def test_every_program_was_traced_once(finished):
+    traces = json.loads((finished[0] / "timing.json").read_text())["traces"]
+    roles = [f"{role}/{name}" for role in ("teacher", "student") for name in TRACED]
+    assert traces == dict.fromkeys([*roles, "diagnose"], 1)
+
+
+def test_figures_can_be_opened(finished):
+    found = {p.name for p in (finished[0] / "figures").iterdir()}
+    assert found == {"epochs.png", "reliability.png"}
+    for name in found:
+        with Image.open(finished[0] / "figures" / name) as image:
+            assert min(image.size) > 300
+
+
+def test_a_finished_run_is_finished_and_its_teacher_teaches_again(finished, tmp_path):
+    workdir, results = finished
+    config = _config(**{"distill.auxiliary": "mlp", "distill_until_epoch": 2})
+    teacher = (workdir / "teacher" / "variables.npz").read_bytes()
+    assert distillation.run(config, workdir, PROGRAMS) == results
+    assert (workdir / "teacher" / "variables.npz").read_bytes() == teacher
+    config.teacher.path = str(workdir / "teacher")
+    config.teacher.name = "not read"
+    again = distillation.run(config, tmp_path, PROGRAMS)
+    # The student's draws do not depend on where the teacher came from.
+    assert again["epochs"] == results["epochs"]
+    assert again["teacher"] == results["teacher"]
+    assert not (tmp_path / "teacher").exists()
+    settings = json.loads((tmp_path / "inputs.json").read_text())
+    settings["teacher_sha256"] = "another"
+    (tmp_path / "inputs.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="or the teacher is not what"):
+        distillation.run(config, tmp_path, PROGRAMS)
+
+
+def test_plain_training_needs_no_teacher(tmp_path):
+    config = _config(**{"method": "cross_entropy", "num_epochs": 1})
+    results = tasks.run(config, tmp_path)
+    assert results["teacher"] is None
+    assert results["last"]["diagnosis"].keys() == {"head"}
+    assert not _events(tmp_path, phase="teacher")
+    assert not (tmp_path / "teacher").exists()
+
+
+@pytest.mark.slow
+def test_a_connector_is_trained_and_left_behind(finished, tmp_path):
+    config = _config(**{"method": "dhkd_reviewkd", "num_epochs": 1, "reviewkd.warm_up": 4})
+    config.teacher.path = str(finished[0] / "teacher")
+    results = tasks.run(config, tmp_path)
+    (trained,) = _events(tmp_path, split="train")
+    assert trained["ramp"] == 0.25 and np.isfinite(trained["loss_kd"])
+    student = load_classifier(tmp_path / "student")
+    assert student.variables["params"].keys() == {"backbone", "primary"}
+    assert student.variables["batch_stats"].keys() == {"backbone"}
+    # Gradients of the connector are no part of the comparison with cross-entropy's head.
+    assert results["last"]["diagnosis"]["distillation"]["head_norm_kd"] == 0
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_one_device_curve(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()))
+    config = _config(**{"distill.auxiliary": "mlp", "distill_until_epoch": 2})
+    config.teacher.path, config.num_epochs = str(finished[0] / "teacher"), 2
+    tasks.run(config, tmp_path)
+    one, eight = (
+        [e["loss"] for e in _events(workdir, split="train", phase="student")][:2]
+        for workdir in (finished[0], tmp_path)
+    )
+    np.testing.assert_allclose(eight, one, rtol=2e-3)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    changes = {"distill.auxiliary": "mlp", "optimizer.learning_rate": 1e30, "num_epochs": 1}
+    with pytest.raises(UserError) as caught:
+        distillation.run(_config(**changes), tmp_path, PROGRAMS)
+    for words in ("phase teacher, epoch 0", "steps 1 to 4", "none yet", "lower"):
+        assert words in str(caught.value)
+
+
+def _foreign_teacher(folder):
+    module = make_classifier("tiny4", num_classes=7, auxiliary="none", dtype=jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    save_classifier(StoredClassifier("tiny4", 7, dict(variables)), folder)
+    return str(folder)
+
+
+WRONG = {
+    "unknown distiller": ({"method": "dhdk"}, "did you mean 'dhkd'"),
+    "unknown student": ({"student.name": "tiny5"}, "student.name"),
+    "unknown teacher": ({"teacher.name": "resnet33"}, "teacher.name"),
+    "missing teacher": ({"teacher.path": "/nowhere"}, "/nowhere holds no model.json"),
+    "no epochs": ({"num_epochs": 0}, "num_epochs=0 must be at least 1"),
+    "unknown remainder": ({"last_batch": "shot"}, "did you mean 'short'"),
+    "unknown loss": ({"distill.loss": "bkl"}, "Unknown distill.loss 'bkl'"),
+    "negative weight": ({"method": "kd", "kd.weight": -1.0}, "must be 0 or more"),
+    "unknown schedule": ({"optimizer.schedule": "steps"}, "did you mean 'step'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_recipe_is_answered_by_one_sentence(case, tmp_path):
+    changes, words = WRONG[case]
+    with pytest.raises(UserError) as caught:
+        tasks.run(_config(**changes), tmp_path / "run")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path):
+    path = _foreign_teacher(tmp_path / "teacher")
+    with pytest.raises(UserError, match="tells 7 classes apart, but digits has 10"):
+        tasks.run(_config(**{"teacher.path": path}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_imagenet_is_answered_honestly(tmp_path):
+    config = recipe.get_config("resnet34_resnet18_imagenet")
+    assert config.distill.alpha == 0.1 and config.distill_until_epoch == 49
+    with pytest.raises(UserError, match="ImageNet does not fit in memory"):
+        tasks.run(config, tmp_path)
+
+
+def test_recipes_differ_in_the_method_alone():
+    ours, theirs = recipe.get_config(), kd_baselines.get_config()
+    assert (ours.method, theirs.method) == ("dhkd", "kd")
+    theirs.method = ours.method
+    assert ours.to_json() == theirs.to_json()
