@@ -21,7 +21,7 @@ ONE = jnp.float32(1)
 
 
 def _config(**changes):
-    config = recipe.get_config("digits")
+    config = recipe.get_config("coco_resnet101_resnet34")
     config.update_from_flattened_dict(changes)
     return config
 

@@ -67,7 +67,7 @@ def test_results_metrics_and_figure(finished):
     trained = _events(workdir, split="train", phase="student")
     assert trained[0]["steps"] == [1, 3] and trained[1]["steps"] == [4, 6]
     for event in trained:
-        terms = 10 * event["mld"] + 100 * event["cd"] + 1000 * event["id"]
+        terms = 100 * event["mld"] + event["cd"] + 100 * event["id"]
         assert event["loss_kd"] == pytest.approx(terms, rel=1e-4)
     assert not {"mld", "loss_id"} & set(_events(workdir, split="train", phase="teacher")[0])
 
