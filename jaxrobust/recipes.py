@@ -33,13 +33,20 @@ _MULTILABEL_PAIRS = (
     ("nus", "swin_t", "mobilenet_v2"),
 )
 _MULTILABEL_SETS = {"coco": "coco2014", "voc": "voc2007", "nus": "nus_wide"}
+_IMAGENET_NAMES = {
+    **{f"resnet{depth}": f"resnet{depth}_imagenet" for depth in (18, 34, 50, 101)},
+    **{f"wrn{depth}": f"wide_resnet{depth}_2" for depth in (50, 101)},
+}
 MULTILABEL_DISTILLATIONS = {
     **{
-        f"{dataset}_{teacher}_{student}": (_MULTILABEL_SETS[dataset], teacher, student)
+        f"{dataset}_{teacher}_{student}": (
+            _MULTILABEL_SETS[dataset],
+            *(_IMAGENET_NAMES.get(name, name) for name in (teacher, student)),
+        )
         for dataset, teacher, student in _MULTILABEL_PAIRS
     },
     "digits": ("digit_canvases", "resnet20", "resnet8"),
-    "image_folder": ("multilabel_folder", "resnet101", "resnet34"),
+    "image_folder": ("multilabel_folder", "resnet101_imagenet", "resnet34_imagenet"),
 }
 """Variant of a multi-label distillation recipe -> data set, teacher, student."""
 OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {

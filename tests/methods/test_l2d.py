@@ -218,10 +218,12 @@ def test_recipes_name_every_pair_and_number_of_the_paper():
         config = recipe.get_config(variant)
         if variant == "digits":
             continue
-        assert variant.endswith((f"{config.teacher.name}_{config.student.name}", "image_folder"))
         assert (config.batch_size, config.num_epochs, config.teacher.num_epochs) == (64, 80, 30)
         assert config.optimizer.cycle_epochs == 80 and config.optimizer.learning_rate == 1e-4
         weights = config.l2d.lambda_mld, config.l2d.lambda_cd, config.l2d.lambda_id
         assert weights == (10, 100, 1000) and config.dataset.image_size == 224
+    config = recipe.get_config("voc_wrn101_wrn50")
+    assert config.dataset.name == "voc2007"
+    assert (config.teacher.name, config.student.name) == ("wide_resnet101_2", "wide_resnet50_2")
     with pytest.raises(UserError, match="did you mean 'voc_resnet50_resnet18'"):
         recipe.get_config("voc_resnet50_resnet81")
