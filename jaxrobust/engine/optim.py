@@ -93,9 +93,9 @@ def one_cycle_adam(
 
 
 def is_decayed(params):
-    """Which parameters are kernels: of two axes or more, and neither biases nor fixed queries."""
+    """Which parameters are kernels: of two axes or more, and no biases."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, param: param.ndim > 1 and path[-1].key not in ("bias", "queries"), params
+        lambda path, param: param.ndim > 1 and path[-1].key != "bias", params
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,29 @@ import optax
 
 from jaxrobust.engine.training import TrainState, descend
 from jaxrobust.losses import gradient_cosine, masked_mean
-from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
 from jaxrobust.models.layers import Features
+from jaxrobust.models.ml_decoder import MultiLabelOutputs
+
+Outputs = SingleLabelOutputs | MultiLabelOutputs
 
 CONNECTOR = "connector"
 """Top-level key of parameters that only the distillation needs, beside those of the student."""
+
+
+@flax.struct.dataclass
+class ClassifierState(TrainState):
+    """The training state of a classifier.
+
+    Attributes:
+      constants: further collections of variables by name, which no step changes.
+    """
+
+    constants: dict[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {**super().variables, **self.constants}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +133,7 @@ def distillation_schedule(epoch: int, *, warm_up: int, until_epoch: int) -> dict
     }
 
 
-# (params, batch_stats, images, *, train, key, where) -> (Outputs, batch_stats)
+# (params, batch_stats, images, *, train, key, where, constants) -> (Outputs, batch_stats)
 Apply = Callable[..., tuple[Outputs, Any]]
 
 
@@ -126,17 +145,17 @@ def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Appl
       connector: as in `Distiller`; its variables lie under `CONNECTOR`.
 
     Returns:
-      `(params, batch_stats, images, *, train, key=None, where=None) -> (outputs, batch_stats)`;
-      `key` for dropout; the statistics are new ones in training.
+      `(params, batch_stats, images, *, train, key=None, where=None, constants=None) -> (outputs,
+      batch_stats)`; `key` for dropout; the statistics are new ones in training.
     """
 
-    def apply(params, batch_stats, images, *, train, key=None, where=None):
+    def apply(params, batch_stats, images, *, train, key=None, where=None, constants=None):
         options = {"train": train, "where": where}
         if train:
             options["mutable"] = ["batch_stats"]
         of_student, of_connector = _split({"params": params, "batch_stats": batch_stats})
         rngs = None if key is None else {"dropout": key}
-        outputs = module.apply(of_student, images, rngs=rngs, **options)
+        outputs = module.apply({**of_student, **(constants or {})}, images, rngs=rngs, **options)
         outputs, updates = outputs if train else (outputs, {})
         batch_stats = {**batch_stats, **updates.get("batch_stats", {})}
         if connector is not None:
@@ -166,34 +185,34 @@ def start(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     connector: nn.Module | None = None,
-) -> TrainState:
+) -> ClassifierState:
     """Fresh state of a classifier and of the connector behind it, if there is one.
 
     The backbone and the primary head start alike whatever else there is.
     """
     images = jnp.zeros((1, *image_shape))
-    variables = module.init(key, images)
-    variables = {name: dict(variables.get(name, {})) for name in ("params", "batch_stats")}
+    variables = {"batch_stats": {}, **module.init(key, images)}
+    constants = {k: v for k, v in variables.items() if k not in ("params", "batch_stats")}
     if connector is not None:
         features = module.apply(variables, images).features
         added = connector.init(jax.random.fold_in(key, 1), features)
         for name, tree in added.items():
-            variables[name][CONNECTOR] = tree
-    return TrainState(
-        variables["params"], variables["batch_stats"], optimizer.init(variables["params"])
-    )
+            variables[name] = {**variables[name], CONNECTOR: tree}
+    params = variables["params"]
+    return ClassifierState(params, variables["batch_stats"], optimizer.init(params), constants)
 
 
 def inference_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What prediction needs of a student: its backbone and its primary head."""
+    """What prediction needs of a student: its backbone and its primary head, or its decoder."""
+    parts = ("backbone", "primary", "decoder")
     return {
-        name: {key: value for key, value in tree.items() if key in ("backbone", "primary")}
+        name: {key: value for key, value in tree.items() if key in parts}
         for name, tree in variables.items()
     }
 
 
 def distillation_step(
-    network: TrainState,
+    network: ClassifierState,
     batch: Batch,
     teacher: Outputs | None,
     key: jax.Array,
@@ -202,7 +221,7 @@ def distillation_step(
     apply: Apply,
     distiller: Distiller,
     optimizer: optax.GradientTransformation,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[ClassifierState, dict[str, jax.Array]]:
     """One descent step on the two losses, from one forward pass.
 
     Where the gradients are merged, each loss is pulled back through that same pass, so both saw
@@ -225,7 +244,13 @@ def distillation_step(
 
     def losses(params):
         outputs, batch_stats = apply(
-            params, network.batch_stats, batch.images, train=True, key=key, where=batch.valid
+            params,
+            network.batch_stats,
+            batch.images,
+            train=True,
+            key=key,
+            where=batch.valid,
+            constants=network.constants,
         )
         loss_cls, loss_kd = distiller.objective(
             outputs, teacher, batch.labels, batch.valid, scalars["ramp"]

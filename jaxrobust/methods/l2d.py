@@ -38,7 +38,7 @@ from jaxrobust.losses import (
     rkd_loss,
 )
 from jaxrobust.methods.distillation import Distiller, Problem
-from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.ml_decoder import MultiLabelOutputs
 from jaxrobust.models.review_fusion import ReviewFusion, final_map
 from jaxrobust.recipes import check_choices
 
@@ -46,21 +46,23 @@ LABEL_LOSSES = ("bce", "asymmetric")
 REDUCTIONS = ("sum", "batchmean")
 
 # (student, teacher, targets {0, 1} [B, C], where [B]) -> scalar
-Term = Callable[[Outputs, Outputs, jax.Array, jax.Array], jax.Array]
+Term = Callable[[MultiLabelOutputs, MultiLabelOutputs, jax.Array, jax.Array], jax.Array]
 
 
 # ---------------------------------------------------------------------------------- L2D's terms
 
 
-def mld_term(student: Outputs, teacher: Outputs, targets: jax.Array, where: jax.Array) -> jax.Array:
+def mld_term(
+    student: MultiLabelOutputs, teacher: MultiLabelOutputs, targets: jax.Array, where: jax.Array
+) -> jax.Array:
     """MLD of the logits, a mean over the batch."""
     del targets
     return masked_mean(multilabel_logits_distillation_loss(student.logits, teacher.logits), where)
 
 
 def cd_term(
-    student: Outputs,
-    teacher: Outputs,
+    student: MultiLabelOutputs,
+    teacher: MultiLabelOutputs,
     targets: jax.Array,
     where: jax.Array,
     *,
@@ -76,8 +78,8 @@ def cd_term(
 
 
 def id_term(
-    student: Outputs,
-    teacher: Outputs,
+    student: MultiLabelOutputs,
+    teacher: MultiLabelOutputs,
     targets: jax.Array,
     where: jax.Array,
     *,

@@ -1,35 +1,82 @@
-"""ML-Decoder: one embedding per class of an image, by attention to the map of a backbone.
+"""L2D's classifier: one embedding per label by cross-attention, and a linear score of each.
 
+Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023, https://arxiv.org/abs/2308.06453;
 Ridnik et al., "ML-Decoder: Scalable and Versatile Classification Head", WACV 2023,
-https://arxiv.org/abs/2111.12933, as the authors of L2D use it.
+https://arxiv.org/abs/2111.12933.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._numerics import at_least_float32
-from jaxrobust.models.dual_head import Outputs
-from jaxrobust.models.layers import torch_bias, torch_uniform
+from jaxrobust.models.layers import Features, Linear
+
+
+class MultiLabelOutputs(NamedTuple):
+    """What a multi-label classifier computes.
+
+    Attributes:
+      logits: float32 `[B, C]`.
+      label_embeddings: float32 `[B, G, width]`, one per query; the decoder has C of them unless it
+        is told otherwise.
+      features: of the backbone.
+    """
+
+    logits: jax.Array
+    label_embeddings: jax.Array
+    features: Features
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to a memory, as in PyTorch.
+
+    Attributes:
+      num_heads: divides the width.
+      dropout: share of the attention weights that is dropped in training.
+    """
+
+    num_heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, memory: jax.Array, *, train: bool) -> jax.Array:
+        """Float32 `[B, G, width]` of queries of that shape and memory `[B, S, width]`."""
+        width = queries.shape[-1]
+        # One matrix for queries, keys and values: its size is in the bound of the initialisation.
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, 3 * width))
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,))
+
+        def project(x, part):
+            columns = slice(part * width, (part + 1) * width)
+            x = jnp.einsum("bsd,de->bse", x, kernel[:, columns]) + bias[None, None, columns]
+            return x.reshape(*x.shape[:2], self.num_heads, -1)
+
+        query, key, value = project(queries, 0), project(memory, 1), project(memory, 2)
+        scores = jnp.einsum("bghe,bshe->bhgs", query, key) * (width // self.num_heads) ** -0.5
+        weights = nn.softmax(scores, axis=-1)
+        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        mixed = jnp.einsum("bhgs,bshe->bghe", weights, value).reshape(queries.shape)
+        return Linear(width, bias_init=nn.initializers.zeros)(mixed)
 
 
 class MLDecoder(nn.Module):
-    """A decoder layer without self-attention, and a linear classifier for each embedding.
+    """Logits and label embeddings of a map; float32 throughout.
 
-    The queries, one per class, are random and stay as they are; no gradient reaches them.
+    The queries are drawn once and never trained: they lie in the collection `constants`, beside
+    `params`, and are saved with it.
 
     Attributes:
       num_classes: C.
-      num_groups: queries, each for several consecutive classes; None for one per class.
+      num_groups: G, number of queries, at most C; None is C, a negative number 100.
       width: of the embeddings.
       hidden: width of the feed-forward layer.
-      num_heads: of the attention; divides `width`.
-      dropout: share that is dropped in training: of the queries, of attention weights, of the
-        attention's output, and around the feed-forward layer.
+      num_heads: of the attention.
+      dropout: share that is dropped in training, everywhere.
     """
 
     num_classes: int
@@ -41,106 +88,78 @@ class MLDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, maps: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Embeddings and logits; in training a `dropout` random stream is needed.
+        """Decodes a batch; in training a `dropout` random stream is needed.
 
         Args:
-          maps: `[B, H, W, F]` or tokens `[B, S, F]`; their order is of no account.
-          train: whether units are dropped.
+          maps: `[B, H, W, F]` or tokens `[B, S, F]`.
+          train: whether to drop.
 
         Returns:
-          Label embeddings `[B, G, width]` and logits `[B, C]`, at least float32.
+          (logits `[B, C]`, label embeddings `[B, G, width]`).
         """
-        num_groups = min(self.num_groups or self.num_classes, self.num_classes)
-        tokens = maps.reshape(len(maps), -1, maps.shape[-1])
-        tokens = at_least_float32(tokens)
+        groups = self.num_classes if self.num_groups is None else self.num_groups
+        groups = min(100 if groups < 0 else groups, self.num_classes)
+        duplicates = -(-self.num_classes // groups)
+        drop = functools.partial(nn.Dropout(self.dropout), deterministic=not train)
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-5)
 
-        def drop(x):
-            return nn.Dropout(self.dropout, deterministic=not train)(x)
+        tokens = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+        memory = nn.relu(Linear(self.width, name="embed")(tokens))
+        queries = self.variable(
+            "constants",
+            "queries",
+            lambda: jax.random.normal(self.make_rng("params"), (groups, self.width)),
+        ).value
+        queries = jnp.broadcast_to(queries, (maps.shape[0], groups, self.width))
 
-        memory = nn.relu(_dense(self.width, tokens, "memory"))
-        queries = self.param("queries", nn.initializers.normal(1.0), (num_groups, self.width))
-        queries = jnp.broadcast_to(
-            jax.lax.stop_gradient(queries), (len(maps), num_groups, self.width)
-        )
-        x = _norm("norm1")(queries + drop(queries))
-        attended = _Attention(self.num_heads, self.dropout, name="attention")(
-            x, memory, train=train
-        )
-        x = _norm("norm2")(x + drop(attended))
-        hidden = drop(nn.relu(_dense(self.hidden, x, "expand")))
-        x = _norm("norm3")(x + drop(_dense(self.width, hidden, "contract")))
+        x = norm(name="norm1")(queries + drop(queries))
+        attention = CrossAttention(self.num_heads, self.dropout, name="attention")
+        x = norm(name="norm2")(x + drop(attention(x, memory, train=train)))
+        hidden = drop(nn.relu(Linear(self.hidden, name="linear1")(x)))
+        x = norm(name="norm3")(x + drop(Linear(self.width, name="linear2")(hidden)))
 
-        per_group = -(-self.num_classes // num_groups)
-        spread = (2 / (self.width + self.num_classes)) ** 0.5
+        deviation = (2 / (duplicates * (self.width + groups))) ** 0.5
         kernel = self.param(
-            "kernel", nn.initializers.normal(spread), (num_groups, self.width, per_group)
+            "group_kernel",
+            nn.initializers.normal(deviation),
+            (groups, self.width, duplicates),
         )
-        bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
-        logits = jnp.einsum("bgd,gdk->bgk", x, kernel).reshape(len(maps), -1)
-        return x, logits[:, : self.num_classes] + bias[None]
+        bias = self.param("group_bias", nn.initializers.zeros, (self.num_classes,))
+        logits = jnp.einsum("bgd,gdk->bgk", x, kernel).reshape(maps.shape[0], -1)
+        return logits[:, : self.num_classes] + bias[None], x
 
 
-def _dense(features: int, x: jax.Array, name: str) -> jax.Array:
-    """A linear layer as PyTorch starts it."""
-    return nn.Dense(
-        features, kernel_init=torch_uniform, bias_init=torch_bias(x.shape[-1]), name=name
-    )(x)
+class MultiLabelClassifier(nn.Module):
+    """A backbone with an ML-Decoder on its final map.
 
-
-def _norm(name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-5, name=name)
-
-
-class _Attention(nn.Module):
-    """Multi-head attention of queries to a memory, with PyTorch's initial weights."""
-
-    num_heads: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, queries: jax.Array, memory: jax.Array, *, train: bool) -> jax.Array:
-        width = queries.shape[-1]
-        # PyTorch keeps the three projections in one matrix, whose Xavier bound this is.
-        bound = (6 / (4 * width)) ** 0.5
-
-        def uniform(key, shape, dtype=jnp.float32):
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        def heads(x, name):
-            x = nn.Dense(width, kernel_init=uniform, name=name)(x)
-            return x.reshape(*x.shape[:-1], self.num_heads, -1)
-
-        query, key, value = (
-            heads(x, name) for x, name in ((queries, "query"), (memory, "key"), (memory, "value"))
-        )
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5
-        weights = nn.Dropout(self.dropout, deterministic=not train)(nn.softmax(scores))
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(queries.shape)
-        return nn.Dense(width, kernel_init=torch_uniform, name="out")(mixed)
-
-
-class LabelClassifier(nn.Module):
-    """A backbone whose final map an ML-Decoder reads, for images with several labels.
-
-    The top-level keys of the parameters are `backbone` and `primary`, as in `Classifier`.
+    The top-level keys of the parameters are `backbone` and `decoder`.
 
     Attributes:
       backbone: network that returns `Features`.
       num_classes: C.
-      decoder: options of `MLDecoder`.
+      options: of the `MLDecoder`.
     """
 
     backbone: nn.Module
     num_classes: int
-    decoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def setup(self):
-        self.primary = MLDecoder(self.num_classes, **self.decoder)
+        self.decoder = MLDecoder(self.num_classes, **self.options)
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Outputs:
-        """Logits, label embeddings and the features; arguments as for `Classifier`."""
+    ) -> MultiLabelOutputs:
+        """Logits, label embeddings and features.
+
+        In training a `dropout` random stream is needed.
+
+        Args:
+          images: `[B, H, W, 3]`, normalised.
+          train: whether BatchNorm uses, and updates its running averages from, this batch, and
+            units are dropped.
+          where: bool `[B]`; rows that are left out of BatchNorm's statistics are False.
+        """
         features = self.backbone(images, train=train, where=where)
-        embeddings, logits = self.primary(features.final, train=train)
-        return Outputs(logits, None, features, embeddings)
+        logits, label_embeddings = self.decoder(features.final.astype(jnp.float32), train=train)
+        return MultiLabelOutputs(logits, label_embeddings, features)

@@ -48,7 +48,7 @@ from jaxrobust.methods.distillation import (
     start,
     student_apply,
 )
-from jaxrobust.models import BACKBONES, make_classifier
+from jaxrobust.models import BACKBONES, make_classifier, make_multilabel_classifier
 from jaxrobust.models.storage import (
     StoredClassifier,
     load_classifier,
@@ -258,13 +258,10 @@ class _Distillation:
         self._build_programs()
 
     def _classifier(self, name: str, auxiliary: str = "none") -> nn.Module:
-        return make_classifier(
-            name,
-            num_classes=self.dataset.num_classes,
-            auxiliary=auxiliary,
-            dtype=self.dtype,
-            decoder=self.decoder,
-        )
+        options = {"num_classes": self.dataset.num_classes, "dtype": self.dtype}
+        if self.decoder is not None:
+            return make_multilabel_classifier(name, decoder=self.decoder, **options)
+        return make_classifier(name, auxiliary=auxiliary, **options)
 
     def _make_distiller(self) -> Distiller:
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)

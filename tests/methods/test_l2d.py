@@ -9,12 +9,14 @@ import pytest
 
 from configs import l2d as recipe
 from jaxrobust import losses
+from jaxrobust.engine.optim import is_decayed
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import MULTILABEL_DISTILLERS
 from jaxrobust.methods.distillation import Problem
-from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models import make_multilabel_classifier
 from jaxrobust.models.layers import Features
+from jaxrobust.models.ml_decoder import MultiLabelOutputs
 from jaxrobust.recipes import MULTILABEL_DISTILLATIONS
 
 ONE = jnp.float32(1)
@@ -35,9 +37,8 @@ def _outputs(rng, num=6, classes=5, width=4):
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
-    return Outputs(
-        normal(num, classes), None, _features(normal(num, 3)), normal(num, classes, width)
-    )
+    logits, embeddings = normal(num, classes), normal(num, classes, width)
+    return MultiLabelOutputs(logits, embeddings, _features(normal(num, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,13 @@ def test_the_recorded_objective_in_a_batch_with_padding(case, load_golden):
     targets = padded("targets") % 6  # 7 is 1 here: padding that looks like all classes
     where = np.arange(len(targets)) < len(targets) - 2
     features = _features(np.zeros((len(targets), 3), np.float32))
-    teacher = Outputs(padded("teacher_logits"), None, features, padded("le_teacher"))
+    teacher = MultiLabelOutputs(padded("teacher_logits"), padded("le_teacher"), features)
     distiller = MULTILABEL_DISTILLERS["l2d"](_config(), None)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def run(logits, embeddings):
-        student = Outputs(logits, None, features, embeddings)
+        student = MultiLabelOutputs(logits, embeddings, features)
         loss_cls, loss_kd = distiller.objective(student, teacher, targets, where, ONE)
         return loss_cls + loss_kd, (loss_cls, loss_kd)
 
@@ -227,3 +228,13 @@ def test_recipes_name_every_pair_and_number_of_the_paper():
     assert (config.teacher.name, config.student.name) == ("wide_resnet101_2", "wide_resnet50_2")
     with pytest.raises(UserError, match="did you mean 'voc_resnet50_resnet18'"):
         recipe.get_config("voc_resnet50_resnet81")
+
+
+def test_weight_decay_reaches_what_the_authors_code_decays():
+    module = make_multilabel_classifier("resnet34_imagenet", num_classes=80, dtype=jnp.float32)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+    sizes = {True: 0, False: 0}
+    for param, decayed in zip(*map(jax.tree.leaves, (params, is_decayed(params))), strict=True):
+        sizes[decayed] += param.size
+    assert sizes == {True: 27_227_328, False: 28_368}

@@ -190,7 +190,10 @@ def _without(name):
         (_without("layer3.0.conv2.weight"), r"No tensor was given for .*layer3\.0\.conv2"),
         ({**_resnet8(), "fc2.weight": np.zeros((3, 64))}, r"no place for the tensor fc2\.weight"),
         ({**_resnet8(), "bn1.bias": np.zeros(17)}, r"bn1\.bias has shape \(17,\)"),
-        ({**_resnet8(), "linear.weight": np.zeros((3, 64))}, r"fc\.weight twice"),
+        (
+            {**_resnet8(), "linear.weight": np.zeros((3, 64))},
+            r"fc\.weight and linear\.weight have the same role",
+        ),
         (_without("fc.weight"), "no classifier"),
     ],
 )
