@@ -12,12 +12,12 @@ import pytest
 
 from jaxrobust import recipes
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl
 from jaxrobust.methods import DISTILLERS, dhkd
 from jaxrobust.methods.distillation import (
     Batch,
+    ClassifierState,
     Problem,
     distillation_schedule,
     distillation_step,
@@ -46,9 +46,9 @@ def _problem(num_classes=4, *, student="resnet8", teacher="resnet14"):
     return Problem(num_classes, student, teacher, features, features, jnp.float32)
 
 
-def _apply(params, batch_stats, inputs, *, train, key=None, where=None):
+def _apply(params, batch_stats, inputs, *, train, key=None, where=None, constants=None):
     """Two linear heads on `tanh` of a linear layer, in PyTorch's layout."""
-    del train, key, where
+    del train, key, where, constants
 
     def linear(x, part):
         weight = params[part]["weight"]
@@ -131,7 +131,7 @@ def test_golden_steps(load_golden, x64, case, gradients):
     )
     step, optimizer = _dual_head_step(options)
     params = _params(golden, f"{case}/init")
-    network = TrainState(params, {}, optimizer.init(params))
+    network = ClassifierState(params, {}, optimizer.init(params), {})
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
     short = {"align": "ga", "sum": "sum"}[gradients]
     steps = list(zip(recorded("x"), recorded("labels"), recorded("teacher"), strict=True))
@@ -162,7 +162,7 @@ def _gradients_of(distiller, params, batch, teacher, quick_jit):
             return grads[0]
 
         distillation_step(
-            TrainState(params, {}, optimizer.init(params)),
+            ClassifierState(params, {}, optimizer.init(params), {}),
             batch,
             teacher,
             None,
@@ -199,7 +199,7 @@ def _merged(params, batch, teacher, **changes):
     optimizer = optax.identity()
     step = _stepper(dhkd.build(_config(**changes), _problem()), optimizer)
     after, metrics = step(
-        TrainState(params, {}, optimizer.init(params)),
+        ClassifierState(params, {}, optimizer.init(params), {}),
         batch,
         teacher,
         jax.random.key(0),
@@ -237,7 +237,7 @@ def test_without_alpha_the_rest_is_plain_training(x64):
         params = _random_params(1)
         if method == "cross_entropy":
             del params["auxiliary"]
-        network = TrainState(params, {}, optimizer.init(params))
+        network = ClassifierState(params, {}, optimizer.init(params), {})
         for seed in range(3):
             network, _ = step(network, *_random_batch(seed), jax.random.key(0), _scalars())
         trained[gradients, method] = network.params
@@ -257,7 +257,7 @@ def test_both_losses_fall_and_the_auxiliary_head_nears_the_teacher():
     batch = batch._replace(images=batch.images.astype(jnp.float32))
     teacher = teacher._replace(logits=teacher.logits.astype(jnp.float32))
     scalars = single(_scalars(0.02))
-    network, history = TrainState(params, {}, optimizer.init(params)), []
+    network, history = ClassifierState(params, {}, optimizer.init(params), {}), []
 
     @jax.jit
     def distance(params):
