@@ -17,6 +17,39 @@ OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
 }
 """Variant of an active-learning recipe -> (data set, unknown classes / all classes)."""
 
+# (data set, teacher, student) of every column of L2D's tables.
+_MULTILABEL_PAIRS = (
+    ("coco", "repvgg_a2", "repvgg_a0"),
+    ("coco", "resnet101", "resnet34"),
+    ("coco", "wrn101", "wrn50"),
+    ("coco", "swin_s", "swin_t"),
+    ("coco", "resnet101", "repvgg_a0"),
+    ("coco", "swin_t", "resnet34"),
+    ("coco", "resnet101", "mobilenet_v2"),
+    ("coco", "swin_t", "mobilenet_v2"),
+    ("coco", "resnet34", "resnet101"),  # reversed
+    ("voc", "repvgg_a2", "repvgg_a0"),
+    ("voc", "resnet50", "resnet18"),
+    ("voc", "wrn101", "wrn50"),
+    ("voc", "swin_s", "swin_t"),
+    ("voc", "resnet50", "repvgg_a0"),
+    ("voc", "swin_t", "resnet18"),
+    ("voc", "resnet50", "mobilenet_v2"),
+    ("voc", "swin_t", "mobilenet_v2"),
+    ("nus", "resnet101", "resnet34"),
+    ("nus", "swin_t", "mobilenet_v2"),
+)
+_MULTILABEL_SETS = {"coco": "coco2014", "voc": "voc2007", "nus": "nus_wide"}
+MULTILABEL_DISTILLATIONS = {
+    **{
+        f"{dataset}_{teacher}_{student}": (_MULTILABEL_SETS[dataset], teacher, student)
+        for dataset, teacher, student in _MULTILABEL_PAIRS
+    },
+    "digits": ("digit_canvases", "resnet20", "resnet8"),
+    "image_folder": ("multilabel_folder", "resnet101", "resnet34"),
+}
+"""Variant of a multi-label distillation recipe -> data set, teacher, student."""
+
 
 # (teacher, student) -> weight of DKD's non-target part, from its authors.
 _CIFAR100_PAIRS = {
@@ -320,6 +353,89 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
             config.distill.gradients = "sum"
             config.kd.update({"ce_weight": 0.5, "weight": 0.5, "temperature": 1.0})
             config.dkd.update({"temperature": 1.0, "warm_up": 1})
+    return config
+
+
+def multilabel_distillation(variant: str | None) -> ml_collections.ConfigDict:
+    """A student of images with several labels, for one of `MULTILABEL_DISTILLATIONS`.
+
+    Every number is L2D's (ICCV 2023), the same for all its data sets and pairs; those of `digits`,
+    which shrinks networks, images and epochs and runs the same code in about a minute, are ours.
+
+    Raises:
+      UserError: if there is no such variant.
+    """
+    name = variant or "coco_resnet101_resnet34"
+    if name not in MULTILABEL_DISTILLATIONS:
+        raise UserError(unknown_name("config variant", name, MULTILABEL_DISTILLATIONS))
+    dataset, teacher, student = MULTILABEL_DISTILLATIONS[name]
+    config = base(dataset)
+    del config.model
+    config.dataset.image_size = 224
+    # Folder of a classifier of the same name whose backbone to start from, such as what
+    # `jaxrobust.models.convert` made of ImageNet weights; empty: random.
+    config.student = ml_collections.ConfigDict({"name": student, "backbone": ""})
+    config.teacher = ml_collections.ConfigDict(
+        {
+            "path": "",  # folder of a trained one; empty: train one first, by this same recipe
+            "name": teacher,  # not read with a path
+            "backbone": "",  # not read with a path
+            "num_epochs": 30,  # of the cycle, at whose 30th epoch the rate is still high
+        }
+    )
+    config.decoder = ml_collections.ConfigDict(
+        {"width": 768, "hidden": 2048, "num_heads": 8, "dropout": 0.1}
+    )
+    config.eval_batch_size = 128
+    config.num_epochs = 80
+    config.batch_size = 64  # cross-entropy is a sum over it, the other terms are not
+    config.last_batch = "drop"  # remainder of an epoch; or even, short
+    config.distill_until_epoch = 0  # the last one with distillation, counted from 1; 0: all
+    config.augment.padding = 0
+    config.augment.flip = False  # the paper flips, its code does not
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "one_cycle_adam",
+            "learning_rate": 1e-4,  # the highest
+            "schedule": "constant",  # the cycle is the optimizer's
+            "cycle_epochs": 80,  # of the teacher's cycle too
+            "pct_start": 0.2,
+            "div_factor": 25.0,
+            "final_div_factor": 1e4,
+            "weight_decay": 1e-4,
+        }
+    )
+    config.export = ml_collections.ConfigDict({"program": False})  # write student/program.bin
+    config.labels = ml_collections.ConfigDict(
+        {
+            "loss": "bce",  # or asymmetric
+            "reduction": "sum",  # over the batch, as the code; batchmean: as the paper
+        }
+    )
+    config.asymmetric = ml_collections.ConfigDict(
+        {"gamma_neg": 4.0, "gamma_pos": 1.0, "margin": 0.05}
+    )
+    config.l2d = ml_collections.ConfigDict(
+        {
+            "lambda_mld": 10.0,
+            "lambda_cd": 100.0,
+            "lambda_id": 1000.0,
+            "normalize": True,  # distances by their mean, as the code; False: as the paper
+        }
+    )
+    config.mse = ml_collections.ConfigDict({"weight": 1.0})
+    config.ps = ml_collections.ConfigDict({"weight": 1.0})
+    config.rkd = ml_collections.ConfigDict({"distance_weight": 10.0, "angle_weight": 10.0})
+    config.pkt = ml_collections.ConfigDict({"weight": 1.0})
+    config.reviewkd = ml_collections.ConfigDict({"weight": 1.0, "width": 256})
+    if dataset == "digit_canvases":
+        config.dataset.image_size = 0
+        config.decoder.update({"width": 32, "hidden": 64, "num_heads": 4})
+        config.eval_batch_size = 250
+        config.batch_size = 50
+        config.num_epochs = config.teacher.num_epochs = config.optimizer.cycle_epochs = 40
+        config.augment.padding = 2
+        config.optimizer.learning_rate = 5e-3
     return config
 
 

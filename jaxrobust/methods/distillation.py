@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
     Attributes:
       images: `[B, H, W, 3]`, augmented and normalised.
-      labels: int32 `[B]`.
+      labels: int32 `[B]`, or {0, 1} `[B, C]` where an image may have several.
       valid: bool `[B]`, False at padding.
     """
 
@@ -53,10 +53,20 @@ class Batch(NamedTuple):
     valid: jax.Array
 
 
-# (student, teacher or None, labels [B], where [B], ramp) -> (loss_cls, loss_kd)
+# (student, teacher or None, labels [B] or targets [B, C], where [B]) -> numbers to report
+Measures = Callable[[Outputs, Outputs | None, jax.Array, jax.Array], dict[str, jax.Array]]
+
+# (student, teacher or None, labels [B] or targets [B, C], where [B], ramp) -> (loss_cls, loss_kd)
 Objective = Callable[
     [Outputs, Outputs | None, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
 ]
+
+
+def _accuracy(
+    student: Outputs, teacher: Outputs | None, labels: jax.Array, where: jax.Array
+) -> dict[str, jax.Array]:
+    hits = jnp.argmax(student.logits, axis=-1) == labels
+    return {"accuracy": masked_mean(hits.astype(student.logits.dtype), where)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +83,7 @@ class Distiller:
         the student and dropped with the auxiliary head.
       warm_up: epochs in which `ramp` grows from 1 / warm_up to 1; 0: it is 1 from the start.
       has_teacher: whether there is anything to distil.
+      measures: `(student, teacher, labels, where) -> scalars` to report of every step.
     """
 
     objective: Objective
@@ -81,6 +92,7 @@ class Distiller:
     connector: nn.Module | None = None
     warm_up: int = 0
     has_teacher: bool = True
+    measures: Measures = _accuracy
 
 
 def distillation_schedule(epoch: int, *, warm_up: int, until_epoch: int) -> dict[str, float]:
@@ -219,17 +231,16 @@ def distillation_step(
             outputs, teacher, batch.labels, batch.valid, scalars["ramp"]
         )
         pair = loss_cls, loss_kd * scalars["distill_weight"].astype(loss_kd.dtype)
-        hits = (jnp.argmax(outputs.logits, axis=-1) == batch.labels).astype(loss_cls.dtype)
-        return pair, (batch_stats, masked_mean(hits, batch.valid))
+        return pair, (batch_stats, distiller.measures(outputs, teacher, batch.labels, batch.valid))
 
-    (loss_cls, loss_kd), pull_back, (batch_stats, accuracy) = jax.vjp(
+    (loss_cls, loss_kd), pull_back, (batch_stats, measures) = jax.vjp(
         losses, network.params, has_aux=True
     )
     metrics = {
         "loss": loss_cls + loss_kd,
         "loss_cls": loss_cls,
         "loss_kd": loss_kd,
-        "accuracy": accuracy,
+        **measures,
     }
     one, zero = jnp.ones_like(loss_cls), jnp.zeros_like(loss_cls)
     if distiller.merge is None:

@@ -1,7 +1,7 @@
 """Networks by the name that a recipe gives them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,11 @@ import ml_collections
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, Classifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
+<<<<<<< HEAD
 from jaxrobust.models.layers import he_normal, torch_uniform
+=======
+from jaxrobust.models.ml_decoder import LabelClassifier
+>>>>>>> c638c63
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.multi_exit import MultiExit
 from jaxrobust.models.preact_resnet import PreActBlock
@@ -92,7 +96,14 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 """Constructors, called with `dtype`, of networks that return `Features`."""
 
 
-def make_classifier(name: str, *, num_classes: int, auxiliary: str, dtype: Any) -> Classifier:
+def make_classifier(
+    name: str,
+    *,
+    num_classes: int,
+    auxiliary: str,
+    dtype: Any,
+    decoder: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """A backbone with a primary head and, if asked for, an auxiliary one.
 
     Args:
@@ -100,6 +111,8 @@ def make_classifier(name: str, *, num_classes: int, auxiliary: str, dtype: Any) 
       num_classes: outputs per head.
       auxiliary: `"none"`, `"linear"` or `"mlp"`.
       dtype: computation dtype of the backbone.
+      decoder: options of the `MLDecoder` that images with several labels take in place of linear
+        heads; None for images with one.
 
     Raises:
       UserError: for an unknown name or auxiliary head.
@@ -108,6 +121,8 @@ def make_classifier(name: str, *, num_classes: int, auxiliary: str, dtype: Any) 
         raise UserError(unknown_name("backbone", name, BACKBONES))
     if auxiliary not in AUXILIARY_HEADS:
         raise UserError(unknown_name("auxiliary head", auxiliary, AUXILIARY_HEADS))
+    if decoder is not None:
+        return LabelClassifier(BACKBONES[name](dtype=dtype), num_classes, dict(decoder))
     return Classifier(BACKBONES[name](dtype=dtype), num_classes, auxiliary)
 
 

@@ -23,11 +23,13 @@ class Outputs(NamedTuple):
       logits: float32 `[B, C]` of the primary head.
       aux_logits: float32 `[B, C]` of the auxiliary head, or None where there is none.
       features: of the backbone.
+      label_embeddings: `[B, C, D]` of each class, or None where the head makes none.
     """
 
     logits: jax.Array
     aux_logits: jax.Array | None
     features: Features
+    label_embeddings: jax.Array | None = None
 
 
 class AuxiliaryHead(nn.Module):

@@ -4,7 +4,7 @@ Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021,
 https://arxiv.org/abs/2104.09044, section 3.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +19,11 @@ def review_levels(features: Features) -> tuple[jax.Array, ...]:
     return *features.maps, features.pooled[:, None, None, :]
 
 
+def final_map(features: Features) -> tuple[jax.Array, ...]:
+    """The one map that is left to compare where only the last layers count."""
+    return (features.final,)
+
+
 class ReviewFusion(nn.Module):
     """Student features to maps of the shapes of the teacher's, deep ones fused into shallow ones.
 
@@ -29,12 +34,14 @@ class ReviewFusion(nn.Module):
     Attributes:
       channels: of the teacher's levels, shallow to deep.
       sizes: (height, width) of the teacher's levels.
+      levels: the student's levels, shallow to deep.
       width: channels while fusing; None for those of the student's deepest level, at most 512.
       dtype: computation dtype.
     """
 
     channels: Sequence[int]
     sizes: Sequence[tuple[int, int]]
+    levels: Callable[[Features], tuple[jax.Array, ...]] = review_levels
     width: int | None = None
     dtype: Any = jnp.float32
 
@@ -52,7 +59,7 @@ class ReviewFusion(nn.Module):
         Raises:
           ValueError: if the student has fewer levels than the teacher.
         """
-        levels = review_levels(features)[-len(self.channels) :]
+        levels = self.levels(features)[-len(self.channels) :]
         if len(levels) < len(self.channels):
             raise ValueError(
                 f"The student has {len(levels)} levels of features, fewer than the teacher's "

@@ -49,6 +49,8 @@ class StoredClassifier:
       image_shape: (H, W, 3) that it was trained on, empty if it is not known.
       mean: of each channel on the [0, 1] scale, empty if it is not known.
       std: likewise.
+      decoder: options of the `MLDecoder` that it has for images with several labels, None for a
+        linear head.
     """
 
     arch: str
@@ -58,11 +60,16 @@ class StoredClassifier:
     image_shape: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    decoder: Mapping[str, Any] | None = None
 
     def module(self, dtype: Any = jnp.float32) -> nn.Module:
         """The network that `variables` belong to."""
         return make_classifier(
-            self.arch, num_classes=self.num_classes, auxiliary="none", dtype=dtype
+            self.arch,
+            num_classes=self.num_classes,
+            auxiliary="none",
+            dtype=dtype,
+            decoder=self.decoder,
         )
 
     def logits(self, images: jax.typing.ArrayLike, *, dtype: Any = jnp.float32) -> jax.Array:
@@ -126,6 +133,7 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
         arch=facts["arch"],
         num_classes=facts["num_classes"],
         variables=variables,
+        decoder=facts.get("decoder"),
         **{
             name: tuple(facts.get(name, ()))
             for name in ("class_names", "image_shape", "mean", "std")

@@ -17,8 +17,16 @@ from jaxrobust.errors import UserError, unknown_name
 log = logging.getLogger("jaxrobust")
 
 
-def load(config: ml_collections.ConfigDict) -> Dataset:
-    """The data set of a recipe, with the recipe's normalisation constants where it has some."""
+def load(config: ml_collections.ConfigDict, *, multilabel: bool | None = False) -> Dataset:
+    """The data set of a recipe, with the recipe's normalisation constants where it has some.
+
+    Args:
+      config: a recipe.
+      multilabel: whether the task learns from images with several labels; None: from either kind.
+
+    Raises:
+      UserError: if the data is not usable, or of the other kind.
+    """
     dataset = load_dataset(
         config.dataset.name,
         path=config.dataset.path or None,
@@ -27,6 +35,14 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
         max_test=config.dataset.max_test or None,
         seed=config.seed,
     )
+    if multilabel is not None and dataset.is_multilabel != multilabel:
+        has, wants = (
+            ("several labels", "one") if dataset.is_multilabel else ("one label", "several")
+        )
+        raise UserError(
+            f"Images of {dataset.name} have {has} each, but task {config.task} learns from "
+            f"images with {wants}: choose another --config.dataset.name=."
+        )
     return dataclasses.replace(
         dataset,
         mean=tuple(config.dataset.mean) or dataset.mean,
