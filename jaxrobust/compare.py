@@ -1,15 +1,10 @@
 """Compares finished runs: `python -m jaxrobust.compare runs/* --out=comparison`.
 
 Draws what the runs' task is about, one line per group with a band over its seeds, and prints the
-<<<<<<< HEAD
 table behind it: for active learning, accuracy, query precision and query recall by round, or with
 `--x=annotated` against the number of annotated images; for noisy labels, accuracy, calibration and
-detection by epoch; for distillation, accuracy, calibration and the agreement of gradients by epoch.
-=======
-table behind it: for active learning, accuracy, query precision and query recall against the number
-of annotated images; for noisy labels, accuracy, calibration and detection by epoch; for
-distillation, accuracy, calibration and the agreement of gradients by epoch, or mAP and F1.
->>>>>>> c638c63
+detection by epoch; for distillation, accuracy, calibration and the agreement of gradients by epoch,
+or mAP and F1.
 """
 
 import argparse
@@ -24,20 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-<<<<<<< HEAD
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.report import distillation_curves, learning_curves, noisy_label_curves
-=======
-from jaxrobust.engine.runtime import write_text
-from jaxrobust.errors import UserError
 from jaxrobust.report import (
     distillation_curves,
     learning_curves,
     multilabel_curves,
     noisy_label_curves,
 )
->>>>>>> c638c63
 
 
 def _of_labels(name: str) -> Callable[[dict], float]:
@@ -89,7 +78,7 @@ _COMPARISONS = {
             "CF1": lambda r: r["last"]["CF1"],
             "best mAP": lambda r: r["best"]["mAP"],
         },
-        draw=multilabel_curves,
+        figures={"epochs": multilabel_curves},
     ),
     "noisy_labels": _Comparison(
         problem=lambda r: (r["dataset"], r["noise"]["kind"], r["noise"]["rate"]),

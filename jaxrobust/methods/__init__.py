@@ -4,11 +4,17 @@ from collections.abc import Callable
 
 import ml_collections
 
-<<<<<<< HEAD
-from jaxrobust.methods import baselines, bldr, bual, dcfs, dhkd, dpc, kd_baselines, noisy_baselines
-=======
-from jaxrobust.methods import baselines, bual, dcfs, dhkd, dpc, kd_baselines, l2d, noisy_baselines
->>>>>>> c638c63
+from jaxrobust.methods import (
+    baselines,
+    bldr,
+    bual,
+    dcfs,
+    dhkd,
+    dpc,
+    kd_baselines,
+    l2d,
+    noisy_baselines,
+)
 from jaxrobust.methods import distillation as _distillation
 from jaxrobust.methods.noisy_labels import Method, Problem
 from jaxrobust.methods.strategy import Strategy, Task

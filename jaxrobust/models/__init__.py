@@ -10,11 +10,8 @@ import ml_collections
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, Classifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
-<<<<<<< HEAD
 from jaxrobust.models.layers import he_normal, torch_uniform
-=======
 from jaxrobust.models.ml_decoder import LabelClassifier
->>>>>>> c638c63
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.multi_exit import MultiExit
 from jaxrobust.models.preact_resnet import PreActBlock
