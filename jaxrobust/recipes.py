@@ -10,6 +10,13 @@ from jaxrobust.errors import UserError, unknown_name
 
 DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "digits", "image_folder")
 
+OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
+    f"{dataset}_openness_{openness}": (dataset, openness)
+    for dataset in ("cifar10", "cifar100", "tiny_imagenet")
+    for openness in (0.2, 0.4, 0.6, 0.8)
+}
+"""Variant of an active-learning recipe -> (data set, unknown classes / all classes)."""
+
 # (data set, teacher, student) of every column of L2D's tables.
 _MULTILABEL_PAIRS = (
     ("coco", "repvgg_a2", "repvgg_a0"),
@@ -49,12 +56,6 @@ MULTILABEL_DISTILLATIONS = {
     "image_folder": ("multilabel_folder", "resnet101_imagenet", "resnet34_imagenet"),
 }
 """Variant of a multi-label distillation recipe -> data set, teacher, student."""
-OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
-    f"{dataset}_openness_{openness}": (dataset, openness)
-    for dataset in ("cifar10", "cifar100", "tiny_imagenet")
-    for openness in (0.2, 0.4, 0.6, 0.8)
-}
-"""Variant of an active-learning recipe -> (data set, unknown classes / all classes)."""
 
 
 # (teacher, student) -> weight of DKD's non-target part, from its authors.
@@ -97,6 +98,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
     config.dtype = "auto"  # convolutions in bfloat16, on CPU float32; or float32, bfloat16
     config.writers = ("jsonl", "tensorboard")  # also: wandb
     config.log_every_seconds = 15.0
+    config.num_workers = 0  # processes that read streamed images; 0: threads of this one
     config.checkpoint = ml_collections.ConfigDict({"every_seconds": 120.0, "keep": 2})
     config.dataset = ml_collections.ConfigDict(
         {
@@ -107,9 +109,25 @@ def base(dataset: str) -> ml_collections.ConfigDict:
             "max_test": 0,
             "mean": (),  # of each channel on the [0, 1] scale; (): the data set's own
             "std": (),
+            # True: images stay in their files and are read while the device trains, for sets of
+            # files that are too large for its memory; labels and all else stay on the device.
+            "stream": False,
+            "on_corrupt": "stop",  # streamed; skip: say which and train on others in their place
         }
     )
-    config.augment = ml_collections.ConfigDict({"padding": 4, "flip": True})
+    config.augment = ml_collections.ConfigDict(
+        {
+            "padding": 4,
+            "flip": True,
+            # Of streamed images, before the padding. crop: center, random, random_resized, or
+            # multilabel (squeezed to a square; cutout and RandAugment in training).
+            "crop": "center",
+            "resize": 0,  # of the shorter side, before a crop; 0: dataset.image_size
+            "crop_from": "original",  # where random_resized crops from; or resized
+            "area": (0.08, 1.0),  # of random_resized, shares of the image
+            "aspect": (0.75, 4 / 3),  # of random_resized, width / height
+        }
+    )
     config.model = ml_collections.ConfigDict({"name": "resnet18", "pool": "global"})
     return config
 
@@ -347,6 +365,20 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
         case "image_folder":
             config.dataset.image_size = 32
         case "imagenet":
+            config.dataset.stream = True
+            config.dataset.image_size = 224
+            config.dataset.mean = (0.485, 0.456, 0.406)
+            config.dataset.std = (0.229, 0.224, 0.225)
+            config.num_workers = 16
+            config.augment.update(
+                {
+                    "padding": 0,
+                    "crop": "random_resized",
+                    "resize": 256,
+                    "area": (0.1, 1.0),
+                    "aspect": (0.8, 1.25),
+                }
+            )
             config.num_epochs = config.teacher.num_epochs = 100
             config.batch_size = 256  # two GPUs with 128 each
             config.distill_until_epoch = 49
@@ -378,6 +410,9 @@ def multilabel_distillation(variant: str | None) -> ml_collections.ConfigDict:
     config = base(dataset)
     del config.model
     config.dataset.image_size = 224
+    config.dataset.stream = True
+    config.num_workers = 16
+    config.augment.crop = "multilabel"
     # Folder of a classifier of the same name whose backbone to start from, such as what
     # `jaxrobust.models.convert` made of ImageNet weights; empty: random.
     config.student = ml_collections.ConfigDict({"name": student, "backbone": ""})
@@ -436,6 +471,8 @@ def multilabel_distillation(variant: str | None) -> ml_collections.ConfigDict:
     config.reviewkd = ml_collections.ConfigDict({"weight": 1.0, "width": 256})
     if dataset == "digit_canvases":
         config.dataset.image_size = 0
+        config.dataset.stream = False
+        config.num_workers = 0
         config.decoder.update({"width": 32, "hidden": 64, "num_heads": 4})
         config.eval_batch_size = 250
         config.batch_size = 50

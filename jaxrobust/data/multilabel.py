@@ -1,4 +1,4 @@
-"""Multi-label sets of image files: where the images are and what they show.
+"""Sets of image files, multi-label ones and folders: where the images are and what they show.
 
 Images stay in their files, to be streamed, or to be read into memory where there is room.
 """
@@ -15,11 +15,14 @@ from jaxrobust.data import annotations, readers
 from jaxrobust.data._streams import host_generator
 from jaxrobust.data.sources import (
     Dataset,
+    Entry,
     Examples,
     check_labels,
     check_parts,
     covering_subset,
     find_places,
+    image_folder_parts,
+    in_order,
     missing_set,
     subset,
     tfds_directory,
@@ -168,7 +171,7 @@ def list_dataset(
     max_test: int | None = None,
     seed: int = 0,
 ) -> FileDataset:
-    """Finds the images and labels of a multi-label set; no image is opened.
+    """Finds the images and labels of a set of files; no image is opened.
 
     | name | what `path` may be |
     |---|---|
@@ -178,6 +181,8 @@ the lists `train_anno.json`, `val_anno.json`; TensorFlow Datasets `coco/2014` |
 TensorFlow Datasets `voc/2007` |
     | `nus_wide` | folder with `Flickr/`, `ImageList/`, `TrainTestLabels/`, `Concepts81.txt` |
     | `multilabel_folder` | folder with `labels.csv`, or `train.csv` and `test.csv` |
+    | `image_folder` | as for `load_dataset`, with the same images in the same order |
+    | `imagenet` | folder with `train/<wnid>/*` and `val/<wnid>/*` |
 
     An image of VOC has a class if any object of it does, a difficult one too. Images of COCO
     without any object are left out, those of the other sets are kept.
@@ -185,7 +190,8 @@ TensorFlow Datasets `voc/2007` |
     The tables of a `multilabel_folder` have the columns `path`, relative to the folder, and
     `labels`, with semicolons in between; `labels.csv` may say train or test in a column `split`,
     without which the same fifth is held out for testing in every run. Classes are the lines of
-    `classes.txt` or, without it, the labels of the training images, sorted.
+    `classes.txt` or, without it, the labels of the training images, sorted. Images of the last two
+    sets have one label each.
 
     `path` may also be the folder around the thing named; without it, `datasets/` below the working
     directory and the folder of TensorFlow Datasets are searched.
@@ -374,8 +380,26 @@ def _divided(
     return [[row[:2] for row in rows if row[2] == split] for split in ("train", "test")]
 
 
+def _image_folder(path: pathlib.Path | None, name: str = "image_folder") -> FileDataset:
+    train, test, class_names, _ = image_folder_parts(name, path, _in_files)
+    return FileDataset(name, train, test, class_names)
+
+
+def _imagenet(path: pathlib.Path | None) -> FileDataset:
+    for place in find_places("imagenet", path):
+        if (place / "train").is_dir() and (place / "val").is_dir():
+            return _image_folder(place, "imagenet")
+    raise missing_set(
+        "ImageNet",
+        path,
+        "put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG into datasets/imagenet",
+    )
+
+
 FILE_SETS: dict[str, Callable[[pathlib.Path | None], FileDataset]] = {
     "coco2014": _coco2014,
+    "image_folder": _image_folder,
+    "imagenet": _imagenet,
     "multilabel_folder": _multilabel_folder,
     "nus_wide": _nus_wide,
     "voc2007": _voc2007,
@@ -384,6 +408,14 @@ FILE_SETS: dict[str, Callable[[pathlib.Path | None], FileDataset]] = {
 
 
 # --------------------------------------------------------------------------------------- examples
+
+
+def _in_files(
+    split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
+) -> FileExamples:
+    entries, labels = in_order(split, root, entries, class_names)
+    names, files = (tuple(entry[k] for entry in entries) for k in (1, 2))
+    return FileExamples(names, files, labels)
 
 
 def _examples(

@@ -309,7 +309,7 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     """uint8 [N, H, W, 3] -> uint8 [N, size, size, 3], as `decode_images` does it."""
     from PIL import Image
 
-    return np.stack([_fit(Image.fromarray(image), size, crop=True) for image in images])
+    return np.stack([fit_square(Image.fromarray(image), size) for image in images])
 
 
 _REPLACE_IMAGE = "Replace this file, or remove it from the data set."
@@ -317,7 +317,7 @@ _REPLACE_IMAGE = "Replace this file, or remove it from the data set."
 
 def _decode(name: str, file: bytes | pathlib.Path, size: int | None, crop: bool) -> np.ndarray:
     rgb = decode_image(name, file)
-    return np.asarray(rgb) if size is None else _fit(rgb, size, crop)
+    return np.asarray(rgb) if size is None else fit_square(rgb, size, crop=crop)
 
 
 def decode_image(name: str, file: bytes | pathlib.Path):
@@ -352,7 +352,8 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
-def _fit(image, size: int, crop: bool) -> np.ndarray:
+def fit_square(image, size: int, *, crop: bool = True) -> np.ndarray:
+    """A Pillow image as uint8 [size, size, 3]; `crop` as in `decode_images`."""
     from PIL import Image, ImageOps
 
     if image.size != (size, size):

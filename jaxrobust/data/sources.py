@@ -213,7 +213,8 @@ def load_dataset(
     | `cifar10` | official python or binary archive, or `cifar10_jpeg.tar.xz`, or their folders |
     | `cifar100` | official python or binary archive, or their folders |
     | `tiny_imagenet` | the folder `tiny-imagenet-200` |
-    | `image_folder` | folder with `train/<class>/*` and `test/<class>/*`, or only `<class>/*` |
+    | `image_folder` | folder with `train/<class>/*` and `test/<class>/*` (or `val`), or only \
+`<class>/*` |
 
     Beside the classes of an `image_folder`, in `train/` where it has one, a folder `unlabeled` may
     hold images that nobody has labelled, for a person to be asked about; `train/` may then do
@@ -247,14 +248,14 @@ def load_dataset(
     Raises:
       DataError: the set is unknown, missing, damaged or inconsistent.
     """
-    if name not in _SOURCES:
-        raise DataError(unknown_name("dataset", name, _SOURCES))
+    if name not in SOURCES:
+        raise DataError(unknown_name("dataset", name, SOURCES))
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size must be 1 or more pixels, but is {image_size}.")
     path = None if path is None else pathlib.Path(path).expanduser()
     if path is not None and not path.exists():
         raise DataError(f"There is no {path}: correct --config.dataset.path=.")
-    dataset = _SOURCES[name](path, image_size, seed)
+    dataset = SOURCES[name](path, image_size, seed)
     train = subset(dataset.train, max_train, "max_train", seed)
     test = subset(dataset.test, max_test, "max_test", seed)
     return dataclasses.replace(
@@ -262,11 +263,17 @@ def load_dataset(
     )
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over images, labels and class names: equal if and only if the data is."""
+def fingerprint(dataset) -> str:
+    """SHA-256 over images, labels and class names: equal if and only if the data is.
+
+    Of a `FileDataset` it is over the files' names in place of the images.
+    """
     digest = hashlib.sha256(repr(dataset.class_names).encode())
-    for examples in filter(None, (dataset.train, dataset.test, dataset.unlabeled)):
-        for array in (examples.images, examples.labels):
+    unlabeled = getattr(dataset, "unlabeled", None)
+    for examples in filter(None, (dataset.train, dataset.test, unlabeled)):
+        in_memory = isinstance(examples, Examples)
+        pixels = examples.images if in_memory else np.array(list(map(os.fsencode, examples.names)))
+        for array in (pixels, examples.labels):
             digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
@@ -461,25 +468,44 @@ def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None, seed: int)
 
 
 def _image_folder(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    def build(*part):
+        return _decoded(*part, image_size)
+
+    return _with_own_statistics("image_folder", *image_folder_parts("image_folder", path, build))
+
+
+def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) -> tuple:
+    """What a folder of class folders holds.
+
+    Args:
+      name: of the data set, for messages.
+      path: of the folder.
+      build: `(part, folder, (class, path relative to the folder, path) triples, class names) ->
+        examples`, in memory or not.
+
+    Returns:
+      (train, test, class names, unlabelled or None).
+    """
     if path is None or not path.is_dir():
         raise DataError(
-            "image_folder needs a folder that holds a folder of images for each class: set "
+            f"{name} needs a folder that holds a folder of images for each class: set "
             f"--config.dataset.path= to one{'' if path is None else f', {path} is a file'}."
         )
     root = path / "train" if _subfolders(path / "train") else path
     classes = [folder.name for folder in _subfolders(root) if folder.name != _UNLABELED]
     listed = _listed(path, root.relative_to(path).as_posix())
     labeled = [entry for entry in listed if entry[0] != _UNLABELED]
-    train = _decoded("train", path, labeled, classes, image_size)
+    train = build("train", path, labeled, classes)
     unlabeled = None
     if len(labeled) < len(listed):
         others = [entry for entry in listed if entry[0] == _UNLABELED]
-        unlabeled = _decoded("unlabelled", path, others, (_UNLABELED,), image_size)
+        unlabeled = build("unlabelled", path, others, (_UNLABELED,))
         unlabeled = dataclasses.replace(unlabeled, labels=np.full_like(unlabeled.labels, NO_LABEL))
+    test_folder = next((f for f in ("test", "val") if (path / f).is_dir()), None)
     if root == path:
         train, test = _hold_out(train)
-    elif (path / "test").is_dir():
-        test = _decoded("test", path, _listed(path, "test"), classes, image_size)
+    elif test_folder is not None:
+        test = build("test", path, _listed(path, test_folder), classes)
     elif unlabeled is not None:
         test = train.take(np.arange(0))
     else:
@@ -487,10 +513,10 @@ def _image_folder(path: pathlib.Path | None, image_size: int | None, seed: int) 
             f"{path} has train/ but no test/: add test/<class>/*, or move the class folders up "
             f"into {path}, and a fifth of each class is held out for testing."
         )
-    return _with_own_statistics("image_folder", train, test, tuple(classes), unlabeled)
+    return train, test, tuple(classes), unlabeled
 
 
-_SOURCES: dict[str, Callable[[pathlib.Path | None, int | None, int], Dataset]] = {
+SOURCES: dict[str, Callable[[pathlib.Path | None, int | None, int], Dataset]] = {
     "digits": _digits,
     "digit_canvases": _digit_canvases,
     "fashion_mnist": _fashion_mnist,
@@ -499,6 +525,7 @@ _SOURCES: dict[str, Callable[[pathlib.Path | None, int | None, int], Dataset]] =
     "tiny_imagenet": _tiny_imagenet,
     "image_folder": _image_folder,
 }
+"""Name -> function that reads what is at a path."""
 
 
 # ---------------------------------------------------------------------------------- finding files
@@ -593,14 +620,18 @@ def _examples(arrays: Sequence[np.ndarray]) -> Examples:
     return Examples(images, labels.astype(np.int32))
 
 
-def _decoded(
-    split: str,
-    root: pathlib.Path,
-    entries: Sequence[tuple[str, str, bytes | pathlib.Path]],
-    class_names: Sequence[str],
-    image_size: int | None,
-) -> Examples:
-    """Decodes (class, relative path, content or path) entries, sorted by class and path."""
+Entry = tuple[str, str, bytes | pathlib.Path]
+"""Class, path relative to the data set, content or path."""
+
+
+def in_order(
+    split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
+) -> tuple[list[Entry], np.ndarray]:
+    """Entries sorted by class and path, and their labels.
+
+    Raises:
+      DataError: there are none, or one is of another class.
+    """
     if not entries:
         raise DataError(
             f"The {split} part of {root} holds no images: put them into one folder for each class."
@@ -613,10 +644,21 @@ def _decoded(
                 f"{len(class_names)} classes to train on: add training images of it, or remove it."
             )
     entries = sorted(entries, key=lambda entry: (label_of[entry[0]], entry[1]))
+    return entries, np.array([label_of[class_name] for class_name, _, _ in entries], np.int32)
+
+
+def _decoded(
+    split: str,
+    root: pathlib.Path,
+    entries: Sequence[Entry],
+    class_names: Sequence[str],
+    image_size: int | None,
+) -> Examples:
+    """Decodes entries, sorted by class and path."""
+    entries, labels = in_order(split, root, entries, class_names)
     images = readers.decode_images(
         [(str(root / file), source) for _, file, source in entries], image_size
     )
-    labels = np.array([label_of[class_name] for class_name, _, _ in entries], np.int32)
     return Examples(images, labels, tuple(file for _, file, _ in entries))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from jaxrobust.data.readers import fit_square
 from jaxrobust.errors import unknown_name
 
 Transform = Callable[[Image.Image, np.random.Generator], np.ndarray]
@@ -19,7 +20,7 @@ _FILL = (128, 128, 128)
 _CUTOUT_COLOR = (125, 122, 113)
 
 
-def multilabel_transform(size: int, *, train: bool, flip: bool = False) -> Transform:
+def multilabel_transform(size: int, *, train: bool) -> Transform:
     """The images that L2D trains and tests on.
 
     Squeezed to a square, so that no object is cut off; for training then `random_cutout` and
@@ -28,7 +29,6 @@ def multilabel_transform(size: int, *, train: bool, flip: bool = False) -> Trans
     Args:
       size: side of the result in pixels.
       train: whether to augment.
-      flip: mirror half of the training images first, as the paper does and the code does not.
 
     Returns:
       The transform; it can be pickled.
@@ -36,17 +36,15 @@ def multilabel_transform(size: int, *, train: bool, flip: bool = False) -> Trans
     References:
       Yang et al., ICCV 2023, https://arxiv.org/abs/2308.06453.
     """
-    return functools.partial(_multilabel, size=size, train=train, flip=flip)
+    return functools.partial(_multilabel, size=size, train=train)
 
 
 def _multilabel(
-    image: Image.Image, generator: np.random.Generator, *, size: int, train: bool, flip: bool
+    image: Image.Image, generator: np.random.Generator, *, size: int, train: bool
 ) -> np.ndarray:
     image = image.resize((size, size), Image.Resampling.BILINEAR)
     if not train:
         return np.asarray(image)
-    if flip and generator.random() < 0.5:
-        image = ImageOps.mirror(image)
     pixels = random_cutout(np.asarray(image), generator)
     return np.asarray(rand_augment(Image.fromarray(pixels), generator))
 
@@ -207,3 +205,99 @@ def _small_square(image: Image.Image, side: int, generator: np.random.Generator)
     pixels = np.array(image)
     pixels[max(y - half, 0) : y + half, max(x - half, 0) : x + half] = _CUTOUT_COLOR
     return Image.fromarray(pixels)
+
+
+CROPS = ("center", "random", "random_resized")
+
+
+def crop_transform(
+    size: int,
+    crop: str,
+    *,
+    shorter_side: int = 0,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Transform:
+    """A square of an image, as classifiers of photographs are trained and tested on.
+
+    Resampling is a triangle (bilinear, widened where the image shrinks).
+
+    Args:
+      size: side of the result in pixels.
+      crop: "center", "random" (each place as likely) or "random_resized" (a rectangle of random
+        area, shape and place, squeezed to the square).
+      shorter_side: length in pixels that the shorter side is given first. At 0 "random_resized"
+        takes the image as it is, and the others give the shorter side `size` pixels.
+      area: of the random rectangle, least and largest share of the image.
+      aspect: of the random rectangle, least and largest width / height.
+
+    Returns:
+      The transform; it can be pickled.
+
+    Raises:
+      ValueError: if there is no such crop, or a crop would not fit.
+    """
+    if crop not in CROPS:
+        raise ValueError(unknown_name("crop", crop, CROPS))
+    if crop != "random_resized" and 0 < shorter_side < size:
+        raise ValueError(
+            f"A {crop} crop of {size} pixels does not fit into images whose shorter side has "
+            f"{shorter_side}; raise shorter_side, or leave it at 0."
+        )
+    return functools.partial(
+        _crop, size=size, crop=crop, shorter_side=shorter_side, area=area, aspect=aspect
+    )
+
+
+def _crop(
+    image: Image.Image,
+    generator: np.random.Generator,
+    *,
+    size: int,
+    crop: str,
+    shorter_side: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> np.ndarray:
+    if crop == "center" and not shorter_side:
+        return fit_square(image, size)
+    if shorter_side or crop == "random":
+        image = _with_shorter_side(image, shorter_side or size)
+    if crop == "random_resized":
+        left, top, width, height = _random_rectangle(image.size, generator, area, aspect)
+        image = image.crop((left, top, left + width, top + height))
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    room = np.subtract(image.size, size)
+    left, top = room // 2 if crop == "center" else generator.integers(room + 1)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def _with_shorter_side(image: Image.Image, length: int) -> Image.Image:
+    """The whole image, so scaled that its shorter side is `length` pixels."""
+    scale = length / min(image.size)
+    size = tuple(max(length, round(scale * side)) for side in image.size)
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _random_rectangle(
+    size: tuple[int, int],
+    generator: np.random.Generator,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """(left, top, width, height): area uniform, aspect uniform in its logarithm.
+
+    A draw that does not fit is repeated, ten times at most; then it is the largest part in the
+    middle whose aspect is admitted.
+    """
+    for _ in range(10):
+        pixels = generator.uniform(*area) * size[0] * size[1]
+        ratio = np.exp(generator.uniform(*np.log(aspect)))
+        width, height = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
+        if 0 < width <= size[0] and 0 < height <= size[1]:
+            left, top = generator.integers((size[0] - width + 1, size[1] - height + 1))
+            return int(left), int(top), width, height
+    ratio = np.clip(size[0] / size[1], *aspect)
+    width = min(size[0], round(size[1] * ratio))
+    height = min(size[1], round(size[0] / ratio))
+    return (size[0] - width) // 2, (size[1] - height) // 2, width, height

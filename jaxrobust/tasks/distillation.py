@@ -22,6 +22,7 @@ import optax
 from jaxrobust import metrics, report
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.sources import Dataset, fingerprint
+from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.optim import SCHEDULES, learning_rate, make_optimizer
@@ -56,6 +57,7 @@ from jaxrobust.models.storage import (
     save_program,
 )
 from jaxrobust.recipes import check_choices, check_minima
+from jaxrobust.tasks._images import images_of
 from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
 
 log = logging.getLogger("jaxrobust")
@@ -144,7 +146,7 @@ def run(
       UserError: if the recipe, the data, the teacher or the workdir is not usable.
     """
     _check(config)
-    dataset = load(config, multilabel=None)
+    dataset = load(config, multilabel=None, streams=True)
     protocol = _MULTILABEL if dataset.is_multilabel else _SINGLE_LABEL
     if config.method not in protocol.distillers:
         several = "several labels" if dataset.is_multilabel else "one label"
@@ -236,7 +238,10 @@ class _Distillation:
         self.dataset = dataset
         self.protocol = protocol
         self.dtype = compute_dtype(config.dtype)
-        self.image_shape = dataset.train.images.shape[1:]
+        placement = run_.placement
+        self._images = images_of(dataset.train, config, placement)
+        self._test_images = images_of(dataset.test, config, placement)
+        self.image_shape = self._images.shape
         self.stored = stored
         self.teacher_name = stored.arch if stored else config.teacher.name
         self.decoder = dict(config.decoder) if dataset.is_multilabel else None
@@ -249,11 +254,7 @@ class _Distillation:
         self.trains_teacher = self.has_teacher and stored is None
         self.networks: dict[str, TrainState] = {}
         self.epochs: dict[str, list[dict]] = {"teacher": [], "student": []}
-        placement = run_.placement
-        self._ids = run_.placement.put(_diagnosed(config.seed, len(dataset.train)))
-        self._images = placement.put(dataset.train.images)
         self._labels = placement.put(dataset.train.labels)
-        self._test_images = placement.put(dataset.test.images)
         self._given = placement.put(stored.variables) if stored else None
         self._build_programs()
 
@@ -327,6 +328,10 @@ class _Distillation:
             )
         self._diagnose = None
         if self.protocol is _SINGLE_LABEL:
+            ids = _diagnosed(config.seed, count)
+            self._diagnosed = placement.put(
+                (self._images.read(ids), self.dataset.train.labels[ids])
+            )
             diagnosis = self._diagnosis(apply["student"])
             self._diagnose = programs.jit("diagnose", diagnosis, **replicated)
 
@@ -341,9 +346,8 @@ class _Distillation:
             ids = ids[: self.config.batch_size]
             rows = jnp.maximum(ids, 0)
             augment_key, step_key = jax.random.split(key)
-            views = pad_crop_flip(
-                augment_key, images[rows], padding=augment.padding, flip=augment.flip
-            )
+            (raw,) = views_at(images, rows, 1)
+            views = pad_crop_flip(augment_key, raw, padding=augment.padding, flip=augment.flip)
             batch = Batch(self._normalized(views), labels[rows], ids >= 0)
             taught = self._teach(teacher, batch.images) if distiller.has_teacher else None
             return distillation_step(
@@ -365,7 +369,8 @@ class _Distillation:
     def _forward(self, module: nn.Module):
         def logits(ids, key, variables, images):
             del key
-            return module.apply(variables, self._normalized(images[ids])).logits
+            (raw,) = views_at(images, ids, 1)
+            return module.apply(variables, self._normalized(raw)).logits
 
         return logits
 
@@ -373,12 +378,12 @@ class _Distillation:
         """How the gradients of the losses agree on a few images, in evaluation mode."""
         temperature = self.config.distill.temperature or 2.0
 
-        def diagnosis(student, teacher, ids, images, labels):
+        def diagnosis(student, teacher, images, labels):
             kernel = student["params"]["primary"]["Dense_0"]["kernel"]
             found = {"head": {"etf_deviation": etf_deviation(kernel.T)}}
             if not self.has_teacher:
                 return found
-            views, labels = self._normalized(images[ids]), labels[ids]
+            views = self._normalized(images)
             taught = self._teach(teacher, views)
 
             def losses(params):
@@ -389,7 +394,7 @@ class _Distillation:
                 on_head = binary_kl_loss(outputs.logits, taught.logits, temperature=temperature)
                 losses = {"": jnp.mean(cross_entropy), "binary_kl": jnp.mean(on_head)}
                 if self.distiller.has_teacher:
-                    valid = jnp.ones(ids.shape, bool)
+                    valid = jnp.ones(labels.shape, bool)
                     _, losses["distillation"] = self.distiller.objective(
                         outputs, taught, labels, valid, jnp.float32(1)
                     )
@@ -475,7 +480,7 @@ class _Distillation:
             plan,
             rng.stream(seed, f"{role}/epoch", epoch),
             self._variables("teacher") if uses_teacher else {},
-            self._images,
+            self._images.visit(("weak",), f"{role}/epoch", epoch),
             self._labels,
             {name: np.float32(value) for name, value in scalars.items()},
         )
@@ -506,7 +511,8 @@ class _Distillation:
             capacity=len(self.dataset.test),
         )
         key = rng.stream(self.config.seed, f"{role}/predict")
-        return fetch(self._predict[role](plan, key, self._variables(role), self._test_images))
+        images = self._test_images.visit(("test",), f"{role}/predict")
+        return fetch(self._predict[role](plan, key, self._variables(role), images))
 
     def _test_measures(self, role: str) -> dict[str, float]:
         return self.protocol.measures(self._logits(role), self.dataset.test.labels)
@@ -515,9 +521,7 @@ class _Distillation:
         values = self._diagnose(
             self.networks["student"].variables,
             self._variables("teacher") if self.has_teacher else {},
-            self._ids,
-            self._images,
-            self._labels,
+            *self._diagnosed,
         )
         values = jax.tree.map(float, fetch(values))
         for name, measures in values.items():

@@ -985,7 +985,7 @@ def test_a_subset_of_a_multilabel_set_keeps_every_class(monkeypatch):
     targets = np.zeros((200, 3), np.uint8)
     targets[:, 0] = 1
     targets[17, 1] = targets[180, 2] = 1
-    monkeypatch.setitem(sources._SOURCES, "digits", lambda *_: _multilabel(targets))
+    monkeypatch.setitem(sources.SOURCES, "digits", lambda *_: _multilabel(targets))
     part = load_dataset("digits", max_train=5, max_test=200)
     assert len(part.train) == 5 and part.train.labels.any(axis=0).all()
     assert len(part.test) == 200
