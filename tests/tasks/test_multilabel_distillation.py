@@ -83,7 +83,9 @@ def test_the_student_that_is_handed_over_is_the_one_evaluated(finished):
     assert ap == pytest.approx(results["last"]["mAP"], abs=1e-3)
 
 
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path, monkeypatch):
+def _stop_after_an_epoch(config, workdir, programs, monkeypatch):
+    """Runs until a checkpoint holds one epoch of the student, and training went on from there."""
+
     class Stop(Exception):
         pass
 
@@ -94,13 +96,16 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path, mon
                 raise Stop
             return super()._test_measures(role)
 
-    config = _config(**{"checkpoint.every_seconds": 0.0})
     with monkeypatch.context() as patch:
         patch.setattr(distillation, "_Distillation", Stopped)
         with pytest.raises(Stop):
-            distillation.run(config, tmp_path, PROGRAMS)
-    results = distillation.run(config, tmp_path, PROGRAMS)
-    assert results == finished[1]
+            distillation.run(config, workdir, programs)
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path, monkeypatch):
+    config = _config(**{"checkpoint.every_seconds": 0.0})
+    _stop_after_an_epoch(config, tmp_path, PROGRAMS, monkeypatch)
+    assert distillation.run(config, tmp_path, PROGRAMS) == finished[1]
 
 
 def test_a_teacher_at_hand_and_a_comparison(finished, tmp_path):
@@ -162,3 +167,36 @@ def test_other_tasks_refuse_images_with_several_labels(tmp_path):
     config.dataset.name = "digit_canvases"
     with pytest.raises(UserError, match="digit_canvases have several labels each, but task noisy_"):
         tasks.run(config, tmp_path)
+
+
+def test_images_are_streamed_from_files_and_a_stopped_run_goes_on(tmp_path, write_voc, monkeypatch):
+    root = tmp_path / "VOCdevkit" / "VOC2007"
+    rng = np.random.default_rng(0)
+    for split, count in (("trainval", 24), ("test", 10)):
+        targets = (rng.random((count, 20)) < 0.2).astype(np.uint8)
+        targets[np.arange(20) % count, np.arange(20)] = 1
+        write_voc(root, split, rng.integers(0, 256, (count, 9, 12, 3), np.uint8), targets)
+    config = recipe.get_config("voc_resnet50_resnet18")
+    tiny = _config()
+    config.update_from_flattened_dict(
+        {
+            "method": "bce",
+            "writers": ("jsonl",),
+            "checkpoint.every_seconds": 0.0,
+            "dataset.path": str(tmp_path),
+            "dataset.image_size": 8,
+            "num_workers": 0,
+            "student.name": "tiny4",
+            "teacher.name": "tiny4",
+            "teacher.num_epochs": 2,
+            "num_epochs": 2,
+            "batch_size": 8,
+            "optimizer.cycle_epochs": 2,
+        }
+    )
+    config.decoder = tiny.decoder
+    programs = Programs()
+    whole = distillation.run(config, tmp_path / "whole", programs)
+    assert whole["dataset"] == "voc2007" and whole["num_classes"] == 20
+    _stop_after_an_epoch(config, tmp_path / "stopped", programs, monkeypatch)
+    assert distillation.run(config, tmp_path / "stopped", programs) == whole
