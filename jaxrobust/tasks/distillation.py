@@ -492,7 +492,7 @@ class _Distillation:
     def _learning_rate(self, role: str, epoch: int, num_epochs: int) -> float:
         optimizer = self.config.optimizer.copy_and_resolve_references()
         name = self.teacher_name if role == "teacher" else self.config.student.name
-        if name in MOBILE:
+        if name in MOBILE and "mobile_learning_rate" in optimizer:
             optimizer.learning_rate = optimizer.mobile_learning_rate
         return learning_rate(optimizer, epoch, num_epochs)
 
