@@ -143,13 +143,17 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
 def _webvision(config: ml_collections.ConfigDict, *, star: bool) -> None:
     """Mini-WebVision, the first 50 classes of the Google subset, as an image folder.
 
-    Unlike the authors' script it holds all images in memory at 299 x 299 pixels (18 GB for 65,944),
-    crops weak views from a padded image, not at random sizes, and drops the last short batch.
+    Unlike the authors' script it drops the last short batch of the divided sets.
     """
     config.model.name = "inception_resnet_v2"
+    config.dataset.stream = True
     config.dataset.image_size = 299
+    config.num_workers = 16
     config.dataset.mean = (0.485, 0.456, 0.406)
     config.dataset.std = (0.229, 0.224, 0.225)
+    config.augment.update(
+        {"padding": 0, "crop": "random_resized", "resize": 320, "crop_from": "resized"}
+    )
     config.augment.policy = "imagenet"
     config.augment.cutout = 0
     config.num_epochs = 101

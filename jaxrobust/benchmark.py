@@ -30,7 +30,13 @@ from jaxrobust.recipes import locate
 from jaxrobust.tasks._shared import compute_dtype
 
 # What makes a recipe short, where it has the field: every stage of every method is still run.
-SHORT = {"num_epochs": 3, "al.rounds": 2, "dpc.warm_up": 1, "bldr.warm_up": 1}
+SHORT = {
+    "num_epochs": 3,
+    "al.rounds": 2,
+    "bldr.warm_up": 1,
+    "dpc.warm_up": 1,
+    "teacher.num_epochs": 2,
+}
 
 
 class MeasuredPrograms(Programs):

@@ -3,7 +3,8 @@
 Draws what the runs' task is about, one line per group with a band over its seeds, and prints the
 table behind it: for active learning, accuracy, query precision and query recall by round, or with
 `--x=annotated` against the number of annotated images; for noisy labels, accuracy, calibration and
-detection by epoch; for distillation, accuracy, calibration and the agreement of gradients by epoch.
+detection by epoch; for distillation, accuracy, calibration and the agreement of gradients by epoch,
+or mAP and F1 where images have several labels.
 """
 
 import argparse
@@ -20,7 +21,12 @@ import numpy as np
 
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.report import distillation_curves, learning_curves, noisy_label_curves
+from jaxrobust.report import (
+    distillation_curves,
+    learning_curves,
+    multilabel_curves,
+    noisy_label_curves,
+)
 
 
 def _of_labels(name: str) -> Callable[[dict], float]:
@@ -63,6 +69,16 @@ _COMPARISONS = {
             "calibration error": lambda r: r["last"]["ece"],
         },
         figures={"epochs": distillation_curves},
+    ),
+    "multi-label distillation": _Comparison(
+        problem=lambda r: (r["dataset"], r["num_classes"], r["student"]["name"]),
+        columns={
+            "mAP, last epoch": lambda r: r["last"]["mAP"],
+            "OF1": lambda r: r["last"]["OF1"],
+            "CF1": lambda r: r["last"]["CF1"],
+            "best mAP": lambda r: r["best"]["mAP"],
+        },
+        figures={"epochs": multilabel_curves},
     ),
     "noisy_labels": _Comparison(
         problem=lambda r: (r["dataset"], r["noise"]["kind"], r["noise"]["rate"]),
@@ -114,7 +130,7 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
         results = load_results(workdir)
         config = json.loads((workdir / "config.json").read_text())
         label = ", ".join(str(_field(config, name, workdir)) for name in by.split(","))
-        task = results["task"]
+        task = _kind(results)
         if task not in _COMPARISONS:
             raise UserError(f"{workdir} is of the task {task!r}, which has no comparison.")
         problems[task, *_COMPARISONS[task].problem(results)] = workdir
@@ -206,7 +222,12 @@ def draw(groups: dict[str, list[dict]], path: pathlib.Path, *, x: str | None = N
 
 
 def _comparison(groups: dict[str, list[dict]]) -> _Comparison:
-    return _COMPARISONS[next(iter(groups.values()))[0]["task"]]
+    return _COMPARISONS[_kind(next(iter(groups.values()))[0])]
+
+
+def _kind(results: dict) -> str:
+    """The task, or which of its kinds."""
+    return "multi-label distillation" if "mAP" in results.get("last", {}) else results["task"]
 
 
 def main(argv: list[str] | None = None) -> int:

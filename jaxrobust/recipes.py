@@ -17,6 +17,46 @@ OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
 }
 """Variant of an active-learning recipe -> (data set, unknown classes / all classes)."""
 
+# (data set, teacher, student) of every column of L2D's tables.
+_MULTILABEL_PAIRS = (
+    ("coco", "repvgg_a2", "repvgg_a0"),
+    ("coco", "resnet101", "resnet34"),
+    ("coco", "wrn101", "wrn50"),
+    ("coco", "swin_s", "swin_t"),
+    ("coco", "resnet101", "repvgg_a0"),
+    ("coco", "swin_t", "resnet34"),
+    ("coco", "resnet101", "mobilenet_v2"),
+    ("coco", "swin_t", "mobilenet_v2"),
+    ("coco", "resnet34", "resnet101"),  # reversed
+    ("voc", "repvgg_a2", "repvgg_a0"),
+    ("voc", "resnet50", "resnet18"),
+    ("voc", "wrn101", "wrn50"),
+    ("voc", "swin_s", "swin_t"),
+    ("voc", "resnet50", "repvgg_a0"),
+    ("voc", "swin_t", "resnet18"),
+    ("voc", "resnet50", "mobilenet_v2"),
+    ("voc", "swin_t", "mobilenet_v2"),
+    ("nus", "resnet101", "resnet34"),
+    ("nus", "swin_t", "mobilenet_v2"),
+)
+_MULTILABEL_SETS = {"coco": "coco2014", "voc": "voc2007", "nus": "nus_wide"}
+_IMAGENET_NAMES = {
+    **{f"resnet{depth}": f"resnet{depth}_imagenet" for depth in (18, 34, 50, 101)},
+    **{f"wrn{depth}": f"wide_resnet{depth}_2" for depth in (50, 101)},
+}
+MULTILABEL_DISTILLATIONS = {
+    **{
+        f"{dataset}_{teacher}_{student}": (
+            _MULTILABEL_SETS[dataset],
+            *(_IMAGENET_NAMES.get(name, name) for name in (teacher, student)),
+        )
+        for dataset, teacher, student in _MULTILABEL_PAIRS
+    },
+    "digits": ("digit_canvases", "resnet20", "resnet8"),
+    "image_folder": ("multilabel_folder", "resnet101_imagenet", "resnet34_imagenet"),
+}
+"""Variant of a multi-label distillation recipe -> data set, teacher, student."""
+
 
 # (teacher, student) -> weight of DKD's non-target part, from its authors.
 _CIFAR100_PAIRS = {
@@ -58,6 +98,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
     config.dtype = "auto"  # convolutions in bfloat16, on CPU float32; or float32, bfloat16
     config.writers = ("jsonl", "tensorboard")  # also: wandb
     config.log_every_seconds = 15.0
+    config.num_workers = 0  # processes that read streamed images; 0: threads of this one
     config.checkpoint = ml_collections.ConfigDict({"every_seconds": 120.0, "keep": 2})
     config.dataset = ml_collections.ConfigDict(
         {
@@ -68,9 +109,25 @@ def base(dataset: str) -> ml_collections.ConfigDict:
             "max_test": 0,
             "mean": (),  # of each channel on the [0, 1] scale; (): the data set's own
             "std": (),
+            # True: images stay in their files and are read while the device trains, for sets of
+            # files that are too large for its memory; labels and all else stay on the device.
+            "stream": False,
+            "on_corrupt": "stop",  # streamed; skip: say which and train on others in their place
         }
     )
-    config.augment = ml_collections.ConfigDict({"padding": 4, "flip": True})
+    config.augment = ml_collections.ConfigDict(
+        {
+            "padding": 4,
+            "flip": True,
+            # Of streamed images, before the padding. crop: center, random, random_resized, or
+            # multilabel (squeezed to a square; cutout and RandAugment in training).
+            "crop": "center",
+            "resize": 0,  # of the shorter side, before a crop; 0: dataset.image_size
+            "crop_from": "original",  # where random_resized crops from; or resized
+            "area": (0.08, 1.0),  # of random_resized, shares of the image
+            "aspect": (0.75, 4 / 3),  # of random_resized, width / height
+        }
+    )
     config.model = ml_collections.ConfigDict({"name": "resnet18", "pool": "global"})
     return config
 
@@ -308,6 +365,20 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
         case "image_folder":
             config.dataset.image_size = 32
         case "imagenet":
+            config.dataset.stream = True
+            config.dataset.image_size = 224
+            config.dataset.mean = (0.485, 0.456, 0.406)
+            config.dataset.std = (0.229, 0.224, 0.225)
+            config.num_workers = 16
+            config.augment.update(
+                {
+                    "padding": 0,
+                    "crop": "random_resized",
+                    "resize": 256,
+                    "area": (0.1, 1.0),
+                    "aspect": (0.8, 1.25),
+                }
+            )
             config.num_epochs = config.teacher.num_epochs = 100
             config.batch_size = 256  # two GPUs with 128 each
             config.distill_until_epoch = 49
@@ -320,6 +391,98 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
             config.distill.gradients = "sum"
             config.kd.update({"ce_weight": 0.5, "weight": 0.5, "temperature": 1.0})
             config.dkd.update({"temperature": 1.0, "warm_up": 1})
+    return config
+
+
+def multilabel_distillation(variant: str | None) -> ml_collections.ConfigDict:
+    """A student of images with several labels, for one of `MULTILABEL_DISTILLATIONS`.
+
+    Every number is L2D's (ICCV 2023), the same for all its data sets and pairs; those of `digits`,
+    which shrinks networks, images and epochs and runs the same code in about a minute, are ours.
+
+    Raises:
+      UserError: if there is no such variant.
+    """
+    name = variant or "coco_resnet101_resnet34"
+    if name not in MULTILABEL_DISTILLATIONS:
+        raise UserError(unknown_name("config variant", name, MULTILABEL_DISTILLATIONS))
+    dataset, teacher, student = MULTILABEL_DISTILLATIONS[name]
+    config = base(dataset)
+    del config.model
+    config.dataset.image_size = 224
+    config.dataset.stream = True
+    config.num_workers = 16
+    config.augment.crop = "multilabel"
+    # Folder of a classifier of the same name whose backbone to start from, such as what
+    # `jaxrobust.models.convert` made of ImageNet weights; empty: random.
+    config.student = ml_collections.ConfigDict({"name": student, "backbone": ""})
+    config.teacher = ml_collections.ConfigDict(
+        {
+            "path": "",  # folder of a trained one; empty: train one first, by this same recipe
+            "name": teacher,  # not read with a path
+            "backbone": "",  # not read with a path
+            "num_epochs": 30,  # of the cycle, at whose 30th epoch the rate is still high
+        }
+    )
+    config.decoder = ml_collections.ConfigDict(
+        {"width": 768, "hidden": 2048, "num_heads": 8, "dropout": 0.1}
+    )
+    config.eval_batch_size = 128
+    config.num_epochs = 80
+    config.batch_size = 64  # cross-entropy is a sum over it, the other terms are not
+    config.last_batch = "drop"  # remainder of an epoch; or even, short
+    config.distill_until_epoch = 0  # the last one with distillation, counted from 1; 0: all
+    config.augment.padding = 0
+    config.augment.flip = False  # the paper flips, its code does not
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "one_cycle_adam",
+            "learning_rate": 1e-4,  # the highest
+            "schedule": "constant",  # the cycle is the optimizer's
+            "cycle_epochs": 80,  # of the teacher's cycle too
+            "pct_start": 0.2,
+            "div_factor": 25.0,
+            "final_div_factor": 1e4,
+            "weight_decay": 1e-4,
+        }
+    )
+    config.export = ml_collections.ConfigDict({"program": False})  # write student/program.bin
+    config.labels = ml_collections.ConfigDict(
+        {
+            "loss": "bce",  # or asymmetric
+            "reduction": "sum",  # over the batch, as the code; batchmean: as the paper
+        }
+    )
+    config.asymmetric = ml_collections.ConfigDict(
+        {"gamma_neg": 4.0, "gamma_pos": 1.0, "margin": 0.05}
+    )
+    config.l2d = ml_collections.ConfigDict(
+        {
+            "lambda_mld": 10.0,
+            "lambda_cd": 100.0,
+            "lambda_id": 1000.0,
+            "normalize": True,  # distances by their mean, as the code; False: as the paper
+        }
+    )
+    config.mse = ml_collections.ConfigDict({"weight": 1.0})
+    config.ps = ml_collections.ConfigDict({"weight": 1.0})
+    config.rkd = ml_collections.ConfigDict({"distance_weight": 10.0, "angle_weight": 10.0})
+    config.pkt = ml_collections.ConfigDict({"weight": 1.0})
+    config.reviewkd = ml_collections.ConfigDict({"weight": 1.0, "width": 256})
+    if dataset == "digit_canvases":
+        config.dataset.image_size = 0
+        config.dataset.stream = False
+        config.num_workers = 0
+        config.decoder.update({"width": 32, "hidden": 64, "num_heads": 4})
+        config.eval_batch_size = 250
+        config.batch_size = 50
+        config.num_epochs = config.teacher.num_epochs = config.optimizer.cycle_epochs = 30
+        config.augment.padding = 2
+        config.optimizer.learning_rate = 5e-3
+        # With 10 classes and narrow embeddings groups are larger, and distances differ more, than
+        # on photographs: these make every term a tenth to a half of cross-entropy at the start.
+        config.l2d.update({"lambda_mld": 100.0, "lambda_cd": 1.0, "lambda_id": 100.0})
+        config.mse.weight = config.ps.weight = 100.0
     return config
 
 

@@ -169,11 +169,42 @@ def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) 
         axis.set_xlabel("Epoch")
     for axis in axes[2:]:
         axis.axhline(0, color=COLORS[6], lw=0.8, zorder=0)
-    student = first["student"]["name"]
-    taught = f" taught by {first['teacher']['name']}" if first["teacher"] else ""
-    _suptitle(figure, f"{first['dataset']}, {student}{taught}", runs)
+    _suptitle(figure, _taught(first), runs)
     axes[0].legend(frameon=False, loc="lower right")
     _save(figure, path)
+
+
+def multilabel_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
+    """Draws a student's mAP, and its F1 with as many labels as each image truly has, by epoch.
+
+    Args:
+      runs: label -> results of one or more seeds (contents of `results.json`), as for
+        `learning_curves`.
+      path: the PNG to write.
+    """
+    first = next(iter(runs.values()))[0]
+    titles = {
+        "mAP": "mAP (%)",
+        "OF1": "F1 over all labels, oracle top-k (%)",
+        "CF1": "Mean F1 of the classes, oracle top-k (%)",
+    }
+    panels = [(title, _of_epochs(_in_percent(name))) for name, title in titles.items()]
+    figure, axes = _curves(runs, panels, markers=False)
+    for axis in axes:
+        axis.set_xlabel("Epoch")
+    _suptitle(figure, _taught(first), runs)
+    axes[0].legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def _in_percent(name: str):
+    return lambda entry: 100 * entry[name]
+
+
+def _taught(results: dict) -> str:
+    """Data set, student and teacher."""
+    taught = f" taught by {results['teacher']['name']}" if results["teacher"] else ""
+    return f"{results['dataset']}, {results['student']['name']}{taught}"
 
 
 def _cosine_on(part: str):

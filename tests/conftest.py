@@ -84,3 +84,45 @@ def tiny_backbones():
             backbone = functools.partial(models.ResNetBackbone, stage_sizes=(1,), widths=(width,))
             patch.setitem(models.BACKBONES, f"tiny{width}", backbone)
         yield
+
+
+@pytest.fixture(scope="session")
+def quick_jit():
+    """`jax.jit` that hardly optimises, for programs that run once: compiling is their cost."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return functools.partial(jax.jit, compiler_options=options)
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Every program of the module is hardly optimised, for runs whose cost is compiling."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def write_voc():
+    """Writes images and their classes in the layout of Pascal VOC 2007."""
+    from PIL import Image
+
+    from jaxrobust.data.multilabel import VOC_CLASSES
+
+    def write(root, split, images, targets, *, difficult=()):
+        """Adds a split; `difficult` names (image, class) positions of difficult objects."""
+        for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        names = [f"{split}_{i:06d}" for i in range(len(images))]
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names) + "\n")
+        for i, (name, image, row) in enumerate(zip(names, images, targets, strict=True)):
+            Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+            objects = "".join(
+                f"<object><name>{VOC_CLASSES[c]}</name><part><name>head</name></part>"
+                f"<difficult>{int((i, c) in difficult)}</difficult></object>"
+                for c in np.flatnonzero(row)
+            )
+            (root / "Annotations" / f"{name}.xml").write_text(
+                f"<annotation><folder>VOC2007</folder>{objects}</annotation>"
+            )
+
+    return write

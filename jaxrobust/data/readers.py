@@ -235,10 +235,7 @@ def read_tfds(directory: pathlib.Path) -> Archive:
             images = np.stack([record["image"] for record in records])
             parts.append((images, np.array([record["label"] for record in records])))
     except NotImplementedError as error:
-        raise DataError(
-            f"The TensorFlow Datasets folder {directory} is prepared in a format that only "
-            'TensorFlow reads: prepare it again with file_format="array_record".'
-        ) from error
+        raise tfds_needs_tensorflow(directory) from error
     except Exception as error:  # a missing split or file, other features, broken metadata
         raise DataError(
             f"Cannot read the TensorFlow Datasets folder {directory}: {error!r}. Prepare it with "
@@ -247,11 +244,22 @@ def read_tfds(directory: pathlib.Path) -> Archive:
     return *parts, class_names
 
 
+def tfds_needs_tensorflow(directory: pathlib.Path) -> DataError:
+    """What to say of a folder in TensorFlow's own record format."""
+    return DataError(
+        f"The TensorFlow Datasets folder {directory} is prepared in a format that only "
+        'TensorFlow reads: prepare it again with file_format="array_record".'
+    )
+
+
 # ----------------------------------------------------------------------------------------- images
 
 
 def decode_images(
-    files: Sequence[tuple[str, bytes | pathlib.Path]], size: int | None = None
+    files: Sequence[tuple[str, bytes | pathlib.Path]],
+    size: int | None = None,
+    *,
+    crop: bool = True,
 ) -> np.ndarray:
     """Decodes image files to one array.
 
@@ -260,8 +268,9 @@ def decode_images(
 
     Args:
       files: (name for messages, content or path) of each image.
-      size: side in pixels that every image is resized to (its longer sides cropped at the centre).
-        None keeps the size, which must then be the same for all.
+      size: side in pixels that every image is resized to. None keeps the size, which must then be
+        the same for all.
+      crop: crop longer sides at the centre to that end, or else squeeze them.
 
     Returns:
       uint8 [N, H, W, 3].
@@ -271,11 +280,11 @@ def decode_images(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    first = _decode(*files[0], size)
+    first = _decode(*files[0], size, crop)
     images = np.empty((len(files), *first.shape), np.uint8)
 
     def decode_into(i: int) -> None:
-        image = _decode(*files[i], size)
+        image = _decode(*files[i], size, crop)
         if image.shape != first.shape:
             raise DataError(
                 f"Images differ in size: {files[0][0]} is {first.shape[1]} x {first.shape[0]} and "
@@ -285,7 +294,7 @@ def decode_images(
         images[i] = image
 
     source = files[0][1]
-    num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    num_bytes = len(source if isinstance(source, bytes) else source.read_bytes())
     if num_bytes < 4096:  # handing such small files to threads takes longer than decoding them
         for i in range(len(files)):
             decode_into(i)
@@ -300,24 +309,33 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     """uint8 [N, H, W, 3] -> uint8 [N, size, size, 3], as `decode_images` does it."""
     from PIL import Image
 
-    return np.stack([_fit(Image.fromarray(image), size) for image in images])
+    return np.stack([fit_square(Image.fromarray(image), size) for image in images])
 
 
 _REPLACE_IMAGE = "Replace this file, or remove it from the data set."
 
 
-def _decode(name: str, file: bytes | pathlib.Path, size: int | None) -> np.ndarray:
+def _decode(name: str, file: bytes | pathlib.Path, size: int | None, crop: bool) -> np.ndarray:
+    rgb = decode_image(name, file)
+    return np.asarray(rgb) if size is None else fit_square(rgb, size, crop=crop)
+
+
+def decode_image(name: str, file: bytes | pathlib.Path):
+    """A Pillow image in RGB, as `decode_images` makes it, of its own size.
+
+    Raises:
+      DataError: the image cannot be decoded.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         content = file if isinstance(file, bytes) else file.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise DataError(f"{name} is not an image of a known format. {_REPLACE_IMAGE}") from None
     except Exception as error:  # each codec raises types of its own
         raise DataError(f"Cannot decode {name}: {error}. {_REPLACE_IMAGE}") from error
-    return np.asarray(rgb) if size is None else _fit(rgb, size)
 
 
 def _to_rgb(image):
@@ -334,9 +352,11 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
-def _fit(image, size: int) -> np.ndarray:
+def fit_square(image, size: int, *, crop: bool = True) -> np.ndarray:
+    """A Pillow image as uint8 [size, size, 3]; `crop` as in `decode_images`."""
     from PIL import Image, ImageOps
 
     if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        fit = ImageOps.fit if crop else Image.Image.resize
+        image = fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxrobust.data import readers
 from jaxrobust.data._streams import host_generator
+from jaxrobust.data.canvases import compose_canvases
 from jaxrobust.errors import DataError, unknown_name
 
 CIFAR10_CLASSES = (
@@ -46,6 +47,7 @@ _FASHION_MNIST_STATISTICS = ((0.2860,) * 3, (0.3530,) * 3)
 _TINY_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _HELD_OUT = 0.2  # of each class, where a set has no test part
+_NUM_CANVASES = 1000  # of each part
 _UNLABELED = "unlabeled"  # folder of images without a label, in place of a class
 NO_LABEL = -1
 """Label of an image that nobody has labelled; only `Dataset.unlabeled` holds such images."""
@@ -69,7 +71,7 @@ class Examples:
 
     Attributes:
       images: uint8 [N, H, W, 3].
-      labels: int32 [N].
+      labels: int32 [N], or uint8 {0, 1} [N, C] where an image may have several labels, or none.
       files: path of each image relative to the data set, where images are files.
       origin: where they are a part of more examples.
     """
@@ -85,21 +87,75 @@ class Examples:
                 "Images must be uint8 [N, H, W, 3], but are "
                 f"{self.images.dtype} {list(self.images.shape)}."
             )
-        if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
-            raise DataError(
-                f"Labels must be int32 [{len(self.images)}], one for each image, but are "
-                f"{self.labels.dtype} {list(self.labels.shape)}."
-            )
+        check_labels(self.labels, len(self.images))
         if self.files is not None and len(self.files) != len(self.images):
             raise DataError(f"There are {len(self.files)} files for {len(self.images)} images.")
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
         return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
+
+
+def check_labels(labels: np.ndarray, num_images: int) -> None:
+    """Refuses labels that are neither int32 [N] nor uint8 {0, 1} [N, C]."""
+    kind = labels.dtype, labels.ndim
+    if kind not in ((np.int32, 1), (np.uint8, 2)) or len(labels) != num_images:
+        raise DataError(
+            f"Labels must be int32 [{num_images}], one for each image, or uint8 [{num_images}, "
+            f"classes], but are {labels.dtype} {list(labels.shape)}."
+        )
+    if labels.ndim == 2 and np.any(labels > 1):
+        raise DataError(f"Multi-label targets must be 0 or 1, but reach {labels.max()}.")
+
+
+def check_parts(name: str, class_names: Sequence[str], train, test, unlabeled=None) -> None:
+    """Refuses parts of a data set that are empty, or whose labels and classes do not fit.
+
+    Args:
+      name: of the data set.
+      class_names: one per label.
+      train: examples, in memory or not.
+      test: likewise; there may be none if there are unlabelled ones.
+      unlabeled: likewise, or None.
+    """
+    num_classes = len(class_names)
+    if num_classes < 2:
+        raise DataError(f"{name} has {num_classes} class: at least 2 are needed.")
+    for split, examples in (("train", train), ("test", test)):
+        if not len(examples):
+            if split == "test" and unlabeled is not None:
+                continue
+            raise DataError(f"The {split} part of {name} holds no images.")
+        if examples.is_multilabel != train.is_multilabel:
+            raise DataError(f"Only one of train and test of {name} is multi-label.")
+        if train.is_multilabel:
+            if examples.labels.shape[1] != num_classes:
+                raise DataError(
+                    f"{name} has {num_classes} classes, but {split} labels are for "
+                    f"{examples.labels.shape[1]}."
+                )
+            continue
+        low, high = examples.labels.min(), examples.labels.max()
+        if low < 0 or high >= num_classes:
+            raise DataError(
+                f"{name} has {num_classes} classes, so labels must lie in 0 to "
+                f"{num_classes - 1}, but {split} labels reach from {low} to {high}."
+            )
+    if train.is_multilabel:
+        counts = train.labels.sum(axis=0, dtype=np.int64)
+    else:
+        counts = np.bincount(train.labels, minlength=num_classes)
+    if absent := [class_names[label] for label in np.flatnonzero(counts == 0)]:
+        raise DataError(f"{name} has no training images of {', '.join(absent)}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,19 +182,7 @@ class Dataset:
     unlabeled: Examples | None = None
 
     def __post_init__(self):
-        if self.num_classes < 2:
-            raise DataError(f"{self.name} has {self.num_classes} class: at least 2 are needed.")
-        for split, examples in (("train", self.train), ("test", self.test)):
-            if not len(examples):
-                if split == "test" and self.unlabeled is not None:
-                    continue
-                raise DataError(f"The {split} part of {self.name} holds no images.")
-            low, high = examples.labels.min(), examples.labels.max()
-            if low < 0 or high >= self.num_classes:
-                raise DataError(
-                    f"{self.name} has {self.num_classes} classes, so labels must lie in 0 to "
-                    f"{self.num_classes - 1}, but {split} labels reach from {low} to {high}."
-                )
+        check_parts(self.name, self.class_names, self.train, self.test, self.unlabeled)
         if self.unlabeled is not None and np.any(self.unlabeled.labels != NO_LABEL):
             raise DataError(f"Unlabelled images of {self.name} must all have the label {NO_LABEL}.")
         for split, examples in (("test", self.test), ("unlabelled", self.unlabeled)):
@@ -148,9 +192,6 @@ class Dataset:
                     f"{split} {examples.images.shape[1:3]}. Set image_size "
                     "(--config.dataset.image_size=) to resize them all."
                 )
-        counts = np.bincount(self.train.labels, minlength=self.num_classes)
-        if absent := [self.class_names[label] for label in np.flatnonzero(counts == 0)]:
-            raise DataError(f"{self.name} has no training images of {', '.join(absent)}.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise DataError(
                 "mean and std need one number per channel, and std positive ones, but are "
@@ -161,6 +202,11 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.train.is_multilabel
 
 
 def load_dataset(
@@ -177,11 +223,13 @@ def load_dataset(
     | name | what `path` may be |
     |---|---|
     | `digits` | empty: 1,797 real 8 x 8 digits that come with scikit-learn |
+    | `digit_canvases` | empty: multi-label canvases made of them on the spot |
     | `fashion_mnist` | folder with the four idx files, gzipped or not |
     | `cifar10` | official python or binary archive, or `cifar10_jpeg.tar.xz`, or their folders |
     | `cifar100` | official python or binary archive, or their folders |
     | `tiny_imagenet` | the folder `tiny-imagenet-200` |
-    | `image_folder` | folder with `train/<class>/*` and `test/<class>/*`, or only `<class>/*` |
+    | `image_folder` | folder with `train/<class>/*` and `test/<class>/*` (or `val`), or only \
+`<class>/*` |
 
     Beside the classes of an `image_folder`, in `train/` where it has one, a folder `unlabeled` may
     hold images that nobody has labelled, for a person to be asked about; `train/` may then do
@@ -192,7 +240,10 @@ def load_dataset(
     customary folders of the machine are searched; nothing is ever downloaded.
 
     `digits`, and a folder without a test part, hold out 20 % of each class for testing: always the
-    same images, whatever the seed. Grey images are repeated to three channels.
+    same images, whatever the seed. `digit_canvases` lays one to five digits on each of 1,000
+    training and 1,000 test canvases, 24 x 24: the digits of one never lie on the other, the seed
+    changes the training canvases only. For multi-label sets of files see
+    `jaxrobust.data.multilabel`. Grey images are repeated to three channels.
 
     Order of the examples: the archives' own order for archives and for TensorFlow Datasets that
     kept it (`id`), else by class and file name. See `archive_order`.
@@ -201,9 +252,10 @@ def load_dataset(
       name: one of the above.
       path: where the data is.
       image_size: side in pixels to resize images to (centre crop to a square, bilinear).
-      max_train: keep at most so many labelled training images, class shares as in the whole.
+      max_train: keep at most so many labelled training images, class shares as in the whole; of a
+        multi-label set any, with every class among them.
       max_test: likewise for the test images.
-      seed: fixes which images `max_train` and `max_test` keep.
+      seed: fixes which images `max_train` and `max_test` keep, and the training canvases.
 
     Returns:
       A `Dataset`.
@@ -211,26 +263,32 @@ def load_dataset(
     Raises:
       DataError: the set is unknown, missing, damaged or inconsistent.
     """
-    if name not in _SOURCES:
-        raise DataError(unknown_name("dataset", name, _SOURCES))
+    if name not in SOURCES:
+        raise DataError(unknown_name("dataset", name, SOURCES))
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size must be 1 or more pixels, but is {image_size}.")
     path = None if path is None else pathlib.Path(path).expanduser()
     if path is not None and not path.exists():
         raise DataError(f"There is no {path}: correct --config.dataset.path=.")
-    dataset = _SOURCES[name](path, image_size)
-    train = _stratified_subset(dataset.train, max_train, "max_train", seed)
-    test = _stratified_subset(dataset.test, max_test, "max_test", seed)
+    dataset = SOURCES[name](path, image_size, seed)
+    train = subset(dataset.train, max_train, "max_train", seed)
+    test = subset(dataset.test, max_test, "max_test", seed)
     return dataclasses.replace(
         dataset, train=_resized(train, image_size), test=_resized(test, image_size)
     )
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over images, labels and class names: equal if and only if the data is."""
+def fingerprint(dataset) -> str:
+    """SHA-256 over images, labels and class names: equal if and only if the data is.
+
+    Of a `FileDataset` it is over the files' names in place of the images.
+    """
     digest = hashlib.sha256(repr(dataset.class_names).encode())
-    for examples in filter(None, (dataset.train, dataset.test, dataset.unlabeled)):
-        for array in (examples.images, examples.labels):
+    unlabeled = getattr(dataset, "unlabeled", None)
+    for examples in filter(None, (dataset.train, dataset.test, unlabeled)):
+        in_memory = isinstance(examples, Examples)
+        pixels = examples.images if in_memory else np.array(list(map(os.fsencode, examples.names)))
+        for array in (pixels, examples.labels):
             digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
@@ -276,23 +334,42 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
 # ---------------------------------------------------------------------------------------- sources
 
 
-def _digits(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+_DIGIT_CLASSES = tuple("0123456789")
+
+
+def _digits(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    return _with_own_statistics("digits", *_held_out_digits("digits", path), _DIGIT_CLASSES)
+
+
+def _digit_canvases(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    name = "digit_canvases"
+    train, test = (
+        Examples(*compose_canvases(digits.images, digits.labels, _NUM_CANVASES, generator))
+        for digits, generator in zip(
+            _held_out_digits(name, path),
+            (host_generator(seed, f"sources/{name}"), host_generator(0, f"sources/{name}/test")),
+            strict=True,
+        )
+    )
+    return _with_own_statistics(name, train, test, _DIGIT_CLASSES)
+
+
+def _held_out_digits(name: str, path: pathlib.Path | None) -> tuple[Examples, Examples]:
     from sklearn.datasets import load_digits
 
     if path is not None:
-        raise DataError("digits comes with scikit-learn: leave --config.dataset.path= empty.")
+        raise DataError(f"{name} comes with scikit-learn: leave --config.dataset.path= empty.")
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    examples = _examples((images, digits.target))
-    return _with_own_statistics("digits", *_hold_out(examples), tuple("0123456789"))
+    return _hold_out(_examples((images, digits.target)))
 
 
-def _fashion_mnist(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+def _fashion_mnist(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
     stems = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     names = [f"{stem}-ubyte" for stem in stems]
     installed = ("/usr/share/datasets/fashion-mnist", "~/.keras/datasets/fashion-mnist")
-    for place in _places("fashion_mnist", path, *installed):
-        if directory := _tfds_directory(place):
+    for place in find_places("fashion_mnist", path, *installed):
+        if directory := tfds_directory(place):
             train, test, class_names = readers.read_tfds(directory)
         elif any(file.name.removesuffix(".gz") in names for file in place.glob("*-ubyte*")):
             arrays = [readers.read_idx(_idx_file(place, name)) for name in names]
@@ -306,7 +383,7 @@ def _fashion_mnist(path: pathlib.Path | None, image_size: int | None) -> Dataset
             class_names,
             *_FASHION_MNIST_STATISTICS,
         )
-    raise _missing(
+    raise missing_set(
         "Fashion-MNIST",
         path,
         "install the Debian package dataset-fashion-mnist, or put the four files "
@@ -314,8 +391,8 @@ def _fashion_mnist(path: pathlib.Path | None, image_size: int | None) -> Dataset
     )
 
 
-def _cifar10(path: pathlib.Path | None, image_size: int | None) -> Dataset:
-    for place in _places("cifar10", path):
+def _cifar10(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    for place in find_places("cifar10", path):
         if root := _find(place, "cifar-10-python.tar.gz", "cifar-10-batches-py", "data_batch_1"):
             train, test, class_names = readers.read_cifar_python(root, fine=False)
         elif root := _find(
@@ -324,14 +401,14 @@ def _cifar10(path: pathlib.Path | None, image_size: int | None) -> Dataset:
             train, test, class_names = readers.read_cifar_binary(root, fine=False)
         elif root := _find(place, "cifar10_jpeg.tar.xz", "cifar10_jpeg", "train/airplane"):
             return _cifar10_jpeg(root)
-        elif directory := _tfds_directory(place):
+        elif directory := tfds_directory(place):
             train, test, class_names = readers.read_tfds(directory)
         else:
             continue
         return Dataset(
             "cifar10", _examples(train), _examples(test), class_names, *_CIFAR10_STATISTICS
         )
-    raise _missing(
+    raise missing_set(
         "CIFAR-10",
         path,
         "put cifar-10-python.tar.gz, cifar-10-binary.tar.gz, cifar10_jpeg.tar.xz or a TensorFlow "
@@ -362,20 +439,20 @@ def _cifar10_jpeg(root: pathlib.Path) -> Dataset:
     )
 
 
-def _cifar100(path: pathlib.Path | None, image_size: int | None) -> Dataset:
-    for place in _places("cifar100", path):
+def _cifar100(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    for place in find_places("cifar100", path):
         if root := _find(place, "cifar-100-python.tar.gz", "cifar-100-python", "meta"):
             train, test, class_names = readers.read_cifar_python(root, fine=True)
         elif root := _find(place, "cifar-100-binary.tar.gz", "cifar-100-binary", "train.bin"):
             train, test, class_names = readers.read_cifar_binary(root, fine=True)
-        elif directory := _tfds_directory(place):
+        elif directory := tfds_directory(place):
             train, test, class_names = readers.read_tfds(directory)
         else:
             continue
         return Dataset(
             "cifar100", _examples(train), _examples(test), class_names, *_CIFAR100_STATISTICS
         )
-    raise _missing(
+    raise missing_set(
         "CIFAR-100",
         path,
         "put cifar-100-python.tar.gz, cifar-100-binary.tar.gz or a TensorFlow Datasets folder "
@@ -383,12 +460,12 @@ def _cifar100(path: pathlib.Path | None, image_size: int | None) -> Dataset:
     )
 
 
-def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None) -> Dataset:
-    places = _places("tiny_imagenet", path)
+def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    places = find_places("tiny_imagenet", path)
     roots = (_find(place, None, "tiny-imagenet-200", "wnids.txt") for place in places)
     root = next(filter(None, roots), None)
     if root is None:
-        raise _missing(
+        raise missing_set(
             "Tiny-ImageNet",
             path,
             "unzip tiny-imagenet-200.zip and put its folder tiny-imagenet-200 into datasets",
@@ -413,26 +490,45 @@ def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None) -> Dataset
     )
 
 
-def _image_folder(path: pathlib.Path | None, image_size: int | None) -> Dataset:
+def _image_folder(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    def build(*part):
+        return _decoded(*part, image_size)
+
+    return _with_own_statistics("image_folder", *image_folder_parts("image_folder", path, build))
+
+
+def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) -> tuple:
+    """What a folder of class folders holds.
+
+    Args:
+      name: of the data set, for messages.
+      path: of the folder.
+      build: `(part, folder, (class, path relative to the folder, path) triples, class names) ->
+        examples`, in memory or not.
+
+    Returns:
+      (train, test, class names, unlabelled or None).
+    """
     if path is None or not path.is_dir():
         raise DataError(
-            "image_folder needs a folder that holds a folder of images for each class: set "
+            f"{name} needs a folder that holds a folder of images for each class: set "
             f"--config.dataset.path= to one{'' if path is None else f', {path} is a file'}."
         )
     root = path / "train" if _subfolders(path / "train") else path
     classes = [folder.name for folder in _subfolders(root) if folder.name != _UNLABELED]
     listed = _listed(path, root.relative_to(path).as_posix())
     labeled = [entry for entry in listed if entry[0] != _UNLABELED]
-    train = _decoded("train", path, labeled, classes, image_size)
+    train = build("train", path, labeled, classes)
     unlabeled = None
     if len(labeled) < len(listed):
         others = [entry for entry in listed if entry[0] == _UNLABELED]
-        unlabeled = _decoded("unlabelled", path, others, (_UNLABELED,), image_size)
+        unlabeled = build("unlabelled", path, others, (_UNLABELED,))
         unlabeled = dataclasses.replace(unlabeled, labels=np.full_like(unlabeled.labels, NO_LABEL))
+    test_folder = next((f for f in ("test", "val") if (path / f).is_dir()), None)
     if root == path:
         train, test = _hold_out(train)
-    elif (path / "test").is_dir():
-        test = _decoded("test", path, _listed(path, "test"), classes, image_size)
+    elif test_folder is not None:
+        test = build("test", path, _listed(path, test_folder), classes)
     elif unlabeled is not None:
         test = train.take(np.arange(0))
     else:
@@ -440,23 +536,25 @@ def _image_folder(path: pathlib.Path | None, image_size: int | None) -> Dataset:
             f"{path} has train/ but no test/: add test/<class>/*, or move the class folders up "
             f"into {path}, and a fifth of each class is held out for testing."
         )
-    return _with_own_statistics("image_folder", train, test, tuple(classes), unlabeled)
+    return train, test, tuple(classes), unlabeled
 
 
-_SOURCES: dict[str, Callable[[pathlib.Path | None, int | None], Dataset]] = {
+SOURCES: dict[str, Callable[[pathlib.Path | None, int | None, int], Dataset]] = {
     "digits": _digits,
+    "digit_canvases": _digit_canvases,
     "fashion_mnist": _fashion_mnist,
     "cifar10": _cifar10,
     "cifar100": _cifar100,
     "tiny_imagenet": _tiny_imagenet,
     "image_folder": _image_folder,
 }
+"""Name -> function that reads what is at a path."""
 
 
 # ---------------------------------------------------------------------------------- finding files
 
 
-def _places(name: str, path: pathlib.Path | None, *installed: str) -> list[pathlib.Path]:
+def find_places(name: str, path: pathlib.Path | None, *installed: str) -> list[pathlib.Path]:
     """Where to look: the path given and nowhere else, or the customary folders."""
     if path is None:
         prepared = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
@@ -479,7 +577,7 @@ def _find(
     return place / folder if (place / folder / marker).exists() else None
 
 
-def _tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
+def tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
     """The prepared version that `place` is, or the newest that it holds."""
     if (place / "dataset_info.json").is_file():
         return place
@@ -491,7 +589,7 @@ def _tfds_directory(place: pathlib.Path) -> pathlib.Path | None:
     return versions[max(versions)] if versions else None
 
 
-def _missing(title: str, path: pathlib.Path | None, remedy: str) -> DataError:
+def missing_set(title: str, path: pathlib.Path | None, remedy: str) -> DataError:
     where = path or "datasets, ~/tensorflow_datasets or other customary folders"
     return DataError(
         f"{title} was not found in {where}: {remedy}, or set --config.dataset.path= to where it is."
@@ -545,14 +643,18 @@ def _examples(arrays: Sequence[np.ndarray]) -> Examples:
     return Examples(images, labels.astype(np.int32))
 
 
-def _decoded(
-    split: str,
-    root: pathlib.Path,
-    entries: Sequence[tuple[str, str, bytes | pathlib.Path]],
-    class_names: Sequence[str],
-    image_size: int | None,
-) -> Examples:
-    """Decodes (class, relative path, content or path) entries, sorted by class and path."""
+Entry = tuple[str, str, bytes | pathlib.Path]
+"""Class, path relative to the data set, content or path."""
+
+
+def in_order(
+    split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
+) -> tuple[list[Entry], np.ndarray]:
+    """Entries sorted by class and path, and their labels.
+
+    Raises:
+      DataError: there are none, or one is of another class.
+    """
     if not entries:
         raise DataError(
             f"The {split} part of {root} holds no images: put them into one folder for each class."
@@ -565,10 +667,21 @@ def _decoded(
                 f"{len(class_names)} classes to train on: add training images of it, or remove it."
             )
     entries = sorted(entries, key=lambda entry: (label_of[entry[0]], entry[1]))
+    return entries, np.array([label_of[class_name] for class_name, _, _ in entries], np.int32)
+
+
+def _decoded(
+    split: str,
+    root: pathlib.Path,
+    entries: Sequence[Entry],
+    class_names: Sequence[str],
+    image_size: int | None,
+) -> Examples:
+    """Decodes entries, sorted by class and path."""
+    entries, labels = in_order(split, root, entries, class_names)
     images = readers.decode_images(
         [(str(root / file), source) for _, file, source in entries], image_size
     )
-    labels = np.array([label_of[class_name] for class_name, _, _ in entries], np.int32)
     return Examples(images, labels, tuple(file for _, file, _ in entries))
 
 
@@ -605,26 +718,54 @@ def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
     return examples.take(np.flatnonzero(~is_test)), examples.take(np.flatnonzero(is_test))
 
 
-def _stratified_subset(examples: Examples, limit: int | None, option: str, seed: int) -> Examples:
-    """At most `limit` examples, one of each class first and then in proportion."""
+def subset(examples, limit: int | None, option: str, seed: int):
+    """At most `limit` examples, in memory or not, with one of each class.
+
+    The others are drawn in proportion to the classes or, from multi-label ones, from all alike.
+
+    Args:
+      examples: to choose from.
+      limit: how many; None for all.
+      option: name of the limit, for messages and the random stream.
+      seed: fixes the choice.
+    """
     if limit is None or limit >= len(examples):
         return examples
+    generator = host_generator(seed, f"sources/{option}")
+    if examples.is_multilabel:
+        return examples.take(np.sort(covering_subset(examples.labels, limit, option, generator)))
     labels, counts = np.unique(examples.labels, return_counts=True)
     if limit < len(labels):
-        raise DataError(
-            f"{option}={limit} is fewer than the {len(labels)} classes: keep at least one image "
-            "of each."
-        )
+        raise _too_few(option, limit, len(labels))
     shares = (counts - 1) * ((limit - len(labels)) / (len(examples) - len(labels)))
     quotas = 1 + np.floor(shares).astype(np.int64)
     largest_remainders = np.argsort(np.floor(shares) - shares, kind="stable")
     quotas[largest_remainders[: limit - quotas.sum()]] += 1
-    generator = host_generator(seed, f"sources/{option}")
     kept = [
         generator.permutation(np.flatnonzero(examples.labels == label))[:quota]
         for label, quota in zip(labels, quotas, strict=True)
     ]
     return examples.take(np.sort(np.concatenate(kept)))
+
+
+def covering_subset(
+    targets: np.ndarray, limit: int, option: str, generator: np.random.Generator
+) -> np.ndarray:
+    """`limit` random ids of rows of `targets` {0, 1} [N, C], every class that occurs among them."""
+    order = generator.permutation(len(targets))
+    present = np.flatnonzero(targets.any(axis=0))
+    of_classes = np.unique(np.argmax(targets[order][:, present], axis=0))
+    if limit < len(of_classes):
+        raise _too_few(option, limit, len(of_classes))
+    others = np.delete(np.arange(len(order)), of_classes)
+    return order[np.concatenate([of_classes, others[: limit - len(of_classes)]])]
+
+
+def _too_few(option: str, limit: int, num_classes: int) -> DataError:
+    return DataError(
+        f"{option}={limit} is fewer than the {num_classes} classes: keep at least one image of "
+        "each."
+    )
 
 
 def _resized(examples: Examples, size: int | None) -> Examples:

@@ -1,14 +1,17 @@
 """Compiled loops: whole epochs and whole-set predictions as single programs."""
 
 import collections
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.engine.plan import PADDING
-from jaxrobust.engine.sharding import Placement
+from jaxrobust.engine.plan import PADDING, Plan
+from jaxrobust.engine.sharding import Placement, local_slots
 
 
 class Programs:
@@ -53,6 +56,37 @@ class Programs:
         return self._jitted[name]
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """Values of the examples that a plan visits, made on the host while the device works.
+
+    Among the operands of a program, a stream stands for its batch of each row.
+    """
+
+    def batches(self, ids: Any) -> Iterator[tuple[Any, Any]]:
+        """For each row of `[steps, width]` ids: ids like them, and the batch for the step.
+
+        The ids that come back are what the step receives, in place of those of the plan. Of
+        several processes each is asked for the slots of its own devices.
+        """
+
+
+def _is_streamed(operands: tuple) -> bool:
+    return any(isinstance(operand, Stream) for operand in operands)
+
+
+def _visited_rows(
+    plan: Plan, operands: tuple, placement: Placement
+) -> Iterator[tuple[np.int32, Any, tuple]]:
+    """(number, ids, operands) of each row, the stream among the operands followed."""
+    (place,) = (k for k, operand in enumerate(operands) if isinstance(operand, Stream))
+    ids = jax.tree.map(lambda x: local_slots(x)[: plan.num_steps], plan.ids)
+    with contextlib.closing(operands[place].batches(ids)) as batches:
+        for i, row in enumerate(batches):
+            row_ids, batch = placement.put_batch(row)
+            yield np.int32(i), row_ids, (*operands[:place], batch, *operands[place + 1 :])
+
+
 def epoch_program(
     programs: Programs,
     name: str,
@@ -65,7 +99,8 @@ def epoch_program(
 
     On an accelerator the loop is part of the program, with a traced number of steps. On CPU each
     step is one call, since XLA's CPU backend runs the gradients of convolutions inside a loop 20
-    to 40 times slower than outside (jax 0.10); the numbers are the same.
+    to 40 times slower than outside (jax 0.10); the numbers are the same. So is each step where a
+    stream is among the operands.
 
     Args:
       programs: counts the traces.
@@ -73,49 +108,67 @@ def epoch_program(
       step: `(state, ids [width], key, *operands) -> (state, metrics)`; `ids` a dict if the plan's
         are; `metrics` a dict of scalars.
       placement: the batch axis is split over its devices.
-      device_loop: whether the loop is compiled; None chooses by the backend.
+      device_loop: whether the loop over operands without a stream is compiled; None chooses by
+        the backend.
 
     Returns:
       `(state, plan, key, *operands) -> (state, sums of the metrics over the steps)`. Step `i`
-      receives `fold_in(key, i)`; the state passed in is consumed.
+      receives `fold_in(key, i)`, and of a `Stream` among the operands the batch of row `i`; the
+      state passed in is consumed.
     """
     if device_loop is None:
         device_loop = placement.mesh.devices.flat[0].platform != "cpu"
 
-    def advance(i, carry, plan_ids, key, operands):
+    def advance(i, carry, row_ids, key, operands):
         state, sums = carry
-        rows = jax.tree.map(lambda ids: ids[i], plan_ids)
-        ids = jax.lax.with_sharding_constraint(rows, placement.batch)
+        ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
         state, metrics = step(state, ids, jax.random.fold_in(key, i), *operands)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
+    def advance_in_plan(i, carry, plan_ids, key, operands):
+        return advance(i, carry, jax.tree.map(lambda ids: ids[i], plan_ids), key, operands)
+
     def loop(num_steps, carry, plan_ids, key, operands):
         return jax.lax.fori_loop(
-            0, num_steps, lambda i, carry: advance(i, carry, plan_ids, key, operands), carry
+            0, num_steps, lambda i, carry: advance_in_plan(i, carry, plan_ids, key, operands), carry
         )
 
-    def visits(step, carry, plan_ids, *_):
-        return _visits(plan_ids, slice(step) if device_loop else slice(step, step + 1))
+    options = {"donate_argnums": 1, "out_shardings": placement.replicated}
 
-    program = programs.jit(
-        name,
-        loop if device_loop else advance,
-        visits=visits,
-        donate_argnums=1,
-        out_shardings=placement.replicated,
-    )
+    @functools.cache
+    def compiled(function):
+        return programs.jit(name, function, visits=visits_of[function], **options)
+
+    visits_of = {
+        advance: lambda i, carry, row_ids, *_: _visits_of_row(row_ids),
+        advance_in_plan: lambda i, carry, plan_ids, *_: _visits(plan_ids, slice(i, i + 1)),
+        loop: lambda num_steps, carry, plan_ids, *_: _visits(plan_ids, slice(num_steps)),
+    }
     zeros = {}
 
-    def epoch(state, plan, key, *operands):
+    def start(state, ids, key, operands):
         if not zeros:
-            rows = jax.tree.map(lambda ids: ids[0], plan.ids)
-            _, metrics = jax.eval_shape(step, state, rows, key, *operands)
+            _, metrics = jax.eval_shape(step, state, ids, key, *operands)
             zeros.update({k: np.zeros(v.shape, v.dtype) for k, v in metrics.items()})
-        carry = state, placement.put(zeros)
+        return state, placement.put(zeros)
+
+    def streamed_epoch(state, plan, key, operands):
+        carry = None
+        for i, ids, row_operands in _visited_rows(plan, operands, placement):
+            carry = carry or start(state, ids, key, row_operands)
+            # While a step runs, the batch of the next one is on its way, and no other.
+            jax.block_until_ready(carry)
+            carry = compiled(advance)(i, carry, ids, key, row_operands)
+        return carry or (state, placement.put(zeros))
+
+    def epoch(state, plan, key, *operands):
+        if _is_streamed(operands):
+            return streamed_epoch(state, plan, key, operands)
+        carry = start(state, jax.tree.map(lambda ids: ids[0], plan.ids), key, operands)
         if device_loop:
-            return program(np.int32(plan.num_steps), carry, plan.ids, key, operands)
+            return compiled(loop)(np.int32(plan.num_steps), carry, plan.ids, key, operands)
         for i in range(plan.num_steps):
-            carry = program(np.int32(i), carry, plan.ids, key, operands)
+            carry = compiled(advance_in_plan)(np.int32(i), carry, plan.ids, key, operands)
         return carry
 
     return epoch
@@ -125,6 +178,10 @@ def _visits(plan_ids, rows: slice) -> tuple[int, int]:
     """Number of steps, and of images in them, in some rows of a plan."""
     visited = [np.asarray(ids)[rows] for ids in jax.tree.leaves(plan_ids)]
     return len(visited[0]), sum(int(np.sum(ids != PADDING)) for ids in visited)
+
+
+def _visits_of_row(row_ids) -> tuple[int, int]:
+    return _visits(jax.tree.map(lambda ids: ids[None], row_ids), slice(1))
 
 
 def gather_program(
@@ -140,29 +197,52 @@ def gather_program(
       placement: the batch axis is split over its devices.
 
     Returns:
-      `(plan, key, *operands) -> pytree of [N, ...]`, zeros at ids that are not in the plan.
+      `(plan, key, *operands) -> pytree of [N, ...]`, zeros at ids that are not in the plan. A
+      `Stream` among the operands gives `forward` its batch.
     """
 
+    def outputs(i, row_ids, key, operands):
+        ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
+        return ids, forward(jnp.maximum(ids, 0), jax.random.fold_in(key, i), *operands)
+
+    def empty(*row):
+        _, shapes = jax.eval_shape(outputs, *row)
+        return jax.tree.map(lambda x: jnp.zeros((num_examples, *x.shape[1:]), x.dtype), shapes)
+
+    def file(i, tables, row_ids, key, operands):
+        ids, rows = outputs(i, row_ids, key, operands)
+        slots = jnp.where(ids == PADDING, num_examples, ids)  # out of range: dropped
+        return jax.tree.map(lambda t, x: t.at[slots].set(x, mode="drop"), tables, rows)
+
     def gather(num_steps, plan_ids, key, operands):
-        def outputs(i):
-            ids = jax.lax.with_sharding_constraint(plan_ids[i], placement.batch)
-            return ids, forward(jnp.maximum(ids, 0), jax.random.fold_in(key, i), *operands)
-
         def body(i, tables):
-            ids, rows = outputs(i)
-            slots = jnp.where(ids == PADDING, num_examples, ids)  # out of range: dropped
-            return jax.tree.map(lambda t, x: t.at[slots].set(x, mode="drop"), tables, rows)
+            return file(i, tables, plan_ids[i], key, operands)
 
-        _, shapes = jax.eval_shape(outputs, 0)
-        tables = jax.tree.map(lambda x: jnp.zeros((num_examples, *x.shape[1:]), x.dtype), shapes)
-        return jax.lax.fori_loop(0, num_steps, body, tables)
+        return jax.lax.fori_loop(0, num_steps, body, empty(0, plan_ids[0], key, operands))
 
-    def visits(num_steps, plan_ids, *_):
-        return _visits(plan_ids, slice(num_steps))
+    @functools.cache
+    def compiled(function, **options):
+        visits = visits_of[function]
+        options["out_shardings"] = placement.replicated
+        return programs.jit(name, function, visits=visits, **options)
 
-    program = programs.jit(name, gather, visits=visits, out_shardings=placement.replicated)
+    visits_of = {
+        file: lambda i, tables, row_ids, *_: _visits_of_row(row_ids),
+        gather: lambda num_steps, plan_ids, *_: _visits(plan_ids, slice(num_steps)),
+    }
+
+    def streamed(plan, key, operands):
+        tables = None
+        for i, ids, row_operands in _visited_rows(plan, operands, placement):
+            if tables is None:
+                tables = placement.put(empty(i, ids, key, row_operands))
+            jax.block_until_ready(tables)
+            tables = compiled(file, donate_argnums=1)(i, tables, ids, key, row_operands)
+        return tables
 
     def evaluate(plan, key, *operands):
-        return program(np.int32(plan.num_steps), plan.ids, key, operands)
+        if _is_streamed(operands):
+            return streamed(plan, key, operands)
+        return compiled(gather)(np.int32(plan.num_steps), plan.ids, key, operands)
 
     return evaluate

@@ -32,7 +32,7 @@ from jaxrobust.errors import UserError
 log = logging.getLogger("jaxrobust")
 
 # Settings that change how a run is watched, not what it computes: a restart may alter them.
-FREE_ON_RESTART = ("checkpoint", "device", "log_every_seconds", "writers")
+FREE_ON_RESTART = ("checkpoint", "device", "log_every_seconds", "num_workers", "writers")
 _MAX_PENDING = 8
 
 

@@ -45,6 +45,10 @@ class Placement:
         """Puts index plans `[steps, batch]` on the devices, the batch axis split over them."""
         return self._put(tree, self.plan)
 
+    def put_batch(self, tree):
+        """Puts the slots `[width]` of this process's devices there, as parts of all batches."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch, x), tree)
+
     def _put(self, tree, sharding: NamedSharding):
         if jax.process_count() == 1:
             return jax.device_put(tree, sharding)
@@ -59,6 +63,14 @@ class Placement:
     def round_up(self, batch_size: int) -> int:
         """Smallest multiple of the device count that holds `batch_size` rows."""
         return -(-batch_size // self.num_devices) * self.num_devices
+
+
+def local_slots(plan_ids) -> np.ndarray:
+    """The slots `[steps, width]` of a plan that lie on the devices of this process, in order."""
+    if not isinstance(plan_ids, jax.Array):
+        return plan_ids
+    shards = {shard.index[1].start or 0: shard.data for shard in plan_ids.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)], axis=1)
 
 
 def make_placement(devices: list[jax.Device] | None = None) -> Placement:

@@ -4,7 +4,17 @@ from collections.abc import Callable
 
 import ml_collections
 
-from jaxrobust.methods import baselines, bldr, bual, dcfs, dhkd, dpc, kd_baselines, noisy_baselines
+from jaxrobust.methods import (
+    baselines,
+    bldr,
+    bual,
+    dcfs,
+    dhkd,
+    dpc,
+    kd_baselines,
+    l2d,
+    noisy_baselines,
+)
 from jaxrobust.methods import distillation as _distillation
 from jaxrobust.methods.noisy_labels import Method, Problem
 from jaxrobust.methods.strategy import Strategy, Task
@@ -46,4 +56,19 @@ DISTILLERS: dict[
     "pkt": kd_baselines.pkt,
     "reviewkd": kd_baselines.reviewkd,
     "rkd": kd_baselines.rkd,
+}
+
+MULTILABEL_DISTILLERS: dict[
+    str, Callable[[ml_collections.ConfigDict, _distillation.Problem], _distillation.Distiller]
+] = {
+    "bce": l2d.bce,
+    "l2d": l2d.build,
+    "mld": l2d.mld,
+    "mld_cd": l2d.mld_cd,
+    "mld_id": l2d.mld_id,
+    "mse": l2d.mse,
+    "pkt": l2d.pkt,
+    "ps": l2d.ps,
+    "reviewkd": l2d.reviewkd,
+    "rkd": l2d.rkd,
 }

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,29 @@ import optax
 
 from jaxrobust.engine.training import TrainState, descend
 from jaxrobust.losses import gradient_cosine, masked_mean
-from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
 from jaxrobust.models.layers import Features
+from jaxrobust.models.ml_decoder import MultiLabelOutputs
+
+Outputs = SingleLabelOutputs | MultiLabelOutputs
 
 CONNECTOR = "connector"
 """Top-level key of parameters that only the distillation needs, beside those of the student."""
+
+
+@flax.struct.dataclass
+class ClassifierState(TrainState):
+    """The training state of a classifier.
+
+    Attributes:
+      constants: further collections of variables by name, which no step changes.
+    """
+
+    constants: dict[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {**super().variables, **self.constants}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +63,7 @@ class Batch(NamedTuple):
 
     Attributes:
       images: `[B, H, W, 3]`, augmented and normalised.
-      labels: int32 `[B]`.
+      labels: int32 `[B]`, or {0, 1} `[B, C]` where an image may have several.
       valid: bool `[B]`, False at padding.
     """
 
@@ -53,10 +72,20 @@ class Batch(NamedTuple):
     valid: jax.Array
 
 
-# (student, teacher or None, labels [B], where [B], ramp) -> (loss_cls, loss_kd)
+# (student, teacher or None, labels [B] or targets [B, C], where [B]) -> numbers to report
+Measures = Callable[[Outputs, Outputs | None, jax.Array, jax.Array], dict[str, jax.Array]]
+
+# (student, teacher or None, labels [B] or targets [B, C], where [B], ramp) -> (loss_cls, loss_kd)
 Objective = Callable[
     [Outputs, Outputs | None, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
 ]
+
+
+def _accuracy(
+    student: Outputs, teacher: Outputs | None, labels: jax.Array, where: jax.Array
+) -> dict[str, jax.Array]:
+    hits = jnp.argmax(student.logits, axis=-1) == labels
+    return {"accuracy": masked_mean(hits.astype(student.logits.dtype), where)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +102,7 @@ class Distiller:
         the student and dropped with the auxiliary head.
       warm_up: epochs in which `ramp` grows from 1 / warm_up to 1; 0: it is 1 from the start.
       has_teacher: whether there is anything to distil.
+      measures: `(student, teacher, labels, where) -> scalars` to report of every step.
     """
 
     objective: Objective
@@ -81,6 +111,7 @@ class Distiller:
     connector: nn.Module | None = None
     warm_up: int = 0
     has_teacher: bool = True
+    measures: Measures = _accuracy
 
 
 def distillation_schedule(epoch: int, *, warm_up: int, until_epoch: int) -> dict[str, float]:
@@ -102,7 +133,7 @@ def distillation_schedule(epoch: int, *, warm_up: int, until_epoch: int) -> dict
     }
 
 
-# (params, batch_stats, images, *, train, key, where) -> (Outputs, batch_stats)
+# (params, batch_stats, images, *, train, key, where, constants) -> (Outputs, batch_stats)
 Apply = Callable[..., tuple[Outputs, Any]]
 
 
@@ -114,17 +145,17 @@ def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Appl
       connector: as in `Distiller`; its variables lie under `CONNECTOR`.
 
     Returns:
-      `(params, batch_stats, images, *, train, key=None, where=None) -> (outputs, batch_stats)`;
-      `key` for dropout; the statistics are new ones in training.
+      `(params, batch_stats, images, *, train, key=None, where=None, constants=None) -> (outputs,
+      batch_stats)`; `key` for dropout; the statistics are new ones in training.
     """
 
-    def apply(params, batch_stats, images, *, train, key=None, where=None):
+    def apply(params, batch_stats, images, *, train, key=None, where=None, constants=None):
         options = {"train": train, "where": where}
         if train:
             options["mutable"] = ["batch_stats"]
         of_student, of_connector = _split({"params": params, "batch_stats": batch_stats})
         rngs = None if key is None else {"dropout": key}
-        outputs = module.apply(of_student, images, rngs=rngs, **options)
+        outputs = module.apply({**of_student, **(constants or {})}, images, rngs=rngs, **options)
         outputs, updates = outputs if train else (outputs, {})
         batch_stats = {**batch_stats, **updates.get("batch_stats", {})}
         if connector is not None:
@@ -154,34 +185,34 @@ def start(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     connector: nn.Module | None = None,
-) -> TrainState:
+) -> ClassifierState:
     """Fresh state of a classifier and of the connector behind it, if there is one.
 
     The backbone and the primary head start alike whatever else there is.
     """
     images = jnp.zeros((1, *image_shape))
-    variables = module.init(key, images)
-    variables = {name: dict(variables.get(name, {})) for name in ("params", "batch_stats")}
+    variables = {"batch_stats": {}, **module.init(key, images)}
+    constants = {k: v for k, v in variables.items() if k not in ("params", "batch_stats")}
     if connector is not None:
         features = module.apply(variables, images).features
         added = connector.init(jax.random.fold_in(key, 1), features)
         for name, tree in added.items():
-            variables[name][CONNECTOR] = tree
-    return TrainState(
-        variables["params"], variables["batch_stats"], optimizer.init(variables["params"])
-    )
+            variables[name] = {**variables[name], CONNECTOR: tree}
+    params = variables["params"]
+    return ClassifierState(params, variables["batch_stats"], optimizer.init(params), constants)
 
 
 def inference_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What prediction needs of a student: its backbone and its primary head."""
+    """What prediction needs of a student: its backbone and its primary head, or its decoder."""
+    parts = ("backbone", "primary", "decoder")
     return {
-        name: {key: value for key, value in tree.items() if key in ("backbone", "primary")}
+        name: {key: value for key, value in tree.items() if key in parts}
         for name, tree in variables.items()
     }
 
 
 def distillation_step(
-    network: TrainState,
+    network: ClassifierState,
     batch: Batch,
     teacher: Outputs | None,
     key: jax.Array,
@@ -190,7 +221,7 @@ def distillation_step(
     apply: Apply,
     distiller: Distiller,
     optimizer: optax.GradientTransformation,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[ClassifierState, dict[str, jax.Array]]:
     """One descent step on the two losses, from one forward pass.
 
     Where the gradients are merged, each loss is pulled back through that same pass, so both saw
@@ -213,23 +244,28 @@ def distillation_step(
 
     def losses(params):
         outputs, batch_stats = apply(
-            params, network.batch_stats, batch.images, train=True, key=key, where=batch.valid
+            params,
+            network.batch_stats,
+            batch.images,
+            train=True,
+            key=key,
+            where=batch.valid,
+            constants=network.constants,
         )
         loss_cls, loss_kd = distiller.objective(
             outputs, teacher, batch.labels, batch.valid, scalars["ramp"]
         )
         pair = loss_cls, loss_kd * scalars["distill_weight"].astype(loss_kd.dtype)
-        hits = (jnp.argmax(outputs.logits, axis=-1) == batch.labels).astype(loss_cls.dtype)
-        return pair, (batch_stats, masked_mean(hits, batch.valid))
+        return pair, (batch_stats, distiller.measures(outputs, teacher, batch.labels, batch.valid))
 
-    (loss_cls, loss_kd), pull_back, (batch_stats, accuracy) = jax.vjp(
+    (loss_cls, loss_kd), pull_back, (batch_stats, measures) = jax.vjp(
         losses, network.params, has_aux=True
     )
     metrics = {
         "loss": loss_cls + loss_kd,
         "loss_cls": loss_cls,
         "loss_kd": loss_kd,
-        "accuracy": accuracy,
+        **measures,
     }
     one, zero = jnp.ones_like(loss_cls), jnp.zeros_like(loss_cls)
     if distiller.merge is None:

@@ -1,7 +1,8 @@
 """Networks by the name that a recipe gives them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -11,11 +12,14 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, Classifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import he_normal, torch_uniform
+from jaxrobust.models.ml_decoder import MultiLabelClassifier
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.multi_exit import MultiExit
 from jaxrobust.models.preact_resnet import PreActBlock
+from jaxrobust.models.repvgg import RepVGG
 from jaxrobust.models.resnet import POOLINGS, BottleneckBlock, ResNet, ResNetBackbone
 from jaxrobust.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from jaxrobust.models.swin import SwinTransformer
 from jaxrobust.models.two_headed import TwoHeaded
 from jaxrobust.models.vgg import VGG
 from jaxrobust.models.wide_resnet import WideResNet
@@ -88,6 +92,27 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     ),
     "shuffle_v1": ShuffleNetV1,
     "shuffle_v2": ShuffleNetV2,
+    **{
+        name: functools.partial(
+            ResNetBackbone,
+            block=functools.partial(BottleneckBlock, widening=widening),
+            stage_sizes=sizes,
+            stem="imagenet",
+        )
+        for name, sizes, widening in (
+            ("resnet101_imagenet", (3, 4, 23, 3), 1),
+            ("wide_resnet50_2", (3, 4, 6, 3), 2),
+            ("wide_resnet101_2", (3, 4, 23, 3), 2),
+        )
+    },
+    "mobilenet_v2": MobileNetV2,
+    "repvgg_a0": functools.partial(RepVGG, (48, 48, 96, 192, 1280)),
+    "repvgg_a2": functools.partial(RepVGG, (64, 96, 192, 384, 1408)),
+    "swin_t": SwinTransformer,
+    "swin_s": functools.partial(SwinTransformer, sizes=(2, 2, 18, 2), drop=0.3),
+    "swin_b": functools.partial(
+        SwinTransformer, 128, (2, 2, 18, 2), num_heads=(4, 8, 16, 32), drop=0.5
+    ),
 }
 """Constructors, called with `dtype`, of networks that return `Features`."""
 
@@ -109,6 +134,25 @@ def make_classifier(name: str, *, num_classes: int, auxiliary: str, dtype: Any) 
     if auxiliary not in AUXILIARY_HEADS:
         raise UserError(unknown_name("auxiliary head", auxiliary, AUXILIARY_HEADS))
     return Classifier(BACKBONES[name](dtype=dtype), num_classes, auxiliary)
+
+
+def make_multilabel_classifier(
+    name: str, *, num_classes: int, dtype: Any, decoder: Mapping[str, Any] = MappingProxyType({})
+) -> MultiLabelClassifier:
+    """A backbone with an ML-Decoder.
+
+    Args:
+      name: a key of `BACKBONES`.
+      num_classes: C.
+      dtype: computation dtype of the backbone.
+      decoder: options of `MLDecoder`.
+
+    Raises:
+      UserError: for an unknown name.
+    """
+    if name not in BACKBONES:
+        raise UserError(unknown_name("backbone", name, BACKBONES))
+    return MultiLabelClassifier(BACKBONES[name](dtype=dtype), num_classes, dict(decoder))
 
 
 def make_network(

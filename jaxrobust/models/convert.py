@@ -22,7 +22,7 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import BACKBONES, make_classifier
 from jaxrobust.models.storage import MODEL, StoredClassifier, save_classifier
 from jaxrobust.models.torch_files import read_state_dict
-from jaxrobust.models.torch_names import canonical_name, torch_module
+from jaxrobust.models.torch_names import canonical_names, torch_module
 from jaxrobust.models.torch_weights import load_torch_weights
 
 
@@ -49,13 +49,11 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
     """
     if arch not in BACKBONES:
         raise UserError(unknown_name("architecture", arch, BACKBONES))
-    named = {}
-    for name, tensor in tensors.items():
-        if name.rpartition(".")[2] == "num_batches_tracked":
-            continue
-        if canonical_name(name) in named:
-            raise UserError(f"The state dict holds {canonical_name(name)} twice, once as {name}.")
-        named[canonical_name(name)] = tensor
+    try:
+        names = canonical_names(tensors)
+    except ValueError as error:
+        raise UserError(f"This is not a state dict of {arch}: {error}") from error
+    named = {name: tensors[original] for name, original in names.items()}
     head = named.get("fc.weight")
     if head is None or head.ndim != 2:
         raise UserError(

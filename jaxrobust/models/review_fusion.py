@@ -1,40 +1,114 @@
 """ReviewKD's fusion of features over the stages of a student.
 
 Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021,
-https://arxiv.org/abs/2104.09044, section 3.2.
+https://arxiv.org/abs/2104.09044, section 3.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import BatchNorm, Conv, Features
+from jaxrobust.models.layers import BatchNorm, Conv, Features, torch_bias, torch_uniform
+
+# He et al.'s uniform initialisation with slope 1: U(-sqrt(3 / fan_in), sqrt(3 / fan_in)).
+_lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def review_levels(features: Features) -> tuple[jax.Array, ...]:
-    """The maps that ReviewKD compares: the end of every stage, and the pooled feature as a map."""
-    return *features.maps, features.pooled[:, None, None, :]
+    """Maps that ReviewKD compares, shallow to deep: pre-activations, and the pooled feature as a
+    map of one pixel."""
+    return (*features.preactivations, features.pooled[:, None, None, :])
+
+
+def _resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Pixel i of n is pixel floor(i N / n) of the N before."""
+    rows, columns = (
+        jnp.arange(new) * old // new for new, old in zip(size, x.shape[1:3], strict=True)
+    )
+    return x[:, rows][:, :, columns]
+
+
+class FusionBlock(nn.Module):
+    """Attention-based fusion of one level with what came from the deeper one.
+
+        x = BN(conv1x1(x));    a = sigmoid(conv1x1([x, y]));    x = a_0 x + a_1 y
+        out = BN(conv3x3(x))
+
+    Attributes:
+      features: channels of `out`, the teacher's.
+      size: height and width of `out`, the teacher's.
+      width: channels of x.
+      dtype: computation dtype.
+    """
+
+    features: int
+    size: tuple[int, int]
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        y: jax.Array | None = None,
+        *,
+        train: bool = False,
+        where: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Fused maps.
+
+        Args:
+          x: `[B, H, W, C]`, the student's map.
+          y: `[B, H', W', width]` from the deeper level; None at the deepest, which has no fusion.
+          train: as for the backbone.
+          where: as for the backbone.
+
+        Returns:
+          (out `[B, *size, features]`, x `[B, *size, width]` for the shallower level).
+        """
+        x = Conv(self.width, 1, kernel_init=_lecun_uniform, dtype=self.dtype, name="conv1")(x)
+        x = BatchNorm(dtype=self.dtype, name="norm1")(x, train=train, where=where)
+        if y is not None:
+            y = _resize_nearest(y, x.shape[1:3])
+            attention = nn.Conv(
+                2,
+                (1, 1),
+                dtype=self.dtype,
+                kernel_init=torch_uniform,
+                bias_init=torch_bias(2 * self.width),
+                name="attention",
+            )(jnp.concatenate([x, y], axis=-1))
+            attention = nn.sigmoid(attention)
+            x = x * attention[..., :1] + y * attention[..., 1:]
+        x = _resize_nearest(x, self.size)
+        out = Conv(self.features, 3, kernel_init=_lecun_uniform, dtype=self.dtype, name="conv2")(x)
+        return BatchNorm(dtype=self.dtype, name="norm2")(out, train=train, where=where), x
+
+
+def final_map(features: Features) -> tuple[jax.Array, ...]:
+    """The one map that is left to compare where only the last layers count."""
+    return (features.final,)
 
 
 class ReviewFusion(nn.Module):
     """Student features to maps of the shapes of the teacher's, deep ones fused into shallow ones.
 
-    From the deepest level on, conv1x1 - BN takes a level to `width` channels, attention maps weigh
-    it against what came from the level below it (resized to the nearest pixel), and conv3x3 - BN
-    takes the sum to the teacher's channels and size.
+    One `FusionBlock` per level, from the deepest to the shallowest.
 
     Attributes:
       channels: of the teacher's levels, shallow to deep.
       sizes: (height, width) of the teacher's levels.
+      levels: the student's levels, shallow to deep.
       width: channels while fusing; None for those of the student's deepest level, at most 512.
       dtype: computation dtype.
     """
 
     channels: Sequence[int]
     sizes: Sequence[tuple[int, int]]
+    levels: Callable[[Features], tuple[jax.Array, ...]] = review_levels
     width: int | None = None
     dtype: Any = jnp.float32
 
@@ -52,35 +126,18 @@ class ReviewFusion(nn.Module):
         Raises:
           ValueError: if the student has fewer levels than the teacher.
         """
-        levels = review_levels(features)[-len(self.channels) :]
+        levels = self.levels(features)[-len(self.channels) :]
         if len(levels) < len(self.channels):
             raise ValueError(
                 f"The student has {len(levels)} levels of features, fewer than the teacher's "
                 f"{len(self.channels)}."
             )
         width = self.width or min(levels[-1].shape[-1], 512)
-
-        def conv_norm(x, channels, kernel):
-            x = Conv(channels, kernel, dtype=self.dtype)(x)
-            return BatchNorm(dtype=self.dtype)(x, train=train, where=where)
-
-        fused, carried = [], None
+        fused, deeper = [], None
         for level, channels, size in reversed(
             list(zip(levels, self.channels, self.sizes, strict=True))
         ):
-            level = _resized(conv_norm(level.astype(self.dtype), width, 1), size)
-            if carried is not None:
-                carried = _resized(carried, size)
-                weights = nn.sigmoid(
-                    nn.Conv(2, (1, 1), dtype=self.dtype)(jnp.concatenate([level, carried], axis=-1))
-                )
-                level = level * weights[..., :1] + carried * weights[..., 1:]
-            carried = level
-            fused.append(conv_norm(level, channels, 3))
+            block = FusionBlock(channels, size, width, self.dtype)
+            out, deeper = block(level.astype(self.dtype), deeper, train=train, where=where)
+            fused.append(out)
         return features._replace(maps=tuple(reversed(fused)))
-
-
-def _resized(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
-    if maps.shape[1:3] == tuple(size):
-        return maps
-    return jax.image.resize(maps, (maps.shape[0], *size, maps.shape[-1]), "nearest")

@@ -31,7 +31,7 @@ import numpy as np
 from jaxrobust.data.augment import normalize
 from jaxrobust.engine.files import write_bytes, write_json
 from jaxrobust.errors import UserError
-from jaxrobust.models import make_classifier
+from jaxrobust.models import make_classifier, make_multilabel_classifier
 
 MODEL, VARIABLES, PROGRAM = "model.json", "variables.npz", "program.bin"
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -44,11 +44,13 @@ class StoredClassifier:
     Attributes:
       arch: name of the architecture, a key of `jaxrobust.models.BACKBONES`.
       num_classes: C.
-      variables: `params` and `batch_stats`, float32.
+      variables: `params`, `batch_stats` and what else is fixed, float32.
       class_names: C names, empty if they are not known.
       image_shape: (H, W, 3) that it was trained on, empty if it is not known.
       mean: of each channel on the [0, 1] scale, empty if it is not known.
       std: likewise.
+      decoder: options of the `MLDecoder` that it has for images with several labels, None for a
+        linear head.
     """
 
     arch: str
@@ -58,12 +60,14 @@ class StoredClassifier:
     image_shape: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    decoder: Mapping[str, Any] | None = None
 
     def module(self, dtype: Any = jnp.float32) -> nn.Module:
         """The network that `variables` belong to."""
-        return make_classifier(
-            self.arch, num_classes=self.num_classes, auxiliary="none", dtype=dtype
-        )
+        options = {"num_classes": self.num_classes, "dtype": dtype}
+        if self.decoder is not None:
+            return make_multilabel_classifier(self.arch, decoder=self.decoder, **options)
+        return make_classifier(self.arch, auxiliary="none", **options)
 
     def logits(self, images: jax.typing.ArrayLike, *, dtype: Any = jnp.float32) -> jax.Array:
         """Float32 `[n, C]` of raw images uint8 `[n, H, W, 3]`.
@@ -126,6 +130,7 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
         arch=facts["arch"],
         num_classes=facts["num_classes"],
         variables=variables,
+        decoder=facts.get("decoder"),
         **{
             name: tuple(facts.get(name, ()))
             for name in ("class_names", "image_shape", "mean", "std")

@@ -1,23 +1,65 @@
 """Names that published PyTorch networks give the layers of our backbones."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
+from jaxrobust.models.repvgg import RepVGG
 from jaxrobust.models.resnet import BottleneckBlock, ResNetBackbone
 from jaxrobust.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from jaxrobust.models.swin import SwinTransformer
 from jaxrobust.models.vgg import VGG
 from jaxrobust.models.wide_resnet import WideResNet
 
-# The head is named after its layer kind or its role, by the author's taste.
-_HEAD = re.compile(r"^(linear|classifier|classifier\.[01]|last_linear|head)\.(?=weight$|bias$)")
+# Other authors' names of what we call by the first of them.
+_ALIASES = (
+    # The head, after its kind of layer or its role.
+    (r"^(linear|classifier(\.[01])?|last_linear|head(\.fc)?)\.(?=(weight|bias)$)", "fc."),
+    # A ResNet's projection.
+    (r"\.shortcut\.(?=[01]\.)", ".downsample."),
+    # timm's RepVGG.
+    (r"^stem\.(?=conv_)", "stage0."),
+    (r"^stages\.(\d)\.", lambda match: f"stage{int(match[1]) + 1}."),
+    (r"(?<=\.)conv_kxk\.", "rbr_dense."),
+    (r"(?<=\.)conv_1x1\.", "rbr_1x1."),
+    (r"^(stage\d\.(?:\d+\.)?)identity\.", r"\1rbr_identity."),
+    # The Swin authors' names of torchvision's layers.
+    (r"^patch_embed\.proj\.", "features.0.0."),
+    (r"^patch_embed\.norm\.", "features.0.2."),
+    (r"^layers\.(\d)\.blocks\.", lambda match: f"features.{2 * int(match[1]) + 1}."),
+    (r"^layers\.(\d)\.downsample\.", lambda match: f"features.{2 * int(match[1]) + 2}."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+)
+
+# What a network computes from its shape, or only counts.
+_NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 
 
-def canonical_name(tensor: str) -> str:
-    """A tensor's name with `fc` for the head and `downsample` for a ResNet's shortcut."""
-    return re.sub(r"\.shortcut\.(?=[01]\.)", ".downsample.", _HEAD.sub("fc.", tensor))
+def canonical_names(tensors: Iterable[str]) -> dict[str, str]:
+    """One name per learned tensor of a state dict -> the name that it has there.
+
+    Raises:
+      ValueError: if two tensors have the same role.
+    """
+    tensors = list(tensors)
+    # timm merges patches at the start of a Swin stage, the others at the end of the one before.
+    merges_first = any(name.startswith("layers.3.downsample.") for name in tensors)
+    names = {}
+    for tensor in tensors:
+        if tensor.rpartition(".")[2] in _NOT_LEARNED:
+            continue
+        name = tensor
+        if merges_first:
+            name = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"features.{2 * int(m[1])}", name)
+        for pattern, replacement in _ALIASES:
+            name = re.sub(pattern, replacement, name)
+        if name in names:
+            raise ValueError(f"{names[name]} and {tensor} have the same role, that of {name}.")
+        names[name] = tensor
+    return names
 
 
 def _kind(layer: str) -> tuple[bool, int]:
@@ -105,6 +147,25 @@ def _shufflenet(backbone: ShuffleNetV1 | ShuffleNetV2, path: tuple[str, ...]) ->
     return _numbered(f"layer{stage + 1}.{place}.", path[2], number)
 
 
+def _repvgg(backbone: RepVGG, path: tuple[str, ...]) -> str:
+    stage, block = path[0].removeprefix("block_").split("_")
+    prefix = "stage0" if stage == "0" else f"stage{stage}.{block}"
+    branch = {"dense": "rbr_dense", "pointwise": "rbr_1x1", "identity": "rbr_identity"}[path[1]]
+    layer = "" if len(path) == 2 else ".conv" if path[2] == "Conv_0" else ".bn"
+    return f"{prefix}.{branch}{layer}"
+
+
+def _swin(backbone: SwinTransformer, path: tuple[str, ...]) -> str:
+    fixed = {"patch_conv": "features.0.0", "patch_norm": "features.0.2", "norm": "norm"}
+    if path[0] in fixed:
+        return fixed[path[0]]
+    kind, stage, place = path[0].split("_")
+    if kind == "merge":
+        return f"features.{2 * int(stage)}.{place}"
+    layer = ".".join(path[1:]).replace("mlp_", "mlp.")
+    return f"features.{2 * int(stage) + 1}.{place}.{layer}"
+
+
 _FAMILIES = {
     ResNetBackbone: _resnet,
     WideResNet: _wide_resnet,
@@ -113,6 +174,8 @@ _FAMILIES = {
     MobileNetV2: _mobilenet_v2,
     ShuffleNetV1: _shufflenet,
     ShuffleNetV2: _shufflenet,
+    RepVGG: _repvgg,
+    SwinTransformer: _swin,
 }
 
 
@@ -126,4 +189,6 @@ def torch_module(backbone: nn.Module, path: tuple[str, ...]) -> str:
     """
     if path[0] == "primary":
         return "fc"
-    return _FAMILIES[type(backbone)](backbone, path[1:-1])
+    # Our layers wrap one of linen's.
+    path = path[1:-1] if path[-1] in ("Conv_0", "BatchNorm_0") else path[1:]
+    return _FAMILIES[type(backbone)](backbone, path)

@@ -10,10 +10,11 @@ import numpy as np
 _LEAVES = {
     ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),  # convolution: OIHW -> HWIO
     ("weight", 2): ("params", "kernel", (1, 0)),  # linear: [out, in] -> [in, out]
-    ("weight", 1): ("params", "scale", (0,)),  # BatchNorm
+    ("weight", 1): ("params", "scale", (0,)),  # BatchNorm, LayerNorm
     ("bias", 1): ("params", "bias", (0,)),
     ("running_mean", 1): ("batch_stats", "mean", (0,)),
     ("running_var", 1): ("batch_stats", "var", (0,)),
+    ("relative_position_bias_table", 2): ("params", "relative_position_bias_table", (0, 1)),
 }
 
 

@@ -10,27 +10,68 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxrobust.data.sources import Dataset, load_dataset
+from jaxrobust.data.multilabel import FILE_SETS, FileDataset, list_dataset
+from jaxrobust.data.sources import SOURCES, Dataset, load_dataset
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError, unknown_name
 
 log = logging.getLogger("jaxrobust")
 
 
-def load(config: ml_collections.ConfigDict) -> Dataset:
-    """The data set of a recipe, with the recipe's normalisation constants where it has some."""
-    dataset = load_dataset(
-        config.dataset.name,
-        path=config.dataset.path or None,
-        image_size=config.dataset.image_size or None,
-        max_train=config.dataset.max_train or None,
-        max_test=config.dataset.max_test or None,
-        seed=config.seed,
-    )
+def load(
+    config: ml_collections.ConfigDict, *, multilabel: bool | None = False, streams: bool = False
+) -> Dataset | FileDataset:
+    """The data set of a recipe, with the recipe's normalisation constants where it has some.
+
+    Args:
+      config: a recipe.
+      multilabel: whether the task learns from images with several labels; None: from either kind.
+      streams: whether the task can stream images.
+
+    Returns:
+      A `Dataset`, or with `dataset.stream` a `FileDataset`.
+
+    Raises:
+      UserError: if the data is not usable, or of the other kind.
+    """
+    fields = config.dataset
+    options = {
+        "path": fields.path or None,
+        "max_train": fields.max_train or None,
+        "max_test": fields.max_test or None,
+        "seed": config.seed,
+    }
+    if fields.stream and not streams:
+        raise UserError(
+            f"Task {config.task} holds its images in memory: set --config.dataset.stream=False."
+        )
+    if fields.stream and fields.name not in FILE_SETS:
+        raise UserError(
+            f"dataset.stream=True is for sets of files, and {fields.name!r} is none: set "
+            "--config.dataset.stream=False. " + unknown_name("set", fields.name, FILE_SETS)
+        )
+    if fields.stream:
+        dataset = list_dataset(fields.name, **options)
+    elif fields.name in FILE_SETS and fields.name not in SOURCES:
+        if not fields.image_size:
+            raise UserError(
+                f"{fields.name} has images of many sizes: set --config.dataset.image_size=."
+            )
+        dataset = list_dataset(fields.name, **options).decode(fields.image_size)
+    else:
+        dataset = load_dataset(fields.name, image_size=fields.image_size or None, **options)
+    if multilabel is not None and dataset.is_multilabel != multilabel:
+        has, wants = (
+            ("several labels", "one") if dataset.is_multilabel else ("one label", "several")
+        )
+        raise UserError(
+            f"Images of {dataset.name} have {has} each, but task {config.task} learns from "
+            f"images with {wants}: choose another --config.dataset.name=."
+        )
     return dataclasses.replace(
         dataset,
-        mean=tuple(config.dataset.mean) or dataset.mean,
-        std=tuple(config.dataset.std) or dataset.std,
+        mean=tuple(fields.mean) or dataset.mean,
+        std=tuple(fields.std) or dataset.std,
     )
 
 

@@ -4,10 +4,12 @@ The same loop serves every method. Only the student's primary head is ever evalu
 is the headline, and its best one, known only by looking at the test set, stands beside it.
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,22 +22,23 @@ import optax
 from jaxrobust import metrics, report
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.sources import Dataset, fingerprint
+from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
-from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.plan import LAST_BATCHES, place_plan
+from jaxrobust.engine.optim import SCHEDULES, learning_rate, make_optimizer
+from jaxrobust.engine.plan import LAST_BATCHES, make_plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.engine.training import TrainState
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.losses import (
     binary_kl_loss,
     etf_deviation,
     gradient_conflict_report,
     logit_conflict,
 )
-from jaxrobust.methods import DISTILLERS
+from jaxrobust.methods import DISTILLERS, MULTILABEL_DISTILLERS
 from jaxrobust.methods.distillation import (
     Batch,
     Distiller,
@@ -46,8 +49,7 @@ from jaxrobust.methods.distillation import (
     start,
     student_apply,
 )
-from jaxrobust.methods.kd_baselines import cross_entropy
-from jaxrobust.models import BACKBONES, make_classifier
+from jaxrobust.models import BACKBONES, make_classifier, make_multilabel_classifier
 from jaxrobust.models.storage import (
     StoredClassifier,
     load_classifier,
@@ -55,6 +57,7 @@ from jaxrobust.models.storage import (
     save_program,
 )
 from jaxrobust.recipes import check_choices, check_minima
+from jaxrobust.tasks._images import images_of
 from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
 
 log = logging.getLogger("jaxrobust")
@@ -63,6 +66,65 @@ log = logging.getLogger("jaxrobust")
 MOBILE = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")
 NUM_DIAGNOSED = 512  # training images on which gradients are compared
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Protocol:
+    """What differs between images with one label and with several.
+
+    Attributes:
+      distillers: methods by name.
+      labels_only: name of the method that teachers are trained by.
+      measures: `(logits [n, C], labels [n] or [n, C]) -> what a network scores`, as fractions.
+      headline: name of the measure that decides which epoch is the best.
+      beside: other measures to tell the user of -> what to call them.
+    """
+
+    distillers: Mapping[str, Callable[..., Distiller]]
+    labels_only: str
+    measures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    headline: str
+    beside: Mapping[str, str]
+
+    def in_words(self, measures: Mapping[str, float]) -> str:
+        shown = {self.headline: self.headline, **self.beside}
+        return ", ".join(f"{title} {100 * measures[name]:.2f} %" for name, title in shown.items())
+
+
+def _single_label_measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    values = {"accuracy": _mean_hits(logits, labels, 1)}
+    if logits.shape[1] > 5:
+        values["top5_accuracy"] = _mean_hits(logits, labels, 5)
+    probs = np.asarray(jax.nn.softmax(logits))
+    values["ece"] = metrics.expected_calibration_error(probs, labels)
+    return values
+
+
+def _multilabel_measures(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """mAP, and F1 with as many labels per image as it truly has and with those above 1/2."""
+    oracle = metrics.multilabel_f1(metrics.oracle_topk_predictions(logits, targets), targets)
+    threshold = metrics.multilabel_f1(logits > 0, targets)
+    return {
+        "mAP": metrics.mean_average_precision(logits, targets),
+        **oracle,
+        **{f"{name}_at_half": value for name, value in threshold.items()},
+    }
+
+
+_SINGLE_LABEL = _Protocol(
+    distillers=DISTILLERS,
+    labels_only="cross_entropy",
+    measures=_single_label_measures,
+    headline="accuracy",
+    beside={"ece": "calibration error"},
+)
+_MULTILABEL = _Protocol(
+    distillers=MULTILABEL_DISTILLERS,
+    labels_only="bce",
+    measures=_multilabel_measures,
+    headline="mAP",
+    beside={"OF1": "OF1", "CF1": "CF1"},
+)
 
 
 def run(
@@ -84,20 +146,34 @@ def run(
       UserError: if the recipe, the data, the teacher or the workdir is not usable.
     """
     _check(config)
-    dataset = load(config)
+    dataset = load(config, multilabel=None, streams=True)
+    protocol = _MULTILABEL if dataset.is_multilabel else _SINGLE_LABEL
+    if config.method not in protocol.distillers:
+        several = "several labels" if dataset.is_multilabel else "one label"
+        raise UserError(
+            f"Images of {dataset.name} have {several} each. "
+            + unknown_name("method for them", config.method, protocol.distillers)
+        )
     stored = _stored_teacher(config, dataset)
     with open_run(config, workdir, programs) as run_:
-        return _Distillation(config, run_, dataset, stored).run()
+        return _Distillation(config, run_, dataset, protocol, stored).run()
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
+    if config.dataset.name == "imagenet":
+        raise UserError(
+            "ImageNet does not fit in memory, and this task does not stream images yet; take a "
+            "part of it that fits by --config=configs/dhkd.py:image_folder, with dataset.path and "
+            "dataset.image_size."
+        )
     check_choices(
         config,
         {
-            "method": DISTILLERS,
+            "method": {**DISTILLERS, **MULTILABEL_DISTILLERS},
             "student.name": BACKBONES,
             "last_batch": LAST_BATCHES,
+            "optimizer.schedule": SCHEDULES,
             **({} if config.teacher.path else {"teacher.name": BACKBONES}),
         },
     )
@@ -111,6 +187,14 @@ def _check(config: ml_collections.ConfigDict) -> None:
             "distill_until_epoch": 0,
         },
     )
+    cycle = config.optimizer.get("cycle_epochs", 0)
+    for field in ("num_epochs", "teacher.num_epochs"):
+        num_epochs = config.teacher.num_epochs if "teacher" in field else config.num_epochs
+        if cycle and num_epochs > cycle:
+            raise UserError(
+                f"{field}={num_epochs} must be at most the {cycle} of optimizer.cycle_epochs, at "
+                "whose end the learning rate is next to nothing."
+            )
 
 
 def _stored_teacher(config: ml_collections.ConfigDict, dataset: Dataset) -> StoredClassifier | None:
@@ -127,6 +211,14 @@ def _stored_teacher(config: ml_collections.ConfigDict, dataset: Dataset) -> Stor
             f"The teacher in {config.teacher.path} tells {stored.num_classes} classes apart, but "
             f"{dataset.name} has {dataset.num_classes}; give another --config.teacher.path."
         )
+    if (stored.decoder is not None) != dataset.is_multilabel:
+        has, wants = (
+            ("one label", "several") if stored.decoder is None else ("several labels", "one")
+        )
+        raise UserError(
+            f"The teacher in {config.teacher.path} learned from images with {has}, but those of "
+            f"{dataset.name} have {wants}; give another --config.teacher.path."
+        )
     return stored
 
 
@@ -138,34 +230,39 @@ class _Distillation:
         config: ml_collections.ConfigDict,
         run_: Run,
         dataset: Dataset,
+        protocol: _Protocol,
         stored: StoredClassifier | None,
     ):
         self.config = config
         self.io = run_
         self.dataset = dataset
+        self.protocol = protocol
         self.dtype = compute_dtype(config.dtype)
-        self.image_shape = dataset.train.images.shape[1:]
+        placement = run_.placement
+        self._images = images_of(dataset.train, config, placement)
+        self._test_images = images_of(dataset.test, config, placement)
+        self.image_shape = self._images.shape
         self.stored = stored
         self.teacher_name = stored.arch if stored else config.teacher.name
-        self.teacher_module = self._classifier(self.teacher_name)
+        self.decoder = dict(config.decoder) if dataset.is_multilabel else None
+        self.teacher_module = (
+            stored.module(self.dtype) if stored else self._classifier(self.teacher_name)
+        )
         self.distiller = self._make_distiller()
         self.student_module = self._classifier(config.student.name, self.distiller.auxiliary)
         self.has_teacher = bool(stored) or self.distiller.has_teacher
         self.trains_teacher = self.has_teacher and stored is None
         self.networks: dict[str, TrainState] = {}
         self.epochs: dict[str, list[dict]] = {"teacher": [], "student": []}
-        placement = run_.placement
-        self._ids = _diagnosed(config.seed, len(dataset.train))
-        self._images = placement.put(dataset.train.images)
         self._labels = placement.put(dataset.train.labels)
-        self._test_images = placement.put(dataset.test.images)
         self._given = placement.put(stored.variables) if stored else None
         self._build_programs()
 
     def _classifier(self, name: str, auxiliary: str = "none") -> nn.Module:
-        return make_classifier(
-            name, num_classes=self.dataset.num_classes, auxiliary=auxiliary, dtype=self.dtype
-        )
+        options = {"num_classes": self.dataset.num_classes, "dtype": self.dtype}
+        if self.decoder is not None:
+            return make_multilabel_classifier(name, decoder=self.decoder, **options)
+        return make_classifier(name, auxiliary=auxiliary, **options)
 
     def _make_distiller(self) -> Distiller:
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
@@ -182,13 +279,17 @@ class _Distillation:
             teacher_features=features(self.teacher_module),
             dtype=self.dtype,
         )
-        return DISTILLERS[self.config.method](self.config, problem)
+        return self.protocol.distillers[self.config.method](self.config, problem)
 
     # Programs
 
     def _build_programs(self) -> None:
         programs, placement, config = self.io.programs, self.io.placement, self.config
-        optimizer = make_optimizer(config.optimizer)
+        count = len(self.dataset.train)
+        full_epoch = make_plan(
+            np.arange(count), config.batch_size, capacity=count, last_batch=config.last_batch
+        )
+        optimizer = make_optimizer(config.optimizer, full_epoch.num_steps)
         connector = self.distiller.connector
         apply = {
             "teacher": student_apply(self.teacher_module),
@@ -196,7 +297,8 @@ class _Distillation:
         }
         modules = {"teacher": self.teacher_module, "student": self.student_module}
         predictors = {**modules, "student": self._classifier(config.student.name)}
-        distillers = {"teacher": cross_entropy(config, None), "student": self.distiller}
+        labels_only = self.protocol.distillers[self.protocol.labels_only](config, None)
+        distillers = {"teacher": labels_only, "student": self.distiller}
         replicated = {"out_shardings": placement.replicated}
         self._start, self._epoch, self._predict = {}, {}, {}
         for role in ("teacher", "student"):
@@ -224,7 +326,14 @@ class _Distillation:
                 len(self.dataset.test),
                 placement,
             )
-        self._diagnose = programs.jit("diagnose", self._diagnosis(apply["student"]), **replicated)
+        self._diagnose = None
+        if self.protocol is _SINGLE_LABEL:
+            ids = _diagnosed(config.seed, count)
+            self._diagnosed = placement.put(
+                (self._images.read(ids), self.dataset.train.labels[ids])
+            )
+            diagnosis = self._diagnosis(apply["student"])
+            self._diagnose = programs.jit("diagnose", diagnosis, **replicated)
 
     def _normalized(self, images: jax.Array) -> jax.Array:
         return normalize(images, self.dataset.mean, self.dataset.std, dtype=self.dtype)
@@ -237,9 +346,8 @@ class _Distillation:
             ids = ids[: self.config.batch_size]
             rows = jnp.maximum(ids, 0)
             augment_key, step_key = jax.random.split(key)
-            views = pad_crop_flip(
-                augment_key, images[rows], padding=augment.padding, flip=augment.flip
-            )
+            (raw,) = views_at(images, rows, 1)
+            views = pad_crop_flip(augment_key, raw, padding=augment.padding, flip=augment.flip)
             batch = Batch(self._normalized(views), labels[rows], ids >= 0)
             taught = self._teach(teacher, batch.images) if distiller.has_teacher else None
             return distillation_step(
@@ -261,7 +369,8 @@ class _Distillation:
     def _forward(self, module: nn.Module):
         def logits(ids, key, variables, images):
             del key
-            return module.apply(variables, self._normalized(images[ids])).logits
+            (raw,) = views_at(images, ids, 1)
+            return module.apply(variables, self._normalized(raw)).logits
 
         return logits
 
@@ -269,12 +378,12 @@ class _Distillation:
         """How the gradients of the losses agree on a few images, in evaluation mode."""
         temperature = self.config.distill.temperature or 2.0
 
-        def diagnosis(student, teacher, ids, images, labels):
+        def diagnosis(student, teacher, images, labels):
             kernel = student["params"]["primary"]["Dense_0"]["kernel"]
             found = {"head": {"etf_deviation": etf_deviation(kernel.T)}}
             if not self.has_teacher:
                 return found
-            views, labels = self._normalized(images[ids]), labels[ids]
+            views = self._normalized(images)
             taught = self._teach(teacher, views)
 
             def losses(params):
@@ -285,7 +394,7 @@ class _Distillation:
                 on_head = binary_kl_loss(outputs.logits, taught.logits, temperature=temperature)
                 losses = {"": jnp.mean(cross_entropy), "binary_kl": jnp.mean(on_head)}
                 if self.distiller.has_teacher:
-                    valid = jnp.ones(ids.shape, bool)
+                    valid = jnp.ones(labels.shape, bool)
                     _, losses["distillation"] = self.distiller.objective(
                         outputs, taught, labels, valid, jnp.float32(1)
                     )
@@ -338,14 +447,15 @@ class _Distillation:
         entry = {"epoch": epoch, **self._test_measures(role)}
         step = first + epoch + 1
         self._write("test", role, step, epoch, entry)
-        if role == "student":
+        if role == "student" and self._diagnose:
             entry["diagnosis"] = self._diagnose_epoch(step, epoch)
         self.epochs[role].append(entry)
         self.io.epoch_done(
             step,
             self._tree(),
             self._record(step),
-            f"{role} epoch {epoch + 1}/{num_epochs}, accuracy {100 * entry['accuracy']:.2f} %",
+            f"{role} epoch {epoch + 1}/{num_epochs}, {self.protocol.headline} "
+            f"{100 * entry[self.protocol.headline]:.2f} %",
         )
 
     def _train(self, role: str, epoch: int, num_epochs: int, first: int) -> None:
@@ -370,7 +480,7 @@ class _Distillation:
             plan,
             rng.stream(seed, f"{role}/epoch", epoch),
             self._variables("teacher") if uses_teacher else {},
-            self._images,
+            self._images.visit(("weak",), f"{role}/epoch", epoch),
             self._labels,
             {name: np.float32(value) for name, value in scalars.items()},
         )
@@ -382,7 +492,7 @@ class _Distillation:
     def _learning_rate(self, role: str, epoch: int, num_epochs: int) -> float:
         optimizer = self.config.optimizer.copy_and_resolve_references()
         name = self.teacher_name if role == "teacher" else self.config.student.name
-        if name in MOBILE:
+        if name in MOBILE and "mobile_learning_rate" in optimizer:
             optimizer.learning_rate = optimizer.mobile_learning_rate
         return learning_rate(optimizer, epoch, num_epochs)
 
@@ -401,25 +511,17 @@ class _Distillation:
             capacity=len(self.dataset.test),
         )
         key = rng.stream(self.config.seed, f"{role}/predict")
-        return fetch(self._predict[role](plan, key, self._variables(role), self._test_images))
+        images = self._test_images.visit(("test",), f"{role}/predict")
+        return fetch(self._predict[role](plan, key, self._variables(role), images))
 
     def _test_measures(self, role: str) -> dict[str, float]:
-        logits, labels = self._logits(role), self.dataset.test.labels
-        values = {"accuracy": _mean_hits(logits, labels, 1)}
-        if self.dataset.num_classes > 5:
-            values["top5_accuracy"] = _mean_hits(logits, labels, 5)
-        values["ece"] = metrics.expected_calibration_error(
-            np.asarray(jax.nn.softmax(logits)), labels
-        )
-        return values
+        return self.protocol.measures(self._logits(role), self.dataset.test.labels)
 
     def _diagnose_epoch(self, step: int, epoch: int) -> dict[str, dict[str, float]]:
         values = self._diagnose(
             self.networks["student"].variables,
             self._variables("teacher") if self.has_teacher else {},
-            self._ids,
-            self._images,
-            self._labels,
+            *self._diagnosed,
         )
         values = jax.tree.map(float, fetch(values))
         for name, measures in values.items():
@@ -442,7 +544,10 @@ class _Distillation:
         """Epochs done, those of the teacher included; fills the state."""
         roles = ("teacher", "student") if self.trains_teacher else ("student",)
         self.networks = {
-            role: self._start[role](rng.stream(self.config.seed, f"{role}/start")) for role in roles
+            role: self._pretrained(
+                role, self._start[role](rng.stream(self.config.seed, f"{role}/start"))
+            )
+            for role in roles
         }
         found = self.io.restore(self._tree())
         if found is None:
@@ -450,6 +555,29 @@ class _Distillation:
         tree, record = found
         self.networks, self.epochs = tree["networks"], record["epochs"]
         return record["epoch"]
+
+    def _pretrained(self, role: str, network: TrainState) -> TrainState:
+        """The network with the backbone that the recipe names for it, if it names one.
+
+        Raises:
+          UserError: if there is none at that place, or it is another one.
+        """
+        path, name = self.config[role].get("backbone", ""), self.config[role].name
+        if not path:
+            return network
+        stored = load_classifier(path)
+        if stored.arch != name:
+            raise UserError(
+                f"{path} holds a {stored.arch}, not the {name} of {role}.name; give another "
+                f"--config.{role}.backbone=."
+            )
+        given = self.io.placement.put(
+            {key: stored.variables[key]["backbone"] for key in ("params", "batch_stats")}
+        )
+        return network.replace(
+            params={**network.params, "backbone": given["params"]},
+            batch_stats={**network.batch_stats, "backbone": given["batch_stats"]},
+        )
 
     # Files
 
@@ -479,13 +607,8 @@ class _Distillation:
         elif self.stored and not self.epochs["teacher"]:
             self.epochs["teacher"] = [self._test_measures("teacher")]
         if self.has_teacher:
-            scored = self.epochs["teacher"][-1]
-            log.info(
-                "Teacher %s: accuracy %.2f %%, calibration error %.3f",
-                self.teacher_name,
-                100 * scored["accuracy"],
-                scored["ece"],
-            )
+            scored = self.protocol.in_words(self.epochs["teacher"][-1])
+            log.info("Teacher %s: %s", self.teacher_name, scored)
 
     def _as_stored(self, role: str) -> StoredClassifier:
         dataset = self.dataset
@@ -497,10 +620,14 @@ class _Distillation:
             image_shape=self.image_shape,
             mean=dataset.mean,
             std=dataset.std,
+            decoder=self.stored.decoder if role == "teacher" and self.stored else self.decoder,
         )
 
     def _draw(self, results: dict) -> None:
         figures = self.io.workdir / "figures"
+        if self.protocol is _MULTILABEL:
+            report.multilabel_curves({self.config.method: [results]}, figures / "epochs.png")
+            return
         logits = self._logits("student")
         probs = np.asarray(jax.nn.softmax(logits))
         report.reliability_diagram(probs, self.dataset.test.labels, figures / "reliability.png")
@@ -538,7 +665,7 @@ class _Distillation:
             },
             "teacher": None,
             "last": epochs[-1],
-            "best": _best(epochs),
+            "best": _best(epochs, self.protocol.headline),
             "epochs": epochs,
         }
         if self.has_teacher:
@@ -550,10 +677,11 @@ class _Distillation:
             save_program(student, workdir / "student", dtype=self.dtype)
         self._draw(results)
         self.io.write_timing()
+        best = results["best"]
         lines = [
-            f"last accuracy {100 * results['last']['accuracy']:.2f} %, best "
-            f"{100 * results['best']['accuracy']:.2f} % (epoch {results['best']['epoch'] + 1}), "
-            f"calibration error {results['last']['ece']:.3f}, {self.io.seconds:.0f} s in all",
+            f"last epoch: {self.protocol.in_words(epochs[-1])}; best {self.protocol.headline} "
+            f"{100 * best[self.protocol.headline]:.2f} % (epoch {best['epoch'] + 1}), "
+            f"{self.io.seconds:.0f} s in all",
             f"results: {workdir / 'results.json'}",
             f"student, without the auxiliary head: {workdir / 'student'}",
             f"figures: {workdir / 'figures'}",
@@ -578,12 +706,12 @@ def _digest(variables: Any) -> str:
     return digest.hexdigest()
 
 
-def _best(epochs: list[dict]) -> dict:
-    best = int(np.argmax([e["accuracy"] for e in epochs]))
+def _best(epochs: list[dict], headline: str) -> dict:
+    best = int(np.argmax([e[headline] for e in epochs]))
     return {
         "epoch": best,
-        "accuracy": epochs[best]["accuracy"],
-        "rule": "highest test accuracy of any epoch, known only by looking at the test set",
+        headline: epochs[best][headline],
+        "rule": f"highest test {headline} of any epoch, known only by looking at the test set",
     }
 
 

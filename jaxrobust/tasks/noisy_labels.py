@@ -32,6 +32,7 @@ from jaxrobust.data.noise import (
 )
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
+from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes, write_json, write_text
 from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
@@ -42,6 +43,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
 from jaxrobust.recipes import check_choices, check_minima
+from jaxrobust.tasks._images import images_of
 from jaxrobust.tasks._shared import cell, compute_dtype, introduce_networks, load
 
 log = logging.getLogger("jaxrobust")
@@ -71,7 +73,7 @@ def run(
       UserError: if the recipe, the data or the workdir is not usable.
     """
     _check(config)
-    dataset = load(config)
+    dataset = load(config, streams=True)
     labels = given_labels(config.noise, dataset, seed=config.seed)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, labels).run()
@@ -202,20 +204,20 @@ class _Learning:
         self.dataset = dataset
         self.labels = labels
         self.is_wrong = None if config.noise.kind == "none" else labels != dataset.train.labels
+        placement = run_.placement
+        self._images = images_of(dataset.train, config, placement)
+        self._test_images = images_of(dataset.test, config, placement)
+        self._labels = placement.put(labels)
         self.problem = Problem(
             num_classes=dataset.num_classes,
             num_examples=len(dataset.train),
-            image_shape=dataset.train.images.shape[1:],
+            image_shape=self._images.shape,
             dtype=compute_dtype(config.dtype),
         )
         self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
         self.networks: dict[str, Any] = {}
         self.columns: dict[str, np.ndarray] = {}
         self.epochs: list[dict] = []
-        placement = run_.placement
-        self._images = placement.put(dataset.train.images)
-        self._labels = placement.put(labels)
-        self._test_images = placement.put(dataset.test.images)
         self._build_programs()
 
     # Programs
@@ -275,9 +277,9 @@ class _Learning:
             ids = ids[: stage.batch_sizes[name]]
             rows = jnp.maximum(ids, 0)
             keys = jax.random.split(key, len(stage.views))
-            views = tuple(
-                self._view(kind, k, images[rows]) for kind, k in zip(stage.views, keys, strict=True)
-            )
+            images = images[name] if isinstance(images, dict) else images
+            raw = views_at(images, rows, len(stage.views))
+            views = tuple(map(self._view, stage.views, keys, raw))
             values = {name: column[rows] for name, column in columns.items()}
             return Batch(rows, labels[rows], ids >= 0, views, values)
 
@@ -298,7 +300,8 @@ class _Learning:
 
     def _forward(self, view: str):
         def forward(ids, key, variables, images):
-            return self.method.forward(variables, self._view(view, key, images[ids]))
+            (raw,) = views_at(images, ids, 1)
+            return self.method.forward(variables, self._view(view, key, raw))
 
         return forward
 
@@ -342,14 +345,15 @@ class _Learning:
             peer = {}
             if entry.peer is not None:
                 peer = peers.get(entry.peer, self.networks[entry.peer].variables)
+            views, stream = self._stages[entry.stage].views, f"{entry.network}/{entry.stage}"
             scalars = {**entry.scalars, "num_steps": plan.num_steps}
             carry = self.networks[entry.network], self.io.placement.put(np.float32(0))
             (self.networks[entry.network], _), sums = self._epoch[entry.stage](
                 carry,
                 plan,
-                rng.stream(seed, f"{entry.network}/{entry.stage}", epoch),
+                rng.stream(seed, stream, epoch),
                 peer,
-                self._images,
+                self._images.visit(views, stream, epoch),
                 self._labels,
                 self.io.placement.put(entry.columns),
                 {name: np.float32(value) for name, value in scalars.items()},
@@ -379,18 +383,18 @@ class _Learning:
 
     def _logits(self, split: str, epoch: int) -> jax.Array:
         """Every predictor's logits `[M, n, C]` on all images of a split."""
-        images, variables = self._images, self.method.judge_variables
+        images, count, view = self._images, len(self.dataset.train), self.method.judge_view
+        variables = self.method.judge_variables
         if split == "test":
-            images, variables = self._test_images, self.method.test_variables
+            images, count, view = self._test_images, len(self.dataset.test), "test"
+            variables = self.method.test_variables
         plan = place_plan(
-            np.arange(len(images)),
-            self.config.eval_batch_size,
-            self.io.placement,
-            capacity=len(images),
+            np.arange(count), self.config.eval_batch_size, self.io.placement, capacity=count
         )
+        visited = images.visit((view,), f"{split}/predict", epoch)
         key = rng.stream(self.config.seed, f"{split}/predict", epoch)
         logits = [
-            self._predict[split](plan, key, variables(self.networks[name]), images)
+            self._predict[split](plan, key, variables(self.networks[name]), visited)
             for name in self.method.networks
         ]
         return jnp.moveaxis(logits[0], 1, 0) if self.method.heads else jnp.stack(logits)
@@ -517,7 +521,7 @@ class _Learning:
 
     def _write_label_quality(self) -> None:
         """`label_quality.csv`: every training image, the most suspicious label first."""
-        names, files = self.dataset.class_names, self.dataset.train.files
+        names, files = self.dataset.class_names, self._images.names
         is_class = [n for n in self.columns if n == "suggested" or n.startswith("prediction_")]
         others = [n for n in self.columns if n != "suggested"]
         text = io.StringIO()
@@ -543,7 +547,7 @@ class _Learning:
         captions = [(names[self.labels[i]], names[self.columns["suggested"][i]]) for i in shown]
         wrong = None if self.is_wrong is None else self.is_wrong[shown]
         report.contact_sheet(
-            self.dataset.train.images[shown], captions, figures / "suspicious.png", wrong=wrong
+            self._images.read(shown), captions, figures / "suspicious.png", wrong=wrong
         )
         together, _ = fetch(self._probs(self._logits("test", self.config.num_epochs - 1)))
         report.reliability_diagram(together, self.dataset.test.labels, figures / "reliability.png")

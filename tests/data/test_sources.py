@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 import jaxrobust
-from jaxrobust.data import Dataset, Examples, archive_order, fingerprint, load_dataset
+from jaxrobust.data import Dataset, Examples, archive_order, fingerprint, load_dataset, sources
+from jaxrobust.data.canvases import compose_canvases
 from jaxrobust.data.sources import CIFAR10_CLASSES
 from jaxrobust.errors import DataError
 
@@ -933,3 +934,81 @@ def test_importing_the_package_loads_no_reader():
     )
     root = pathlib.Path(jaxrobust.__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+# ------------------------------------------------------------------------------------ multi-label
+
+
+def test_digit_canvases_hold_the_digits_that_their_labels_name():
+    dataset = load_dataset("digit_canvases", max_train=60)
+    assert dataset.is_multilabel and dataset.class_names == tuple("0123456789")
+    assert len(dataset.train) == 60 and len(dataset.test) == 1000
+    assert dataset.test.images.shape == (1000, 24, 24, 3)
+    labels = dataset.test.labels
+    assert labels.dtype == np.uint8 and labels.shape == (1000, 10)
+    assert set(np.unique(labels.sum(axis=1))) == {1, 2, 3, 4, 5}
+    assert labels.mean(axis=0).min() > 0.2
+    again = load_dataset("digit_canvases", max_train=60)
+    assert fingerprint(again) == fingerprint(dataset)
+    other = load_dataset("digit_canvases", max_train=60, seed=1)
+    assert np.any(other.train.images != dataset.train.images)
+    np.testing.assert_array_equal(other.test.images, dataset.test.images)
+
+
+def test_canvases_are_made_of_the_digits_given():
+    digits = np.zeros((2, 8, 8, 3), np.uint8)
+    digits[0, :, :2], digits[1, :2] = 200, 100
+    canvases, targets = compose_canvases(digits, np.array([7, 3]), 50, np.random.default_rng(0))
+    assert set(np.flatnonzero(targets.any(axis=0))) == {3, 7}
+    brightest = canvases.max(axis=(1, 2, 3))
+    assert np.all(brightest[targets[:, 7] == 1] >= 100)
+    assert np.all(brightest[targets[:, 7] == 0] <= 100)
+    # Overlapping digits do not add up.
+    assert brightest.max() <= 200
+
+
+def test_digit_canvases_of_train_and_test_are_made_of_different_digits(monkeypatch):
+    given = []
+
+    def recorded(digits, labels, num_canvases, generator):
+        given.append({digit.tobytes() for digit in digits})
+        return compose_canvases(digits, labels, num_canvases, generator)
+
+    monkeypatch.setattr(sources, "compose_canvases", recorded)
+    load_dataset("digit_canvases")
+    assert len(given) == 2 and not given[0] & given[1]
+
+
+def _multilabel(targets, num_classes=3):
+    targets = np.array(targets, np.uint8)
+    names = tuple("abcdefgh"[:num_classes])
+    examples = Examples(_noise(len(targets), 4), targets)
+    return Dataset("set", examples, examples, names, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_subset_of_a_multilabel_set_keeps_every_class(monkeypatch):
+    targets = np.zeros((200, 3), np.uint8)
+    targets[:, 0] = 1
+    targets[17, 1] = targets[180, 2] = 1
+    monkeypatch.setitem(sources.SOURCES, "digits", lambda *_: _multilabel(targets))
+    part = load_dataset("digits", max_train=5, max_test=200)
+    assert len(part.train) == 5 and part.train.labels.any(axis=0).all()
+    assert len(part.test) == 200
+    with pytest.raises(DataError, match="max_train=2 is fewer than the 3 classes"):
+        load_dataset("digits", max_train=2)
+
+
+def test_multilabel_targets_that_do_not_fit_are_refused():
+    dataset = _multilabel([[1, 1, 0], [0, 0, 1], [0, 0, 0]])  # an image may have no label at all
+    assert dataset.is_multilabel and dataset.num_classes == 3
+    single = Examples(_noise(3, 4), np.arange(3, dtype=np.int32))
+    with pytest.raises(DataError, match="Only one of train and test of set is multi-label"):
+        dataclasses.replace(dataset, test=single)
+    with pytest.raises(DataError, match="set has 2 classes, but train labels are for 3"):
+        dataclasses.replace(dataset, class_names=("a", "b"))
+    with pytest.raises(DataError, match="has no training images of b, c"):
+        _multilabel([[1, 0, 0]])
+    with pytest.raises(DataError, match="Multi-label targets must be 0 or 1, but reach 2"):
+        _multilabel([[2, 1, 1]])
+    with pytest.raises(DataError, match=r"or uint8 \[3, classes\], but are int64 \[3, 3\]"):
+        Examples(_noise(3, 4), np.eye(3, dtype=np.int64))

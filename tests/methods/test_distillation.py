@@ -12,12 +12,12 @@ import pytest
 
 from jaxrobust import recipes
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl
 from jaxrobust.methods import DISTILLERS, dhkd
 from jaxrobust.methods.distillation import (
     Batch,
+    ClassifierState,
     Problem,
     distillation_schedule,
     distillation_step,
@@ -46,9 +46,9 @@ def _problem(num_classes=4, *, student="resnet8", teacher="resnet14"):
     return Problem(num_classes, student, teacher, features, features, jnp.float32)
 
 
-def _apply(params, batch_stats, inputs, *, train, key=None, where=None):
+def _apply(params, batch_stats, inputs, *, train, key=None, where=None, constants=None):
     """Two linear heads on `tanh` of a linear layer, in PyTorch's layout."""
-    del train, key, where
+    del train, key, where, constants
 
     def linear(x, part):
         weight = params[part]["weight"]
@@ -131,7 +131,7 @@ def test_golden_steps(load_golden, x64, case, gradients):
     )
     step, optimizer = _dual_head_step(options)
     params = _params(golden, f"{case}/init")
-    network = TrainState(params, {}, optimizer.init(params))
+    network = ClassifierState(params, {}, optimizer.init(params), {})
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
     short = {"align": "ga", "sum": "sum"}[gradients]
     steps = list(zip(recorded("x"), recorded("labels"), recorded("teacher"), strict=True))
@@ -149,11 +149,11 @@ def test_golden_steps(load_golden, x64, case, gradients):
             jax.tree.map(close, network.params, after)
 
 
-def _gradients_of(distiller, params, batch, teacher):
+def _gradients_of(distiller, params, batch, teacher, quick_jit):
     """The two gradients that a step merges."""
     optimizer = optax.identity()
 
-    @jax.jit
+    @quick_jit
     def gradients(params):
         found = []
 
@@ -162,7 +162,7 @@ def _gradients_of(distiller, params, batch, teacher):
             return grads[0]
 
         distillation_step(
-            TrainState(params, {}, optimizer.init(params)),
+            ClassifierState(params, {}, optimizer.init(params), {}),
             batch,
             teacher,
             None,
@@ -180,17 +180,17 @@ def _norms(tree):
     return {part: float(optax.tree.norm(leaves)) for part, leaves in tree.items()}
 
 
-def test_each_head_sees_its_own_loss_alone(x64):
+def test_each_head_sees_its_own_loss_alone(x64, quick_jit):
     params, (batch, teacher) = _random_params(0), _random_batch(0)
-    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
+    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher, quick_jit)
     assert _norms(cls)["auxiliary"] == 0 == _norms(kd)["primary"]
     assert min(_norms(cls)["primary"], _norms(kd)["auxiliary"], _norms(kd)["backbone"]) > 0
     single = DISTILLERS["cross_entropy_binary_kl"](_config(), _problem())
     assert single.auxiliary == "none" and single.merge is None
-    cls, kd = _gradients_of(single, params, batch, teacher)
+    cls, kd = _gradients_of(single, params, batch, teacher, quick_jit)
     assert min(_norms(cls)["primary"], _norms(kd)["primary"]) > 0
     alone = DISTILLERS["binary_kl"](_config(), _problem())
-    cls, kd = _gradients_of(alone, params, batch, teacher)
+    cls, kd = _gradients_of(alone, params, batch, teacher, quick_jit)
     assert max(_norms(cls).values()) == 0 < _norms(kd)["primary"]
 
 
@@ -199,7 +199,7 @@ def _merged(params, batch, teacher, **changes):
     optimizer = optax.identity()
     step = _stepper(dhkd.build(_config(**changes), _problem()), optimizer)
     after, metrics = step(
-        TrainState(params, {}, optimizer.init(params)),
+        ClassifierState(params, {}, optimizer.init(params), {}),
         batch,
         teacher,
         jax.random.key(0),
@@ -208,9 +208,9 @@ def _merged(params, batch, teacher, **changes):
     return jax.tree.map(jnp.subtract, params, after.params), metrics
 
 
-def test_alignment_within_the_step(x64):
+def test_alignment_within_the_step(x64, quick_jit):
     params, (batch, teacher) = _random_params(SEED_IN_CONFLICT), _random_batch(SEED_IN_CONFLICT)
-    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
+    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher, quick_jit)
     dot = optax.tree.vdot(cls, kd)
     gain = 1 + abs(dot) / optax.tree.vdot(cls, cls)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
@@ -237,7 +237,7 @@ def test_without_alpha_the_rest_is_plain_training(x64):
         params = _random_params(1)
         if method == "cross_entropy":
             del params["auxiliary"]
-        network = TrainState(params, {}, optimizer.init(params))
+        network = ClassifierState(params, {}, optimizer.init(params), {})
         for seed in range(3):
             network, _ = step(network, *_random_batch(seed), jax.random.key(0), _scalars())
         trained[gradients, method] = network.params
@@ -257,7 +257,7 @@ def test_both_losses_fall_and_the_auxiliary_head_nears_the_teacher():
     batch = batch._replace(images=batch.images.astype(jnp.float32))
     teacher = teacher._replace(logits=teacher.logits.astype(jnp.float32))
     scalars = single(_scalars(0.02))
-    network, history = TrainState(params, {}, optimizer.init(params)), []
+    network, history = ClassifierState(params, {}, optimizer.init(params), {}), []
 
     @jax.jit
     def distance(params):
@@ -284,7 +284,7 @@ def _outputs(seed, num_classes=4, batch=6):
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method):
+def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method, quick_jit):
     distiller = DISTILLERS[method](_config(), _problem())
     student, levels = _outputs(0)
     teacher, _ = _outputs(1)
@@ -293,7 +293,7 @@ def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method):
     labels, where = jnp.array([0, 3, 1, 2, 0, 0]), jnp.arange(6) < 4
     ramp = jnp.float32(0.5)
 
-    @jax.jit
+    @quick_jit
     def evaluate(student, teacher):
         def total(student, teacher):
             losses = distiller.objective(student, teacher, labels, where, ramp)

@@ -1,7 +1,9 @@
-"""The distillation networks in PyTorch, with the names of published state dicts."""
+"""The networks in PyTorch, with the names of published state dicts; torchvision's own where it has
+them."""
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 
@@ -20,10 +22,9 @@ def shuffled(x, groups):
 class Residual(nn.Module):
     """ResNet block; `shortcut` is the published name of the projection."""
 
-    def __init__(self, inputs, width, stride, bottleneck, shortcut, widening=1):
+    def __init__(self, inputs, width, stride, bottleneck, shortcut):
         super().__init__()
-        inner = width * widening
-        sizes = [(inner, 1, 1), (inner, 3, stride), (4 * width, 1, 1)]
+        sizes = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
         if not bottleneck:
             sizes = [(width, 3, stride), (width, 3, 1)]
         channels = inputs
@@ -50,30 +51,16 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(
-        self,
-        sizes,
-        widths,
-        num_classes,
-        *,
-        stem=None,
-        bottleneck=False,
-        imagenet=False,
-        widening=1,
-        shortcut="downsample",
-        head="fc",
-    ):
+    def __init__(self, sizes, widths, num_classes, *, stem, bottleneck, shortcut, head):
         super().__init__()
-        channels = stem or widths[0]
-        self.imagenet, self.head = imagenet, head
-        self.conv1 = conv(3, channels, 7, 2) if imagenet else conv(3, channels)
-        self.bn1 = nn.BatchNorm2d(channels)
+        channels, self.head = stem, head
+        self.conv1, self.bn1 = conv(3, channels), nn.BatchNorm2d(channels)
         self.stages = []
         for s, (size, width) in enumerate(zip(sizes, widths, strict=True)):
             blocks = []
             for b in range(size):
                 stride = 2 if s and not b else 1
-                blocks.append(Residual(channels, width, stride, bottleneck, shortcut, widening))
+                blocks.append(Residual(channels, width, stride, bottleneck, shortcut))
                 channels = blocks[-1].outputs
             self.stages.append(f"layer{s + 1}")
             self.add_module(self.stages[-1], nn.Sequential(*blocks))
@@ -81,8 +68,6 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         x = F.relu(self.bn1(self.conv1(x)))
-        if self.imagenet:
-            x = F.max_pool2d(x, 3, 2, 1)
         for stage in self.stages:
             x = getattr(self, stage)(x)
         return getattr(self, self.head)(pooled(x))
@@ -291,28 +276,81 @@ class ShuffleNetV2(nn.Module):
         return self.linear(pooled(F.relu(self.bn2(self.conv2(x)))))
 
 
+class RepUnit(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.rbr_dense = named_unit(inputs, outputs, 3, stride)
+        self.rbr_1x1 = named_unit(inputs, outputs, 1, stride)
+        same = stride == 1 and inputs == outputs
+        self.rbr_identity = nn.BatchNorm2d(inputs) if same else None
+
+    def forward(self, x):
+        y = self.rbr_dense(x) + self.rbr_1x1(x)
+        return F.relu(y + self.rbr_identity(x) if self.rbr_identity else y)
+
+
+def named_unit(inputs, outputs, kernel, stride):
+    module = nn.Sequential()
+    module.add_module("conv", conv(inputs, outputs, kernel, stride))
+    module.add_module("bn", nn.BatchNorm2d(outputs))
+    return module
+
+
+class RepVGG(nn.Module):
+    def __init__(self, widths, num_classes):
+        super().__init__()
+        self.stage0, channels = RepUnit(3, widths[0], 2), widths[0]
+        for s, (width, size) in enumerate(zip(widths[1:], (2, 4, 14, 1), strict=True), 1):
+            units = [RepUnit(channels, width, 2)]
+            units += [RepUnit(width, width, 1) for _ in range(size - 1)]
+            self.add_module(f"stage{s}", nn.Sequential(*units))
+            channels = width
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, x):
+        for s in range(5):
+            x = getattr(self, f"stage{s}")(x)
+        return self.linear(pooled(x))
+
+
 def make(arch, num_classes):
     """The network that `jaxrobust.models.BACKBONES[arch]` and a head are, with PyTorch's layers."""
-    large = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
-    name, _, stem = arch.partition("_")
-    if name in large:
-        options = {"shortcut": "shortcut", "head": "linear"} if not stem else {"imagenet": True}
-        bottleneck = name == "resnet50"
-        widths = (64, 128, 256, 512)
-        return ResNet(large[name], widths, num_classes, bottleneck=bottleneck, **options)
+    small_resnets = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+    name, _, rest = arch.partition("_")
+    published = arch.removesuffix("_imagenet")
+    if arch != published or name in ("wide", "swin") or arch == "mobilenet_v2":
+        return getattr(torchvision.models, published)(num_classes=num_classes)
+    if arch in small_resnets:
+        return ResNet(
+            small_resnets[arch],
+            (64, 128, 256, 512),
+            num_classes,
+            stem=64,
+            bottleneck=arch == "resnet50",
+            shortcut="shortcut",
+            head="linear",
+        )
     if name.startswith("resnet"):
         depth, _, times = name.removeprefix("resnet").partition("x")
-        sizes = ((int(depth) - 2) // 6,) * 3
-        if times:
-            return ResNet(sizes, (64, 128, 256), num_classes, stem=32)
-        return ResNet(sizes, (16, 32, 64), num_classes)
+        return ResNet(
+            ((int(depth) - 2) // 6,) * 3,
+            (64, 128, 256) if times else (16, 32, 64),
+            num_classes,
+            stem=32 if times else 16,
+            bottleneck=False,
+            shortcut="downsample",
+            head="fc",
+        )
     if name == "wrn":
-        return WideResNet(*map(int, stem.split("_")), num_classes)
+        return WideResNet(*map(int, rest.split("_")), num_classes)
     if name.startswith("vgg"):
         last = {"8": (1, 1, 1), "11": (2, 2, 2), "13": (2, 2, 2), "16": (3, 3, 3), "19": (4, 4, 4)}
         depth = name.removeprefix("vgg")
         first = (1, 1) if depth in ("8", "11") else (2, 2)
         return VGG((*first, *last[depth]), num_classes)
+    if name == "repvgg":
+        widths = {"a0": (48, 48, 96, 192, 1280), "a2": (64, 96, 192, 384, 1408)}
+        return RepVGG(widths[rest], num_classes)
     return {
         "mobilenet_v1": MobileNetV1,
         "mobilenet_v2_half": MobileNetV2Half,

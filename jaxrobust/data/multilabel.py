@@ -1,0 +1,497 @@
+"""Sets of image files, multi-label ones and folders: where the images are and what they show.
+
+Images stay in their files, to be streamed, or to be read into memory where there is room.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from jaxrobust.data import annotations, readers
+from jaxrobust.data._streams import host_generator
+from jaxrobust.data.sources import (
+    Dataset,
+    Entry,
+    Examples,
+    check_labels,
+    check_parts,
+    covering_subset,
+    find_places,
+    image_folder_parts,
+    in_order,
+    missing_set,
+    subset,
+    tfds_directory,
+)
+from jaxrobust.errors import DataError, unknown_name
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+COCO_CLASSES = tuple(
+    """
+    airplane apple backpack banana baseball_bat baseball_glove bear bed bench bicycle bird boat book
+    bottle bowl broccoli bus cake car carrot cat cell_phone chair clock couch cow cup dining_table
+    dog donut elephant fire_hydrant fork frisbee giraffe hair_drier handbag horse hot_dog keyboard
+    kite knife laptop microwave motorcycle mouse orange oven parking_meter person pizza potted_plant
+    refrigerator remote sandwich scissors sheep sink skateboard skis snowboard spoon sports_ball
+    stop_sign suitcase surfboard teddy_bear tennis_racket tie toaster toilet toothbrush
+    traffic_light train truck tv umbrella vase wine_glass zebra
+    """.split()
+)
+
+_HELD_OUT = 0.2  # of the images of a table that names no test images
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsImage:
+    """An encoded image in a TensorFlow Datasets folder; it is read as a path is.
+
+    Attributes:
+      directory: the prepared version.
+      split: name of the split.
+      position: in the split.
+    """
+
+    directory: pathlib.Path
+    split: str
+    position: int
+
+    def read_bytes(self) -> bytes:
+        """The file as it was when the set was prepared."""
+        return _tfds_records(self.directory, self.split)[self.position]["image"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileExamples:
+    """Images that stay where they are until they are needed, and their labels.
+
+    Attributes:
+      names: of each image, relative to the data set.
+      files: each has `read_bytes()` and can be sent to another process.
+      labels: int32 [N], or uint8 {0, 1} [N, C].
+    """
+
+    names: tuple[str, ...]
+    files: tuple[pathlib.Path | TfdsImage, ...]
+    labels: np.ndarray
+
+    def __post_init__(self):
+        check_labels(self.labels, len(self.files))
+        if len(self.names) != len(self.files):
+            raise DataError(f"There are {len(self.names)} names for {len(self.files)} files.")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+    def take(self, ids: np.ndarray) -> "FileExamples":
+        """The examples at these positions, in this order."""
+        names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
+        return FileExamples(names, files, self.labels[ids])
+
+    def decode(self, image_size: int) -> Examples:
+        """Reads all images into memory, squeezed to squares so that no object is cut off."""
+        sources = list(zip(self.names, self.files, strict=True))
+        images = readers.decode_images(sources, image_size, crop=False)
+        return Examples(images, self.labels, self.names)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileDataset:
+    """A data set of files.
+
+    Attributes:
+      name: what reports call it.
+      train: training examples; every class has some.
+      test: test examples.
+      class_names: one per label.
+      mean: of each channel on the [0, 1] scale, to normalise with.
+      std: likewise; the default leaves the [0, 1] scale as it is.
+    """
+
+    name: str
+    train: FileExamples
+    test: FileExamples
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self):
+        check_parts(self.name, self.class_names, self.train, self.test)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.train.is_multilabel
+
+    def decode(self, image_size: int) -> Dataset:
+        """Reads all images into memory; see `FileExamples.decode`."""
+        train, test = self.train.decode(image_size), self.test.decode(image_size)
+        return Dataset(self.name, train, test, self.class_names, self.mean, self.std)
+
+
+def list_dataset(
+    name: str,
+    *,
+    path: str | os.PathLike | None = None,
+    max_train: int | None = None,
+    max_test: int | None = None,
+    seed: int = 0,
+) -> FileDataset:
+    """Finds the images and labels of a set of files; no image is opened.
+
+    | name | what `path` may be |
+    |---|---|
+    | `coco2014` | folder with `train2014/`, `val2014/` and `annotations/instances_*2014.json` or \
+the lists `train_anno.json`, `val_anno.json`; TensorFlow Datasets `coco/2014` |
+    | `voc2007` | `VOCdevkit/VOC2007`, or `VOCtrainval2007/` and `VOCtest2007/` with one each; \
+TensorFlow Datasets `voc/2007` |
+    | `nus_wide` | folder with `Flickr/`, `ImageList/`, `TrainTestLabels/`, `Concepts81.txt` |
+    | `multilabel_folder` | folder with `labels.csv`, or `train.csv` and `test.csv` |
+    | `image_folder` | as for `load_dataset`, with the same images in the same order |
+    | `imagenet` | folder with `train/<wnid>/*` and `val/<wnid>/*` |
+
+    An image of VOC has a class if any object of it does, a difficult one too. Images of COCO
+    without any object are left out, those of the other sets are kept.
+
+    The tables of a `multilabel_folder` have the columns `path`, relative to the folder, and
+    `labels`, with semicolons in between; `labels.csv` may say train or test in a column `split`,
+    without which the same fifth is held out for testing in every run. Classes are the lines of
+    `classes.txt` or, without it, the labels of the training images, sorted. Images of the last two
+    sets have one label each.
+
+    `path` may also be the folder around the thing named; without it, `datasets/` below the working
+    directory and the folder of TensorFlow Datasets are searched.
+
+    Args:
+      name: one of the above.
+      path: where the data is.
+      max_train: keep at most so many training images, any, but each class among them.
+      max_test: likewise for the test images.
+      seed: fixes which images these keep.
+
+    Returns:
+      A `FileDataset`.
+
+    Raises:
+      DataError: the set is unknown, missing, damaged or inconsistent.
+    """
+    if name not in FILE_SETS:
+        raise DataError(unknown_name("dataset", name, FILE_SETS))
+    path = None if path is None else pathlib.Path(path).expanduser()
+    if path is not None and not path.exists():
+        raise DataError(f"There is no {path}: correct --config.dataset.path=.")
+    dataset = FILE_SETS[name](path)
+    return dataclasses.replace(
+        dataset,
+        train=subset(dataset.train, max_train, "max_train", seed),
+        test=subset(dataset.test, max_test, "max_test", seed),
+    )
+
+
+# ---------------------------------------------------------------------------------------- layouts
+
+
+def _coco2014(path: pathlib.Path | None) -> FileDataset:
+    for place in find_places("coco2014", path):
+        files = [_coco_annotations(place, split) for split in ("train", "val")]
+        if all(files):
+            break
+    else:
+        if directory := _prepared("coco/2014", path):
+            return _from_tfds("coco2014", directory, ("train",), ("validation",))
+        raise missing_set(
+            "MS-COCO 2014",
+            path,
+            "put train2014, val2014 and annotations/instances_{train,val}2014.json into "
+            "datasets/coco2014",
+        )
+    parts, names = [], []
+    for split, file in zip(("train", "val"), files, strict=True):
+        listing, class_names = annotations.read_coco(file, COCO_CLASSES)
+        parts.append(_examples(place, f"{split}2014", listing.items(), class_names, source=file))
+        names.append(class_names)
+    if names[0] != names[1]:
+        raise DataError(f"{files[0]} and {files[1]} have different categories.")
+    return FileDataset("coco2014", *parts, names[0])
+
+
+def _coco_annotations(place: pathlib.Path, split: str) -> pathlib.Path | None:
+    names = (f"annotations/instances_{split}2014.json", f"{split}_anno.json")
+    return next((place / name for name in names if (place / name).is_file()), None)
+
+
+def _voc2007(path: pathlib.Path | None) -> FileDataset:
+    for place in find_places("voc2007", path):
+        roots = [_voc_root(place, split) for split in ("trainval", "test")]
+        if all(roots):
+            train, test = map(_voc_examples, roots, ("trainval", "test"))
+            return FileDataset("voc2007", train, test, VOC_CLASSES)
+        if any(roots):
+            found, lacking = ("trainval", "test") if roots[0] else ("test", "trainval")
+            raise DataError(
+                f"{place} holds the {found} part of Pascal VOC 2007, but not the {lacking} part: "
+                f"unpack VOC{lacking}_*.tar there too."
+            )
+    if directory := _prepared("voc/2007", path):
+        return _from_tfds("voc2007", directory, ("train", "validation"), ("test",))
+    raise missing_set("Pascal VOC 2007", path, "put VOCdevkit/VOC2007 into datasets/voc2007")
+
+
+def _voc_root(place: pathlib.Path, split: str) -> pathlib.Path | None:
+    """The folder VOC2007 that lists this split."""
+    devkit = pathlib.Path("VOCdevkit", "VOC2007")
+    for folder in (".", "VOC2007", devkit, f"VOC{split}2007" / devkit):
+        if (place / folder / "ImageSets" / "Main" / f"{split}.txt").is_file():
+            return place / folder
+    return None
+
+
+def _voc_examples(root: pathlib.Path, split: str) -> FileExamples:
+    sets = root / "ImageSets" / "Main"
+    listing = {image: () for image in annotations.read_lines(sets / f"{split}.txt")}
+    if (root / "Annotations").is_dir():
+        source = root / "Annotations"
+        for image in listing:
+            listing[image] = annotations.read_voc_objects(source / f"{image}.xml")
+    else:
+        source = sets
+        for name in VOC_CLASSES:
+            file = sets / f"{name}_{split}.txt"
+            for line in annotations.read_lines(file):
+                image, _, presence = line.partition(" ")
+                if image not in listing or presence.strip() not in ("-1", "0", "1"):
+                    raise DataError(
+                        f"{file}: {line!r} is not an image of {split}.txt and -1, 0 or 1."
+                    )
+                if presence.strip() != "-1":  # 0: there are only difficult ones
+                    listing[image] += (name,)
+    rows = [(f"{image}.jpg", classes) for image, classes in listing.items()]
+    return _examples(root, "JPEGImages", rows, VOC_CLASSES, source=source)
+
+
+def _nus_wide(path: pathlib.Path | None) -> FileDataset:
+    for place in find_places("nus_wide", path):
+        if (place / "ImageList").is_dir():
+            break
+    else:
+        raise missing_set(
+            "NUS-WIDE",
+            path,
+            "put Flickr, ImageList, TrainTestLabels and Concepts81.txt into datasets/nus_wide",
+        )
+    names = tuple(
+        annotations.read_lines(_first(place, "Concepts81.txt", "ConceptsList/Concepts81.txt"))
+    )
+    labels = _first(place, "TrainTestLabels", "Groundtruth/TrainTestLabels")
+    images = _first(place, "Flickr", "images").name
+    parts = []
+    for split in ("Train", "Test"):
+        lines = annotations.read_lines(place / "ImageList" / f"{split}Imagelist.txt")
+        files = [line.replace("\\", "/") for line in lines]
+        columns = [labels / f"Labels_{name}_{split}.txt" for name in names]
+        targets = annotations.read_columns(columns, len(files))
+        parts.append(_checked_files(place, images, files, targets))
+    return FileDataset("nus_wide", *parts, names)
+
+
+def _first(place: pathlib.Path, *names: str) -> pathlib.Path:
+    for name in names:
+        if (place / name).exists():
+            return place / name
+    raise DataError(f"{place} lacks {names[0]}: the data set is not whole, unpack it again.")
+
+
+def _multilabel_folder(path: pathlib.Path | None) -> FileDataset:
+    if path is None or not path.is_dir():
+        raise DataError(
+            "multilabel_folder needs a folder with images and labels.csv: set "
+            f"--config.dataset.path= to one{'' if path is None else f', {path} is a file'}."
+        )
+    if (path / "labels.csv").is_file():
+        tables = [path / "labels.csv"] * 2
+        parts = _divided(tables[0], annotations.read_csv(tables[0]))
+    else:
+        tables = [path / "train.csv", path / "test.csv"]
+        parts = [[row[:2] for row in annotations.read_csv(table)] for table in tables]
+    if (path / "classes.txt").is_file():
+        names = tuple(annotations.read_lines(path / "classes.txt"))
+    else:
+        names = tuple(sorted({name for _, classes in parts[0] for name in classes}))
+    train, test = (
+        _examples(path, "", rows, names, source=table)
+        for rows, table in zip(parts, tables, strict=True)
+    )
+    return FileDataset("multilabel_folder", train, test, names)
+
+
+def _divided(
+    table: pathlib.Path, rows: Sequence[tuple[str, tuple[str, ...], str]]
+) -> list[list[tuple[str, tuple[str, ...]]]]:
+    """(image, classes) of the training and of the test rows."""
+    splits = {split for _, _, split in rows}
+    if splits <= {""}:
+        names = sorted({name for _, classes, _ in rows for name in classes})
+        targets = annotations.to_targets([row[:2] for row in rows], names, table)
+        generator = host_generator(0, "multilabel/hold_out")
+        num_train = len(rows) - round(_HELD_OUT * len(rows))
+        trained = set(covering_subset(targets, num_train, "max_train", generator).tolist())
+        divided = [
+            [i for i in range(len(rows)) if (i in trained) == part] for part in (True, False)
+        ]
+        return [[rows[i][:2] for i in ids] for ids in divided]
+    if wrong := sorted(splits - {"train", "test"}):
+        raise DataError(
+            f"{table} has the split {wrong[0]!r}: it must be train or test in all rows."
+        )
+    return [[row[:2] for row in rows if row[2] == split] for split in ("train", "test")]
+
+
+def _image_folder(path: pathlib.Path | None, name: str = "image_folder") -> FileDataset:
+    train, test, class_names, _ = image_folder_parts(name, path, _in_files)
+    return FileDataset(name, train, test, class_names)
+
+
+def _imagenet(path: pathlib.Path | None) -> FileDataset:
+    for place in find_places("imagenet", path):
+        if (place / "train").is_dir() and (place / "val").is_dir():
+            return _image_folder(place, "imagenet")
+    raise missing_set(
+        "ImageNet",
+        path,
+        "put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG into datasets/imagenet",
+    )
+
+
+FILE_SETS: dict[str, Callable[[pathlib.Path | None], FileDataset]] = {
+    "coco2014": _coco2014,
+    "image_folder": _image_folder,
+    "imagenet": _imagenet,
+    "multilabel_folder": _multilabel_folder,
+    "nus_wide": _nus_wide,
+    "voc2007": _voc2007,
+}
+"""Name -> function that finds the files at a path."""
+
+
+# --------------------------------------------------------------------------------------- examples
+
+
+def _in_files(
+    split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
+) -> FileExamples:
+    entries, labels = in_order(split, root, entries, class_names)
+    names, files = (tuple(entry[k] for entry in entries) for k in (1, 2))
+    return FileExamples(names, files, labels)
+
+
+def _examples(
+    root: pathlib.Path,
+    folder: str,
+    listing: Iterable[tuple[str, Sequence[str]]],
+    class_names: Sequence[str],
+    *,
+    source: pathlib.Path,
+) -> FileExamples:
+    """Examples from (file in `folder`, classes) pairs."""
+    listing = list(listing)
+    targets = annotations.to_targets(listing, class_names, source)
+    return _checked_files(root, folder, [file for file, _ in listing], targets)
+
+
+def _checked_files(
+    root: pathlib.Path, folder: str, files: Sequence[str], targets: np.ndarray
+) -> FileExamples:
+    """Examples whose files are all there."""
+    paths = [root / folder / file for file in files]
+
+    @functools.cache
+    def present(parent: pathlib.Path) -> set[str]:
+        # One listing of a folder, where asking for each of its files takes a network drive minutes.
+        return set(os.listdir(parent)) if parent.is_dir() else set()
+
+    if missing := [path for path in paths if path.name not in present(path.parent)]:
+        raise DataError(
+            f"{len(missing)} of {len(paths)} images that the labels of {root} name are missing, "
+            f"{missing[0]} first: unpack them, or remove them from the labels."
+        )
+    names = tuple(pathlib.PurePosixPath(folder, file).as_posix() for file in files)
+    return FileExamples(names, tuple(paths), targets)
+
+
+# --------------------------------------------------------------------------- TensorFlow Datasets
+
+
+def _prepared(name: str, path: pathlib.Path | None) -> pathlib.Path | None:
+    return next(filter(None, map(tfds_directory, find_places(name, path))), None)
+
+
+@functools.cache
+def _tfds_records(directory: pathlib.Path, split: str):
+    """A split of a prepared folder, its images still encoded."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(directory)
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _from_tfds(
+    name: str, directory: pathlib.Path, train: Sequence[str], test: Sequence[str]
+) -> FileDataset:
+    import tensorflow_datasets as tfds
+
+    try:
+        feature = tfds.builder_from_directory(directory).info.features["objects"].feature["label"]
+        names = [class_name.replace(" ", "_") for class_name in feature.names]
+        parts = []
+        for splits in (train, test):
+            files, listing = [], []
+            for split in splits:
+                for i, record in enumerate(_tfds_records(directory, split)):
+                    classes = {names[label] for label in record["objects"]["label"]}
+                    if classes or name != "coco2014":
+                        listing.append((record["image/filename"].decode(), sorted(classes)))
+                        files.append(TfdsImage(directory, split, i))
+            targets = annotations.to_targets(listing, sorted(names), directory)
+            parts.append(FileExamples(tuple(n for n, _ in listing), tuple(files), targets))
+    except NotImplementedError as error:
+        raise readers.tfds_needs_tensorflow(directory) from error
+    except Exception as error:  # a missing split or file, other features, broken metadata
+        raise DataError(
+            f"Cannot read the TensorFlow Datasets folder {directory}: {error!r}. Prepare it with "
+            f'file_format="array_record" and the splits {", ".join((*train, *test))}.'
+        ) from error
+    return FileDataset(name, *parts, tuple(sorted(names)))

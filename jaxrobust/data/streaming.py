@@ -1,0 +1,248 @@
+"""Images that are read from their files while the device trains, for sets too large for its memory.
+
+A `FileStream` follows an index plan row by row: grain's worker processes decode, crop and stack the
+images of each row, some rows ahead of the device. What a worker draws for an image depends on the
+seed, the stream's name, the epoch, the row and the image's id, and on nothing else: neither on the
+number of workers, nor on the rows before. So an iterator has no state to save. A run that resumes
+at an epoch, with any number of workers, sees the same pixels as one that was never stopped.
+
+What is held in memory is the list of the files and a few rows of images, however large the set.
+"""
+
+import dataclasses
+import functools
+import logging
+import multiprocessing
+import os
+import pathlib
+import signal
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.data.readers import decode_image
+from jaxrobust.data.transforms import Transform
+from jaxrobust.errors import DataError
+
+log = logging.getLogger("jaxrobust")
+
+ON_CORRUPT = ("stop", "skip")
+_PADDING = -1  # as `jaxrobust.engine.plan.PADDING`, which would start JAX in every worker
+_ROWS_AHEAD = 2  # of each worker
+
+Ids = np.ndarray | dict[str, np.ndarray]
+
+
+class PackedPaths(Sequence):
+    """Paths as one array of bytes, which takes a tenth of their memory and travels fast.
+
+    Args:
+      paths: of files.
+    """
+
+    def __init__(self, paths: Sequence[pathlib.Path]):
+        encoded = [os.fsencode(path) for path in paths]
+        self._text = np.frombuffer(b"".join(encoded), np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> pathlib.Path:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return pathlib.Path(os.fsdecode(self._text[self._ends[i] : self._ends[i + 1]].tobytes()))
+
+
+def packed(files: Sequence[Any]) -> Sequence[Any]:
+    """The same files, as `PackedPaths` if paths are all that they are."""
+    if all(isinstance(file, pathlib.Path) for file in files):
+        return PackedPaths(files)
+    return files
+
+
+@dataclasses.dataclass(frozen=True)
+class FileStream:
+    """Views of the images that a plan visits, made on the host in the plan's order.
+
+    Attributes:
+      files: of all examples; each has `read_bytes()` and can be sent to another process.
+      transforms: what makes each view of an image.
+      image_shape: (H, W, 3) of every view.
+      seed: of the run.
+      name: of the random stream.
+      epoch: likewise.
+      num_workers: processes that decode; 0: threads of this one.
+      on_corrupt: what becomes of a file that cannot be decoded: "stop" raises; "skip" says so
+        once and puts another image of its row, with that one's id, in its place.
+      reported: ids of the files that were named so far.
+    """
+
+    files: Sequence[Any]
+    transforms: tuple[Transform, ...]
+    image_shape: tuple[int, int, int]
+    seed: int
+    name: str
+    epoch: int = 0
+    num_workers: int = 0
+    on_corrupt: str = "stop"
+    reported: set[int] = dataclasses.field(default_factory=set)
+
+    def batches(self, ids: Ids) -> Iterator[tuple[Ids, Any]]:
+        """What the steps of a plan visit.
+
+        Args:
+          ids: `[steps, width]`, or a dict of such arrays, negative at padding.
+
+        Yields:
+          For each row its ids `[width]` and a tuple of views, uint8 `[width, H, W, 3]`, zero at
+          padding; both in dicts if `ids` is one.
+
+        Raises:
+          DataError: if grain is not installed; if a file cannot be decoded, or no file of a row.
+        """
+        grain = _grain()
+        rows = grain.MapDataset.source(_Rows(self._without_reports(), ids))
+        if self.num_workers:
+            read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+            options = grain.MultiprocessingOptions(self.num_workers, _ROWS_AHEAD)
+            dataset = rows.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_start_worker)
+        else:
+            threads = os.cpu_count() or 1
+            read = grain.ReadOptions(threads, _ROWS_AHEAD * threads)
+            dataset = rows.to_iter_dataset(read)
+        iterator = iter(dataset)
+        try:
+            for row_ids, views, unreadable in iterator:
+                for i, message in unreadable.items():
+                    if i not in self.reported:
+                        self.reported.add(i)
+                        log.warning("Skipped: %s", message)
+                yield row_ids, views
+        finally:
+            iterator.close()
+
+    def _without_reports(self) -> "FileStream":
+        return dataclasses.replace(self, reported=set())
+
+    def _row(self, step: int, ids: np.ndarray, name: str) -> tuple[np.ndarray, tuple, dict]:
+        """(ids, views, messages by id of what cannot be decoded) of one row."""
+        views = tuple(np.zeros((len(ids), *self.image_shape), np.uint8) for _ in self.transforms)
+        used, unreadable = ids.copy(), {}
+        for slot in np.flatnonzero(ids != _PADDING):
+            try:
+                made = self._views(step, int(ids[slot]), name)
+            except DataError as error:
+                if self.on_corrupt == "stop":
+                    raise
+                unreadable[int(ids[slot])] = str(error)
+                used[slot] = _PADDING
+                continue
+            for view, image in zip(views, made, strict=True):
+                view[slot] = image
+        if unreadable:
+            readable = np.flatnonzero(used != _PADDING)
+            if not readable.size:
+                first = next(iter(unreadable.values()))
+                raise DataError(f"No image of a batch can be decoded; of the first: {first}")
+            for slot in np.flatnonzero(used != ids):
+                other = readable[np.searchsorted(readable, slot) % readable.size]
+                used[slot] = ids[other]
+                for view in views:
+                    view[slot] = view[other]
+        return used, views, unreadable
+
+    def _views(self, step: int, i: int, name: str) -> list[np.ndarray]:
+        file = self.files[i]
+        image = decode_image(str(file), file)
+        stream = zlib.crc32(name.encode())
+        generator = np.random.default_rng([self.seed, stream, self.epoch, step, i])
+        return [transform(image, generator) for transform in self.transforms]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The decoded rows of a plan as grain's random-access source."""
+
+    stream: FileStream
+    ids: Ids
+
+    def __len__(self) -> int:
+        return len(next(iter(self.ids.values())) if isinstance(self.ids, Mapping) else self.ids)
+
+    def __getitem__(self, step: int) -> tuple[Ids, Any, dict[int, str]]:
+        if not isinstance(self.ids, Mapping):
+            return self.stream._row(step, self.ids[step], self.stream.name)
+        rows = {
+            name: self.stream._row(step, ids[step], f"{self.stream.name}/{name}")
+            for name, ids in self.ids.items()
+        }
+        ids, views, messages = ({n: row[k] for n, row in rows.items()} for k in range(3))
+        return ids, views, functools.reduce(dict.__or__, messages.values())
+
+
+def views_at(images: Any, rows: Any, num_views: int) -> tuple[Any, ...]:
+    """Raw images of a batch, one array for each view.
+
+    Args:
+      images: the views that were streamed for this batch, or all images in one array.
+      rows: `[B]` positions in the latter.
+      num_views: how many.
+    """
+    if isinstance(images, tuple):
+        return tuple(view[: len(rows)] for view in images)
+    return (images[rows],) * num_views
+
+
+def read_files(
+    files: Sequence[Any],
+    ids: np.ndarray,
+    transform: Transform,
+    image_shape: tuple[int, int, int],
+    on_corrupt: str,
+) -> np.ndarray:
+    """Some images at once, uint8 `[n, H, W, 3]`; black where "skip" leaves one out.
+
+    Args:
+      files: of all examples.
+      ids: of those to read.
+      transform: one that draws nothing.
+      image_shape: (H, W, 3) of what it makes.
+      on_corrupt: as in `FileStream`.
+    """
+    stream = FileStream(files, (transform,), image_shape, seed=0, name="", on_corrupt=on_corrupt)
+    images = np.zeros((len(ids), *image_shape), np.uint8)
+    for image, i in zip(images, ids, strict=True):
+        try:
+            (image[:],) = stream._views(0, int(i), "")
+        except DataError:
+            if on_corrupt == "stop":
+                raise
+    return images
+
+
+def _grain():
+    try:
+        import grain
+    except ImportError:
+        raise DataError(
+            "dataset.stream=True reads images through grain, which is not installed: "
+            "`pip install grain`, or set --config.dataset.stream=False to hold them in memory."
+        ) from None
+    return grain
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Ctrl-C is the trainer's to answer, and a worker ends when the trainer does."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+
+    def end_with_trainer():
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_trainer, daemon=True).start()

@@ -1,0 +1,253 @@
+"""L2D: knowledge distillation for images with several labels, and what it is compared with.
+
+Yang, Xie, Zong, Feng, Niu, Sugiyama and Huang, "Multi-Label Knowledge Distillation", ICCV 2023,
+arXiv 2308.06453, as the authors' code runs it.
+
+A network is a backbone, a decoder that makes one embedding per class of an image, and a linear
+classifier for each class. Every class is a binary problem:
+  1. binary cross-entropy on the labels, *summed* over classes and batch;
+  2. MLD: the student's Bernoulli distributions follow the teacher's;
+  3. CD: for each class, the distances between its embeddings in the images that have it, and
+     ID: for each image, the distances between the embeddings of the classes it has, follow the
+     teacher's.
+
+All images of the global batch count, however many devices share it. The ablations are L2D without
+some of its terms; the baselines set another distillation loss beside the same cross-entropy.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from jaxrobust.errors import UserError
+from jaxrobust.losses import (
+    asymmetric_loss,
+    class_aware_embedding_distillation_loss,
+    instance_aware_embedding_distillation_loss,
+    logit_mse_loss,
+    masked_mean,
+    multilabel_bce_loss,
+    multilabel_logits_distillation_loss,
+    partial_softmax_distillation_loss,
+    pkt_loss,
+    review_kd_hcl_loss,
+    rkd_loss,
+)
+from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.models.ml_decoder import MultiLabelOutputs
+from jaxrobust.models.review_fusion import ReviewFusion, final_map
+from jaxrobust.recipes import check_choices
+
+LABEL_LOSSES = ("bce", "asymmetric")
+REDUCTIONS = ("sum", "batchmean")
+
+# (student, teacher, targets {0, 1} [B, C], where [B]) -> scalar
+Term = Callable[[MultiLabelOutputs, MultiLabelOutputs, jax.Array, jax.Array], jax.Array]
+
+
+# ---------------------------------------------------------------------------------- L2D's terms
+
+
+def mld_term(
+    student: MultiLabelOutputs, teacher: MultiLabelOutputs, targets: jax.Array, where: jax.Array
+) -> jax.Array:
+    """MLD of the logits, a mean over the batch."""
+    del targets
+    return masked_mean(multilabel_logits_distillation_loss(student.logits, teacher.logits), where)
+
+
+def cd_term(
+    student: MultiLabelOutputs,
+    teacher: MultiLabelOutputs,
+    targets: jax.Array,
+    where: jax.Array,
+    *,
+    normalize: bool = True,
+) -> jax.Array:
+    """CD of the label embeddings, a sum over the classes that two images have."""
+    return class_aware_embedding_distillation_loss(
+        student.label_embeddings,
+        teacher.label_embeddings,
+        _present(targets, where),
+        normalize=normalize,
+    )
+
+
+def id_term(
+    student: MultiLabelOutputs,
+    teacher: MultiLabelOutputs,
+    targets: jax.Array,
+    where: jax.Array,
+    *,
+    normalize: bool = True,
+) -> jax.Array:
+    """ID of the label embeddings, a sum over the images with two labels."""
+    return instance_aware_embedding_distillation_loss(
+        student.label_embeddings,
+        teacher.label_embeddings,
+        _present(targets, where),
+        normalize=normalize,
+    )
+
+
+def _present(targets: jax.Array, where: jax.Array) -> jax.Array:
+    """Targets with nothing in padding: an image without labels belongs to no group."""
+    return (targets > 0) & where[:, None]
+
+
+# ------------------------------------------------------------------------------------- methods
+
+
+def build(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """L2D as a method of the distillation task; a weight of 0 leaves a term out."""
+    del problem
+    options = config.l2d
+    on_embeddings = {"normalize": options.normalize}
+    return _distiller(
+        config,
+        {
+            "mld": (options.lambda_mld, mld_term),
+            "cd": (options.lambda_cd, functools.partial(cd_term, **on_embeddings)),
+            "id": (options.lambda_id, functools.partial(id_term, **on_embeddings)),
+        },
+    )
+
+
+def mld(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """Ablation: MLD alone."""
+    return _without(config, problem, "cd", "id")
+
+
+def mld_cd(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """Ablation: L2D without ID."""
+    return _without(config, problem, "id")
+
+
+def mld_id(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """Ablation: L2D without CD."""
+    return _without(config, problem, "cd")
+
+
+def _without(config: ml_collections.ConfigDict, problem: Problem | None, *terms: str) -> Distiller:
+    config = config.copy_and_resolve_references()
+    config.l2d.update({f"lambda_{term}": 0.0 for term in terms})
+    return build(config, problem)
+
+
+def bce(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """The labels alone, as teachers are trained."""
+    del problem
+    return _distiller(config, {}, has_teacher=False)
+
+
+def mse(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """Mean squared error of the logits, over classes and batch."""
+    del problem
+
+    def term(student, teacher, targets, where):
+        del targets
+        return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
+
+    return _distiller(config, {"mse": (config.mse.weight, term)})
+
+
+def ps(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """PS: soft-target KL over each positive class and all negative ones."""
+    del problem
+
+    def term(student, teacher, targets, where):
+        divergence = partial_softmax_distillation_loss(student.logits, teacher.logits, targets)
+        return masked_mean(divergence, where)
+
+    return _distiller(config, {"ps": (config.ps.weight, term)})
+
+
+def rkd(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """RKD: distances and angles between pooled features. Park et al., CVPR 2019."""
+    del problem
+    options = config.rkd
+
+    def term(student, teacher, targets, where):
+        del targets
+        return rkd_loss(
+            student.features.pooled,
+            teacher.features.pooled,
+            w_distance=options.distance_weight,
+            w_angle=options.angle_weight,
+            where=where,
+        )
+
+    return _distiller(config, {"rkd": (1.0, term)})
+
+
+def pkt(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+    """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
+    del problem
+
+    def term(student, teacher, targets, where):
+        del targets
+        return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
+
+    return _distiller(config, {"pkt": (config.pkt.weight, term)})
+
+
+def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """ReviewKD on the final map alone, where there is nothing to fuse. Chen et al., CVPR 2021."""
+    _, height, width, channels = problem.teacher_features.final.shape
+
+    def term(student, teacher, targets, where):
+        del targets
+        return review_kd_hcl_loss(student.features.maps, final_map(teacher.features), where=where)
+
+    connector = ReviewFusion(
+        channels=(channels,),
+        sizes=((height, width),),
+        width=config.reviewkd.width,
+        levels=final_map,
+        dtype=problem.dtype,
+    )
+    return _distiller(config, {"reviewkd": (config.reviewkd.weight, term)}, connector=connector)
+
+
+def _distiller(
+    config: ml_collections.ConfigDict,
+    terms: dict[str, tuple[float, Term]],
+    *,
+    connector: nn.Module | None = None,
+    has_teacher: bool = True,
+) -> Distiller:
+    """The loss on the labels and the weighted sum of the terms."""
+    check_choices(config, {"labels.loss": LABEL_LOSSES, "labels.reduction": REDUCTIONS})
+    for name, (weight, _) in terms.items():
+        if not weight >= 0:
+            raise UserError(f"The weight of {name} is {weight}; it must be 0 or more.")
+    terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight}
+
+    def objective(student, teacher, targets, where, ramp):
+        values = {name: term(student, teacher, targets, where) for name, (_, term) in terms.items()}
+        loss_kd = sum((terms[name][0] * values[name] for name in values), jnp.zeros_like(ramp))
+        return _label_loss(config, student.logits, targets, where), ramp * loss_kd
+
+    def measures(student, teacher, targets, where):
+        return {name: term(student, teacher, targets, where) for name, (_, term) in terms.items()}
+
+    return Distiller(
+        objective=objective, measures=measures, connector=connector, has_teacher=has_teacher
+    )
+
+
+def _label_loss(
+    config: ml_collections.ConfigDict, logits: jax.Array, targets: jax.Array, where: jax.Array
+) -> jax.Array:
+    """The loss on the labels, summed over classes and reduced over the batch."""
+    if config.labels.loss == "bce":
+        values = multilabel_bce_loss(logits, targets)
+    else:
+        values = asymmetric_loss(logits, targets, **config.asymmetric)
+    if config.labels.reduction == "batchmean":
+        return masked_mean(values, where)
+    return jnp.sum(values, where=where)

@@ -1,0 +1,165 @@
+"""L2D's classifier: one embedding per label by cross-attention, and a linear score of each.
+
+Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023, https://arxiv.org/abs/2308.06453;
+Ridnik et al., "ML-Decoder: Scalable and Versatile Classification Head", WACV 2023,
+https://arxiv.org/abs/2111.12933.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.models.layers import Features, Linear
+
+
+class MultiLabelOutputs(NamedTuple):
+    """What a multi-label classifier computes.
+
+    Attributes:
+      logits: float32 `[B, C]`.
+      label_embeddings: float32 `[B, G, width]`, one per query; the decoder has C of them unless it
+        is told otherwise.
+      features: of the backbone.
+    """
+
+    logits: jax.Array
+    label_embeddings: jax.Array
+    features: Features
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to a memory, as in PyTorch.
+
+    Attributes:
+      num_heads: divides the width.
+      dropout: share of the attention weights that is dropped in training.
+    """
+
+    num_heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, memory: jax.Array, *, train: bool) -> jax.Array:
+        """Float32 `[B, G, width]` of queries of that shape and memory `[B, S, width]`."""
+        width = queries.shape[-1]
+        # One matrix for queries, keys and values: its size is in the bound of the initialisation.
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, 3 * width))
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,))
+
+        def project(x, part):
+            columns = slice(part * width, (part + 1) * width)
+            x = jnp.einsum("bsd,de->bse", x, kernel[:, columns]) + bias[None, None, columns]
+            return x.reshape(*x.shape[:2], self.num_heads, -1)
+
+        query, key, value = project(queries, 0), project(memory, 1), project(memory, 2)
+        scores = jnp.einsum("bghe,bshe->bhgs", query, key) * (width // self.num_heads) ** -0.5
+        weights = nn.softmax(scores, axis=-1)
+        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        mixed = jnp.einsum("bhgs,bshe->bghe", weights, value).reshape(queries.shape)
+        return Linear(width, bias_init=nn.initializers.zeros)(mixed)
+
+
+class MLDecoder(nn.Module):
+    """Logits and label embeddings of a map; float32 throughout.
+
+    The queries are drawn once and never trained: they lie in the collection `constants`, beside
+    `params`, and are saved with it.
+
+    Attributes:
+      num_classes: C.
+      num_groups: G, number of queries, at most C; None is C, a negative number 100.
+      width: of the embeddings.
+      hidden: width of the feed-forward layer.
+      num_heads: of the attention.
+      dropout: share that is dropped in training, everywhere.
+    """
+
+    num_classes: int
+    num_groups: int | None = None
+    width: int = 768
+    hidden: int = 2048
+    num_heads: int = 8
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(self, maps: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Decodes a batch; in training a `dropout` random stream is needed.
+
+        Args:
+          maps: `[B, H, W, F]` or tokens `[B, S, F]`.
+          train: whether to drop.
+
+        Returns:
+          (logits `[B, C]`, label embeddings `[B, G, width]`).
+        """
+        groups = self.num_classes if self.num_groups is None else self.num_groups
+        groups = min(100 if groups < 0 else groups, self.num_classes)
+        duplicates = -(-self.num_classes // groups)
+        drop = functools.partial(nn.Dropout(self.dropout), deterministic=not train)
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-5)
+
+        tokens = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+        memory = nn.relu(Linear(self.width, name="embed")(tokens))
+        queries = self.variable(
+            "constants",
+            "queries",
+            lambda: jax.random.normal(self.make_rng("params"), (groups, self.width)),
+        ).value
+        queries = jnp.broadcast_to(queries, (maps.shape[0], groups, self.width))
+
+        x = norm(name="norm1")(queries + drop(queries))
+        attention = CrossAttention(self.num_heads, self.dropout, name="attention")
+        x = norm(name="norm2")(x + drop(attention(x, memory, train=train)))
+        hidden = drop(nn.relu(Linear(self.hidden, name="linear1")(x)))
+        x = norm(name="norm3")(x + drop(Linear(self.width, name="linear2")(hidden)))
+
+        deviation = (2 / (duplicates * (self.width + groups))) ** 0.5
+        kernel = self.param(
+            "group_kernel",
+            nn.initializers.normal(deviation),
+            (groups, self.width, duplicates),
+        )
+        bias = self.param("group_bias", nn.initializers.zeros, (self.num_classes,))
+        logits = jnp.einsum("bgd,gdk->bgk", x, kernel).reshape(maps.shape[0], -1)
+        return logits[:, : self.num_classes] + bias[None], x
+
+
+class MultiLabelClassifier(nn.Module):
+    """A backbone with an ML-Decoder on its final map.
+
+    The top-level keys of the parameters are `backbone` and `decoder`.
+
+    Attributes:
+      backbone: network that returns `Features`.
+      num_classes: C.
+      options: of the `MLDecoder`.
+    """
+
+    backbone: nn.Module
+    num_classes: int
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def setup(self):
+        self.decoder = MLDecoder(self.num_classes, **self.options)
+
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> MultiLabelOutputs:
+        """Logits, label embeddings and features.
+
+        In training a `dropout` random stream is needed.
+
+        Args:
+          images: `[B, H, W, 3]`, normalised.
+          train: whether BatchNorm uses, and updates its running averages from, this batch, and
+            units are dropped.
+          where: bool `[B]`; rows that are left out of BatchNorm's statistics are False.
+        """
+        features = self.backbone(images, train=train, where=where)
+        logits, label_embeddings = self.decoder(features.final.astype(jnp.float32), train=train)
+        return MultiLabelOutputs(logits, label_embeddings, features)

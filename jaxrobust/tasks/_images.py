@@ -1,0 +1,127 @@
+"""Where a task's images are: on the devices, or in files that a stream reads."""
+
+import logging
+
+import ml_collections
+import numpy as np
+
+from jaxrobust.data.multilabel import FileExamples
+from jaxrobust.data.sources import Examples
+from jaxrobust.data.streaming import ON_CORRUPT, FileStream, packed, read_files
+from jaxrobust.data.transforms import CROPS, Transform, crop_transform, multilabel_transform
+from jaxrobust.engine.sharding import Placement
+from jaxrobust.errors import UserError
+from jaxrobust.recipes import check_choices, check_minima
+
+log = logging.getLogger("jaxrobust")
+
+MULTILABEL = "multilabel"
+"""The `augment.crop` that squeezes images to squares and augments them as L2D does."""
+
+
+class ResidentImages:
+    """All images of a split in device memory.
+
+    Attributes:
+      shape: (H, W, 3).
+      names: of the files, if they came from some.
+    """
+
+    def __init__(self, examples: Examples, placement: Placement):
+        self._host = examples.images
+        self._images = placement.put(examples.images)
+        self.shape = examples.images.shape[1:]
+        self.names = examples.files
+
+    def visit(self, views: tuple[str, ...], name: str, epoch: int = 0):
+        """The operand from which a program takes its images."""
+        del views, name, epoch
+        return self._images
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """Some images as they are tested, uint8 `[n, H, W, 3]`."""
+        return self._host[ids]
+
+
+class StreamedImages:
+    """Images of a split in files; attributes and methods as of `ResidentImages`.
+
+    Views are cropped on the host, "weak" and "strong" ones as the recipe says, "test" ones in the
+    middle; all else is done to them on the devices.
+    """
+
+    def __init__(self, examples: FileExamples, config: ml_collections.ConfigDict):
+        self._config = config
+        self._files = packed(examples.files)
+        self._transforms = view_transforms(config)
+        self._reported: set[int] = set()
+        self.shape = (config.dataset.image_size, config.dataset.image_size, 3)
+        self.names = examples.names
+
+    def visit(self, views: tuple[str, ...], name: str, epoch: int = 0) -> FileStream:
+        return FileStream(
+            self._files,
+            tuple(self._transforms[view] for view in views),
+            self.shape,
+            seed=self._config.seed,
+            name=name,
+            epoch=epoch,
+            num_workers=self._config.num_workers,
+            on_corrupt=self._config.dataset.on_corrupt,
+            reported=self._reported,
+        )
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        on_corrupt = self._config.dataset.on_corrupt
+        return read_files(self._files, ids, self._transforms["test"], self.shape, on_corrupt)
+
+
+def images_of(
+    examples: Examples | FileExamples, config: ml_collections.ConfigDict, placement: Placement
+) -> ResidentImages | StreamedImages:
+    """The images of a split, wherever they are."""
+    if isinstance(examples, FileExamples):
+        return StreamedImages(examples, config)
+    return ResidentImages(examples, placement)
+
+
+def view_transforms(config: ml_collections.ConfigDict) -> dict[str, Transform]:
+    """What is done on the host to streamed images, by the kind of view.
+
+    Raises:
+      UserError: if the recipe's crops are none.
+    """
+    augment, size = config.augment, config.dataset.image_size
+    check_choices(
+        config,
+        {
+            "augment.crop": (*CROPS, MULTILABEL),
+            "augment.crop_from": ("original", "resized"),
+            "dataset.on_corrupt": ON_CORRUPT,
+        },
+    )
+    check_minima(config, {"num_workers": 0})
+    if not size:
+        raise UserError(
+            "dataset.stream=True needs the side of the images: set --config.dataset.image_size=."
+        )
+    if augment.crop == MULTILABEL:
+        train, test = (multilabel_transform(size, train=train) for train in (True, False))
+        return {"weak": train, "strong": train, "test": test}
+    if 0 < augment.resize < size:
+        raise UserError(
+            f"augment.resize={augment.resize} is less than dataset.image_size={size}: crops would "
+            "not fit; raise the one, or lower the other."
+        )
+    resized = {"shorter_side": augment.resize}
+    weak = crop_transform(
+        size,
+        augment.crop,
+        shorter_side=0 if augment.crop_from == "original" else augment.resize,
+        area=tuple(augment.area),
+        aspect=tuple(augment.aspect),
+    )
+    strong = weak
+    if augment.crop == "random_resized":  # DPC's are all of one size
+        strong = crop_transform(size, "random", **resized)
+    return {"weak": weak, "strong": strong, "test": crop_transform(size, "center", **resized)}

@@ -1,0 +1,283 @@
+"""Reading published weights: what fits is converted, all else is refused in words."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrobust.errors import UserError
+from jaxrobust.models.convert import convert_state_dict, main
+from jaxrobust.models.storage import load_classifier
+from jaxrobust.models.torch_files import read_state_dict
+
+
+def _resnet8(num_classes=3):
+    """A state dict of RepDistiller's resnet8."""
+    random = np.random.default_rng(0)
+    tensors = {}
+
+    def add(name, *shape):
+        tensors[name] = random.standard_normal(shape).astype(np.float32)
+
+    def norm(name, width):
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            add(f"{name}.{leaf}", width)
+        tensors[f"{name}.num_batches_tracked"] = np.array(7)
+
+    add("conv1.weight", 16, 3, 3, 3)
+    norm("bn1", 16)
+    before = 16
+    for stage, width in enumerate((16, 32, 64), 1):
+        prefix = f"layer{stage}.0"
+        add(f"{prefix}.conv1.weight", width, before, 3, 3)
+        norm(f"{prefix}.bn1", width)
+        add(f"{prefix}.conv2.weight", width, width, 3, 3)
+        norm(f"{prefix}.bn2", width)
+        if width != before:
+            add(f"{prefix}.downsample.0.weight", width, before, 1, 1)
+            norm(f"{prefix}.downsample.1", width)
+        before = width
+    add("fc.weight", num_classes, 64)
+    add("fc.bias", num_classes)
+    return tensors
+
+
+TYPES = {"float32": "F32", "int64": "I64"}
+
+
+def _safetensors(tensors):
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, tensor in tensors.items():
+        content = tensor.tobytes()
+        offsets = [len(data), len(data) + len(content)]
+        header[name] = {
+            "dtype": TYPES[tensor.dtype.name],
+            "shape": tensor.shape,
+            "data_offsets": offsets,
+        }
+        data += content
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+class _Global:
+    """Pickles as the name of something in a module that need not be there."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+class _Storage:
+    def __init__(self, key, kind, content, size):
+        self.key, self.kind, self.content, self.size = key, kind, content, size
+
+
+class _Call:
+    """Pickles as a call of a global."""
+
+    def __init__(self, module, name, *arguments):
+        self.function, self.arguments = _Global(module, name), arguments
+
+
+class _Pickler(pickle._Pickler):
+    """Writes what `torch.save` writes, without PyTorch."""
+
+    def persistent_id(self, value):
+        if isinstance(value, _Storage):
+            return ("storage", _Global("torch", value.kind), value.key, "cpu", value.size)
+        return None
+
+    def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, _Global):
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, _Call):
+            self.save(obj.function)
+            self.save(obj.arguments)
+            self.write(pickle.REDUCE)
+        else:
+            super().save(obj, save_persistent_id)
+
+
+def _torch_zip(path, value, storages=()):
+    content = io.BytesIO()
+    _Pickler(content, protocol=2).dump(value)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content.getvalue())
+        archive.writestr("archive/version", "3\n")
+        for storage in storages:
+            archive.writestr(f"archive/data/{storage.key}", storage.content)
+
+
+def _torch_tensors(tensors):
+    kinds = {"float32": "FloatStorage", "int64": "LongStorage"}
+    calls, storages = {}, []
+    for i, (name, tensor) in enumerate(tensors.items()):
+        storage = _Storage(str(i), kinds[tensor.dtype.name], tensor.tobytes(), tensor.size)
+        strides = tuple(step // tensor.itemsize for step in tensor.strides)
+        call = ("torch._utils", "_rebuild_tensor_v2", storage, 0, tensor.shape, strides, False, {})
+        calls[name] = _Call(*call)
+        storages.append(storage)
+    return calls, storages
+
+
+@pytest.fixture(scope="module")
+def converted():
+    return convert_state_dict("resnet8", _resnet8())
+
+
+def test_every_tensor_has_its_place(converted):
+    tensors = _resnet8()
+    num_classes, variables = converted
+    assert num_classes == 3
+    params, stats = variables["params"], variables["batch_stats"]
+    backbone = params["backbone"]
+    np.testing.assert_array_equal(
+        backbone["blocks_1"]["Conv_2"]["Conv_0"]["kernel"],
+        tensors["layer2.0.downsample.0.weight"].transpose(2, 3, 1, 0),
+    )
+    np.testing.assert_array_equal(
+        stats["backbone"]["blocks_2"]["BatchNorm_1"]["BatchNorm_0"]["var"],
+        tensors["layer3.0.bn2.running_var"],
+    )
+    np.testing.assert_array_equal(params["primary"]["Dense_0"]["kernel"], tensors["fc.weight"].T)
+
+
+@pytest.mark.parametrize(
+    "kind", ["pth", "module.pth", "model.pth", "state_dict.pth", "safetensors"]
+)
+def test_command_converts_every_kind_of_file(kind, tmp_path, converted, capsys):
+    path, tensors = tmp_path / f"teacher.{kind}", _resnet8()
+    if kind == "safetensors":
+        path.write_bytes(_safetensors(tensors))
+    else:
+        if kind == "module.pth":
+            tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        calls, storages = _torch_tensors(tensors)
+        wrapper = kind.removesuffix("pth").rstrip(".")
+        if wrapper in ("model", "state_dict"):
+            calls = {wrapper: calls, "epoch": 240, "accuracy": 79.42}
+        _torch_zip(path, calls, storages)
+    found = read_state_dict(path)
+    expected = _resnet8()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name], tensor)
+    if kind == "model.pth":
+        out = tmp_path / "teacher"
+        arguments = ["--arch=resnet8", f"--from={path}", f"--to={out}"]
+        assert main(arguments) == 0
+        assert "resnet8, 3 classes, 77,587 parameters" in capsys.readouterr().out
+        stored = load_classifier(out)
+        assert (stored.arch, stored.num_classes) == ("resnet8", 3)
+        jax.tree.map(np.testing.assert_array_equal, stored.variables, converted[1])
+        assert main(arguments) == 2
+        assert "holds a model already" in capsys.readouterr().err
+
+
+def _without(name):
+    return {k: v for k, v in _resnet8().items() if k != name}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (_without("layer2.0.bn1.running_var"), r"not a state dict of resnet8.*layer2\.0\.bn1"),
+        (_without("layer3.0.conv2.weight"), r"No tensor was given for .*layer3\.0\.conv2"),
+        ({**_resnet8(), "fc2.weight": np.zeros((3, 64))}, r"no place for the tensor fc2\.weight"),
+        ({**_resnet8(), "bn1.bias": np.zeros(17)}, r"bn1\.bias has shape \(17,\)"),
+        (
+            {**_resnet8(), "linear.weight": np.zeros((3, 64))},
+            r"fc\.weight and linear\.weight have the same role",
+        ),
+        (_without("fc.weight"), "no classifier"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tensors, message):
+    with pytest.raises(UserError, match=message):
+        convert_state_dict("resnet8", tensors)
+
+
+def test_unknown_architecture_is_refused_before_the_file_is_read(tmp_path, capsys):
+    arguments = ["--arch=resnet32x5", f"--from={tmp_path / 'none.pth'}", f"--to={tmp_path}"]
+    assert main(arguments) == 2
+    assert "did you mean 'resnet32x4'" in capsys.readouterr().err
+    assert main(["--arch=resnet8", *arguments[1:]]) == 2
+    assert "There is no file" in capsys.readouterr().err
+
+
+def test_pickles_that_name_anything_else_run_nothing(tmp_path):
+    path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+    attacks = [
+        _Call("os", "mkdir", str(trace)),
+        _Call("posix", "mkdir", str(trace)),
+        _Call("builtins", "eval", f"__import__('os').mkdir({str(trace)!r})"),
+        _Call("builtins", "getattr", {}, "keys"),
+        _Call("torch.storage", "_load_from_bytes", b"\x80\x02."),
+        _Call("torch._utils", "_rebuild_tensor_v2.__globals__"),
+        _Call("numpy.core.multiarray", "_reconstruct"),
+    ]
+    for attack in attacks:
+        _torch_zip(path, {"conv1.weight": attack})
+        with pytest.raises(UserError, match=r"Refused to read .*evil\.pth: it asks for"):
+            read_state_dict(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [(0, (5,), (1,)), (3, (2,), (1,)), (-1, (2,), (1,)), (0, (2,), (-1,)), (0, (2,), (1 << 40,))],
+)
+def test_tensors_never_reach_beyond_their_storage(offset, shape, strides, tmp_path):
+    path = tmp_path / "beyond.pth"
+    storage = _Storage("0", "FloatStorage", np.zeros(4, np.float32).tobytes(), 4)
+    call = ("torch._utils", "_rebuild_tensor_v2", storage, offset, shape, strides, False, {})
+    _torch_zip(path, {"conv1.weight": _Call(*call)}, [storage])
+    with pytest.raises(UserError, match="exceeds its storage"):
+        read_state_dict(path)
+
+
+def test_strided_tensors_and_settings_of_a_training_script_are_read(tmp_path):
+    path = tmp_path / "strided.pth"
+    storage = _Storage("0", "FloatStorage", np.arange(6, dtype=np.float32).tobytes(), 6)
+    call = ("torch._utils", "_rebuild_tensor_v2", storage, 1, (2, 2), (1, 2), False, {})
+    parameter = _Call("torch._utils", "_rebuild_parameter", _Call(*call), True, {})
+    empty = _Storage("1", "FloatStorage", b"", 0)
+    nothing = _Call("torch._utils", "_rebuild_tensor_v2", empty, 0, (0,), (1,), False, {})
+    content = {"opt": _Call("argparse", "Namespace"), "model": {"a": parameter, "b": nothing}}
+    _torch_zip(path, content, [storage, empty])
+    found = read_state_dict(path)
+    np.testing.assert_array_equal(found["a"], [[1, 3], [2, 4]])
+    assert found["b"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("old.pth", pickle.dumps(0x1950A86A20F9469CFC6C, 2), "older than PyTorch 1.6.*torch.save"),
+        ("cut.safetensors", _safetensors(_resnet8())[:-4], "not a safetensors file, or damaged"),
+        ("cut.safetensors", b"\xff" * 16, "not a safetensors file, or damaged"),
+        ("list.safetensors", struct.pack("<Q", 2) + b"[]", "not a safetensors file, or damaged"),
+    ],
+)
+def test_damaged_and_old_files_are_refused_with_the_remedy(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_state_dict(path)
+
+
+def test_a_pickle_without_state_dict_is_refused(tmp_path):
+    path = tmp_path / "other.pth"
+    for value in ([1, 2], {"epoch": 3}, {}):
+        _torch_zip(path, value)
+        with pytest.raises(UserError, match="does not hold a state dict"):
+            read_state_dict(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme", "")
+    with pytest.raises(UserError, match="Refused to read"):
+        read_state_dict(path)

@@ -1,0 +1,202 @@
+"""The distillation loop on images with several labels, with networks of a few channels."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import dhkd, dpc
+from configs import l2d as recipe
+from jaxrobust import metrics, tasks
+from jaxrobust.compare import group, statistics
+from jaxrobust.data.sources import load_dataset
+from jaxrobust.engine.programs import Programs
+from jaxrobust.errors import UserError
+from jaxrobust.models.storage import load_classifier
+from jaxrobust.tasks import distillation
+
+PROGRAMS = Programs()  # of the runs that differ in no more than numbers that a step is given
+
+pytestmark = pytest.mark.usefixtures("quick_compile", "tiny_backbones", "one_device")
+
+
+def _config(**changes):
+    config = recipe.get_config("digits")
+    config.update_from_flattened_dict(
+        {
+            "writers": ("jsonl",),
+            "dataset.max_train": 60,
+            "dataset.max_test": 40,
+            "batch_size": 20,
+            "eval_batch_size": 20,
+            "student.name": "tiny4",
+            "teacher.name": "tiny8",
+            "teacher.num_epochs": 1,
+            "num_epochs": 2,
+            "optimizer.cycle_epochs": 4,
+            "decoder.width": 8,
+            "decoder.hidden": 8,
+            **changes,
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, quick_compile, tiny_backbones, one_device):
+    """A run of L2D that trained its own teacher: its folder and its results."""
+    workdir = tmp_path_factory.mktemp("l2d")
+    return workdir, distillation.run(_config(), workdir, PROGRAMS)
+
+
+def _events(workdir, **wanted):
+    events = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [e for e in events if all(e.get(name) == value for name, value in wanted.items())]
+
+
+def test_results_metrics_and_figure(finished):
+    workdir, results = finished
+    assert results == json.loads((workdir / "results.json").read_text())
+    maps = [e["mAP"] for e in results["epochs"]]
+    assert len(maps) == 2 and results["best"]["mAP"] == max(maps)
+    tested = _events(workdir, split="test", phase="student")
+    assert [e["mAP"] for e in tested] == maps
+    assert {"OF1", "CF1", "OP_at_half", "CF1_harmonic_at_half"} < set(tested[0])
+    assert (workdir / "figures" / "epochs.png").stat().st_size > 0
+    trained = _events(workdir, split="train", phase="student")
+    assert trained[0]["steps"] == [1, 3] and trained[1]["steps"] == [4, 6]
+    for event in trained:
+        terms = 100 * event["mld"] + event["cd"] + 100 * event["id"]
+        assert event["loss_kd"] == pytest.approx(terms, rel=1e-4)
+    assert not {"mld", "loss_id"} & set(_events(workdir, split="train", phase="teacher")[0])
+
+
+def test_the_student_that_is_handed_over_is_the_one_evaluated(finished):
+    workdir, results = finished
+    student, teacher = (load_classifier(workdir / name) for name in ("student", "teacher"))
+    assert (student.arch, teacher.arch) == ("tiny4", "tiny8")
+    assert student.decoder == teacher.decoder and student.decoder["width"] == 8
+    test = load_dataset("digit_canvases", max_train=60, max_test=40).test
+    logits = np.asarray(student.logits(test.images))
+    ap = metrics.mean_average_precision(logits, test.labels)
+    assert ap == pytest.approx(results["last"]["mAP"], abs=1e-3)
+
+
+def _stop_after_an_epoch(config, workdir, programs, monkeypatch):
+    """Runs until a checkpoint holds one epoch of the student, and training went on from there."""
+
+    class Stop(Exception):
+        pass
+
+    class Stopped(distillation._Distillation):
+        def _test_measures(self, role):
+            if role == "student" and self.epochs["student"]:
+                self.io.flush()
+                raise Stop
+            return super()._test_measures(role)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "_Distillation", Stopped)
+        with pytest.raises(Stop):
+            distillation.run(config, workdir, programs)
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path, monkeypatch):
+    config = _config(**{"checkpoint.every_seconds": 0.0})
+    _stop_after_an_epoch(config, tmp_path, PROGRAMS, monkeypatch)
+    assert distillation.run(config, tmp_path, PROGRAMS) == finished[1]
+
+
+def test_a_teacher_at_hand_and_a_comparison(finished, tmp_path):
+    workdir, results = finished
+    config = _config(**{"teacher.path": str(workdir / "teacher")})
+    alone = distillation.run(config, tmp_path, PROGRAMS)
+    assert alone["teacher"]["mAP"] == results["teacher"]["mAP"]
+    assert alone["epochs"] == results["epochs"]
+    found = statistics(group([workdir, tmp_path], by="teacher.path"))
+    means = [values["mean"] for values in found.values()]
+    assert len(means) == 2 and means[0] == means[1]
+    assert means[0]["mAP, last epoch"] == results["last"]["mAP"]
+
+
+def test_the_backbone_may_be_given(finished, tmp_path):
+    workdir, _ = finished
+    config = _config(**{"student.backbone": str(workdir / "teacher")})
+    with pytest.raises(UserError, match=r"holds a tiny8, not the tiny4 of student\.name"):
+        distillation.run(config, tmp_path / "first", PROGRAMS)
+    config = _config(**{"student.backbone": str(workdir / "student")})
+    given = {}
+
+    class Looked(distillation._Distillation):
+        def run(self):
+            self._restore()
+            given.update(self.networks["student"].variables)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distillation, "_Distillation", Looked)
+        distillation.run(config, tmp_path, PROGRAMS)
+    stored = load_classifier(workdir / "student").variables
+    kernels = [jax.tree.leaves(x["params"]["backbone"])[-1] for x in (given, stored)]
+    np.testing.assert_array_equal(*kernels)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"method": "kd"}, "digit_canvases have several labels each. Unknown method for them 'kd'"),
+        ({"method": "l2d_"}, "Unknown method 'l2d_': did you mean 'l2d'"),
+        ({"dataset.name": "digits"}, "digits have one label each. Unknown method for them 'l2d'"),
+        ({"num_epochs": 5}, "num_epochs=5 must be at most the 4 of optimizer.cycle_epochs"),
+    ],
+)
+def test_a_wrong_recipe_is_answered_by_one_sentence(config, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        distillation.run(_config(**config), tmp_path)
+
+
+def test_a_teacher_of_images_with_several_labels_is_refused_elsewhere(finished, tmp_path):
+    config = dhkd.get_config("digits")
+    config.teacher.path = str(finished[0] / "teacher")
+    with pytest.raises(UserError, match=r"with several labels, but those of digits have one"):
+        distillation.run(config, tmp_path)
+
+
+def test_other_tasks_refuse_images_with_several_labels(tmp_path):
+    config = dpc.get_config("digits")
+    config.dataset.name = "digit_canvases"
+    with pytest.raises(UserError, match="digit_canvases have several labels each, but task noisy_"):
+        tasks.run(config, tmp_path)
+
+
+def test_images_are_streamed_from_files_and_a_stopped_run_goes_on(tmp_path, write_voc, monkeypatch):
+    root = tmp_path / "VOCdevkit" / "VOC2007"
+    rng = np.random.default_rng(0)
+    for split, count in (("trainval", 24), ("test", 10)):
+        targets = (rng.random((count, 20)) < 0.2).astype(np.uint8)
+        targets[np.arange(20) % count, np.arange(20)] = 1
+        write_voc(root, split, rng.integers(0, 256, (count, 9, 12, 3), np.uint8), targets)
+    config = recipe.get_config("voc_resnet50_resnet18")
+    tiny = _config()
+    config.update_from_flattened_dict(
+        {
+            "method": "bce",
+            "writers": ("jsonl",),
+            "checkpoint.every_seconds": 0.0,
+            "dataset.path": str(tmp_path),
+            "dataset.image_size": 8,
+            "num_workers": 0,
+            "student.name": "tiny4",
+            "teacher.name": "tiny4",
+            "teacher.num_epochs": 2,
+            "num_epochs": 2,
+            "batch_size": 8,
+            "optimizer.cycle_epochs": 2,
+        }
+    )
+    config.decoder = tiny.decoder
+    programs = Programs()
+    whole = distillation.run(config, tmp_path / "whole", programs)
+    assert whole["dataset"] == "voc2007" and whole["num_classes"] == 20
+    _stop_after_an_epoch(config, tmp_path / "stopped", programs, monkeypatch)
+    assert distillation.run(config, tmp_path / "stopped", programs) == whole
