@@ -3,9 +3,9 @@
     python -m jaxrobust.main --config=configs/dcfs.py --workdir=runs/dcfs
     python -m jaxrobust.main --config=configs/dcfs.py:digits --workdir=runs/digits
 
-Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits, image_folder. The share
-of unknown classes is `--config.al.openness`; other strategies run in the same loop with
-`--config.method=random` or `entropy`.
+Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits, image_folder, each with
+60 % of the classes unknown; for the first three also as in `cifar10_openness_0.2` (0.4, 0.6, 0.8).
+Other strategies run in the same loop with `--config.method=random` or `entropy`.
 
 The method (arXiv 2409.17607) is a reconstruction: of the paper only the abstract was available, and
 there is no public code. Each field below says where its value is from: [abstract], [family] (the
@@ -19,8 +19,9 @@ from jaxrobust import recipes
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one data set; see the file's docstring."""
-    config = recipes.active_learning(recipes.variant(variant, default="cifar10"))
+    """Recipe for one variant; see the file's docstring."""
+    name = recipes.variant(variant, default="cifar10", choices=recipes.OPEN_SET)
+    config = recipes.active_learning(name)
     config.task = "active_learning"
     config.method = "dcfs"
 

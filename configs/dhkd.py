@@ -43,6 +43,10 @@ Test accuracy (%) by the authors' poster:
     ImageNet
     resnet34_resnet18_imagenet  69.76 70.66 72.15   -
     resnet50_mobilenet_v1_imagenet 68.87 70.50 72.99 -
+
+Measured with `:digits` (seeds 0, 1, 2, last epoch, in %; half a minute a run on two CPU cores):
+cross_entropy 99.6 ± 0.2, binary_kl 99.5 ± 0.2, cross_entropy_binary_kl 99.7 ± 0.0, kd 99.7 ± 0.0,
+dhkd 99.5 ± 0.2. Too easy to rank them, and no collapse; see docs/results.md. CIFAR-100 is owed.
 """
 
 import ml_collections

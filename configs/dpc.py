@@ -119,7 +119,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
             "guess_updates_statistics": True,  # guesses move BatchNorm's averages
         }
     )
-    config.baseline = ml_collections.ConfigDict({"mixup_alpha": 1.0})
     if dataset != "digits":
         config.model.name = "preact_resnet18"
     if dataset in ("cifar10", "cifar100"):

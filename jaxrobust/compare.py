@@ -1,16 +1,16 @@
 """Compares finished runs: `python -m jaxrobust.compare runs/* --out=comparison`.
 
 Draws what the runs' task is about, one line per group with a band over its seeds, and prints the
-table behind it: for active learning, accuracy, query precision and query recall against the number
-of annotated images; for noisy labels, accuracy, calibration and detection by epoch; for
-distillation, accuracy, calibration and the agreement of gradients by epoch.
+table behind it: for active learning, accuracy, query precision and query recall by round, or with
+`--x=annotated` against the number of annotated images; for noisy labels, accuracy, calibration and
+detection by epoch; for distillation, accuracy, calibration and the agreement of gradients by epoch.
 """
 
 import argparse
 import collections
 import contextlib
+import functools
 import json
-import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrobust.engine.runtime import write_text
-from jaxrobust.errors import UserError
+from jaxrobust.engine.files import write_text
+from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.report import distillation_curves, learning_curves, noisy_label_curves
 
 
 def _of_labels(name: str) -> Callable[[dict], float]:
-    """Measure of detection, NaN where the truth is not known."""
-    return lambda results: results["last_epochs"]["labels"].get(name, math.nan)
+    """Measure of detection, which a run has where the truth is known."""
+    return lambda results: results["last_epochs"]["labels"][name]
 
 
 class _Comparison(NamedTuple):
@@ -34,12 +34,12 @@ class _Comparison(NamedTuple):
     Attributes:
       problem: results -> what must be the same in all runs.
       columns: heading -> results -> fraction in [0, 1].
-      draw: `(groups, path)`, the figure.
+      figures: what lies on the horizontal axis, the default first -> `(groups, path)`, which draws.
     """
 
     problem: Callable[[dict], tuple]
     columns: dict[str, Callable[[dict], float]]
-    draw: Callable[[dict[str, list[dict]], pathlib.Path], None]
+    figures: dict[str, Callable[[dict[str, list[dict]], pathlib.Path], None]]
 
 
 _COMPARISONS = {
@@ -52,7 +52,7 @@ _COMPARISONS = {
             "mean query precision": lambda r: r["mean_query_precision"],
             "last query recall": lambda r: r["last_query_recall"],
         },
-        draw=learning_curves,
+        figures={x: functools.partial(learning_curves, x=x) for x in ("rounds", "annotated")},
     ),
     "distillation": _Comparison(
         problem=lambda r: (r["dataset"], r["num_classes"], r["student"]["name"]),
@@ -62,7 +62,7 @@ _COMPARISONS = {
             "top-5 accuracy": lambda r: r["last"]["top5_accuracy"],
             "calibration error": lambda r: r["last"]["ece"],
         },
-        draw=distillation_curves,
+        figures={"epochs": distillation_curves},
     ),
     "noisy_labels": _Comparison(
         problem=lambda r: (r["dataset"], r["noise"]["kind"], r["noise"]["rate"]),
@@ -74,7 +74,7 @@ _COMPARISONS = {
             "detection precision": _of_labels("precision"),
             "detection recall": _of_labels("recall"),
         },
-        draw=noisy_label_curves,
+        figures={"epochs": noisy_label_curves},
     ),
 }
 
@@ -171,7 +171,7 @@ def statistics(groups: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, f
     """By label, `mean` and `std` (of the sample; 0 for one seed) of every measure, as fractions.
 
     A measure that a run cannot have is left out: recall with a person as oracle, accuracy without
-    test images.
+    test images, detection where the truth is not known.
     """
     columns = _comparison(groups).columns
     found = {}
@@ -186,9 +186,22 @@ def statistics(groups: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, f
     return found
 
 
-def draw(groups: dict[str, list[dict]], path: pathlib.Path) -> None:
-    """The figure of the runs' task, a line per label with a band over its seeds."""
-    _comparison(groups).draw(groups, path)
+def draw(groups: dict[str, list[dict]], path: pathlib.Path, *, x: str | None = None) -> None:
+    """The figure of the runs' task, a line per label with a band over its seeds.
+
+    Args:
+      groups: results by label.
+      path: the PNG to write.
+      x: what lies on the horizontal axis; None for what is usual.
+
+    Raises:
+      UserError: if the task's figure has no such axis.
+    """
+    figures = _comparison(groups).figures
+    x = x or next(iter(figures))
+    if x not in figures:
+        raise UserError(unknown_name("--x", x, figures))
+    figures[x](groups, path)
 
 
 def _comparison(groups: dict[str, list[dict]]) -> _Comparison:
@@ -201,17 +214,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of finished runs")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the figure")
     parser.add_argument("--by", default="method", help="config field that tells groups apart")
+    parser.add_argument("--x", help="horizontal axis: rounds (default) or annotated; epochs")
     arguments = parser.parse_args(argv)
     try:
         groups = group(arguments.workdirs, arguments.by)
+        figure = arguments.out / "learning_curves.png"
+        draw(groups, figure, x=arguments.x)
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
     text = table(groups)
     print(text)
     write_text(arguments.out / "table.md", text + "\n")
-    figure = arguments.out / "learning_curves.png"
-    draw(groups, figure)
     print(f"figure: {figure}")
     return 0
 

@@ -1,5 +1,7 @@
 """Runs a recipe: `python -m jaxrobust.main --config=configs/dcfs.py:digits --workdir=runs/digits`.
 
+From any other folder `--config=dcfs:digits` names the recipe that is installed with jaxrobust.
+
 Exit codes: 0 done; 2 something the user can mend, in one sentence; 75 stopped by SIGTERM and 130 by
 Ctrl-C, both after saving: the same command goes on.
 """
@@ -10,6 +12,7 @@ import os
 import runpy
 import signal
 import sys
+import traceback
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -17,11 +20,18 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from jaxrobust.errors import UserError
+from jaxrobust.recipes import locate
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, such as configs/dcfs.py or configs/dcfs.py:digits."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run writes.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of the processes that SLURM, Kubernetes, MPI or a TPU pod started."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of the processes.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
@@ -76,8 +86,14 @@ def _unknown_override(argv: list[str]) -> str | None:
     return None
 
 
+def _with_recipe_located(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return f"{flag}={locate(value)}" if flag.lstrip("-") == "config" and equals else argument
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with every mistake on the command line told in one sentence."""
+    argv = [_with_recipe_located(argument) for argument in argv]
     try:
         rest = flags.FLAGS(argv)
         if "-h" in argv or flags.FLAGS.help:
@@ -97,15 +113,45 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
+def _is_one_of_several() -> bool:
+    explicit = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    return _DISTRIBUTED.value or explicit != (None, None, None)
+
+
+def _join_processes() -> None:
+    """Joins the other processes of this run."""
+    explicit = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not _DISTRIBUTED.value and None in explicit:
+        raise UserError("--coordinator, --num_processes and --process_id must be given together.")
+    from jaxrobust.engine import processes
+
+    processes.join(*explicit)
+    if not processes.is_main():
+        logging.getLogger("jaxrobust").setLevel(logging.WARNING)
+
+
 def main(argv: list[str]) -> None:
+    """The command. Of several processes, one that fails does not wait for the others."""
     del argv
     _setup_logging()
+    try:
+        _main()
+    except SystemExit as stop:
+        if _is_one_of_several():
+            sys.stderr.flush()
+            os._exit(stop.code)
+        raise
+
+
+def _main() -> None:
     try:
         if _CONFIG.value is None:
             raise UserError("--config is missing; for example --config=configs/dcfs.py:digits.")
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; name a folder for the run, such as runs/first.")
         # Imported late, so that a wrong flag is answered before JAX has started.
+        if _is_one_of_several():
+            _join_processes()
         from jaxrobust import tasks
         from jaxrobust.engine.runtime import Interrupted
 
@@ -122,6 +168,16 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)
+    except Exception as error:
+        if not _is_one_of_several():
+            raise
+        traceback.print_exc()
+        print(
+            f"jaxrobust: a process of this run stopped ({str(error).splitlines()[0][:200]}); start "
+            "all of them again to go on.",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_PREEMPTED)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Settings that recipes share; a file in `configs/` starts from one of these."""
 
+import os
+import pathlib
 from collections.abc import Iterable, Mapping
 
 import ml_collections
@@ -7,6 +9,13 @@ import ml_collections
 from jaxrobust.errors import UserError, unknown_name
 
 DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "digits", "image_folder")
+
+OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
+    f"{dataset}_openness_{openness}": (dataset, openness)
+    for dataset in ("cifar10", "cifar100", "tiny_imagenet")
+    for openness in (0.2, 0.4, 0.6, 0.8)
+}
+"""Variant of an active-learning recipe -> (data set, unknown classes / all classes)."""
 
 
 # (teacher, student) -> weight of DKD's non-target part, from its authors.
@@ -66,12 +75,13 @@ def base(dataset: str) -> ml_collections.ConfigDict:
     return config
 
 
-def active_learning(dataset: str) -> ml_collections.ConfigDict:
-    """The open-set annotation protocol of LfOSA, BUAL and EAOA, as BUAL runs it.
+def active_learning(name: str) -> ml_collections.ConfigDict:
+    """The open-set annotation protocol of LfOSA, BUAL and EAOA, as BUAL runs it; one of `OPEN_SET`.
 
     Every number is BUAL's (ECCV 2024) for `cifar10`, `cifar100` and `tiny_imagenet`; the others are
     ours. `digits` shrinks network, images and epochs and runs the same code in under a minute.
     """
+    dataset, openness = OPEN_SET[name]
     config = base(dataset)
     config.eval_batch_size = 512
     config.num_epochs = 100  # of each network, in every round
@@ -90,7 +100,7 @@ def active_learning(dataset: str) -> ml_collections.ConfigDict:
     )
     config.al = ml_collections.ConfigDict(
         {
-            "openness": 0.6,  # unknown classes / all classes; the papers use 0.2, 0.4, 0.6, 0.8
+            "openness": openness,  # unknown classes / all classes
             "num_known": 0,  # above 0: in place of openness
             "class_order": (),  # permutation of class ids, the first ones are known; (): 0, 1, ..
             "init_fraction": 0.01,  # of the known training images, labelled at the start
@@ -162,7 +172,7 @@ def noisy_labels(dataset: str) -> ml_collections.ConfigDict:
             "weight_decay": 5e-4,
         }
     )
-    config.augment.policy = "cifar10"  # of strong views; or imagenet
+    config.augment.policy = "cifar10"  # of strong views; or imagenet, none
     config.augment.cutout = 16  # side of the square cut out of strong views; 0: none
     config.noise = ml_collections.ConfigDict(
         {
@@ -176,6 +186,8 @@ def noisy_labels(dataset: str) -> ml_collections.ConfigDict:
             "groups": "blocks",  # for asymmetric CIFAR-100; or superclasses
         }
     )
+    # Of cross_entropy and mixup: labels with a clean probability above the threshold are kept.
+    config.baseline = ml_collections.ConfigDict({"mixup_alpha": 1.0, "threshold": 0.5})
     match dataset:
         case "fashion_mnist":
             config.augment.padding = 2
@@ -192,6 +204,22 @@ def noisy_labels(dataset: str) -> ml_collections.ConfigDict:
             config.dataset.image_size = 32
             config.noise.kind = "none"
     return config
+
+
+def locate(recipe: str) -> str:
+    """Path of a recipe that is named on the command line, its `:VARIANT` kept.
+
+    `configs/dcfs.py` and `dcfs` both mean the recipe of that name in this folder or, from anywhere
+    else, the one that is installed with jaxrobust. What is none of these is returned as it is.
+    """
+    path, colon, argument = recipe.partition(":")
+    if path and not os.path.exists(path):
+        package = pathlib.Path(__file__).parent
+        name = pathlib.Path(path).with_suffix(".py").name
+        for folder in (package / "configs", package.parent / "configs"):
+            if path in (name, f"configs/{name}", name[:-3]) and (folder / name).exists():
+                return f"{folder / name}{colon}{argument}"
+    return recipe
 
 
 def distillation(variant: str | None) -> ml_collections.ConfigDict:
@@ -295,15 +323,15 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
     return config
 
 
-def variant(argument: str | None, *, default: str) -> str:
-    """The data set that `--config=FILE:ARGUMENT` names.
+def variant(argument: str | None, *, default: str, choices: Iterable[str] = DATASETS) -> str:
+    """The variant that `--config=FILE:ARGUMENT` names.
 
     Raises:
-      UserError: if it is not one of `DATASETS`.
+      UserError: if it is not one of `choices`.
     """
     name = argument or default
-    if name not in DATASETS:
-        raise UserError(unknown_name("config variant", name, DATASETS))
+    if name not in choices:
+        raise UserError(unknown_name("config variant", name, choices))
     return name
 
 
@@ -331,6 +359,19 @@ def check_minima(config: ml_collections.ConfigDict, minima: Mapping[str, int]) -
     for field, low in minima.items():
         if (value := _value(config, field)) < low:
             raise UserError(f"{field}={value} must be at least {low}.")
+
+
+def check_section(config: ml_collections.ConfigDict, name: str, path: str) -> None:
+    """Refuses a recipe without the section that its method reads, naming one that has it.
+
+    Raises:
+      UserError: if the section is missing.
+    """
+    if name not in config:
+        raise UserError(
+            f"method={config.method!r} reads the section {name!r}, which this recipe lacks; start "
+            f"from {path}."
+        )
 
 
 def _value(config: ml_collections.ConfigDict, field: str):

@@ -1,10 +1,12 @@
 """Figures of finished runs."""
 
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxrobust.engine.files import write_bytes
 from jaxrobust.metrics import expected_calibration_error
 from jaxrobust.selection import fit_gaussian_mixture_1d, min_max_normalize
 
@@ -13,23 +15,28 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def learning_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
-    """Draws accuracy, query precision and query recall against the number of annotated images.
+def learning_curves(
+    runs: Mapping[str, Sequence[dict]], path: pathlib.Path, *, x: str = "rounds"
+) -> None:
+    """Draws accuracy, query precision and query recall by round.
 
     Args:
       runs: label -> results of one or more seeds (contents of `results.json`); with several seeds
         the line is their mean and the band one standard deviation to each side.
       path: the PNG to write.
+      x: "rounds", or "annotated": the number of images annotated so far, after the query for its
+        precision and recall.
     """
     panels = (
-        ("Accuracy on known classes (%)", _accuracy),
-        ("Query precision (%)", _of_queries("precision")),
-        ("Query recall (%)", _of_queries("recall")),
+        ("Accuracy on known classes (%)", _accuracy(x)),
+        ("Query precision (%)", _of_queries("precision", x)),
+        ("Query recall (%)", _of_queries("recall", x)),
     )
     first = next(iter(runs.values()))[0]
     figure, axes = _curves(runs, panels)
     for axis in axes:
-        axis.set_xlabel("Annotated images")
+        axis.set_xlabel({"rounds": "Round", "annotated": "Annotated images"}[x])
+        axis.xaxis.get_major_locator().set_params(integer=True)
     _suptitle(
         figure,
         f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes known",
@@ -68,25 +75,37 @@ def _annotated(entry: dict) -> int:
     return entry["num_labeled_known"] + entry["num_labeled_unknown"]
 
 
-def _accuracy(results: dict) -> list[tuple[float, float]]:
-    return [(_annotated(r), 100 * r["accuracy"]) for r in results["rounds"] if "accuracy" in r]
-
-
-def _of_queries(name: str):
-    """Series of a query's measure, at the number of images annotated after it."""
+def _accuracy(x: str):
+    """Series of the accuracy of each round."""
 
     def series(results: dict) -> list[tuple[float, float]]:
-        queried = [r for r in results["rounds"] if name in r.get("query", {})]
-        return [(_annotated(r) + r["query"]["size"], 100 * r["query"][name]) for r in queried]
+        tested = [r for r in results["rounds"] if "accuracy" in r]
+        return [
+            (_annotated(r) if x == "annotated" else r["round"], 100 * r["accuracy"]) for r in tested
+        ]
+
+    return series
+
+
+def _of_queries(name: str, x: str):
+    """Series of a measure of each query."""
+
+    def series(results: dict) -> list[tuple[float, float]]:
+        queried = [(r, r["query"]) for r in results["rounds"] if name in r.get("query", {})]
+        return [
+            (_annotated(r) + query["size"] if x == "annotated" else r["round"], 100 * query[name])
+            for r, query in queried
+        ]
 
     return series
 
 
 def _band(runs: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, mean and standard deviation of several curves that were sampled at the same places."""
+    """x, mean and sample deviation of several curves that were sampled at the same places."""
     shortest = min(len(r) for r in runs)
     points = np.array([r[:shortest] for r in runs]).reshape(len(runs), shortest, 2)
-    return points[..., 0].mean(0), points[..., 1].mean(0), points[..., 1].std(0)
+    std = points[..., 1].std(0, ddof=min(len(runs) - 1, 1))
+    return points[..., 0].mean(0), points[..., 1].mean(0), std
 
 
 def noisy_label_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
@@ -290,8 +309,7 @@ def _plain_axis(axis) -> None:
 
 def _save(figure, path: pathlib.Path) -> None:
     """Writes a PNG so that a kill leaves the old file or the new one, and closes the figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    figure.savefig(scratch, dpi=130, format="png")
-    scratch.replace(path)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=130, format="png")
+    write_bytes(path, content.getvalue())
     _pyplot().close(figure)

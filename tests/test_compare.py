@@ -1,9 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrobust import compare
+from jaxrobust import compare, report
 from jaxrobust.errors import UserError
 
 
@@ -58,6 +59,36 @@ def test_table_and_figure(workdirs, tmp_path, capsys):
     assert (out / "table.md").read_text() in printed
     with Image.open(out / "learning_curves.png") as image:
         assert image.width > 1000
+
+
+def _lines(monkeypatch, workdirs, tmp_path, *flags):
+    """Horizontal and vertical values of every line that the command draws, by panel."""
+    drawn = []
+    monkeypatch.setattr(
+        report,
+        "_save",
+        lambda figure, path: drawn.extend(
+            (axis.get_xlabel(), [line.get_xydata().tolist() for line in axis.lines])
+            for axis in figure.axes
+        ),
+    )
+    assert compare.main([*map(str, workdirs), f"--out={tmp_path / 'out'}", *flags]) == 0
+    return drawn
+
+
+def test_the_horizontal_axis(workdirs, tmp_path, monkeypatch, capsys):
+    """By round, as the papers; or by what it cost, a query's measures after the query."""
+    accuracy, precision, recall = _lines(monkeypatch, workdirs, tmp_path)
+    assert accuracy[0] == precision[0] == recall[0] == "Round"
+    np.testing.assert_allclose(accuracy[1][0], [[0, 55], [1, 65], [2, 75]])
+    np.testing.assert_allclose(precision[1][0], [[0, 60], [1, 60]])
+    accuracy, precision, recall = _lines(monkeypatch, workdirs, tmp_path, "--x=annotated")
+    assert accuracy[0] == precision[0] == recall[0] == "Annotated images"
+    np.testing.assert_allclose(accuracy[1][1], [[10, 50], [40, 60], [70, 70]])
+    np.testing.assert_allclose(recall[1][1], [[40, 0], [70, 10]])
+    capsys.readouterr()
+    assert compare.main([*map(str, workdirs), f"--out={tmp_path}", "--x=rouds"]) == 2
+    assert "did you mean 'rounds'" in capsys.readouterr().err
 
 
 def _noisy(root, name, *, method, seed, accuracy, rate=0.4):

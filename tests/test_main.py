@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from jaxrobust.recipes import locate
+
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/dcfs.py:digits"
 TINY = (
@@ -64,6 +66,19 @@ def test_a_wrong_flag_is_answered_by_one_sentence(case, tmp_path):
     assert "Traceback" not in stderr
     assert len(stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    installed = str(ROOT / "configs" / "dcfs.py")
+    assert locate("configs/dcfs.py:digits") == "configs/dcfs.py:digits"
+    monkeypatch.chdir(tmp_path)
+    for name in ("dcfs", "dcfs.py", "configs/dcfs.py"):
+        assert locate(f"{name}:digits") == f"{installed}:digits"
+    assert locate("dcfs") == installed
+    assert locate("mine/dcfs.py") == "mine/dcfs.py"
+    assert locate("dfcs:digits") == "dfcs:digits"
+    (tmp_path / "dcfs").touch()
+    assert locate("dcfs") == "dcfs"
 
 
 def test_a_wrong_value_is_answered_by_one_sentence_through_the_command(tmp_path):

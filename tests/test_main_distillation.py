@@ -17,9 +17,10 @@ COMMAND = (
     "--config=configs/dhkd.py:digits",
     "--config.student.name=resnet8",
     "--config.teacher.name=resnet8",
-    "--config.dataset.max_train=64",
+    "--config.dataset.max_train=32",
+    "--config.dataset.max_test=20",
     "--config.teacher.num_epochs=2",
-    "--config.num_epochs=12",
+    "--config.num_epochs=7",
     "--config.checkpoint.every_seconds=0.01",
     "--config.writers=('jsonl',)",
 )

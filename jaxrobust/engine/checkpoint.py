@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxrobust.engine import processes
 from jaxrobust.errors import UserError
 
 log = logging.getLogger("jaxrobust")
@@ -101,7 +102,7 @@ class Checkpoints:
     def _settle(self) -> None:
         self._manager.wait_until_finished()
         step = self._manager.latest_step()
-        if step is None:
+        if step is None or not processes.is_main():
             return
         for note in self.directory.glob("*.files.json"):
             if not (self.directory / note.name.split(".")[0]).exists():
@@ -127,13 +128,14 @@ class Checkpoints:
                 raise ValueError(f"file {name} has changed")
 
     def _set_aside(self, step: int) -> None:
-        target = self.directory / f"damaged_{step}"
-        suffix = 0
-        while target.exists():
-            suffix += 1
-            target = self.directory / f"damaged_{step}_{suffix}"
-        (self.directory / str(step)).rename(target)
-        self._note(step).unlink(missing_ok=True)
+        if processes.is_main():
+            target = self.directory / f"damaged_{step}"
+            suffix = 0
+            while target.exists():
+                suffix += 1
+                target = self.directory / f"damaged_{step}_{suffix}"
+            (self.directory / str(step)).rename(target)
+            self._note(step).unlink(missing_ok=True)
         self._manager.reload()
 
 

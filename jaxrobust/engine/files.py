@@ -1,22 +1,29 @@
-"""Files that a kill leaves whole."""
+"""Files of a run: a kill leaves the old one or the new one, never a part.
+
+Of several processes only the main one writes.
+"""
 
 import json
 import pathlib
 from typing import Any
 
+from jaxrobust.engine import processes
+
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that a kill leaves the old file or the new one, never a part."""
+    """Writes a JSON-able value, indented."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes UTF-8 text so that a kill leaves the old file or the new one, never a part."""
+    """Writes text as UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a kill leaves the old one or the new one, never a part."""
+    """Writes bytes; folders are made as needed."""
+    if not processes.is_main():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
     scratch.write_bytes(content)

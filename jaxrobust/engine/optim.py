@@ -6,8 +6,9 @@ import ml_collections
 import optax
 
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.losses.bidirectional import bldr_learning_rate
 
-SCHEDULES = ("constant", "step", "milestones", "cosine")
+SCHEDULES = ("constant", "step", "milestones", "cosine", "constant_cosine")
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -37,11 +38,13 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
 
     `constant`: lr. `step`: lr * decay_factor ** (epoch // decay_every). `milestones`: lr *
     decay_factor ** (how many of decay_epochs have been reached). `cosine`: from lr at epoch 0 to 0
-    after the last.
+    after the last. `constant_cosine`: lr up to epoch constant_epochs, from there a cosine to
+    min_learning_rate after the last.
 
     Args:
       config: `learning_rate`, `schedule`; `decay_factor` for `step`, with `decay_every`, and for
-        `milestones`, with `decay_epochs`.
+        `milestones`, with `decay_epochs`; `constant_epochs` and `min_learning_rate` for
+        `constant_cosine`.
       epoch: counted from 0.
       num_epochs: length of the training.
 
@@ -58,4 +61,13 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
             return config.learning_rate * config.decay_factor**reached
         case "cosine":
             return config.learning_rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
+        case "constant_cosine":
+            rate = bldr_learning_rate(
+                epoch,
+                base_lr=config.learning_rate,
+                warmup_epochs=config.constant_epochs,
+                cosine_epochs=num_epochs - config.constant_epochs,
+                min_lr=config.min_learning_rate,
+            )
+            return float(rate)
     raise UserError(unknown_name("optimizer.schedule", config.schedule, SCHEDULES))

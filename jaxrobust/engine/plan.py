@@ -6,7 +6,6 @@ through one compiled program.
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from jaxrobust.engine.sharding import Placement
@@ -82,4 +81,4 @@ def place_plan(
     """`make_plan` on the devices of `placement`, rows wide enough to be split over them."""
     width = placement.round_up(batch_size)
     plan = make_plan(ids, batch_size, capacity=capacity, width=width, last_batch=last_batch)
-    return plan._replace(ids=jax.device_put(plan.ids, placement.plan))
+    return plan._replace(ids=placement.put_plan(plan.ids))

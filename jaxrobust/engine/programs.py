@@ -26,8 +26,18 @@ class Programs:
         self.traces: collections.Counter[str] = collections.Counter()
         self._jitted: dict[str, Callable] = {}
 
-    def jit(self, name: str, function: Callable, **options) -> Callable:
-        """`jax.jit(function, **options)`, counted under `name`; what has that name already."""
+    def jit(
+        self, name: str, function: Callable, *, visits: Callable | None = None, **options
+    ) -> Callable:
+        """`jax.jit(function, **options)`, counted under `name`; what has that name already.
+
+        Args:
+          name: of the program.
+          function: what is compiled.
+          visits: the same arguments -> (steps, images) of a call, for measurements.
+          **options: of `jax.jit`.
+        """
+        del visits
         if name in self._jitted:
             return self._jitted[name]
 
@@ -84,9 +94,13 @@ def epoch_program(
             0, num_steps, lambda i, carry: advance(i, carry, plan_ids, key, operands), carry
         )
 
+    def visits(step, carry, plan_ids, *_):
+        return _visits(plan_ids, slice(step) if device_loop else slice(step, step + 1))
+
     program = programs.jit(
         name,
         loop if device_loop else advance,
+        visits=visits,
         donate_argnums=1,
         out_shardings=placement.replicated,
     )
@@ -105,6 +119,12 @@ def epoch_program(
         return carry
 
     return epoch
+
+
+def _visits(plan_ids, rows: slice) -> tuple[int, int]:
+    """Number of steps, and of images in them, in some rows of a plan."""
+    visited = [np.asarray(ids)[rows] for ids in jax.tree.leaves(plan_ids)]
+    return len(visited[0]), sum(int(np.sum(ids != PADDING)) for ids in visited)
 
 
 def gather_program(
@@ -137,7 +157,10 @@ def gather_program(
         tables = jax.tree.map(lambda x: jnp.zeros((num_examples, *x.shape[1:]), x.dtype), shapes)
         return jax.lax.fori_loop(0, num_steps, body, tables)
 
-    program = programs.jit(name, gather, out_shardings=placement.replicated)
+    def visits(num_steps, plan_ids, *_):
+        return _visits(plan_ids, slice(num_steps))
+
+    program = programs.jit(name, gather, visits=visits, out_shardings=placement.replicated)
 
     def evaluate(plan, key, *operands):
         return program(np.int32(plan.num_steps), plan.ids, key, operands)

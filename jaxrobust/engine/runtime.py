@@ -21,10 +21,9 @@ import jax
 import ml_collections
 from tqdm import tqdm
 
+from jaxrobust.engine import processes
 from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
-from jaxrobust.engine.files import write_bytes as write_bytes
-from jaxrobust.engine.files import write_json as write_json
-from jaxrobust.engine.files import write_text as write_text
+from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import Placement, make_placement
 from jaxrobust.engine.writers import JsonLines, Writer, optional_writers
@@ -196,14 +195,17 @@ class Run:
         found = self._checkpoints.restore(abstract_like(like))
         record = found[1] if found else {"metrics_bytes": 0, "seconds": 0.0, "step": 0}
         self._seconds_before = record["seconds"]
-        self._jsonl = JsonLines(self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"])
-        self._writers = [self._jsonl]
-        self._writers += optional_writers(
-            tuple(self.config.writers),
-            self.workdir,
-            first_step=record["step"],
-            config=plain(self.config),
-        )
+        if processes.is_main():
+            self._jsonl = JsonLines(
+                self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"]
+            )
+            self._writers = [self._jsonl]
+            self._writers += optional_writers(
+                tuple(self.config.writers),
+                self.workdir,
+                first_step=record["step"],
+                config=plain(self.config),
+            )
         if found:
             self._last_saved_step = record["step"]
         return found
@@ -267,7 +269,7 @@ class Run:
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and processes.is_main()),
         )
         self._progress = (total, done, time.monotonic())
 
@@ -284,11 +286,12 @@ class Run:
           Interrupted: after saving, if a signal came.
         """
         self._show(step, where)
+        signum = processes.largest(self._signum or 0)
         due = time.monotonic() - self._last_save >= self.config.checkpoint.every_seconds
-        if due or self._signum is not None:
+        if processes.of_main(due) or signum:
             self.save(step, tree, record)
-        if self._signum is not None:
-            raise Interrupted(self._signum, where)
+        if signum:
+            raise Interrupted(signum, where)
 
     def write_timing(self) -> None:
         """`timing.json`: seconds spent, and how often each program was traced."""
@@ -306,7 +309,7 @@ class Run:
             **record,
             "step": step,
             "seconds": self.seconds,
-            "metrics_bytes": self._jsonl.size,
+            "metrics_bytes": self._jsonl.size if self._jsonl else 0,
         }
         self._checkpoints.save(step, tree, record)
         self._last_saved_step = step
@@ -365,33 +368,15 @@ def open_run(
         another recipe.
     """
     workdir = pathlib.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "a+")
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise UserError(
-                f"{workdir} is in use by {lock.read().strip() or 'another process'}; wait for it, "
-                "or choose another --workdir."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
-
-        settings = plain(config)
-        config_path = workdir / "config.json"
-        if config_path.exists():
-            check_same_config(settings, config_path)
-        write_json(config_path, settings)
-        _append_environment(workdir / "environment.json")
-
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if processes.is_main():
+            try:
+                _take(workdir, plain(config), stack)
+            except UserError as error:
+                refusal = error
+        if processes.of_main(refusal is not None):
+            raise refusal or UserError("The main process could not open the workdir.")
         run = Run(config, workdir, programs or Programs())
         handlers = {s: signal.signal(s, run._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -400,6 +385,35 @@ def open_run(
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
             run._close()
+
+
+def _take(workdir: pathlib.Path, settings: dict, stack: contextlib.ExitStack) -> None:
+    """Locks the workdir until `stack` is closed, and writes what this attempt is."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(open(workdir / ".lock", "a+"))
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise UserError(
+            f"{workdir} is in use by {lock.read().strip() or 'another process'}; wait for it, "
+            "or choose another --workdir."
+        ) from None
+    except OSError as error:  # some network file systems and mounted buckets
+        log.warning("%s cannot be locked (%s): let no other run write there.", workdir, error)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}")
+    lock.flush()
+    config_path = workdir / "config.json"
+    if config_path.exists():
+        check_same_config(settings, config_path)
+    write_json(config_path, settings)
+    _append_environment(workdir / "environment.json")
 
 
 def _append_environment(path: pathlib.Path) -> None:

@@ -39,7 +39,22 @@ class Placement:
 
     def put(self, tree):
         """Replicates a pytree of host arrays on every device of the mesh."""
-        return jax.device_put(tree, self.replicated)
+        return self._put(tree, self.replicated)
+
+    def put_plan(self, tree):
+        """Puts index plans `[steps, batch]` on the devices, the batch axis split over them."""
+        return self._put(tree, self.plan)
+
+    def _put(self, tree, sharding: NamedSharding):
+        if jax.process_count() == 1:
+            return jax.device_put(tree, sharding)
+        # Every process has the whole array: none needs to be sent or compared.
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(
+                np.shape(x), sharding, lambda index: np.asarray(x)[index]
+            ),
+            tree,
+        )
 
     def round_up(self, batch_size: int) -> int:
         """Smallest multiple of the device count that holds `batch_size` rows."""

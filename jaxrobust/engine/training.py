@@ -60,18 +60,17 @@ def sgd_step(
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (batch_stats, metrics)), grads = gradient(state.params)
-    state = descend(state, grads, batch_stats, optimizer, learning_rate)
+    state = descend(state, grads, optimizer, learning_rate).replace(batch_stats=batch_stats)
     return state, {"loss": loss, **metrics}
 
 
 def descend(
     state: TrainState,
     grads: Any,
-    batch_stats: Any,
     optimizer: optax.GradientTransformation,
     learning_rate: jax.Array,
 ) -> TrainState:
-    """The state after a step along gradients that are known already; see `sgd_step`."""
+    """The state with parameters and optimiser state after one step along known gradients."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
-    return TrainState(params, batch_stats, opt_state)
+    return state.replace(params=params, opt_state=opt_state)

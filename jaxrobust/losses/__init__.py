@@ -1,6 +1,7 @@
 """Pure per-example losses. Importing this package loads JAX and nothing heavier."""
 
 from jaxrobust.losses._numerics import masked_mean as masked_mean
+from jaxrobust.losses.bidirectional import bldr_loss as bldr_loss
 from jaxrobust.losses.bidirectional import class_balance_loss as class_balance_loss
 from jaxrobust.losses.bidirectional import consistency_kl as consistency_kl
 from jaxrobust.losses.bidirectional import feature_hint_loss as feature_hint_loss

@@ -2,7 +2,8 @@
 
 Two heads learn from one feature: a positive head ("this is class y") through the corrected
 cross-entropy of sparse over-parameterisation (SOP; Liu et al., ICML 2022), and a negative head
-("this is not class k") through `jaxrobust.losses.negative_learning_loss`. The paper's text leaves
+("this is not class k") through `jaxrobust.losses.negative_learning_loss`. Early exits learn like
+the positive head, and from both heads. `bldr_loss` is the whole objective. The paper's text leaves
 the formulas open, so they follow the authors' code, clamps included: every clamp passes no
 gradient where it binds.
 """
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._numerics import at_least_float32, masked_mean
+from jaxrobust.losses.negative import negative_learning_loss
 
 _PROB_FLOOR = 1e-4
 _NOISE_CEILING = 1.0 - 1e-4
@@ -227,6 +229,144 @@ def head_agreement_loss(pl_logits: jax.Array, nl_logits: jax.Array) -> jax.Array
     log_pl = jax.nn.log_softmax(at_least_float32(pl_logits))
     log_nl = jax.nn.log_softmax(at_least_float32(nl_logits))
     return jnp.mean(jnp.exp(log_pl) * (log_pl - log_nl), axis=-1)
+
+
+def bldr_loss(
+    logits_weak: jax.Array,
+    logits_strong: jax.Array,
+    logits_again: jax.Array,
+    features_again: jax.Array,
+    labels: jax.Array,
+    complementary: jax.Array,
+    u_rows: jax.Array,
+    v_rows: jax.Array,
+    weights: jax.Array,
+    noise_rate: jax.typing.ArrayLike,
+    *,
+    positive: bool = True,
+    negative: bool = True,
+    reg_weight: float = 50.0,
+    balance_weight: float = 0.1,
+    consistency_weight: float = 0.9,
+    distillation_weight: float = 0.1,
+    temperature: float = 3.0,
+    hint_weight: float = 1e-6,
+    head_agreement_weight: float | None = None,
+    where: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The objective of one batch, for the network and for the tables u and v.
+
+    The sum of these parts, E early exits being given (`mean` is over the batch)::
+
+      positive      mean(weights * ce) + 50 noise_rate^2 mean(mse) + 0.1 balance(q)
+                      + 0.9 mean(consistency_kl), of the positive head: `positive_learning_loss`
+      negative      mean(weights * negative_learning_loss) + 0.1 balance(p)
+                      + 0.9 mean(consistency_kl), of the negative head
+      exit_1 .. E   as `positive`, with the same u, v and weights
+      distillation  0.1 * sum over the exits of mean(self_distillation_loss)
+      hint          1e-6 * sum over the exits and the batch of feature_hint_loss
+      agreement     head_agreement_weight * mean(head_agreement_loss)
+
+    The first three kinds are taken from the pass over both views together, the last three from the
+    second pass, over the weak views again.
+
+    Args:
+      logits_weak: floats `[B, 2 + E, C]` of the weak views in the pass over both views: the
+        positive head, the negative head, the exits.
+      logits_strong: likewise of the strong views of the same examples.
+      logits_again: likewise of the weak views in the second pass.
+      features_again: floats `[B, 1 + E, ...]`, the final and the exits' features of that pass.
+      labels: integers `[B]`, the given labels.
+      complementary: {0, 1} mask `[B, C]` of the classes that the negative head is pushed away
+        from: `complementary_label_mask` of the negative head's logits in the second pass.
+      u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
+      v_rows: floats `[B, C]`, the batch's rows of the table v.
+      weights: floats `[B]`, of the examples.
+      noise_rate: scalar, the estimated share of wrong labels.
+      positive: whether the positive head learns; without it there must be no exits.
+      negative: whether the negative head learns; without it there must be no exits.
+      reg_weight: the 50 above.
+      balance_weight: the 0.1 of `class_balance_loss`.
+      consistency_weight: the 0.9 of `consistency_kl`.
+      distillation_weight: the 0.1 of the exits' `self_distillation_loss`.
+      temperature: of `self_distillation_loss`.
+      hint_weight: the 1e-6 above. It belongs to a sum, so it grows with the batch.
+      head_agreement_weight: None for the authors' choice, 10 for 100 classes and otherwise 0,
+        which leaves the term out.
+      where: bool `[B]`, the examples that count; `None` for all.
+
+    Returns:
+      `(loss, parts)`: the scalar, and the parts by the names above, weights included, as far as
+      they occur. At least float32.
+
+    Raises:
+      ValueError: if the shapes do not fit, or exits are given without one of the two heads.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code). SOP+ is `positive` alone, with unit weights
+      and noise rate.
+    """
+    logits_weak, logits_strong, logits_again = map(
+        check_logits, (logits_weak, logits_strong, logits_again)
+    )
+    num_heads, num_classes = logits_weak.shape[1:]
+    num_exits = num_heads - 2
+    for name, array, expected in (
+        ("logits_strong", logits_strong, logits_weak.shape),
+        ("logits_again", logits_again, logits_weak.shape),
+        ("features_again", features_again, (len(logits_weak), 1 + num_exits)),
+    ):
+        if num_exits < 0 or array.shape[: len(expected)] != expected:
+            raise ValueError(
+                f"{name} of shape {array.shape} does not fit logits_weak of {logits_weak.shape}: "
+                "logits are [B, 2 + exits, C] and features [B, 1 + exits, ...]."
+            )
+    if num_exits and not (positive and negative):
+        raise ValueError("Exits learn from both heads: give none where a head does not learn.")
+    if head_agreement_weight is None:
+        head_agreement_weight = 10.0 if num_classes == 100 else 0.0
+
+    def mean(values):
+        return masked_mean(values, where)
+
+    def regularizers(head, probs):
+        divergence = consistency_kl(logits_weak[:, head], logits_strong[:, head])
+        balance = class_balance_loss(probs, where=where)
+        return balance_weight * balance + consistency_weight * mean(divergence)
+
+    def positive_part(head):
+        ce, mse, q = positive_learning_loss(logits_weak[:, head], labels, u_rows, v_rows)
+        fit = mean(weights * ce) + reg_weight * noise_rate**2 * mean(mse)
+        return fit + regularizers(head, q)
+
+    parts = {}
+    if positive:
+        parts["positive"] = positive_part(0)
+    if negative:
+        pushed = negative_learning_loss(logits_weak[:, 1], complementary)
+        parts["negative"] = mean(weights * pushed) + regularizers(
+            1, jax.nn.softmax(logits_weak[:, 1])
+        )
+    for i in range(1, num_exits + 1):
+        parts[f"exit_{i}"] = positive_part(1 + i)
+    pl_again, nl_again = logits_again[:, 0], logits_again[:, 1]
+    if num_exits:
+        distilled = [
+            self_distillation_loss(
+                logits_again[:, 1 + i], pl_again, nl_again, temperature=temperature
+            )
+            for i in range(1, num_exits + 1)
+        ]
+        hints = [
+            feature_hint_loss(features_again[:, i], features_again[:, 0])
+            for i in range(1, num_exits + 1)
+        ]
+        counts = jnp.ones(len(labels), bool) if where is None else where
+        parts["distillation"] = distillation_weight * mean(sum(distilled))
+        parts["hint"] = hint_weight * jnp.sum(sum(hints), where=counts)
+    if head_agreement_weight:
+        parts["agreement"] = head_agreement_weight * mean(head_agreement_loss(pl_again, nl_again))
+    return sum(parts.values()), parts
 
 
 def sop_sgd_update(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._options import check_option
 
-_MASK_MODES = ("all_but_label_and_top", "all_but_label", "random")
+MASK_MODES = ("all_but_label_and_top", "all_but_label", "random")
 
 
 def log_one_minus_softmax(logits: jax.Array) -> jax.Array:
@@ -174,7 +174,7 @@ def complementary_label_mask(
       Zong et al., "Noise-Robust Bidirectional Learning with Dynamic Sample Reweighting", 2022.
       The paper only says "complementary labels"; the default mode is that of its code.
     """
-    check_option("mode", mode, _MASK_MODES)
+    check_option("mode", mode, MASK_MODES)
     nl_logits = check_logits(nl_logits)
     is_label = label_mask(nl_logits, labels)
     num_classes = nl_logits.shape[-1]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from jaxrobust.methods import baselines, bual, dcfs, dhkd, dpc, kd_baselines, noisy_baselines
+from jaxrobust.methods import baselines, bldr, bual, dcfs, dhkd, dpc, kd_baselines, noisy_baselines
 from jaxrobust.methods import distillation as _distillation
 from jaxrobust.methods.noisy_labels import Method, Problem
 from jaxrobust.methods.strategy import Strategy, Task
@@ -23,6 +23,7 @@ STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, Task], Strategy]] = {
 }
 
 NOISY_LABEL_METHODS: dict[str, Callable[[ml_collections.ConfigDict, Problem], Method]] = {
+    "bldr": bldr.build,
     "cross_entropy": noisy_baselines.cross_entropy,
     "dividemix": noisy_baselines.dividemix,
     "dpc": dpc.build,

@@ -36,6 +36,7 @@ from jaxrobust.selection import (
     gaussian_mixture_posterior,
     k_center_greedy,
     lfosa_score,
+    min_max_normalize,
     reverse_neighbor_shares,
     select_coarse_to_fine,
     select_lowest,
@@ -137,8 +138,8 @@ def lfosa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
     """LfOSA (Ning et al., CVPR 2022): the images most surely of the known class they look like.
 
     The detector is trained with the recipe's optimiser on logits divided by
-    `config.lfosa.temperature`; the authors' centre loss is left out, as BUAL's paper does not say
-    how the method was trained there.
+    `config.lfosa.temperature`. The authors' script can add a centre loss, to which the commands of
+    their experiments give weight 0; there is none here.
     """
     temperature = config.lfosa.temperature
 
@@ -162,8 +163,9 @@ def eaoa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
 
     Purity is the product of two posteriors of looking known: of the detector's energy, and of the
     same energy formed from the classes in whose neighbourhood an image lies, in the detector's
-    features. Of every predicted class `kappa` times the quota are kept by purity, and of these the
-    quota with the highest aleatoric posterior is asked about.
+    features of length 1. Of every predicted class `kappa` times the quota are kept by purity, and
+    of these the quota with the highest aleatoric posterior; quotas add up to the budget or a little
+    more, and chance decides what is left out.
     """
     eaoa = config.eaoa
     margins = {"known_margin": eaoa.known_margin, "unknown_margin": eaoa.unknown_margin}
@@ -174,12 +176,14 @@ def eaoa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
         return value + eaoa.energy_weight * energy, {**metrics, "energy": energy}
 
     def posterior(scores, in_pool, *, upper: bool):
+        scores = min_max_normalize(scores, where=in_pool)
         mixture = fit_gaussian_mixture_1d(scores, where=in_pool)
         return gaussian_mixture_posterior(scores, mixture)[:, int(upper)]
 
     def score(target_logits, detector, in_pool, annotations):
+        lengths = jnp.linalg.norm(detector["features"], axis=1, keepdims=True)
         shares = reverse_neighbor_shares(
-            detector["features"],
+            detector["features"] / jnp.maximum(lengths, 1e-12),
             annotations,
             task.num_classes + 1,
             where=in_pool,
@@ -214,6 +218,7 @@ def eaoa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
             predictions=scores["prediction"],
             num_classes=task.num_classes,
             where=context.in_pool,
+            rng=context.rng,
         )
         return Query(ids, scores, notes={"kappa": float(kappa)})
 

@@ -219,8 +219,10 @@ def kappa_after(kappa: float, precisions: tuple[float, ...]) -> float:
     Above a precision of 0.65 it grows by 1, below 0.55 it shrinks by 1, never below 1.
     """
     for precision in precisions:
-        if abs(precision - 0.6) > 0.05:
-            kappa = kappa + 1 if precision > 0.6 else max(1, kappa - 1)
+        if precision > 0.65:
+            kappa += 1
+        elif precision < 0.55:
+            kappa = max(1, kappa - 1)
     return kappa
 
 

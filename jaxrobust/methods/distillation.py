@@ -239,4 +239,5 @@ def distillation_step(
         grads = distiller.merge(grad_cls, grad_kd)
         metrics["gradient_cosine"] = gradient_cosine(grad_cls, grad_kd)
     rate = scalars["learning_rate"]
-    return descend(network, grads, batch_stats, optimizer, rate), metrics
+    network = descend(network, grads, optimizer, rate).replace(batch_stats=batch_stats)
+    return network, metrics

@@ -52,7 +52,7 @@ from jaxrobust.methods.noisy_labels import (
 from jaxrobust.models import make_network, make_two_headed
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.two_headed import UNSUPERVISED_HEAD
-from jaxrobust.recipes import check_choices
+from jaxrobust.recipes import check_choices, check_section
 from jaxrobust.selection import logit_margin, select_clean
 
 log = logging.getLogger("jaxrobust")
@@ -332,6 +332,7 @@ def _guess(
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses option values that DPC does not have, and combinations that cannot be."""
+    check_section(config, "dpc", "configs/dpc.py")
     dpc = config.dpc
     check_choices(
         config,

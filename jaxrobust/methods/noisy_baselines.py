@@ -1,4 +1,4 @@
-"""What DPC is compared with: cross-entropy and mixup on the given labels, and DivideMix."""
+"""What the methods are compared with: cross-entropy and mixup on the given labels, DivideMix."""
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxrobust.methods.noisy_labels import (
     network_apply,
 )
 from jaxrobust.models import make_network
+from jaxrobust.recipes import check_section
 
 
 def cross_entropy(config: ml_collections.ConfigDict, problem: Problem) -> Method:
@@ -42,6 +43,7 @@ def dividemix(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     Li, Socher and Hoi, "DivideMix: Learning with Noisy Labels as Semi-supervised Learning", ICLR
     2020.
     """
+    check_section(config, "dpc", "configs/dpc.py")
     config = config.copy_and_resolve_references()
     config.dpc.update({"loss": "cross_entropy", "score": "loss", "heads": 1})
     return dpc.build(config, problem)
@@ -109,8 +111,7 @@ def _single(config: ml_collections.ConfigDict, problem: Problem, *, alpha: float
             score,
             name="negative_loss",
             mode="gmm",
-            threshold=config.dpc.threshold,
-            kurtosis_threshold=config.dpc.kurtosis_threshold,
+            threshold=config.baseline.threshold,
         ),
         score="negative_loss",
     )

@@ -57,9 +57,10 @@ class Stage:
       batch_sizes: examples per step of each set that a step visits.
       views: kinds of view that are made of every example: "weak" (crop and flip) or "strong"
         (a policy and cutout besides).
-      step: `(network, peer, batches, key, scalars) -> (network, metrics)`: `peer` the variables of
-        another network (`{}` without one), `batches` a `Batch` by set, `scalars` those of the pass
-        and `progress`, the share of its steps that are done.
+      step: `(network, peer, batches, key, scalars) -> (network, metrics)`: `network` a state as
+        `Method.start` makes it, `peer` the variables of another network (`{}` without one),
+        `batches` a `Batch` by set, `scalars` those of the pass and `progress`, the share of its
+        steps that are done.
       last_batch: what becomes of a remainder, as in `make_plan`.
     """
 
@@ -94,24 +95,35 @@ class Pass:
     notes: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+def current_variables(state: TrainState) -> Mapping[str, Any]:
+    """The variables that are being trained."""
+    return state.variables
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """One method of learning under wrong labels.
 
     Attributes:
       networks: their names; all are alike.
-      start: `key -> TrainState` of one network.
+      start: `key -> TrainState` of one network, or a subclass of it with all else that the method
+        carries from step to step, tables of every training example included.
       stages: the kinds of step.
       passes: `(epoch, columns, generator) -> passes in order`: `columns` what `judge` returned at
         the end of the epoch before (zeros at the start), `generator(name)` the epoch's NumPy
         generator of one stream.
-      forward: `(variables, images) -> logits [n, C]`.
-      class_probs: `networks' logits, stacked [M, n, C] -> probabilities [n, C]`.
+      forward: `(variables, images) -> logits [n, C]`, or `[n, M, C]` with `heads`.
+      class_probs: `logits of all predictors, stacked [M, n, C] -> probabilities [n, C]`.
       judge: `(logits [M, N, C] on the training set, labels [N]) -> columns [N] by name`. Required
         are `clean_prob`, `suggested` (a class), `flagged` (bool: the label is probably wrong) and
         the one named by `score`.
       score: name of the column that orders examples of equal `clean_prob`; high means clean.
       peer_from: `"now"`, or `"epoch_start"`: passes read their peer as it was then.
+      heads: names of the M predictions that the only network makes, if not just one.
+      end_epoch: `(state, epoch) -> state`, once for every network after its last step of an epoch.
+      test_variables: `state -> variables` that are tested.
+      judge_variables: `state -> variables` whose logits on the training set `judge` gets.
+      judge_view: the view of the training images for that: `"test"`, or a kind of `Stage.views`.
     """
 
     networks: tuple[str, ...]
@@ -123,25 +135,36 @@ class Method:
     judge: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
     score: str
     peer_from: str = "now"
+    heads: tuple[str, ...] = ()
+    end_epoch: Callable[[TrainState, jax.Array], TrainState] | None = None
+    test_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
+    judge_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
+    judge_view: str = "test"
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """Names of the M predictions: of the networks, or of the heads of the only one."""
+        return self.heads or self.networks
 
 
-# (params, batch_stats, images, *, train, key, where) -> (logits [B, heads, C], batch_stats)
-Apply = Callable[..., tuple[jax.Array, Any]]
+# (params, batch_stats, images, *, train, key, where) -> (output, batch_stats)
+Apply = Callable[..., tuple[Any, Any]]
 
 
 def network_apply(module: nn.Module) -> Apply:
     """A network as the function that steps are written over.
 
     Returns:
-      `(params, batch_stats, images, *, train, key=None, where=None) -> (logits, batch_stats)`:
-      logits `[B, heads, C]`; `key` for dropout; the statistics are new ones in training.
+      `(params, batch_stats, images, *, train, key=None, where=None) -> (output, batch_stats)`:
+      what the network returns, mostly logits `[B, heads, C]`; `key` for dropout; the statistics
+      are new ones in training.
     """
 
     def apply(params, batch_stats, images, *, train, key=None, where=None):
         variables = {"params": params, "batch_stats": batch_stats}
         if not train:
             return module.apply(variables, images), batch_stats
-        logits, updates = module.apply(
+        output, updates = module.apply(
             variables,
             images,
             train=True,
@@ -149,7 +172,7 @@ def network_apply(module: nn.Module) -> Apply:
             mutable=["batch_stats"],
             rngs=None if key is None else {"dropout": key},
         )
-        return logits, updates["batch_stats"]
+        return output, updates["batch_stats"]
 
     return apply
 
@@ -161,7 +184,7 @@ def judge_by_score(
     name: str,
     mode: str,
     threshold: float,
-    kurtosis_threshold: float,
+    kurtosis_threshold: float = 1.2,
 ) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
     """`Method.judge` from a score per example: every network splits, and their mean decides.
 
@@ -184,7 +207,7 @@ def judge_by_score(
         )
         clean_prob = jnp.mean(probs, axis=0)
         columns = {
-            "suggested": _argmax(jnp.mean(logits, axis=0)),
+            "suggested": predicted_class(jnp.mean(logits, axis=0)),
             "clean_prob": clean_prob,
             name: jnp.mean(scores, axis=0),
             "flagged": ~select_clean(clean_prob, threshold=threshold),
@@ -193,11 +216,12 @@ def judge_by_score(
             for i, network in enumerate(networks):
                 columns[f"clean_prob_{network}"] = probs[i]
                 columns[f"{name}_{network}"] = scores[i]
-                columns[f"prediction_{network}"] = _argmax(logits[i])
+                columns[f"prediction_{network}"] = predicted_class(logits[i])
         return columns
 
     return judge
 
 
-def _argmax(logits: jax.Array) -> jax.Array:
+def predicted_class(logits: jax.Array) -> jax.Array:
+    """int32 `[N]`, the top class of logits or probabilities `[N, C]`."""
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -162,8 +162,8 @@ class Strategy:
       phases: trained in this order in every round, each from `start`.
       target: name of the phase whose `class_probs` give the reported accuracy.
       query: chooses the next images.
-      unknown_scores: columns of `Query.scores` that should be high on unknown classes; their AUROC
-        over the pool is reported.
+      unknown_scores: columns of `Query.scores` whose AUROC for unknown classes over the pool is
+        reported: below 0.5 they are lower on unknown than on known ones.
     """
 
     phases: tuple[Phase, ...]

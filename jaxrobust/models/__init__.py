@@ -10,8 +10,10 @@ import ml_collections
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, Classifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
+from jaxrobust.models.layers import he_normal, torch_uniform
 from jaxrobust.models.ml_decoder import MultiLabelClassifier
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
+from jaxrobust.models.multi_exit import MultiExit
 from jaxrobust.models.preact_resnet import PreActBlock
 from jaxrobust.models.repvgg import RepVGG
 from jaxrobust.models.resnet import POOLINGS, BottleneckBlock, ResNet, ResNetBackbone
@@ -34,6 +36,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
     "resnet8_small": functools.partial(ResNet, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
 }
+
+INITIALIZATIONS = {"torch_default": torch_uniform, "kaiming_fan_out": he_normal}
+"""How the weights of convolutions start, by the name that a recipe gives it."""
 
 _RESNET_SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 _VGG_SIZES = {
@@ -179,3 +184,32 @@ def make_two_headed(
     """The network of a recipe with DPC's two heads; arguments and errors as for `make_network`."""
     backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
     return TwoHeaded(backbone, num_classes)
+
+
+def make_multi_exit(
+    config: ml_collections.ConfigDict, *, num_classes: int, exits: bool, dtype: Any
+) -> MultiExit:
+    """The network of a recipe with BLDR's two heads and its exits.
+
+    Args:
+      config: `name` (a ResNet of `NETWORKS`), `pool` (`"global"`) and `init` (a key of
+        `INITIALIZATIONS`).
+      num_classes: outputs per head.
+      exits: whether there are exits after the stages before the last.
+      dtype: computation dtype.
+
+    Raises:
+      UserError: for another name, pooling or initialisation.
+    """
+    if config.init not in INITIALIZATIONS:
+        raise UserError(unknown_name("model.init", config.init, INITIALIZATIONS))
+    if config.name == "inception_resnet_v2" or config.pool != "global":
+        raise UserError(
+            f"BLDR's exits need a ResNet and global pooling, not model.name={config.name!r} with "
+            f"model.pool={config.pool!r}."
+        )
+    kernel_init = INITIALIZATIONS[config.init]
+    backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
+    return MultiExit(
+        backbone.clone(kernel_init=kernel_init), num_classes, exits, kernel_init, dtype
+    )

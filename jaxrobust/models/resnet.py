@@ -157,8 +157,7 @@ class ResNetBackbone(nn.Module):
 class ResNet(nn.Module):
     """ResNet with a 3x3 stem and linear heads, for images of 8 to 64 pixels.
 
-    Convolutions have PyTorch's default initialisation. Every head is a `Linear` layer initialised
-    from its own key, so two heads never start equal.
+    Every head is a `Linear` layer initialised from its own key, so two heads never start equal.
 
     Attributes:
       num_classes: outputs per head.
@@ -167,6 +166,7 @@ class ResNet(nn.Module):
       stage_sizes: as for `ResNetBackbone`.
       widths: as for `ResNetBackbone`.
       pool: as for `ResNetBackbone`.
+      kernel_init: of every convolution; PyTorch's default.
       dtype: computation dtype of the convolutions; features and logits are float32.
     """
 
@@ -176,6 +176,7 @@ class ResNet(nn.Module):
     stage_sizes: Sequence[int] = (2, 2, 2, 2)
     widths: Sequence[int] = (64, 128, 256, 512)
     pool: str = "global"
+    kernel_init: nn.initializers.Initializer = torch_uniform
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -184,18 +185,24 @@ class ResNet(nn.Module):
             stage_sizes=self.stage_sizes,
             widths=self.widths,
             pool=self.pool,
-            kernel_init=torch_uniform,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
         )
         # The parameters of the backbone and of the heads lie side by side.
         nn.share_scope(self, self.backbone)
         self.heads = [Linear(self.num_classes) for _ in range(self.num_heads)]
 
+    def stages(
+        self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> Features:
+        """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
+        return self.backbone(images, train=train, where=where)
+
     def features(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
     ) -> jax.Array:
         """Pooled features float32 `[B, D]`; arguments as for `ResNetBackbone`."""
-        return self.backbone(images, train=train, where=where).pooled
+        return self.stages(images, train=train, where=where).pooled
 
     def classify(self, features: jax.Array) -> jax.Array:
         """Logits float32 `[B, num_heads, num_classes]` of features `[B, D]`."""

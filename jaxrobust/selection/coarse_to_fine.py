@@ -89,15 +89,16 @@ def select_coarse_to_fine(
     predictions: np.typing.ArrayLike | None = None,
     num_classes: int | None = None,
     where: np.typing.ArrayLike | None = None,
+    rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Two-stage selection: of the candidates with the lowest coarse score, the highest fine ones.
 
     Every predicted class c has the quota q = ceil(b / K), b = min(budget, N). Its candidates are
     its max(ceil(kappa q), q) lowest coarse scores and its picks the q highest fine scores among
-    these. All picks, sorted by fine score, are cut to b; if they are fewer, the other candidates
-    follow by descending fine score, then the rest of the pool by ascending coarse score. Without
-    `predictions` all examples form one class. Ties go to the lower position. Runs on the host, as
-    the lengths depend on the data.
+    these. All picks, sorted by fine score or shuffled, are cut to b; if they are fewer, the other
+    candidates follow by descending fine score, then the rest of the pool by ascending coarse score.
+    Without `predictions` all examples form one class. Ties go to the lower position. Runs on the
+    host, as the lengths depend on the data.
 
     Args:
       coarse: floats [N], low = looks known.
@@ -108,6 +109,7 @@ def select_coarse_to_fine(
         default); None for none. One outside 0..K-1 has no quota: it can only fill up.
       num_classes: K, needed with `predictions`, else unused.
       where: bool [N], the pool; None for all.
+      rng: shuffles the picks before the cut, as EAOA does; None sorts them by fine score.
 
     Returns:
       (candidates, selected): positions in the given arrays. Candidates ascend; min(budget, N)
@@ -153,7 +155,7 @@ def select_coarse_to_fine(
     candidates, picks = np.sort(np.concatenate(candidates)), np.concatenate(picks)
     preference = np.concatenate(
         [
-            ascending(picks, -fine),
+            ascending(picks, -fine) if rng is None else rng.permutation(picks),
             ascending(np.setdiff1d(candidates, picks), -fine),
             ascending(np.setdiff1d(pool, candidates), coarse),
         ]

@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxrobust.losses._classes import check_logits, label_mask
 from jaxrobust.losses._numerics import at_least_float32, masked_mean
 from jaxrobust.losses.negative import log_one_minus_softmax
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d, gaussian_mixture_posterior
+
+_BLOCK = 128
 
 
 def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
@@ -43,7 +46,7 @@ def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -
         return jnp.where(members & (jnp.sum(members) >= 2), known, scores)
 
     scores = jnp.where(candidate, jnp.zeros_like(activations), -jnp.inf)
-    return jax.lax.fori_loop(0, detector_logits.shape[1] - 1, visit, scores)
+    return lax.fori_loop(0, detector_logits.shape[1] - 1, visit, scores)
 
 
 def aleatoric_uncertainty(logits: jax.Array) -> jax.Array:
@@ -100,7 +103,8 @@ def reverse_neighbor_shares(
 
     `count of annotated images of class k that have i among their num_neighbors nearest pool images
     / count of annotated images of class k`; 0 for a class without images. Works through the
-    annotated images one at a time, so memory is that of features and result.
+    annotated images in blocks of 128, so memory is that of features, result and a few
+    distances `[128, N]`.
 
     Args:
       features: floats `[N, D]` of pool and annotated images alike.
@@ -127,20 +131,21 @@ def reverse_neighbor_shares(
     if num_neighbors < 1:
         raise ValueError(f"num_neighbors must be at least 1, got {num_neighbors}.")
     annotated = (labels >= 0) & (labels < num_classes)
-    ids = jnp.nonzero(annotated, size=len(labels), fill_value=0)[0]
-    sizes = jnp.sum(features**2, axis=1)
+    block, num_neighbors = min(_BLOCK, len(labels)), min(num_neighbors, len(labels))
+    # Whole blocks of annotated rows, then padding whose label is of no class.
+    rows = jnp.nonzero(annotated, size=-(-len(labels) // block) * block, fill_value=-1)[0]
+    sizes = jnp.where(where, jnp.sum(features**2, axis=1), jnp.inf)
 
-    def visit(i, counts):
-        row = features[ids[i]]
+    def visit(index, counts):
+        ids = lax.dynamic_slice_in_dim(rows, index * block, block)
         # Up to a constant; accelerators would otherwise round to fewer digits than a rank needs.
-        distance = sizes - 2.0 * jnp.dot(features, row, precision=jax.lax.Precision.HIGHEST)
-        distance = jnp.where(where, distance, jnp.inf)
-        nearest, neighbors = jax.lax.top_k(-distance, min(num_neighbors, len(labels)))
-        found = (nearest > -jnp.inf).astype(counts.dtype)
-        return counts.at[neighbors, labels[ids[i]]].add(found)
+        inner = jnp.dot(features[ids], features.T, precision=lax.Precision.HIGHEST)
+        nearness, neighbors = lax.top_k(2.0 * inner - sizes[None], num_neighbors)
+        found = (nearness > -jnp.inf) & (ids >= 0)[:, None]
+        return counts.at[neighbors, labels[ids][:, None]].add(found.astype(counts.dtype))
 
     counts = jnp.zeros((len(labels), num_classes), features.dtype)
-    counts = jax.lax.fori_loop(0, jnp.sum(annotated), visit, counts)
+    counts = lax.fori_loop(0, -(-jnp.sum(annotated) // block), visit, counts)
     members = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=features.dtype), axis=0)
     return counts / jnp.maximum(members, 1)[None]
 

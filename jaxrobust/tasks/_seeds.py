@@ -9,8 +9,9 @@ from collections.abc import Callable
 import ml_collections
 
 from jaxrobust import compare
+from jaxrobust.engine.files import write_json, write_text
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import check_same_config, plain, write_json, write_text
+from jaxrobust.engine.runtime import check_same_config, plain
 from jaxrobust.errors import UserError
 
 log = logging.getLogger("jaxrobust")

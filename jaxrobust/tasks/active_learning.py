@@ -26,9 +26,10 @@ from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
+from jaxrobust.engine.files import write_json, write_text
 from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
-from jaxrobust.engine.runtime import Run, open_run, write_json, write_text
+from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import STRATEGIES

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrobust.data.readers import decode_images
-from jaxrobust.engine.runtime import write_json, write_text
+from jaxrobust.engine.files import write_bytes, write_json, write_text
 from jaxrobust.errors import UserError
 from jaxrobust.methods.strategy import Query
 from jaxrobust.tasks._shared import cell
@@ -196,10 +196,9 @@ def contact_sheet(images: np.ndarray, captions: Sequence[str], path: pathlib.Pat
         while draw.textlength(caption) > size:
             caption = caption[:-1]
         draw.text((x, y + size + 1), caption, fill="black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    sheet.save(scratch, format="PNG")
-    scratch.replace(path)
+    content = io.BytesIO()
+    sheet.save(content, format="PNG")
+    write_bytes(path, content.getvalue())
 
 
 def _rows(path: pathlib.Path) -> list[tuple[int, dict[str, str]]]:

@@ -21,10 +21,11 @@ from jaxrobust import metrics, report
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.sources import Dataset, fingerprint
 from jaxrobust.engine import rng
-from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.files import write_json
+from jaxrobust.engine.optim import SCHEDULES, learning_rate, make_optimizer
 from jaxrobust.engine.plan import LAST_BATCHES, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
-from jaxrobust.engine.runtime import Run, open_run, write_json
+from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
@@ -91,12 +92,19 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
+    if config.dataset.name == "imagenet":
+        raise UserError(
+            "ImageNet does not fit in memory, and this task does not stream images yet; take a "
+            "part of it that fits by --config=configs/dhkd.py:image_folder, with dataset.path and "
+            "dataset.image_size."
+        )
     check_choices(
         config,
         {
             "method": DISTILLERS,
             "student.name": BACKBONES,
             "last_batch": LAST_BATCHES,
+            "optimizer.schedule": SCHEDULES,
             **({} if config.teacher.path else {"teacher.name": BACKBONES}),
         },
     )
@@ -154,7 +162,7 @@ class _Distillation:
         self.networks: dict[str, TrainState] = {}
         self.epochs: dict[str, list[dict]] = {"teacher": [], "student": []}
         placement = run_.placement
-        self._ids = _diagnosed(config.seed, len(dataset.train))
+        self._ids = run_.placement.put(_diagnosed(config.seed, len(dataset.train)))
         self._images = placement.put(dataset.train.images)
         self._labels = placement.put(dataset.train.labels)
         self._test_images = placement.put(dataset.test.images)

@@ -33,9 +33,10 @@ from jaxrobust.data.noise import (
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.engine import rng
+from jaxrobust.engine.files import write_bytes, write_json, write_text
 from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
-from jaxrobust.engine.runtime import Run, open_run, write_bytes, write_json, write_text
+from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
@@ -46,7 +47,7 @@ from jaxrobust.tasks._shared import cell, compute_dtype, introduce_networks, loa
 log = logging.getLogger("jaxrobust")
 
 NOISE_KINDS = ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human")
-POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY}
+POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
 NUM_LAST = 10  # epochs in the mean that the papers report
 NUM_SHOWN = 60  # images on the contact sheet
 
@@ -227,10 +228,19 @@ class _Learning:
             for stage in method.stages
         }
         self._predict = {
-            split: gather_program(programs, f"{split}/predict", self._forward, size, placement)
-            for split, size in (("train", len(self.labels)), ("test", len(self.dataset.test)))
+            split: gather_program(
+                programs, f"{split}/predict", self._forward(view), size, placement
+            )
+            for split, view, size in (
+                ("train", method.judge_view, len(self.labels)),
+                ("test", "test", len(self.dataset.test)),
+            )
         }
         self._judge = programs.jit("judge", method.judge, **options)
+        if method.end_epoch is not None:
+            self._end_epoch = programs.jit(
+                "end_epoch", method.end_epoch, donate_argnums=0, **options
+            )
 
         def probs(logits):
             return method.class_probs(logits), jax.vmap(lambda x: method.class_probs(x[None]))(
@@ -245,8 +255,9 @@ class _Learning:
         if kind == "test":
             return self._normalized(images)
         policy_key, crop_key, cutout_key = jax.random.split(key, 3)
-        if kind == "strong":
-            images = auto_augment(policy_key, images, POLICIES[augment.policy])
+        policy = POLICIES[augment.policy]
+        if kind == "strong" and policy is not None:
+            images = auto_augment(policy_key, images, policy)
         images = pad_crop_flip(crop_key, images, padding=augment.padding, flip=augment.flip)
         images = self._normalized(images)
         if kind == "strong" and augment.cutout:
@@ -283,8 +294,11 @@ class _Learning:
 
         return step
 
-    def _forward(self, ids, key, variables, images):
-        return self.method.forward(variables, self._view("test", key, images[ids]))
+    def _forward(self, view: str):
+        def forward(ids, key, variables, images):
+            return self.method.forward(variables, self._view(view, key, images[ids]))
+
+        return forward
 
     # The loop
 
@@ -296,7 +310,7 @@ class _Learning:
         self.io.start_progress(total=num_epochs, done=first_epoch)
         for epoch in range(first_epoch, num_epochs):
             self._train(epoch)
-            entry = {"epoch": epoch, **self._test_measures()}
+            entry = {"epoch": epoch, **self._test_measures(epoch)}
             self._write("test", epoch, entry)
             self.columns = self._judged(epoch)
             entry["labels"] = self._detection()
@@ -341,6 +355,9 @@ class _Learning:
             event = {"step": epoch + 1, "split": "train", "phase": entry.network, "epoch": epoch}
             notes = {name: value * plan.num_steps for name, value in entry.notes.items()}
             self.io.write({**event, "stage": entry.stage}, {**sums, **notes}, count=plan.num_steps)
+        if self.method.end_epoch is not None:
+            for name, state in self.networks.items():
+                self.networks[name] = self._end_epoch(state, np.int32(epoch))
 
     def _plan(self, entry: Pass) -> Plan:
         """Rows on the devices; the same shapes in every epoch."""
@@ -358,28 +375,29 @@ class _Learning:
         (num_steps,) = {plan.num_steps for plan in plans.values()}
         return Plan({name: plan.ids for name, plan in plans.items()}, num_steps)
 
-    def _logits(self, split: str) -> jax.Array:
-        """Every network's logits `[M, n, C]` on all images of a split, in the test view."""
-        images = self._images if split == "train" else self._test_images
+    def _logits(self, split: str, epoch: int) -> jax.Array:
+        """Every predictor's logits `[M, n, C]` on all images of a split."""
+        images, variables = self._images, self.method.judge_variables
+        if split == "test":
+            images, variables = self._test_images, self.method.test_variables
         plan = place_plan(
             np.arange(len(images)),
             self.config.eval_batch_size,
             self.io.placement,
             capacity=len(images),
         )
-        key = rng.stream(self.config.seed, f"{split}/predict")
-        return jnp.stack(
-            [
-                self._predict[split](plan, key, self.networks[name].variables, images)
-                for name in self.method.networks
-            ]
-        )
+        key = rng.stream(self.config.seed, f"{split}/predict", epoch)
+        logits = [
+            self._predict[split](plan, key, variables(self.networks[name]), images)
+            for name in self.method.networks
+        ]
+        return jnp.moveaxis(logits[0], 1, 0) if self.method.heads else jnp.stack(logits)
 
-    def _test_measures(self) -> dict[str, float]:
-        """Accuracy and calibration error of all networks together and of each."""
-        together, each = fetch(self._probs(self._logits("test")))
+    def _test_measures(self, epoch: int) -> dict[str, float]:
+        """Accuracy and calibration error of all predictors together and of each."""
+        together, each = fetch(self._probs(self._logits("test", epoch)))
         labels = self.dataset.test.labels
-        several = dict(zip(self.method.networks, each, strict=True)) if len(each) > 1 else {}
+        several = dict(zip(self.method.predictors, each, strict=True)) if len(each) > 1 else {}
         values = {}
         for name, probs in {"": together, **several}.items():
             suffix = f"_{name}" if name else ""
@@ -390,7 +408,7 @@ class _Learning:
         return values
 
     def _judged(self, epoch: int) -> dict[str, np.ndarray]:
-        columns = fetch(self._judge(self._logits("train"), self._labels))
+        columns = fetch(self._judge(self._logits("train", epoch), self._labels))
         for name, column in columns.items():
             if not np.isfinite(column).all():
                 raise UserError(
@@ -438,7 +456,7 @@ class _Learning:
         self.networks = {
             name: self._start(rng.stream(seed, f"{name}/start")) for name in self.method.networks
         }
-        shape = (len(self.method.networks), len(self.labels), self.problem.num_classes)
+        shape = (len(self.method.predictors), len(self.labels), self.problem.num_classes)
         shapes = jax.eval_shape(
             self.method.judge, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
         )
@@ -525,7 +543,7 @@ class _Learning:
         report.contact_sheet(
             self.dataset.train.images[shown], captions, figures / "suspicious.png", wrong=wrong
         )
-        together, _ = fetch(self._probs(self._logits("test")))
+        together, _ = fetch(self._probs(self._logits("test", self.config.num_epochs - 1)))
         report.reliability_diagram(together, self.dataset.test.labels, figures / "reliability.png")
         score = self.method.score
         columns = self.columns

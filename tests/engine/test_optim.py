@@ -33,6 +33,16 @@ def test_sgd_decays_before_the_momentum_like_pytorch():
         params = params - 0.1 * direction
 
 
+def test_a_clipped_gradient_is_shortened_before_anything_else():
+    gradients = {"a": jnp.float32(3.0), "b": jnp.float32(4.0)}
+    optimizer = make_optimizer(_config(clip_norm=1.0, weight_decay=0.0, momentum=0.0))
+    clipped, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
+    np.testing.assert_allclose([clipped["a"], clipped["b"]], [0.6, 0.8], rtol=1e-6)
+    optimizer = make_optimizer(_config(clip_norm=10.0, weight_decay=0.0, momentum=0.0))
+    whole, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
+    assert whole == gradients
+
+
 def test_schedules():
     assert learning_rate(_config(), 99, 100) == 0.1
     step = [learning_rate(_config(schedule="step"), e, 200) for e in (0, 59, 60, 120)]

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jaxrobust.losses import (
+    bldr_loss,
     class_balance_loss,
     complementary_label_mask,
     consistency_kl,
@@ -21,7 +23,6 @@ from jaxrobust.losses import (
     sop_sgd_update,
 )
 from jaxrobust.losses.bidirectional import bldr_learning_rate, ema_decay_at, ema_update
-from jaxrobust.selection import estimate_noise_rate, weights_from_nl_probs
 
 DTYPES = [np.float64, np.float32]
 PL_CASES = [
@@ -52,7 +53,6 @@ NL_CASES = [
 KD_CASES = ["case0", "case1", "case2", "extreme", "ties"]
 HEAD_KL_CASES = ["case0", "case1", "case2", "extreme"]
 HINT_CASES = ["signed", "relu", "zeros"]
-STEP_CASES = ["cifar10_epoch", "cifar10_warmup", "cifar10_boundary", "cifar100"]
 
 
 class Reader:
@@ -228,88 +228,6 @@ def test_feature_hint_golden(load_golden, x64, case, dtype):
     golden.close(loss, "loss")
     golden.close(grads[0], "grad_features")
     assert np.all(grads[1] == 0)
-
-
-@pytest.mark.parametrize("case", STEP_CASES)
-def test_whole_epoch_golden(load_golden, x64, case):
-    """One epoch of the authors' code on tables of logits: every loss, gradient and update."""
-    golden = Reader(load_golden("bldr"), f"step/{case}", np.float64)
-    labels, weights = jnp.asarray(golden["labels"]), jnp.asarray(golden["weights"])
-    noise_rate = golden["noise_ratio"]
-    heads = ("pl", "m1", "m2", "m3")
-    views = [f"{view}_{head}" for view in ("weak", "cat", "strong") for head in ("nl", *heads)]
-    features = [f"weak_{name}" for name in ("final", "f1", "f2", "f3")]
-    tables = {name: jnp.asarray(golden[name]) for name in [*views, *features]}
-    num_classes = tables["weak_pl"].shape[1]
-
-    @jax.jit
-    def loss_and_grads(tables, u, v, rows):
-        def loss_fn(tables, u_rows, v_rows):
-            batch = {name: table[rows] for name, table in tables.items()}
-            mask = complementary_label_mask(labels[rows], batch["weak_nl"])
-            negative = negative_parts(
-                batch["cat_nl"], batch["strong_nl"], mask, weights[rows], 0.1, 0.9
-            )
-            positive = [
-                sum(
-                    positive_parts(
-                        batch[f"cat_{head}"],
-                        batch[f"strong_{head}"],
-                        labels[rows],
-                        u_rows,
-                        v_rows,
-                        weights[rows],
-                        noise_rate,
-                        50.0,
-                        0.1,
-                        0.9,
-                    )
-                )
-                for head in heads
-            ]
-            criteria = jnp.stack([positive[0], sum(negative), *positive[1:]])
-            loss = jnp.sum(criteria)
-            for exit_head, exit_feature in zip(heads[1:], features[1:], strict=True):
-                loss += 0.1 * jnp.mean(
-                    self_distillation_loss(
-                        batch[f"weak_{exit_head}"], batch["weak_pl"], batch["weak_nl"]
-                    )
-                )
-                loss += 1e-6 * jnp.sum(feature_hint_loss(batch[exit_feature], batch["weak_final"]))
-            if num_classes == 100:
-                loss += 10 * jnp.mean(head_agreement_loss(batch["weak_pl"], batch["weak_nl"]))
-            return loss, (criteria, mask)
-
-        return jax.value_and_grad(loss_fn, (0, 1, 2), has_aux=True)(tables, u[rows], v[rows])
-
-    u, v = jnp.asarray(golden["u"]), jnp.asarray(golden["v"])
-    losses, criteria, masks = [], [], np.zeros((len(labels), num_classes))
-    grads = {name: 0.0 for name in tables}
-    for batch in range(golden["batch_id"].max() + 1):
-        rows = golden["batch_index"][golden["batch_id"] == batch]
-        (loss, (batch_criteria, mask)), (table_grads, u_grads, v_grads) = loss_and_grads(
-            tables, u, v, rows
-        )
-        u = sop_sgd_update(u, rows, u_grads, learning_rate=float(golden["lr_u"]))
-        v = sop_sgd_update(v, rows, v_grads, learning_rate=float(golden["lr_v"]))
-        losses.append(loss)
-        criteria.append(batch_criteria)
-        masks[rows] = mask
-        grads = {name: grads[name] + grad for name, grad in table_grads.items()}
-    golden.close(jnp.stack(losses), "total_loss")
-    golden.close(jnp.stack(criteria), "criterion_losses")
-    golden.close(masks, "neg_mask")
-    golden.close(u, "u_after")
-    golden.close(v, "v_after")
-    for name, grad in grads.items():
-        golden.close(grad, f"grad_{name}")
-
-    if golden["epoch"] >= golden["warmup_epochs"]:
-        probs = jax.nn.softmax(tables["weak_nl"])[np.arange(len(labels)), labels]
-        weights = weights_from_nl_probs(probs)
-        noise_rate = estimate_noise_rate(probs, threshold=float(golden["threshold"]))
-    golden.close(weights, "weights_after")
-    golden.close(noise_rate, "noise_ratio_after")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -559,6 +477,115 @@ def test_feature_hint():
     np.testing.assert_allclose(grad, np.where((f > 0) | (t > 0), 2 * (f - t), 0), rtol=1e-6)
 
 
+# The whole objective: tests/methods/test_bldr.py holds it against the recorded epochs.
+
+
+def batch_of_two_exits(size=5, num_classes=4):
+    """Arguments of `bldr_loss` up to the noise rate."""
+    shape = (size, 4, num_classes)
+    labels = jnp.arange(size) % num_classes
+    weak, strong, again = (random_rows(seed, shape) for seed in range(3))
+    return (
+        weak,
+        strong,
+        again,
+        jnp.abs(random_rows(3, (size, 3, 6))),
+        labels,
+        complementary_label_mask(labels, again[:, 1]),
+        random_rows(4, (size, num_classes), 0.4),
+        random_rows(5, (size, num_classes), 0.4),
+        jnp.linspace(0.5, 1.0, size),
+        jnp.asarray(0.4),
+    )
+
+
+def test_which_part_of_the_objective_reaches_what(x64):
+    """Gradient of every part in every head of every pass, in every feature and in both tables."""
+    names = ("weak", "strong", "again", "features", None, None, "u", "v")
+    arguments = batch_of_two_exits()
+
+    def parts_of(*arguments):
+        return bldr_loss(*arguments, head_agreement_weight=10.0)[1]
+
+    wanted = [i for i, name in enumerate(names) if name]
+    jacobian = jax.jit(jax.jacrev(parts_of, argnums=wanted))(*arguments)
+    reached = {}
+    for part, gradients in jacobian.items():
+        reached[part] = set()
+        for i, gradient in zip(wanted, gradients, strict=True):
+            if names[i] in ("u", "v"):
+                on_label = np.eye(4, dtype=bool)[arguments[4]]
+                # u moves on the given label, and v off it, if they move at all.
+                assert np.all(gradient[on_label if names[i] == "v" else ~on_label] == 0)
+                reached[part] |= {names[i]} if np.any(gradient) else set()
+            else:
+                heads = np.flatnonzero(np.any(gradient != 0, axis=(0, 2)))
+                reached[part] |= {f"{names[i]} {head}" for head in heads}
+    assert reached == {
+        "positive": {"weak 0", "strong 0", "u", "v"},
+        "negative": {"weak 1", "strong 1"},
+        "exit_1": {"weak 2", "strong 2", "u", "v"},
+        "exit_2": {"weak 3", "strong 3", "u", "v"},
+        "distillation": {"again 2", "again 3"},
+        "hint": {"features 1", "features 2"},
+        "agreement": {"again 0", "again 1"},
+    }
+
+
+def test_what_scales_which_gradient(x64):
+    *fixed, u, v, weights, noise_rate = batch_of_two_exits()
+
+    @jax.jit
+    def gradients(weights, noise_rate, reg_weight):
+        def loss(logits, u, v):
+            return bldr_loss(logits, *fixed[1:], u, v, weights, noise_rate, reg_weight=reg_weight)[
+                0
+            ]
+
+        return jax.grad(loss, (0, 1, 2))(fixed[0], u, v)
+
+    plain = gradients(weights, noise_rate, 50.0)
+    louder = gradients(weights, 2 * noise_rate, 50.0)
+    stricter = gradients(weights, noise_rate, 100.0)
+    weighted = gradients(2 * weights, noise_rate, 50.0)
+    for logits, on_label, off_label in (louder, stricter):
+        np.testing.assert_allclose(logits, plain[0], rtol=1e-12)
+        np.testing.assert_allclose(on_label, plain[1], rtol=1e-12)
+        factor = 4 if off_label is louder[2] else 2  # the noise rate is squared
+        np.testing.assert_allclose(off_label, factor * plain[2], rtol=1e-12)
+    np.testing.assert_allclose(weighted[2], plain[2], rtol=1e-12)
+    assert not np.allclose(weighted[0], plain[0])
+
+
+def test_masked_examples_do_not_count_in_the_objective():
+    arguments = batch_of_two_exits(size=4)
+
+    def padded(x):
+        return jnp.concatenate([x, 1e4 * jnp.ones_like(x[:2])]) if jnp.ndim(x) else x
+
+    labels = jnp.concatenate([arguments[4], jnp.zeros(2, jnp.int32)])
+    longer = [labels if i == 4 else padded(x) for i, x in enumerate(arguments)]
+    loss, parts = jax.jit(bldr_loss)(*arguments)
+    of_longer = jax.jit(jax.value_and_grad(bldr_loss, has_aux=True))
+    (padded_loss, padded_parts), gradient = of_longer(*longer, where=jnp.arange(6) < 4)
+    np.testing.assert_allclose(padded_loss, loss, rtol=1e-6)
+    assert parts.keys() == padded_parts.keys()
+    for name, part in parts.items():
+        np.testing.assert_allclose(padded_parts[name], part, rtol=1e-5)
+    np.testing.assert_allclose(sum(parts.values()), loss, rtol=1e-6)
+    assert np.all(gradient[4:] == 0) and np.all(np.isfinite(gradient))
+
+
+def test_a_hundred_classes_make_the_heads_agree():
+    arguments = batch_of_two_exits(num_classes=100)
+    agreement = jax.jit(bldr_loss)(*arguments)[1]["agreement"]
+    again = arguments[2]
+    expected = 10 * jnp.mean(head_agreement_loss(again[:, 0], again[:, 1]))
+    np.testing.assert_allclose(agreement, expected, rtol=1e-6)
+    without = functools.partial(bldr_loss, head_agreement_weight=0.0)
+    assert "agreement" not in jax.eval_shape(without, *arguments)[1]
+
+
 # Updates and schedules.
 
 
@@ -643,3 +670,11 @@ def test_errors():
         positive_learning_loss(logits, labels, logits, jnp.zeros((2, 1)))
     with pytest.raises(ValueError, match="same shape"):
         feature_hint_loss(logits, jnp.zeros((2, 4)))
+    arguments = batch_of_two_exits()
+    for head in ("positive", "negative"):
+        with pytest.raises(ValueError, match="Exits learn from both heads"):
+            bldr_loss(*arguments, **{head: False})
+    for position, name in ((1, "logits_strong"), (2, "logits_again"), (3, "features_again")):
+        wrong = [x[:, 1:] if i == position else x for i, x in enumerate(arguments)]
+        with pytest.raises(ValueError, match=f"{name} of shape"):
+            bldr_loss(*wrong)

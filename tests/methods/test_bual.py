@@ -160,14 +160,17 @@ def test_cross_entropy_golden(load_golden, x64, case, dtype):
     logits = np.concatenate([logits, np.full_like(logits[:1], 9)])
     labels = np.append(labels, NOT_ANNOTATED)
 
-    def loss(logits):
+    def loss_of(logits, labels):
         return cross_entropy(logits, labels, labels >= 0, jax.random.key(0))
 
-    (value, _), grad = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logits))
+    logits = jnp.asarray(logits)
+    (value, _), grad = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(logits, labels)
     tolerance = 1e-6 if dtype == np.float64 else 1e-5
     np.testing.assert_allclose(value, golden[case, "loss"], rtol=tolerance)
     np.testing.assert_allclose(grad[:-1], golden[case, "grad_logits"], atol=tolerance)
     assert not np.any(grad[-1])
+    rows = jax.jit(jax.vmap(lambda z, y: loss_of(z[None], y[None])[0]))(logits, labels)
+    np.testing.assert_allclose(rows[:-1], golden[case, "loss_per_example"], atol=tolerance)
 
 
 # Parts.

@@ -149,11 +149,11 @@ def test_golden_steps(load_golden, x64, case, gradients):
             jax.tree.map(close, network.params, after)
 
 
-def _gradients_of(distiller, params, batch, teacher):
+def _gradients_of(distiller, params, batch, teacher, quick_jit):
     """The two gradients that a step merges."""
     optimizer = optax.identity()
 
-    @jax.jit
+    @quick_jit
     def gradients(params):
         found = []
 
@@ -180,17 +180,17 @@ def _norms(tree):
     return {part: float(optax.tree.norm(leaves)) for part, leaves in tree.items()}
 
 
-def test_each_head_sees_its_own_loss_alone(x64):
+def test_each_head_sees_its_own_loss_alone(x64, quick_jit):
     params, (batch, teacher) = _random_params(0), _random_batch(0)
-    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
+    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher, quick_jit)
     assert _norms(cls)["auxiliary"] == 0 == _norms(kd)["primary"]
     assert min(_norms(cls)["primary"], _norms(kd)["auxiliary"], _norms(kd)["backbone"]) > 0
     single = DISTILLERS["cross_entropy_binary_kl"](_config(), _problem())
     assert single.auxiliary == "none" and single.merge is None
-    cls, kd = _gradients_of(single, params, batch, teacher)
+    cls, kd = _gradients_of(single, params, batch, teacher, quick_jit)
     assert min(_norms(cls)["primary"], _norms(kd)["primary"]) > 0
     alone = DISTILLERS["binary_kl"](_config(), _problem())
-    cls, kd = _gradients_of(alone, params, batch, teacher)
+    cls, kd = _gradients_of(alone, params, batch, teacher, quick_jit)
     assert max(_norms(cls).values()) == 0 < _norms(kd)["primary"]
 
 
@@ -208,9 +208,9 @@ def _merged(params, batch, teacher, **changes):
     return jax.tree.map(jnp.subtract, params, after.params), metrics
 
 
-def test_alignment_within_the_step(x64):
+def test_alignment_within_the_step(x64, quick_jit):
     params, (batch, teacher) = _random_params(SEED_IN_CONFLICT), _random_batch(SEED_IN_CONFLICT)
-    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
+    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher, quick_jit)
     dot = optax.tree.vdot(cls, kd)
     gain = 1 + abs(dot) / optax.tree.vdot(cls, cls)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
@@ -284,7 +284,7 @@ def _outputs(seed, num_classes=4, batch=6):
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method):
+def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method, quick_jit):
     distiller = DISTILLERS[method](_config(), _problem())
     student, levels = _outputs(0)
     teacher, _ = _outputs(1)
@@ -293,7 +293,7 @@ def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method):
     labels, where = jnp.array([0, 3, 1, 2, 0, 0]), jnp.arange(6) < 4
     ramp = jnp.float32(0.5)
 
-    @jax.jit
+    @quick_jit
     def evaluate(student, teacher):
         def total(student, teacher):
             losses = distiller.objective(student, teacher, labels, where, ramp)

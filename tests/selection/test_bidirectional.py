@@ -54,10 +54,20 @@ def test_score_golden(load_golden, x64, case, dtype):
             (score, "score"),
         ):
             np.testing.assert_allclose(actual, golden[case, f"{kind}/{name}"], **close)
+        selected = golden[case, "pool_index"][select_lowest(score, budget)]
+        assert len(set(selected)) == budget
         # Float32 may swap near ties.
         if dtype == np.float64 and (case, f"{kind}/selected") in golden:
-            selected = golden[case, "pool_index"][select_lowest(score, budget)]
             assert set(selected) == set(golden[case, f"{kind}/selected"])
+
+
+def test_confidence_golden(load_golden, x64):
+    """As the baselines use it: least confidence and entropy are recorded as uncertainties."""
+    golden = load_golden("bual")
+    probs = jax.nn.softmax(golden["base0", "logits"])
+    np.testing.assert_allclose(1 - confidence(probs, "lc"), golden["base0", "lc"], atol=1e-12)
+    np.testing.assert_allclose(confidence(probs, "margin"), golden["base0", "margin"], atol=1e-12)
+    np.testing.assert_allclose(-confidence(probs, "entropy"), golden["base0", "entropy"], atol=1e-8)
 
 
 @pytest.mark.parametrize("case", ROUND_CASES)

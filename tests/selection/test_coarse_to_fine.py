@@ -62,6 +62,22 @@ def test_golden_variants(load_golden, case):
     np.testing.assert_array_equal(selected, golden[case, "sel_global_disc_then_data"])
 
 
+def test_a_shuffled_cut_keeps_any_of_the_picks():
+    """Three classes with a quota of 2 for a budget of 4: which 4 of the 6 picks is up to chance."""
+    predictions, fine = np.repeat([0, 1, 2], 4), np.tile([3, 2, 1, 0], 3) + np.arange(12) / 100
+    options = {"predictions": predictions, "num_classes": 3, "kappa": 2}
+    draws = [
+        select_coarse_to_fine(-fine, fine, 4, rng=np.random.default_rng(i), **options)[1]
+        for i in range(20)
+    ]
+    assert {len(set(draw)) for draw in draws} == {4}
+    assert set(np.concatenate(draws)) == {0, 1, 4, 5, 8, 9}
+    np.testing.assert_array_equal(select_coarse_to_fine(-fine, fine, 4, **options)[1], [8, 4, 0, 9])
+    # Where the picks are too few, what fills up stays in order.
+    _, filled = select_coarse_to_fine(-fine, fine, 9, rng=np.random.default_rng(0), kappa=1)
+    assert len(set(filled)) == 9
+
+
 def test_coarse_scores_by_hand():
     data = jnp.array([1.0, 3.0, 2.0, 1.0])
     dist = jnp.array([0.4, 0.0, 0.2, 0.4])

@@ -130,16 +130,19 @@ def test_errors():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_reverse_neighbors_equal_the_sorted_distances(x64, dtype):
+@pytest.mark.parametrize(("size", "num_annotated"), [(30, 9), (400, 300), (400, 0)])
+def test_reverse_neighbors_equal_the_sorted_distances(x64, dtype, size, num_annotated):
+    """Within one block of annotated images, over several, and with none."""
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(30, 3)).astype(dtype)
-    labels = np.where(np.arange(30) < 9, np.arange(30) % 4, -1)
+    features = rng.normal(size=(size, 3)).astype(dtype)
+    labels = np.where(np.arange(size) < num_annotated, np.arange(size) % 4, -1)
     labels[labels == 2] = 0  # a class without images
+    labels = rng.permutation(labels)
     where = labels < 0
-    where[29] = False  # neither pool nor annotated
+    where[np.flatnonzero(where)[-1]] = False  # neither pool nor annotated
     share = jax.jit(reverse_neighbor_shares, static_argnames=("num_classes", "num_neighbors"))
     shares = share(features, labels, num_classes=4, where=where, num_neighbors=5)
-    expected = np.zeros((30, 4))
+    expected = np.zeros((size, 4))
     for i in np.flatnonzero(labels >= 0):
         distance = np.linalg.norm(features - features[i], axis=1)
         distance[~where] = np.inf
@@ -148,8 +151,19 @@ def test_reverse_neighbors_equal_the_sorted_distances(x64, dtype):
     np.testing.assert_allclose(shares, expected, atol=1e-6)
     # More neighbours than the pool holds: every pool image is one of all.
     everything = share(features, labels, num_classes=4, where=where, num_neighbors=250)
-    present = np.array([1.0, 1.0, 0.0, 1.0])
+    present = np.bincount(labels[labels >= 0], minlength=4) > 0
     np.testing.assert_allclose(everything, where[:, None] * present, atol=1e-6)
+
+
+def test_memory_stays_with_the_features():
+    """A pool of 50,000 x 512 and any number of annotated rows: compiled, not run."""
+    share = jax.jit(reverse_neighbor_shares, static_argnames=("num_classes", "num_neighbors"))
+    features = jax.ShapeDtypeStruct((50_000, 512), jnp.float32)
+    labels = jax.ShapeDtypeStruct((50_000,), jnp.int32)
+    where = jax.ShapeDtypeStruct((50_000,), bool)
+    compiled = share.lower(features, labels, num_classes=101, where=where).compile()
+    memory = compiled.memory_analysis()
+    assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 1e9
 
 
 def test_reverse_neighbor_errors():

@@ -115,7 +115,7 @@ def test_a_loss_that_is_not_finite_stops_in_words(tmp_path):
 
 def test_kappa_follows_the_precision():
     assert dcfs.kappa_after(5, ()) == 5
-    assert dcfs.kappa_after(5, (0.9, 0.9, 0.6)) == 7
+    assert dcfs.kappa_after(5, (0.9, 0.9, 0.6, 0.65, 0.55)) == 7
     assert dcfs.kappa_after(2, (0.1, 0.1, 0.1)) == 1
 
 

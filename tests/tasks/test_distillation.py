@@ -20,7 +20,7 @@ from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.models import make_classifier
 from jaxrobust.models.dual_head import Classifier
-from jaxrobust.models.layers import Features, Linear
+from jaxrobust.models.layers import Features
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
 from jaxrobust.tasks import distillation
 
@@ -115,7 +115,7 @@ def test_the_student_that_is_handed_over_is_the_one_evaluated(finished):
 class _Mean(nn.Module):
     """A backbone without parameters."""
 
-    head: ClassVar = Linear
+    head_options: ClassVar = {}
 
     def __call__(self, images, *, train=False, where=None):
         del train, where
@@ -178,13 +178,27 @@ def test_plain_training_needs_no_teacher(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_connector_is_trained_and_left_behind(finished, tmp_path):
+    config = _config(**{"method": "dhkd_reviewkd", "num_epochs": 1, "reviewkd.warm_up": 4})
+    config.teacher.path = str(finished[0] / "teacher")
+    results = tasks.run(config, tmp_path)
+    (trained,) = _events(tmp_path, split="train")
+    assert trained["ramp"] == 0.25 and np.isfinite(trained["loss_kd"])
+    student = load_classifier(tmp_path / "student")
+    assert student.variables["params"].keys() == {"backbone", "primary"}
+    assert student.variables["batch_stats"].keys() == {"backbone"}
+    # Gradients of the connector are no part of the comparison with cross-entropy's head.
+    assert results["last"]["diagnosis"]["distillation"]["head_norm_kd"] == 0
+
+
+@pytest.mark.slow
 def test_eight_devices_give_the_one_device_curve(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()))
     config = _config(**{"distill.auxiliary": "mlp", "distill_until_epoch": 2})
-    config.teacher.path = str(finished[0] / "teacher")
+    config.teacher.path, config.num_epochs = str(finished[0] / "teacher"), 2
     tasks.run(config, tmp_path)
     one, eight = (
-        [e["loss"] for e in _events(workdir, split="train", phase="student")]
+        [e["loss"] for e in _events(workdir, split="train", phase="student")][:2]
         for workdir in (finished[0], tmp_path)
     )
     np.testing.assert_allclose(eight, one, rtol=2e-3)
@@ -237,7 +251,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
 def test_imagenet_is_answered_honestly(tmp_path):
     config = recipe.get_config("resnet34_resnet18_imagenet")
     assert config.distill.alpha == 0.1 and config.distill_until_epoch == 49
-    with pytest.raises(UserError, match="imagenet"):
+    with pytest.raises(UserError, match="ImageNet does not fit in memory"):
         tasks.run(config, tmp_path)
 
 

@@ -1,0 +1,396 @@
+"""BLDR: noise-robust bidirectional learning with dynamic sample reweighting.
+
+Zong et al., arXiv 2209.01334, as the authors' code runs it; only the paper's abstract is known.
+
+One ResNet carries a positive head ("this image is class y"), a negative head ("this image is not
+class k") and early exits. Step, on a weak and a strong view of every example:
+  1. pass A on all views together, then pass B on the weak ones again, both in training mode;
+  2. complementary labels: every class but the given one and the negative head's top class;
+  3. `bldr_loss`: both heads and the exits learn from pass A, the exits from both heads in pass B;
+  4. SGD on the network, plain SGD on the rows of the tables u and v, in which every example keeps
+     what sparse over-parameterisation (SOP+) takes its label to be wrong by;
+  5. the negative head's probability of the given label (pass B) is kept for every example.
+Epoch, once the warm-up is over: these probabilities, scaled to [0, 1], become the weights of the
+examples, and the share below 0.3 the noise rate. Then the average of the parameters moves; it is
+tested, by the sum of both heads' probabilities. A label whose probability under the negative head
+is below 0.05 is called wrong.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.training import TrainState, descend, init_state
+from jaxrobust.errors import UserError
+from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean, sop_sgd_update
+from jaxrobust.losses.bidirectional import ema_decay_at, ema_update
+from jaxrobust.losses.negative import MASK_MODES
+from jaxrobust.methods.noisy_labels import (
+    Apply,
+    Batch,
+    Method,
+    Pass,
+    Problem,
+    Stage,
+    current_variables,
+    network_apply,
+    predicted_class,
+)
+from jaxrobust.models import make_multi_exit
+from jaxrobust.recipes import check_choices, check_minima, check_section
+from jaxrobust.selection import detect_noisy_labels, estimate_noise_rate, weights_from_nl_probs
+
+POSITIVE, NEGATIVE = 0, 1
+DETECTION_VIEWS = {"weak": "weak", "clean": "test"}
+DETECTION_PARAMS = ("raw", "ema")
+_INITIAL_NOISE_SCALE = 1e-8  # of u and v
+
+
+@flax.struct.dataclass
+class BldrState(TrainState):
+    """A network and what it keeps of each of the N training examples.
+
+    All of it is replicated on every device: a step gathers and scatters rows all over the tables,
+    which for 50,000 examples of 100 classes are 20 MB.
+
+    Attributes:
+      ema: average of the parameters over the epochs, or `{}`.
+      u: `[N, 1]`, root of the noise on the given label. `[N, C]`, as in the authors' code, gives
+        the same numbers.
+      v: `[N, C]`, root of the noise on the other classes.
+      weights: `[N]`, of the examples in this epoch.
+      nl_probs: `[N]`, the negative head's probability of the given label when last visited.
+      noise_rate: scalar, estimated share of wrong labels.
+    """
+
+    ema: Any
+    u: jax.Array
+    v: jax.Array
+    weights: jax.Array
+    nl_probs: jax.Array
+    noise_rate: jax.Array
+
+
+def bldr_step(
+    state: BldrState,
+    batch: Batch,
+    key: jax.Array,
+    scalars: dict[str, jax.Array],
+    *,
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] = bldr_loss,
+    complementary: str = "all_but_label_and_top",
+    num_complementary: int = 1,
+    learning_rate_u: float = 10.0,
+    learning_rate_v: float = 10.0,
+    clip_tables: bool = False,
+) -> tuple[BldrState, dict[str, jax.Array]]:
+    """One step on B examples. BatchNorm's averages move twice, by pass A and then by pass B.
+
+    Args:
+      state: before the step.
+      batch: examples with a weak and a strong view.
+      key: for complementary labels that are drawn.
+      scalars: `learning_rate`, of the network.
+      apply: the network, as in `network_apply`; its output as that of `MultiExit`.
+      optimizer: gives descent directions, without the rate.
+      loss: `bldr_loss`, with its options set.
+      complementary: mode of `complementary_label_mask`.
+      num_complementary: of `complementary_label_mask`.
+      learning_rate_u: of the table u. The losses are means over the batch.
+      learning_rate_v: of the table v.
+      clip_tables: keep both tables in [-1, 1], beyond which an entry gets no gradient any more.
+
+    Returns:
+      The state after the step and the metrics, the parts of the loss among them.
+    """
+    weak, strong = batch.views
+    rows, labels, valid = batch.ids, batch.labels, batch.valid
+    weights = state.weights[rows]
+
+    def loss_fn(params, u_rows, v_rows):
+        (logits, _), stats = apply(
+            params,
+            state.batch_stats,
+            jnp.concatenate([weak, strong]),
+            train=True,
+            where=jnp.concatenate([valid, valid]),
+        )
+        logits_weak, logits_strong = jnp.split(logits, 2)
+        (again, features), stats = apply(params, stats, weak, train=True, where=valid)
+        nl_again = again[:, NEGATIVE]
+        mask = complementary_label_mask(
+            labels,
+            jax.lax.stop_gradient(nl_again),
+            mode=complementary,
+            key=key,
+            num_complementary=num_complementary,
+        )
+        total, parts = loss(
+            logits_weak,
+            logits_strong,
+            again,
+            features,
+            labels,
+            mask,
+            u_rows,
+            v_rows,
+            weights,
+            state.noise_rate,
+            where=valid,
+        )
+        return total, (stats, parts, again)
+
+    gradient = jax.value_and_grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
+    (total, (batch_stats, parts, again)), (grads, u_grads, v_grads) = gradient(
+        state.params, state.u[rows], state.v[rows]
+    )
+    u = sop_sgd_update(state.u, rows, u_grads, learning_rate=learning_rate_u)
+    v = sop_sgd_update(state.v, rows, v_grads, learning_rate=learning_rate_v)
+    if clip_tables:
+        u, v = jnp.clip(u, -1, 1), jnp.clip(v, -1, 1)
+    kept = jnp.where(valid, rows, len(state.nl_probs))  # out of range at padding: dropped
+    nl_probs = state.nl_probs.at[kept].set(_label_probs(again[:, NEGATIVE], labels), mode="drop")
+    metrics = {
+        "loss": total,
+        **parts,
+        "noise_rate": state.noise_rate,
+        "mean_weight": masked_mean(weights, valid),
+    }
+    for name, head in (("pl", POSITIVE), ("nl", NEGATIVE)):
+        hits = (jnp.argmax(again[:, head], axis=-1) == labels).astype(total.dtype)
+        metrics[f"label_agreement_{name}"] = masked_mean(hits, valid)
+    state = descend(state, grads, optimizer, scalars["learning_rate"])
+    return state.replace(batch_stats=batch_stats, u=u, v=v, nl_probs=nl_probs), metrics
+
+
+def end_epoch(
+    state: BldrState,
+    epoch: jax.typing.ArrayLike,
+    *,
+    warm_up: int = 20,
+    reweighting: bool = True,
+    estimate_noise: bool = True,
+    noise_threshold: float = 0.3,
+) -> BldrState:
+    """Weights and noise rate for the next epoch, and the average of the parameters.
+
+    Args:
+      state: after the last step of the epoch.
+      epoch: counted from 0.
+      warm_up: first epoch after which the weights and the noise rate change.
+      reweighting: whether the weights do.
+      estimate_noise: whether the noise rate does.
+      noise_threshold: of `estimate_noise_rate`.
+
+    Returns:
+      The state for the next epoch.
+    """
+    started = epoch >= warm_up
+    weights, noise_rate = state.weights, state.noise_rate
+    if reweighting:
+        weights = jnp.where(started, weights_from_nl_probs(state.nl_probs), weights)
+    if estimate_noise:
+        estimated = estimate_noise_rate(state.nl_probs, threshold=noise_threshold)
+        noise_rate = jnp.where(started, estimated, noise_rate)
+    ema = state.ema
+    if ema:
+        # Epoch 0 copies the parameters.
+        decay = jnp.where(epoch == 0, 0, ema_decay_at(epoch))
+        ema = ema_update(ema, state.params, decay)
+    return state.replace(weights=weights, noise_rate=noise_rate, ema=ema)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses option values that BLDR does not have, and combinations that cannot be."""
+    check_section(config, "bldr", "configs/bldr.py")
+    bldr = config.bldr
+    check_choices(
+        config,
+        {
+            "bldr.complementary": MASK_MODES,
+            "bldr.detection_view": DETECTION_VIEWS,
+            "bldr.detection_params": DETECTION_PARAMS,
+        },
+    )
+    check_minima(
+        config,
+        {
+            f"bldr.{name}": 0
+            for name in (
+                "warm_up",
+                "reg_weight",
+                "balance_weight",
+                "consistency_weight",
+                "distillation_weight",
+                "hint_weight",
+                "head_agreement_weight",
+                "learning_rate_u",
+                "learning_rate_v",
+            )
+        },
+    )
+    check_minima(config, {"bldr.tables_batch_size": 1, "bldr.num_complementary": 1})
+    if not (bldr.positive or bldr.negative):
+        raise UserError("bldr.positive and bldr.negative are both False: nothing would learn.")
+    if not bldr.temperature > 0:
+        raise UserError(f"bldr.temperature={bldr.temperature} must be positive.")
+    for name in ("noise_rate", "noise_threshold", "detection_threshold"):
+        if not 0 <= bldr[name] <= 1:
+            raise UserError(f"bldr.{name}={bldr[name]} must lie in [0, 1].")
+    for name in ("reweighting", "estimate_noise"):
+        if bldr[name] and not bldr.negative:
+            raise UserError(
+                f"bldr.{name} looks at the negative head, which bldr.negative=False leaves "
+                f"untrained; set bldr.{name}=False."
+            )
+    if bldr.self_distillation and not (bldr.positive and bldr.negative):
+        raise UserError(
+            "bldr.self_distillation teaches the exits by both heads, but one is left untrained; "
+            "set bldr.self_distillation=False."
+        )
+    if bldr.detection_params == "ema" and not bldr.ema:
+        raise UserError("bldr.detection_params='ema' needs bldr.ema=True.")
+
+
+def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+    """BLDR as a method of the noisy-label task."""
+    check(config)
+    bldr = config.bldr
+    optimizer = make_optimizer(config.optimizer)
+    module = make_multi_exit(
+        config.model,
+        num_classes=problem.num_classes,
+        exits=bldr.self_distillation,
+        dtype=problem.dtype,
+    )
+    if bldr.num_complementary >= problem.num_classes:
+        raise UserError(
+            f"bldr.num_complementary={bldr.num_complementary} must be below the number of "
+            f"classes, {problem.num_classes}."
+        )
+    loss_options = (
+        "positive",
+        "negative",
+        "reg_weight",
+        "balance_weight",
+        "consistency_weight",
+        "distillation_weight",
+        "temperature",
+        "hint_weight",
+        "head_agreement_weight",
+    )
+    # The losses are means over the batch, so that a smaller batch makes larger steps per example.
+    scale = config.batch_size / bldr.tables_batch_size
+    train_step = functools.partial(
+        bldr_step,
+        apply=network_apply(module),
+        optimizer=optimizer,
+        loss=functools.partial(bldr_loss, **{name: bldr[name] for name in loss_options}),
+        complementary=bldr.complementary,
+        num_complementary=bldr.num_complementary,
+        learning_rate_u=scale * bldr.learning_rate_u,
+        learning_rate_v=scale * bldr.learning_rate_v,
+        clip_tables=bldr.clip_tables,
+    )
+
+    def start(key):
+        network_key, u_key, v_key = jax.random.split(key, 3)
+        network = init_state(network_key, module, optimizer, problem.image_shape)
+        size = problem.num_examples
+        return BldrState(
+            params=network.params,
+            batch_stats=network.batch_stats,
+            opt_state=network.opt_state,
+            ema=jax.tree.map(jnp.zeros_like, network.params) if bldr.ema else {},
+            u=_INITIAL_NOISE_SCALE * jax.random.normal(u_key, (size, 1)),
+            v=_INITIAL_NOISE_SCALE * jax.random.normal(v_key, (size, problem.num_classes)),
+            weights=jnp.ones(size),
+            nl_probs=jnp.ones(size),
+            noise_rate=jnp.float32(bldr.noise_rate),
+        )
+
+    def step(network, peer, batches, key, scalars):
+        del peer
+        return train_step(network, batches["all"], key, scalars)
+
+    def passes(epoch, columns, generator):
+        del columns
+        ids = {"all": generator("net/order").permutation(problem.num_examples)}
+        rate = learning_rate(config.optimizer, epoch, config.num_epochs)
+        return [Pass("train", "net", ids, {"learning_rate": rate})]
+
+    learning = {"pl": (POSITIVE, bldr.positive), "nl": (NEGATIVE, bldr.negative)}
+    heads = {name: head for name, (head, learns) in learning.items() if learns}
+
+    def forward(variables, images):
+        logits, _ = module.apply(variables, images)
+        return logits[:, jnp.array(list(heads.values()))]
+
+    test_variables = _averaged if bldr.ema else current_variables
+    return Method(
+        networks=("net",),
+        start=start,
+        stages=(
+            Stage("train", {"all": config.batch_size}, ("weak", "strong"), step, config.last_batch),
+        ),
+        passes=passes,
+        forward=forward,
+        class_probs=two_head_probs,
+        judge=functools.partial(_judge, tuple(heads), bldr.detection_threshold),
+        score=f"{tuple(heads)[-1]}_prob",
+        heads=tuple(heads),
+        end_epoch=functools.partial(
+            end_epoch,
+            warm_up=bldr.warm_up,
+            reweighting=bldr.reweighting,
+            estimate_noise=bldr.estimate_noise,
+            noise_threshold=bldr.noise_threshold,
+        ),
+        test_variables=test_variables,
+        judge_variables=test_variables if bldr.detection_params == "ema" else current_variables,
+        judge_view=DETECTION_VIEWS[bldr.detection_view],
+    )
+
+
+def two_head_probs(logits: jax.Array) -> jax.Array:
+    """Mean of the heads' softmaxes `[n, C]`, of their logits `[M, n, C]`."""
+    return jnp.mean(jax.nn.softmax(logits), axis=0)
+
+
+def _judge(
+    heads: tuple[str, ...], threshold: float, logits: jax.Array, labels: jax.Array
+) -> dict[str, jax.Array]:
+    """`Method.judge`: the negative head judges, or the positive one where it is alone.
+
+    `clean_prob` is the weight that its probabilities of the given labels amount to.
+    """
+    probs = _label_probs(logits[-1], labels)
+    columns = {
+        "suggested": predicted_class(two_head_probs(logits)),
+        "clean_prob": weights_from_nl_probs(probs),
+        f"{heads[-1]}_prob": probs,
+        "flagged": detect_noisy_labels(logits[-1], labels, threshold=threshold),
+    }
+    if len(heads) > 1:
+        for name, each in zip(heads, logits, strict=True):
+            columns[f"prediction_{name}"] = predicted_class(each)
+    return columns
+
+
+def _label_probs(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Probability `[B]` of the given labels."""
+    return jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0]
+
+
+def _averaged(state: BldrState) -> dict[str, Any]:
+    """Averaged parameters, with the current averages of BatchNorm."""
+    return {"params": state.ema, "batch_stats": state.batch_stats}

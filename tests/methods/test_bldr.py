@@ -1,0 +1,256 @@
+"""BLDR's step on a table of logits: the authors' recorded epochs, and what must hold besides."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import bldr as recipe
+from jaxrobust.engine import optim
+from jaxrobust.losses import bldr_loss, complementary_label_mask
+from jaxrobust.methods import bldr
+from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
+from jaxrobust.methods.noisy_labels import Batch
+from jaxrobust.metrics import topk_accuracy
+
+STEP_CASES = ["cifar10_epoch", "cifar10_warmup", "cifar10_boundary", "cifar100"]
+HEADS = ("pl", "nl", "m1", "m2", "m3")
+PASSES = ("weak", "cat", "strong")  # pass B, and the two halves of pass A
+FEATURES = ("final", "f1", "f2", "f3")
+
+
+# Recorded epochs of ten classes run as ten examples in batches of six, so that one program serves
+# them all, and padding has to leave every number as it is.
+SIZE, WIDTH = 10, 6
+
+
+def _lookup(params, batch_stats, images, *, train, key=None, where=None):
+    """A network that looks up what the authors' code was given, and notes the order of its passes.
+
+    Weak views hold an example's id, strong ones the id plus 1000.
+    """
+    assert train and where.shape == images.shape
+    if len(images) == 2 * WIDTH:
+        rows, strong = images[:WIDTH], images[WIDTH:] - 1000
+        logits = jnp.concatenate([params["cat"][rows], params["strong"][strong]])
+        return (logits, None), 10 * batch_stats + 1
+    return (params["weak"][images], params["features"][images]), 10 * batch_stats + 2
+
+
+def _padded(array, length=SIZE):
+    return jnp.asarray(np.pad(array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1)))
+
+
+def _recorded(golden, case):
+    """Tables of the network and the state before the epoch."""
+    params = {
+        view: _padded(np.stack([golden[case, f"{view}_{head}"] for head in HEADS], axis=1))
+        for view in PASSES
+    }
+    features = [golden[case, f"weak_{name}"][..., 0, 0] for name in FEATURES]
+    params["features"] = _padded(np.stack(features, axis=1))
+    return BldrState(
+        params=params,
+        batch_stats=jnp.asarray(0),
+        opt_state=optax.EmptyState(),
+        ema={},
+        u=_padded(golden[case, "u"]),
+        v=_padded(golden[case, "v"]),
+        weights=_padded(golden[case, "weights"]),
+        nl_probs=jnp.ones(SIZE),
+        noise_rate=jnp.asarray(golden[case, "noise_ratio"]),
+    )
+
+
+def _batches(golden, case):
+    number, ids = golden[case, "batch_id"], golden[case, "batch_index"]
+    labels = golden[case, "labels"]
+    for i in range(number.max() + 1):
+        rows = _padded(ids[number == i], WIDTH)
+        valid = jnp.arange(WIDTH) < np.sum(number == i)
+        yield Batch(rows, jnp.asarray(labels)[rows], valid, (rows, rows + 1000), {})
+
+
+@functools.cache
+def _step(**options):
+    options = {"apply": _lookup, "optimizer": optax.identity(), **options}
+    # At rate 1 a step subtracts the gradient.
+    scalars = {"learning_rate": np.float64(1)}
+    return jax.jit(
+        lambda state, batch: bldr_step(state, batch, jax.random.key(0), scalars, **options)
+    )
+
+
+def _epoch(golden, case, state, **options):
+    """The state after the recorded batches, and the metrics of each."""
+    assert golden[case, "lr_u"] == golden[case, "lr_v"] == 10  # the defaults
+    metrics = []
+    for batch in _batches(golden, case):
+        state, values = _step(**options)(state, batch)
+        metrics.append(values)
+    return state, {name: np.array([m[name] for m in metrics]) for name in metrics[0]}
+
+
+@pytest.mark.parametrize("case", STEP_CASES)
+def test_a_whole_epoch_is_that_of_the_authors(case, load_golden, x64):
+    golden, case = load_golden("bldr"), f"step/{case}"
+    before, size = _recorded(golden, case), len(golden[case, "labels"])
+    state, metrics = _epoch(golden, case, before)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    criteria = ("positive", "negative", "exit_1", "exit_2", "exit_3")
+    close(np.stack([metrics[n] for n in criteria], -1), golden[case, "criterion_losses"])
+    close(metrics["loss"], golden[case, "total_loss"])
+    agreement = [100 * metrics[f"label_agreement_{head}"].mean() for head in ("pl", "nl")]
+    np.testing.assert_allclose(agreement, golden[case, "train_acc"], rtol=1e-6)
+    mask = complementary_label_mask(golden[case, "labels"], golden[case, "weak_nl"])
+    np.testing.assert_array_equal(mask, golden[case, "neg_mask"])
+
+    gradient = jax.tree.map(lambda a, b: (a - b)[:size], before.params, state.params)
+    for view in PASSES:
+        for i, head in enumerate(HEADS):
+            close(gradient[view][:, i], golden[case, f"grad_{view}_{head}"])
+    for i, name in enumerate(FEATURES):
+        recorded = golden[case, f"grad_weak_{name}"][..., 0, 0]
+        close(gradient["features"][:, i], recorded, atol=1e-14)  # they are of the size of 1e-6
+        assert np.any(recorded) == (name != "final")
+    close(state.u[:size], golden[case, "u_after"])
+    close(state.v[:size], golden[case, "v_after"])
+    assert state.u.dtype == state.v.dtype == state.nl_probs.dtype == np.float64
+    assert str(int(state.batch_stats)) == "12" * len(metrics["loss"])  # pass A, then pass B
+
+    state = state.replace(nl_probs=state.nl_probs[:size], weights=state.weights[:size])
+    after = end_epoch(
+        state,
+        int(golden[case, "epoch"]),
+        warm_up=int(golden[case, "warmup_epochs"]),
+        noise_threshold=float(golden[case, "threshold"]),
+    )
+    close(after.weights, golden[case, "weights_after"])
+    close(after.noise_rate, golden[case, "noise_ratio_after"])
+
+
+def test_padding_and_examples_not_visited_keep_their_rows(load_golden, x64):
+    golden, case = load_golden("bldr"), "step/cifar10_epoch"
+    before = _recorded(golden, case)
+    *_, short = _batches(golden, case)
+    state, _ = _step()(before, short)
+    labels = golden[case, "labels"]
+    probs = jax.nn.softmax(golden[case, "weak_nl"])[np.arange(len(labels)), labels]
+    visited = np.isin(np.arange(len(labels)), short.ids[short.valid])
+    assert visited.sum() == 2
+    np.testing.assert_allclose(state.nl_probs, np.where(visited, probs, 1))
+    for name in ("u", "v"):
+        old, new = getattr(before, name), getattr(state, name)
+        np.testing.assert_array_equal(np.any(old != new, axis=1), visited)
+
+
+def test_one_column_of_u_is_enough_and_clipped_tables_stay_in_range(load_golden, x64):
+    golden, case = load_golden("bldr"), "step/cifar10_boundary"
+    before, labels = _recorded(golden, case), golden[case, "labels"]
+    own = np.arange(len(labels)), labels
+    narrow = before.replace(u=_padded(golden[case, "u"][own][:, None]))
+    state, metrics = _epoch(golden, case, narrow, clip_tables=True)
+    np.testing.assert_allclose(metrics["loss"], golden[case, "total_loss"], rtol=1e-9)
+    u, v = (golden[case, f"{name}_after"] for name in ("u", "v"))
+    assert np.abs(v).max() > 1 or np.abs(u).max() > 1
+    np.testing.assert_allclose(state.u[: len(labels), 0], u[own].clip(-1, 1), rtol=1e-9)
+    np.testing.assert_allclose(state.v[: len(labels)], v.clip(-1, 1), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("learning", "silent"), [("positive", 1), ("negative", 0)])
+def test_a_head_that_does_not_learn_gets_no_gradient(learning, silent, load_golden, x64):
+    golden, case = load_golden("bldr"), "step/cifar10_boundary"
+    before = _recorded(golden, case)
+    params = {view: before.params[view][:, :2] for view in PASSES}
+    params["features"] = before.params["features"][:, :1]
+    before = before.replace(params=params)
+    other = {"positive": "negative", "negative": "positive"}[learning]
+    state, metrics = _epoch(
+        golden, case, before, loss=functools.partial(bldr_loss, **{other: False})
+    )
+    moved = jax.tree.map(lambda a, b: np.any(a != b, axis=(0, 2)), params, state.params)
+    for view in ("cat", "strong"):
+        np.testing.assert_array_equal(moved[view], np.arange(2) != silent)
+    assert not np.any(moved["weak"]) and not np.any(moved["features"])
+    assert not {"exit_1", "distillation", "hint", other} & metrics.keys()
+    recorded = golden[case, "criterion_losses"][:, 1 - silent]
+    np.testing.assert_allclose(metrics["loss"], recorded, rtol=1e-9)
+    # Without positive learning the tables have nothing to explain.
+    tables_moved = np.any(state.u != before.u) and np.any(state.v != before.v)
+    assert tables_moved == (learning == "positive")
+
+
+def _state(nl_probs, **changes):
+    probs = jnp.asarray(nl_probs, jnp.float32)
+    fields = {
+        "params": {"w": jnp.float32(1)},
+        "batch_stats": {},
+        "opt_state": (),
+        "ema": {},
+        "u": probs[:, None],
+        "v": probs[:, None],
+        "weights": jnp.ones_like(probs),
+        "nl_probs": probs,
+        "noise_rate": probs.dtype.type(0.1),
+    }
+    return BldrState(**{**fields, **changes})
+
+
+def test_weights_and_noise_rate_wait_for_the_warm_up_and_can_be_switched_off():
+    finish = jax.jit(end_epoch, static_argnames=("warm_up", "reweighting", "estimate_noise"))
+    state = _state([0.2, 0.6, 1.0, 0.3])
+    early = finish(state, 4, warm_up=5)
+    np.testing.assert_array_equal(early.weights, 1)
+    assert early.noise_rate == np.float32(0.1)
+    late = finish(state, 5, warm_up=5)
+    np.testing.assert_allclose(late.weights, [0, 0.5, 1, 0.125], rtol=1e-6)
+    assert late.noise_rate == 0.25
+    fixed = finish(state, 5, warm_up=5, reweighting=False)
+    np.testing.assert_array_equal(fixed.weights, 1)
+    assert fixed.noise_rate == 0.25
+    assert finish(state, 5, warm_up=5, estimate_noise=False).noise_rate == np.float32(0.1)
+
+
+@pytest.mark.parametrize("case", ["case0", "long"])
+def test_the_average_is_that_of_the_authors(case, load_golden, x64):
+    golden = load_golden("bldr")
+    params = jnp.asarray(golden[f"ema/{case}", "params"])
+
+    @jax.jit
+    def finish(ema, params, epoch):
+        return end_epoch(_state([0.5], params={"w": params}, ema={"w": ema}), epoch).ema["w"]
+
+    ema = jnp.full_like(params[0], 123.0)  # epoch 0 copies, whatever there was
+    for epoch, recorded in enumerate(golden[f"ema/{case}", "ema_params"]):
+        ema = finish(ema, params[epoch], epoch)
+        # The decay itself is float32.
+        np.testing.assert_allclose(ema, recorded, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("cifar10", "cifar10n_worst"), ("cifar100", "cifar100n")]
+)
+def test_the_recipe_has_the_authors_learning_rates(case, name, load_golden):
+    golden, config = load_golden("bldr"), recipe.get_config(name)
+    recorded = golden[f"lr/{case}", "lr_used"]
+    assert config.num_epochs == len(recorded)
+    assert config.bldr.warm_up == golden[f"lr/{case}", "warmup_epochs"]
+    rates = [optim.learning_rate(config.optimizer, e, config.num_epochs) for e in (0, 20, 40, 41)]
+    np.testing.assert_allclose(rates, recorded[[0, 20, 40, 41]], rtol=1e-5)
+    last = optim.learning_rate(config.optimizer, len(recorded) - 1, len(recorded))
+    np.testing.assert_allclose(last, recorded[-1], rtol=1e-4)
+    config.bldr.warm_up = 60  # moves the schedule with it
+    assert optim.learning_rate(config.optimizer, 60, config.num_epochs) == np.float32(0.04)
+
+
+@pytest.mark.parametrize("case", ["case0", "case1"])
+def test_accuracies_of_both_heads_and_together(case, load_golden, x64):
+    golden, case = load_golden("bldr"), f"eval/{case}"
+    logits = jnp.stack([golden[case, f"{head}_logits"] for head in ("pl", "nl")])
+    predictions = [*jax.nn.softmax(logits), bldr.two_head_probs(logits)]
+    labels = golden[case, "labels"]
+    found = [100 * np.mean(topk_accuracy(probs, labels, 1)) for probs in predictions]
+    np.testing.assert_allclose(found, golden[case, "accuracies"], rtol=1e-6)
