@@ -165,7 +165,7 @@ class SwinTransformer(nn.Module):
             name="patch_conv",
         )(images.astype(self.dtype))
         x = norm(name="patch_norm")(x)
-        maps, number, total = [], 0, sum(self.sizes)
+        maps, drops = [], iter(np.linspace(0, self.drop, sum(self.sizes)).tolist())
         for stage, (size, num_heads) in enumerate(zip(self.sizes, self.num_heads, strict=True)):
             if stage > 0:
                 x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
@@ -182,11 +182,10 @@ class SwinTransformer(nn.Module):
                 x = SwinBlock(
                     num_heads,
                     WINDOW // 2 if block % 2 else 0,
-                    self.drop * number / (total - 1),
+                    next(drops),
                     self.dtype,
                     name=f"block_{stage}_{block}",
                 )(x, train=train)
-                number += 1
             maps.append(x)
         final = norm(name="norm")(x)
         return Features(global_average(final), tuple(maps), tuple(maps), final)

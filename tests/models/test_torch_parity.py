@@ -21,6 +21,21 @@ reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
 NUM_CLASSES = 7
+# More, or wider, of the blocks that another one has.
+LARGER_COPIES = (
+    "repvgg_a2",
+    "resnet101_imagenet",
+    "resnet110",
+    "resnet34",
+    "resnet34_imagenet",
+    "resnet44",
+    "resnet56",
+    "swin_b",
+    "swin_s",
+    "vgg16",
+    "wide_resnet101_2",
+    "wrn_40_1",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +67,13 @@ def _randomised(module, noise):
     return module.eval()
 
 
-@pytest.mark.parametrize("arch", BACKBONES)
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(arch, marks=[pytest.mark.slow] if arch in LARGER_COPIES else [])
+        for arch in BACKBONES
+    ],
+)
 def test_logits_equal_those_of_pytorch(arch, noise, quick_jit):
     module = _randomised(reference.make(arch, NUM_CLASSES), noise)
     reduction = 32 if arch.endswith(("_imagenet", "_2", "v1", "v2", "a0", "a2")) else 16
