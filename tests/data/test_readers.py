@@ -38,7 +38,10 @@ def test_read_idx(tmp_path, compress):
         (b"\x00\x00\x08\x03\x00", "is cut short or too long for its header"),
         (b"\x00\x00\x08\x01" + struct.pack(">I", 5) + bytes(4), "is cut short or too long"),
         (b"\x00\x00\x08\x01" + struct.pack(">I", 5) + bytes(6), "is cut short or too long"),
-        (gzip.compress(bytes(1000), mtime=0)[:-9], "Cannot read .*images.*Copy or download it again"),
+        (
+            gzip.compress(bytes(1000), mtime=0)[:-9],
+            "Cannot read .*images.*Copy or download it again",
+        ),
     ],
 )
 def test_damaged_idx_is_refused_in_words(tmp_path, content, words):
