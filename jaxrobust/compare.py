@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.report import (
+from jaxrobust.figures import (
     distillation_curves,
     learning_curves,
     multilabel_curves,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrobust import compare, report
+from jaxrobust import compare, figures
 from jaxrobust.errors import UserError
 
 
@@ -65,7 +65,7 @@ def _lines(monkeypatch, workdirs, tmp_path, *flags):
     """Horizontal and vertical values of every line that the command draws, by panel."""
     drawn = []
     monkeypatch.setattr(
-        report,
+        figures,
         "_save",
         lambda figure, path: drawn.extend(
             (axis.get_xlabel(), [line.get_xydata().tolist() for line in axis.lines])

@@ -32,10 +32,10 @@ from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
+from jaxrobust.figures import learning_curves
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
 from jaxrobust.recipes import check_choices, check_minima
-from jaxrobust.report import learning_curves
 from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
 from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 

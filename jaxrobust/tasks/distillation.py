@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from jaxrobust import metrics, report
+from jaxrobust import figures, metrics
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.sources import Dataset, fingerprint
 from jaxrobust.data.streaming import views_at
@@ -624,14 +624,14 @@ class _Distillation:
         )
 
     def _draw(self, results: dict) -> None:
-        figures = self.io.workdir / "figures"
+        folder = self.io.workdir / "figures"
         if self.protocol is _MULTILABEL:
-            report.multilabel_curves({self.config.method: [results]}, figures / "epochs.png")
+            figures.multilabel_curves({self.config.method: [results]}, folder / "epochs.png")
             return
         logits = self._logits("student")
         probs = np.asarray(jax.nn.softmax(logits))
-        report.reliability_diagram(probs, self.dataset.test.labels, figures / "reliability.png")
-        report.distillation_curves({self.config.method: [results]}, figures / "epochs.png")
+        figures.reliability_diagram(probs, self.dataset.test.labels, folder / "reliability.png")
+        figures.distillation_curves({self.config.method: [results]}, folder / "epochs.png")
 
     # What the user sees
 

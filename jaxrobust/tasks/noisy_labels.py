@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxrobust import metrics, report
+from jaxrobust import figures, metrics
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.noise import (
     asymmetric_noise_cifar10,
@@ -541,27 +541,27 @@ class _Learning:
         write_text(self.io.workdir / "label_quality.csv", text.getvalue())
 
     def _draw(self, results: dict) -> None:
-        figures = self.io.workdir / "figures"
+        folder = self.io.workdir / "figures"
         names = self.dataset.class_names
         shown = self._by_suspicion()[:NUM_SHOWN]
         captions = [(names[self.labels[i]], names[self.columns["suggested"][i]]) for i in shown]
         wrong = None if self.is_wrong is None else self.is_wrong[shown]
-        report.contact_sheet(
-            self._images.read(shown), captions, figures / "suspicious.png", wrong=wrong
+        figures.contact_sheet(
+            self._images.read(shown), captions, folder / "suspicious.png", wrong=wrong
         )
         together, _ = fetch(self._probs(self._logits("test", self.config.num_epochs - 1)))
-        report.reliability_diagram(together, self.dataset.test.labels, figures / "reliability.png")
+        figures.reliability_diagram(together, self.dataset.test.labels, folder / "reliability.png")
         score = self.method.score
         columns = self.columns
         scores = {n: columns.get(f"{score}_{n}", columns[score]) for n in self.method.networks}
-        report.score_histogram(
+        figures.score_histogram(
             scores,
             score.replace("_", " "),
-            figures / f"{score}.png",
+            folder / f"{score}.png",
             is_wrong=self.is_wrong,
             threshold=self.method.score_threshold,
         )
-        report.noisy_label_curves({self.config.method: [results]}, figures / "epochs.png")
+        figures.noisy_label_curves({self.config.method: [results]}, folder / "epochs.png")
 
     # What the user sees
 

@@ -1,4 +1,4 @@
-"""Figures of finished runs."""
+"""The figures that runs and reports show."""
 
 import io
 import pathlib
