@@ -26,7 +26,7 @@ from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import environment, setup_jax
 from jaxrobust.errors import UserError
-from jaxrobust.recipes import locate
+from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.tasks._shared import compute_dtype
 
 # What makes a recipe short, where it has the field: every stage of every method is still run.
@@ -105,7 +105,7 @@ def load_config(path: str, changes: list[str]) -> ml_collections.ConfigDict:
     """
     file, _, variant = locate(path).partition(":")
     if not pathlib.Path(file).exists():
-        raise UserError(f"--config={file} does not exist; the recipes are in configs/.")
+        raise UserError(no_recipe(file))
     config = runpy.run_path(file)["get_config"](*([variant] if variant else []))
     fields = {"writers": ("jsonl",), **SHORT}
     for change in changes:

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from jaxrobust.errors import UserError
-from jaxrobust.recipes import locate
+from jaxrobust.recipes import locate, no_recipe
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, such as configs/dcfs.py or configs/dcfs.py:digits."
@@ -86,14 +86,22 @@ def _unknown_override(argv: list[str]) -> str | None:
     return None
 
 
-def _with_recipe_located(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    return f"{flag}={locate(value)}" if flag.lstrip("-") == "config" and equals else argument
+def _with_recipe_located(argv: list[str]) -> list[str]:
+    """The arguments with `--config` and its value in one word, the file where `locate` has it."""
+    located = []
+    for argument in argv:
+        if located and located[-1] in ("-config", "--config"):
+            argument = f"{located.pop()}={argument}"
+        flag, equals, value = argument.partition("=")
+        if flag in ("-config", "--config") and equals:
+            argument = f"{flag}={locate(value)}"
+        located.append(argument)
+    return located
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with every mistake on the command line told in one sentence."""
-    argv = [_with_recipe_located(argument) for argument in argv]
+    argv = _with_recipe_located(argv)
     try:
         rest = flags.FLAGS(argv)
         if "-h" in argv or flags.FLAGS.help:
@@ -101,7 +109,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         given = config_flags.get_config_filename(flags.FLAGS["config"]) if _CONFIG.value else ""
         path = given.partition(":")[0]
         if path and not os.path.exists(path):
-            fail(f"--config={path} does not exist; the recipes are in configs/.")
+            fail(no_recipe(path))
     except (UserError, flags.Error) as error:
         fail(str(error))
     except (AttributeError, KeyError) as error:

@@ -8,6 +8,11 @@ import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
 
+# Of the wheel, or of a checkout.
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
+if not _CONFIGS.exists():
+    _CONFIGS = _CONFIGS.parents[1] / "configs"
+
 DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "digits", "image_folder")
 
 OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
@@ -271,12 +276,16 @@ def locate(recipe: str) -> str:
     """
     path, colon, argument = recipe.partition(":")
     if path and not os.path.exists(path):
-        package = pathlib.Path(__file__).parent
         name = pathlib.Path(path).with_suffix(".py").name
-        for folder in (package / "configs", package.parent / "configs"):
-            if path in (name, f"configs/{name}", name[:-3]) and (folder / name).exists():
-                return f"{folder / name}{colon}{argument}"
+        if path in (name, f"configs/{name}", name[:-3]) and (_CONFIGS / name).exists():
+            return f"{_CONFIGS / name}{colon}{argument}"
     return recipe
+
+
+def no_recipe(path: str) -> str:
+    """What to say of a path at which `locate` found nothing."""
+    names = ", ".join(sorted(file.stem for file in _CONFIGS.glob("*.py")))
+    return f"--config={path} does not exist; give a file or one of {names}."
 
 
 def distillation(variant: str | None) -> ml_collections.ConfigDict:

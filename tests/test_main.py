@@ -44,6 +44,7 @@ WRONG_FLAGS = {
     "no workdir": ((DIGITS,), "--workdir is missing"),
     "misspelt flag": (("--confg=configs/dcfs.py",), "Unknown command line flag 'confg'"),
     "no such recipe": (("--config=configs/dfcs.py",), "configs/dfcs.py does not exist"),
+    "spaced": (("--config", "dfcs:digits"), "dfcs does not exist; give a file or one of"),
     "no such variant": (("--config=configs/dcfs.py:digit",), "did you mean 'digits'"),
     "misspelt field": (
         (DIGITS, "--config.select.kapa=3"),
