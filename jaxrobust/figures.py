@@ -233,7 +233,7 @@ def reliability_diagram(
     )
     style = {"width": 1 / num_bins, "align": "edge", "ec": "white"}
     top.bar(edges[:-1], accuracy, color=COLORS[0], label="accuracy", **style)
-    top.plot([0, 1], [0, 1], color=COLORS[1], lw=1.5, ls="--", label="confidence")
+    top.plot([0, 1], [0, 1], color=COLORS[1], lw=1.5, ls="--", label="calibrated")
     error = expected_calibration_error(probs, labels, num_bins=num_bins)
     top.set_title(f"Calibration on the test images, error {error:.3f}", loc="left", fontsize=11)
     top.set_ylabel("Accuracy")
@@ -252,7 +252,7 @@ def score_histogram(
     path: pathlib.Path,
     *,
     is_wrong: np.ndarray | None = None,
-    threshold: float | None = None,
+    thresholds: Mapping[str, float | None],
 ) -> None:
     """Draws how a score of the given labels is distributed, and what splits them.
 
@@ -261,8 +261,8 @@ def score_histogram(
       title: what the score is called.
       path: the PNG to write.
       is_wrong: bool [N], which labels are wrong, if known.
-      threshold: labels whose score is below it are called wrong; None draws the mixture of two
-        Gaussians in its place.
+      thresholds: by network, labels whose score is below it are called wrong; None draws the
+        mixture of two Gaussians in its place.
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
@@ -277,10 +277,10 @@ def score_histogram(
         for (label, part), color in zip(parts.items(), COLORS, strict=False):
             weights = np.full(part.sum(), 1 / (len(score) * (bins[1] - bins[0])))
             axis.hist(score[part], bins, weights=weights, color=color, alpha=0.55, label=label)
-        if threshold is None:
+        if thresholds[name] is None:
             _draw_mixture(axis, score, low, bins[-1] - bins[0])
         else:
-            axis.axvline(threshold, color=COLORS[6], lw=1.4, ls="--", label="flagged below")
+            axis.axvline(thresholds[name], color=COLORS[6], lw=1.4, ls="--", label="flagged below")
         axis.set_title(f"{title}, {name}", loc="left", fontsize=11)
         axis.set_ylabel("Density")
         axis.legend(frameon=False)
@@ -292,10 +292,11 @@ def _draw_mixture(axis, score: np.ndarray, low: float, width: float) -> None:
     """Densities of the two Gaussians, fitted on the scale on which the methods fit them."""
     mixture = fit_gaussian_mixture_1d(min_max_normalize(score))
     x = np.linspace(0, 1, 400)
-    for mean, variance, weight in zip(*map(np.asarray, mixture[:3]), strict=True):
+    components = zip(*map(np.asarray, mixture[:3]), ("two Gaussians", None), strict=True)
+    for mean, variance, weight, label in components:
         density = weight * np.exp(-((x - mean) ** 2) / (2 * variance))
         density = density / np.sqrt(2 * np.pi * variance) / width
-        axis.plot(low + x * width, density, color=COLORS[6], lw=1.4)
+        axis.plot(low + x * width, density, color=COLORS[6], lw=1.4, label=label)
 
 
 def contact_sheet(
@@ -327,10 +328,15 @@ def contact_sheet(
     ):
         axis.imshow(image, interpolation="nearest")
         color = "black" if wrong is None else COLORS[1] if wrong[i] else COLORS[2]
+        given, suggested = (_shortened(name, 17) for name in (given, suggested))
         axis.set_title(f"{given}\n→ {suggested}", fontsize=7, color=color)
     legend = "" if wrong is None else "; orange: the given label is wrong, green: it is right"
     figure.suptitle(f"Given label → suggested label{legend}", x=0.01, ha="left", fontsize=10)
     _save(figure, path)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _pyplot():

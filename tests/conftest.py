@@ -126,3 +126,27 @@ def write_voc():
             )
 
     return write
+
+
+@pytest.fixture(scope="session")
+def write_webvision():
+    """Writes images and their classes in the layout of WebVision 1.0."""
+    from PIL import Image
+
+    def write(root, images, classes):
+        """`images[i]`, of class `classes[i]`, is training image i and validation image i."""
+        (root / "info").mkdir(parents=True)
+        (root / "val_images_256").mkdir()
+        listings = {"train_filelist_google": [], "val_filelist": []}
+        for i, (image, label) in enumerate(zip(images, classes, strict=True)):
+            (root / "google" / f"q{label:04}").mkdir(parents=True, exist_ok=True)
+            for listing, folder, file in (
+                ("train_filelist_google", ".", f"google/q{label:04}/{i}.jpg"),
+                ("val_filelist", "val_images_256", f"val{i}.jpg"),
+            ):
+                Image.fromarray(image).save(root / folder / file, quality=95)
+                listings[listing].append(f"{file} {label}")
+        for name, lines in listings.items():
+            (root / "info" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+    return write

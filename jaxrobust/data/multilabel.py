@@ -64,6 +64,7 @@ COCO_CLASSES = tuple(
 )
 
 _HELD_OUT = 0.2  # of the images of a table that names no test images
+_MINI_CLASSES = 50  # of WebVision, as in the papers on wrong labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +184,8 @@ TensorFlow Datasets `voc/2007` |
     | `multilabel_folder` | folder with `labels.csv`, or `train.csv` and `test.csv` |
     | `image_folder` | as for `load_dataset`, with the same images in the same order |
     | `imagenet` | folder with `train/<wnid>/*` and `val/<wnid>/*` |
+| `mini_webvision` | WebVision 1.0: folder with `info/train_filelist_google.txt`, \
+`info/val_filelist.txt`, `google/` and `val_images_256/`; or as for `imagenet` |
 
     An image of VOC has a class if any object of it does, a difficult one too. Images of COCO
     without any object are left out, those of the other sets are kept.
@@ -396,10 +399,56 @@ def _imagenet(path: pathlib.Path | None) -> FileDataset:
     )
 
 
+def _mini_webvision(path: pathlib.Path | None) -> FileDataset:
+    for place in find_places("webvision", path):
+        if (place / "info").is_dir():
+            parts = [
+                _webvision_examples(place, f"info/{listing}", folder)
+                for listing, folder in (
+                    ("train_filelist_google.txt", ""),
+                    ("val_filelist.txt", "val_images_256"),
+                )
+            ]
+            return FileDataset("mini_webvision", *parts, _webvision_classes(place, parts[0]))
+        if (place / "train").is_dir():
+            return _image_folder(place, "mini_webvision")
+    raise missing_set(
+        "WebVision 1.0",
+        path,
+        "put info/train_filelist_google.txt, info/val_filelist.txt, google and val_images_256, or "
+        "train/<class>/* and val/<class>/*, into datasets/webvision",
+    )
+
+
+def _webvision_examples(root: pathlib.Path, listing: str, folder: str) -> FileExamples:
+    """The images of the first classes in a list of lines `file class`."""
+    files, labels = [], []
+    for line in annotations.read_lines(root / listing):
+        file, _, label = line.rpartition(" ")
+        if not (file and label.isdecimal()):
+            raise DataError(f"{root / listing}: {line!r} is not a file and the number of a class.")
+        if int(label) < _MINI_CLASSES:
+            files.append(file)
+            labels.append(int(label))
+    return _checked_files(root, folder, files, np.array(labels, np.int32))
+
+
+def _webvision_classes(root: pathlib.Path, train: FileExamples) -> tuple[str, ...]:
+    """The first names of each line of `info/synsets.txt`, or without it the classes' numbers."""
+    num_classes = 1 + int(train.labels.max(initial=0))
+    synsets = root / "info" / "synsets.txt"
+    if not synsets.is_file():
+        return tuple(map(str, range(num_classes)))
+    lines = annotations.read_lines(synsets)[:num_classes]
+    # Two of the first fifty may share a name, but not the identifier in front of it.
+    return tuple(line.split(",")[0] for line in lines)
+
+
 FILE_SETS: dict[str, Callable[[pathlib.Path | None], FileDataset]] = {
     "coco2014": _coco2014,
     "image_folder": _image_folder,
     "imagenet": _imagenet,
+    "mini_webvision": _mini_webvision,
     "multilabel_folder": _multilabel_folder,
     "nus_wide": _nus_wide,
     "voc2007": _voc2007,

@@ -357,7 +357,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         class_probs=two_head_probs,
         judge=functools.partial(_judge, tuple(heads), bldr.detection_threshold),
         score=f"{tuple(heads)[-1]}_prob",
-        score_threshold=bldr.detection_threshold,
+        score_threshold=lambda scores: bldr.detection_threshold,
         heads=tuple(heads),
         end_epoch=functools.partial(
             end_epoch,

@@ -53,7 +53,7 @@ from jaxrobust.models import make_network, make_two_headed
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.two_headed import UNSUPERVISED_HEAD
 from jaxrobust.recipes import check_choices, check_section
-from jaxrobust.selection import logit_margin, select_clean
+from jaxrobust.selection import excess_kurtosis, logit_margin, select_clean
 
 log = logging.getLogger("jaxrobust")
 
@@ -419,6 +419,14 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
             return logit_margin(logits, labels)
         return -objective.per_example(logits, labels)
 
+    def score_threshold(scores):
+        is_auto = dpc.score_mode == "auto"
+        by_mixture = is_auto and excess_kurtosis(scores) <= dpc.kurtosis_threshold
+        if dpc.score_mode == "gmm" or by_mixture:
+            return None
+        low, high = float(scores.min()), float(scores.max())
+        return low + dpc.threshold * (high - low)
+
     return Method(
         networks=PAIR,
         start=lambda key: init_state(key, module, optimizer, problem.image_shape),
@@ -444,6 +452,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
             kurtosis_threshold=dpc.kurtosis_threshold,
         ),
         score=dpc.score if dpc.score == "margin" else "negative_loss",
+        score_threshold=score_threshold,
         peer_from=dpc.peer_from,
     )
 

@@ -118,7 +118,8 @@ class Method:
         are `clean_prob`, `suggested` (a class), `flagged` (bool: the label is probably wrong) and
         the one named by `score`.
       score: name of the column that orders examples of equal `clean_prob`; high means clean.
-      score_threshold: labels whose score is below it are flagged, if that is how it is decided.
+      score_threshold: `scores [N] -> number`: labels whose score is below it are flagged; None
+        where a mixture of two Gaussians decides.
       peer_from: `"now"`, or `"epoch_start"`: passes read their peer as it was then.
       heads: names of the M predictions that the only network makes, if not just one.
       end_epoch: `(state, epoch) -> state`, once for every network after its last step of an epoch.
@@ -135,7 +136,7 @@ class Method:
     class_probs: Callable[[jax.Array], jax.Array]
     judge: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
     score: str
-    score_threshold: float | None = None
+    score_threshold: Callable[[np.ndarray], float | None] = lambda scores: None
     peer_from: str = "now"
     heads: tuple[str, ...] = ()
     end_epoch: Callable[[TrainState, jax.Array], TrainState] | None = None

@@ -260,9 +260,16 @@ class _Learning:
             return self._normalized(images)
         policy_key, crop_key, cutout_key = jax.random.split(key, 3)
         policy = POLICIES[augment.policy]
-        if kind == "strong" and policy is not None:
-            images = auto_augment(policy_key, images, policy)
-        images = pad_crop_flip(crop_key, images, padding=augment.padding, flip=augment.flip)
+
+        def crop(images):
+            return pad_crop_flip(crop_key, images, padding=augment.padding, flip=augment.flip)
+
+        if kind == "weak" or policy is None:
+            images = crop(images)
+        elif augment.policy == "imagenet":  # the authors flip first, as it rotates one way only
+            images = auto_augment(policy_key, crop(images), policy)
+        else:
+            images = crop(auto_augment(policy_key, images, policy))
         images = self._normalized(images)
         if kind == "strong" and augment.cutout:
             images = cutout(cutout_key, images, size=augment.cutout)
@@ -559,7 +566,7 @@ class _Learning:
             score.replace("_", " "),
             folder / f"{score}.png",
             is_wrong=self.is_wrong,
-            threshold=self.method.score_threshold,
+            thresholds={n: self.method.score_threshold(s) for n, s in scores.items()},
         )
         figures.noisy_label_curves({self.config.method: [results]}, folder / "epochs.png")
 

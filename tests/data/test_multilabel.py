@@ -337,6 +337,42 @@ def test_a_folder_without_a_table_is_refused(tmp_path):
     _refused("multilabel_folder", None, "multilabel_folder needs a folder with images and labels")
 
 
+def test_webvision_has_the_first_fifty_classes(tmp_path, write_webvision):
+    root = tmp_path / "datasets" / "webvision"
+    classes = [*range(50), 49, 50, 999]
+    write_webvision(root, _images(len(classes)), classes)
+    for dataset in (list_dataset("mini_webvision", path=root), list_dataset("mini_webvision")):
+        assert dataset.num_classes == 50 and dataset.class_names[-1] == "49"
+        for part in (dataset.train, dataset.test):
+            np.testing.assert_array_equal(part.labels, [*range(50), 49])
+        assert dataset.train.names[-1] == "google/q0049/50.jpg"
+        assert dataset.test.names[-1] == "val_images_256/val50.jpg"
+        assert all(file.is_file() for part in (dataset.train, dataset.test) for file in part.files)
+    lines = [f"n{i:08} crane, bird" for i in range(1000)]
+    (root / "info" / "synsets.txt").write_text("\n".join(lines))
+    names = list_dataset("mini_webvision", path=root).class_names
+    assert names[:2] == ("n00000000 crane", "n00000001 crane") and len(names) == 50
+    _table(root / "info" / "val_filelist.txt", ["val1.jpg"], header="val0.jpg 0")
+    _refused("mini_webvision", root, r"val_filelist.txt: 'val1.jpg' is not a file and the number")
+    (root / "info" / "val_filelist.txt").unlink()
+    _refused("mini_webvision", root, "val_filelist.txt is missing")
+    (root / "google" / "q0003" / "3.jpg").unlink()
+    _refused("mini_webvision", root, r"1 of 51 images that .* are missing, .*q0003/3\.jpg first")
+
+
+def test_webvision_as_class_folders(tmp_path):
+    files = [f"{part}/{name}/0.jpg" for part in ("train", "val") for name in ("a", "b")]
+    _touch(*(tmp_path / file for file in files))
+    dataset = list_dataset("mini_webvision", path=tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert dataset.train.names + dataset.test.names == tuple(files)
+    (tmp_path / "empty").mkdir()
+    words = (
+        r"WebVision 1\.0 was not found in .*: put info/train_filelist_google.txt, .*webvision, or"
+    )
+    _refused("mini_webvision", tmp_path / "empty", words)
+
+
 # --------------------------------------------------------------------------- TensorFlow Datasets
 
 

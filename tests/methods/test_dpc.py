@@ -10,12 +10,13 @@ import numpy as np
 import optax
 import pytest
 
+from configs import dpc as recipe
 from jaxrobust.engine.optim import make_optimizer
 from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step, warm_up_step
-from jaxrobust.methods.noisy_labels import Batch, judge_by_score, network_apply
+from jaxrobust.methods.noisy_labels import Batch, Problem, judge_by_score, network_apply
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.resnet import ResNet
 from jaxrobust.models.two_headed import TwoHeaded
@@ -88,6 +89,15 @@ def _recorded_step(golden, case, i, *, optimizer):
     return arguments, options
 
 
+class _Witness(Objective):
+    """Keeps the targets that a step is trained on."""
+
+    def mixed(self, logits_x, hard, soft_x, mix, logits_u, soft_u):
+        targets = {"hard_a": hard[0], "hard_b": hard[1], "mixed_targets_u": soft_u}
+        object.__setattr__(self, "targets", targets)
+        return super().mixed(logits_x, hard, soft_x, mix, logits_u, soft_u)
+
+
 @pytest.mark.parametrize("case", ["step0", "step1", "step2", "step3"])
 def test_two_steps_are_those_of_the_authors(case, load_golden, x64):
     golden = load_golden("dpc")
@@ -103,6 +113,7 @@ def test_two_steps_are_those_of_the_authors(case, load_golden, x64):
         _assert_trees_close(gradient, _params(golden, case, f"grad{i}"), rtol=1e-9, atol=1e-10)
 
         arguments, options = _recorded_step(golden, case, i, optimizer=optimizer)
+        seen = options["objective"] = _Witness(gamma=options["objective"].gamma)
         network, metrics = semi_supervised_step(network, *arguments, **options)
         for name, key in {
             "loss": "loss_total",
@@ -111,6 +122,8 @@ def test_two_steps_are_those_of_the_authors(case, load_golden, x64):
             "weight_u": "weight_u",
         }.items():
             np.testing.assert_allclose(metrics[name], golden[case, key][i], rtol=1e-10)
+        for name in ("hard_a", "hard_b", "mixed_targets_u"):
+            np.testing.assert_allclose(seen.targets[name], golden[case, name][i], rtol=1e-10)
     _assert_trees_close(network.params, _params(golden, case, "net_after"), rtol=1e-9, atol=1e-11)
 
 
@@ -135,7 +148,7 @@ def test_warm_up_is_that_of_the_authors_and_leaves_head_2(case, penalty, load_go
         np.testing.assert_allclose(metrics["loss"], golden[case, "loss"][i], rtol=1e-10)
     _assert_trees_close(network.params, _params(golden, case, "net_after"), rtol=1e-9, atol=1e-11)
     _assert_trees_close(network.params["h2"], before["h2"], rtol=0)
-    momentum = network.opt_state[1].trace
+    momentum = optax.tree_utils.tree_get(network.opt_state, "trace")
     assert all(not np.any(x) for x in jax.tree.leaves(momentum["h2"]))
     assert all(np.any(x) for x in jax.tree.leaves(momentum["h1"]))
 
@@ -229,6 +242,10 @@ def test_rampup_is_the_recorded_one(load_golden):
     values = golden["rampup", "lambda_u"] * np.asarray(linear_rampup(times, warm_up))
     np.testing.assert_allclose(values, golden["rampup", "value"], rtol=1e-6)
     np.testing.assert_array_equal(linear_rampup(np.float32(3), 5, length=0), 1)
+    for case in golden.cases("semi"):
+        time, warm_up, lambda_u = (golden[case, n] for n in ("epoch", "warm_up", "lambda_u"))
+        weight = lambda_u * np.asarray(linear_rampup(time, warm_up))
+        np.testing.assert_allclose(weight, golden[case, "weight_u"], rtol=1e-6)
 
 
 def _passes(**changes):
@@ -322,3 +339,41 @@ def test_cross_entropy_objective_is_that_of_dividemix():
         supervised, -np.mean(np.sum(soft * np.log(probs), -1)[:3]), rtol=1e-5
     )
     np.testing.assert_allclose(unsupervised, np.mean((probs - soft)[3:] ** 2), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def webvision():
+    problem = Problem(50, 65_944, (299, 299, 3), jnp.float32)
+    return dpc.build(recipe.get_config("webvision"), problem)
+
+
+def test_webvision_at_full_size(webvision):
+    """Shapes only: the network is far too large to run in a test."""
+    state = jax.eval_shape(webvision.start, jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(state.params)) == 54_383_314
+    (stage,) = (s for s in webvision.stages if s.name == "semi_supervised")
+    assert (stage.views, stage.batch_sizes) == (("weak",) * 2, {"labeled": 32, "unlabeled": 32})
+    images = jax.ShapeDtypeStruct((32, 299, 299, 3), jnp.float32)
+    ids, probs = (jax.ShapeDtypeStruct((32,), dtype) for dtype in (jnp.int32, jnp.float32))
+    batch = Batch(ids, ids, ids, (images,) * 2, {"clean_prob": probs})
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    after, metrics = jax.eval_shape(
+        stage.step,
+        state,
+        state.variables,
+        {"labeled": batch, "unlabeled": batch},
+        jax.random.key(0),
+        dict.fromkeys(("learning_rate", "epoch", "progress"), number),
+    )
+    assert after == state
+    assert metrics.keys() == {"loss", "loss_x", "loss_u", "prior", "weight_u"}
+
+
+def test_what_splits_the_scores(webvision):
+    narrow, wide = np.array([-1.0, 3.0] * 5), np.array([0.0] * 50 + [-1.0, 3.0])
+    assert webvision.score_threshold(narrow) == webvision.score_threshold(wide) == 1
+    config, problem = recipe.get_config("digits"), Problem(10, 90, (8, 8, 3), jnp.float32)
+    assert dpc.build(config, problem).score_threshold(wide) is None
+    config.dpc.score_mode = "auto"
+    assert dpc.build(config, problem).score_threshold(narrow) is None
+    assert dpc.build(config, problem).score_threshold(wide) == 1

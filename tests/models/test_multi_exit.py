@@ -120,7 +120,8 @@ def test_blocks_compute_what_the_authors_blocks_compute(case, load_golden):
         )
 
     tensors = recorded("param/")
-    variables = load_torch_weights(fresh, tensors, modules)
+    params = load_torch_weights({"params": fresh["params"]}, tensors, modules)
+    variables = {**fresh, **params}
     output, updates = apply(variables, images, train=True, where=None, mutable=("batch_stats",))
     close(output, "y_train")
     if case.startswith("branch"):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrobust.metrics import detection_scores
 from jaxrobust.selection import detect_noisy_labels, estimate_noise_rate, weights_from_nl_probs
 
 DTYPES = [np.float64, np.float32]
@@ -32,6 +33,9 @@ def test_detection_golden(load_golden, x64, case, dtype):
         threshold=float(golden[case, "threshold"]),
     )
     np.testing.assert_array_equal(detected, golden[case, "detected"])
+    scores = detection_scores(detected, golden[case, "is_noisy"])
+    recorded = [golden[case, name] for name in ("precision", "recall", "f1")]
+    np.testing.assert_allclose(scores, recorded, rtol=1e-12)
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

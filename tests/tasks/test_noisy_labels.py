@@ -17,6 +17,7 @@ from jaxrobust import tasks
 from jaxrobust.data.noise import symmetric_noise
 from jaxrobust.data.sources import Dataset, Examples, load_dataset
 from jaxrobust.engine import runtime
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
@@ -235,6 +236,57 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
     assert "true_label" not in rows[0]
     found = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
     assert found == {"epochs.png", "margin.png", "reliability.png", "suspicious.png"}
+
+
+def test_webvision_is_streamed_and_a_stopped_run_goes_on(
+    tmp_path, write_webvision, tiny_network, monkeypatch
+):
+    generator = np.random.default_rng(0)
+    classes = np.arange(40) % 2
+    levels = generator.normal(100 + 60 * classes[:, None, None, None], 40, (40, 11, 13, 3))
+    write_webvision(tmp_path / "data", levels.clip(0, 255).astype(np.uint8), classes.tolist())
+    config = recipe.get_config("webvision_star")
+    config.update_from_flattened_dict(
+        {
+            "writers": ("jsonl",),
+            "checkpoint.every_seconds": 0.0,
+            "dataset.path": str(tmp_path / "data"),
+            "dataset.image_size": 8,
+            "augment.resize": 10,
+            "augment.policy": "none",  # takes long to compile
+            "model.name": "tiny",
+            "num_workers": 0,
+            "num_epochs": 3,
+            "batch_size": 4,
+            "optimizer.learning_rate": 0.05,
+        }
+    )
+    programs = Programs()
+    whole = noisy_labels.run(config, tmp_path / "whole", programs)
+    assert whole["dataset"] == "mini_webvision" and whole["num_classes"] == 2
+    stages = [(e["phase"], e["stage"]) for e in _events(tmp_path / "whole") if "stage" in e]
+    assert stages[:2] == [("net1", "warm_up"), ("net2", "warm_up")]
+    assert {("net1", "semi_supervised"), ("net2", "semi_supervised")} <= set(stages[2:])
+    rows = _quality(tmp_path / "whole")
+    assert {r["file"] for r in rows} == {f"google/q{c:04}/{i}.jpg" for i, c in enumerate(classes)}
+    assert len(list((tmp_path / "whole" / "figures").iterdir())) == 4
+
+    real = noisy_labels._Learning._train
+
+    def stop(learning, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        real(learning, epoch)
+
+    monkeypatch.setattr(noisy_labels._Learning, "_train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        noisy_labels.run(config, tmp_path / "stopped", programs)
+    monkeypatch.setattr(noisy_labels._Learning, "_train", real)
+    assert noisy_labels.run(config, tmp_path / "stopped", programs) == whole
+    quality = [
+        (tmp_path / name / "label_quality.csv").read_bytes() for name in ("whole", "stopped")
+    ]
+    assert quality[0] == quality[1]
 
 
 def _pass_it_on(config, problem):
