@@ -27,21 +27,70 @@ def pad_crop_flip(
     Raises:
       ValueError: `images` is not of rank 4, or `padding` is negative.
     """
-    if images.ndim != 4:
-        raise ValueError(f"images must be [B, H, W, C], but have shape {images.shape}.")
+    views = draw_views(key, len(images), padding=padding, flip=flip)
+    return view_of(images, views, padding=padding, flip=flip)
+
+
+def num_views(*, padding: int, flip: bool) -> int:
+    """How many views `pad_crop_flip` has of an image: `(2 * padding + 1)**2`, twice with `flip`."""
+    return (2 * padding + 1) ** 2 * (1 + flip)
+
+
+def draw_views(key: jax.Array, batch: int, *, padding: int, flip: bool) -> jax.Array:
+    """The number of the view that `pad_crop_flip` takes of each image of a batch.
+
+    Args:
+      key: PRNG key.
+      batch: B.
+      padding: as in `pad_crop_flip`.
+      flip: likewise.
+
+    Returns:
+      int32 [B], each in 0 to `num_views(...) - 1`.
+
+    Raises:
+      ValueError: `padding` is negative.
+    """
     if padding < 0:
         raise ValueError(f"padding must be 0 or more pixels, but is {padding}.")
     crop_key, flip_key = jax.random.split(key)
-    batch, *shape = images.shape
+    places = 2 * padding + 1
+    views = jnp.zeros(batch, jnp.int32)
+    if padding:
+        corners = jax.random.randint(crop_key, (batch, 2), 0, places, jnp.int32)
+        views = corners[:, 0] * places + corners[:, 1]
+    if flip:
+        views = 2 * views + jax.random.bernoulli(flip_key, 0.5, (batch,)).astype(jnp.int32)
+    return views
+
+
+def view_of(images: jax.Array, views: jax.Array, *, padding: int, flip: bool) -> jax.Array:
+    """The views of the given numbers, as `draw_views` draws them.
+
+    Args:
+      images: [B, H, W, C], usually uint8.
+      views: int32 [B].
+      padding: as in `pad_crop_flip`.
+      flip: likewise.
+
+    Returns:
+      [B, H, W, C] of the dtype of `images`.
+
+    Raises:
+      ValueError: `images` is not of rank 4.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must be [B, H, W, C], but have shape {images.shape}.")
+    shape = images.shape[1:]
     if padding:
         padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-        offsets = jax.random.randint(crop_key, (batch, 2), 0, 2 * padding + 1, jnp.int32)
-        corners = jnp.pad(offsets, ((0, 0), (0, 1)))  # every crop keeps all channels
+        y, x = jnp.divmod(views // (1 + flip), 2 * padding + 1)
+        corners = jnp.stack([y, x, jnp.zeros_like(y)], axis=1)  # every crop keeps all channels
         images = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, corner, shape))(
             padded, corners
         )
     if flip:
-        mirrored = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
+        mirrored = (views % 2 == 1)[:, None, None, None]
         images = jnp.where(mirrored, images[:, :, ::-1], images)
     return images
 

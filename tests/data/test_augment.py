@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.data import normalize, pad_crop_flip
+from jaxrobust.data.augment import draw_views, num_views, view_of
 
 # Compiled in most tests, because one program is faster to build than a dozen eager ones.
 _jitted = jax.jit(pad_crop_flip, static_argnames=("padding", "flip"))
@@ -45,6 +46,18 @@ def test_every_offset_occurs_and_equals_a_plain_crop(image, flip):
     # Uniform: chi-square with 24 or 49 degrees of freedom, below its 0.9999 quantile.
     chi_square = ((counts - batch / len(expected)) ** 2 / (batch / len(expected))).sum()
     assert chi_square < (95 if flip else 59)
+
+
+def test_every_view_has_a_number(image):
+    for options in ({"padding": 1, "flip": True}, {"padding": 0, "flip": True}):
+        count = num_views(**options)
+        images = jnp.asarray(np.stack([image] * count))
+        views = view_of(images, jnp.arange(count, dtype=jnp.int32), **options)
+        assert len({view.tobytes() for view in np.asarray(views)}) == count
+        key = jax.random.key(0)
+        drawn = draw_views(key, count, **options)
+        expected = pad_crop_flip(key, images, **options)
+        np.testing.assert_array_equal(views[drawn], expected)
 
 
 def test_each_image_keeps_its_own_content(image):
