@@ -11,6 +11,23 @@ and kept in `teacher/`; `--config.teacher.path=` takes that of another run in it
 
 What comes out beside the accuracy: `student/`, the network without its auxiliary head.
 
+ImageNet is streamed from `--config.dataset.path=`: a folder with `train/<wnid>/*.JPEG` and
+`val/<wnid>/*.JPEG`, or with all validation images in `val/` and Kaggle's LOC_val_solution.csv, or
+the folder into which Kaggle's archive was unpacked. `num_workers` processes decode. Torchvision's
+first weights as teacher, as in the paper:
+
+    python -m jaxrobust.models.convert --arch=resnet34_imagenet --from=resnet34.pth \\
+        --to=runs/resnet34
+    python -m jaxrobust.main --config=configs/dhkd.py:resnet34_resnet18_imagenet \\
+        --config.dataset.path=DIR --config.teacher.path=runs/resnet34 --workdir=runs/imagenet
+
+`teacher.logits=table` spares the teacher's forward pass in every step where the images are in
+memory and the method reads nothing but logits: pad-crop-flip has (2 * padding + 1)^2 * 2 views of
+an image, 162 at padding 4, and the teacher sees each of them once, before the first step. So it
+pays from about 162 epochs on (fewer with a smaller padding: 9 views of a digit), and costs memory
+on every device: N * views * C numbers, 3.2 GB for CIFAR-100, half of that with
+`teacher.table_dtype=float16`. The table is made anew after a restart.
+
 The authors' code gives one complete command on CIFAR-100, resnet32x4 to ShuffleV2 with an MLP head,
 gradient alignment, gamma 1, alpha 1 and T 2, and one on ImageNet, ResNet34 to ResNet18 with a
 linear head and alpha 0.1 up to epoch 49. The defaults are these; the paper's alpha, and whether it

@@ -312,6 +312,10 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
             "path": "",
             "name": teacher,  # not read with a path
             "num_epochs": 240,  # not read with a path
+            # step: a forward pass in every step. table: one of every view of every image before the
+            # first step, looked up from then on, in table_dtype (or float16).
+            "logits": "step",
+            "table_dtype": "float32",
         }
     )
     config.eval_batch_size = 512
@@ -319,6 +323,7 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
     config.batch_size = 64
     config.last_batch = "short"  # remainder of an epoch; or even, drop
     config.distill_until_epoch = 0  # the last one with distillation, counted from 1; 0: all
+    config.num_diagnosed = 512  # training images on which gradients are compared every epoch
     config.optimizer = ml_collections.ConfigDict(
         {
             "learning_rate": 0.05,
@@ -390,6 +395,7 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
             )
             config.num_epochs = config.teacher.num_epochs = 100
             config.batch_size = 256  # two GPUs with 128 each
+            config.num_diagnosed = 64  # at once, so they take memory
             config.distill_until_epoch = 49
             config.optimizer.learning_rate = 0.1
             config.optimizer.mobile_learning_rate = 0.1

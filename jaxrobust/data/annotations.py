@@ -172,6 +172,30 @@ def read_csv(path: pathlib.Path) -> list[tuple[str, tuple[str, ...], str]]:
     return rows
 
 
+def read_imagenet_solution(path: pathlib.Path) -> dict[str, str]:
+    """The class of every validation image of ImageNet, by Kaggle's table of their bounding boxes.
+
+    Returns:
+      Name of the image without its suffix -> wnid.
+
+    Raises:
+      DataError: the file is missing, or a line names no image or no class.
+    """
+    header, *lines = read_lines(path) or [""]
+    if header != "ImageId,PredictionString":
+        raise DataError(
+            f"{path} must start with the line ImageId,PredictionString, but does with {header!r}: "
+            "download it again."
+        )
+    class_of = {}
+    for number, line in enumerate(lines, start=2):
+        image, _, boxes = line.partition(",")
+        if not image or not boxes.split():  # each box: its class and four numbers
+            raise DataError(f"{path}, line {number}: not an image and its class: {line!r}.")
+        class_of[image] = boxes.split()[0]
+    return class_of
+
+
 def to_targets(
     listing: Iterable[tuple[str, Sequence[str]]], class_names: Sequence[str], source: pathlib.Path
 ) -> np.ndarray:

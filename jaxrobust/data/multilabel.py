@@ -22,8 +22,11 @@ from jaxrobust.data.sources import (
     covering_subset,
     find_places,
     image_folder_parts,
+    images_in,
     in_order,
+    listed,
     missing_set,
+    subfolders,
     subset,
     tfds_directory,
 )
@@ -63,6 +66,8 @@ COCO_CLASSES = tuple(
     """.split()
 )
 
+_KAGGLE = pathlib.Path("ILSVRC", "Data", "CLS-LOC")  # where Kaggle's archive of ImageNet has images
+_SOLUTION = "LOC_val_solution.csv"
 _HELD_OUT = 0.2  # of the images of a table that names no test images
 _MINI_CLASSES = 50  # of WebVision, as in the papers on wrong labels
 
@@ -183,9 +188,10 @@ TensorFlow Datasets `voc/2007` |
     | `nus_wide` | folder with `Flickr/`, `ImageList/`, `TrainTestLabels/`, `Concepts81.txt` |
     | `multilabel_folder` | folder with `labels.csv`, or `train.csv` and `test.csv` |
     | `image_folder` | as for `load_dataset`, with the same images in the same order |
-    | `imagenet` | folder with `train/<wnid>/*` and `val/<wnid>/*` |
-| `mini_webvision` | WebVision 1.0: folder with `info/train_filelist_google.txt`, \
-`info/val_filelist.txt`, `google/` and `val_images_256/`; or as for `imagenet` |
+    | `imagenet` | folder with `train/<wnid>/*` and `val/<wnid>/*`, or all images in `val/` and \
+`LOC_val_solution.csv`; Kaggle's `ILSVRC/` |
+    | `mini_webvision` | WebVision 1.0: folder with `info/train_filelist_google.txt`, \
+`info/val_filelist.txt`, `google/` and `val_images_256/`; or `train/<class>/*` and `val/<class>/*` |
 
     An image of VOC has a class if any object of it does, a difficult one too. Images of COCO
     without any object are left out, those of the other sets are kept.
@@ -390,13 +396,40 @@ def _image_folder(path: pathlib.Path | None, name: str = "image_folder") -> File
 
 def _imagenet(path: pathlib.Path | None) -> FileDataset:
     for place in find_places("imagenet", path):
-        if (place / "train").is_dir() and (place / "val").is_dir():
-            return _image_folder(place, "imagenet")
+        for root in (place, place / _KAGGLE):
+            if (root / "train").is_dir() and (root / "val").is_dir():
+                return _imagenet_in(root)
     raise missing_set(
         "ImageNet",
         path,
-        "put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG into datasets/imagenet",
+        "put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or all validation images in val/ with "
+        f"{_SOLUTION}, into datasets/imagenet",
     )
+
+
+def _imagenet_in(root: pathlib.Path) -> FileDataset:
+    classes = [folder.name for folder in subfolders(root / "train")]
+    train = _in_files("train", root, listed(root, "train"), classes)
+    entries = listed(root, "val")
+    if not entries:
+        # Beside the images, or where Kaggle's archive has it.
+        places = (root / "val", root, *root.parents[2:3])
+        tables = [place / _SOLUTION for place in places if (place / _SOLUTION).is_file()]
+        if not tables:
+            raise DataError(
+                f"{root}/val has no folder for each class and there is no {_SOLUTION}, which names "
+                f"the class of each image: put it into {root}."
+            )
+        class_of = annotations.read_imagenet_solution(tables[0])
+        images = images_in(root / "val")
+        if missing := [image for image in images if image.stem not in class_of]:
+            raise DataError(
+                f"{tables[0]} lacks {len(missing)} of the {len(images)} images in {root}/val, "
+                f"{missing[0].name} first: copy it again, or remove them."
+            )
+        entries = [(class_of[image.stem], f"val/{image.name}", image) for image in images]
+    test = _in_files("test", root, entries, classes)
+    return FileDataset("imagenet", train, test, tuple(classes))
 
 
 def _mini_webvision(path: pathlib.Path | None) -> FileDataset:

@@ -419,7 +419,7 @@ def _cifar10(path: pathlib.Path | None, image_size: int | None, seed: int) -> Da
 def _cifar10_jpeg(root: pathlib.Path) -> Dataset:
     """CIFAR-10 recompressed as JPEG files `<split>/<class>/NNNN.jpg`; sorted by class."""
     if root.is_dir():
-        train, test = _listed(root, "train"), _listed(root, "test")
+        train, test = listed(root, "train"), listed(root, "test")
     else:
         members = [(name.split("/")[-3:], content) for name, content in readers.read_tar(root)]
         train, test = (
@@ -474,7 +474,7 @@ def _tiny_imagenet(path: pathlib.Path | None, image_size: int | None, seed: int)
     train = [
         (wnid, file.relative_to(root).as_posix(), file)
         for wnid in wnids
-        for file in _images_in(root / "train" / wnid / "images")
+        for file in images_in(root / "train" / wnid / "images")
     ]
     annotations = readers.read_bytes(root / "val" / "val_annotations.txt").decode().splitlines()
     if not all("\t" in line for line in annotations):
@@ -514,21 +514,21 @@ def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) ->
             f"{name} needs a folder that holds a folder of images for each class: set "
             f"--config.dataset.path= to one{'' if path is None else f', {path} is a file'}."
         )
-    root = path / "train" if _subfolders(path / "train") else path
-    classes = [folder.name for folder in _subfolders(root) if folder.name != _UNLABELED]
-    listed = _listed(path, root.relative_to(path).as_posix())
-    labeled = [entry for entry in listed if entry[0] != _UNLABELED]
+    root = path / "train" if subfolders(path / "train") else path
+    classes = [folder.name for folder in subfolders(root) if folder.name != _UNLABELED]
+    entries = listed(path, root.relative_to(path).as_posix())
+    labeled = [entry for entry in entries if entry[0] != _UNLABELED]
     train = build("train", path, labeled, classes)
     unlabeled = None
-    if len(labeled) < len(listed):
-        others = [entry for entry in listed if entry[0] == _UNLABELED]
+    if len(labeled) < len(entries):
+        others = [entry for entry in entries if entry[0] == _UNLABELED]
         unlabeled = build("unlabelled", path, others, (_UNLABELED,))
         unlabeled = dataclasses.replace(unlabeled, labels=np.full_like(unlabeled.labels, NO_LABEL))
     test_folder = next((f for f in ("test", "val") if (path / f).is_dir()), None)
     if root == path:
         train, test = _hold_out(train)
     elif test_folder is not None:
-        test = build("test", path, _listed(path, test_folder), classes)
+        test = build("test", path, listed(path, test_folder), classes)
     elif unlabeled is not None:
         test = train.take(np.arange(0))
     else:
@@ -603,13 +603,15 @@ def _idx_file(place: pathlib.Path, name: str) -> pathlib.Path:
     raise DataError(f"{place} lacks {name}.gz: put it beside the other three idx files.")
 
 
-def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders in a folder, sorted; hidden ones are left out."""
     if not folder.is_dir():
         return []
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
+def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The images in a folder, sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: the data set is not whole, unpack it again.")
     return sorted(
@@ -619,12 +621,12 @@ def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     )
 
 
-def _listed(root: pathlib.Path, split: str = "") -> list[tuple[str, str, pathlib.Path]]:
+def listed(root: pathlib.Path, split: str = "") -> list[tuple[str, str, pathlib.Path]]:
     """(class, path relative to root, path) of all images in `<root>/<split>/<class>/`."""
     return [
         (folder.name, file.relative_to(root).as_posix(), file)
-        for folder in _subfolders(root / split)
-        for file in _images_in(folder)
+        for folder in subfolders(root / split)
+        for file in images_in(folder)
     ]
 
 

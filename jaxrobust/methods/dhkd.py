@@ -166,6 +166,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         objective=objective,
         auxiliary=auxiliary,
         merge={"align": align, "pcgrad": project_both, "sum": None}[options.gradients],
+        logits_only=True,
     )
 
 

@@ -102,6 +102,7 @@ class Distiller:
         the student and dropped with the auxiliary head.
       warm_up: epochs in which `ramp` grows from 1 / warm_up to 1; 0: it is 1 from the start.
       has_teacher: whether there is anything to distil.
+      logits_only: whether `objective` reads nothing of the teacher but its logits.
       measures: `(student, teacher, labels, where) -> scalars` to report of every step.
     """
 
@@ -111,6 +112,7 @@ class Distiller:
     connector: nn.Module | None = None
     warm_up: int = 0
     has_teacher: bool = True
+    logits_only: bool = False
     measures: Measures = _accuracy
 
 

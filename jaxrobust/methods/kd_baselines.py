@@ -63,7 +63,7 @@ def kd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         divergence = soft_target_kl(student.logits, teacher.logits, temperature=options.temperature)
         return masked_mean(divergence, where)
 
-    return _distiller(loss, weight=options.weight, ce_weight=options.ce_weight)
+    return _distiller(loss, weight=options.weight, ce_weight=options.ce_weight, logits_only=True)
 
 
 def dkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
@@ -82,7 +82,7 @@ def dkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         )
         return masked_mean(divergence, where)
 
-    return _distiller(loss, weight=1.0, warm_up=options.warm_up)
+    return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
 
 
 def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
@@ -101,7 +101,7 @@ def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
             where=where,
         )
 
-    return _distiller(loss, weight=1.0)
+    return _distiller(loss, weight=1.0, logits_only=True)
 
 
 def rkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
@@ -158,7 +158,7 @@ def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         del labels
         return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
 
-    return _distiller(loss, weight=config.logit_mse.weight)
+    return _distiller(loss, weight=config.logit_mse.weight, logits_only=True)
 
 
 def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:

@@ -20,7 +20,8 @@ import numpy as np
 import optax
 
 from jaxrobust import figures, metrics
-from jaxrobust.data.augment import normalize, pad_crop_flip
+from jaxrobust.data.augment import draw_views, normalize, num_views, view_of
+from jaxrobust.data.multilabel import FileDataset
 from jaxrobust.data.sources import Dataset, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
@@ -50,6 +51,7 @@ from jaxrobust.methods.distillation import (
     student_apply,
 )
 from jaxrobust.models import BACKBONES, make_classifier, make_multilabel_classifier
+from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.storage import (
     StoredClassifier,
     load_classifier,
@@ -57,14 +59,15 @@ from jaxrobust.models.storage import (
     save_program,
 )
 from jaxrobust.recipes import check_choices, check_minima
-from jaxrobust.tasks._images import images_of
+from jaxrobust.tasks._images import images_of, view_transforms
 from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
 
 log = logging.getLogger("jaxrobust")
 
 # Networks that the benchmark trains at `optimizer.mobile_learning_rate`.
 MOBILE = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")
-NUM_DIAGNOSED = 512  # training images on which gradients are compared
+TEACHER_LOGITS = ("step", "table")
+TABLE_DTYPES = ("float32", "float16")
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
 
 
@@ -155,18 +158,15 @@ def run(
             + unknown_name("method for them", config.method, protocol.distillers)
         )
     stored = _stored_teacher(config, dataset)
+    distiller = _distiller(config, dataset, protocol, stored)
+    if _has_table(config):
+        _check_table(config, distiller)
     with open_run(config, workdir, programs) as run_:
-        return _Distillation(config, run_, dataset, protocol, stored).run()
+        return _Distillation(config, run_, dataset, protocol, stored, distiller).run()
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    if config.dataset.name == "imagenet":
-        raise UserError(
-            "ImageNet does not fit in memory, and this task does not stream images yet; take a "
-            "part of it that fits by --config=configs/dhkd.py:image_folder, with dataset.path and "
-            "dataset.image_size."
-        )
     check_choices(
         config,
         {
@@ -175,6 +175,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
             "last_batch": LAST_BATCHES,
             "optimizer.schedule": SCHEDULES,
             **({} if config.teacher.path else {"teacher.name": BACKBONES}),
+            **(
+                {"teacher.logits": TEACHER_LOGITS, "teacher.table_dtype": TABLE_DTYPES}
+                if "logits" in config.teacher
+                else {}
+            ),
         },
     )
     check_minima(
@@ -185,6 +190,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
             "batch_size": 1,
             "eval_batch_size": 1,
             "distill_until_epoch": 0,
+            **({"num_diagnosed": 1} if "num_diagnosed" in config else {}),
         },
     )
     cycle = config.optimizer.get("cycle_epochs", 0)
@@ -197,7 +203,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
             )
 
 
-def _stored_teacher(config: ml_collections.ConfigDict, dataset: Dataset) -> StoredClassifier | None:
+def _stored_teacher(
+    config: ml_collections.ConfigDict, dataset: Dataset | FileDataset
+) -> StoredClassifier | None:
     """The teacher that the recipe takes, None if it names none.
 
     Raises:
@@ -219,7 +227,92 @@ def _stored_teacher(config: ml_collections.ConfigDict, dataset: Dataset) -> Stor
             f"The teacher in {config.teacher.path} learned from images with {has}, but those of "
             f"{dataset.name} have {wants}; give another --config.teacher.path."
         )
+    if stored.class_names and stored.class_names != dataset.class_names:
+        log.warning(
+            "The teacher in %s knows its classes as %s, those of %s are %s: if they are others, or "
+            "in another order, it misleads the student.",
+            config.teacher.path,
+            _shortened(stored.class_names),
+            dataset.name,
+            _shortened(dataset.class_names),
+        )
     return stored
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _classifier(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset | FileDataset,
+    name: str,
+    auxiliary: str = "none",
+) -> nn.Module:
+    options = {"num_classes": dataset.num_classes, "dtype": compute_dtype(config.dtype)}
+    if dataset.is_multilabel:
+        return make_multilabel_classifier(name, decoder=dict(config.decoder), **options)
+    return make_classifier(name, auxiliary=auxiliary, **options)
+
+
+def _distiller(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset | FileDataset,
+    protocol: _Protocol,
+    stored: StoredClassifier | None,
+) -> Distiller:
+    """The recipe's method.
+
+    Raises:
+      UserError: if the recipe's options of it, or of streamed images, are none.
+    """
+    if config.dataset.stream:
+        view_transforms(config)
+        image_shape = (config.dataset.image_size, config.dataset.image_size, 3)
+    else:
+        image_shape = dataset.train.images.shape[1:]
+    dtype = compute_dtype(config.dtype)
+
+    def features(module):
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+        return outputs.features
+
+    teacher = stored.module(dtype) if stored else _classifier(config, dataset, config.teacher.name)
+    problem = Problem(
+        num_classes=dataset.num_classes,
+        student=config.student.name,
+        teacher=stored.arch if stored else config.teacher.name,
+        student_features=features(_classifier(config, dataset, config.student.name)),
+        teacher_features=features(teacher),
+        dtype=dtype,
+    )
+    return protocol.distillers[config.method](config, problem)
+
+
+def _has_table(config: ml_collections.ConfigDict) -> bool:
+    """Whether the teacher's logits are computed before the first step."""
+    return config.teacher.get("logits", "step") == "table"
+
+
+def _check_table(config: ml_collections.ConfigDict, distiller: Distiller) -> None:
+    """Refuses a table of logits where a step needs anything else of the teacher.
+
+    Raises:
+      UserError: for such a method, or streamed images.
+    """
+    reason = None
+    if not distiller.has_teacher:
+        reason = f"method {config.method} learns from labels alone"
+    elif not distiller.logits_only:
+        reason = f"method {config.method} reads the teacher's features too"
+    elif config.dataset.stream:
+        reason = "streamed images are cropped anew on the host, and no two crops are alike"
+    if reason:
+        raise UserError(
+            "teacher.logits='table' is for methods that read logits of images in memory, but "
+            f"{reason}: set --config.teacher.logits=step."
+        )
 
 
 class _Distillation:
@@ -232,6 +325,7 @@ class _Distillation:
         dataset: Dataset,
         protocol: _Protocol,
         stored: StoredClassifier | None,
+        distiller: Distiller,
     ):
         self.config = config
         self.io = run_
@@ -242,13 +336,14 @@ class _Distillation:
         self._images = images_of(dataset.train, config, placement)
         self._test_images = images_of(dataset.test, config, placement)
         self.image_shape = self._images.shape
+        self._crops = {"padding": config.augment.padding, "flip": config.augment.flip}
         self.stored = stored
         self.teacher_name = stored.arch if stored else config.teacher.name
         self.decoder = dict(config.decoder) if dataset.is_multilabel else None
         self.teacher_module = (
             stored.module(self.dtype) if stored else self._classifier(self.teacher_name)
         )
-        self.distiller = self._make_distiller()
+        self.distiller = distiller
         self.student_module = self._classifier(config.student.name, self.distiller.auxiliary)
         self.has_teacher = bool(stored) or self.distiller.has_teacher
         self.trains_teacher = self.has_teacher and stored is None
@@ -259,27 +354,7 @@ class _Distillation:
         self._build_programs()
 
     def _classifier(self, name: str, auxiliary: str = "none") -> nn.Module:
-        options = {"num_classes": self.dataset.num_classes, "dtype": self.dtype}
-        if self.decoder is not None:
-            return make_multilabel_classifier(name, decoder=self.decoder, **options)
-        return make_classifier(name, auxiliary=auxiliary, **options)
-
-    def _make_distiller(self) -> Distiller:
-        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-
-        def features(module):
-            outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
-            return outputs.features
-
-        problem = Problem(
-            num_classes=self.dataset.num_classes,
-            student=self.config.student.name,
-            teacher=self.teacher_name,
-            student_features=features(self._classifier(self.config.student.name)),
-            teacher_features=features(self.teacher_module),
-            dtype=self.dtype,
-        )
-        return self.protocol.distillers[self.config.method](self.config, problem)
+        return _classifier(self.config, self.dataset, name, auxiliary)
 
     # Programs
 
@@ -322,34 +397,44 @@ class _Distillation:
             self._predict[role] = gather_program(
                 programs,
                 f"{role}/predict",
-                self._forward(predictors[role]),
+                self._forward(predictors[role], role),
                 len(self.dataset.test),
                 placement,
             )
+        self._tabulate = gather_program(
+            programs, "teacher/table", self._forward_all_views(), count, placement
+        )
         self._diagnose = None
         if self.protocol is _SINGLE_LABEL:
-            ids = _diagnosed(config.seed, count)
+            ids = _diagnosed(config.seed, count, config.num_diagnosed)
             self._diagnosed = placement.put(
                 (self._images.read(ids), self.dataset.train.labels[ids])
             )
             diagnosis = self._diagnosis(apply["student"])
             self._diagnose = programs.jit("diagnose", diagnosis, **replicated)
 
-    def _normalized(self, images: jax.Array) -> jax.Array:
-        return normalize(images, self.dataset.mean, self.dataset.std, dtype=self.dtype)
+    def _normalized(self, images: jax.Array, role: str = "student") -> jax.Array:
+        """Raw images as a network wants them: a stored teacher as it was trained."""
+        of_teacher = role == "teacher" and self.stored and self.stored.mean
+        source = self.stored if of_teacher else self.dataset
+        return normalize(images, source.mean, source.std, dtype=self.dtype)
 
     def _step(self, apply, distiller: Distiller, optimizer: optax.GradientTransformation):
-        augment = self.config.augment
-
         def step(network, ids, key, teacher, images, labels, scalars):
             # Slots beyond the batch size only even the rows out over the devices.
             ids = ids[: self.config.batch_size]
             rows = jnp.maximum(ids, 0)
             augment_key, step_key = jax.random.split(key)
             (raw,) = views_at(images, rows, 1)
-            views = pad_crop_flip(augment_key, raw, padding=augment.padding, flip=augment.flip)
+            numbers = draw_views(augment_key, len(raw), **self._crops)
+            views = view_of(raw, numbers, **self._crops)
             batch = Batch(self._normalized(views), labels[rows], ids >= 0)
-            taught = self._teach(teacher, batch.images) if distiller.has_teacher else None
+            taught = None
+            if distiller.has_teacher and _has_table(self.config):
+                logits = teacher[rows, numbers].astype(jnp.float32)
+                taught = Outputs(logits, aux_logits=None, features=None)
+            elif distiller.has_teacher:
+                taught = self._teach(teacher, views)
             return distillation_step(
                 network,
                 batch,
@@ -364,13 +449,27 @@ class _Distillation:
         return step
 
     def _teach(self, variables, images):
-        return self.teacher_module.apply(variables, images)
+        return self.teacher_module.apply(variables, self._normalized(images, "teacher"))
 
-    def _forward(self, module: nn.Module):
+    def _forward(self, module: nn.Module, role: str):
         def logits(ids, key, variables, images):
             del key
             (raw,) = views_at(images, ids, 1)
-            return module.apply(variables, self._normalized(raw)).logits
+            return module.apply(variables, self._normalized(raw, role)).logits
+
+        return logits
+
+    def _forward_all_views(self):
+        """The teacher's logits `[n, V, C]` on every view that a step may draw of an image."""
+        count = num_views(**self._crops)
+        dtype = jnp.dtype(self.config.teacher.get("table_dtype", "float32"))
+
+        def logits(ids, key, variables, images):
+            del key
+            numbers = jnp.tile(jnp.arange(count, dtype=jnp.int32), len(ids))
+            views = view_of(images[jnp.repeat(ids, count)], numbers, **self._crops)
+            taught = self._teach(variables, views).logits
+            return taught.reshape(len(ids), count, -1).astype(dtype)
 
         return logits
 
@@ -384,7 +483,7 @@ class _Distillation:
             if not self.has_teacher:
                 return found
             views = self._normalized(images)
-            taught = self._teach(teacher, views)
+            taught = self._teach(teacher, images)
 
             def losses(params):
                 outputs, _ = apply(params, student["batch_stats"], views, train=False)
@@ -435,6 +534,8 @@ class _Distillation:
         for role, num_epochs in phases:
             if role == "student":
                 self._settle_teacher()
+                if _has_table(config) and done < total:
+                    self._table = self._teacher_table()
             for epoch in range(max(done - first, 0), num_epochs):
                 self._epoch_of(role, epoch, num_epochs, first)
             first += num_epochs
@@ -479,7 +580,7 @@ class _Distillation:
             self.networks[role],
             plan,
             rng.stream(seed, f"{role}/epoch", epoch),
-            self._variables("teacher") if uses_teacher else {},
+            self._instruction() if uses_teacher else {},
             self._images.visit(("weak",), f"{role}/epoch", epoch),
             self._labels,
             {name: np.float32(value) for name, value in scalars.items()},
@@ -513,6 +614,31 @@ class _Distillation:
         key = rng.stream(self.config.seed, f"{role}/predict")
         images = self._test_images.visit(("test",), f"{role}/predict")
         return fetch(self._predict[role](plan, key, self._variables(role), images))
+
+    def _instruction(self) -> Any:
+        """What a step finds the teacher's outputs in: its table of logits, or its variables."""
+        return self._table if _has_table(self.config) else self._variables("teacher")
+
+    def _teacher_table(self) -> jax.Array:
+        """The teacher's logits `[N, V, C]` on all views of all training images."""
+        count, views = len(self.dataset.train), num_views(**self._crops)
+        size = count * views * self.dataset.num_classes
+        bytes_ = size * jnp.dtype(self.config.teacher.table_dtype).itemsize
+        log.info(
+            "Teacher's logits on %d views of %d images: %.2f GB of every device's memory",
+            views,
+            count,
+            bytes_ / 1e9,
+        )
+        plan = place_plan(
+            np.arange(count),
+            max(self.config.eval_batch_size // views, 1),
+            self.io.placement,
+            capacity=count,
+        )
+        key = rng.stream(self.config.seed, "teacher/table")
+        images = self._images.visit(("weak",), "teacher/table")
+        return self._tabulate(plan, key, self._variables("teacher"), images)
 
     def _test_measures(self, role: str) -> dict[str, float]:
         return self.protocol.measures(self._logits(role), self.dataset.test.labels)
@@ -691,9 +817,9 @@ class _Distillation:
         return results
 
 
-def _diagnosed(seed: int, count: int) -> np.ndarray:
+def _diagnosed(seed: int, count: int, num_diagnosed: int) -> np.ndarray:
     """Ids of the images on which gradients are compared, the same in every epoch."""
-    ids = rng.generator(seed, "diagnosis").choice(count, min(NUM_DIAGNOSED, count), replace=False)
+    ids = rng.generator(seed, "diagnosis").choice(count, min(num_diagnosed, count), replace=False)
     return np.sort(ids).astype(np.int32)
 
 

@@ -337,6 +337,67 @@ def test_a_folder_without_a_table_is_refused(tmp_path):
     _refused("multilabel_folder", None, "multilabel_folder needs a folder with images and labels")
 
 
+# --------------------------------------------------------------------------------------- ImageNet
+
+WNIDS = ("n01440764", "n01443537", "n02979186")
+SOLUTION = "ILSVRC2012_val_0000000{},{} 1 2 30 40 {} 5 6 70 80 "
+
+
+def _flat_imagenet(root, solution, wnids=WNIDS):
+    """Two training images a class, three validation images in one folder, and their classes."""
+    _touch(*(root / "train" / wnid / f"{wnid}_{i}.JPEG" for wnid in wnids for i in range(2)))
+    _touch(*(root / "val" / f"ILSVRC2012_val_0000000{i}.JPEG" for i in range(1, 4)))
+    rows = [SOLUTION.format(3 - i, wnid, wnid) for i, wnid in enumerate(WNIDS)]
+    _table(solution, rows, header="ImageId,PredictionString")
+
+
+def test_imagenet_in_class_folders(tmp_path):
+    root = tmp_path / "imagenet"
+    _touch(*(root / "train" / wnid / f"{wnid}_{i}.JPEG" for wnid in WNIDS[::-1] for i in (0, 1)))
+    _touch(root / "val" / WNIDS[2] / "b.JPEG", root / "val" / WNIDS[0] / "a.JPEG")
+    _touch(root / "test" / "ILSVRC2012_test_00000001.JPEG")  # unlabelled, not read
+    for path in (root, tmp_path):
+        dataset = list_dataset("imagenet", path=path)
+        assert dataset.class_names == WNIDS and dataset.name == "imagenet"
+        np.testing.assert_array_equal(dataset.train.labels, [0, 0, 1, 1, 2, 2])
+        np.testing.assert_array_equal(dataset.test.labels, [0, 2])
+        assert dataset.test.names == (f"val/{WNIDS[0]}/a.JPEG", f"val/{WNIDS[2]}/b.JPEG")
+    _touch(root / "val" / "n09999999" / "c.JPEG")
+    _refused("imagenet", root, "c.JPEG belongs to the class 'n09999999', which is not one of the 3")
+
+
+@pytest.mark.parametrize("solution", ["LOC_val_solution.csv", "ILSVRC/Data/CLS-LOC/val", "CLS-LOC"])
+def test_imagenet_as_kaggle_packs_it(tmp_path, solution):
+    root = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    table = {"CLS-LOC": root, "ILSVRC/Data/CLS-LOC/val": root / "val"}.get(solution, tmp_path)
+    _flat_imagenet(root, tmp_path / "table.csv")
+    (tmp_path / "table.csv").rename(table / "LOC_val_solution.csv")
+    for path in (tmp_path, root):
+        test = list_dataset("imagenet", path=path).test
+        np.testing.assert_array_equal(test.labels, [0, 1, 2])
+        assert [name[-6] for name in test.names] == ["3", "2", "1"]
+
+
+def test_faults_of_imagenet_are_named(tmp_path):
+    _refused("imagenet", tmp_path, r"ImageNet was not found in .*put train/<wnid>/\*.JPEG and val/")
+    solution = tmp_path / "LOC_val_solution.csv"
+    _flat_imagenet(tmp_path, tmp_path / "elsewhere")
+    _refused("imagenet", tmp_path, "val has no folder for each class and there is no LOC_val_sol")
+    right = (tmp_path / "elsewhere").read_text()
+    header, *rows = right.splitlines(keepends=True)
+    for content, words in (
+        (header + rows[0], "LOC_val_solution.csv lacks 2 of the 3 images"),
+        (header + "ILSVRC2012_val_00000001,", "line 2: not an image and its class"),
+        ("id,label\n", "must start with the line ImageId,PredictionString"),
+        (right.replace("n02979186", "n3"), "belongs to the class 'n3'"),
+    ):
+        solution.write_text(content)
+        _refused("imagenet", tmp_path, words)
+    (tmp_path / "train" / "n01484850").mkdir()
+    solution.write_text(right)
+    _refused("imagenet", tmp_path, "imagenet has no training images of n01484850")
+
+
 def test_webvision_has_the_first_fifty_classes(tmp_path, write_webvision):
     root = tmp_path / "datasets" / "webvision"
     classes = [*range(50), 49, 50, 999]

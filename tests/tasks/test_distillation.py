@@ -1,5 +1,6 @@
 """The loop, called as a library, with networks of a few channels."""
 
+import dataclasses
 import json
 from typing import ClassVar
 
@@ -191,6 +192,20 @@ def test_a_connector_is_trained_and_left_behind(finished, tmp_path):
     assert results["last"]["diagnosis"]["distillation"]["head_norm_kd"] == 0
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-3)])
+def test_a_table_of_logits_teaches_as_the_teacher_does(finished, tmp_path, dtype, tolerance):
+    config = _config(**{"distill.auxiliary": "mlp", "num_epochs": 1})
+    config.teacher.update({"path": str(finished[0] / "teacher"), "logits": "table"})
+    config.teacher.table_dtype = dtype
+    tasks.run(config, tmp_path)
+    by_steps, by_table = (
+        _events(workdir, split="train", phase="student", epoch=0)[0]
+        for workdir in (finished[0], tmp_path)
+    )
+    for loss in ("loss_cls", "loss_kd", "gradient_cosine"):
+        assert by_table[loss] == pytest.approx(by_steps[loss], rel=tolerance)
+
+
 @pytest.mark.slow
 def test_eight_devices_give_the_one_device_curve(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()))
@@ -229,6 +244,15 @@ WRONG = {
     "unknown remainder": ({"last_batch": "shot"}, "did you mean 'short'"),
     "unknown loss": ({"distill.loss": "bkl"}, "Unknown distill.loss 'bkl'"),
     "negative weight": ({"method": "kd", "kd.weight": -1.0}, "must be 0 or more"),
+    "table of what": ({"teacher.logits": "tables"}, "did you mean 'table'"),
+    "table of features": (
+        {"teacher.logits": "table", "method": "rkd"},
+        "method rkd reads the teacher's features too: set --config.teacher.logits=step",
+    ),
+    "table without teacher": (
+        {"teacher.logits": "table", "method": "cross_entropy"},
+        "method cross_entropy learns from labels alone",
+    ),
     "unknown schedule": ({"optimizer.schedule": "steps"}, "did you mean 'step'"),
 }
 
@@ -239,6 +263,20 @@ def test_a_wrong_recipe_is_answered_by_one_sentence(case, tmp_path):
     with pytest.raises(UserError) as caught:
         tasks.run(_config(**changes), tmp_path / "run")
     assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_teacher_sees_images_as_it_was_trained(finished, tmp_path, caplog):
+    workdir, results = finished
+    stored = load_classifier(workdir / "teacher")
+    other = dataclasses.replace(stored, class_names=tuple("abcdefghij"))
+    save_classifier(other, tmp_path / "teacher")
+    config = _config(**{"num_epochs": 1, "dataset.mean": (0.1,) * 3, "dataset.std": (0.9,) * 3})
+    config.teacher.path = str(tmp_path / "teacher")
+    taught = tasks.run(config, tmp_path / "run")["teacher"]
+    assert taught["accuracy"] == results["teacher"]["accuracy"]
+    assert "knows its classes as a, b, c, ..., those of digits are 0, 1, 2, ..." in caplog.text
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
@@ -248,11 +286,97 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_imagenet_is_answered_honestly(tmp_path):
+def _write_images(folder, count, size, seed):
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i}.png")
+
+
+@pytest.mark.slow
+def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    root = tmp_path / "imagenet"
+    for k, wnid in enumerate(("n01440764", "n01443537", "n01484850")):
+        _write_images(root / "train" / wnid, 8, (12, 15), seed=k)
+        _write_images(root / "val" / wnid, 3, (15, 12), seed=10 + k)
     config = recipe.get_config("resnet34_resnet18_imagenet")
-    assert config.distill.alpha == 0.1 and config.distill_until_epoch == 49
-    with pytest.raises(UserError, match="ImageNet does not fit in memory"):
-        tasks.run(config, tmp_path)
+    config.update_from_flattened_dict(
+        {
+            "writers": ("jsonl",),
+            "checkpoint.every_seconds": 0.0,
+            "dataset.path": str(root),
+            "dataset.image_size": 8,
+            "augment.resize": 10,
+            "num_workers": 0,
+            "batch_size": 8,
+            "student.name": "tiny4",
+            "teacher.name": "tiny8",
+            "teacher.num_epochs": 1,
+            "num_epochs": 2,
+            "distill_until_epoch": 1,
+        }
+    )
+    programs = Programs()
+    whole = distillation.run(config, tmp_path / "whole", programs)
+    assert (whole["dataset"], whole["num_classes"]) == ("imagenet", 3)
+    assert load_classifier(tmp_path / "whole" / "student").image_shape == (8, 8, 3)
+    distilled = [e["loss_kd"] for e in _events(tmp_path / "whole", split="train", phase="student")]
+    assert distilled[0] > 0 == distilled[1]
+
+    class Stop(Exception):
+        pass
+
+    class Stopped(distillation._Distillation):
+        def _test_measures(self, role):
+            if role == "student" and self.epochs["student"]:
+                self.io.flush()  # a checkpoint of the first epoch, while the second is under way
+                raise Stop
+            return super()._test_measures(role)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(distillation, "_Distillation", Stopped)
+        distillation.run(config, tmp_path / "stopped", programs)
+    assert distillation.run(config, tmp_path / "stopped", programs) == whole
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_streamed_trains_as_one_in_memory(tmp_path):
+    for k, name in enumerate("ab"):
+        _write_images(tmp_path / "images" / name, 20, (8, 8), seed=k)
+    config = recipe.get_config("image_folder")
+    config.update_from_flattened_dict(
+        {
+            "method": "cross_entropy",
+            "writers": ("jsonl",),
+            "dataset.path": str(tmp_path / "images"),
+            "dataset.image_size": 8,
+            "dataset.mean": (0.5, 0.5, 0.5),
+            "dataset.std": (0.3, 0.3, 0.3),
+            "augment.padding": 1,
+            "batch_size": 16,
+            "student.name": "tiny4",
+            "num_epochs": 1,
+        }
+    )
+    in_memory = tasks.run(config, tmp_path / "memory")
+    config.dataset.stream = True
+    assert tasks.run(config, tmp_path / "streamed")["epochs"] == in_memory["epochs"]
+
+
+def test_a_wrong_stream_leaves_the_workdir_as_it_was(tmp_path):
+    _write_images(tmp_path / "images" / "train" / "a", 2, (8, 8), seed=0)
+    _write_images(tmp_path / "images" / "train" / "b", 2, (8, 8), seed=1)
+    _write_images(tmp_path / "images" / "val" / "a", 2, (8, 8), seed=2)
+    config = recipe.get_config("resnet34_resnet18_imagenet")
+    config.dataset.path = str(tmp_path / "images")
+    config.augment.resize = 200
+    with pytest.raises(UserError, match=r"resize=200 is less than dataset\.image_size=224"):
+        tasks.run(config, tmp_path / "run")
+    config.augment.resize = 256
+    config.teacher.logits = "table"
+    with pytest.raises(UserError, match="streamed images are cropped anew on the host"):
+        tasks.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_recipes_differ_in_the_method_alone():
