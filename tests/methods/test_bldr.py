@@ -424,9 +424,9 @@ def test_what_is_tested_and_what_detects(two_stages):
 
 def test_rates_of_the_tables_go_with_the_batch():
     assert bldr.table_learning_rates(recipe.get_config("cifar10n_worst")) == (10, 10)
-    config = recipe.get_config("digits")  # batches of 64
+    config = recipe.get_config("digits")  # batches of 32
     config.bldr.learning_rate_v = 2.0
-    assert bldr.table_learning_rates(config) == (2.5, 0.5)
+    assert bldr.table_learning_rates(config) == (1.25, 0.25)
 
 
 def test_the_start_is_nearly_without_noise(two_stages):
