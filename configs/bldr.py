@@ -22,9 +22,10 @@ runs. A short last batch moves its rows farther, as there.
 
 The negative head starts by giving every image to one class: what it predicts is never among the
 complementary labels, so it costs nothing. It leaves that state class by class as the positive head
-shapes the features, and the warm-up has to last until it has. Where reweighting begins before, right
+shapes the features, and the warm-up has to last until it has. If reweighting begins before, right
 labels of the classes that it has not found get no weight, and it may never find them: on digits
-with batches of 64 (460 steps of warm-up, authors' 3,920) seeds 1 and 2 lost one and two classes.
+with batches of 64, in 460 steps of warm-up (the authors have 3,920), two of three seeds lost one
+and two classes for good.
 """
 
 import ml_collections
