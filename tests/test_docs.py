@@ -1,0 +1,38 @@
+"""The documentation's examples run, and no function is left out of it."""
+
+import doctest
+import inspect
+import pathlib
+import pkgutil
+import re
+
+import pytest
+
+from jaxrobust import losses, selection
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+PACKAGES = {"losses": losses, "selection": selection}
+
+
+def test_every_example_of_the_losses_page_gives_what_it_says():
+    result = doctest.testfile(
+        str(DOCS / "losses.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert result.attempted > 100
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_public_function_has_an_example(name):
+    members = inspect.getmembers(PACKAGES[name], lambda member: not inspect.ismodule(member))
+    public = {member for member, _ in members if not member.startswith("_")}
+    used = re.findall(rf"\b{name}\.(\w+)", (DOCS / "losses.md").read_text())
+    assert public <= set(used)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_module_is_in_the_reference(name):
+    modules = pkgutil.iter_modules(PACKAGES[name].__path__, f"jaxrobust.{name}.")
+    wanted = {module.name for module in modules if "._" not in module.name}
+    listed = re.findall(r"^::: (\S+)$", (DOCS / "api" / f"{name}.md").read_text(), re.M)
+    assert wanted == set(listed)
