@@ -2,11 +2,17 @@
 
 Runs the first epochs (or rounds) of each recipe, as `jaxrobust.main` would, and times every
 compiled program of the run. A program is waited for after every call, and its first call is left
-out.
+out. With `--random` the images are random ones of the recipe's shape, and no data set is needed.
+
+A call is a step on CPU and a piece of an epoch on an accelerator, where percentiles are thus over
+pieces of up to two seconds, weighted by their steps. Since a run proper does not wait after every
+call, its host is idle for the device no less, and the device for the host no more than said here.
 """
 
 import argparse
 import ast
+import contextlib
+import itertools
 import logging
 import math
 import pathlib
@@ -14,7 +20,7 @@ import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +28,11 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import tasks
+from jaxrobust.data.sources import Dataset, Examples
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import environment, setup_jax
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.tasks._shared import compute_dtype
 
@@ -38,20 +45,54 @@ SHORT = {
     "teacher.num_epochs": 2,
 }
 
+# What random images are like in place of a set's: training images, test images, side, classes, and
+# whether an image has several labels.
+SETS = {
+    "cifar10": (50_000, 10_000, 32, 10, False),
+    "cifar100": (50_000, 10_000, 32, 100, False),
+    "fashion_mnist": (60_000, 10_000, 28, 10, False),
+    "tiny_imagenet": (100_000, 10_000, 64, 200, False),
+    "imagenet": (1_281_167, 50_000, 224, 1000, False),
+    "mini_webvision": (65_944, 2_500, 299, 50, False),
+    "coco2014": (82_783, 40_504, 224, 80, True),
+    "voc2007": (5_011, 4_952, 224, 20, True),
+    "nus_wide": (150_000, 60_260, 224, 81, True),
+}
+RANDOM_BYTES = 2**30  # of random images at most; a set that is larger is cut
+
 
 class MeasuredPrograms(Programs):
     """Programs that note what each call took.
 
     Attributes:
       notes: name -> compile time, cost and the calls of a program.
-      seconds_compiling: in all.
+      seconds_aside: spent on compiling and measuring since the first call.
+      seconds_to_first_step: from here to the end of the first training step, reading of the data
+        and compiling included; None before.
+      cache_hits: programs found in the persistent compilation cache.
     """
 
     def __init__(self):
         super().__init__()
         self.notes: dict[str, dict] = {}
-        self.seconds_compiling = 0.0
+        self.seconds_aside = 0.0
+        self.seconds_to_first_step: float | None = None
+        self.cache_hits = 0
         self.span = [math.inf, 0.0]
+        self._started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def watching_cache(self) -> Iterator[None]:
+        """Counts `cache_hits` in the meantime."""
+
+        def count(event: str, **_) -> None:
+            self.cache_hits += event == "/jax/compilation_cache/cache_hits"
+
+        jax.monitoring.register_event_listener(count)
+        try:
+            yield
+        finally:
+            jax.monitoring.unregister_event_listener(count)
 
     def jit(
         self, name: str, function: Callable, *, visits: Callable | None = None, **options
@@ -61,6 +102,7 @@ class MeasuredPrograms(Programs):
 
         def measured(*args):
             nonlocal compiled
+            entered = time.perf_counter()
             if compiled is None:
                 compiled = self._compile(name, jitted, args)
             steps, images = visits(*args) if visits else (1, 0)
@@ -68,25 +110,28 @@ class MeasuredPrograms(Programs):
             results = jax.block_until_ready(compiled(*args))
             ended = time.perf_counter()
             self.notes[name]["calls"].append((ended - started, steps, images))
+            if self.span[0] < entered:
+                self.seconds_aside += started - entered
             self.span = [min(self.span[0], started), max(self.span[1], ended)]
+            if self.seconds_to_first_step is None and name.endswith("/epoch"):
+                self.seconds_to_first_step = ended - self._started
             return results
 
         return measured
 
     def _compile(self, name: str, jitted, args):
-        started = time.perf_counter()
+        started, hits = time.perf_counter(), self.cache_hits
         compiled = jitted.lower(*args).compile()
         seconds = time.perf_counter() - started
-        if self.span[0] < started:
-            self.seconds_compiling += seconds
         memory = compiled.memory_analysis()
         self.notes[name] = {
             "compile_seconds": seconds,
+            "cached": self.cache_hits > hits,
             # The body of a loop is counted once: what one step costs.
             "flops_per_step": float((compiled.cost_analysis() or {}).get("flops", math.nan)),
             "bytes": sum(
-                getattr(memory, f"{kind}_size_in_bytes", 0)
-                for kind in ("argument", "output", "temp")
+                sign * getattr(memory, f"{kind}_size_in_bytes", 0)
+                for kind, sign in {"argument": 1, "output": 1, "temp": 1, "alias": -1}.items()
             ),
             "calls": [],
         }
@@ -131,6 +176,39 @@ def _flat(config: ml_collections.ConfigDict, prefix: str = "") -> set[str]:
     return names
 
 
+def random_dataset(config: ml_collections.ConfigDict) -> Dataset:
+    """Random images and labels of the shape of a recipe's data set.
+
+    Raises:
+      UserError: if nothing is known of that set's shape.
+    """
+    fields = config.dataset
+    if fields.name not in SETS:
+        raise UserError("--random: " + unknown_name("data set", fields.name, SETS))
+    num_train, num_test, side, num_classes, is_multilabel = SETS[fields.name]
+    side = fields.image_size or side
+    most = RANDOM_BYTES // (3 * side**2)
+    generator = np.random.default_rng(0)
+
+    def examples(count: int, limit: int) -> Examples:
+        count = min(count, most, limit or count)
+        images = generator.integers(0, 256, (count, side, side, 3), np.uint8)
+        labels = generator.permutation(np.arange(count, dtype=np.int32) % num_classes)
+        if is_multilabel:
+            others = generator.random((count, num_classes)) < 2 / num_classes
+            labels = (others | np.eye(num_classes, dtype=bool)[labels]).astype(np.uint8)
+        return Examples(images, labels)
+
+    return Dataset(
+        fields.name,
+        examples(num_train, fields.max_train),
+        examples(num_test, fields.max_test),
+        tuple(f"class {c}" for c in range(num_classes)),
+        tuple(fields.mean) or (0.5, 0.5, 0.5),
+        tuple(fields.std) or (0.25, 0.25, 0.25),
+    )
+
+
 def measured_peak(dtype) -> float:
     """FLOP/s of a large matrix product in `dtype` on one device, the best of ten."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
@@ -145,30 +223,36 @@ def measured_peak(dtype) -> float:
     return 2 * size**3 / best
 
 
-def measure(config: ml_collections.ConfigDict) -> dict:
+def measure(config: ml_collections.ConfigDict, dataset: Dataset | None = None) -> dict:
     """Runs a recipe and reports on its programs.
 
+    Args:
+      config: the recipe.
+      dataset: what it is run on; None for its own.
+
     Returns:
-      JSON-able: `programs`, a list ordered by the time spent in them, and the share of the run in
-      which the device had nothing to do.
+      JSON-able: `programs`, a list ordered by the time spent in them, the share of the run in
+      which the device had nothing to do, and the time to the first training step.
     """
     setup_jax(config)
     programs = MeasuredPrograms()
-    with tempfile.TemporaryDirectory() as workdir:
-        tasks.TASKS[config.task](config, pathlib.Path(workdir) / "run", programs)
+    with tempfile.TemporaryDirectory() as workdir, programs.watching_cache():
+        run = tasks.TASKS[config.task]
+        run(config, pathlib.Path(workdir) / "run", programs, dataset=dataset)
     peak = measured_peak(compute_dtype(config.dtype)) * jax.device_count()
     rows = [_report(name, note, peak) for name, note in programs.notes.items()]
     busy = sum(seconds for note in programs.notes.values() for seconds, *_ in note["calls"])
-    total = programs.span[1] - programs.span[0] - programs.seconds_compiling
+    total = programs.span[1] - programs.span[0] - programs.seconds_aside
     stats = jax.devices()[0].memory_stats() or {}
     return {
         "programs": sorted(rows, key=lambda r: -r["total_seconds"]),
         "peak_tflops": peak / 1e12,
         "idle_share": max(0.0, 1 - busy / total),
-        # A CPU keeps no count; there it is what the largest program needs.
-        "peak_memory_bytes": stats.get(
-            "peak_bytes_in_use", max(note["bytes"] for note in programs.notes.values())
-        ),
+        "seconds_to_first_step": programs.seconds_to_first_step,
+        "programs_from_cache": sum(note["cached"] for note in programs.notes.values()),
+        "peak_memory_bytes": max(note["bytes"] for note in programs.notes.values()),
+        # Of everything in this process so far, other recipes included; a CPU keeps no count.
+        "process_peak_memory_bytes": stats.get("peak_bytes_in_use"),
     }
 
 
@@ -182,7 +266,8 @@ def _report(name: str, note: dict, peak: float) -> dict:
         "steps": int(steps.sum()),
         "total_seconds": float(seconds.sum()),
         "compile_seconds": note["compile_seconds"],
-        **{f"step_ms_p{q}": 1e3 * float(np.percentile(per_step, q)) for q in (10, 50, 90)},
+        "cached": note["cached"],
+        **{f"step_ms_p{q}": 1e3 * _percentile(per_step, q, steps) for q in (10, 50, 90)},
         "memory_bytes": note["bytes"],
     }
     if images.sum():
@@ -190,6 +275,10 @@ def _report(name: str, note: dict, peak: float) -> dict:
         row["gflop_per_image"] = note["flops_per_step"] * float(steps.sum() / images.sum()) / 1e9
         row["mfu"] = note["flops_per_step"] * float(steps.sum() / seconds.sum()) / peak
     return row
+
+
+def _percentile(values: np.ndarray, q: float, weights: np.ndarray) -> float:
+    return float(np.percentile(values, q, weights=weights, method="inverted_cdf"))
 
 
 COLUMNS = {
@@ -216,12 +305,31 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
+def _in_words(report: dict) -> str:
+    return (
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}, measured peak "
+        f"{report['peak_tflops']:.2f} TFLOP/s; the device waited for the host "
+        f"{report['idle_share']:.1%} of the time; first training step after "
+        f"{report['seconds_to_first_step']:.1f} s, {report['programs_from_cache']} of "
+        f"{len(report['programs'])} programs from the compilation cache; peak memory "
+        f"{report['peak_memory_bytes'] / 1e6:,.0f} MB"
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", action="append", required=True, metavar="FILE[:VARIANT]")
     parser.add_argument(
         "--batch_sizes", default="", help="measure each config at these, separated by commas"
+    )
+    parser.add_argument(
+        "--methods", default="", help="measure each config with these, separated by commas"
+    )
+    parser.add_argument(
+        "--random",
+        action="store_true",
+        help="random images of the recipe's shape, on the devices, in place of its data set",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field"
@@ -231,18 +339,20 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("jaxrobust").setLevel(logging.WARNING)
     reports = []
     try:
-        for path in arguments.config:
-            for size in arguments.batch_sizes.split(","):
-                changes = arguments.set + ([f"batch_size={size}"] if size else [])
-                report = measure(load_config(path, changes))
-                reports.append({"config": path, "changes": changes, **report})
-                print(
-                    f"\n{path} {' '.join(changes)}\n\n{table(report)}\n\n"
-                    f"{jax.device_count()} x {jax.devices()[0].device_kind}, measured peak "
-                    f"{report['peak_tflops']:.2f} TFLOP/s; the device waited for the host "
-                    f"{report['idle_share']:.1%} of the time; peak memory "
-                    f"{report['peak_memory_bytes'] / 1e6:,.0f} MB"
-                )
+        for path, method, size in itertools.product(
+            arguments.config, arguments.methods.split(","), arguments.batch_sizes.split(",")
+        ):
+            given = {"method": method, "batch_size": size}
+            changes = arguments.set + [
+                f"{field}={value}" for field, value in given.items() if value
+            ]
+            config, dataset = load_config(path, changes), None
+            if arguments.random:
+                config.dataset.stream = False
+                dataset = random_dataset(config)
+            report = measure(config, dataset)
+            reports.append({"config": path, "changes": changes, **report})
+            print(f"\n{path} {' '.join(changes)}\n\n{table(report)}\n\n{_in_words(report)}")
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,9 @@
 """The figures that runs and reports show."""
 
+import functools
 import io
 import pathlib
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +16,21 @@ from jaxrobust.selection import fit_gaussian_mixture_1d, min_max_normalize
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+_drawing = threading.Lock()
 
+
+def _one_at_a_time(draw):
+    """Several seeds may run in threads, but pyplot's state is the process's."""
+
+    @functools.wraps(draw)
+    def locked(*args, **options):
+        with _drawing:
+            return draw(*args, **options)
+
+    return locked
+
+
+@_one_at_a_time
 def learning_curves(
     runs: Mapping[str, Sequence[dict]], path: pathlib.Path, *, x: str = "rounds"
 ) -> None:
@@ -108,6 +124,7 @@ def _band(runs: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray
     return points[..., 0].mean(0), points[..., 1].mean(0), std
 
 
+@_one_at_a_time
 def noisy_label_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
     """Draws test accuracy, calibration error and detection of wrong labels by epoch.
 
@@ -145,6 +162,7 @@ def _of_epochs(value):
     return lambda results: [(e["epoch"], value(e)) for e in results["epochs"]]
 
 
+@_one_at_a_time
 def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
     """Draws a student's test accuracy and calibration error and, where there was a teacher, how the
     gradients of cross-entropy and of BinaryKL on the primary head agree, by epoch.
@@ -174,6 +192,7 @@ def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) 
     _save(figure, path)
 
 
+@_one_at_a_time
 def multilabel_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
     """Draws a student's mAP, and its F1 with as many labels as each image truly has, by epoch.
 
@@ -211,6 +230,7 @@ def _cosine_on(part: str):
     return lambda entry: entry["diagnosis"]["binary_kl"][f"{part}_cosine"]
 
 
+@_one_at_a_time
 def reliability_diagram(
     probs: np.ndarray, labels: np.ndarray, path: pathlib.Path, *, num_bins: int = 10
 ) -> None:
@@ -246,6 +266,7 @@ def reliability_diagram(
     _save(figure, path)
 
 
+@_one_at_a_time
 def score_histogram(
     scores: Mapping[str, np.ndarray],
     title: str,
@@ -299,6 +320,7 @@ def _draw_mixture(axis, score: np.ndarray, low: float, width: float) -> None:
         axis.plot(low + x * width, density, color=COLORS[6], lw=1.4, label=label)
 
 
+@_one_at_a_time
 def contact_sheet(
     images: np.ndarray,
     captions: Sequence[tuple[str, str]],

@@ -12,6 +12,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import traceback
 
 from absl import app, flags
@@ -39,9 +40,15 @@ EXIT_CTRL_C = 130
 
 
 class _Lines(logging.Handler):
-    """Log lines on standard error that do not tear a progress bar."""
+    """Log lines on standard error that do not tear a progress bar.
+
+    Those of other threads, which run a seed each, begin with the thread's name.
+    """
 
     def emit(self, record):
+        is_main = record.thread == threading.main_thread().ident
+        text = record.getMessage() if is_main else f"{record.threadName}: {record.getMessage()}"
+        record.msg, record.args = text, None
         tqdm.write(self.format(record), file=sys.stderr)
 
 

@@ -101,6 +101,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
     config.num_seeds = 1  # above 1: that many runs in one process, from `seed` upwards
     config.device = "auto"  # or cpu, gpu, tpu: refuse to start on anything else
     config.dtype = "auto"  # convolutions in bfloat16, on CPU float32; or float32, bfloat16
+    config.batch_norm = "global"  # statistics of the whole batch; or per_device, of each one's part
     config.writers = ("jsonl", "tensorboard")  # also: wandb
     config.log_every_seconds = 15.0
     config.num_workers = 0  # processes that read streamed images; 0: threads of this one

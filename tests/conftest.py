@@ -1,5 +1,6 @@
 """Guard rails for every test: strict dtypes, no silent broadcasting, eight virtual CPU devices."""
 
+import collections
 import functools
 import os
 import pathlib
@@ -84,6 +85,38 @@ def tiny_backbones():
             backbone = functools.partial(models.ResNetBackbone, stage_sizes=(1,), widths=(width,))
             patch.setitem(models.BACKBONES, f"tiny{width}", backbone)
         yield
+
+
+@pytest.fixture(scope="session")
+def watched_programs():
+    """`Programs` that count their calls, and after a certain one do something once.
+
+    Attributes:
+      calls: of every program, by name.
+      after: `(name, number of the call, action)`.
+    """
+    from jaxrobust.engine.programs import Programs
+
+    class Watched(Programs):
+        def __init__(self, placement=None):
+            super().__init__(placement)
+            self.calls = collections.Counter()
+            self.after = None
+
+        def jit(self, name, function, **options):
+            program = super().jit(name, function, **options)
+
+            def called(*args):
+                results = program(*args)
+                self.calls[name] += 1
+                if self.after and (name, self.calls[name]) == self.after[:2]:
+                    action, self.after = self.after[2], None
+                    action()
+                return results
+
+            return called
+
+    return Watched
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from jaxrobust import benchmark
 from jaxrobust.engine.plan import make_plan
 from jaxrobust.engine.programs import epoch_program, gather_program
 from jaxrobust.engine.sharding import make_placement
+from jaxrobust.errors import UserError
 
 RECIPE = "configs/active_learning_baselines.py:digits"
 WEIGHTS = np.ones((64, 32), np.float32)
@@ -69,9 +70,40 @@ def test_mistakes_are_told_in_a_sentence(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_percentiles_are_over_steps():
+    row = benchmark._report(
+        "train",
+        {
+            "calls": [(9.0, 1, 8), (1.0, 1, 8), (20.0, 10, 80)],
+            "compile_seconds": 1.0,
+            "cached": False,
+            "bytes": 10,
+            "flops_per_step": 4.0,
+        },
+        100.0,
+    )
+    assert [row[f"step_ms_p{q}"] for q in (10, 50, 90)] == [2000.0, 2000.0, 2000.0]
+    assert row["images_per_second"] == 88 / 21
+    assert row["mfu"] == pytest.approx(4 * 11 / 21 / 100)
+
+
+def test_random_images_have_the_shape_of_the_set():
+    config = benchmark.load_config("configs/l2d.py:coco_resnet101_resnet34", [])
+    config.dataset.update({"max_train": 200, "max_test": 90})
+    dataset = benchmark.random_dataset(config)
+    assert dataset.train.images.shape == (200, 224, 224, 3)
+    assert dataset.test.labels.shape == (90, 80)
+    assert dataset.train.labels.any(axis=0).all() and 2 < dataset.train.labels.sum(1).mean() < 4
+    config.dataset.name = "digits"
+    with pytest.raises(UserError, match="--random: Unknown data set 'digits'"):
+        benchmark.random_dataset(config)
+
+
 def test_the_command_reports_every_program(tmp_path, capsys, one_device, tiny_network):
     out = tmp_path / "bench.json"
-    arguments = [f"--config={RECIPE}", "--set=model.name=tiny", "--set=dataset.max_train=200"]
+    config = "configs/active_learning_baselines.py:cifar10"
+    fields = ("model.name=tiny", "dataset.max_train=300", "dataset.max_test=50", "al.query_size=9")
+    arguments = [f"--config={config}", "--random", *(f"--set={field}" for field in fields)]
     assert benchmark.main([*arguments, f"--out={out}"]) == 0
     report = json.loads(out.read_text())["reports"][0]
     programs = {row["program"]: row for row in report["programs"]}
@@ -79,4 +111,6 @@ def test_the_command_reports_every_program(tmp_path, capsys, one_device, tiny_ne
     assert train["images_per_second"] > 0 and train["gflop_per_image"] > 0
     assert 0 < train["step_ms_p10"] <= train["step_ms_p50"] <= train["step_ms_p90"]
     assert 0 <= report["idle_share"] < 1
+    assert report["seconds_to_first_step"] > train["compile_seconds"]
+    assert report["peak_memory_bytes"] >= train["memory_bytes"] > 300 * 32 * 32 * 3
     assert "| target/epoch |" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from configs import bual, dpc
+from configs import bual, dhkd, dpc
 from jaxrobust import tasks
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -20,6 +20,11 @@ LAUNCH = ("bash", "launch/processes.sh", "--processes=2")
 RECIPES = {
     "cross_entropy": (dpc, "dpc", {"method": "cross_entropy", "num_epochs": 3}),
     "dpc": (dpc, "dpc", {"dpc.warm_up": 1, "num_epochs": 2}),
+    "dhkd": (
+        dhkd,
+        "dhkd",
+        {"num_epochs": 2, "teacher.num_epochs": 1, "optimizer.learning_rate": 0.005},
+    ),
     "bual": (bual, "bual", {"num_epochs": 2, "bual.eval_interval": 1, "al.rounds": 2}),
 }
 
@@ -102,3 +107,22 @@ def test_bual_in_two_processes_asks_for_the_same_images(tmp_path):
         table = (tmp_path / name / "queries/round_00.csv").read_text()
         ids.append([row.split(",")[0] for row in table.splitlines()])
     assert ids[0] == ids[1]
+
+
+@pytest.mark.stress
+def test_dhkd_in_two_processes_ends_as_one_process_does(tmp_path):
+    with _start("dhkd", tmp_path / "two") as run:
+        said = run.stderr.read()
+    assert run.returncode == 0, said
+    _alone("dhkd", tmp_path / "one")
+    events = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    ]
+    assert len(events[1]) == len(events[0]) == 3 + 3 + 2 * 3  # and the diagnoses of two epochs
+    for a, b in zip(*events, strict=True):
+        assert (a["split"], a["phase"]) == (b["split"], b["phase"])
+        for name in ("loss", "gradient_cosine", "head_cosine"):
+            # The diagnoses are of gradients that partly cancel.
+            assert a.get(name, 0) == pytest.approx(b.get(name, 0), rel=2e-3, abs=2e-3)
+        assert a.get("accuracy", 0) == pytest.approx(b.get("accuracy", 0), abs=0.021)

@@ -4,7 +4,7 @@ A `FileStream` follows an index plan row by row: grain's worker processes decode
 images of each row, some rows ahead of the device. What a worker draws for an image depends on the
 seed, the stream's name, the epoch, the row and the image's id, and on nothing else: neither on the
 number of workers, nor on the rows before. So an iterator has no state to save. A run that resumes
-at an epoch, with any number of workers, sees the same pixels as one that was never stopped.
+at any row, with any number of workers, sees the same pixels as one that was never stopped.
 
 What is held in memory is the list of the files and a few rows of images, however large the set.
 """
@@ -91,11 +91,12 @@ class FileStream:
     on_corrupt: str = "stop"
     reported: set[int] = dataclasses.field(default_factory=set)
 
-    def batches(self, ids: Ids) -> Iterator[tuple[Ids, Any]]:
+    def batches(self, ids: Ids, first: int = 0) -> Iterator[tuple[Ids, Any]]:
         """What the steps of a plan visit.
 
         Args:
           ids: `[steps, width]`, or a dict of such arrays, negative at padding.
+          first: the rows before this one are left out.
 
         Yields:
           For each row its ids `[width]` and a tuple of views, uint8 `[width, H, W, 3]`, zero at
@@ -105,7 +106,7 @@ class FileStream:
           DataError: if grain is not installed; if a file cannot be decoded, or no file of a row.
         """
         grain = _grain()
-        rows = grain.MapDataset.source(_Rows(self._without_reports(), ids))
+        rows = grain.MapDataset.source(_Rows(self._without_reports(), ids))[first:]
         if self.num_workers:
             read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
             options = grain.MultiprocessingOptions(self.num_workers, _ROWS_AHEAD)

@@ -2,16 +2,23 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.engine import processes
 from jaxrobust.engine.plan import PADDING, Plan
 from jaxrobust.engine.sharding import Placement, local_slots
+
+SECONDS_PER_PIECE = 2.0
+"""An epoch that lasts longer may be saved and stopped about this often."""
 
 
 class Programs:
@@ -23,9 +30,11 @@ class Programs:
 
     Attributes:
       traces: how often each program has been traced, by name.
+      placement: where they run; None for all devices.
     """
 
-    def __init__(self):
+    def __init__(self, placement: Placement | None = None):
+        self.placement = placement
         self.traces: collections.Counter[str] = collections.Counter()
         self._jitted: dict[str, Callable] = {}
 
@@ -63,11 +72,12 @@ class Stream(Protocol):
     Among the operands of a program, a stream stands for its batch of each row.
     """
 
-    def batches(self, ids: Any) -> Iterator[tuple[Any, Any]]:
+    def batches(self, ids: Any, first: int = 0) -> Iterator[tuple[Any, Any]]:
         """For each row of `[steps, width]` ids: ids like them, and the batch for the step.
 
         The ids that come back are what the step receives, in place of those of the plan. Of
-        several processes each is asked for the slots of its own devices.
+        several processes each is asked for the slots of its own devices. The rows before `first`
+        are left out.
         """
 
 
@@ -76,15 +86,50 @@ def _is_streamed(operands: tuple) -> bool:
 
 
 def _visited_rows(
-    plan: Plan, operands: tuple, placement: Placement
+    plan: Plan, operands: tuple, placement: Placement, first: int = 0
 ) -> Iterator[tuple[np.int32, Any, tuple]]:
-    """(number, ids, operands) of each row, the stream among the operands followed."""
+    """(number, ids, operands) of each row from `first` on, the operands' stream followed."""
     (place,) = (k for k, operand in enumerate(operands) if isinstance(operand, Stream))
     ids = jax.tree.map(lambda x: local_slots(x)[: plan.num_steps], plan.ids)
-    with contextlib.closing(operands[place].batches(ids)) as batches:
-        for i, row in enumerate(batches):
+    with contextlib.closing(operands[place].batches(ids, first)) as batches:
+        for i, row in enumerate(batches, first):
             row_ids, batch = placement.put_batch(row)
             yield np.int32(i), row_ids, (*operands[:place], batch, *operands[place + 1 :])
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """How an epoch is taken up, and left.
+
+    Attributes:
+      row: the first row to visit.
+      sums: of the metrics over the rows before it.
+      pause: `(row, state, sums) -> None`, called between steps at least every
+        `SECONDS_PER_PIECE`, as far as single steps allow, once what it is given is computed.
+        It may save and may raise. None: the epoch is not left.
+    """
+
+    row: int = 0
+    sums: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    pause: Callable[[int, Any, dict[str, jax.Array]], None] | None = None
+
+
+_WHOLE = Within()
+
+
+class _Pace:
+    """How many rows a piece of an epoch has, from what the last one took; alike in all processes.
+
+    Attributes:
+      rows: of the next piece. The first one is short.
+    """
+
+    def __init__(self):
+        self.rows = 1
+
+    def took(self, rows: int, seconds: float) -> None:
+        wanted = rows * SECONDS_PER_PIECE / max(seconds, 1e-9)
+        self.rows = processes.of_main(max(1, int(min(wanted, 1e9))))
 
 
 def epoch_program(
@@ -97,7 +142,7 @@ def epoch_program(
 ) -> Callable:
     """Compiles an epoch: `step` over the rows of a plan, whatever their number.
 
-    On an accelerator the loop is part of the program, with a traced number of steps. On CPU each
+    On an accelerator the loop is part of the program, with traced first and last steps. On CPU each
     step is one call, since XLA's CPU backend runs the gradients of convolutions inside a loop 20
     to 40 times slower than outside (jax 0.10); the numbers are the same. So is each step where a
     stream is among the operands.
@@ -112,9 +157,9 @@ def epoch_program(
         the backend.
 
     Returns:
-      `(state, plan, key, *operands) -> (state, sums of the metrics over the steps)`. Step `i`
-      receives `fold_in(key, i)`, and of a `Stream` among the operands the batch of row `i`; the
-      state passed in is consumed.
+      `(state, plan, key, *operands, within=Within()) -> (state, sums of the metrics over the
+      steps)`. Step `i` receives `fold_in(key, i)`, and of a `Stream` among the operands the batch
+      of row `i`, wherever the epoch is taken up; the state passed in is consumed.
     """
     if device_loop is None:
         device_loop = placement.mesh.devices.flat[0].platform != "cpu"
@@ -128,9 +173,9 @@ def epoch_program(
     def advance_in_plan(i, carry, plan_ids, key, operands):
         return advance(i, carry, jax.tree.map(lambda ids: ids[i], plan_ids), key, operands)
 
-    def loop(num_steps, carry, plan_ids, key, operands):
+    def loop(rows, carry, plan_ids, key, operands):
         return jax.lax.fori_loop(
-            0, num_steps, lambda i, carry: advance_in_plan(i, carry, plan_ids, key, operands), carry
+            *rows, lambda i, carry: advance_in_plan(i, carry, plan_ids, key, operands), carry
         )
 
     options = {"donate_argnums": 1, "out_shardings": placement.replicated}
@@ -142,34 +187,52 @@ def epoch_program(
     visits_of = {
         advance: lambda i, carry, row_ids, *_: _visits_of_row(row_ids),
         advance_in_plan: lambda i, carry, plan_ids, *_: _visits(plan_ids, slice(i, i + 1)),
-        loop: lambda num_steps, carry, plan_ids, *_: _visits(plan_ids, slice(num_steps)),
+        loop: lambda rows, carry, plan_ids, *_: _visits(plan_ids, slice(*rows)),
     }
-    zeros = {}
+    dtypes, pace = {}, _Pace()
 
-    def start(state, ids, key, operands):
-        if not zeros:
+    def with_sums(state, sums, ids, key, operands):
+        """The carry that the first step receives."""
+        if not dtypes:
             _, metrics = jax.eval_shape(step, state, ids, key, *operands)
-            zeros.update({k: np.zeros(v.shape, v.dtype) for k, v in metrics.items()})
-        return state, placement.put(zeros)
+            dtypes.update({name: value.dtype for name, value in metrics.items()})
+        return state, placement.put({k: d.type(sums.get(k, 0)) for k, d in dtypes.items()})
 
-    def streamed_epoch(state, plan, key, operands):
-        carry = None
-        for i, ids, row_operands in _visited_rows(plan, operands, placement):
-            carry = carry or start(state, ids, key, row_operands)
-            # While a step runs, the batch of the next one is on its way, and no other.
-            jax.block_until_ready(carry)
-            carry = compiled(advance)(i, carry, ids, key, row_operands)
-        return carry or (state, placement.put(zeros))
-
-    def epoch(state, plan, key, *operands):
-        if _is_streamed(operands):
-            return streamed_epoch(state, plan, key, operands)
-        carry = start(state, jax.tree.map(lambda ids: ids[0], plan.ids), key, operands)
+    def resident(plan, key, operands, first, last, carry):
         if device_loop:
-            return compiled(loop)(np.int32(plan.num_steps), carry, plan.ids, key, operands)
-        for i in range(plan.num_steps):
+            rows = np.int32(first), np.int32(last)
+            return compiled(loop)(rows, carry, plan.ids, key, operands)
+        for i in range(first, last):
             carry = compiled(advance_in_plan)(np.int32(i), carry, plan.ids, key, operands)
         return carry
+
+    def epoch(state, plan, key, *operands, within=_WHOLE):
+        row, carry = within.row, None
+        with contextlib.ExitStack() as stack:
+            batches = None
+            if _is_streamed(operands):
+                visited = _visited_rows(plan, operands, placement, row)
+                batches = stack.enter_context(contextlib.closing(visited))
+            while row < plan.num_steps:
+                started = time.monotonic()
+                last = min(row + pace.rows, plan.num_steps) if within.pause else plan.num_steps
+                if batches is None:
+                    if carry is None:
+                        ids = jax.tree.map(lambda ids: ids[0], plan.ids)
+                        carry = with_sums(state, within.sums, ids, key, operands)
+                    carry = resident(plan, key, operands, row, last, carry)
+                else:
+                    for i, ids, row_operands in itertools.islice(batches, last - row):
+                        carry = carry or with_sums(state, within.sums, ids, key, row_operands)
+                        # While a step runs, the batch of the next one is on its way, and no other.
+                        jax.block_until_ready(carry)
+                        carry = compiled(advance)(i, carry, ids, key, row_operands)
+                if last < plan.num_steps:
+                    jax.block_until_ready(carry)
+                    pace.took(last - row, time.monotonic() - started)
+                    within.pause(last, *carry)
+                row = last
+        return carry or (state, {})
 
     return epoch
 

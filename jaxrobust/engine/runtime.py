@@ -12,8 +12,9 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -24,8 +25,8 @@ from tqdm import tqdm
 from jaxrobust.engine import processes
 from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
 from jaxrobust.engine.files import write_json
-from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.sharding import Placement, make_placement
+from jaxrobust.engine.programs import Programs, Within
+from jaxrobust.engine.sharding import Placement, fetch, make_placement
 from jaxrobust.engine.writers import JsonLines, Writer, optional_writers
 from jaxrobust.errors import UserError
 
@@ -150,11 +151,52 @@ def environment() -> dict:
     }
 
 
+class _Stop:
+    """Notes the signals that ask this process to stop.
+
+    Attributes:
+      signum: the signal that came, None before.
+    """
+
+    def __init__(self):
+        self.signum: int | None = None
+
+    def _on_signal(self, signum, frame):
+        del frame
+        if self.signum is not None:
+            raise KeyboardInterrupt
+        self.signum = signum
+        name = signal.Signals(signum).name
+        tqdm.write(
+            f"{name}: saving as soon as possible (once more: stop at once).", file=sys.stderr
+        )
+
+
+_stop: _Stop | None = None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[_Stop]:
+    """Notes SIGTERM and SIGINT, for all runs in it to stop at; within another one, that one's."""
+    global _stop
+    if _stop is not None:
+        yield _stop
+        return
+    _stop = _Stop()
+    handlers = {s: signal.signal(s, _stop._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield _stop
+    finally:
+        _stop = None
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
 class Run:
     """Everything of a run that is not mathematics.
 
-    Made by `open_run`. A task reports each finished epoch to `epoch_done`, which writes metrics,
-    shows progress, saves when it is time and stops when a signal came.
+    Made by `open_run`. A task runs each epoch `within_epoch` and reports it to `epoch_done`: both
+    save when it is time and stop when a signal came.
 
     Attributes:
       config: the recipe.
@@ -164,22 +206,28 @@ class Run:
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, workdir: pathlib.Path, programs: Programs
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        programs: Programs,
+        stop: _Stop,
     ):
         self.config = config
         self.workdir = workdir
-        self.placement: Placement = make_placement()
+        self.placement: Placement = programs.placement or make_placement()
         self.programs = programs
         self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
         self._writers: list[Writer] = []
         self._jsonl: JsonLines | None = None
         self._pending: list[tuple[dict, dict, int]] = []
-        self._signum: int | None = None
+        self._stop = stop
         self._seconds_before = 0.0
         self._started = time.monotonic()
         self._last_save = time.monotonic()
         self._last_line = -math.inf
-        self._last_saved_step: int | None = None
+        self._last_saved: tuple[int, int] | None = None  # finished epochs, and steps of the next
+        self._num_saved = 0
+        self._within: dict | None = None
         self._bar: tqdm | None = None
 
     # Starting and resuming
@@ -195,6 +243,8 @@ class Run:
         found = self._checkpoints.restore(abstract_like(like))
         record = found[1] if found else {"metrics_bytes": 0, "seconds": 0.0, "step": 0}
         self._seconds_before = record["seconds"]
+        self._num_saved = record.get("number", 0)
+        self._within = record.get("within")
         if processes.is_main():
             self._jsonl = JsonLines(
                 self.workdir / "metrics.jsonl", keep_bytes=record["metrics_bytes"]
@@ -207,8 +257,19 @@ class Run:
                 config=plain(self.config),
             )
         if found:
-            self._last_saved_step = record["step"]
+            row = self._within["row"] if self._within else 0
+            self._last_saved = record["step"], row
         return found
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether a checkpoint was found."""
+        return self._num_saved > 0
+
+    @property
+    def is_within_epoch(self) -> bool:
+        """Whether the state is that of a checkpoint between two steps of the epoch to go on in."""
+        return self._within is not None
 
     @property
     def seconds(self) -> float:
@@ -245,18 +306,24 @@ class Run:
     def _write_out(self, item: tuple[dict, dict, int]) -> None:
         event, values, count = item
         values = {name: float(value) / count for name, value in jax.device_get(values).items()}
-        if not math.isfinite(values.get("loss", 0.0)):
-            where = ", ".join(f"{k} {event[k]}" for k in ("round", "phase", "epoch") if k in event)
-            if "steps" in event:
-                where += ", steps {} to {}".format(*event["steps"])
-            saved = self._last_saved_step
-            raise UserError(
-                f"The loss became {values['loss']} in {where} (step {event['step']}), and the last "
-                f"good checkpoint is {'none yet' if saved is None else f'step {saved}'}; lower "
-                "optimizer.learning_rate, or set --config.dtype=float32."
-            )
+        where = ", ".join(f"{k} {event[k]}" for k in ("round", "phase", "epoch") if k in event)
+        if "steps" in event:
+            where += ", steps {} to {}".format(*event["steps"])
+        self._refuse_a_loss_not_finite(values, f"{where} (step {event['step']})")
         for writer in self._writers:
             writer.write({**event, **values})
+
+    def _refuse_a_loss_not_finite(self, values: dict[str, float], where: str) -> None:
+        if math.isfinite(values.get("loss", 0.0)):
+            return
+        saved = "none yet"
+        if self._last_saved is not None:
+            step, row = self._last_saved
+            saved = f"step {step}" + (f" and {row} steps of the next epoch" if row else "")
+        raise UserError(
+            f"The loss became {values['loss']} in {where}, and the last good checkpoint is "
+            f"{saved}; lower optimizer.learning_rate, or set --config.dtype=float32."
+        )
 
     # Progress, checkpoints, signals
 
@@ -269,7 +336,7 @@ class Run:
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
-            disable=not (sys.stderr.isatty() and processes.is_main()),
+            disable=not (sys.stderr.isatty() and processes.is_main() and _is_only_run()),
         )
         self._progress = (total, done, time.monotonic())
 
@@ -286,10 +353,43 @@ class Run:
           Interrupted: after saving, if a signal came.
         """
         self._show(step, where)
-        signum = processes.largest(self._signum or 0)
+        self._stop_or_go_on(where, lambda: self.save(step, tree, record))
+
+    def within_epoch(
+        self, step: int, where: str, keep: Callable[[Any], tuple[Any, dict]]
+    ) -> Within:
+        """How the epoch program that is called next is taken up and may be left.
+
+        Args:
+          step: number of finished epochs.
+          where: how far the run is, in words.
+          keep: the program's state between two steps -> `tree` and `record` as in `epoch_done`.
+
+        Returns:
+          `within` of the program. It raises `Interrupted` after saving, if a signal came, and
+          `UserError` if what is to be saved has a loss that is not finite.
+        """
+        resumed, self._within = self._within or {"row": 0, "sums": {}}, None
+
+        def pause(row, state, sums):
+            here = f"{where}, step {row}"
+            self._show(step, here)
+
+            def save():
+                within = {"row": row, "sums": {k: float(v) for k, v in fetch(sums).items()}}
+                self._refuse_a_loss_not_finite(within["sums"], here)
+                self.save(step, *keep(state), within)
+
+            self._stop_or_go_on(here, save)
+
+        return Within(resumed["row"], resumed["sums"], pause)
+
+    def _stop_or_go_on(self, where: str, save: Callable[[], None]) -> None:
+        """Saves if it is time or a signal came, and then stops in the latter case."""
+        signum = processes.largest(self._stop.signum or 0)
         due = time.monotonic() - self._last_save >= self.config.checkpoint.every_seconds
         if processes.of_main(due) or signum:
-            self.save(step, tree, record)
+            save()
         if signum:
             raise Interrupted(signum, where)
 
@@ -300,19 +400,30 @@ class Run:
             {"seconds": self.seconds, "traces": dict(self.programs.traces)},
         )
 
-    def save(self, step: int, tree: Any, record: dict) -> None:
-        """Saves now, in the background."""
-        if step == self._last_saved_step:
+    def save(self, step: int, tree: Any, record: dict, within: dict | None = None) -> None:
+        """Saves now, in the background.
+
+        Args:
+          step: number of finished epochs.
+          tree: device arrays that a restart needs.
+          record: JSON-able facts that a restart needs.
+          within: `row` and `sums` of the epoch that is under way.
+        """
+        place = step, within["row"] if within else 0
+        if within is None and place == self._last_saved:
             return
         self.flush()
+        self._num_saved += 1
         record = {
             **record,
+            "number": self._num_saved,
             "step": step,
+            "within": within,
             "seconds": self.seconds,
             "metrics_bytes": self._jsonl.size if self._jsonl else 0,
         }
-        self._checkpoints.save(step, tree, record)
-        self._last_saved_step = step
+        self._checkpoints.save(self._num_saved, tree, record)
+        self._last_saved = place
         self._last_save = time.monotonic()
 
     def _show(self, step: int, where: str) -> None:
@@ -331,21 +442,16 @@ class Run:
         """Prints a line without tearing the progress bar."""
         tqdm.write(text, file=sys.stderr)
 
-    def _on_signal(self, signum, frame):
-        del frame
-        if self._signum is not None:
-            raise KeyboardInterrupt
-        self._signum = signum
-        self.say(
-            f"{signal.Signals(signum).name}: saving after this epoch (once more: stop at once)."
-        )
-
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
         for writer in self._writers:
             writer.close()
         self._checkpoints.close()
+
+
+def _is_only_run() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextlib.contextmanager
@@ -377,13 +483,11 @@ def open_run(
                 refusal = error
         if processes.of_main(refusal is not None):
             raise refusal or UserError("The main process could not open the workdir.")
-        run = Run(config, workdir, programs or Programs())
-        handlers = {s: signal.signal(s, run._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        stop = stack.enter_context(stop_on_signals())
+        run = Run(config, workdir, programs or Programs(), stop)
         try:
             yield run
         finally:
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
             run._close()
 
 

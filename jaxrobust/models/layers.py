@@ -1,11 +1,15 @@
 """Layers shared by the networks, and what every backbone returns."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jaxrobust.errors import UserError
 
 # PyTorch's default for convolutions and linear layers: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -108,11 +112,29 @@ class Conv(nn.Module):
         )(inputs)
 
 
+_num_parts = contextvars.ContextVar("num_parts", default=1)
+
+
+@contextlib.contextmanager
+def batch_norm_in_parts(num_parts: int) -> Iterator[None]:
+    """While a step is traced: BatchNorm takes its statistics over each of so many parts of a batch.
+
+    With one part per device of a mesh that batches are split over, each device looks at its own
+    images only, as in PyTorch's `DataParallel`.
+    """
+    token = _num_parts.set(num_parts)
+    try:
+        yield
+    finally:
+        _num_parts.reset(token)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over the valid rows, with PyTorch's constants.
 
-    Under `jit` the statistics are those of the global batch. flax keeps the biased variance in its
-    running average where PyTorch keeps the unbiased one.
+    Under `jit` the statistics are those of the global batch, or of `batch_norm_in_parts`; the
+    running averages are then the mean over the parts that have valid rows. flax keeps the biased
+    variance in its running average where PyTorch keeps the unbiased one.
 
     Attributes:
       dtype: computation dtype; statistics and parameters are float32.
@@ -124,15 +146,46 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
-        mask = None
-        if where is not None:
-            mask = where.reshape(where.shape + (1,) * (inputs.ndim - 1))
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=BATCH_NORM_MOMENTUM,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-        )(inputs, mask=mask)
+        options = {
+            "use_running_average": not train,
+            "momentum": BATCH_NORM_MOMENTUM,
+            "epsilon": self.epsilon,
+            "dtype": self.dtype,
+        }
+        norm = nn.BatchNorm(**options, name="BatchNorm_0")
+        if train and _num_parts.get() > 1 and not self.is_initializing():
+            return self._in_parts(inputs, where, options, _num_parts.get())
+        return norm(inputs, mask=None if where is None else _like(where, inputs))
+
+    def _in_parts(self, inputs, where, options, num_parts):
+        if len(inputs) % num_parts:
+            raise UserError(
+                f"batch_norm='per_device' splits every batch evenly, but a step normalises "
+                f"{len(inputs)} images together and there are {num_parts} devices; choose a "
+                "--config.batch_size that is a multiple of that number."
+            )
+        shape = (num_parts, len(inputs) // num_parts)
+        valid = jnp.ones(shape, bool) if where is None else where.reshape(shape)
+        counts = jnp.any(valid, axis=1)
+        mask = valid | ~counts[:, None]  # statistics of no rows at all would not be finite
+        weights = counts.astype(jnp.float32) / jnp.maximum(jnp.sum(counts, dtype=jnp.float32), 1)
+        norm = nn.BatchNorm(**options, parent=None)
+        variables = {
+            kind: self.get_variable(kind, "BatchNorm_0") for kind in ("params", "batch_stats")
+        }
+
+        def of_part(x, valid):
+            return norm.apply(variables, x, mask=_like(valid, x), mutable=["batch_stats"])
+
+        outputs, updates = jax.vmap(of_part)(inputs.reshape(*shape, *inputs.shape[1:]), mask)
+        averages = jax.tree.map(lambda x: jnp.tensordot(weights, x, axes=1), updates["batch_stats"])
+        self.put_variable("batch_stats", "BatchNorm_0", averages)
+        return outputs.reshape(inputs.shape)
+
+
+def _like(where: jax.Array, inputs: jax.Array) -> jax.Array:
+    """A mask of rows with as many axes as `inputs`."""
+    return where.reshape(where.shape + (1,) * (inputs.ndim - 1))
 
 
 class ConvNorm(nn.Module):

@@ -1,17 +1,23 @@
-"""One recipe for several seeds, one after another, on the same compiled programs."""
+"""One recipe for several seeds on the same compiled programs, one after another on each device."""
 
+import collections
 import json
 import logging
 import os
 import pathlib
+import queue
+import threading
 from collections.abc import Callable
 
+import jax
 import ml_collections
 
 from jaxrobust import compare
+from jaxrobust.engine import runtime
 from jaxrobust.engine.files import write_json, write_text
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import check_same_config, plain
+from jaxrobust.engine.runtime import check_same_config, plain, stop_on_signals
+from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 
 log = logging.getLogger("jaxrobust")
@@ -23,7 +29,9 @@ def run_seeds(
     """Runs `config.num_seeds` seeds, or those of them that are not finished.
 
     Each seed has a workdir of its own, `workdir/seed_<seed>`, which is that of the same recipe run
-    alone, bit for bit.
+    alone on one device, bit for bit. With several devices in one process each of them takes the
+    next seed that is left, with programs that it compiles once; several processes, or one device,
+    take one seed after another.
 
     Args:
       task: `(config, workdir, programs) -> results` of one seed.
@@ -31,19 +39,22 @@ def run_seeds(
       workdir: of all seeds together.
 
     Returns:
-      What `workdir/results.json` holds: mean and standard deviation of every measure.
+      What `workdir/results.json` holds: mean and standard deviation of every measure; `traces`, the
+      most that any device traced a program.
 
     Raises:
       UserError: if a person is to answer, who cannot be asked by several runs at once, or for what
         a single run raises.
+      Interrupted: once every seed that was under way is saved, if a signal came.
     """
     if config.get("oracle", "truth") != "truth":
         raise UserError(
             f"num_seeds={config.num_seeds} with oracle={config.oracle!r} would ask a person the "
             "same questions over and over; set --config.num_seeds=1."
         )
-    workdir, programs, runs = pathlib.Path(workdir), Programs(), []
-    for seed in range(config.seed, config.seed + config.num_seeds):
+    workdir = pathlib.Path(workdir)
+
+    def run_one(seed: int, programs: Programs) -> dict:
         one = config.copy_and_resolve_references()
         one.update({"seed": seed, "num_seeds": 1})
         folder = workdir / f"seed_{seed}"
@@ -51,14 +62,25 @@ def run_seeds(
         if (folder / "results.json").exists():
             check_same_config(plain(one), folder / "config.json")
             log.info("%s is finished already", folder)
-            runs.append(json.loads((folder / "results.json").read_text()))
-        else:
-            runs.append(task(one, folder, programs))
+            return json.loads((folder / "results.json").read_text())
+        return task(one, folder, programs)
+
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    devices = list(runtime.make_placement().mesh.devices.flat)
+    if len(devices) > 1 and jax.process_count() == 1:
+        programs = [Programs(make_placement([device])) for device in devices[: len(seeds)]]
+        runs = _side_by_side(run_one, seeds, programs)
+    else:
+        programs = [Programs()]
+        runs = [run_one(seed, *programs) for seed in seeds]
+    traces = collections.Counter()
+    for each in programs:
+        traces |= each.traces  # the larger count of either
     groups = {config.method: runs}
     results = {
         **{name: runs[0][name] for name in ("task", "method", "dataset")},
         "seeds": [r["seed"] for r in runs],
-        "traces": dict(programs.traces),
+        "traces": dict(traces),
         **compare.statistics(groups)[config.method],
     }
     write_json(workdir / "results.json", results)
@@ -72,3 +94,41 @@ def run_seeds(
     ):
         log.info(line)
     return results
+
+
+def _side_by_side(
+    run_one: Callable[[int, Programs], dict], seeds: range, programs: list[Programs]
+) -> list[dict]:
+    """Results of all seeds, from one thread for each of `programs`, which have their own devices.
+
+    Raises:
+      BaseException: the first that ended a seed, once the others have ended too.
+    """
+    left, runs, errors = queue.SimpleQueue(), {}, []
+    for seed in seeds:
+        left.put(seed)
+
+    def work(mine: Programs) -> None:
+        with jax.default_device(mine.placement.mesh.devices.flat[0]):
+            while not errors:
+                try:
+                    seed = left.get_nowait()
+                except queue.Empty:
+                    return
+                threading.current_thread().name = f"seed {seed}"
+                try:
+                    runs[seed] = run_one(seed, mine)
+                except BaseException as error:
+                    errors.append(error)
+
+    with stop_on_signals():
+        # A second Ctrl-C leaves without waiting for them.
+        threads = [threading.Thread(target=work, args=(each,), daemon=True) for each in programs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.5)  # a signal is answered by this thread, but may wake another
+    if errors:
+        raise errors[0]
+    return [runs[seed] for seed in seeds]

@@ -1,9 +1,10 @@
 """What several tasks do alike with a recipe."""
 
 import dataclasses
+import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,11 @@ import numpy as np
 
 from jaxrobust.data.multilabel import FILE_SETS, FileDataset, list_dataset
 from jaxrobust.data.sources import SOURCES, Dataset, load_dataset
+from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models.layers import batch_norm_in_parts
+from jaxrobust.recipes import check_choices
 
 log = logging.getLogger("jaxrobust")
 
@@ -88,6 +92,26 @@ def compute_dtype(name: str):
     return jnp.dtype(name)
 
 
+def with_batch_norm(
+    step: Callable, config: ml_collections.ConfigDict, placement: Placement
+) -> Callable:
+    """`step` with BatchNorm over what the recipe's `batch_norm` names.
+
+    Raises:
+      UserError: if that is neither the whole batch nor each device's part.
+    """
+    check_choices(config, {"batch_norm": ("global", "per_device")})
+    if config.batch_norm == "global":
+        return step
+
+    @functools.wraps(step)
+    def in_parts(*args):
+        with batch_norm_in_parts(placement.num_devices):
+            return step(*args)
+
+    return in_parts
+
+
 def cell(value) -> str:
     """A score as text: whole numbers as they are, others with float32's nine digits."""
     return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
@@ -97,7 +121,7 @@ def introduce_networks(
     networks: Mapping[str, TrainState], dtype, *, going_on_in: str | os.PathLike | None
 ) -> None:
     """Says on what devices which networks run, and whether an earlier attempt goes on."""
-    devices = jax.devices()
+    devices = list(jax.tree.leaves(next(iter(networks.values())).params)[0].devices())
     sizes = ", ".join(
         f"{name} {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters"
         for name, state in networks.items()

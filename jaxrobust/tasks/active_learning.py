@@ -36,7 +36,7 @@ from jaxrobust.figures import learning_curves
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
 from jaxrobust.recipes import check_choices, check_minima
-from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
+from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load, with_batch_norm
 from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 
 log = logging.getLogger("jaxrobust")
@@ -49,6 +49,8 @@ def run(
     config: ml_collections.ConfigDict,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
+    *,
+    dataset: Dataset | None = None,
 ) -> dict:
     """Runs a whole active-learning experiment, or what is left of it.
 
@@ -56,6 +58,7 @@ def run(
       config: a recipe with the fields of `jaxrobust.recipes.active_learning`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
+      dataset: one in memory, in place of the one that the recipe names.
 
     Returns:
       What `results.json` holds; if a person has to answer first, `{"waiting_for": table}`.
@@ -64,7 +67,8 @@ def run(
       UserError: if the recipe, the data, the workdir or the person's table is not usable.
     """
     _check(config)
-    dataset, split = _load(config)
+    dataset = dataset or load(config)
+    split = _split(config, dataset)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, split).run()
 
@@ -84,8 +88,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
     check_minima(config, dict.fromkeys(sizes, 1))
 
 
-def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
-    dataset = load(config)
+def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
     al = config.al
     if config.oracle == "csv":
         split = _split_by_hand(dataset)
@@ -103,7 +106,7 @@ def _load(config: ml_collections.ConfigDict) -> tuple[Dataset, OpenSetSplit]:
             f"al.rounds={al.rounds} with al.query_size={al.query_size} asks for {wanted} "
             f"annotations, but the pool holds {pool} images; lower al.query_size or al.rounds."
         )
-    return dataset, split
+    return split
 
 
 def _split_by_truth(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
@@ -214,7 +217,10 @@ class _Learning:
                 f"{name}/start", phase.start, out_shardings=placement.replicated
             )
             self._epoch[name] = epoch_program(
-                programs, f"{name}/epoch", self._step(phase), placement
+                programs,
+                f"{name}/epoch",
+                with_batch_norm(self._step(phase), self.config, placement),
+                placement,
             )
             self._predict[name] = gather_program(
                 programs,
@@ -293,7 +299,7 @@ class _Learning:
         config = self.config
         self._write_split()
         round_, phase_index, epoch = self._restore()
-        self._introduce(resumed=(round_, phase_index, epoch) != (0, 0, 0))
+        self._introduce()
         self.io.start_progress(
             total=self._step_number(config.al.rounds, 0, 0),
             done=self._step_number(round_, phase_index, epoch),
@@ -325,20 +331,27 @@ class _Learning:
         members = self._visited(round_, index)
         if not members.size:
             return
-        if first_epoch == 0:
+        if first_epoch == 0 and not self.io.is_within_epoch:
             key = rng.stream(seed, f"{name}/start", round_)
             self.networks[name] = self._start[name](key, self._before(index))
             self._verdicts = []
             if phase.observation is not None:
                 self.observed[name] = self._nothing_observed(phase)
         for epoch in range(first_epoch, phase.num_epochs):
-            if phase.observation is not None and phase.observation.due(epoch):
-                if self._observe_pool(round_, index, epoch):
-                    break
+            due = phase.observation is not None and phase.observation.due(epoch)
+            if due and not self.io.is_within_epoch and self._observe_pool(round_, index, epoch):
+                break
+            where = f"round {round_}, {name}, epoch {epoch + 1}/{phase.num_epochs}"
             order = rng.generator(seed, f"{name}/order", round_, epoch)
             plan = self._plan(
                 order.permutation(members), phase.batch_size, last_batch=self.config.last_batch
             )
+            step = self._step_number(round_, index, epoch)
+
+            def keep(network, at=(round_, index, epoch)):
+                self.networks[name] = network
+                return self._tree(), self._record(*at)
+
             self.networks[name], sums = self._epoch[name](
                 self.networks[name],
                 plan,
@@ -346,15 +359,16 @@ class _Learning:
                 self._images,
                 self._annotations_on_device,
                 {k: np.float32(v) for k, v in phase.scalars(epoch).items()},
+                within=self.io.within_epoch(step, where, keep),
             )
-            step = self._step_number(round_, index, epoch + 1)
+            step += 1
             event = {"step": step, "split": "train", "phase": name, "round": round_}
             self.io.write({**event, "epoch": epoch}, sums, count=plan.num_steps)
             self.io.epoch_done(
                 step,
                 self._tree(),
                 self._record(round_, index, epoch + 1),
-                f"round {round_}, {name}, epoch {epoch + 1}/{phase.num_epochs}",
+                where,
             )
 
     def _visited(self, round_: int, index: int) -> np.ndarray:
@@ -642,7 +656,7 @@ class _Learning:
 
     # What the user sees
 
-    def _introduce(self, *, resumed: bool) -> None:
+    def _introduce(self) -> None:
         log.info(
             "%s on %s: %d training images, %d of %d classes known (%s), %d labelled at the start",
             self.config.method,
@@ -656,7 +670,7 @@ class _Learning:
         introduce_networks(
             self.networks,
             self.task.dtype,
-            going_on_in=self.io.workdir if resumed else None,
+            going_on_in=self.io.workdir if self.io.is_resumed else None,
         )
 
     def _show(self, round_: int) -> None:

@@ -60,7 +60,7 @@ from jaxrobust.models.storage import (
 )
 from jaxrobust.recipes import check_choices, check_minima
 from jaxrobust.tasks._images import images_of, view_transforms
-from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load
+from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load, with_batch_norm
 
 log = logging.getLogger("jaxrobust")
 
@@ -134,6 +134,8 @@ def run(
     config: ml_collections.ConfigDict,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
+    *,
+    dataset: Dataset | None = None,
 ) -> dict:
     """Runs a whole distillation experiment, or what is left of it.
 
@@ -141,6 +143,7 @@ def run(
       config: a recipe with the fields of `jaxrobust.recipes.distillation`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
+      dataset: one in memory, in place of the one that the recipe names.
 
     Returns:
       What `results.json` holds.
@@ -149,7 +152,7 @@ def run(
       UserError: if the recipe, the data, the teacher or the workdir is not usable.
     """
     _check(config)
-    dataset = load(config, multilabel=None, streams=True)
+    dataset = dataset or load(config, multilabel=None, streams=True)
     protocol = _MULTILABEL if dataset.is_multilabel else _SINGLE_LABEL
     if config.method not in protocol.distillers:
         several = "several labels" if dataset.is_multilabel else "one label"
@@ -388,11 +391,9 @@ class _Distillation:
                 ),
                 **replicated,
             )
+            step = self._step(apply[role], distillers[role], optimizer)
             self._epoch[role] = epoch_program(
-                programs,
-                f"{role}/epoch",
-                self._step(apply[role], distillers[role], optimizer),
-                placement,
+                programs, f"{role}/epoch", with_batch_norm(step, config, placement), placement
             )
             self._predict[role] = gather_program(
                 programs,
@@ -528,7 +529,7 @@ class _Distillation:
         phases.append(("student", config.num_epochs))
         total = sum(num_epochs for _, num_epochs in phases)
         done = self._restore()
-        self._introduce(resumed=done > 0)
+        self._introduce()
         self.io.start_progress(total=total, done=done)
         first = 0
         for role, num_epochs in phases:
@@ -576,6 +577,11 @@ class _Distillation:
             **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),
         }
         uses_teacher = role == "student" and self.distiller.has_teacher
+
+        def keep(network):
+            self.networks[role] = network
+            return self._tree(), self._record(first + epoch)
+
         self.networks[role], sums = self._epoch[role](
             self.networks[role],
             plan,
@@ -584,6 +590,9 @@ class _Distillation:
             self._images.visit(("weak",), f"{role}/epoch", epoch),
             self._labels,
             {name: np.float32(value) for name, value in scalars.items()},
+            within=self.io.within_epoch(
+                first + epoch, f"{role} epoch {epoch + 1}/{num_epochs}", keep
+            ),
         )
         event = {"step": first + epoch + 1, "split": "train", "phase": role, "epoch": epoch}
         event["steps"] = [epoch * plan.num_steps + 1, (epoch + 1) * plan.num_steps]
@@ -761,7 +770,7 @@ class _Distillation:
 
     # What the user sees
 
-    def _introduce(self, *, resumed: bool) -> None:
+    def _introduce(self) -> None:
         log.info(
             "%s on %s: %d training images, %d classes, %s%s",
             self.config.method,
@@ -772,7 +781,7 @@ class _Distillation:
             f" taught by {self.teacher_name}" if self.has_teacher else "",
         )
         introduce_networks(
-            self.networks, self.dtype, going_on_in=self.io.workdir if resumed else None
+            self.networks, self.dtype, going_on_in=self.io.workdir if self.io.is_resumed else None
         )
 
     def _finish(self) -> dict:

@@ -44,7 +44,7 @@ from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
 from jaxrobust.recipes import check_choices, check_minima
 from jaxrobust.tasks._images import images_of
-from jaxrobust.tasks._shared import cell, compute_dtype, introduce_networks, load
+from jaxrobust.tasks._shared import cell, compute_dtype, introduce_networks, load, with_batch_norm
 
 log = logging.getLogger("jaxrobust")
 
@@ -58,6 +58,8 @@ def run(
     config: ml_collections.ConfigDict,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
+    *,
+    dataset: Dataset | None = None,
 ) -> dict:
     """Runs a whole noisy-label experiment, or what is left of it.
 
@@ -65,6 +67,7 @@ def run(
       config: a recipe with the fields of `jaxrobust.recipes.noisy_labels`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
+      dataset: one in memory, in place of the one that the recipe names.
 
     Returns:
       What `results.json` holds.
@@ -73,7 +76,7 @@ def run(
       UserError: if the recipe, the data or the workdir is not usable.
     """
     _check(config)
-    dataset = load(config, streams=True)
+    dataset = dataset or load(config, streams=True)
     labels = given_labels(config.noise, dataset, seed=config.seed)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, labels).run()
@@ -217,18 +220,26 @@ class _Learning:
         self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
         self.networks: dict[str, Any] = {}
         self.columns: dict[str, np.ndarray] = {}
+        self.peers: dict[str, Any] = {}
         self.epochs: list[dict] = []
+        self._done_passes = 0  # of the epoch under way
         self._build_programs()
 
     # Programs
 
     def _build_programs(self) -> None:
         programs, placement, method = self.io.programs, self.io.placement, self.method
+        config = self.config
         options = {"out_shardings": placement.replicated}
         self._start = programs.jit("start", method.start, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {
-            stage.name: epoch_program(programs, f"{stage.name}/epoch", self._step(stage), placement)
+            stage.name: epoch_program(
+                programs,
+                f"{stage.name}/epoch",
+                with_batch_norm(self._step(stage), config, placement),
+                placement,
+            )
             for stage in method.stages
         }
         self._predict = {
@@ -318,7 +329,7 @@ class _Learning:
         num_epochs = self.config.num_epochs
         self._write_noise()
         first_epoch = self._restore()
-        self._introduce(resumed=first_epoch > 0)
+        self._introduce()
         self.io.start_progress(total=num_epochs, done=first_epoch)
         for epoch in range(first_epoch, num_epochs):
             self._train(epoch)
@@ -340,21 +351,26 @@ class _Learning:
 
     def _train(self, epoch: int) -> None:
         seed = self.config.seed
-        peers = {}
-        if self.method.peer_from == "epoch_start":
-            # Copies, because training consumes the arrays it starts from.
-            peers = {n: jax.tree.map(jnp.copy, s.variables) for n, s in self.networks.items()}
+        if not self.io.is_within_epoch:
+            self._done_passes, self.peers = 0, self._peers()
         passes = self.method.passes(
             epoch, self.columns, lambda name: rng.generator(seed, name, epoch)
         )
-        for entry in passes:
+        for entry in passes[self._done_passes :]:
             plan = self._plan(entry)
             peer = {}
             if entry.peer is not None:
-                peer = peers.get(entry.peer, self.networks[entry.peer].variables)
+                peer = self.peers.get(entry.peer, self.networks[entry.peer].variables)
             views, stream = self._stages[entry.stage].views, f"{entry.network}/{entry.stage}"
             scalars = {**entry.scalars, "num_steps": plan.num_steps}
-            carry = self.networks[entry.network], self.io.placement.put(np.float32(0))
+
+            def keep(carry, name=entry.network):
+                self.networks[name], _ = carry
+                return self._tree(), self._record(epoch)
+
+            where = f"epoch {epoch + 1}/{self.config.num_epochs}, {stream}"
+            within = self.io.within_epoch(epoch, where, keep)
+            carry = self.networks[entry.network], self.io.placement.put(np.float32(within.row))
             (self.networks[entry.network], _), sums = self._epoch[entry.stage](
                 carry,
                 plan,
@@ -364,13 +380,22 @@ class _Learning:
                 self._labels,
                 self.io.placement.put(entry.columns),
                 {name: np.float32(value) for name, value in scalars.items()},
+                within=within,
             )
+            self._done_passes += 1
             event = {"step": epoch + 1, "split": "train", "phase": entry.network, "epoch": epoch}
             notes = {name: value * plan.num_steps for name, value in entry.notes.items()}
             self.io.write({**event, "stage": entry.stage}, {**sums, **notes}, count=plan.num_steps)
         if self.method.end_epoch is not None:
             for name, state in self.networks.items():
                 self.networks[name] = self._end_epoch(state, np.int32(epoch))
+
+    def _peers(self) -> dict[str, Any]:
+        """Variables of the networks that this epoch's passes read, if not those of the moment."""
+        if self.method.peer_from != "epoch_start":
+            return {}
+        # Copies, because training consumes the arrays it starts from.
+        return {n: jax.tree.map(jnp.copy, s.variables) for n, s in self.networks.items()}
 
     def _plan(self, entry: Pass) -> Plan:
         """Rows on the devices; the same shapes in every epoch."""
@@ -458,10 +483,11 @@ class _Learning:
     # Checkpoints
 
     def _tree(self) -> dict:
-        return {"networks": self.networks, "columns": self.io.placement.put(self.columns)}
+        columns = self.io.placement.put(self.columns)
+        return {"networks": self.networks, "peers": self.peers, "columns": columns}
 
     def _record(self, epoch: int) -> dict:
-        return {"epoch": epoch, "epochs": self.epochs}
+        return {"epoch": epoch, "epochs": self.epochs, "done_passes": self._done_passes}
 
     def _restore(self) -> int:
         """First epoch to train; fills the state."""
@@ -474,11 +500,13 @@ class _Learning:
             self.method.judge, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
         )
         self.columns = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
+        self.peers = self._peers()
         found = self.io.restore(self._tree())
         if found is None:
             return 0
         tree, record = found
-        self.networks = tree["networks"]
+        self.networks, self.peers = tree["networks"], tree["peers"]
+        self._done_passes = record["done_passes"]
         self.columns = fetch(tree["columns"])
         self.epochs = record["epochs"]
         return record["epoch"]
@@ -572,7 +600,7 @@ class _Learning:
 
     # What the user sees
 
-    def _introduce(self, *, resumed: bool) -> None:
+    def _introduce(self) -> None:
         log.info(
             "%s on %s: %d training images, %d classes",
             self.config.method,
@@ -583,7 +611,7 @@ class _Learning:
         introduce_networks(
             self.networks,
             self.problem.dtype,
-            going_on_in=self.io.workdir if resumed else None,
+            going_on_in=self.io.workdir if self.io.is_resumed else None,
         )
 
     def _finish(self) -> dict:

@@ -1,10 +1,13 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrobust.engine import programs
 from jaxrobust.engine.plan import make_plan
-from jaxrobust.engine.programs import Programs, epoch_program, gather_program
+from jaxrobust.engine.programs import Programs, Within, epoch_program, gather_program
 from jaxrobust.engine.sharding import fetch, make_placement
 
 
@@ -27,8 +30,8 @@ def _step(state, ids, key, data):
 @pytest.mark.parametrize("device_loop", [True, False])
 def test_an_epoch_visits_the_plan_and_is_traced_once(device_loop):
     placement = make_placement(jax.devices()[:1])
-    programs = Programs()
-    epoch = epoch_program(programs, "toy", _step, placement, device_loop=device_loop)
+    counted = Programs()
+    epoch = epoch_program(counted, "toy", _step, placement, device_loop=device_loop)
     data = placement.put(np.arange(10, dtype=np.float32))
     key = jax.random.key(0)
     for n in (10, 3, 7):
@@ -42,7 +45,75 @@ def test_an_epoch_visits_the_plan_and_is_traced_once(device_loop):
         assert float(sums["count"]) == n
         draws = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(-(-n // 4))]
         np.testing.assert_allclose(float(sums["draw"]), sum(draws), rtol=1e-6)
-    assert programs.traces == {"toy": 1}
+    assert counted.traces == {"toy": 1}
+
+
+class _Stream:
+    """The values of the rows, made on the host."""
+
+    def __init__(self, data):
+        self.data, self.closed = data, False
+
+    def batches(self, ids, first=0):
+        try:
+            for row in ids[first:]:
+                yield row, self.data[np.maximum(row, 0)]
+        finally:
+            self.closed = True
+
+
+def _step_of_stream(state, ids, key, values):
+    total = jnp.sum(jnp.where(ids >= 0, values, 0.0))
+    return state * 0.5 + total, {"total": total, "draw": jax.random.uniform(key)}
+
+
+@pytest.mark.parametrize("kind", ["device_loop", "host_loop", "stream"])
+def test_an_epoch_is_left_between_steps_and_taken_up_again(kind, monkeypatch):
+    monkeypatch.setattr(programs, "SECONDS_PER_PIECE", 0.0)
+    placement = make_placement(jax.devices()[:1])
+    data = np.arange(10, dtype=np.float32)
+    stream = _Stream(data)
+    step, operand = (_step_of_stream, stream) if kind == "stream" else (_step, placement.put(data))
+    counted = Programs()
+    epoch = epoch_program(counted, "toy", step, placement, device_loop=kind == "device_loop")
+    plan = _put(placement, make_plan(np.arange(10), 2, capacity=16))
+    key = jax.random.key(0)
+
+    def run(state, **within):
+        return fetch(epoch(placement.put(state), plan, key, operand, within=Within(**within)))
+
+    whole = run(np.float32(1))
+    left = {}
+
+    def leave(row, state, sums):
+        left[row] = fetch((state, sums))
+        if row == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(np.float32(1), pause=leave)
+    assert list(left) == [1, 2, 3]
+    assert stream.closed == (kind == "stream")
+    state, sums = left[3]
+    rows = []
+    sums = {name: float(value) for name, value in sums.items()}  # as a checkpoint keeps them
+    end = run(state, row=3, sums=sums, pause=lambda row, *_: rows.append(row))
+    assert rows == [4]
+    jax.tree.map(np.testing.assert_array_equal, end, whole)
+    assert counted.traces == {"toy": 1}
+
+
+def test_pieces_of_an_epoch_last_as_long_as_they_should(monkeypatch):
+    clock = iter(np.arange(0.0, 100.0, 0.5))  # every look at it is half a second later
+    monkeypatch.setattr(programs, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    placement = make_placement(jax.devices()[:1])
+    epoch = epoch_program(Programs(), "toy", _step, placement, device_loop=True)
+    plan = _put(placement, make_plan(np.arange(100), 1, capacity=100))
+    rows = []
+    within = Within(pause=lambda row, *_: rows.append(row))
+    data = placement.put(np.arange(100, dtype=np.float32))
+    epoch(placement.put(np.float32(1)), plan, jax.random.key(0), data, within=within)
+    assert rows == [1, 5, 21, 85]
 
 
 def test_eight_devices_give_the_one_device_epoch():

@@ -1,6 +1,8 @@
 """The distillation loop on images with several labels, with networks of a few channels."""
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -11,7 +13,9 @@ from configs import l2d as recipe
 from jaxrobust import metrics, tasks
 from jaxrobust.compare import group, statistics
 from jaxrobust.data.sources import load_dataset
+from jaxrobust.engine import programs
 from jaxrobust.engine.programs import Programs
+from jaxrobust.engine.runtime import Interrupted
 from jaxrobust.errors import UserError
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.tasks import distillation
@@ -169,7 +173,9 @@ def test_other_tasks_refuse_images_with_several_labels(tmp_path):
         tasks.run(config, tmp_path)
 
 
-def test_images_are_streamed_from_files_and_a_stopped_run_goes_on(tmp_path, write_voc, monkeypatch):
+def test_images_are_streamed_from_files_and_a_run_stopped_within_an_epoch_goes_on(
+    tmp_path, write_voc, watched_programs, monkeypatch
+):
     root = tmp_path / "VOCdevkit" / "VOC2007"
     rng = np.random.default_rng(0)
     for split, count in (("trainval", 24), ("test", 10)):
@@ -182,7 +188,6 @@ def test_images_are_streamed_from_files_and_a_stopped_run_goes_on(tmp_path, writ
         {
             "method": "bce",
             "writers": ("jsonl",),
-            "checkpoint.every_seconds": 0.0,
             "dataset.path": str(tmp_path),
             "dataset.image_size": 8,
             "num_workers": 0,
@@ -195,8 +200,15 @@ def test_images_are_streamed_from_files_and_a_stopped_run_goes_on(tmp_path, writ
         }
     )
     config.decoder = tiny.decoder
-    programs = Programs()
-    whole = distillation.run(config, tmp_path / "whole", programs)
+    monkeypatch.setattr(programs, "SECONDS_PER_PIECE", 0.0)
+    watched = watched_programs()
+    whole = distillation.run(config, tmp_path / "whole", watched)
     assert whole["dataset"] == "voc2007" and whole["num_classes"] == 20
-    _stop_after_an_epoch(config, tmp_path / "stopped", programs, monkeypatch)
-    assert distillation.run(config, tmp_path / "stopped", programs) == whole
+    assert watched.calls["student/epoch"] == 6
+    watched.after = "student/epoch", 6 + 5, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted, match=r"student epoch 2/2, step 2$"):
+        distillation.run(config, tmp_path / "stopped", watched)
+    assert distillation.run(config, tmp_path / "stopped", watched) == whole
+    assert watched.calls["student/epoch"] == 12
+    events = [_events(tmp_path / name, split="train") for name in ("whole", "stopped")]
+    assert [e["loss"] for e in events[0]] == [e["loss"] for e in events[1]]

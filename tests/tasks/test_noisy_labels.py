@@ -164,19 +164,6 @@ def test_other_labels_in_the_same_workdir_are_noticed(finished):
 
 
 @pytest.mark.slow
-def test_eight_devices_give_the_one_device_curve(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()))
-    eight = tasks.run(_config(), tmp_path)
-
-    def losses(workdir):
-        return [e["loss"] for e in _events(workdir) if e["split"] == "train"]
-
-    np.testing.assert_allclose(losses(tmp_path)[:4], losses(finished[0])[:4], rtol=2e-3)
-    for a, b in zip(finished[1]["epochs"], eight["epochs"], strict=True):
-        assert abs(a["accuracy"] - b["accuracy"]) < 0.05
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cross_entropy", "mixup", "dividemix"])
 def test_baselines_run_by_the_same_command(method, tmp_path):
     results = tasks.run(_config(method=method, num_epochs=3), tmp_path)

@@ -1,12 +1,19 @@
 import json
+import os
+import signal
 
+import jax
 import pytest
 
 from configs import active_learning_baselines
 from jaxrobust import compare, tasks
+from jaxrobust.engine import runtime
+from jaxrobust.engine.runtime import Interrupted
+from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
+from jaxrobust.tasks import _seeds
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "quick_compile")
 
 
 def _config(**changes):
@@ -17,7 +24,7 @@ def _config(**changes):
 
 
 @pytest.fixture(scope="module")
-def two_seeds(tmp_path_factory, one_device, tiny_network):
+def two_seeds(tmp_path_factory, one_device, tiny_network, quick_compile):
     """Workdir and results of two seeds."""
     workdir = tmp_path_factory.mktemp("seeds") / "two"
     return workdir, tasks.run(_config(num_seeds=2), workdir)
@@ -73,6 +80,43 @@ def test_another_recipe_in_the_same_folder_is_refused(two_seeds):
 def test_a_folder_of_several_seeds_is_compared_seed_by_seed(two_seeds):
     groups = compare.group([two_seeds[0]], "method")
     assert [r["seed"] for r in groups["random"]] == [0, 1]
+
+
+def test_several_devices_take_a_seed_each_and_are_stopped_together(
+    two_seeds, tmp_path, monkeypatch, watched_programs
+):
+    workdir, _ = two_seeds
+    two_devices = make_placement(jax.devices()[2:4])
+    monkeypatch.setattr(runtime, "make_placement", lambda: two_devices)
+    made = []
+
+    def programs(placement):
+        made.append(watched_programs(placement))
+        made[-1].after = "target/epoch", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_seeds, "Programs", programs)
+        patch.setattr(runtime._Stop, "_on_signal", _once)
+        with pytest.raises(Interrupted):
+            tasks.run(_config(num_seeds=3), tmp_path)
+    assert [p.placement.mesh.devices.item() for p in made] == jax.devices()[2:4]
+    assert not list(tmp_path.glob("seed_*/results.json"))
+    results = tasks.run(_config(num_seeds=3), tmp_path)
+    assert set(results["traces"].values()) == {1}  # by each device
+    starts = [json.loads(path.read_text()) for path in tmp_path.glob("seed_*/environment.json")]
+    assert sum(len(start["starts"]) for start in starts) > 3
+    for seed in (0, 1):
+        alone, beside = (
+            (folder / f"seed_{seed}/results.json").read_text() for folder in (workdir, tmp_path)
+        )
+        assert alone == beside
+    assert results["seeds"] == [0, 1, 2]
+
+
+def _once(stop, signum, frame):
+    """Both devices' programs send the signal, which twice would mean to leave at once."""
+    stop.signum = signum
 
 
 def test_a_person_cannot_answer_several_seeds(tmp_path):

@@ -1,0 +1,90 @@
+"""BatchNorm over the whole batch, and over the part of it that each device has."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import dpc
+from jaxrobust.engine.sharding import make_placement
+from jaxrobust.errors import UserError
+from jaxrobust.models.layers import BatchNorm, batch_norm_in_parts
+from jaxrobust.tasks._shared import with_batch_norm
+
+NORM = BatchNorm()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(2, 3, (16, 3, 3, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def variables(images):
+    variables = NORM.init(jax.random.key(0), images, train=False, where=None)
+    return jax.tree.map(lambda x: x + 0.5, variables)
+
+
+def _train(variables, images, where):
+    outputs, updates = NORM.apply(
+        variables, images, train=True, where=where, mutable=["batch_stats"]
+    )
+    return outputs, updates["batch_stats"]["BatchNorm_0"]
+
+
+@pytest.mark.parametrize("num_valid", [16, 13, 9])
+def test_in_parts_each_device_normalises_its_own_images(images, variables, num_valid):
+    where = None if num_valid == 16 else jnp.arange(16) < num_valid
+    with batch_norm_in_parts(4):
+        outputs, stats = jax.jit(_train)(variables, images, where)
+    alone = [
+        _train(variables, images[k : k + 4], None if where is None else where[k : k + 4])
+        for k in range(0, num_valid, 4)  # a part of padding alone has no statistics
+    ]
+    expected = np.concatenate([part[0] for part in alone])[:num_valid]
+    np.testing.assert_allclose(outputs[:num_valid], expected, rtol=1e-5, atol=1e-5)
+    for name in ("mean", "var"):
+        expected = np.mean([part[1][name] for part in alone], axis=0)
+        np.testing.assert_allclose(stats[name], expected, rtol=1e-5)
+    assert np.isfinite(outputs).all()
+    whole, _ = _train(variables, images, where)
+    assert np.abs(outputs - whole)[:num_valid].max() > 0.1
+
+
+def test_in_parts_no_device_waits_for_another(images, variables):
+    placement = make_placement(jax.devices())
+
+    def text(num_parts):
+        with batch_norm_in_parts(num_parts):
+            program = jax.jit(
+                lambda x: _train(variables, x, None)[0],
+                in_shardings=placement.batch,
+                out_shardings=placement.batch,
+            )
+            return program.lower(images).compile().as_text()
+
+    assert "all-reduce" in text(1)
+    assert "all-" not in text(8)
+
+
+def test_evaluation_is_the_same(images, variables):
+    whole = NORM.apply(variables, images, train=False, where=None)
+    with batch_norm_in_parts(3):
+        np.testing.assert_array_equal(whole, NORM.apply(variables, images, train=False, where=None))
+
+
+def test_a_recipe_chooses():
+    config, placement = dpc.get_config("digits"), make_placement(jax.devices())
+
+    def step(images):
+        variables = NORM.init(jax.random.key(0), images, train=False, where=None)
+        return _train(variables, images, None)[0]
+
+    images = jnp.ones((12, 2))
+    assert with_batch_norm(step, config, placement) is step
+    config.batch_norm = "per_device"
+    with pytest.raises(UserError, match="normalises 12 images together and there are 8 devices"):
+        jax.jit(with_batch_norm(step, config, placement))(images)
+    config.batch_norm = "per_devise"
+    with pytest.raises(UserError, match="did you mean 'per_device'"):
+        with_batch_norm(step, config, placement)

@@ -1,0 +1,112 @@
+"""On eight devices every method's training steps give the numbers of one device, to rounding."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from configs import bldr, bual, dcfs, dhkd, dpc, l2d
+from jaxrobust import models
+from jaxrobust.engine import rng, runtime
+from jaxrobust.engine.sharding import fetch, make_placement
+from jaxrobust.tasks import active_learning, distillation, noisy_labels
+from jaxrobust.tasks._shared import load
+
+pytestmark = pytest.mark.usefixtures("quick_compile", "tiny_network", "tiny_backbones")
+
+BATCH = 10  # is split into parts of 2 on eight devices, the last ones of padding alone
+
+
+def _noisy_labels(config, run_):
+    dataset = load(config)
+    labels = noisy_labels.given_labels(config.noise, dataset, seed=0)
+    task = noisy_labels._Learning(config, run_, dataset, labels)
+    task._restore()
+    half = np.arange(len(labels)) % 2 / 2 + 0.25
+    task.columns |= {n: half.astype(np.float32) for n in task.columns if "clean_prob" in n}
+    task._train(0)
+    return task
+
+
+def _active_learning(config, run_):
+    dataset = load(config)
+    split = active_learning._split(config, dataset)
+    task = active_learning._Learning(config, run_, dataset, split)
+    task._restore()
+    for phase in task.strategy.phases:
+        name = phase.name
+        task.networks[name], sums = task._epoch[name](
+            task.networks[name],
+            task._plan(np.arange(25), phase.batch_size),
+            rng.stream(0, name),
+            task._images,
+            task._annotations_on_device,
+            {k: np.float32(v) for k, v in phase.scalars(0).items()},
+        )
+        run_.write({"step": 1, "phase": name}, sums)
+    return task
+
+
+def _distillation(config, run_):
+    dataset = load(config, multilabel=None)
+    protocol = distillation._MULTILABEL if dataset.is_multilabel else distillation._SINGLE_LABEL
+    distiller = distillation._distiller(config, dataset, protocol, None)
+    task = distillation._Distillation(config, run_, dataset, protocol, None, distiller)
+    task._restore()
+    task._train("student", 0, 1, 0)
+    return task
+
+
+@pytest.fixture(autouse=True)
+def two_stages(monkeypatch):
+    """`model.name="two_stages"`, so that BLDR has an exit."""
+    network = functools.partial(models.ResNet, stage_sizes=(1, 1), widths=(4, 4))
+    monkeypatch.setitem(models.NETWORKS, "two_stages", network)
+
+
+ANNOTATION = {"model.name": "tiny", "al.init_fraction": 0.3, "al.query_size": 5, "al.rounds": 2}
+TEACHER = {"teacher.name": "tiny8", "student.name": "tiny4"}
+METHODS = {
+    "dpc": (_noisy_labels, dpc, {"dpc.warm_up": 0, "model.name": "tiny"}),
+    "bldr": (_noisy_labels, bldr, {"bldr.warm_up": 0, "model.name": "two_stages"}),
+    "dcfs": (_active_learning, dcfs, ANNOTATION),
+    "bual": (_active_learning, bual, {**ANNOTATION, "bual.aux_batch_size": BATCH}),
+    "dhkd": (_distillation, dhkd, TEACHER),
+    "l2d": (_distillation, l2d, {**TEACHER, "decoder.width": 8, "decoder.hidden": 8}),
+}
+
+
+def _without_noise(tree):
+    """Without the biases of attention keys, `[8:16]`, whose gradient is 0, but for Adam no less."""
+
+    return jax.tree.map(lambda x: np.delete(x, slice(8, 16)) if x.shape == (24,) else x, tree)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_devices_give_the_numbers_of_one(method, tmp_path, monkeypatch):
+    train, recipe, changes = METHODS[method]
+    config = recipe.get_config("digits")
+    config.update_from_flattened_dict(
+        {
+            "writers": (),
+            "dataset.max_train": 60,
+            "dataset.max_test": 20,
+            "batch_size": BATCH,
+            "optimizer.learning_rate": 0.01,
+            **changes,
+        }
+    )
+    found = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        monkeypatch.setattr(
+            runtime, "make_placement", lambda devices=devices: make_placement(devices)
+        )
+        with runtime.open_run(config, tmp_path / str(len(devices))) as run_:
+            run_.start_progress(total=1, done=0)
+            task = train(config, run_)
+            sums = [fetch(values) for _, values, _ in run_._pending]
+            found.append((fetch(task.networks), sums))
+    one, eight = map(_without_noise, found)
+    assert all(np.isfinite(values["loss"]) for values in one[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, eight)
