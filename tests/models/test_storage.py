@@ -99,6 +99,17 @@ assert not any(name.split(".")[0] in ("flax", "optax", "jaxrobust") for name in 
     assert np.shape(one) == (1, 3)
 
 
+def test_a_student_is_read_without_the_code_that_taught_it():
+    script = """
+import sys
+import jaxrobust.models.storage
+parts = ("losses", "methods", "tasks", "figures")
+assert not {f"jaxrobust.{part}" for part in parts} & set(sys.modules)
+assert not {"grain", "matplotlib", "optax", "orbax"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_without_flatbuffers_it_says_what_to_install(classifier, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(UserError, match=r"pip install 'jaxrobust\[export\]'"):
