@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from jaxrobust.data.readers import decode_image
 from jaxrobust.data.transforms import Transform
@@ -103,11 +104,14 @@ class FileStream:
           padding; both in dicts if `ids` is one.
 
         Raises:
-          DataError: if grain is not installed; if a file cannot be decoded, or no file of a row.
+          DataError: if a file cannot be decoded, or no file of a row.
         """
-        grain = _grain()
+        import grain  # takes a second, which runs on images in memory need not spend
+
         rows = grain.MapDataset.source(_Rows(self._without_reports(), ids))[first:]
         if self.num_workers:
+            if not flags.FLAGS.is_parsed():  # in a notebook; grain's workers read theirs
+                flags.FLAGS.mark_as_parsed()
             read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
             options = grain.MultiprocessingOptions(self.num_workers, _ROWS_AHEAD)
             dataset = rows.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_start_worker)
@@ -223,17 +227,6 @@ def read_files(
             if on_corrupt == "stop":
                 raise
     return images
-
-
-def _grain():
-    try:
-        import grain
-    except ImportError:
-        raise DataError(
-            "dataset.stream=True reads images through grain, which is not installed: "
-            "`pip install grain`, or set --config.dataset.stream=False to hold them in memory."
-        ) from None
-    return grain
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -1,0 +1,93 @@
+"""The command on a Pascal VOC folder read through the stream: killed in the middle of an epoch."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The command, writing down what every batch holds; $KILL_AT is the batch at which it kills itself.
+WITNESS = """
+import json, os, runpy, signal, sys, zlib
+from jaxrobust.data.streaming import FileStream
+
+if __name__ == "__main__":  # and not in the workers, which run this text too
+    record, kill_at = open(os.environ["RECORD"], "w"), int(os.environ["KILL_AT"])
+    batches = FileStream.batches
+    def witnessed(self, ids):
+        for row_ids, views in batches(self, ids):
+            pixels = [zlib.crc32(view) for view in views]
+            print(json.dumps([self.name, self.epoch, row_ids.tolist(), pixels]), file=record)
+            record.flush()
+            if witnessed.count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            witnessed.count += 1
+            yield row_ids, views
+    witnessed.count = 0
+    FileStream.batches = witnessed
+    runpy.run_module("jaxrobust.main", run_name="__main__", alter_sys=True)
+"""
+ARGUMENTS = (
+    "--config=configs/l2d.py:voc_resnet50_resnet18",
+    "--config.dataset.image_size=16",
+    "--config.num_workers=1",
+    "--config.teacher.name=resnet8",
+    "--config.student.name=resnet8",
+    "--config.decoder.width=16",
+    "--config.decoder.hidden=16",
+    "--config.batch_size=8",
+    "--config.eval_batch_size=8",
+    "--config.teacher.num_epochs=1",
+    "--config.num_epochs=3",
+    "--config.optimizer.cycle_epochs=4",
+    "--config.checkpoint.every_seconds=0",
+    "--config.writers=('jsonl',)",
+)
+# An epoch visits 3 batches of 24 training images, and 2 of 12 test images: the teacher's one and
+# two of the student's are past, and one batch of the third.
+KILL_AT = 3 * (3 + 2) + 1
+
+
+def _run(workdir, data, *, kill_at=-1):
+    record = workdir.with_suffix(f".{kill_at}.jsonl")
+    done = subprocess.run(
+        (
+            *(sys.executable, "-c", WITNESS, *ARGUMENTS),
+            *(f"--config.dataset.path={data}", f"--workdir={workdir}"),
+        ),
+        cwd=ROOT,
+        env=os.environ
+        | {"RECORD": str(record), "KILL_AT": str(kill_at), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return done, [json.loads(line) for line in record.read_text().splitlines()]
+
+
+def _outcome(workdir):
+    files = ("results.json", "student/variables.npz", "teacher/variables.npz")
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    events = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    return {name: (workdir / name).read_bytes() for name in files}, events
+
+
+@pytest.mark.slow
+def test_killed_and_restarted_sees_the_same_batches_and_is_bit_equal(tmp_path, voc_folder):
+    voc_folder.make(tmp_path / "data", num_train=24, num_test=12)
+    done, before = _run(tmp_path / "killed", tmp_path / "data", kill_at=KILL_AT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "killed" / "results.json").exists()
+    done, after = _run(tmp_path / "killed", tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    assert "Going on with the run" in done.stderr
+    done, whole = _run(tmp_path / "unkilled", tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    assert before == whole[: KILL_AT + 1] and before[-1][:2] == ["student/epoch", 2]
+    assert after == whole[-len(after) :]
+    assert len(after) <= len(whole) - 2 * 5  # the last checkpoint but one was whole
+    assert _outcome(tmp_path / "killed") == _outcome(tmp_path / "unkilled")
