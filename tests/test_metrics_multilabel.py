@@ -45,6 +45,7 @@ def test_golden(load_golden, case):
 
     predictions = oracle_topk_predictions(scores, targets)
     np.testing.assert_array_equal(predictions, arrays["preds_topk"])
+    np.testing.assert_array_equal(predictions, scores > arrays["threshold"][:, None])
     recorded = {
         **{"OP": "op", "OR": "or", "OF1": "of1", "CP": "cp", "CR": "cr"},
         **{"CF1": "cf1_macro", "CF1_harmonic": "cf1_harmonic"},

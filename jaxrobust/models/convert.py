@@ -2,9 +2,9 @@
 
 `python -m jaxrobust.models.convert --arch=resnet32x4 --from=checkpoint.pth --to=DIR`
 
-Reads the state dicts of the RepDistiller and DHKD networks and of torchvision's (`.pth`, or
-`.safetensors`), and writes a folder that a distillation recipe takes as its teacher. Exit codes: 0
-done; 2 something the user can mend, in one sentence.
+Reads the state dicts of the RepDistiller and DHKD networks, of torchvision's, and of RepVGG and
+Swin by their authors or timm (`.pth`, or `.safetensors`), and writes a folder that a distillation
+recipe takes as its teacher. Exit codes: 0 done; 2 something the user can mend, in one sentence.
 """
 
 import argparse

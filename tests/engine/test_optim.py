@@ -106,6 +106,7 @@ def test_a_cycle_without_a_rise_and_a_fall_is_refused(num_steps, rise):
 def test_adam_under_one_cycle_equals_the_recorded_weights(case, load_golden, x64):
     golden = load_golden("l2d")
     kernels, biases = golden[case, "kernel"], golden[case, "bias"]
+    assert len(kernels) - 1 == golden[case, "epochs"] * golden[case, "steps_per_epoch"]
     optimizer = one_cycle_adam(
         _one_cycle_config(weight_decay=float(golden[case, "weight_decay"])), len(kernels) - 1
     )

@@ -14,6 +14,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.models.convert import convert_state_dict, main
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.models.torch_files import read_state_dict
+from jaxrobust.models.torch_names import canonical_names
 
 
 def _resnet8(num_classes=3):
@@ -200,6 +201,40 @@ def _without(name):
 def test_tensors_that_do_not_fit_are_named(tensors, message):
     with pytest.raises(UserError, match=message):
         convert_state_dict("resnet8", tensors)
+
+
+@pytest.mark.parametrize(
+    ("published", "ours"),
+    [
+        # timm's RepVGG; its authors' names are ours.
+        ("stem.conv_kxk.conv.weight", "stage0.rbr_dense.conv.weight"),
+        ("stages.0.1.conv_1x1.bn.running_var", "stage1.1.rbr_1x1.bn.running_var"),
+        ("stages.3.0.identity.weight", "stage4.0.rbr_identity.weight"),
+        ("head.fc.bias", "fc.bias"),
+        ("stage1.0.rbr_dense.conv.weight", "stage1.0.rbr_dense.conv.weight"),
+        # Swin by its authors, whose stages end with merging; torchvision's names are ours.
+        ("patch_embed.proj.weight", "features.0.0.weight"),
+        ("patch_embed.norm.bias", "features.0.2.bias"),
+        ("layers.2.blocks.5.attn.qkv.weight", "features.5.5.attn.qkv.weight"),
+        ("layers.0.downsample.reduction.weight", "features.2.reduction.weight"),
+        ("layers.3.blocks.0.mlp.fc2.bias", "features.7.0.mlp.3.bias"),
+        ("features.1.0.mlp.0.weight", "features.1.0.mlp.0.weight"),
+        # torchvision's and timm's heads.
+        ("classifier.1.weight", "fc.weight"),
+        ("head.weight", "fc.weight"),
+        ("classifier.bias", "fc.bias"),
+        # ResNets.
+        ("layer2.0.shortcut.1.running_mean", "layer2.0.downsample.1.running_mean"),
+    ],
+)
+def test_other_authors_names(published, ours):
+    assert canonical_names([published]) == {ours: published}
+
+
+def test_stages_of_timms_swin_begin_with_merging():
+    published = ["layers.1.downsample.norm.weight", "layers.3.downsample.reduction.weight"]
+    ours = ["features.2.norm.weight", "features.6.reduction.weight"]
+    assert canonical_names(published) == dict(zip(ours, published, strict=True))
 
 
 def test_unknown_architecture_is_refused_before_the_file_is_read(tmp_path, capsys):

@@ -93,6 +93,11 @@ def test_decoder_computes_what_the_authors_decoder_computes(case, load_golden, q
         num_heads=int(golden["ml_decoder", f"{case}/num_heads"]),
     )
 
+    duplicates = int(golden["ml_decoder", f"{case}/duplicate_factor"])
+    assert variables["params"]["group_kernel"].shape[2] == duplicates
+    drawn = jax.eval_shape(decoder.init, jax.random.key(0), jnp.moveaxis(features, 1, -1))
+    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, variables)
+
     def energy(maps):
         outputs = decoder.apply(variables, maps)
         return jnp.sum(outputs[0] ** 2), outputs

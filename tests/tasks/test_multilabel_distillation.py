@@ -174,7 +174,7 @@ def test_other_tasks_refuse_images_with_several_labels(tmp_path):
 
 
 def test_images_are_streamed_from_files_and_a_run_stopped_within_an_epoch_goes_on(
-    tmp_path, write_voc, watched_programs, monkeypatch
+    tmp_path, write_voc, watched_programs, monkeypatch, caplog
 ):
     root = tmp_path / "VOCdevkit" / "VOC2007"
     rng = np.random.default_rng(0)
@@ -212,3 +212,12 @@ def test_images_are_streamed_from_files_and_a_run_stopped_within_an_epoch_goes_o
     assert watched.calls["student/epoch"] == 12
     events = [_events(tmp_path / name, split="train") for name in ("whole", "stopped")]
     assert [e["loss"] for e in events[0]] == [e["loss"] for e in events[1]]
+    damaged = root / "JPEGImages" / "trainval_000004.jpg"
+    damaged.write_bytes(b"no image")
+    config.num_epochs = 1
+    with pytest.raises(UserError, match=r"trainval_000004\.jpg is not an image"):
+        distillation.run(config, tmp_path / "refused", watched)
+    config.dataset.on_corrupt = "skip"
+    distillation.run(config, tmp_path / "skipped", watched)
+    (skipped,) = [text for text in caplog.messages if text.startswith("Skipped")]
+    assert skipped.startswith(f"Skipped: {damaged} is not an image")
