@@ -49,7 +49,7 @@ def _refused(name, path, words, **options):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["coco2014", "voc2007", "nus_wide"])
+@pytest.mark.parametrize("name", ["coco2014", "imagenet", "nus_wide", "voc2007"])
 def test_a_missing_set_says_how_to_get_it(tmp_path, name):
     _refused(name, tmp_path, rf"was not found in .*put .* into datasets/{name}, or set --config")
     _refused(name, None, "was not found in datasets, ~/tensorflow_datasets or other")
