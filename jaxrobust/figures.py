@@ -365,6 +365,7 @@ def _pyplot():
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
     from matplotlib import pyplot
 
     return pyplot

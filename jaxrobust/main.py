@@ -7,6 +7,7 @@ Ctrl-C, both after saving: the same command goes on.
 """
 
 import difflib
+import errno
 import logging
 import os
 import runpy
@@ -34,6 +35,11 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first 
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
+# Full disk, quota, file size limit; no right to write.
+BEYOND_THE_RUN = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+}
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
 EXIT_CTRL_C = 130
@@ -78,11 +84,23 @@ def _config_fields(config) -> list[str]:
     return fields
 
 
+def _given_config(argv: list[str]) -> str:
+    given = next((a for a in argv[1:] if a.lstrip("-").startswith("config=")), "")
+    return given.partition("=")[2]
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    return f"The recipe {path} cannot be read ({error!r}); correct that file."
+
+
 def _unknown_override(argv: list[str]) -> str | None:
     """What to say of the first `--config.FIELD` that the recipe does not have."""
-    given = next((a for a in argv[1:] if a.lstrip("-").startswith("config=")), "config=")
-    path, _, variant = given.partition("=")[2].partition(":")
-    fields = _config_fields(runpy.run_path(path)["get_config"](*([variant] if variant else [])))
+    path, _, variant = _given_config(argv).partition(":")
+    try:
+        recipe = runpy.run_path(path)["get_config"](*([variant] if variant else []))
+        fields = _config_fields(recipe)
+    except Exception as error:  # whatever a recipe of the user's own may raise
+        return _unreadable(path, error)
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         if name.startswith("config.") and name.removeprefix("config.") not in fields:
@@ -109,13 +127,14 @@ def _with_recipe_located(argv: list[str]) -> list[str]:
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with every mistake on the command line told in one sentence."""
     argv = _with_recipe_located(argv)
+    absl_logging.set_verbosity(absl_logging.ERROR)  # what is wrong is said once, below
     try:
         rest = flags.FLAGS(argv)
         if "-h" in argv or flags.FLAGS.help:
             return app.parse_flags_with_usage(argv)
         given = config_flags.get_config_filename(flags.FLAGS["config"]) if _CONFIG.value else ""
         path = given.partition(":")[0]
-        if path and not os.path.exists(path):
+        if path and not os.path.isfile(path):
             fail(no_recipe(path))
     except (UserError, flags.Error) as error:
         fail(str(error))
@@ -123,6 +142,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(_unknown_override(argv) or str(error))
     except (TypeError, ValueError) as error:
         fail(f"{error} (check the type of the --config.FIELD=VALUE that you gave).")
+    except Exception as error:  # whatever a recipe of the user's own may raise
+        fail(_unreadable(_given_config(argv), error))
+    if _CONFIG.value is None and _given_config(argv):
+        fail(f"get_config of {_given_config(argv)} returns no recipe; correct that file.")
     if len(rest) > 1:
         fail(f"{rest[1]!r} is not a flag; give --config=FILE and --workdir=FOLDER.")
     return rest
@@ -180,6 +203,13 @@ def _main() -> None:
             sys.exit(EXIT_CTRL_C if stop.signum == signal.SIGINT else EXIT_PREEMPTED)
     except UserError as error:
         fail(str(error))
+    except OSError as error:
+        if error.errno not in BEYOND_THE_RUN:
+            raise
+        fail(
+            f"{error.filename or _WORKDIR.value}: {error.strerror}; make room, or give the right "
+            "to read and write there, and type the same command to go on."
+        )
     except KeyboardInterrupt:
         print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)

@@ -100,6 +100,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
     config.seed = 0
     config.num_seeds = 1  # above 1: that many runs in one process, from `seed` upwards
     config.device = "auto"  # or cpu, gpu, tpu: refuse to start on anything else
+    config.deterministic = False  # True: the same bits in every run on a GPU too, but slower
     config.dtype = "auto"  # convolutions in bfloat16, on CPU float32; or float32, bfloat16
     config.batch_norm = "global"  # statistics of the whole batch; or per_device, of each one's part
     config.writers = ("jsonl", "tensorboard")  # also: wandb
@@ -527,17 +528,6 @@ def check_choices(config: ml_collections.ConfigDict, choices: Mapping[str, Itera
     for field, valid in choices.items():
         if (value := _value(config, field)) not in valid:
             raise UserError(unknown_name(field, value, valid))
-
-
-def check_minima(config: ml_collections.ConfigDict, minima: Mapping[str, int]) -> None:
-    """Refuses a field whose value lies below its minimum; fields as in `check_choices`.
-
-    Raises:
-      UserError: for the first field that is too small.
-    """
-    for field, low in minima.items():
-        if (value := _value(config, field)) < low:
-            raise UserError(f"{field}={value} must be at least {low}.")
 
 
 def check_section(config: ml_collections.ConfigDict, name: str, path: str) -> None:

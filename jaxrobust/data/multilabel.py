@@ -518,6 +518,11 @@ def _checked_files(
     root: pathlib.Path, folder: str, files: Sequence[str], targets: np.ndarray
 ) -> FileExamples:
     """Examples whose files are all there."""
+    if outside := [file for file in files if readers.leads_out(file)]:
+        raise DataError(
+            f"The labels of {root} name {outside[0]!r}, which leads out of the data set: correct "
+            "them, or move the image into it."
+        )
     paths = [root / folder / file for file in files]
 
     @functools.cache

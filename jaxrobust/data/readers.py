@@ -37,6 +37,12 @@ def read_bytes(path: pathlib.Path) -> bytes:
         raise DataError(f"Cannot read {path}: {error}. Copy or download it again.") from error
 
 
+def leads_out(name: str) -> bool:
+    """Whether the name of a file in a data set leads out of it."""
+    path = pathlib.PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
 def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files in a tar, compressed or not, in its order.
 
@@ -46,8 +52,7 @@ def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                name = pathlib.PurePosixPath(member.name)
-                if name.is_absolute() or ".." in name.parts:
+                if leads_out(member.name):
                     raise DataError(
                         f"{path} holds the path {member.name!r}, which leads out of the archive: "
                         "no data set does. Download it again from its official page."

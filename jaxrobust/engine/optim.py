@@ -10,8 +10,14 @@ import optax
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.losses.bidirectional import bldr_learning_rate
 
-SCHEDULES = ("constant", "step", "milestones", "cosine", "constant_cosine")
-
+SCHEDULES = {
+    "constant": (),
+    "step": ("decay_every", "decay_factor"),
+    "milestones": ("decay_epochs", "decay_factor"),
+    "cosine": (),
+    "constant_cosine": ("constant_epochs", "min_learning_rate"),
+}
+"""Schedule -> the fields of `optimizer` that it reads beside `learning_rate`."""
 
 OPTIMIZERS = ("sgd", "one_cycle_adam")
 

@@ -19,6 +19,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from tqdm import tqdm
 
@@ -56,10 +57,15 @@ def plain(config: ml_collections.ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
-def setup_jax(config: ml_collections.ConfigDict) -> None:
-    """Chooses the platform and turns the persistent compilation cache on.
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
-    The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jaxrobust/xla`.
+
+def setup_jax(config: ml_collections.ConfigDict) -> None:
+    """Chooses the platform, turns the persistent compilation cache on, and makes GPUs repeatable.
+
+    The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jaxrobust/xla`. With
+    `config.deterministic` XLA is told to sum in a fixed order and not to choose kernels by timing
+    them, if JAX has not started yet.
 
     Raises:
       UserError: if `config.device` asks for an accelerator that JAX does not find.
@@ -69,6 +75,9 @@ def setup_jax(config: ml_collections.ConfigDict) -> None:
             "jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "jaxrobust" / "xla")
         )
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    xla_flags = os.environ.get("XLA_FLAGS", "")
+    if config.deterministic and DETERMINISTIC not in xla_flags:
+        os.environ["XLA_FLAGS"] = f"{xla_flags} {DETERMINISTIC}".strip()
     if config.device not in ("auto", "cpu", "gpu", "tpu"):
         raise UserError(f"device={config.device!r} is unknown; choose auto, cpu, gpu or tpu.")
     if config.device == "cpu":
@@ -91,19 +100,25 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _read_object(path: pathlib.Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it, or choose another --workdir."
+        ) from None
+    return found
+
+
 def check_same_config(config: dict, path: pathlib.Path) -> None:
     """Refuses to go on with `config` in a workdir whose `path`, its `config.json`, says otherwise.
 
     Raises:
       UserError: naming the first field that differs, or if the file cannot be read.
     """
-    try:
-        before = _flatten(json.loads(path.read_text()))
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); restore it, or choose another --workdir."
-        ) from None
-    now = _flatten(config)
+    before, now = _flatten(_read_object(path)), _flatten(config)
     for name in sorted(before.keys() | now.keys()):
         if name.split(".")[0] in FREE_ON_RESTART:
             continue
@@ -129,11 +144,26 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def environment() -> dict:
-    """Versions, devices, commit and command of this process."""
-    names = ("jaxrobust", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# What a run's numbers and files may depend on; those that are installed are recorded.
+_PACKAGES = (
+    "jaxrobust",
+    *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu"),
+    *("flax", "optax", "chex", "orbax-checkpoint", "ml_collections", "absl-py"),
+    *("numpy", "scipy", "scikit-learn", "ml_dtypes", "pillow", "matplotlib"),
+    *("grain", "array_record", "tensorflow-datasets"),
+    *("flatbuffers", "tensorboardX", "wandb", "tqdm"),
+)
+_VARIABLES = ("JAX_", "XLA_", "LIBTPU_", "TF_", "NVIDIA_TF32", "CUDA_VISIBLE", "OMP_NUM", "TFDS_")
+
+
+def environment(dtype: Any = None) -> dict:
+    """Versions, settings, devices, commit and command of this process.
+
+    Args:
+      dtype: of convolutions, if there are some.
+    """
     versions = {}
-    for name in names:
+    for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
@@ -145,7 +175,10 @@ def environment() -> dict:
         "cpu_count": os.cpu_count(),
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "num_processes": jax.process_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "dtype": None if dtype is None else jnp.dtype(dtype).name,
+        "x64": bool(jax.config.jax_enable_x64),
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
         "versions": versions,
         "commit": _git_commit(),
     }
@@ -216,7 +249,7 @@ class Run:
         self.workdir = workdir
         self.placement: Placement = programs.placement or make_placement()
         self.programs = programs
-        self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+        self._checkpoints: Checkpoints | None = None
         self._writers: list[Writer] = []
         self._jsonl: JsonLines | None = None
         self._pending: list[tuple[dict, dict, int]] = []
@@ -231,6 +264,36 @@ class Run:
         self._bar: tqdm | None = None
 
     # Starting and resuming
+
+    def begin(self, name: str, facts: dict, *, dtype: Any) -> None:
+        """Writes the first files; before, a run that is refused leaves the workdir as it was.
+
+        Args:
+          name: of a file about what the run sees.
+          facts: what is in it, JSON-able; the same in every attempt.
+          dtype: of convolutions.
+
+        Raises:
+          UserError: if an earlier attempt saw something else.
+        """
+        path = self.workdir / name
+        if path.exists() and _read_object(path) != facts:
+            raise UserError(
+                f"The data, labels or teacher are not what {self.workdir} was started with "
+                f"({path}); restore them, or choose another --workdir."
+            )
+        if processes.is_main():
+            write_json(self.workdir / "config.json", plain(self.config))
+            _append_environment(self.workdir / "environment.json", dtype)
+        write_json(path, facts)
+        self._checkpoints = Checkpoints(
+            self.workdir / "checkpoints", keep=self.config.checkpoint.keep
+        )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was written."""
+        return self._checkpoints is not None
 
     def restore(self, like: Any) -> tuple[Any, dict] | None:
         """Latest saved (tree, record) of this workdir, or None for a new run.
@@ -447,7 +510,8 @@ class Run:
             self._bar.close()
         for writer in self._writers:
             writer.close()
-        self._checkpoints.close()
+        if self._checkpoints is not None:
+            self._checkpoints.close()
 
 
 def _is_only_run() -> bool:
@@ -462,7 +526,7 @@ def open_run(
 ) -> Iterator[Run]:
     """Takes a workdir for one process, checks that it belongs to `config`, and yields its `Run`.
 
-    Writes `config.json` and `environment.json`. SIGTERM and SIGINT make the run save and stop.
+    Nothing but a lock is written until the run begins. SIGTERM and SIGINT make it save and stop.
 
     Args:
       config: the whole recipe.
@@ -476,6 +540,7 @@ def open_run(
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:
         refusal = None
+        missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
         if processes.is_main():
             try:
                 _take(workdir, plain(config), stack)
@@ -489,10 +554,12 @@ def open_run(
             yield run
         finally:
             run._close()
+            if not run.has_begun and processes.is_main():
+                _give_back(missing)
 
 
 def _take(workdir: pathlib.Path, settings: dict, stack: contextlib.ExitStack) -> None:
-    """Locks the workdir until `stack` is closed, and writes what this attempt is."""
+    """Locks the workdir until `stack` is closed."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = stack.enter_context(open(workdir / ".lock", "a+"))
@@ -516,14 +583,21 @@ def _take(workdir: pathlib.Path, settings: dict, stack: contextlib.ExitStack) ->
     config_path = workdir / "config.json"
     if config_path.exists():
         check_same_config(settings, config_path)
-    write_json(config_path, settings)
-    _append_environment(workdir / "environment.json")
 
 
-def _append_environment(path: pathlib.Path) -> None:
+def _give_back(folders: list[pathlib.Path]) -> None:
+    """Removes the folders that a workdir was made with, the innermost first."""
+    if folders:
+        (folders[0] / ".lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # no longer empty
+        for folder in folders:
+            folder.rmdir()
+
+
+def _append_environment(path: pathlib.Path, dtype: Any) -> None:
     """One entry per start, so that a run finished on another machine says so."""
     try:
         starts = json.loads(path.read_text())["starts"]
     except (OSError, ValueError, KeyError):
         starts = []
-    write_json(path, {"starts": [*starts, environment()]})
+    write_json(path, {"starts": [*starts, environment(dtype)]})

@@ -113,12 +113,9 @@ def optional_writers(
     TensorBoard is left out silently where tensorboardX is not installed, since it is on by default.
 
     Raises:
-      UserError: for an unknown name, or if Weights & Biases is asked for and not installed.
+      UserError: if Weights & Biases is asked for and not installed.
     """
     writers: list[Writer] = []
-    for name in names:
-        if name not in WRITERS:
-            raise UserError(f"writers names {name!r}; choose from {', '.join(WRITERS)}.")
     if "tensorboard" in names:
         try:
             writers.append(TensorBoard(workdir / "tensorboard", first_step=first_step))

@@ -44,7 +44,7 @@ from jaxrobust.methods.noisy_labels import (
     predicted_class,
 )
 from jaxrobust.models import make_multi_exit
-from jaxrobust.recipes import check_choices, check_minima, check_section
+from jaxrobust.recipes import check_choices, check_section
 from jaxrobust.selection import detect_noisy_labels, estimate_noise_rate, weights_from_nl_probs
 
 POSITIVE, NEGATIVE = 0, 1
@@ -221,31 +221,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             "bldr.detection_params": DETECTION_PARAMS,
         },
     )
-    check_minima(
-        config,
-        {
-            f"bldr.{name}": 0
-            for name in (
-                "warm_up",
-                "reg_weight",
-                "balance_weight",
-                "consistency_weight",
-                "distillation_weight",
-                "hint_weight",
-                "head_agreement_weight",
-                "learning_rate_u",
-                "learning_rate_v",
-            )
-        },
-    )
-    check_minima(config, {"bldr.tables_batch_size": 1, "bldr.num_complementary": 1})
     if not (bldr.positive or bldr.negative):
         raise UserError("bldr.positive and bldr.negative are both False: nothing would learn.")
-    if not bldr.temperature > 0:
-        raise UserError(f"bldr.temperature={bldr.temperature} must be positive.")
-    for name in ("noise_rate", "noise_threshold", "detection_threshold"):
-        if not 0 <= bldr[name] <= 1:
-            raise UserError(f"bldr.{name}={bldr[name]} must lie in [0, 1].")
     for name in ("reweighting", "estimate_noise"):
         if bldr[name] and not bldr.negative:
             raise UserError(

@@ -41,7 +41,7 @@ from jaxrobust.methods.strategy import (
     require,
     target_phase,
 )
-from jaxrobust.recipes import check_choices, check_minima
+from jaxrobust.recipes import check_choices
 from jaxrobust.selection import (
     bidirectional_score,
     classifier_confidence,
@@ -56,14 +56,6 @@ _CHOICES = {
     "bual.stop_rule": ("none", "oracle", "overlap"),
     "bual.nl_trainable": ("all", "head"),
 }
-_MINIMA = {
-    "bual.aux_epochs": 1,
-    "bual.aux_batch_size": 1,
-    "bual.nl_epochs": 0,
-    "bual.nl_batch_size": 1,
-    "bual.eval_interval": 1,
-    "bual.subset_size": 0,
-}
 _HEAD = "heads_0"
 
 
@@ -72,15 +64,12 @@ def check(config: ml_collections.ConfigDict, task: Task) -> None:
     require(config, "bual", "configs/bual.py")
     bual = config.bual
     check_choices(config, _CHOICES)
-    check_minima(config, _MINIMA)
     if not bual.nl_eval_at_start and bual.eval_interval > bual.nl_epochs:
         raise UserError(
             f"bual.eval_interval={bual.eval_interval} is longer than bual.nl_epochs="
             f"{bual.nl_epochs}, so f_n would never be evaluated; lower it, or set "
             "bual.nl_eval_at_start=True."
         )
-    if not 0 <= bual.prob_floor < 1 or not 0 <= bual.initial_precision <= 1:
-        raise UserError("bual.prob_floor must lie in [0, 1), bual.initial_precision in [0, 1].")
     if bual.subset_after_filter and not bual.aux_filter:
         raise UserError("bual.subset_after_filter=True needs bual.aux_filter=True.")
     if task.truth is None and (bual.subset_mode == "stratified" or bual.stop_rule == "oracle"):

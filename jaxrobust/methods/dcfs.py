@@ -98,11 +98,10 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"select.w_discrepancy={select.w_discrepancy} is a term of the uncertainties' coarse "
             "score; set select.stage_order='uncertainty_first' or select.w_discrepancy=0."
         )
-    if select.kappa < 1 or select.kappa_1 < 1:
-        raise UserError("select.kappa and select.kappa_1 must be at least 1.")
-    if config.edl.offset < 0 or (config.edl.offset == 0 and config.edl.evidence != "exp"):
+    if config.edl.offset == 0 and config.edl.evidence != "exp":
         raise UserError(
-            f"edl.offset={config.edl.offset} must be positive (0 only with edl.evidence='exp')."
+            f"edl.offset=0 is for edl.evidence='exp', not {config.edl.evidence!r}, whose evidence "
+            "may be 0; set --config.edl.offset=1."
         )
 
 

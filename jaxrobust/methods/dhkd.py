@@ -129,9 +129,6 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
             "distill.scope": SCOPES,
         },
     )
-    for name in ("gamma", "alpha", "temperature"):
-        if not options[name] >= 0:
-            raise UserError(f"distill.{name}={options[name]} must be 0 or more.")
     if options.scope != "all" and options.gradients != "align":
         raise UserError(
             f"distill.scope={options.scope!r} is for distill.gradients='align', not "

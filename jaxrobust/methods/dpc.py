@@ -344,21 +344,11 @@ def check(config: ml_collections.ConfigDict) -> None:
             "dpc.peer_from": PEERS,
         },
     )
-    if dpc.heads not in (1, 2):
-        raise UserError(f"dpc.heads={dpc.heads} must be 1 or 2.")
     if not dpc.forward_unlabeled and dpc.lambda_u:
         raise UserError(
             f"dpc.lambda_u={dpc.lambda_u} weighs a loss on unlabelled rows, but "
             "dpc.forward_unlabeled=False leaves them out; set one of the two."
         )
-    if not 0 <= dpc.threshold < 1:
-        raise UserError(f"dpc.threshold={dpc.threshold} must be at least 0 and below 1.")
-    for name in ("temperature", "mixup_alpha"):
-        if not dpc[name] > 0:
-            raise UserError(f"dpc.{name}={dpc[name]} must be positive.")
-    for name in ("warm_up", "lambda_u", "rampup_length", "beta", "gamma_c", "consistency_weight"):
-        if not dpc[name] >= 0:
-            raise UserError(f"dpc.{name}={dpc[name]} must be 0 or more.")
 
 
 def make_objective(config: ml_collections.ConfigDict, num_classes: int) -> Objective:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from jaxrobust.errors import UserError
 from jaxrobust.losses import (
     attention_transfer_loss,
     dist_loss,
@@ -29,10 +28,7 @@ Loss = Callable[[Outputs, Outputs, jax.Array, jax.Array], jax.Array]
 
 
 def _distiller(loss: Loss, *, weight: float, ce_weight: float = 1.0, **options) -> Distiller:
-    """`ce_weight * CE + weight * ramp * loss` on one head; weights of a recipe, checked."""
-    for name, value in (("weight", weight), ("ce_weight", ce_weight)):
-        if not value >= 0:
-            raise UserError(f"The {name} of a distillation loss is {value}; it must be 0 or more.")
+    """`ce_weight * CE + weight * ramp * loss` on one head."""
 
     def objective(student, teacher, labels, where, ramp):
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels(student.logits, labels)

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from jaxrobust.errors import UserError
 from jaxrobust.losses import (
     asymmetric_loss,
     class_aware_embedding_distillation_loss,
@@ -222,9 +221,6 @@ def _distiller(
 ) -> Distiller:
     """The loss on the labels and the weighted sum of the terms."""
     check_choices(config, {"labels.loss": LABEL_LOSSES, "labels.reduction": REDUCTIONS})
-    for name, (weight, _) in terms.items():
-        if not weight >= 0:
-            raise UserError(f"The weight of {name} is {weight}; it must be 0 or more.")
     terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight}
 
     def objective(student, teacher, targets, where, ramp):

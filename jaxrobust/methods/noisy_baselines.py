@@ -7,7 +7,6 @@ import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import init_state, sgd_step
-from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
 from jaxrobust.methods import dpc
 from jaxrobust.methods.noisy_labels import (
@@ -32,8 +31,6 @@ def mixup(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
     """
-    if not config.baseline.mixup_alpha > 0:
-        raise UserError(f"baseline.mixup_alpha={config.baseline.mixup_alpha} must be positive.")
     return _single(config, problem, alpha=config.baseline.mixup_alpha)
 
 

@@ -123,8 +123,13 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
             f"{directory / VARIABLES} has changed since it was written; restore the folder, or "
             "write it anew."
         )
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        variables = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            variables = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{directory / VARIABLES} holds no plain arrays ({error}); write the folder anew."
+        ) from None
     variables.setdefault("batch_stats", {})
     classifier = StoredClassifier(
         arch=facts["arch"],

@@ -6,7 +6,7 @@ import ml_collections
 
 from jaxrobust.engine.runtime import setup_jax
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.recipes import check_minima
+from jaxrobust.ranges import check_ranges
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
 from jaxrobust.tasks._seeds import run_seeds
 
@@ -30,10 +30,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     Raises:
       UserError: if the recipe, the data or the workdir is not usable.
     """
-    if config.task not in TASKS:
-        raise UserError(unknown_name("task", config.task, TASKS))
+    if (task := config.get("task")) not in TASKS:
+        raise UserError(unknown_name("task", task, TASKS))
+    check_ranges(config)
     setup_jax(config)
-    check_minima(config, {"num_seeds": 1})
     if config.num_seeds > 1:
         return run_seeds(TASKS[config.task], config, workdir)
     return TASKS[config.task](config, workdir)

@@ -7,16 +7,13 @@ import numpy as np
 
 from jaxrobust.data.multilabel import FileExamples
 from jaxrobust.data.sources import Examples
-from jaxrobust.data.streaming import ON_CORRUPT, FileStream, packed, read_files
-from jaxrobust.data.transforms import CROPS, Transform, crop_transform, multilabel_transform
+from jaxrobust.data.streaming import FileStream, packed, read_files
+from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.errors import UserError
-from jaxrobust.recipes import check_choices, check_minima
+from jaxrobust.tasks._shared import MULTILABEL
 
 log = logging.getLogger("jaxrobust")
-
-MULTILABEL = "multilabel"
-"""The `augment.crop` that squeezes images to squares and augments them as L2D does."""
 
 
 class ResidentImages:
@@ -92,15 +89,6 @@ def view_transforms(config: ml_collections.ConfigDict) -> dict[str, Transform]:
       UserError: if the recipe's crops are none.
     """
     augment, size = config.augment, config.dataset.image_size
-    check_choices(
-        config,
-        {
-            "augment.crop": (*CROPS, MULTILABEL),
-            "augment.crop_from": ("original", "resized"),
-            "dataset.on_corrupt": ON_CORRUPT,
-        },
-    )
-    check_minima(config, {"num_workers": 0})
     if not size:
         raise UserError(
             "dataset.stream=True needs the side of the images: set --config.dataset.image_size=."

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,16 @@ import numpy as np
 
 from jaxrobust.data.multilabel import FILE_SETS, FileDataset, list_dataset
 from jaxrobust.data.sources import SOURCES, Dataset, load_dataset
+from jaxrobust.data.streaming import ON_CORRUPT
+from jaxrobust.data.transforms import CROPS
+from jaxrobust.engine.optim import SCHEDULES
+from jaxrobust.engine.plan import LAST_BATCHES
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
+from jaxrobust.engine.writers import WRITERS
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.layers import batch_norm_in_parts
+from jaxrobust.ranges import check_ranges
 from jaxrobust.recipes import check_choices
 
 log = logging.getLogger("jaxrobust")
@@ -79,6 +85,60 @@ def load(
     )
 
 
+MULTILABEL = "multilabel"
+"""The `augment.crop` that squeezes images to squares and augments them as L2D does."""
+
+
+def check_common(config: ml_collections.ConfigDict, choices: Mapping[str, Iterable[str]]) -> None:
+    """Refuses numbers out of their range, and names that no task or not this task knows.
+
+    Args:
+      config: a recipe.
+      choices: of the task, as of `check_choices`.
+
+    Raises:
+      UserError: for the first field that is wrong.
+    """
+    check_ranges(config)
+    check_choices(
+        config,
+        {
+            **choices,
+            "last_batch": LAST_BATCHES,
+            "optimizer.schedule": SCHEDULES,
+            "augment.crop": (*CROPS, MULTILABEL),
+            "augment.crop_from": ("original", "resized"),
+            "dataset.on_corrupt": ON_CORRUPT,
+        },
+    )
+    schedule = config.optimizer.schedule
+    if lacking := [name for name in SCHEDULES[schedule] if name not in config.optimizer]:
+        raise UserError(
+            f"optimizer.schedule={schedule!r} reads {' and '.join(lacking)}, which this recipe's "
+            "optimizer lacks; choose another schedule, or add them to the recipe."
+        )
+    for name in config.writers:
+        if name not in WRITERS:
+            raise UserError(unknown_name("writer", name, WRITERS))
+
+
+def check_batch_sizes(config: ml_collections.ConfigDict, num_examples: int) -> None:
+    """Refuses batches of training images that are larger than the whole set.
+
+    Raises:
+      UserError: for the first such field.
+    """
+    fields = {"batch_size": config.batch_size}
+    if config.method == "bual" and "bual" in config:
+        fields |= {f"bual.{n}": config.bual[n] for n in ("aux_batch_size", "nl_batch_size")}
+    for field, size in fields.items():
+        if size > num_examples:
+            raise UserError(
+                f"{field}={size} is more than the {num_examples} training images; set "
+                f"--config.{field}= to fewer."
+            )
+
+
 def compute_dtype(name: str):
     """The dtype of convolutions that a recipe names.
 
@@ -115,6 +175,23 @@ def with_batch_norm(
 def cell(value) -> str:
     """A score as text: whole numbers as they are, others with float32's nine digits."""
     return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def text_cell(text: str) -> str:
+    """Text for a table: no spreadsheet takes it for a formula, which could send data away.
+
+    An apostrophe in front, which spreadsheets read as "this is text", is taken off by
+    `text_of_cell`.
+    """
+    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
+
+
+def text_of_cell(written: str) -> str:
+    """What `text_cell` was given."""
+    return written[1:] if written.startswith("'") else written
 
 
 def introduce_networks(

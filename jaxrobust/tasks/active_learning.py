@@ -10,7 +10,6 @@ The same loop serves every strategy. What an annotator has said so far is one ar
 """
 
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -27,7 +26,7 @@ from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json, write_text
-from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
+from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
@@ -35,8 +34,14 @@ from jaxrobust.errors import UserError
 from jaxrobust.figures import learning_curves
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
-from jaxrobust.recipes import check_choices, check_minima
-from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load, with_batch_norm
+from jaxrobust.tasks._shared import (
+    check_batch_sizes,
+    check_common,
+    compute_dtype,
+    introduce_networks,
+    load,
+    with_batch_norm,
+)
 from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 
 log = logging.getLogger("jaxrobust")
@@ -75,17 +80,15 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no strategy could run with."""
-    check_choices(
+    check_common(
         config,
         {
             "method": STRATEGIES,
             "oracle": ORACLES,
             "al.score_transform": VIEWS,
-            "last_batch": LAST_BATCHES,
+            "al.target_model": ("separate", "shared"),
         },
     )
-    sizes = ("num_epochs", "batch_size", "eval_batch_size", "al.rounds", "al.query_size")
-    check_minima(config, dict.fromkeys(sizes, 1))
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
@@ -99,6 +102,7 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
         )
     else:
         split = _split_by_truth(config, dataset)
+    check_batch_sizes(config, len(split.labeled))
     pool = int(np.sum(~split.labeled))
     wanted = al.query_size * (al.rounds - 1)
     if wanted > pool:
@@ -579,11 +583,7 @@ class _Learning:
     # Files
 
     def _write_split(self) -> None:
-        """`split.json`: which classes are known, which images started labelled, and of which data.
-
-        Raises:
-          UserError: if an earlier attempt in this workdir saw other data.
-        """
+        """`split.json`: which classes are known, which images started labelled, of which data."""
         names, known = self.dataset.class_names, self.split.known_classes
         initial = np.flatnonzero(self.split.labeled)
         split = {
@@ -595,13 +595,7 @@ class _Learning:
             "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
             "dataset_sha256": fingerprint(self.dataset),
         }
-        path = self.io.workdir / "split.json"
-        if path.exists() and json.loads(path.read_text()) != split:
-            raise UserError(
-                f"{self.config.dataset.name} is not the data that {self.io.workdir} was started "
-                "with; restore it, or choose another --workdir."
-            )
-        write_json(path, split)
+        self.io.begin("split.json", split, dtype=self.task.dtype)
 
     def _log_round(self, round_: int, split: str, entry: dict) -> None:
         step = self._step_number(round_ + 1, 0, 0)

@@ -21,7 +21,7 @@ from jaxrobust.data.readers import decode_images
 from jaxrobust.engine.files import write_bytes, write_json, write_text
 from jaxrobust.errors import UserError
 from jaxrobust.methods.strategy import Query
-from jaxrobust.tasks._shared import cell
+from jaxrobust.tasks._shared import cell, text_cell, text_of_cell
 
 UNKNOWN = "unknown"
 """What a person writes for an image of none of the known classes."""
@@ -129,16 +129,17 @@ class Annotator:
                 problems.append(f"line {line} repeats id {image} of line {first_line[image]}")
             else:
                 first_line[image] = line
-                if row["file"] != asked[image]:
+                label = row["label"] if row["label"] in labels else text_of_cell(row["label"])
+                if asked[image] not in (row["file"], text_of_cell(row["file"])):
                     problems.append(
                         f"line {line}: id {image} is {asked[image]}, not {row['file']!r}"
                     )
                 elif not row["label"]:
                     empty.append(line)
-                elif row["label"] not in labels:
-                    problems.append(f"line {line}: {_no_class(row['label'], labels)}")
+                elif label not in labels:
+                    problems.append(f"line {line}: {_no_class(label, labels)}")
                 else:
-                    answers[image] = labels[row["label"]]
+                    answers[image] = labels[label]
         problems += [f"no line for id {i} ({f})" for i, f in asked.items() if i not in first_line]
         if problems:
             shown = "; ".join(problems[:_MAX_PROBLEMS])
@@ -170,8 +171,8 @@ def query_table(
     table.writerow(["id", *(["file"] if files else []), *query.scores, "label"])
     for n, i in enumerate(query.ids):
         cells = [cell(column[i]) for column in query.scores.values()]
-        file = [files[i]] if files else []
-        table.writerow([int(i), *file, *cells, labels[n] if labels else ""])
+        file = [text_cell(files[i])] if files else []
+        table.writerow([int(i), *file, *cells, text_cell(labels[n]) if labels else ""])
     return text.getvalue()
 
 

@@ -6,7 +6,6 @@ is the headline, and its best one, known only by looking at the test set, stands
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -26,8 +25,8 @@ from jaxrobust.data.sources import Dataset, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
-from jaxrobust.engine.optim import SCHEDULES, learning_rate, make_optimizer
-from jaxrobust.engine.plan import LAST_BATCHES, make_plan, place_plan
+from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.plan import make_plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
@@ -58,9 +57,15 @@ from jaxrobust.models.storage import (
     save_classifier,
     save_program,
 )
-from jaxrobust.recipes import check_choices, check_minima
 from jaxrobust.tasks._images import images_of, view_transforms
-from jaxrobust.tasks._shared import compute_dtype, introduce_networks, load, with_batch_norm
+from jaxrobust.tasks._shared import (
+    check_batch_sizes,
+    check_common,
+    compute_dtype,
+    introduce_networks,
+    load,
+    with_batch_norm,
+)
 
 log = logging.getLogger("jaxrobust")
 
@@ -160,6 +165,7 @@ def run(
             f"Images of {dataset.name} have {several} each. "
             + unknown_name("method for them", config.method, protocol.distillers)
         )
+    check_batch_sizes(config, len(dataset.train))
     stored = _stored_teacher(config, dataset)
     distiller = _distiller(config, dataset, protocol, stored)
     if _has_table(config):
@@ -170,13 +176,11 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    check_choices(
+    check_common(
         config,
         {
             "method": {**DISTILLERS, **MULTILABEL_DISTILLERS},
             "student.name": BACKBONES,
-            "last_batch": LAST_BATCHES,
-            "optimizer.schedule": SCHEDULES,
             **({} if config.teacher.path else {"teacher.name": BACKBONES}),
             **(
                 {"teacher.logits": TEACHER_LOGITS, "teacher.table_dtype": TABLE_DTYPES}
@@ -185,17 +189,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
             ),
         },
     )
-    check_minima(
-        config,
-        {
-            "num_epochs": 1,
-            "teacher.num_epochs": 1,
-            "batch_size": 1,
-            "eval_batch_size": 1,
-            "distill_until_epoch": 0,
-            **({"num_diagnosed": 1} if "num_diagnosed" in config else {}),
-        },
-    )
+    if "decoder" in config and config.decoder.width % config.decoder.num_heads:
+        raise UserError(
+            f"decoder.width={config.decoder.width} cannot be shared by decoder.num_heads="
+            f"{config.decoder.num_heads}; make it a multiple."
+        )
     cycle = config.optimizer.get("cycle_epochs", 0)
     for field in ("num_epochs", "teacher.num_epochs"):
         num_epochs = config.teacher.num_epochs if "teacher" in field else config.num_epochs
@@ -318,6 +316,24 @@ def _check_table(config: ml_collections.ConfigDict, distiller: Distiller) -> Non
         )
 
 
+def _stored_backbone(config: ml_collections.ConfigDict, role: str) -> StoredClassifier | None:
+    """The network whose backbone one of the two starts from, None if the recipe names none.
+
+    Raises:
+      UserError: if there is none at that place, it is damaged, or it is another one.
+    """
+    path, name = config[role].get("backbone", ""), config[role].name
+    if not path or (role == "teacher" and config.teacher.path):
+        return None
+    stored = load_classifier(path)
+    if stored.arch != name:
+        raise UserError(
+            f"{path} holds a {stored.arch}, not the {name} of {role}.name; give another "
+            f"--config.{role}.backbone=."
+        )
+    return stored
+
+
 class _Distillation:
     """One experiment in progress."""
 
@@ -354,6 +370,7 @@ class _Distillation:
         self.epochs: dict[str, list[dict]] = {"teacher": [], "student": []}
         self._labels = placement.put(dataset.train.labels)
         self._given = placement.put(stored.variables) if stored else None
+        self._backbones = {role: _stored_backbone(config, role) for role in ("teacher", "student")}
         self._build_programs()
 
     def _classifier(self, name: str, auxiliary: str = "none") -> nn.Module:
@@ -692,20 +709,10 @@ class _Distillation:
         return record["epoch"]
 
     def _pretrained(self, role: str, network: TrainState) -> TrainState:
-        """The network with the backbone that the recipe names for it, if it names one.
-
-        Raises:
-          UserError: if there is none at that place, or it is another one.
-        """
-        path, name = self.config[role].get("backbone", ""), self.config[role].name
-        if not path:
+        """The network with the backbone that the recipe names for it, if it names one."""
+        stored = self._backbones[role]
+        if stored is None:
             return network
-        stored = load_classifier(path)
-        if stored.arch != name:
-            raise UserError(
-                f"{path} holds a {stored.arch}, not the {name} of {role}.name; give another "
-                f"--config.{role}.backbone=."
-            )
         given = self.io.placement.put(
             {key: stored.variables[key]["backbone"] for key in ("params", "batch_stats")}
         )
@@ -717,23 +724,13 @@ class _Distillation:
     # Files
 
     def _write_inputs(self) -> None:
-        """`inputs.json`: which data and which teacher the run saw.
-
-        Raises:
-          UserError: if an earlier attempt in this workdir saw others.
-        """
+        """`inputs.json`: which data and which teacher the run saw."""
         facts = {
             "dataset_sha256": fingerprint(self.dataset),
             "class_names": list(self.dataset.class_names),
             "teacher_sha256": _digest(self.stored.variables) if self.stored else None,
         }
-        path = self.io.workdir / "inputs.json"
-        if path.exists() and json.loads(path.read_text()) != facts:
-            raise UserError(
-                f"{self.config.dataset.name} or the teacher is not what {self.io.workdir} was "
-                "started with; restore it, or choose another --workdir."
-            )
-        write_json(path, facts)
+        self.io.begin("inputs.json", facts, dtype=self.dtype)
 
     def _settle_teacher(self) -> None:
         """`teacher/`, once it is trained, and what it scores."""

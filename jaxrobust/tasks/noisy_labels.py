@@ -35,16 +35,24 @@ from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes, write_json, write_text
-from jaxrobust.engine.plan import LAST_BATCHES, Plan, place_plan
+from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
-from jaxrobust.recipes import check_choices, check_minima
 from jaxrobust.tasks._images import images_of
-from jaxrobust.tasks._shared import cell, compute_dtype, introduce_networks, load, with_batch_norm
+from jaxrobust.tasks._shared import (
+    cell,
+    check_batch_sizes,
+    check_common,
+    compute_dtype,
+    introduce_networks,
+    load,
+    text_cell,
+    with_batch_norm,
+)
 
 log = logging.getLogger("jaxrobust")
 
@@ -77,6 +85,7 @@ def run(
     """
     _check(config)
     dataset = dataset or load(config, streams=True)
+    check_batch_sizes(config, len(dataset.train))
     labels = given_labels(config.noise, dataset, seed=config.seed)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, labels).run()
@@ -84,16 +93,15 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    check_choices(
+    check_common(
         config,
         {
             "method": NOISY_LABEL_METHODS,
             "noise.kind": NOISE_KINDS,
+            "noise.groups": ("blocks", "superclasses"),
             "augment.policy": POLICIES,
-            "last_batch": LAST_BATCHES,
         },
     )
-    check_minima(config, {"num_epochs": 1, "batch_size": 1, "eval_batch_size": 1})
 
 
 def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: int) -> np.ndarray:
@@ -154,6 +162,8 @@ def _read_transition(path: str, num_classes: int) -> np.ndarray:
         raise UserError("noise.kind='transition' needs --config.noise.path= of a C x C matrix.")
     file = pathlib.Path(path).expanduser()
     try:
+        if not file.stat().st_size:
+            raise ValueError("it is empty")
         if file.suffix == ".npy":
             matrix = np.load(file, allow_pickle=False)
         else:
@@ -514,11 +524,7 @@ class _Learning:
     # Files
 
     def _write_noise(self) -> None:
-        """`noise.json` and `noisy_labels.npy`: which labels the run saw.
-
-        Raises:
-          UserError: if an earlier attempt in this workdir saw others.
-        """
+        """`noise.json` and `noisy_labels.npy`: which labels the run saw."""
         clean, noise = self.dataset.train.labels, self.config.noise
         facts = {
             "kind": noise.kind,
@@ -531,13 +537,7 @@ class _Learning:
             "class_names": list(self.dataset.class_names),
             "transition": transition_matrix(clean, self.labels, self.dataset.num_classes).tolist(),
         }
-        path = self.io.workdir / "noise.json"
-        if path.exists() and json.loads(path.read_text()) != facts:
-            raise UserError(
-                f"{self.config.dataset.name} or its labels are not those that {self.io.workdir} "
-                "was started with; restore them, or choose another --workdir."
-            )
-        write_json(path, facts)
+        self.io.begin("noise.json", facts, dtype=self.problem.dtype)
         content = io.BytesIO()
         np.save(content, self.labels)
         write_bytes(self.io.workdir / "noisy_labels.npy", content.getvalue())
@@ -556,7 +556,8 @@ class _Learning:
 
     def _write_label_quality(self) -> None:
         """`label_quality.csv`: every training image, the most suspicious label first."""
-        names, files = self.dataset.class_names, self._images.names
+        names = [text_cell(name) for name in self.dataset.class_names]
+        files = [text_cell(name) for name in self._images.names or ()]
         is_class = [n for n in self.columns if n == "suggested" or n.startswith("prediction_")]
         others = [n for n in self.columns if n != "suggested"]
         text = io.StringIO()

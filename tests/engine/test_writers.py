@@ -63,8 +63,3 @@ def test_wandb_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'jaxrobust\[wandb\]'"):
         optional_writers(("wandb",), tmp_path, first_step=0, config={})
-
-
-def test_an_unknown_writer_is_named(tmp_path):
-    with pytest.raises(UserError, match="'csv'"):
-        optional_writers(("csv",), tmp_path, first_step=0, config={})

@@ -453,8 +453,6 @@ WRONG = {
     "judge": ({"bldr.negative": False}, "set bldr.reweighting=False"),
     "exits": ({"bldr.positive": False}, "set bldr.self_distillation=False"),
     "weight": ({"bldr.reg_weight": -1.0}, "bldr.reg_weight"),
-    "temperature": ({"bldr.temperature": 0.0}, "must be positive"),
-    "rate": ({"bldr.noise_rate": 1.5}, "must lie in [0, 1]"),
     "number": ({"bldr.num_complementary": 10}, "below the number of classes"),
     "init": ({"model.init": "kaiming"}, "did you mean 'kaiming_fan_out'"),
     "schedule": ({"optimizer.schedule": "cosin"}, "did you mean 'cosine'"),

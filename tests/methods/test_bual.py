@@ -309,9 +309,6 @@ WRONG = {
     "bual.subset_mode": "random",
     "bual.stop_rule": "never",
     "bual.nl_trainable": "heads",
-    "bual.eval_interval": 0,
-    "bual.prob_floor": 1.0,
-    "bual.initial_precision": 2.0,
 }
 
 

@@ -203,7 +203,6 @@ def test_groups_reach_over_all_devices():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"l2d.lambda_cd": -1.0}, "The weight of cd is -1.0; it must be 0 or more"),
         ({"labels.loss": "bec"}, "Unknown labels.loss 'bec': did you mean 'bce'"),
         ({"labels.reduction": "mean"}, "Unknown labels.reduction 'mean'"),
     ],

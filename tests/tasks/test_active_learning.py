@@ -143,7 +143,7 @@ WRONG = {
     "kappa below 1": ({"select.kappa": 0.5}, "select.kappa"),
     "unknown device": ({"device": "cuda"}, "device='cuda'"),
     "unknown dtype": ({"dtype": "float16"}, "dtype"),
-    "unknown writer": ({"writers": ("jsonl", "csv")}, "writers names 'csv'"),
+    "unknown writer": ({"writers": ("jsonl", "csv")}, "Unknown writer 'csv'"),
     "no rounds": ({"al.rounds": 0}, "al.rounds"),
     "no epochs": ({"num_epochs": 0}, "num_epochs"),
     "negative batch": ({"batch_size": -4}, "batch_size"),
@@ -190,5 +190,5 @@ def test_changed_data_is_noticed(tmp_path):
     before = json.loads((tmp_path / "config.json").read_text())
     before["dataset"]["max_train"] = 1000
     (tmp_path / "config.json").write_text(json.dumps(before))
-    with pytest.raises(UserError, match="not the data"):
+    with pytest.raises(UserError, match=r"are not what .* was started with"):
         tasks.run(_config(method="random", **{"dataset.max_train": 1000}), tmp_path)

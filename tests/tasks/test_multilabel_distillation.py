@@ -134,6 +134,7 @@ def test_the_backbone_may_be_given(finished, tmp_path):
 
     class Looked(distillation._Distillation):
         def run(self):
+            self._write_inputs()
             self._restore()
             given.update(self.networks["student"].variables)
 

@@ -1,0 +1,235 @@
+"""Runs killed with SIGKILL anywhere and restarted leave what unkilled ones do, bit for bit.
+
+The ordinary suite kills one method a few times. The whole table (six methods, 20 kills each, about
+an hour on one core; `-s` shows it):
+
+    python -m pytest -n 0 -s -m stress tests/test_kill_anywhere.py
+
+Runs are started through this file, which makes them say on standard output what they begin; a kill
+falls a random time after a random one of these moments.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+NUM_KILLS = 20
+
+# Moment -> the longest wait before the kill, in seconds.
+MOMENTS = {
+    "start": 1.0,  # reading the checkpoint, first steps
+    "epoch": 0.6,
+    "checkpoint": 0.3,  # written in the background
+    "evaluation": 0.3,
+    "query": 0.5,
+    "report": 1.5,  # results, tables, figures, stored networks
+}
+ACTIVE = (
+    "--config.num_epochs=6",
+    "--config.al.rounds=4",
+    "--config.al.query_size=20",
+)
+TAUGHT = (
+    "--config.dataset.max_train=100",
+    "--config.dataset.max_test=50",
+    "--config.teacher.num_epochs=5",
+    "--config.num_epochs=15",
+)
+RECIPES = {
+    "dpc": (
+        "--config.dataset.max_train=300",
+        "--config.batch_size=16",
+        "--config.num_epochs=12",
+        "--config.dpc.warm_up=3",
+    ),
+    "bldr": (
+        "--config.dataset.max_train=120",
+        "--config.batch_size=32",
+        "--config.num_epochs=20",
+        "--config.bldr.warm_up=4",
+    ),
+    "dcfs": ACTIVE,
+    "bual": (*ACTIVE, "--config.bual.subset_size=200"),
+    "dhkd": (*TAUGHT, "--config.student.name=resnet8", "--config.teacher.name=resnet8"),
+    "l2d": (*TAUGHT, "--config.batch_size=25", "--config.student.name=resnet8"),
+}
+# Written anew by every start, or holding times.
+NOT_COMPARED = (".lock", "environment.json", "timing.json", "checkpoints", "tensorboard", "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The kill that one attempt gets: `wait` seconds after the `count`-th time of `moment`."""
+
+    moment: str
+    count: int
+    wait: float
+
+
+def _draw_target(rng: np.random.Generator, method: str) -> Target:
+    moments = [m for m in MOMENTS if m != "query" or method in ("dcfs", "bual")]
+    moment = str(rng.choice(moments))
+    count = 1 if moment in ("start", "report") else int(rng.integers(1, 5))
+    return Target(moment, count, float(rng.uniform(0, MOMENTS[moment])))
+
+
+def _attempt(
+    method: str,
+    workdir: pathlib.Path,
+    target: Target | None,
+    *options: str,
+    **variables: str,
+) -> bool:
+    """Starts or goes on with a run; True if it ended before it was killed."""
+    command = (
+        *(sys.executable, "-m", f"tests.{pathlib.Path(__file__).stem}"),
+        f"--config=configs/{method}.py:digits",
+        *RECIPES[method],
+        *options,
+        "--config.checkpoint.every_seconds=0.3",
+        f"--workdir={workdir}",
+    )
+    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **variables}
+    with open(f"{workdir}.log", "w+") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        seen = 0
+        for line in process.stdout:
+            seen += target is not None and line.strip() == target.moment
+            if target is not None and seen == target.count:
+                time.sleep(target.wait)
+                process.kill()
+                break
+        process.stdout.close()
+        code = process.wait()
+        log.seek(0)
+        assert code in (0, -9), log.read()
+    return code == 0
+
+
+def _outcome(workdir: pathlib.Path) -> dict[str, object]:
+    """Content of every file that a run ends with, by name; of metrics without their times."""
+    found = {}
+    for path in sorted(p for p in workdir.rglob("*") if p.is_file()):
+        name = str(path.relative_to(workdir))
+        if name.startswith(NOT_COMPARED):
+            continue
+        found[name] = path.read_bytes()
+        if name == "metrics.jsonl":
+            events = map(json.loads, path.read_text().splitlines())
+            found[name] = [{k: v for k, v in e.items() if k != "seconds"} for e in events]
+    return found
+
+
+def _differences(found: dict, expected: dict) -> list[str]:
+    return [n for n in sorted(found.keys() | expected.keys()) if found.get(n) != expected.get(n)]
+
+
+def _kill(method: str, folder: pathlib.Path, num_kills: int) -> str:
+    """Kills runs of a method `num_kills` times, each time somewhere else; a row of the table."""
+    started = time.monotonic()
+    assert _attempt(method, folder / "unkilled", None)
+    unkilled_seconds = time.monotonic() - started
+    expected = _outcome(folder / "unkilled")
+    assert "results.json" in expected and any(name.endswith(".png") for name in expected)
+    rng = np.random.default_rng(sorted(RECIPES).index(method))
+    kills, runs, wrong = dict.fromkeys(MOMENTS, 0), 0, []
+    while sum(kills.values()) < num_kills:
+        workdir, ended = folder / f"killed_{runs}", False
+        while not ended:
+            is_last = sum(kills.values()) == num_kills
+            target = None if is_last else _draw_target(rng, method)
+            ended = _attempt(method, workdir, target)
+            if not ended:
+                kills[target.moment] += 1
+        wrong += [f"{workdir.name}/{name}" for name in _differences(_outcome(workdir), expected)]
+        runs += 1
+    assert not wrong, wrong
+    places = ", ".join(f"{n} {moment}" for moment, n in kills.items() if n)
+    return (
+        f"| {method} | {sum(kills.values())} ({places}) | {runs} | {len(expected)} | {len(wrong)} "
+        f"| {unkilled_seconds:.0f} | {time.monotonic() - started:.0f} |"
+    )
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bits_in_two_fresh_processes(tmp_path):
+    short = ("--config.teacher.num_epochs=1", "--config.num_epochs=2")
+    short += ("--config.deterministic=True",)
+    outcomes = []
+    for name in ("first", "second"):
+        # Nothing compiled is shared, and sets are iterated in another order.
+        fresh = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"cache_{name}")}
+        assert _attempt("dhkd", tmp_path / name, None, *short, **fresh)
+        outcomes.append(_outcome(tmp_path / name))
+    assert not _differences(*outcomes)
+    assert {"results.json", "student/variables.npz", "figures/epochs.png"} <= outcomes[0].keys()
+    (start,) = json.loads((tmp_path / "first" / "environment.json").read_text())["starts"]
+    assert start["dtype"] == "float32" and start["devices"] and start["started"]
+    assert start["variables"]["JAX_COMPILATION_CACHE_DIR"].endswith("cache_first")
+    packages = {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn"}
+    packages |= {"ml_collections", "tensorflow-datasets", "pillow", "matplotlib"}
+    assert packages <= start["versions"].keys()
+
+
+@pytest.mark.slow
+def test_a_student_killed_and_restarted_is_bit_equal(tmp_path):
+    _kill("dhkd", tmp_path, 2)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("method", RECIPES)
+def test_every_method_killed_often_and_anywhere_is_bit_equal(method, tmp_path):
+    row = _kill(method, tmp_path, NUM_KILLS)
+    print(
+        "\n| method | kills | runs | files compared | differences | seconds unkilled | in all |\n"
+        f"|---|---|---|---|---|---|---|\n{row}",
+        flush=True,
+    )
+
+
+def _announce() -> None:
+    """Makes a run say what it begins."""
+    from jaxrobust.engine.checkpoint import Checkpoints
+    from jaxrobust.engine.runtime import Run
+    from jaxrobust.tasks import active_learning, distillation, noisy_labels
+
+    learning, noisy = active_learning._Learning, noisy_labels._Learning
+    distilling = distillation._Distillation
+    for moment, owner, name in (
+        ("start", Run, "restore"),
+        ("epoch", Run, "epoch_done"),
+        ("checkpoint", Checkpoints, "save"),
+        ("evaluation", learning, "_measure"),
+        ("evaluation", noisy, "_test_measures"),
+        ("evaluation", noisy, "_judged"),
+        ("evaluation", distilling, "_test_measures"),
+        ("query", learning, "_query"),
+        ("report", learning, "_finish"),
+        ("report", noisy, "_finish"),
+        ("report", distilling, "_finish"),
+    ):
+        setattr(owner, name, _announced(moment, getattr(owner, name)))
+
+
+def _announced(moment: str, function):
+    def wrapped(*args, **kwargs):
+        print(moment, flush=True)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    _announce()
+    runpy.run_module("jaxrobust.main", run_name="__main__", alter_sys=True)
