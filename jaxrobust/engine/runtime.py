@@ -316,7 +316,8 @@ class Run:
             self._writers += optional_writers(
                 tuple(self.config.writers),
                 self.workdir,
-                first_step=record["step"],
+                # What the checkpoint vouches for stays: of an epoch under way, what it has written.
+                first_step=record["step"] + (2 if self._within else 1) if found else 0,
                 config=plain(self.config),
             )
         if found:
