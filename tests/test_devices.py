@@ -22,6 +22,7 @@ def _noisy_labels(config, run_):
     dataset = load(config)
     labels = noisy_labels.given_labels(config.noise, dataset, seed=0)
     task = noisy_labels._Learning(config, run_, dataset, labels)
+    task._write_noise()
     task._restore()
     half = np.arange(len(labels)) % 2 / 2 + 0.25
     task.columns |= {n: half.astype(np.float32) for n in task.columns if "clean_prob" in n}
@@ -33,6 +34,7 @@ def _active_learning(config, run_):
     dataset = load(config)
     split = active_learning._split(config, dataset)
     task = active_learning._Learning(config, run_, dataset, split)
+    task._write_split()
     task._restore()
     for phase in task.strategy.phases:
         name = phase.name
@@ -53,6 +55,7 @@ def _distillation(config, run_):
     protocol = distillation._MULTILABEL if dataset.is_multilabel else distillation._SINGLE_LABEL
     distiller = distillation._distiller(config, dataset, protocol, None)
     task = distillation._Distillation(config, run_, dataset, protocol, None, distiller)
+    task._write_inputs()
     task._restore()
     task._train("student", 0, 1, 0)
     return task
