@@ -98,8 +98,7 @@ def _curves(runs, panels, *, columns: int | None, markers: bool = True):
         for i, (label, results) in enumerate(runs.items()):
             x, mean, std = _band([series(r) for r in results])
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)] if markers else None
-            text = _plain_text(label)
-            axis.plot(x, mean, marker=marker, ms=5, lw=1.8, label=text, color=color)
+            axis.plot(x, mean, marker=marker, ms=5, lw=1.8, label=label, color=color)
             if len(results) > 1:
                 axis.fill_between(x, mean - std, mean + std, alpha=0.18, lw=0, color=color)
         axis.set_title(title, loc="left", fontsize=11)
@@ -113,7 +112,7 @@ def _suptitle(figure, text: str, runs) -> None:
     most = max(len(results) for results in runs.values())
     seeds = f"{most} seeds" if most > 1 else f"seed {next(iter(runs.values()))[0]['seed']}"
     lines = textwrap.fill(f"{text}, {seeds}", int(11 * figure.get_figwidth()))
-    figure.suptitle(_plain_text(lines), x=0.01, ha="left", fontsize=12)
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=12)
 
 
 def _annotated(entry: dict) -> int:
@@ -326,10 +325,9 @@ def confusion_matrix(
     axis.set_xlabel(column_title)
     axis.set_ylabel("True class")
     if num_classes <= _MAX_NAMED:
-        names = [_plain_text(name) for name in class_names]
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axis.set_xticks(range(num_classes), names, fontsize=8, **turned)
-        axis.set_yticks(range(num_classes), names, fontsize=8)
+        axis.set_xticks(range(num_classes), class_names, fontsize=8, **turned)
+        axis.set_yticks(range(num_classes), class_names, fontsize=8)
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
                 color = "white" if share > 0.5 else "black"
@@ -355,7 +353,7 @@ def class_bars(
     height = 0.9 + 0.19 * max(len(values), 4)
     figure, axis = pyplot.subplots(figsize=(4.5, height), layout="constrained")
     axis.barh(range(len(values)), 100 * values[order], color=COLORS[0])
-    axis.set_yticks(range(len(values)), [_plain_text(class_names[c]) for c in order], fontsize=8)
+    axis.set_yticks(range(len(values)), [class_names[c] for c in order], fontsize=8)
     axis.set_ylim(len(values) - 0.4, -0.6)
     axis.set_xlim(0, 100)
     axis.set_title(title, loc="left", fontsize=11)
@@ -444,7 +442,7 @@ def query_histograms(
             axis.stairs(shares, edges, fill=True, color=color, alpha=0.55, label=label)
         chosen = bins["chosen"] / max(bins["chosen"].sum(), 1)
         axis.stairs(chosen, edges, color=COLORS[6], lw=1.5, label="chosen")
-        axis.set_title(_plain_text(name.replace("_", " ")), loc="left", fontsize=11)
+        axis.set_title(name.replace("_", " "), loc="left", fontsize=11)
         axis.set_ylabel("Share of each")
         _plain_axis(axis)
     axes[0].legend(frameon=False, fontsize=8)
@@ -485,7 +483,7 @@ def progress_curves(
         for i, (name, points) in enumerate(lines.items()):
             x, y = np.array(points).T
             style = {"color": COLORS[i % len(COLORS)], "marker": "." if len(x) < 30 else None}
-            axis.plot(x, y, lw=1.5, label=_plain_text(name.replace("_", " ")), **style)
+            axis.plot(x, y, lw=1.5, label=name.replace("_", " "), **style)
         axis.set_title(title, loc="left", fontsize=11)
         axis.set_xlabel("Epochs since the start")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -538,11 +536,6 @@ def contact_sheet(
     content = io.BytesIO()
     sheet.save(content, format="PNG")
     write_bytes(path, content.getvalue())
-
-
-def _plain_text(name: str) -> str:
-    """A name of the user's in a figure, where a pair of dollars would mean a formula."""
-    return name.replace("$", r"\$")
 
 
 def _pyplot():
