@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import secrets
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -90,7 +91,7 @@ class WeightsAndBiases:
 
         identity = workdir / "wandb_id.txt"
         if not identity.exists():
-            identity.write_text(wandb.util.generate_id())
+            identity.write_text(secrets.token_hex(8))
         try:
             self._run = wandb.init(
                 project="jaxrobust",
