@@ -40,12 +40,12 @@ class _Comparison(NamedTuple):
     Attributes:
       problem: results -> what must be the same in all runs.
       columns: heading -> results -> fraction in [0, 1].
-      figures: what lies on the horizontal axis, the default first -> `(groups, path)`, which draws.
+      figures: what lies on the horizontal axis, the default first -> what draws it.
     """
 
     problem: Callable[[dict], tuple]
     columns: dict[str, Callable[[dict], float]]
-    figures: dict[str, Callable[[dict[str, list[dict]], pathlib.Path], None]]
+    figures: dict[str, Callable]
 
 
 _COMPARISONS = {
@@ -114,7 +114,13 @@ def load_results(workdir: pathlib.Path) -> dict:
 
 
 def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
-    """Results by label, every label's seeds in ascending order.
+    """Results by label, every label's seeds in ascending order; `folders` says of what."""
+    found = folders(workdirs, by)
+    return {label: [load_results(f) for f in of_label] for label, of_label in found.items()}
+
+
+def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Path]]:
+    """Workdirs of single seeds by label, every label's seeds in ascending order.
 
     Args:
       workdirs: folders of finished runs, of one seed or of several (`num_seeds`).
@@ -124,7 +130,7 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
       UserError: if a run lacks the field, the runs are of different problems, or a label holds one
         seed twice.
     """
-    groups: dict[str, list[dict]] = collections.defaultdict(list)
+    groups: dict[str, dict[int, pathlib.Path]] = collections.defaultdict(dict)
     problems = {}
     for workdir in _of_single_seeds(workdirs):
         results = load_results(workdir)
@@ -134,19 +140,19 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
         if task not in _COMPARISONS:
             raise UserError(f"{workdir} is of the task {task!r}, which has no comparison.")
         problems[task, *_COMPARISONS[task].problem(results)] = workdir
-        if results["seed"] in [r["seed"] for r in groups[label]]:
+        if results["seed"] in groups[label]:
             raise UserError(
                 f"Two runs of {label!r} have seed {results['seed']} (one is {workdir}); leave one "
                 "out, or tell them apart with --by=FIELD."
             )
-        groups[label].append(results)
+        groups[label][results["seed"]] = workdir
     if len(problems) > 1:
         first, second = list(problems.values())[:2]
         raise UserError(
             f"{first} and {second} are not the same problem (data set, and known classes, noise "
             "or student, must agree); compare them separately."
         )
-    return {label: sorted(rs, key=lambda r: r["seed"]) for label, rs in groups.items()}
+    return {label: [seeds[s] for s in sorted(seeds)] for label, seeds in groups.items()}
 
 
 def _of_single_seeds(workdirs: list[pathlib.Path]) -> list[pathlib.Path]:
@@ -203,13 +209,20 @@ def statistics(groups: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, f
     return found
 
 
-def draw(groups: dict[str, list[dict]], path: pathlib.Path, *, x: str | None = None) -> None:
+def draw(
+    groups: dict[str, list[dict]],
+    path: pathlib.Path,
+    *,
+    x: str | None = None,
+    columns: int | None = None,
+) -> None:
     """The figure of the runs' task, a line per label with a band over its seeds.
 
     Args:
       groups: results by label.
       path: the PNG to write.
       x: what lies on the horizontal axis; None for what is usual.
+      columns: panels beside each other; None: all.
 
     Raises:
       UserError: if the task's figure has no such axis.
@@ -218,7 +231,7 @@ def draw(groups: dict[str, list[dict]], path: pathlib.Path, *, x: str | None = N
     x = x or next(iter(figures))
     if x not in figures:
         raise UserError(unknown_name("--x", x, figures))
-    figures[x](groups, path)
+    figures[x](groups, path, columns=columns)
 
 
 def _comparison(groups: dict[str, list[dict]]) -> _Comparison:

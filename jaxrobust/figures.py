@@ -2,19 +2,28 @@
 
 import functools
 import io
+import math
 import pathlib
+import textwrap
 import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxrobust.engine.files import write_bytes
-from jaxrobust.metrics import expected_calibration_error
 from jaxrobust.selection import fit_gaussian_mixture_1d, min_max_normalize
 
 # Colour-blind safe (Okabe and Ito), in the order in which they tell best apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_PROGRESS = {
+    "test": {"accuracy": "accuracy", "mAP": "mAP", "ece": "calibration error"},
+    "query": {"precision": "query precision", "recall": "query recall"},
+    "labels": {"f1": "F1 of wrong labels found", "flagged_fraction": "labels called wrong"},
+}  # split of an event -> measures that tell how a run goes -> what they are called
+_DARK_GREEN = "#007A5A"
+_MAX_NAMED = 20  # classes whose names stand beside a matrix
+_TILE, _LINE = 96, 14  # pixels of an image on a contact sheet, and of a line under it
 
 _drawing = threading.Lock()
 
@@ -32,7 +41,11 @@ def _one_at_a_time(draw):
 
 @_one_at_a_time
 def learning_curves(
-    runs: Mapping[str, Sequence[dict]], path: pathlib.Path, *, x: str = "rounds"
+    runs: Mapping[str, Sequence[dict]],
+    path: pathlib.Path,
+    *,
+    x: str = "rounds",
+    columns: int | None = None,
 ) -> None:
     """Draws accuracy, query precision and query recall by round.
 
@@ -42,6 +55,7 @@ def learning_curves(
       path: the PNG to write.
       x: "rounds", or "annotated": the number of images annotated so far, after the query for its
         precision and recall.
+      columns: panels beside each other; None: all.
     """
     panels = (
         ("Accuracy on known classes (%)", _accuracy(x)),
@@ -49,10 +63,9 @@ def learning_curves(
         ("Query recall (%)", _of_queries("recall", x)),
     )
     first = next(iter(runs.values()))[0]
-    figure, axes = _curves(runs, panels)
+    figure, axes = _curves(runs, panels, columns=columns)
     for axis in axes:
         axis.set_xlabel({"rounds": "Round", "annotated": "Annotated images"}[x])
-        axis.xaxis.get_major_locator().set_params(integer=True)
     _suptitle(
         figure,
         f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes known",
@@ -62,13 +75,26 @@ def learning_curves(
     _save(figure, path)
 
 
-def _curves(runs, panels, *, markers: bool = True):
-    """A figure with one panel per (title, series): mean and deviation over the seeds of a run."""
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(13 / 3 * len(panels), 4), layout="constrained", squeeze=False
+def _panels(count: int, columns: int | None, *, height: float = 4.0):
+    """A figure and its `count` axes, row by row, at most `columns` beside each other."""
+    rows = -(-count // (columns or count))
+    columns = -(-count // rows)
+    figure, axes = _pyplot().subplots(
+        rows,
+        columns,
+        figsize=(13 / 3 * columns, height * rows),
+        layout="constrained",
+        squeeze=False,
     )
-    for axis, (title, series) in zip(axes[0], panels, strict=True):
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, axes.flat[:count]
+
+
+def _curves(runs, panels, *, columns: int | None, markers: bool = True):
+    """A figure with one panel per (title, series): mean and deviation over the seeds of a run."""
+    figure, axes = _panels(len(panels), columns)
+    for axis, (title, series) in zip(axes, panels, strict=True):
         for i, (label, results) in enumerate(runs.items()):
             x, mean, std = _band([series(r) for r in results])
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)] if markers else None
@@ -76,15 +102,17 @@ def _curves(runs, panels, *, markers: bool = True):
             if len(results) > 1:
                 axis.fill_between(x, mean - std, mean + std, alpha=0.18, lw=0, color=color)
         axis.set_title(title, loc="left", fontsize=11)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         _plain_axis(axis)
-    return figure, axes[0]
+    return figure, axes
 
 
 def _suptitle(figure, text: str, runs) -> None:
     """Title that also says how many seeds are in the figure."""
     most = max(len(results) for results in runs.values())
     seeds = f"{most} seeds" if most > 1 else f"seed {next(iter(runs.values()))[0]['seed']}"
-    figure.suptitle(f"{text}, {seeds}", x=0.01, ha="left", fontsize=12)
+    lines = textwrap.fill(f"{text}, {seeds}", int(11 * figure.get_figwidth()))
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=12)
 
 
 def _annotated(entry: dict) -> int:
@@ -125,13 +153,16 @@ def _band(runs: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray
 
 
 @_one_at_a_time
-def noisy_label_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
+def noisy_label_curves(
+    runs: Mapping[str, Sequence[dict]], path: pathlib.Path, *, columns: int | None = None
+) -> None:
     """Draws test accuracy, calibration error and detection of wrong labels by epoch.
 
     Args:
       runs: label -> results of one or more seeds (contents of `results.json`), as for
         `learning_curves`. Detection is left out where the truth is not known.
       path: the PNG to write.
+      columns: panels beside each other; None: all.
     """
     first = next(iter(runs.values()))[0]
     panels = [
@@ -143,7 +174,7 @@ def noisy_label_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -
             ("F1 of wrong labels found (%)", _of_epochs(lambda e: 100 * e["labels"]["f1"]))
         )
     noise = first["noise"]
-    figure, axes = _curves(runs, panels, markers=False)
+    figure, axes = _curves(runs, panels, columns=columns, markers=False)
     for axis in axes:
         axis.set_xlabel("Epoch")
     _suptitle(figure, f"{first['dataset']}, noise: {_noise_text(noise)}", runs)
@@ -163,7 +194,9 @@ def _of_epochs(value):
 
 
 @_one_at_a_time
-def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
+def distillation_curves(
+    runs: Mapping[str, Sequence[dict]], path: pathlib.Path, *, columns: int | None = None
+) -> None:
     """Draws a student's test accuracy and calibration error and, where there was a teacher, how the
     gradients of cross-entropy and of BinaryKL on the primary head agree, by epoch.
 
@@ -171,6 +204,7 @@ def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) 
       runs: label -> results of one or more seeds (contents of `results.json`), as for
         `learning_curves`. The gradients are left out if a run has none.
       path: the PNG to write.
+      columns: panels beside each other; None: all.
     """
     first = next(iter(runs.values()))[0]
     panels = [
@@ -182,7 +216,7 @@ def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) 
             (f"Cosine of CE and BinaryKL gradients, {part}", _of_epochs(_cosine_on(part)))
             for part in ("head", "backbone")
         ]
-    figure, axes = _curves(runs, panels, markers=False)
+    figure, axes = _curves(runs, panels, columns=columns, markers=False)
     for axis in axes:
         axis.set_xlabel("Epoch")
     for axis in axes[2:]:
@@ -193,13 +227,16 @@ def distillation_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) 
 
 
 @_one_at_a_time
-def multilabel_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) -> None:
+def multilabel_curves(
+    runs: Mapping[str, Sequence[dict]], path: pathlib.Path, *, columns: int | None = None
+) -> None:
     """Draws a student's mAP, and its F1 with as many labels as each image truly has, by epoch.
 
     Args:
       runs: label -> results of one or more seeds (contents of `results.json`), as for
         `learning_curves`.
       path: the PNG to write.
+      columns: panels beside each other; None: all.
     """
     first = next(iter(runs.values()))[0]
     titles = {
@@ -208,7 +245,7 @@ def multilabel_curves(runs: Mapping[str, Sequence[dict]], path: pathlib.Path) ->
         "CF1": "Mean F1 of the classes, oracle top-k (%)",
     }
     panels = [(title, _of_epochs(_in_percent(name))) for name, title in titles.items()]
-    figure, axes = _curves(runs, panels, markers=False)
+    figure, axes = _curves(runs, panels, columns=columns, markers=False)
     for axis in axes:
         axis.set_xlabel("Epoch")
     _suptitle(figure, _taught(first), runs)
@@ -231,38 +268,96 @@ def _cosine_on(part: str):
 
 
 @_one_at_a_time
-def reliability_diagram(
-    probs: np.ndarray, labels: np.ndarray, path: pathlib.Path, *, num_bins: int = 10
-) -> None:
-    """Draws accuracy against confidence, with the share of images in each bin.
+def reliability_diagram(bins: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+    """Draws accuracy against confidence, with the share of predictions in each bin.
 
     Args:
-      probs: [n, C], predicted probabilities.
-      labels: int [n].
+      bins: what `metrics.reliability_bins` returns.
       path: the PNG to write.
-      num_bins: how many bins of confidence.
     """
-    confidence, hits = probs.max(axis=1), probs.argmax(axis=1) == labels
-    edges = np.linspace(0, 1, num_bins + 1)
-    bins = np.searchsorted(edges[1:-1], confidence, side="left")
-    counts = np.bincount(bins, minlength=num_bins)
-    accuracy = np.bincount(bins, hits, num_bins) / np.maximum(counts, 1)
+    count, accuracy = bins["count"], bins["accuracy"]
+    share = count / max(count.sum(), 1)
+    error = float(share @ np.abs(accuracy - bins["confidence"]))
+    edges = np.linspace(0, 1, len(count) + 1)
     pyplot = _pyplot()
     figure, (top, bottom) = pyplot.subplots(
         2, 1, figsize=(4.5, 5.5), layout="constrained", sharex=True, height_ratios=(3, 1)
     )
-    style = {"width": 1 / num_bins, "align": "edge", "ec": "white"}
+    style = {"width": 1 / len(count), "align": "edge", "ec": "white"}
     top.bar(edges[:-1], accuracy, color=COLORS[0], label="accuracy", **style)
     top.plot([0, 1], [0, 1], color=COLORS[1], lw=1.5, ls="--", label="calibrated")
-    error = expected_calibration_error(probs, labels, num_bins=num_bins)
     top.set_title(f"Calibration on the test images, error {error:.3f}", loc="left", fontsize=11)
     top.set_ylabel("Accuracy")
-    top.legend(frameon=False, loc="upper left")
-    bottom.bar(edges[:-1], counts / len(labels), color=COLORS[6], **style)
+    top.legend(framealpha=0.9, edgecolor="none", loc="upper left")
+    bottom.bar(edges[:-1], share, color=COLORS[6], **style)
     bottom.set_xlabel("Confidence")
-    bottom.set_ylabel("Share of images")
+    bottom.set_ylabel("Share")
     for axis in (top, bottom):
         _plain_axis(axis)
+    _save(figure, path)
+
+
+@_one_at_a_time
+def confusion_matrix(
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    path: pathlib.Path,
+    *,
+    title: str,
+    column_title: str = "Predicted class",
+) -> None:
+    """Draws, for every true class, the share of its images in each predicted or given class.
+
+    Args:
+      counts: [C, C], a row per true class.
+      class_names: of the C classes; written beside the rows where there are few.
+      path: the PNG to write.
+      title: above the matrix.
+      column_title: below it.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    num_classes = len(counts)
+    pyplot = _pyplot()
+    side = min(max(3.5, 0.45 * num_classes + 1.5), 8)
+    figure, axis = pyplot.subplots(figsize=(side, side), layout="constrained")
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_title(title, loc="left", fontsize=11)
+    axis.set_xlabel(column_title)
+    axis.set_ylabel("True class")
+    if num_classes <= _MAX_NAMED:
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axis.set_xticks(range(num_classes), class_names, fontsize=8, **turned)
+        axis.set_yticks(range(num_classes), class_names, fontsize=8)
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                color = "white" if share > 0.5 else "black"
+                text = f"{100 * share:.0f}"
+                axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    _save(figure, path)
+
+
+@_one_at_a_time
+def class_bars(
+    values: np.ndarray, class_names: Sequence[str], path: pathlib.Path, *, title: str
+) -> None:
+    """Draws a measure of each class, the lowest first.
+
+    Args:
+      values: [C], fractions.
+      class_names: of the C classes.
+      path: the PNG to write.
+      title: above the bars.
+    """
+    order = np.argsort(values, kind="stable")
+    pyplot = _pyplot()
+    height = 0.9 + 0.19 * max(len(values), 4)
+    figure, axis = pyplot.subplots(figsize=(4.5, height), layout="constrained")
+    axis.barh(range(len(values)), 100 * values[order], color=COLORS[0])
+    axis.set_yticks(range(len(values)), [class_names[c] for c in order], fontsize=8)
+    axis.set_ylim(len(values) - 0.4, -0.6)
+    axis.set_xlim(0, 100)
+    axis.set_title(title, loc="left", fontsize=11)
+    _plain_axis(axis)
     _save(figure, path)
 
 
@@ -321,44 +416,126 @@ def _draw_mixture(axis, score: np.ndarray, low: float, width: float) -> None:
 
 
 @_one_at_a_time
-def contact_sheet(
-    images: np.ndarray,
-    captions: Sequence[tuple[str, str]],
+def query_histograms(
+    scores: Mapping[str, Mapping[str, np.ndarray]],
     path: pathlib.Path,
     *,
-    wrong: np.ndarray | None = None,
-    columns: int = 10,
+    columns: int | None = None,
 ) -> None:
-    """Draws images in rows, each with its given and its suggested label.
+    """Draws how each score of a query was distributed over the pool and over the chosen images.
 
     Args:
-      images: uint8 [n, H, W, 3].
-      captions: (given, suggested) of each.
+      scores: by name, arrays over the bins: their limits `from` and `to`, and the numbers of images
+        in the `pool`, `chosen` and, where the truth is known, `unknown`.
       path: the PNG to write.
-      wrong: bool [n], which given labels are wrong, if known: their captions are coloured.
-      columns: images in a row.
+      columns: panels beside each other; None: all.
     """
-    pyplot = _pyplot()
-    rows = max(-(-len(images) // columns), 1)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(1.15 * columns, 1.5 * rows), layout="constrained", squeeze=False
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for i, (axis, image, (given, suggested)) in enumerate(
-        zip(axes.flat, images, captions, strict=False)
-    ):
-        axis.imshow(image, interpolation="nearest")
-        color = "black" if wrong is None else COLORS[1] if wrong[i] else COLORS[2]
-        given, suggested = (_shortened(name, 17) for name in (given, suggested))
-        axis.set_title(f"{given}\n→ {suggested}", fontsize=7, color=color)
-    legend = "" if wrong is None else "; orange: the given label is wrong, green: it is right"
-    figure.suptitle(f"Given label → suggested label{legend}", x=0.01, ha="left", fontsize=10)
+    figure, axes = _panels(len(scores), columns, height=2.8)
+    for axis, (name, bins) in zip(axes, scores.items(), strict=True):
+        parts = {"pool": bins["pool"]}
+        if "unknown" in bins:
+            known = bins["pool"] - bins["unknown"]
+            parts = {"pool, known classes": known, "pool, unknown classes": bins["unknown"]}
+        edges = [*bins["from"], bins["to"][-1]]
+        for (label, counts), color in zip(parts.items(), COLORS, strict=False):
+            shares = counts / max(counts.sum(), 1)
+            axis.stairs(shares, edges, fill=True, color=color, alpha=0.55, label=label)
+        chosen = bins["chosen"] / max(bins["chosen"].sum(), 1)
+        axis.stairs(chosen, edges, color=COLORS[6], lw=1.5, label="chosen")
+        axis.set_title(name.replace("_", " "), loc="left", fontsize=11)
+        axis.set_ylabel("Share of each")
+        _plain_axis(axis)
+    axes[0].legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+@_one_at_a_time
+def progress_curves(
+    events: Sequence[dict], path: pathlib.Path, *, columns: int | None = None
+) -> None:
+    """Draws the training losses, and what was measured on the way, over the steps of one run.
+
+    Args:
+      events: lines of `metrics.jsonl`.
+      path: the PNG to write.
+      columns: panels beside each other; None: all.
+    """
+    losses: dict[str, list] = {}
+    measures: dict[str, list] = {}
+    rounds: dict[str, int] = {}
+    for event in events:
+        phase, step = str(event.get("phase", "")), event["step"]
+        if event["split"] == "train" and "loss" in event:
+            name = f"{phase} {event.get('stage', '')}".strip() or "loss"
+            points = losses.setdefault(name, [])
+            if rounds.setdefault(name, event.get("round")) != event.get("round"):
+                rounds[name] = event["round"]
+                points.append((step, np.nan))  # a network that starts anew is another line
+            points.append((step, event["loss"]))
+        for measure, title in _PROGRESS.get(event["split"], {}).items():
+            if measure in event:
+                points = measures.setdefault(f"{phase} {title}".strip(), [])
+                points.append((step, 100 * event[measure]))
+    panels = {"Training loss": losses, "Measured (%)": measures}
+    panels = {title: lines for title, lines in panels.items() if lines}
+    figure, axes = _panels(len(panels), columns)
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for i, (name, points) in enumerate(lines.items()):
+            x, y = np.array(points).T
+            style = {"color": COLORS[i % len(COLORS)], "marker": "." if len(x) < 30 else None}
+            axis.plot(x, y, lw=1.5, label=name.replace("_", " "), **style)
+        axis.set_title(title, loc="left", fontsize=11)
+        axis.set_xlabel("Epochs since the start")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(frameon=False, fontsize=8)
+        _plain_axis(axis)
+    _save(figure, path)
+
+
+def contact_sheet(
+    images: np.ndarray,
+    captions: Sequence[str],
+    path: pathlib.Path,
+    *,
+    wrong: np.ndarray | None = None,
+) -> None:
+    """One PNG of all images with text under each, row by row.
+
+    Args:
+      images: uint8 `[n, H, W, 3]`, n >= 1; small ones are magnified, large ones reduced.
+      captions: one per image, of as many lines each; cut where they are too long.
+      path: the PNG to write.
+      wrong: bool [n], which captions are set in orange, the others in green; None: all in black.
+    """
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 11)
+    height, width = images.shape[1:3]
+    scale = _TILE / max(height, width)
+    if scale >= 1:
+        size = (width * int(scale), height * int(scale))
+    else:
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    column, row = _TILE + 4, size[1] + 4 + _LINE * (captions[0].count("\n") + 1)
+    columns = max(math.ceil(math.sqrt(len(images))), min(len(images), 8))
+    sheet = Image.new("RGB", (columns * column, -(-len(images) // columns) * row), "white")
+    draw = ImageDraw.Draw(sheet)
+    resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    for n, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = n % columns * column + 2, n // columns * row + 2
+        sheet.paste(Image.fromarray(image).resize(size, resample), (x + (_TILE - size[0]) // 2, y))
+        color = "black" if wrong is None else COLORS[1] if wrong[n] else _DARK_GREEN
+        for line in caption.split("\n"):
+            cut = line
+            while draw.textlength(cut, font) > _TILE:
+                line = line[:-1]
+                cut = f"{line}…"
+            draw.text((x, y + size[1] + 1), cut, font=font, fill=color)
+            y += _LINE
+    content = io.BytesIO()
+    sheet.save(content, format="PNG")
+    write_bytes(path, content.getvalue())
 
 
 def _pyplot():

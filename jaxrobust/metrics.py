@@ -71,9 +71,53 @@ def expected_calibration_error(
         return 0.0
     confidence = probs.max(axis=1)
     gap = (probs.argmax(axis=1) == labels) - confidence
-    # Not ceil(confidence * num_bins), whose rounding puts 0.7 of ten bins into (0.7, 0.8].
-    bins = np.searchsorted(np.arange(1, num_bins) / num_bins, confidence, side="left")
+    bins = _confidence_bins(confidence, num_bins)
     return float(np.abs(np.bincount(bins, weights=gap)).sum() / labels.size)
+
+
+def reliability_bins(
+    confidence: np.typing.ArrayLike, hits: np.typing.ArrayLike, *, num_bins: int = 10
+) -> dict[str, np.ndarray]:
+    """What a reliability diagram shows: accuracy by confidence, in equal bins of confidence.
+
+    Args:
+      confidence: [n], probabilities that were predicted.
+      hits: bool or {0, 1} [n], what came true.
+      num_bins: how many equal bins; bin b is (b / num_bins, (b + 1) / num_bins].
+
+    Returns:
+      Arrays [num_bins]: `count`, and the means `confidence` and `accuracy`, 0 in empty bins.
+    """
+    confidence = np.asarray(confidence, np.float64)
+    bins = _confidence_bins(confidence, num_bins)
+    count = np.bincount(bins, minlength=num_bins)
+
+    def mean(values):
+        return np.bincount(bins, values, num_bins) / np.maximum(count, 1)
+
+    return {"count": count, "confidence": mean(confidence), "accuracy": mean(np.asarray(hits))}
+
+
+def _confidence_bins(confidence: np.ndarray, num_bins: int) -> np.ndarray:
+    # Not ceil(confidence * num_bins), whose rounding puts 0.7 of ten bins into (0.7, 0.8].
+    return np.searchsorted(np.arange(1, num_bins) / num_bins, confidence, side="left")
+
+
+def confusion_matrix(
+    predicted: np.typing.ArrayLike, labels: np.typing.ArrayLike, num_classes: int
+) -> np.ndarray:
+    """How often each class was taken for each.
+
+    Args:
+      predicted: int [n].
+      labels: int [n].
+      num_classes: C.
+
+    Returns:
+      int64 [C, C], a row per true class and a column per predicted one.
+    """
+    pairs = np.asarray(labels, np.int64) * num_classes + np.asarray(predicted, np.int64)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def query_precision(is_known_selected: np.typing.ArrayLike) -> float:

@@ -103,7 +103,8 @@ def base(dataset: str) -> ml_collections.ConfigDict:
     config.deterministic = False  # True: the same bits in every run on a GPU too, but slower
     config.dtype = "auto"  # convolutions in bfloat16, on CPU float32; or float32, bfloat16
     config.batch_norm = "global"  # statistics of the whole batch; or per_device, of each one's part
-    config.writers = ("jsonl", "tensorboard")  # also: wandb
+    # Of metrics, beside metrics.jsonl: tensorboard, wandb; auto: tensorboard if it is installed.
+    config.writers = ("auto",)
     config.log_every_seconds = 15.0
     config.num_workers = 0  # processes that read streamed images; 0: threads of this one
     config.checkpoint = ml_collections.ConfigDict({"every_seconds": 120.0, "keep": 2})

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from jaxrobust import report
 from jaxrobust.recipes import locate
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -160,18 +161,34 @@ def test_a_finished_run_is_finished(unkilled):
     code, stderr = _run(*TINY, f"--workdir={unkilled}")
     assert code == 0, stderr
     assert _artefacts(unkilled) == before
+    assert stderr.rstrip().endswith(f"python -m jaxrobust.report {unkilled}")
+
+
+def test_a_page_about_the_run(unkilled, tmp_path):
+    assert report.main([str(unkilled), f"--out={tmp_path}"]) == 0
+    page = (tmp_path / "index.html").read_text()
+    for words in ("dcfs on digits", "Query of round 2", "Most frequent confusions", "configs/dcfs"):
+        assert words in page
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"confusion_dcfs.png", "round_02_dcfs.png", "scores_round_02_dcfs.png"} <= names
 
 
 def test_what_lands_in_the_workdir(unkilled):
     found = {str(p.relative_to(unkilled)) for p in unkilled.rglob("*") if p.is_file()}
     assert {
         "config.json",
+        "confusion.csv",
         "environment.json",
+        "figures/confusion.png",
         "figures/learning_curve.png",
         "metrics.jsonl",
+        "figures/reliability.png",
         "queries/round_00.csv",
+        "queries/round_00.png",
+        "queries/round_00_scores.csv",
         "queries/round_01.csv",
         "queries/round_02.csv",
+        "reliability.csv",
         "results.json",
         "split.json",
         "timing.json",

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from jaxrobust.losses import calibrated_softmax
 from jaxrobust.metrics import (
     auroc,
+    confusion_matrix,
     detection_scores,
     expected_calibration_error,
     query_precision,
     query_recall,
+    reliability_bins,
     topk_accuracy,
 )
 
@@ -183,3 +185,17 @@ def test_auroc_is_sklearns(seed, levels):
 def test_errors_name_the_remedy(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_reliability_bins_by_hand():
+    bins = reliability_bins([0.95, 0.91, 0.6], [1, 0, 1])
+    np.testing.assert_array_equal(bins["count"], [0, 0, 0, 0, 0, 1, 0, 0, 0, 2])
+    np.testing.assert_allclose(bins["confidence"][[0, 5, 9]], [0, 0.6, 0.93], rtol=1e-12)
+    np.testing.assert_allclose(bins["accuracy"][[0, 5, 9]], [0, 1, 0.5], rtol=1e-12)
+
+
+def test_confusion_matrix_by_hand():
+    """A row per true class."""
+    counts = confusion_matrix([1, 1, 0, 2], [0, 1, 0, 2], 4)
+    expected = [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(counts, expected)

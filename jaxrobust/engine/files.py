@@ -3,8 +3,11 @@
 Of several processes only the main one writes.
 """
 
+import csv
+import io
 import json
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxrobust.engine import processes
@@ -18,6 +21,13 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes text as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def write_table(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
+    """Writes rows of cells as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ log = logging.getLogger("jaxrobust")
 # Settings that change how a run is watched, not what it computes: a restart may alter them.
 FREE_ON_RESTART = ("checkpoint", "device", "log_every_seconds", "num_workers", "writers")
 _MAX_PENDING = 8
+_LONG_SECONDS = 3600.0  # a run or an interval that a user may want to hear of
+_SURE_SECONDS = 10.0  # of measuring, before a run is called long
 
 
 class Interrupted(Exception):
@@ -90,11 +93,12 @@ def setup_jax(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Fields of a nested configuration by their dotted names."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{name}."))
+            flat.update(flatten(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = value
     return flat
@@ -118,7 +122,7 @@ def check_same_config(config: dict, path: pathlib.Path) -> None:
     Raises:
       UserError: naming the first field that differs, or if the file cannot be read.
     """
-    before, now = _flatten(_read_object(path)), _flatten(config)
+    before, now = flatten(_read_object(path)), flatten(config)
     for name in sorted(before.keys() | now.keys()):
         if name.split(".")[0] in FREE_ON_RESTART:
             continue
@@ -225,6 +229,54 @@ def stop_on_signals() -> Iterator[_Stop]:
             signal.signal(signum, handler)
 
 
+def likely_mistakes(config: ml_collections.ConfigDict, placement: Placement) -> list[str]:
+    """What a recipe may say, and seldom means to."""
+    doubts = []
+    num_devices = placement.num_devices
+    if config.dtype == "bfloat16" and placement.mesh.devices.flat[0].platform == "cpu":
+        doubts.append(
+            "dtype=bfloat16 is slower on a CPU than float32; leave --config.dtype=auto there."
+        )
+    if config.batch_size % num_devices:
+        doubts.append(
+            f"batch_size={config.batch_size} does not divide evenly by {num_devices} devices, so "
+            "some of them idle in every step; choose a multiple."
+        )
+    if config.checkpoint.every_seconds > _LONG_SECONDS:
+        interval = tqdm.format_interval(config.checkpoint.every_seconds)
+        doubts.append(
+            f"checkpoint.every_seconds={config.checkpoint.every_seconds:g}: a kill may cost "
+            f"{interval} of work (SIGTERM and Ctrl-C save at once)."
+        )
+    return doubts
+
+
+def slow_run(workdir: pathlib.Path, num_epochs: float, seconds_each: float) -> list[str]:
+    """What a user may want to change about a run that takes long.
+
+    Args:
+      workdir: of the run.
+      num_epochs: that are left.
+      seconds_each: of an epoch, as measured.
+    """
+    doubts = []
+    if num_epochs * seconds_each < _LONG_SECONDS:
+        return doubts
+    if jax.default_backend() == "cpu":
+        left, each = (tqdm.format_interval(s) for s in (num_epochs * seconds_each, seconds_each))
+        doubts.append(
+            f"on this CPU the run takes about {left} more, {each} for an epoch. It is meant for a "
+            "GPU or TPU; --config.num_epochs= and --config.dataset.max_train= make it shorter, and "
+            "a :digits variant takes a minute or two."
+        )
+    if workdir.resolve().is_relative_to(pathlib.Path(tempfile.gettempdir()).resolve()):
+        doubts.append(
+            f"{workdir} is a temporary folder, which may be emptied before the run ends; choose "
+            "another --workdir for a run of this length."
+        )
+    return doubts
+
+
 class Run:
     """Everything of a run that is not mathematics.
 
@@ -261,6 +313,7 @@ class Run:
         self._last_saved: tuple[int, int] | None = None  # finished epochs, and steps of the next
         self._num_saved = 0
         self._within: dict | None = None
+        self._is_paced = False
         self._bar: tqdm | None = None
 
     # Starting and resuming
@@ -393,16 +446,19 @@ class Run:
 
     def start_progress(self, total: int, done: int) -> None:
         """Shows a bar on a terminal, or a line every `log_every_seconds` elsewhere."""
+        for doubt in likely_mistakes(self.config, self.placement):
+            log.warning("warning: %s", doubt)
         self._bar = tqdm(
             total=total,
             initial=done,
-            unit="epoch",
+            bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left",
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
             disable=not (sys.stderr.isatty() and processes.is_main() and _is_only_run()),
         )
-        self._progress = (total, done, time.monotonic())
+        self._total = total
+        self._paced: tuple[float, float] | None = None  # place and time that a rate is taken from
 
     def epoch_done(self, step: int, tree: Any, record: dict, where: str) -> None:
         """Marks epoch `step` (counted over the whole run, from 1) as done.
@@ -420,7 +476,13 @@ class Run:
         self._stop_or_go_on(where, lambda: self.save(step, tree, record))
 
     def within_epoch(
-        self, step: int, where: str, keep: Callable[[Any], tuple[Any, dict]]
+        self,
+        step: int,
+        where: str,
+        keep: Callable[[Any], tuple[Any, dict]],
+        *,
+        num_steps: int,
+        part: tuple[int, int] = (0, 1),
     ) -> Within:
         """How the epoch program that is called next is taken up and may be left.
 
@@ -428,6 +490,8 @@ class Run:
           step: number of finished epochs.
           where: how far the run is, in words.
           keep: the program's state between two steps -> `tree` and `record` as in `epoch_done`.
+          num_steps: of the program.
+          part: which one it is, from 0, of how many programs that make up the epoch.
 
         Returns:
           `within` of the program. It raises `Interrupted` after saving, if a signal came, and
@@ -437,7 +501,7 @@ class Run:
 
         def pause(row, state, sums):
             here = f"{where}, step {row}"
-            self._show(step, here)
+            self._show(step + (part[0] + row / num_steps) / part[1], here)
 
             def save():
                 within = {"row": row, "sums": {k: float(v) for k, v in fetch(sums).items()}}
@@ -490,17 +554,24 @@ class Run:
         self._last_saved = place
         self._last_save = time.monotonic()
 
-    def _show(self, step: int, where: str) -> None:
-        total, first, since = self._progress
+    def _show(self, step: float, where: str) -> None:
+        now = time.monotonic()
+        # The time to the first report went into compiling, and says nothing about what is left.
+        first, since = self._paced = self._paced or (step, now)
+        each = (now - since) / (step - first) if step > first else None
+        if each is not None and now - since >= _SURE_SECONDS and not self._is_paced:
+            self._is_paced = True
+            for doubt in slow_run(self.workdir, self._total - step, each):
+                log.warning("warning: %s", doubt)
         self._bar.set_description(where, refresh=False)
         self._bar.update(step - self._bar.n)
-        now = time.monotonic()
         if not self._bar.disable or now - self._last_line < self.config.log_every_seconds:
             return
         self._last_line = now
-        rate = (step - first) / max(now - since, 1e-9)
-        left = tqdm.format_interval((total - step) / rate) if rate > 0 else "?"
-        log.info("%s | %d/%d epochs | %s left", where, step, total, left)
+        left = ""
+        if each is not None:
+            left = f" | {tqdm.format_interval((self._total - step) * each)} left"
+        log.info("%s | %.0f %% of the run%s", where, 100 * step / self._total, left)
 
     def say(self, text: str) -> None:
         """Prints a line without tearing the progress bar."""

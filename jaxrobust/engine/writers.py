@@ -1,13 +1,18 @@
 """Where metrics go: a JSON-lines file, TensorBoard, Weights & Biases."""
 
 import json
+import logging
 import os
 import pathlib
+import secrets
+from collections.abc import Iterable
 from typing import Protocol
 
 from jaxrobust.errors import UserError
 
-WRITERS = ("jsonl", "tensorboard", "wandb")
+log = logging.getLogger("jaxrobust")
+
+WRITERS = ("auto", "jsonl", "tensorboard", "wandb")
 
 
 class Writer(Protocol):
@@ -82,18 +87,25 @@ class WeightsAndBiases:
 
     def __init__(self, workdir: pathlib.Path, config: dict):
         import wandb
+        from wandb.errors import Error
 
         identity = workdir / "wandb_id.txt"
         if not identity.exists():
-            identity.write_text(wandb.util.generate_id())
-        self._run = wandb.init(
-            project="jaxrobust",
-            name=workdir.name,
-            dir=str(workdir),
-            config=config,
-            id=identity.read_text().strip(),
-            resume="allow",
-        )
+            identity.write_text(secrets.token_hex(8))
+        try:
+            self._run = wandb.init(
+                project="jaxrobust",
+                name=workdir.name,
+                dir=str(workdir),
+                config=config,
+                id=identity.read_text().strip(),
+                resume="allow",
+            )
+        except Error as error:
+            raise UserError(
+                f"Weights & Biases cannot be used ({str(error).splitlines()[0]}); type `wandb "
+                "login`, set WANDB_MODE=offline, or take it out of --config.writers."
+            ) from None
 
     def write(self, event: dict) -> None:
         self._run.log(_numbers(event), step=event["step"])
@@ -105,28 +117,41 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+def writer_names(given: Iterable[str]) -> list[str]:
+    """The names in a recipe's `writers`, of which `--config.writers=a,b` makes one."""
+    return [name.strip() for names in given for name in names.split(",")]
+
+
 def optional_writers(
     names: tuple[str, ...], workdir: pathlib.Path, *, first_step: int, config: dict
 ) -> list[Writer]:
     """The writers beside `metrics.jsonl` that a recipe asks for.
 
-    TensorBoard is left out silently where tensorboardX is not installed, since it is on by default.
+    `auto` is TensorBoard where tensorboardX is installed. `jsonl` is written in any case.
 
     Raises:
-      UserError: if Weights & Biases is asked for and not installed.
+      UserError: if what is asked for by name is not installed or, of Weights & Biases, cannot be
+        logged in to.
     """
     writers: list[Writer] = []
-    if "tensorboard" in names:
+    names = writer_names(names)
+    if "tensorboard" in names or "auto" in names:
         try:
             writers.append(TensorBoard(workdir / "tensorboard", first_step=first_step))
         except ModuleNotFoundError:
-            pass
+            if "tensorboard" in names:
+                raise _not_installed("tensorboard") from None
+            log.info("No TensorBoard files: pip install 'jaxrobust[tensorboard]' to have them.")
     if "wandb" in names:
         try:
             writers.append(WeightsAndBiases(workdir, config))
         except ModuleNotFoundError:
-            raise UserError(
-                "writers asks for wandb, which is not installed; pip install 'jaxrobust[wandb]' "
-                "or take it out of --config.writers."
-            ) from None
+            raise _not_installed("wandb") from None
     return writers
+
+
+def _not_installed(name: str) -> UserError:
+    return UserError(
+        f"writers asks for {name}, which is not installed; pip install 'jaxrobust[{name}]' or take "
+        "it out of --config.writers."
+    )

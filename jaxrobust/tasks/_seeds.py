@@ -19,6 +19,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import check_same_config, plain, stop_on_signals
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
+from jaxrobust.tasks._shared import next_command
 
 log = logging.getLogger("jaxrobust")
 
@@ -91,6 +92,7 @@ def run_seeds(
         f"mean ± deviation over {len(runs)} seeds:\n{table}",
         f"results: {workdir / 'results.json'}",
         f"figure: {workdir / 'figures' / 'curves.png'}",
+        next_command(workdir),
     ):
         log.info(line)
     return results

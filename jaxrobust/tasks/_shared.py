@@ -4,22 +4,26 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+import pathlib
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from jaxrobust import figures, metrics
 from jaxrobust.data.multilabel import FILE_SETS, FileDataset, list_dataset
 from jaxrobust.data.sources import SOURCES, Dataset, load_dataset
 from jaxrobust.data.streaming import ON_CORRUPT
 from jaxrobust.data.transforms import CROPS
+from jaxrobust.engine.files import write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.plan import LAST_BATCHES
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
-from jaxrobust.engine.writers import WRITERS
+from jaxrobust.engine.writers import WRITERS, writer_names
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.layers import batch_norm_in_parts
 from jaxrobust.ranges import check_ranges
@@ -117,7 +121,7 @@ def check_common(config: ml_collections.ConfigDict, choices: Mapping[str, Iterab
             f"optimizer.schedule={schedule!r} reads {' and '.join(lacking)}, which this recipe's "
             "optimizer lacks; choose another schedule, or add them to the recipe."
         )
-    for name in config.writers:
+    for name in writer_names(config.writers):
         if name not in WRITERS:
             raise UserError(unknown_name("writer", name, WRITERS))
 
@@ -192,6 +196,55 @@ def text_cell(text: str) -> str:
 def text_of_cell(written: str) -> str:
     """What `text_cell` was given."""
     return written[1:] if written.startswith("'") else written
+
+
+def write_test_files(
+    workdir: pathlib.Path, probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> None:
+    """What a trained network makes of the test images, as tables and figures.
+
+    `confusion.csv` or, of images with several labels, `classes.csv`; and `reliability.csv`.
+
+    Args:
+      workdir: of the run.
+      probs: [n, C], predicted probabilities.
+      labels: int [n], or {0, 1} [n, C].
+      class_names: of the C classes.
+    """
+    folder = workdir / "figures"
+    cells = [text_cell(name) for name in class_names]
+    if labels.ndim == 1:
+        predicted = probs.argmax(axis=1)
+        counts = metrics.confusion_matrix(predicted, labels, len(class_names))
+        rows = [[name, *row] for name, row in zip(cells, counts.tolist(), strict=True)]
+        write_table(workdir / "confusion.csv", [["true \\ predicted", *cells], *rows])
+        figures.confusion_matrix(
+            counts, class_names, folder / "confusion.png", title="Test images, % of each true class"
+        )
+        bins = metrics.reliability_bins(probs.max(axis=1), predicted == labels)
+    else:
+        values = [metrics.average_precision(*pair) for pair in zip(probs.T, labels.T, strict=True)]
+        rows = zip(cells, labels.sum(axis=0).tolist(), map(cell, values), strict=True)
+        write_table(workdir / "classes.csv", [["class", "test_images", "average_precision"], *rows])
+        figures.class_bars(
+            np.array(values),
+            class_names,
+            folder / "classes.png",
+            title="Average precision on the test images (%)",
+        )
+        bins = metrics.reliability_bins(probs.ravel(), labels.ravel())
+    edges = np.linspace(0, 1, len(bins["count"]) + 1)
+    rows = zip(edges[:-1], edges[1:], *bins.values(), strict=True)
+    write_table(
+        workdir / "reliability.csv",
+        [["above", "up_to", *bins], *([cell(value) for value in row] for row in rows)],
+    )
+    figures.reliability_diagram(bins, folder / "reliability.png")
+
+
+def next_command(workdir: pathlib.Path) -> str:
+    """What to type after a run."""
+    return f"next, one page of all this: python -m jaxrobust.report {shlex.quote(str(workdir))}"
 
 
 def introduce_networks(

@@ -25,22 +25,25 @@ from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import write_json, write_text
+from jaxrobust.engine.files import write_json, write_table, write_text
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
-from jaxrobust.figures import learning_curves
+from jaxrobust.figures import contact_sheet, learning_curves
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
 from jaxrobust.tasks._shared import (
+    cell,
     check_batch_sizes,
     check_common,
     compute_dtype,
     introduce_networks,
     load,
+    next_command,
     with_batch_norm,
+    write_test_files,
 )
 from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 
@@ -48,6 +51,8 @@ log = logging.getLogger("jaxrobust")
 
 ORACLES = ("truth", "csv")
 VIEWS = ("test", "train")
+NUM_SHOWN = 60  # queried images on the contact sheet
+NUM_BINS = 40  # of the histograms of scores
 
 
 def run(
@@ -363,7 +368,7 @@ class _Learning:
                 self._images,
                 self._annotations_on_device,
                 {k: np.float32(v) for k, v in phase.scalars(epoch).items()},
-                within=self.io.within_epoch(step, where, keep),
+                within=self.io.within_epoch(step, where, keep, num_steps=plan.num_steps),
             )
             step += 1
             event = {"step": step, "split": "train", "phase": name, "round": round_}
@@ -442,9 +447,7 @@ class _Learning:
 
     def _measure(self, round_: int) -> None:
         """Accuracy of every classifying network on the test images of known classes."""
-        test_ids = np.flatnonzero(self.split.test_known)
-        plan = self._plan(test_ids, self.config.eval_batch_size, capacity=len(self.dataset.test))
-        targets = self.split.test_targets[test_ids]
+        targets = self.split.test_targets[self.split.test_known]
         counts = np.bincount(
             self.annotations[self.annotations != NOT_ANNOTATED], minlength=self.task.num_classes + 1
         )
@@ -457,19 +460,23 @@ class _Learning:
         for name in self._trained():
             if name not in self._classify:
                 continue
-            probs = fetch(
-                self._classify[name](
-                    plan,
-                    rng.stream(self.config.seed, f"{name}/test", round_),
-                    self.networks[name].variables,
-                    self._test_images,
-                )
-            )[test_ids]
+            probs = self._test_probs(name, round_)
             hits = np.asarray(metrics.topk_accuracy(probs, targets, 1))
             key = "accuracy" if name == self.strategy.target else f"{name}_accuracy"
             entry[key] = float(hits.mean(dtype=np.float64))
         self.rounds.append(entry)
         self._log_round(round_, "test", entry)
+
+    def _test_probs(self, name: str, round_: int) -> np.ndarray:
+        """Class probabilities [n, K] of the n test images of known classes."""
+        ids = np.flatnonzero(self.split.test_known)
+        probs = self._classify[name](
+            self._plan(ids, self.config.eval_batch_size, capacity=len(self.dataset.test)),
+            rng.stream(self.config.seed, f"{name}/test", round_),
+            self.networks[name].variables,
+            self._test_images,
+        )
+        return fetch(probs)[ids]
 
     def _trained(self) -> tuple[str, ...]:
         """Phases that had something to train on in this round."""
@@ -501,6 +508,7 @@ class _Learning:
             query = self.strategy.query(
                 self._context(round_, stream, num_phases=len(self.strategy.phases))
             )
+            self._write_scores(round_, query)
             if self.person:
                 self.person.ask(round_, query)
         answers = self._answer(round_, query)
@@ -538,7 +546,16 @@ class _Learning:
         names = [*self.class_names, UNKNOWN]
         answers = self.split.targets[query.ids]
         table = query_table(query, self.examples.files, [names[a] for a in answers])
-        write_text(self.io.workdir / "queries" / f"round_{round_:02d}.csv", table)
+        folder = self.io.workdir / "queries"
+        write_text(folder / f"round_{round_:02d}.csv", table)
+        shown = query.ids[:NUM_SHOWN]
+        if shown.size:
+            contact_sheet(
+                self.examples.images[shown],
+                [names[a] for a in answers[:NUM_SHOWN]],
+                folder / f"round_{round_:02d}.png",
+                wrong=answers[:NUM_SHOWN] == self.task.num_classes,
+            )
         return answers
 
     def _set_annotations(self, annotations: np.ndarray) -> None:
@@ -596,6 +613,28 @@ class _Learning:
             "dataset_sha256": fingerprint(self.dataset),
         }
         self.io.begin("split.json", split, dtype=self.task.dtype)
+
+    def _write_scores(self, round_: int, query: Query) -> None:
+        """`queries/round_XX_scores.csv`: how every score is distributed over the pool."""
+        chosen = np.isin(np.arange(len(self.examples)), query.ids)
+        parts = {"pool": self.annotations == NOT_ANNOTATED, "chosen": chosen}
+        if not self.person:
+            parts["unknown"] = parts["pool"] & (self.split.targets == self.task.num_classes)
+        rows = [["score", "from", "to", *parts]]
+        for name, score in query.scores.items():
+            score = np.asarray(score)
+            valid = parts["pool"] & np.isfinite(score)
+            if not np.issubdtype(score.dtype, np.floating) or not valid.any():
+                continue
+            # The outermost bins take what lies far out.
+            score = score.astype(np.float64)
+            limits = np.quantile(score[valid], (0.005, 0.995))
+            edges = np.histogram_bin_edges(score[valid], NUM_BINS, limits)
+            score = np.clip(score, edges[0], edges[-1])
+            counts = [np.histogram(score[valid & part], edges)[0] for part in parts.values()]
+            for low, high, *row in zip(edges[:-1], edges[1:], *counts, strict=True):
+                rows.append([name, *map(cell, (low, high, *row))])
+        write_table(self.io.workdir / "queries" / f"round_{round_:02d}_scores.csv", rows)
 
     def _log_round(self, round_: int, split: str, entry: dict) -> None:
         step = self._step_number(round_ + 1, 0, 0)
@@ -707,12 +746,19 @@ class _Learning:
         self.io.write_timing()
         figure = workdir / "figures" / "learning_curve.png"
         learning_curves({self.config.method: [results]}, figure)
+        if "accuracy" in self.rounds[-1]:
+            write_test_files(
+                workdir,
+                self._test_probs(self.strategy.target, self.rounds[-1]["round"]),
+                self.split.test_targets[self.split.test_known],
+                self.class_names,
+            )
         for line in (
             f"last {_accuracy(self.rounds[-1])}, {self.io.seconds:.0f} s in all",
             f"results: {workdir / 'results.json'}",
             f"queried images and their scores: {workdir / 'queries'}",
             f"figure: {figure}",
-            f"next: python -m jaxrobust.compare {workdir} ANOTHER_WORKDIR --out=comparison",
+            next_command(workdir),
         ):
             log.info(line)
         return results

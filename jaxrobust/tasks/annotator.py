@@ -11,15 +11,15 @@ import dataclasses
 import difflib
 import io
 import json
-import math
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from jaxrobust.data.readers import decode_images
-from jaxrobust.engine.files import write_bytes, write_json, write_text
+from jaxrobust.engine.files import write_json, write_text
 from jaxrobust.errors import UserError
+from jaxrobust.figures import contact_sheet
 from jaxrobust.methods.strategy import Query
 from jaxrobust.tasks._shared import cell, text_cell, text_of_cell
 
@@ -28,7 +28,6 @@ UNKNOWN = "unknown"
 
 _MAX_PROBLEMS = 5
 _TILE = 96
-_CAPTION = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,32 +173,6 @@ def query_table(
         file = [text_cell(files[i])] if files else []
         table.writerow([int(i), *file, *cells, text_cell(labels[n]) if labels else ""])
     return text.getvalue()
-
-
-def contact_sheet(images: np.ndarray, captions: Sequence[str], path: pathlib.Path) -> None:
-    """One PNG of all images with a line of text under each, row by row.
-
-    Args:
-      images: uint8 `[n, S, S, 3]`, n >= 1.
-      captions: one per image; cut where they are too long.
-      path: where the PNG goes, in one piece.
-    """
-    from PIL import Image, ImageDraw
-
-    size = images.shape[1]
-    columns = max(math.ceil(math.sqrt(len(images))), min(len(images), 8))
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (size + 4), rows * (size + _CAPTION + 4)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for n, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        x, y = n % columns * (size + 4) + 2, n // columns * (size + _CAPTION + 4) + 2
-        sheet.paste(Image.fromarray(image), (x, y))
-        while draw.textlength(caption) > size:
-            caption = caption[:-1]
-        draw.text((x, y + size + 1), caption, fill="black")
-    content = io.BytesIO()
-    sheet.save(content, format="PNG")
-    write_bytes(path, content.getvalue())
 
 
 def _rows(path: pathlib.Path) -> list[tuple[int, dict[str, str]]]:

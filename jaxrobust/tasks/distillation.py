@@ -64,7 +64,9 @@ from jaxrobust.tasks._shared import (
     compute_dtype,
     introduce_networks,
     load,
+    next_command,
     with_batch_norm,
+    write_test_files,
 )
 
 log = logging.getLogger("jaxrobust")
@@ -608,7 +610,10 @@ class _Distillation:
             self._labels,
             {name: np.float32(value) for name, value in scalars.items()},
             within=self.io.within_epoch(
-                first + epoch, f"{role} epoch {epoch + 1}/{num_epochs}", keep
+                first + epoch,
+                f"{role} epoch {epoch + 1}/{num_epochs}",
+                keep,
+                num_steps=plan.num_steps,
             ),
         )
         event = {"step": first + epoch + 1, "split": "train", "phase": role, "epoch": epoch}
@@ -757,13 +762,12 @@ class _Distillation:
 
     def _draw(self, results: dict) -> None:
         folder = self.io.workdir / "figures"
-        if self.protocol is _MULTILABEL:
-            figures.multilabel_curves({self.config.method: [results]}, folder / "epochs.png")
-            return
-        logits = self._logits("student")
-        probs = np.asarray(jax.nn.softmax(logits))
-        figures.reliability_diagram(probs, self.dataset.test.labels, folder / "reliability.png")
-        figures.distillation_curves({self.config.method: [results]}, folder / "epochs.png")
+        multilabel = self.protocol is _MULTILABEL
+        draw = figures.multilabel_curves if multilabel else figures.distillation_curves
+        draw({self.config.method: [results]}, folder / "epochs.png")
+        squash = jax.nn.sigmoid if multilabel else jax.nn.softmax
+        probs = np.asarray(squash(self._logits("student")))
+        write_test_files(self.io.workdir, probs, self.dataset.test.labels, self.dataset.class_names)
 
     # What the user sees
 
@@ -817,6 +821,7 @@ class _Distillation:
             f"results: {workdir / 'results.json'}",
             f"student, without the auxiliary head: {workdir / 'student'}",
             f"figures: {workdir / 'figures'}",
+            next_command(workdir),
         ]
         for line in lines:
             log.info(line)

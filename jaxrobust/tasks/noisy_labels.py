@@ -4,7 +4,6 @@ The same loop serves every method. True labels are read in two places only: wher
 in, and in `_Learning._detection`, which says how well the wrong labels were found.
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -34,7 +33,7 @@ from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augmen
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import write_bytes, write_json, write_text
+from jaxrobust.engine.files import write_bytes, write_json, write_table
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
@@ -50,8 +49,10 @@ from jaxrobust.tasks._shared import (
     compute_dtype,
     introduce_networks,
     load,
+    next_command,
     text_cell,
     with_batch_norm,
+    write_test_files,
 )
 
 log = logging.getLogger("jaxrobust")
@@ -379,7 +380,8 @@ class _Learning:
                 return self._tree(), self._record(epoch)
 
             where = f"epoch {epoch + 1}/{self.config.num_epochs}, {stream}"
-            within = self.io.within_epoch(epoch, where, keep)
+            part = self._done_passes, len(passes)
+            within = self.io.within_epoch(epoch, where, keep, num_steps=plan.num_steps, part=part)
             carry = self.networks[entry.network], self.io.placement.put(np.float32(within.row))
             (self.networks[entry.network], _), sums = self._epoch[entry.stage](
                 carry,
@@ -560,11 +562,9 @@ class _Learning:
         files = [text_cell(name) for name in self._images.names or ()]
         is_class = [n for n in self.columns if n == "suggested" or n.startswith("prediction_")]
         others = [n for n in self.columns if n != "suggested"]
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
         truth = [] if self.is_wrong is None else ["true_label"]
         header = ["id", *(["file"] if files else []), "given_label", "suggested_label"]
-        table.writerow([*header, *others, *truth])
+        rows = [[*header, *others, *truth]]
         for i in self._by_suspicion():
             file = [files[i]] if files else []
             classes = [names[self.labels[i]], names[self.columns["suggested"][i]]]
@@ -573,20 +573,22 @@ class _Learning:
                 for n in others
             ]
             true_label = [names[self.dataset.train.labels[i]]] if truth else []
-            table.writerow([int(i), *file, *classes, *cells, *true_label])
-        write_text(self.io.workdir / "label_quality.csv", text.getvalue())
+            rows.append([int(i), *file, *classes, *cells, *true_label])
+        write_table(self.io.workdir / "label_quality.csv", rows)
 
     def _draw(self, results: dict) -> None:
         folder = self.io.workdir / "figures"
         names = self.dataset.class_names
         shown = self._by_suspicion()[:NUM_SHOWN]
-        captions = [(names[self.labels[i]], names[self.columns["suggested"][i]]) for i in shown]
+        captions = [
+            f"{names[self.labels[i]]}\n→ {names[self.columns['suggested'][i]]}" for i in shown
+        ]
         wrong = None if self.is_wrong is None else self.is_wrong[shown]
         figures.contact_sheet(
             self._images.read(shown), captions, folder / "suspicious.png", wrong=wrong
         )
         together, _ = fetch(self._probs(self._logits("test", self.config.num_epochs - 1)))
-        figures.reliability_diagram(together, self.dataset.test.labels, folder / "reliability.png")
+        write_test_files(self.io.workdir, together, self.dataset.test.labels, names)
         score = self.method.score
         columns = self.columns
         scores = {n: columns.get(f"{score}_{n}", columns[score]) for n in self.method.networks}
@@ -648,6 +650,7 @@ class _Learning:
             f"results: {workdir / 'results.json'}",
             f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
             f"figures: {workdir / 'figures'}",
+            next_command(workdir),
         ]
         for line in lines:
             log.info(line)

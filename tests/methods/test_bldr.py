@@ -365,7 +365,13 @@ def test_labels_are_judged_by_the_negative_head(finished):
     found = results["last"]["labels"]
     assert found["auroc_nl_prob"] == pytest.approx(found["auroc_clean_prob"], abs=1e-6)
     figures = {p.name for p in (workdir / "figures").iterdir()}
-    assert figures == {"epochs.png", "nl_prob.png", "reliability.png", "suspicious.png"}
+    assert figures == {
+        "confusion.png",
+        "epochs.png",
+        "nl_prob.png",
+        "reliability.png",
+        "suspicious.png",
+    }
 
 
 def _build(config):

@@ -1,5 +1,7 @@
 """The loop, called as a library."""
 
+import collections
+import csv
 import json
 
 import jax
@@ -31,6 +33,16 @@ def _config(**changes) -> ml_collections.ConfigDict:
 METHODS = ("random", "entropy", "lc", "margin", "coreset", "badge", "lfosa", "eaoa", "dcfs")
 
 
+def _score_counts(path):
+    """Over how many images a round's histograms go, by score and part of the pool."""
+    counts = {}
+    with open(path) as file:
+        for row in csv.DictReader(file):
+            of_score = counts.setdefault(row["score"], collections.Counter())
+            of_score.update({name: int(row[name]) for name in ("pool", "chosen", "unknown")})
+    return counts
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_keeps_its_books(method, tmp_path):
     results = tasks.run(_config(method=method, **{"model.name": "tiny"}), tmp_path)
@@ -45,6 +57,13 @@ def test_a_run_keeps_its_books(method, tmp_path):
         assert len(set(ids)) == 20 and not seen & set(ids)
         seen |= set(ids)
         known = sum(label != "unknown" for label in labels)
+        query = entry["query"]
+        num_unknown = round(query["pool_size"] * (1 - query["pool_known_fraction"]))
+        expected = {"pool": query["pool_size"], "chosen": 20, "unknown": num_unknown}
+        for counts in _score_counts(tmp_path / "queries" / f"round_{i:02d}_scores.csv").values():
+            assert counts == expected
+        with Image.open(tmp_path / "queries" / f"round_{i:02d}.png") as sheet:
+            assert sheet.size == (8 * 100, 3 * (96 + 18))
         assert entry["query"]["num_known"] == known
         assert entry["query"]["precision"] == known / 20
         following = results["rounds"][i + 1]

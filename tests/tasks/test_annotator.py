@@ -18,7 +18,7 @@ from jaxrobust import tasks
 from jaxrobust.engine.runtime import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods.strategy import Query
-from jaxrobust.tasks.annotator import Annotator, contact_sheet, query_table
+from jaxrobust.tasks.annotator import Annotator, query_table
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 
@@ -373,11 +373,3 @@ def test_query_table():
         query_table(query, ["x", "y", "z,"])
         == 'id,file,a,n,label\n2,"z,",0.333333343,3,\n0,x,0.100000001,1,\n'
     )
-
-
-def test_contact_sheet_is_near_square(tmp_path):
-    images = np.zeros((30, 20, 20, 3), np.uint8)
-    contact_sheet(images, ["a caption that is far too long"] * 30, tmp_path / "sheet.png")
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (8 * 24, 4 * 38)
-    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]

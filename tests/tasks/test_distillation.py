@@ -143,7 +143,7 @@ def test_every_program_was_traced_once(finished):
 
 def test_figures_can_be_opened(finished):
     found = {p.name for p in (finished[0] / "figures").iterdir()}
-    assert found == {"epochs.png", "reliability.png"}
+    assert found == {"confusion.png", "epochs.png", "reliability.png"}
     for name in found:
         with Image.open(finished[0] / "figures" / name) as image:
             assert min(image.size) > 300

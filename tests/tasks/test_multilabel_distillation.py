@@ -1,5 +1,6 @@
 """The distillation loop on images with several labels, with networks of a few channels."""
 
+import csv
 import json
 import os
 import signal
@@ -67,7 +68,11 @@ def test_results_metrics_and_figure(finished):
     tested = _events(workdir, split="test", phase="student")
     assert [e["mAP"] for e in tested] == maps
     assert {"OF1", "CF1", "OP_at_half", "CF1_harmonic_at_half"} < set(tested[0])
-    assert (workdir / "figures" / "epochs.png").stat().st_size > 0
+    found = {p.name for p in (workdir / "figures").iterdir()}
+    assert found == {"classes.png", "epochs.png", "reliability.png"}
+    with (workdir / "classes.csv").open() as file:
+        precisions = [float(row["average_precision"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(np.mean(precisions), results["last"]["mAP"], rtol=1e-6)
     trained = _events(workdir, split="train", phase="student")
     assert trained[0]["steps"] == [1, 3] and trained[1]["steps"] == [4, 6]
     for event in trained:

@@ -25,6 +25,8 @@ from jaxrobust.methods.noisy_labels import Method, Pass, Stage
 from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_labels
 
+FIGURES = {"confusion.png", "epochs.png", "margin.png", "reliability.png", "suspicious.png"}
+
 
 def _config(**changes) -> ml_collections.ConfigDict:
     config = recipe.get_config("digits")
@@ -138,10 +140,26 @@ def test_every_program_was_traced_once(finished):
 
 def test_figures_can_be_opened(finished):
     found = {p.name for p in (finished[0] / "figures").iterdir()}
-    assert found == {"epochs.png", "margin.png", "reliability.png", "suspicious.png"}
+    assert found == FIGURES
     for name in found:
         with Image.open(finished[0] / "figures" / name) as image:
             assert min(image.size) > 300
+
+
+def test_what_the_network_makes_of_the_test_images(finished):
+    """The tables agree with the measures of the last epoch."""
+    workdir, results = finished
+    with open(workdir / "confusion.csv") as file:
+        (_, *names), *rows = csv.reader(file)
+    counts = np.array([row[1:] for row in rows], int)
+    assert names == [row[0] for row in rows] == [str(digit) for digit in range(10)]
+    accuracy = np.trace(counts) / counts.sum()
+    np.testing.assert_allclose(accuracy, results["last"]["accuracy"], rtol=1e-12)
+    with open(workdir / "reliability.csv") as file:
+        bins = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert sum(b["count"] for b in bins) == counts.sum()
+    gaps = sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins)
+    np.testing.assert_allclose(gaps / counts.sum(), results["last"]["ece"], rtol=1e-6)
 
 
 def test_a_finished_run_is_finished(finished):
@@ -222,7 +240,7 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
     assert all(r["file"].split("/")[0] == r["given_label"] for r in rows)
     assert "true_label" not in rows[0]
     found = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
-    assert found == {"epochs.png", "margin.png", "reliability.png", "suspicious.png"}
+    assert found == FIGURES
 
 
 def test_webvision_is_streamed_and_a_stopped_run_goes_on(
@@ -256,7 +274,7 @@ def test_webvision_is_streamed_and_a_stopped_run_goes_on(
     assert {("net1", "semi_supervised"), ("net2", "semi_supervised")} <= set(stages[2:])
     rows = _quality(tmp_path / "whole")
     assert {r["file"] for r in rows} == {f"google/q{c:04}/{i}.jpg" for i, c in enumerate(classes)}
-    assert len(list((tmp_path / "whole" / "figures").iterdir())) == 4
+    assert {p.name for p in (tmp_path / "whole" / "figures").iterdir()} == FIGURES
 
     real = noisy_labels._Learning._train
 
