@@ -26,6 +26,12 @@ shapes the features, and the warm-up has to last until it has. If reweighting be
 labels of the classes that it has not found get no weight, and it may never find them: on digits
 with batches of 64, in 460 steps of warm-up (the authors have 3,920), two of three seeds lost one
 and two classes for good.
+
+Measured with `:digits` (40 % of the labels wrong; seeds 0 to 2; mean of the last ten epochs, %):
+
+                    accuracy     calibration error   detection AUROC   precision   recall    F1
+    bldr           99.0 ± 0.6           1                100.0            99.6      98.6    99.1
+    cross_entropy  92.7 ± 1.3          32                 98.8            91.5      96.0    93.7
 """
 
 import ml_collections
