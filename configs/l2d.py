@@ -55,6 +55,11 @@ flatters, and for the teacher mAP alone; single runs:
 Ablation on coco_resnet101_resnet34: mld_cd 71.91/73.74/68.76, mld_id 71.79/73.62/68.43; baselines:
 rkd 70.13/72.44/66.78, pkt 70.43/72.64/66.68, reviewkd 70.39/72.62/66.76, mse 70.54/72.75/66.85,
 ps 70.86/72.66/67.12. A larger lambda_mld was better still: mAP 74.2 with 100.
+
+Ours on `digits`, three seeds, under a resnet8 of 95.0 that was trained for 90 epochs: labels alone
+88.3/82.3/82.2, MLD 91.8/84.7/84.8, L2D 91.7/85.7/85.9, with deviations of 1.3 to 4. Under the
+resnet20 that this recipe trains by itself (76.6) all distilled students stay between 72.6 and 78.3:
+see `docs/results.md`.
 """
 
 import ml_collections
