@@ -17,6 +17,7 @@ is below 0.05 is called wrong.
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
@@ -46,6 +48,8 @@ from jaxrobust.methods.noisy_labels import (
 from jaxrobust.models import make_multi_exit
 from jaxrobust.recipes import check_choices, check_section
 from jaxrobust.selection import detect_noisy_labels, estimate_noise_rate, weights_from_nl_probs
+
+log = logging.getLogger("jaxrobust")
 
 POSITIVE, NEGATIVE = 0, 1
 DETECTION_VIEWS = {"weak": "weak", "clean": "test"}
@@ -310,7 +314,16 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         return train_step(network, batches["all"], key, scalars)
 
     def passes(epoch, columns, generator):
-        del columns
+        if bldr.reweighting and epoch == bldr.warm_up + 1:  # the first epoch with weights
+            found = np.unique(columns.get("prediction_nl", columns["suggested"])).size
+            if found < problem.num_classes:
+                log.warning(
+                    "The negative head predicts only %d of %d classes at the end of the warm-up, "
+                    "and right labels of the others now lose their weight: raise "
+                    "--config.bldr.warm_up=, or lower --config.batch_size= for more steps.",
+                    found,
+                    problem.num_classes,
+                )
         ids = {"all": generator("net/order").permutation(problem.num_examples)}
         rate = learning_rate(config.optimizer, epoch, config.num_epochs)
         return [Pass("train", "net", ids, {"learning_rate": rate})]

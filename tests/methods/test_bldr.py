@@ -428,6 +428,16 @@ def test_what_is_tested_and_what_detects(two_stages):
     assert method.test_variables(state)["params"] is state.params and state.ema == {}
 
 
+def test_a_negative_head_that_lacks_classes_is_reported_when_it_matters(two_stages, caplog):
+    method, _ = _build(_config(**{"bldr.warm_up": 3}))
+    for epoch in range(6):
+        for classes in (4, 10):
+            columns = {"prediction_nl": np.arange(90) % classes, "suggested": np.arange(90) % 10}
+            method.passes(epoch, columns, lambda name: np.random.default_rng(0))
+    (record,) = caplog.records
+    assert "only 4 of 10 classes" in record.getMessage()
+
+
 def test_rates_of_the_tables_go_with_the_batch():
     assert bldr.table_learning_rates(recipe.get_config("cifar10n_worst")) == (10, 10)
     config = recipe.get_config("digits")  # batches of 32
