@@ -31,7 +31,7 @@ from jaxrobust import tasks
 from jaxrobust.data.sources import Dataset, Examples
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import environment, setup_jax
+from jaxrobust.engine.runtime import Interrupted, environment, setup_jax
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.tasks._shared import compute_dtype
@@ -356,6 +356,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"jaxrobust: stopped at {stop.where}; nothing is written.", file=sys.stderr)
+        return 128 + stop.signum
     if arguments.out:
         write_json(arguments.out, {"environment": environment(), "reports": reports})
         print(f"\nreports: {arguments.out}")
