@@ -17,6 +17,22 @@ def test_a_contact_sheet_is_near_square_and_its_images_are_of_one_size(tmp_path,
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
 
+def test_learning_curves_leave_out_what_nobody_knows(tmp_path):
+    rounds = [
+        {"round": n, "accuracy": 0.5, "num_labeled_known": 4, "num_labeled_unknown": 2}
+        for n in (0, 1)
+    ]
+    widths = []
+    for query in ({}, {"precision": 0.5}, {"precision": 0.5, "recall": 0.1}):
+        rounds[0]["query"] = {"size": 3, **query}
+        results = {"dataset": "mine", "num_known_classes": 2, "num_classes": 3, "seed": 0}
+        figures.learning_curves({"bual": [{**results, "rounds": rounds}]}, tmp_path / "curves.png")
+        with Image.open(tmp_path / "curves.png") as image:
+            widths.append(image.width)
+    assert widths[1] == pytest.approx(2 * widths[0], abs=2)
+    assert widths[2] == pytest.approx(3 * widths[0], abs=2)
+
+
 def test_captions_are_of_several_lines_and_coloured_by_what_is_wrong(tmp_path):
     images = np.zeros((2, 12, 24, 3), np.uint8)
     captions = ["größer\n→ 猫", "cat\n→ dog"]
