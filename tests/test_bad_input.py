@@ -191,7 +191,6 @@ WRONG_RECIPES = {
     "nobody to ask": ("bual", {"oracle": "csv"}, "digits has none"),
     "several persons": ("bual", {"oracle": "csv", "num_seeds": 2}, "set --config.num_seeds=1"),
     "batch above the set": ("dcfs", {"batch_size": 5000}, "batch_size=5000", "1438 training"),
-    "batch of BUAL": ("bual", {"bual.aux_batch_size": 5000}, "bual.aux_batch_size=5000"),
     "batch of DPC": ("dpc", {"batch_size": 5000}, "batch_size=5000", "1438 training images"),
     "batch of L2D": ("l2d", {"batch_size": 5000}, "batch_size=5000", "1000 training images"),
     "noise": ("dpc", {"noise.kind": "symetric"}, "did you mean 'symmetric'"),

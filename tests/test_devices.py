@@ -86,8 +86,8 @@ def _without_noise(tree):
     return jax.tree.map(lambda x: np.delete(x, slice(8, 16)) if x.shape == (24,) else x, tree)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_eight_devices_give_the_numbers_of_one(method, tmp_path, monkeypatch):
+def _train(method, devices, workdir, monkeypatch, **more):
+    """Networks after the steps of `method` on these devices, and the metrics of the steps."""
     train, recipe, changes = METHODS[method]
     config = recipe.get_config("digits")
     config.update_from_flattened_dict(
@@ -98,18 +98,37 @@ def test_eight_devices_give_the_numbers_of_one(method, tmp_path, monkeypatch):
             "batch_size": BATCH,
             "optimizer.learning_rate": 0.01,
             **changes,
+            **more,
         }
     )
-    found = []
-    for devices in (jax.devices()[:1], jax.devices()):
-        monkeypatch.setattr(
-            runtime, "make_placement", lambda devices=devices: make_placement(devices)
-        )
-        with runtime.open_run(config, tmp_path / str(len(devices))) as run_:
-            run_.start_progress(total=1, done=0)
-            task = train(config, run_)
-            sums = [fetch(values) for _, values, _ in run_._pending]
-            found.append((fetch(task.networks), sums))
-    one, eight = map(_without_noise, found)
+    monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(devices))
+    with runtime.open_run(config, workdir) as run_:
+        run_.start_progress(total=1, done=0)
+        task = train(config, run_)
+        return fetch(task.networks), [fetch(values) for _, values, _ in run_._pending]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_devices_give_the_numbers_of_one(method, tmp_path, monkeypatch):
+    one, eight = (
+        _without_noise(_train(method, devices, tmp_path / str(len(devices)), monkeypatch))
+        for devices in (jax.devices()[:1], jax.devices())
+    )
     assert all(np.isfinite(values["loss"]) for values in one[1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, eight)
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=[pytest.mark.stress] * (m != "dpc")) for m in METHODS]
+)
+def test_every_device_may_normalise_its_own_images(method, tmp_path, monkeypatch):
+    sizes = (
+        {"batch_size": 16, "bual.aux_batch_size": 16} if method == "bual" else {"batch_size": 16}
+    )
+    found = [
+        _train(method, jax.devices()[:2], tmp_path / kind, monkeypatch, batch_norm=kind, **sizes)
+        for kind in ("global", "per_device")
+    ]
+    for networks, sums in found:
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((networks, sums)))
+    assert found[0][1][0]["loss"] != found[1][1][0]["loss"]

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import pathlib
+import threading
 import zlib
 from typing import Any
 
@@ -14,6 +15,8 @@ from jaxrobust.engine import processes
 from jaxrobust.errors import UserError
 
 log = logging.getLogger("jaxrobust")
+
+_starting = threading.Lock()  # orbax numbers the saves of a process, whichever thread they are of
 
 
 def _inventory(directory: pathlib.Path) -> dict[str, list[int]]:
@@ -49,12 +52,13 @@ class Checkpoints:
         """Starts writing a snapshot of `tree` and `record` as they are now."""
         self._settle()
         record = copy.deepcopy(record)  # written in the background, while the run goes on with it
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)
-            ),
-        )
+        with _starting:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)
+                ),
+            )
 
     def restore(self, abstract_tree: Any) -> tuple[Any, dict] | None:
         """Newest undamaged snapshot as (tree, record), or None where there is none at all.

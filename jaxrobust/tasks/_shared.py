@@ -126,21 +126,17 @@ def check_common(config: ml_collections.ConfigDict, choices: Mapping[str, Iterab
             raise UserError(unknown_name("writer", name, WRITERS))
 
 
-def check_batch_sizes(config: ml_collections.ConfigDict, num_examples: int) -> None:
+def check_batch_size(config: ml_collections.ConfigDict, num_examples: int) -> None:
     """Refuses batches of training images that are larger than the whole set.
 
     Raises:
-      UserError: for the first such field.
+      UserError: if they are.
     """
-    fields = {"batch_size": config.batch_size}
-    if config.method == "bual" and "bual" in config:
-        fields |= {f"bual.{n}": config.bual[n] for n in ("aux_batch_size", "nl_batch_size")}
-    for field, size in fields.items():
-        if size > num_examples:
-            raise UserError(
-                f"{field}={size} is more than the {num_examples} training images; set "
-                f"--config.{field}= to fewer."
-            )
+    if config.batch_size > num_examples:
+        raise UserError(
+            f"batch_size={config.batch_size} is more than the {num_examples} training images; set "
+            "--config.batch_size= to fewer."
+        )
 
 
 def compute_dtype(name: str):

@@ -59,7 +59,7 @@ from jaxrobust.models.storage import (
 )
 from jaxrobust.tasks._images import images_of, view_transforms
 from jaxrobust.tasks._shared import (
-    check_batch_sizes,
+    check_batch_size,
     check_common,
     compute_dtype,
     introduce_networks,
@@ -167,7 +167,7 @@ def run(
             f"Images of {dataset.name} have {several} each. "
             + unknown_name("method for them", config.method, protocol.distillers)
         )
-    check_batch_sizes(config, len(dataset.train))
+    check_batch_size(config, len(dataset.train))
     stored = _stored_teacher(config, dataset)
     distiller = _distiller(config, dataset, protocol, stored)
     if _has_table(config):

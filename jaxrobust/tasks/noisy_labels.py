@@ -44,7 +44,7 @@ from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
 from jaxrobust.tasks._images import images_of
 from jaxrobust.tasks._shared import (
     cell,
-    check_batch_sizes,
+    check_batch_size,
     check_common,
     compute_dtype,
     introduce_networks,
@@ -86,7 +86,7 @@ def run(
     """
     _check(config)
     dataset = dataset or load(config, streams=True)
-    check_batch_sizes(config, len(dataset.train))
+    check_batch_size(config, len(dataset.train))
     labels = given_labels(config.noise, dataset, seed=config.seed)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, labels).run()
