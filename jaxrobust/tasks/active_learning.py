@@ -107,7 +107,7 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
         )
     else:
         split = _split_by_truth(config, dataset)
-    check_batch_size(config, len(split.labeled))
+        check_batch_size(config, len(split.labeled))
     pool = int(np.sum(~split.labeled))
     wanted = al.query_size * (al.rounds - 1)
     if wanted > pool:
