@@ -75,6 +75,7 @@ def test_a_run_keeps_its_books(method, tmp_path):
     assert set(traces.values()) == {1}
 
 
+@pytest.mark.stress  # tests/test_devices.py has the steps of every method
 def test_eight_devices_give_the_one_device_curve(tmp_path, monkeypatch):
     config = _config(**{"select.fine": "data"})
     one = tasks.run(config, tmp_path / "one")
