@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrobust import compare, figures
-from jaxrobust.engine.files import write_text
+from jaxrobust.engine.files import text_of_cell, write_text
 from jaxrobust.engine.runtime import flatten
 from jaxrobust.errors import UserError
 
@@ -85,7 +85,7 @@ def _rows(path: pathlib.Path) -> list[list[str]]:
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            return [[cell.removeprefix("'") for cell in row] for row in csv.reader(file)]
+            return [list(map(text_of_cell, row)) for row in csv.reader(file)]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, csv.Error) as error:

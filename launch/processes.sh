@@ -45,20 +45,27 @@ for ((i = 0; i < processes; i++)); do
   fi
 done
 
-code=0
-left=(${pids[@]+"${pids[@]}"})
+code=0 told=''
+left=(${pids[@]+"${!pids[@]}"})
 while ((${#left[@]})); do
   sleep 0.2
   still=()
-  for pid in "${left[@]}"; do
-    if kill -0 "$pid" 2>/dev/null; then
-      still+=("$pid")
+  for i in "${left[@]}"; do
+    if kill -0 "${pids[i]}" 2>/dev/null; then
+      still+=("$i")
       continue
     fi
     one=0
-    wait "$pid" || one=$?
+    wait "${pids[i]}" || one=$?
     if [[ $one != 0 ]]; then
       [[ $code == 0 ]] && code=$one
+      # With these codes it has told why itself; a killed one cannot.
+      if [[ $one != 2 && $one != 75 && $one != 130 && -z $told ]]; then
+        told=1
+        echo "launch/processes.sh: process $i ended with code $one, and the others stop;" \
+          "type the same command to go on." >&2
+      fi
+      sleep 1  # in which the others mostly notice, and say where they are
       forward TERM
     fi
   done

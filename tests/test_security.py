@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jaxrobust import figures
+from jaxrobust.engine.files import text_cell, text_of_cell
 from jaxrobust.errors import UserError
 from jaxrobust.methods.strategy import Query
 from jaxrobust.models.storage import load_classifier
-from jaxrobust.tasks._shared import text_cell, text_of_cell
 from jaxrobust.tasks.annotator import Annotator, query_table
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -12,6 +12,8 @@ from typing import Any
 
 from jaxrobust.engine import processes
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON-able value, indented."""
@@ -28,6 +30,20 @@ def write_table(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
+
+
+def text_cell(text: str) -> str:
+    """Text for a table: no spreadsheet takes it for a formula, which could send data away.
+
+    An apostrophe in front, which spreadsheets read as "this is text", is taken off by
+    `text_of_cell`.
+    """
+    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
+
+
+def text_of_cell(written: str) -> str:
+    """What `text_cell` was given."""
+    return written[1:] if written.startswith("'") else written
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

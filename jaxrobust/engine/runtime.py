@@ -577,12 +577,12 @@ class Run:
         """Prints a line without tearing the progress bar."""
         tqdm.write(text, file=sys.stderr)
 
-    def _close(self) -> None:
+    def _close(self, *, finish_saving: bool) -> None:
         if self._bar is not None:
             self._bar.close()
         for writer in self._writers:
             writer.close()
-        if self._checkpoints is not None:
+        if self._checkpoints is not None and finish_saving:
             self._checkpoints.close()
 
 
@@ -622,10 +622,16 @@ def open_run(
             raise refusal or UserError("The main process could not open the workdir.")
         stop = stack.enter_context(stop_on_signals())
         run = Run(config, workdir, programs or Programs(), stop)
+        finish_saving = True
         try:
             yield run
+        except Exception as error:
+            # Another process may be gone, and the checkpoint under way would wait for it in vain.
+            expected = isinstance(error, UserError | Interrupted)
+            finish_saving = expected or jax.process_count() == 1
+            raise
         finally:
-            run._close()
+            run._close(finish_saving=finish_saving)
             if not run.has_begun and processes.is_main():
                 _give_back(missing)
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Protocol
 
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, unknown_name
 
 log = logging.getLogger("jaxrobust")
 
@@ -118,8 +118,16 @@ class WeightsAndBiases:
 
 
 def writer_names(given: Iterable[str]) -> list[str]:
-    """The names in a recipe's `writers`, of which `--config.writers=a,b` makes one."""
-    return [name.strip() for names in given for name in names.split(",")]
+    """The names in a recipe's `writers`, of which `--config.writers=a,b` makes one.
+
+    Raises:
+      UserError: if one is unknown.
+    """
+    names = [name.strip() for names in given for name in names.split(",")]
+    for name in names:
+        if name not in WRITERS:
+            raise UserError(unknown_name("writer", name, WRITERS))
+    return names
 
 
 def optional_writers(

@@ -18,12 +18,12 @@ from jaxrobust.data.multilabel import FILE_SETS, FileDataset, list_dataset
 from jaxrobust.data.sources import SOURCES, Dataset, load_dataset
 from jaxrobust.data.streaming import ON_CORRUPT
 from jaxrobust.data.transforms import CROPS
-from jaxrobust.engine.files import write_table
+from jaxrobust.engine.files import text_cell, write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.plan import LAST_BATCHES
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
-from jaxrobust.engine.writers import WRITERS, writer_names
+from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.layers import batch_norm_in_parts
 from jaxrobust.ranges import check_ranges
@@ -121,9 +121,7 @@ def check_common(config: ml_collections.ConfigDict, choices: Mapping[str, Iterab
             f"optimizer.schedule={schedule!r} reads {' and '.join(lacking)}, which this recipe's "
             "optimizer lacks; choose another schedule, or add them to the recipe."
         )
-    for name in writer_names(config.writers):
-        if name not in WRITERS:
-            raise UserError(unknown_name("writer", name, WRITERS))
+    writer_names(config.writers)
 
 
 def check_batch_size(config: ml_collections.ConfigDict, num_examples: int) -> None:
@@ -175,23 +173,6 @@ def with_batch_norm(
 def cell(value) -> str:
     """A score as text: whole numbers as they are, others with float32's nine digits."""
     return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def text_cell(text: str) -> str:
-    """Text for a table: no spreadsheet takes it for a formula, which could send data away.
-
-    An apostrophe in front, which spreadsheets read as "this is text", is taken off by
-    `text_of_cell`.
-    """
-    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
-
-
-def text_of_cell(written: str) -> str:
-    """What `text_cell` was given."""
-    return written[1:] if written.startswith("'") else written
 
 
 def write_test_files(

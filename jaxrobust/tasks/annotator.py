@@ -17,11 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrobust.data.readers import decode_images
-from jaxrobust.engine.files import write_json, write_text
+from jaxrobust.engine.files import text_cell, text_of_cell, write_json, write_text
 from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet
 from jaxrobust.methods.strategy import Query
-from jaxrobust.tasks._shared import cell, text_cell, text_of_cell
+from jaxrobust.tasks._shared import cell
 
 UNKNOWN = "unknown"
 """What a person writes for an image of none of the known classes."""

@@ -33,7 +33,7 @@ from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augmen
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import write_bytes, write_json, write_table
+from jaxrobust.engine.files import text_cell, write_bytes, write_json, write_table
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
@@ -50,7 +50,6 @@ from jaxrobust.tasks._shared import (
     introduce_networks,
     load,
     next_command,
-    text_cell,
     with_batch_norm,
     write_test_files,
 )

@@ -10,6 +10,7 @@ from configs import dcfs
 from jaxrobust.engine import runtime
 from jaxrobust.engine.runtime import likely_mistakes, open_run, slow_run
 from jaxrobust.engine.sharding import make_placement
+from jaxrobust.errors import UserError
 from jaxrobust.recipes import base
 
 
@@ -74,6 +75,25 @@ def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
             run.epoch_done(step, {}, {}, "")
     cpu, temporary = caplog.messages
     assert "takes about 4:58:00 more" in cpu and "temporary folder" in temporary
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "error", "waits"),
+    [(1, ValueError, True), (2, ValueError, False), (2, UserError, True)],
+)
+def test_a_run_whose_other_process_is_gone_does_not_wait_for_its_checkpoint(
+    tmp_path, monkeypatch, num_processes, error, waits
+):
+    with pytest.raises(error, match="gone"), open_run(base("digits"), tmp_path) as run:
+        run.begin("labels.json", {}, dtype=None)
+        checkpoints = run._checkpoints
+        closed = []
+        monkeypatch.setattr(checkpoints, "close", lambda: closed.append(True))
+        monkeypatch.setattr(runtime.jax, "process_count", lambda: num_processes)
+        raise error("gone")
+    assert closed == [True] * waits
+    monkeypatch.undo()
+    checkpoints.close()
 
 
 def test_deterministic_runs_ask_xla_for_it_once(monkeypatch):
