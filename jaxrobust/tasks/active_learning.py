@@ -307,8 +307,13 @@ class _Learning:
     def run(self) -> dict:
         config = self.config
         self._write_split()
-        round_, phase_index, epoch = self._restore()
         self._introduce()
+        round_, phase_index, epoch = self._restore()
+        introduce_networks(
+            self.networks,
+            self.task.dtype,
+            going_on_in=self.io.workdir if self.io.is_resumed else None,
+        )
         self.io.start_progress(
             total=self._step_number(config.al.rounds, 0, 0),
             done=self._step_number(round_, phase_index, epoch),
@@ -699,11 +704,6 @@ class _Learning:
             self.dataset.num_classes,
             _shorten(self.class_names),
             int(self.split.labeled.sum()),
-        )
-        introduce_networks(
-            self.networks,
-            self.task.dtype,
-            going_on_in=self.io.workdir if self.io.is_resumed else None,
         )
 
     def _show(self, round_: int) -> None:

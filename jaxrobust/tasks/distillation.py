@@ -547,8 +547,11 @@ class _Distillation:
         phases = [("teacher", config.teacher.num_epochs)] if self.trains_teacher else []
         phases.append(("student", config.num_epochs))
         total = sum(num_epochs for _, num_epochs in phases)
-        done = self._restore()
         self._introduce()
+        done = self._restore()
+        introduce_networks(
+            self.networks, self.dtype, going_on_in=self.io.workdir if self.io.is_resumed else None
+        )
         self.io.start_progress(total=total, done=done)
         first = 0
         for role, num_epochs in phases:
@@ -780,9 +783,6 @@ class _Distillation:
             self.dataset.num_classes,
             self.config.student.name,
             f" taught by {self.teacher_name}" if self.has_teacher else "",
-        )
-        introduce_networks(
-            self.networks, self.dtype, going_on_in=self.io.workdir if self.io.is_resumed else None
         )
 
     def _finish(self) -> dict:

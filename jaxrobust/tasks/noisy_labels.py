@@ -338,8 +338,13 @@ class _Learning:
     def run(self) -> dict:
         num_epochs = self.config.num_epochs
         self._write_noise()
-        first_epoch = self._restore()
         self._introduce()
+        first_epoch = self._restore()
+        introduce_networks(
+            self.networks,
+            self.problem.dtype,
+            going_on_in=self.io.workdir if self.io.is_resumed else None,
+        )
         self.io.start_progress(total=num_epochs, done=first_epoch)
         for epoch in range(first_epoch, num_epochs):
             self._train(epoch)
@@ -609,11 +614,6 @@ class _Learning:
             self.dataset.name,
             len(self.labels),
             self.problem.num_classes,
-        )
-        introduce_networks(
-            self.networks,
-            self.problem.dtype,
-            going_on_in=self.io.workdir if self.io.is_resumed else None,
         )
 
     def _finish(self) -> dict:
