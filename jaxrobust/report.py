@@ -85,12 +85,33 @@ def _rows(path: pathlib.Path) -> list[list[str]]:
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            return [list(map(text_of_cell, row)) for row in csv.reader(file)]
+            rows = [list(map(text_of_cell, row)) for row in csv.reader(file)]
+        if [] in rows:
+            raise ValueError("a line is empty")
+        return rows
     except FileNotFoundError:
         return []
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path} is damaged ({error}); repeat the run's command to write it anew."
+        ) from None
+
+
+def _numbers(path: pathlib.Path, rows: list[list[str]]) -> np.ndarray:
+    """Cells of some lines of a file, all of them numbers.
+
+    Raises:
+      UserError: if they are not, if there is none, or if the lines differ in length.
+    """
+    try:
+        numbers = np.array(rows, float)
+        if not numbers.size:
+            raise ValueError
+        return numbers
+    except ValueError:
+        raise UserError(
+            f"{path} is damaged (a number in it is missing or is none); repeat the run's command "
+            "to write it anew."
         ) from None
 
 
@@ -353,9 +374,16 @@ def _test_images(label: str, runs: list[_Run], images: _Images) -> str:
             ),
         )
         pairs = _most_confused(counts, names)
-    tables = [_rows(run.workdir / "classes.csv")[1:] for run in runs]
+    files = [run.workdir / "classes.csv" for run in runs]
+    tables = [_rows(file)[1:] for file in files]
     if all(tables):
-        precisions = np.mean([[float(row[2]) for row in table] for table in tables], axis=0)
+        precisions = np.mean(
+            [
+                _numbers(file, [row[2:] for row in table])[:, 0]
+                for file, table in zip(files, tables, strict=True)
+            ],
+            axis=0,
+        )
         class_names = [row[0] for row in tables[0]]
         classes = images.drawn(
             f"classes_{slug}",
@@ -381,12 +409,16 @@ def _test_images(label: str, runs: list[_Run], images: _Images) -> str:
 
 def _sum_of_confusion(runs: list[_Run]) -> tuple[np.ndarray | None, list[str]]:
     """Counts over the runs that have the same classes as the first, and the names of those."""
-    tables = [_rows(run.workdir / "confusion.csv") for run in runs]
-    if not tables[0]:
+    tables = {run.workdir / "confusion.csv": _rows(run.workdir / "confusion.csv") for run in runs}
+    first = next(iter(tables.values()))
+    if not first:
         return None, []
-    same = [table for table in tables if table and table[0] == tables[0][0]]
-    counts = sum(np.array([row[1:] for row in table[1:]], int) for table in same)
-    return counts, tables[0][0][1:]
+    counts = sum(
+        _numbers(file, [row[1:] for row in table[1:]]).astype(int)
+        for file, table in tables.items()
+        if table and table[0] == first[0]
+    )
+    return counts, first[0][1:]
 
 
 def _most_confused(counts: np.ndarray, names: list[str]) -> str:
@@ -403,10 +435,12 @@ def _most_confused(counts: np.ndarray, names: list[str]) -> str:
 
 
 def _pooled_reliability(runs: list[_Run]) -> dict[str, np.ndarray] | None:
-    tables = [_rows(run.workdir / "reliability.csv")[1:] for run in runs]
+    files = [run.workdir / "reliability.csv" for run in runs]
+    tables = [_rows(file)[1:] for file in files]
     if not all(tables):
         return None
-    count, confidence, accuracy = np.array(tables, float)[..., 2:].transpose(2, 0, 1)
+    numbers = np.stack([_numbers(*pair) for pair in zip(files, tables, strict=True)])
+    count, confidence, accuracy = numbers[..., 2:].transpose(2, 0, 1)
     total = np.maximum(count.sum(axis=0), 1)
     return {
         "count": count.sum(axis=0).astype(int),
@@ -461,13 +495,14 @@ def _queries(run: _Run, slug: str, images: _Images) -> list[str]:
 
 
 def _score_histograms(table: pathlib.Path, slug: str, images: _Images) -> str:
-    rows = _rows(table.with_name(f"{table.stem}_scores.csv"))
+    file = table.with_name(f"{table.stem}_scores.csv")
+    rows = _rows(file)
     if len(rows) < 2:
         return ""
     _, *columns = rows[0]
     scores = {}
     for name in dict.fromkeys(row[0] for row in rows[1:]):
-        values = np.array([row[1:] for row in rows[1:] if row[0] == name], float).T
+        values = _numbers(file, [row[1:] for row in rows[1:] if row[0] == name]).T
         scores[name] = dict(zip(columns, values, strict=True))
     return images.plot(
         f"scores_{table.stem}_{slug}",

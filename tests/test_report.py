@@ -328,6 +328,27 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
         report._rows(path)
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (_active, "confusion.csv"),
+        (_active, "reliability.csv"),
+        (_active, "queries/round_00_scores.csv"),
+        (_multilabel, "classes.csv"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["word", "short", "empty"])
+def test_damaged_tables_are_named(tmp_path, capsys, make, name, damage):
+    workdir = make(tmp_path)
+    header, first, *others = (workdir / name).read_text().splitlines()
+    label = first.split(",")[0]
+    changed = {"word": first.replace(first.split(",")[-1], "x"), "short": label, "empty": ""}
+    (workdir / name).write_text("\n".join([header, changed[damage], *others]) + "\n")
+    assert report.main([str(workdir), f"--out={tmp_path / 'out'}"]) == 2
+    stderr = capsys.readouterr().err
+    assert f"{name} is damaged" in stderr and len(stderr.strip().splitlines()) == 1, stderr
+
+
 def test_large_contact_sheets_are_embedded_as_jpeg(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     for size, photos, kind in ((300, True, "jpeg"), (20, True, "png"), (300, False, "png")):
