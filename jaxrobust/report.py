@@ -86,8 +86,8 @@ def _rows(path: pathlib.Path) -> list[list[str]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [list(map(text_of_cell, row)) for row in csv.reader(file)]
-        if [] in rows:
-            raise ValueError("a line is empty")
+        if any(len(row) != len(rows[0]) for row in rows):
+            raise ValueError("its lines differ in length")
         return rows
     except FileNotFoundError:
         return []
@@ -97,14 +97,19 @@ def _rows(path: pathlib.Path) -> list[list[str]]:
         ) from None
 
 
-def _numbers(path: pathlib.Path, rows: list[list[str]]) -> np.ndarray:
-    """Cells of some lines of a file, all of them numbers.
+def _tables(runs: Iterable[_Run], name: str) -> dict[pathlib.Path, list[list[str]]]:
+    """What `_rows` reads of every run's file of that name, by the file."""
+    return {run.workdir / name: _rows(run.workdir / name) for run in runs}
+
+
+def _numbers(path: pathlib.Path, rows: list[list[str]], first: int) -> np.ndarray:
+    """Cells below a file's header, from column `first` on.
 
     Raises:
-      UserError: if they are not, if there is none, or if the lines differ in length.
+      UserError: if they are not numbers, or there is none.
     """
     try:
-        numbers = np.array(rows, float)
+        numbers = np.array([row[first:] for row in rows[1:]], float)
         if not numbers.size:
             raise ValueError
         return numbers
@@ -374,17 +379,10 @@ def _test_images(label: str, runs: list[_Run], images: _Images) -> str:
             ),
         )
         pairs = _most_confused(counts, names)
-    files = [run.workdir / "classes.csv" for run in runs]
-    tables = [_rows(file)[1:] for file in files]
-    if all(tables):
-        precisions = np.mean(
-            [
-                _numbers(file, [row[2:] for row in table])[:, 0]
-                for file, table in zip(files, tables, strict=True)
-            ],
-            axis=0,
-        )
-        class_names = [row[0] for row in tables[0]]
+    tables = _tables(runs, "classes.csv")
+    if all(len(rows) > 1 for rows in tables.values()):
+        precisions = np.mean([_numbers(*item, 2)[:, 0] for item in tables.items()], axis=0)
+        class_names = [row[0] for row in next(iter(tables.values()))[1:]]
         classes = images.drawn(
             f"classes_{slug}",
             f"Average precision of every class by {label}, from {_percent(precisions.min())} to "
@@ -409,16 +407,13 @@ def _test_images(label: str, runs: list[_Run], images: _Images) -> str:
 
 def _sum_of_confusion(runs: list[_Run]) -> tuple[np.ndarray | None, list[str]]:
     """Counts over the runs that have the same classes as the first, and the names of those."""
-    tables = {run.workdir / "confusion.csv": _rows(run.workdir / "confusion.csv") for run in runs}
-    first = next(iter(tables.values()))
-    if not first:
+    tables = _tables(runs, "confusion.csv")
+    header = next(iter(tables.values()))[:1]
+    if not header:
         return None, []
-    counts = sum(
-        _numbers(file, [row[1:] for row in table[1:]]).astype(int)
-        for file, table in tables.items()
-        if table and table[0] == first[0]
-    )
-    return counts, first[0][1:]
+    same = {file: rows for file, rows in tables.items() if rows[:1] == header}
+    counts = sum(_numbers(*item, 1).astype(int) for item in same.items())
+    return counts, header[0][1:]
 
 
 def _most_confused(counts: np.ndarray, names: list[str]) -> str:
@@ -435,12 +430,11 @@ def _most_confused(counts: np.ndarray, names: list[str]) -> str:
 
 
 def _pooled_reliability(runs: list[_Run]) -> dict[str, np.ndarray] | None:
-    files = [run.workdir / "reliability.csv" for run in runs]
-    tables = [_rows(file)[1:] for file in files]
-    if not all(tables):
+    tables = _tables(runs, "reliability.csv")
+    if not all(len(rows) > 1 for rows in tables.values()):
         return None
-    numbers = np.stack([_numbers(*pair) for pair in zip(files, tables, strict=True)])
-    count, confidence, accuracy = numbers[..., 2:].transpose(2, 0, 1)
+    numbers = np.stack([_numbers(*item, 2) for item in tables.items()])
+    count, confidence, accuracy = numbers.transpose(2, 0, 1)
     total = np.maximum(count.sum(axis=0), 1)
     return {
         "count": count.sum(axis=0).astype(int),
@@ -499,11 +493,11 @@ def _score_histograms(table: pathlib.Path, slug: str, images: _Images) -> str:
     rows = _rows(file)
     if len(rows) < 2:
         return ""
-    _, *columns = rows[0]
-    scores = {}
-    for name in dict.fromkeys(row[0] for row in rows[1:]):
-        values = _numbers(file, [row[1:] for row in rows[1:] if row[0] == name]).T
-        scores[name] = dict(zip(columns, values, strict=True))
+    names, values = np.array([row[0] for row in rows[1:]]), _numbers(file, rows, 1)
+    scores = {
+        str(name): dict(zip(rows[0][1:], values[names == name].T, strict=True))
+        for name in dict.fromkeys(names)
+    }
     return images.plot(
         f"scores_{table.stem}_{slug}",
         f"Histograms of {', '.join(scores)} over the pool and over the chosen images.",

@@ -58,14 +58,16 @@ while ((${#left[@]})); do
     one=0
     wait "${pids[i]}" || one=$?
     if [[ $one != 0 ]]; then
-      [[ $code == 0 ]] && code=$one
       # With these codes it has told why itself; a killed one cannot.
       if [[ $one != 2 && $one != 75 && $one != 130 && -z $told ]]; then
         told=1
         echo "launch/processes.sh: process $i ended with code $one, and the others stop;" \
           "type the same command to go on." >&2
       fi
-      sleep 1  # in which the others mostly notice, and say where they are
+      if [[ $code == 0 ]]; then
+        code=$one
+        sleep 1  # in which the others mostly notice, and say where they are
+      fi
       forward TERM
     fi
   done

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import os
 import pathlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from jaxrobust.data.transforms import CROPS
 from jaxrobust.engine.files import text_cell, write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.plan import LAST_BATCHES
+from jaxrobust.engine.runtime import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.engine.writers import writer_names
@@ -121,7 +121,7 @@ def check_common(config: ml_collections.ConfigDict, choices: Mapping[str, Iterab
             f"optimizer.schedule={schedule!r} reads {' and '.join(lacking)}, which this recipe's "
             "optimizer lacks; choose another schedule, or add them to the recipe."
         )
-    writer_names(config.writers)
+    writer_names(config.writers)  # which raises where one is unknown
 
 
 def check_batch_size(config: ml_collections.ConfigDict, num_examples: int) -> None:
@@ -224,9 +224,7 @@ def next_command(workdir: pathlib.Path) -> str:
     return f"next, one page of all this: python -m jaxrobust.report {shlex.quote(str(workdir))}"
 
 
-def introduce_networks(
-    networks: Mapping[str, TrainState], dtype, *, going_on_in: str | os.PathLike | None
-) -> None:
+def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> None:
     """Says on what devices which networks run, and whether an earlier attempt goes on."""
     devices = list(jax.tree.leaves(next(iter(networks.values())).params)[0].devices())
     sizes = ", ".join(
@@ -240,5 +238,5 @@ def introduce_networks(
         jnp.dtype(dtype).name,
         sizes,
     )
-    if going_on_in is not None:
-        log.info("Going on with the run in %s", going_on_in)
+    if run.is_resumed:
+        log.info("Going on with the run in %s", run.workdir)

@@ -309,11 +309,7 @@ class _Learning:
         self._write_split()
         self._introduce()
         round_, phase_index, epoch = self._restore()
-        introduce_networks(
-            self.networks,
-            self.task.dtype,
-            going_on_in=self.io.workdir if self.io.is_resumed else None,
-        )
+        introduce_networks(self.networks, self.task.dtype, self.io)
         self.io.start_progress(
             total=self._step_number(config.al.rounds, 0, 0),
             done=self._step_number(round_, phase_index, epoch),

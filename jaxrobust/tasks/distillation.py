@@ -549,9 +549,7 @@ class _Distillation:
         total = sum(num_epochs for _, num_epochs in phases)
         self._introduce()
         done = self._restore()
-        introduce_networks(
-            self.networks, self.dtype, going_on_in=self.io.workdir if self.io.is_resumed else None
-        )
+        introduce_networks(self.networks, self.dtype, self.io)
         self.io.start_progress(total=total, done=done)
         first = 0
         for role, num_epochs in phases:

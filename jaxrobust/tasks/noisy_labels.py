@@ -340,11 +340,7 @@ class _Learning:
         self._write_noise()
         self._introduce()
         first_epoch = self._restore()
-        introduce_networks(
-            self.networks,
-            self.problem.dtype,
-            going_on_in=self.io.workdir if self.io.is_resumed else None,
-        )
+        introduce_networks(self.networks, self.problem.dtype, self.io)
         self.io.start_progress(total=num_epochs, done=first_epoch)
         for epoch in range(first_epoch, num_epochs):
             self._train(epoch)
