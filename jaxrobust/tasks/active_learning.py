@@ -25,7 +25,7 @@ from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import write_json, write_table, write_text
+from jaxrobust.engine.files import format_number, write_json, write_table, write_text
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
@@ -35,7 +35,6 @@ from jaxrobust.figures import contact_sheet, learning_curves
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
 from jaxrobust.tasks._shared import (
-    cell,
     check_batch_size,
     check_common,
     compute_dtype,
@@ -634,7 +633,7 @@ class _Learning:
             score = np.clip(score, edges[0], edges[-1])
             counts = [np.histogram(score[valid & part], edges)[0] for part in parts.values()]
             for low, high, *row in zip(edges[:-1], edges[1:], *counts, strict=True):
-                rows.append([name, *map(cell, (low, high, *row))])
+                rows.append([name, *map(format_number, (low, high, *row))])
         write_table(self.io.workdir / "queries" / f"round_{round_:02d}_scores.csv", rows)
 
     def _log_round(self, round_: int, split: str, entry: dict) -> None:

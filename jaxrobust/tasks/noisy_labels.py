@@ -33,7 +33,13 @@ from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augmen
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import text_cell, write_bytes, write_json, write_table
+from jaxrobust.engine.files import (
+    escape_formula,
+    format_number,
+    write_bytes,
+    write_json,
+    write_table,
+)
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
@@ -43,7 +49,6 @@ from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
 from jaxrobust.tasks._images import images_of
 from jaxrobust.tasks._shared import (
-    cell,
     check_batch_size,
     check_common,
     compute_dtype,
@@ -558,8 +563,8 @@ class _Learning:
 
     def _write_label_quality(self) -> None:
         """`label_quality.csv`: every training image, the most suspicious label first."""
-        names = [text_cell(name) for name in self.dataset.class_names]
-        files = [text_cell(name) for name in self._images.names or ()]
+        names = [escape_formula(name) for name in self.dataset.class_names]
+        files = [escape_formula(name) for name in self._images.names or ()]
         is_class = [n for n in self.columns if n == "suggested" or n.startswith("prediction_")]
         others = [n for n in self.columns if n != "suggested"]
         truth = [] if self.is_wrong is None else ["true_label"]
@@ -569,7 +574,7 @@ class _Learning:
             file = [files[i]] if files else []
             classes = [names[self.labels[i]], names[self.columns["suggested"][i]]]
             cells = [
-                names[self.columns[n][i]] if n in is_class else cell(self.columns[n][i])
+                names[self.columns[n][i]] if n in is_class else format_number(self.columns[n][i])
                 for n in others
             ]
             true_label = [names[self.dataset.train.labels[i]]] if truth else []
