@@ -15,11 +15,12 @@ from jaxrobust.methods import (
     l2d,
     noisy_baselines,
 )
+from jaxrobust.methods import active_learning as _active_learning
 from jaxrobust.methods import distillation as _distillation
+from jaxrobust.methods.active_learning import Strategy
 from jaxrobust.methods.noisy_labels import Method, Problem
-from jaxrobust.methods.strategy import Strategy, Task
 
-STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, Task], Strategy]] = {
+STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, _active_learning.Problem], Strategy]] = {
     "badge": baselines.badge,
     "bual": bual.build,
     "coreset": baselines.coreset,

@@ -20,8 +20,8 @@ from jaxrobust.data.readers import decode_images
 from jaxrobust.engine.files import text_cell, text_of_cell, write_json, write_text
 from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet
-from jaxrobust.methods.strategy import Query
-from jaxrobust.tasks._shared import cell
+from jaxrobust.methods.active_learning import Query
+from jaxrobust.tasks.common import cell
 
 UNKNOWN = "unknown"
 """What a person writes for an image of none of the known classes."""

@@ -41,8 +41,7 @@ from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
-from jaxrobust.tasks._images import images_of
-from jaxrobust.tasks._shared import (
+from jaxrobust.tasks.common import (
     cell,
     check_batch_size,
     check_common,
@@ -53,6 +52,7 @@ from jaxrobust.tasks._shared import (
     with_batch_norm,
     write_test_files,
 )
+from jaxrobust.tasks.images import images_of
 
 log = logging.getLogger("jaxrobust")
 
@@ -224,7 +224,7 @@ class _Learning:
         self.problem = Problem(
             num_classes=dataset.num_classes,
             num_examples=len(dataset.train),
-            image_shape=self._images.shape,
+            input_shape=self._images.shape,
             dtype=compute_dtype(config.dtype),
         )
         self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
