@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import ml_collections
 
+from jaxrobust.methods import active_learning as _active_learning
 from jaxrobust.methods import (
     baselines,
     bldr,
@@ -15,7 +16,6 @@ from jaxrobust.methods import (
     l2d,
     noisy_baselines,
 )
-from jaxrobust.methods import active_learning as _active_learning
 from jaxrobust.methods import distillation as _distillation
 from jaxrobust.methods.active_learning import Strategy
 from jaxrobust.methods.noisy_labels import Method, Problem
