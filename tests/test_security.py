@@ -12,7 +12,7 @@ import pytest
 from jaxrobust import figures
 from jaxrobust.engine.files import escape_formula, unescape_formula
 from jaxrobust.errors import UserError
-from jaxrobust.methods.strategy import Query
+from jaxrobust.methods.active_learning import Query
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.tasks.annotator import Annotator, query_table
 

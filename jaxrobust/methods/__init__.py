@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import ml_collections
 
+from jaxrobust.methods import active_learning as _active_learning
 from jaxrobust.methods import (
     baselines,
     bldr,
@@ -16,10 +17,10 @@ from jaxrobust.methods import (
     noisy_baselines,
 )
 from jaxrobust.methods import distillation as _distillation
+from jaxrobust.methods.active_learning import Strategy
 from jaxrobust.methods.noisy_labels import Method, Problem
-from jaxrobust.methods.strategy import Strategy, Task
 
-STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, Task], Strategy]] = {
+STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, _active_learning.Problem], Strategy]] = {
     "badge": baselines.badge,
     "bual": bual.build,
     "coreset": baselines.coreset,

@@ -8,7 +8,7 @@ from jaxrobust.engine.runtime import setup_jax
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.ranges import check_ranges
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
-from jaxrobust.tasks._seeds import run_seeds
+from jaxrobust.tasks.seeds import run_seeds
 
 TASKS = {
     "active_learning": active_learning.run,

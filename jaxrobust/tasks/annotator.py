@@ -26,7 +26,7 @@ from jaxrobust.engine.files import (
 )
 from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet
-from jaxrobust.methods.strategy import Query
+from jaxrobust.methods.active_learning import Query
 
 UNKNOWN = "unknown"
 """What a person writes for an image of none of the known classes."""

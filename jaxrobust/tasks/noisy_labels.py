@@ -47,8 +47,7 @@ from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
-from jaxrobust.tasks._images import images_of
-from jaxrobust.tasks._shared import (
+from jaxrobust.tasks.common import (
     check_batch_size,
     check_common,
     compute_dtype,
@@ -58,6 +57,7 @@ from jaxrobust.tasks._shared import (
     with_batch_norm,
     write_test_files,
 )
+from jaxrobust.tasks.images import images_of
 
 log = logging.getLogger("jaxrobust")
 
@@ -143,6 +143,8 @@ def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: in
                 labels = flip_labels(clean, _read_transition(noise.path, num_classes), seed)
             case "human":
                 labels = _human(noise, dataset)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"noise.kind={noise.kind!r}: {error}") from None
     return labels.astype(np.int32)
@@ -229,7 +231,7 @@ class _Learning:
         self.problem = Problem(
             num_classes=dataset.num_classes,
             num_examples=len(dataset.train),
-            image_shape=self._images.shape,
+            input_shape=self._images.shape,
             dtype=compute_dtype(config.dtype),
         )
         self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
