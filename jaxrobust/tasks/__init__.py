@@ -41,7 +41,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     check_ranges(config)
     # Imported late, so that a wrong recipe is answered before JAX has started.
     from jaxrobust.engine.runtime import setup_jax
-    from jaxrobust.tasks._seeds import run_seeds
+    from jaxrobust.tasks.seeds import run_seeds
 
     setup_jax(config)
     if config.num_seeds > 1:
