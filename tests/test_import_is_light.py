@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import jaxrobust
+
 HEAVY = ("tensorflow_datasets", "tensorflow", "orbax", "wandb", "torch", "flax", "optax", "sklearn")
 
 SCRIPT = """
@@ -35,6 +37,24 @@ def fresh_import(package):
     return json.loads(done.stdout)
 
 
+def test_the_package_itself_loads_no_jax():
+    script = "import sys, jaxrobust; print(*sys.modules); print(*dir(jaxrobust))"
+    command = [sys.executable, "-W", "error", "-c", script]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    loaded, names = map(str.split, done.stdout.splitlines())
+    assert not {"jax", "numpy", *HEAVY} & set(loaded)
+    assert set(jaxrobust.__all__) <= set(names)
+
+
+def test_every_public_name_is_there():
+    for name in jaxrobust.__all__:
+        assert hasattr(jaxrobust, name)
+    with pytest.raises(AttributeError, match="no attribute 'find_labels'"):
+        _ = jaxrobust.find_labels
+
+
 @pytest.mark.parametrize("package", ["jaxrobust.losses", "jaxrobust.selection"])
 def test_import_is_light(package):
     # The best of three, since a busy machine may stall any one of them.
@@ -45,3 +65,27 @@ def test_import_is_light(package):
     assert not runs[0]["backend"]
     assert min(run["own"] for run in runs) < 1
     assert min(run["total"] for run in runs) < 20
+
+
+def test_listing_methods_imports_no_jax():
+    listing = (
+        "import sys; from jaxrobust import methods; "
+        "print([r.entry(n).summary for r in (methods.STRATEGIES, methods.NOISY_LABEL_METHODS, "
+        "methods.DISTILLERS, methods.MULTILABEL_DISTILLERS) for n in r]); "
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Dirichlet-based prediction calibration" in done.stdout and "''" not in done.stdout
+
+
+def test_every_listed_method_is_a_function():
+    from jaxrobust import methods
+
+    for registry in (
+        methods.STRATEGIES,
+        methods.NOISY_LABEL_METHODS,
+        methods.DISTILLERS,
+        methods.MULTILABEL_DISTILLERS,
+    ):
+        assert all(callable(function) for function in registry.values())
