@@ -133,7 +133,7 @@ def check(config: ml_collections.ConfigDict, classes: Iterable[type[Options]]) -
       UserError: for the first field that is wrong.
     """
     by_section: dict[str, list[type[Options]]] = {}
-    for cls in itertools.chain.from_iterable(map(_with_sections, classes)):
+    for cls in itertools.chain.from_iterable(map(with_sections, classes)):
         by_section.setdefault(cls.section, []).append(cls)
     sections = [name for name, value in config.items() if _is_section(value)]
     for name in sections:
@@ -237,7 +237,7 @@ def _fields_of(config: ml_collections.ConfigDict, section: str) -> dict[str, Any
     }
 
 
-def _with_sections(cls: type[Options]) -> list[type[Options]]:
+def with_sections(cls: type[Options]) -> list[type[Options]]:
     """A class and those of the sections that are its fields."""
     defaults = (field.default for field in dataclasses.fields(cls))
     return [cls, *(type(value) for value in defaults if isinstance(value, Options))]

@@ -1,6 +1,9 @@
 """Options of DCFS. Sources: [abstract], [family] (the sibling method named), or [ours]."""
 
 import dataclasses
+from typing import Self
+
+import ml_collections
 
 from jaxrobust.errors import UserError
 from jaxrobust.options import Options, option
@@ -110,3 +113,36 @@ class Select(Options, section="select", recipe=_RECIPE):
                 f"select.w_discrepancy={self.w_discrepancy} is a term of the uncertainties' coarse "
                 "score; set select.stage_order='uncertainty_first' or select.w_discrepancy=0."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dcfs:
+    """All that DCFS reads of a recipe.
+
+    Attributes:
+      edl, loss, discrepancy, select: the sections of these names.
+      shared: whether the query network is reported, in place of a separate classifier.
+    """
+
+    edl: Edl = Edl()
+    loss: Loss = Loss()
+    discrepancy: Discrepancy = Discrepancy()
+    select: Select = Select()
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shared and self.select.fine == "target_entropy":
+            raise UserError(
+                "select.fine='target_entropy' needs the separate target classifier; set "
+                "al.target_model='separate' or another select.fine."
+            )
+
+    @classmethod
+    def read(cls, config: ml_collections.ConfigDict) -> Self:
+        """The options of a recipe.
+
+        Raises:
+          UserError: if a section is missing or has a wrong value.
+        """
+        sections = (each.read(config) for each in (Edl, Loss, Discrepancy, Select))
+        return cls(*sections, shared=config.al.target_model == "shared")
