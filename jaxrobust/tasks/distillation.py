@@ -20,8 +20,7 @@ import optax
 
 from jaxrobust import figures, metrics
 from jaxrobust.data.augment import draw_views, normalize, num_views, view_of
-from jaxrobust.data.multilabel import FileDataset
-from jaxrobust.data.sources import Dataset, fingerprint
+from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
@@ -62,8 +61,7 @@ from jaxrobust.models.storage import (
     save_classifier,
     save_program,
 )
-from jaxrobust.tasks._images import images_of, view_transforms
-from jaxrobust.tasks._shared import (
+from jaxrobust.tasks.common import (
     check_batch_size,
     check_common,
     compute_dtype,
@@ -73,6 +71,7 @@ from jaxrobust.tasks._shared import (
     with_batch_norm,
     write_test_files,
 )
+from jaxrobust.tasks.images import images_of, view_transforms
 
 log = logging.getLogger("jaxrobust")
 
