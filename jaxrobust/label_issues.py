@@ -30,7 +30,8 @@ class LabelIssues:
       classes: `[C]` in the type of the labels, the class of each column of `pred_probs`.
       class_names: of the C classes.
       summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
-        `issues_by_class` (given label -> how many) and `most_confused` (given, suggested, how many).
+        `issues_by_class` (given label -> how many) and `most_confused` (given, suggested, how
+        many).
       index: `[N]`, the names of the rows where the labels came as a pandas Series, else None.
     """
 
@@ -77,13 +78,13 @@ class LabelIssues:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `label_quality.csv` as the command does, the most suspicious label first."""
-        from jaxrobust.engine.files import text_cell, write_table
+        from jaxrobust.engine.files import escape_formula, format_number, write_table
 
-        names = [text_cell(name) for name in self.class_names]
+        names = [escape_formula(name) for name in self.class_names]
         given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
         rows = [["id", "given_label", "suggested_label", "clean_prob", "flagged"]]
         rows += [
-            [i, names[given[i]], names[suggested[i]], f"{self.clean_prob[i]:.9g}", int(flag)]
+            [i, names[given[i]], names[suggested[i]], format_number(self.clean_prob[i]), int(flag)]
             for i, flag in zip(self.ranked.tolist(), self.is_issue[self.ranked], strict=True)
         ]
         write_table(pathlib.Path(path), rows)
@@ -164,7 +165,7 @@ def _by_margin(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
 
 @functools.cache
 def _margin_scores() -> Callable:
-    """Jitted: log-probabilities, probabilities and labels to margins, count and clean probability."""
+    """Margins, number of wrong labels and clean probabilities as one compiled function."""
     import jax
 
     from jaxrobust import selection

@@ -7,7 +7,7 @@ Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Data
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.arrays import check_logits, label_mask
 
 
 def confident_joint(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
