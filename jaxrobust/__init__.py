@@ -1,3 +1,35 @@
-"""Learning when the supervision cannot be trusted, in JAX/Flax."""
+"""Learning when the supervision cannot be trusted, in JAX/Flax.
+
+The names below are loaded when they are first used, so that importing the package, or only its
+losses, starts no backend and loads nothing heavy (PEP 562).
+"""
+
+import importlib
+from typing import Any
+
+from jaxrobust.errors import UserError
 
 __version__ = "0.1.0"
+
+UNLABELED = -1
+"""In an array of annotations: nobody has looked at this example."""
+
+UNKNOWN = -2
+"""In an array of annotations: looked at, and of none of the known classes."""
+
+# Public name -> the module that defines it.
+_LAZY: dict[str, str] = {}
+
+__all__ = ["UNKNOWN", "UNLABELED", "UserError", "__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,11 +4,11 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Input, config or surroundings are wrong; the message says what to do."""
 
 
-class DataError(UserError, ValueError):
+class DataError(UserError):
     """A data set is missing, damaged, or does not fit what was asked of it."""
 
 

@@ -330,7 +330,7 @@ def distillation(variant: str | None) -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict(
         {
             "learning_rate": 0.05,
-            "mobile_learning_rate": 0.01,  # for the networks of `tasks.distillation.MOBILE`
+            "mobile_learning_rate": 0.01,  # for the networks of `models.MOBILE_BACKBONES`
             "schedule": "milestones",  # or constant, step, cosine
             "decay_epochs": (150, 180, 210),  # full epochs before each decay, for milestones
             "decay_every": 150,  # for step

@@ -3,9 +3,9 @@
 from jaxrobust.errors import DataError, UserError, unknown_name
 
 
-def test_data_error_is_shown_to_users_and_caught_as_value_error():
+def test_errors_of_the_user_are_value_errors():
     assert issubclass(DataError, UserError)
-    assert issubclass(DataError, ValueError)
+    assert issubclass(UserError, ValueError)
 
 
 def test_unknown_name_suggests_the_nearest_and_lists_all():

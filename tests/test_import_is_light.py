@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import jaxrobust
+
 HEAVY = ("tensorflow_datasets", "tensorflow", "orbax", "wandb", "torch", "flax", "optax", "sklearn")
 
 SCRIPT = """
@@ -33,6 +35,24 @@ def fresh_import(package):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_the_package_itself_loads_no_jax():
+    script = "import sys, jaxrobust; print(*sys.modules); print(*dir(jaxrobust))"
+    command = [sys.executable, "-W", "error", "-c", script]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    loaded, names = map(str.split, done.stdout.splitlines())
+    assert not {"jax", "numpy", *HEAVY} & set(loaded)
+    assert set(jaxrobust.__all__) <= set(names)
+
+
+def test_every_public_name_is_there():
+    for name in jaxrobust.__all__:
+        assert hasattr(jaxrobust, name)
+    with pytest.raises(AttributeError, match="no attribute 'find_labels'"):
+        _ = jaxrobust.find_labels
 
 
 @pytest.mark.parametrize("package", ["jaxrobust.losses", "jaxrobust.selection"])

@@ -9,7 +9,7 @@ import flax.linen as nn
 import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.dual_head import AUXILIARY_HEADS, Classifier
+from jaxrobust.models.dual_head import AUXILIARY_HEADS, DualHeadClassifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import he_normal, torch_uniform
 from jaxrobust.models.ml_decoder import MultiLabelClassifier
@@ -116,8 +116,13 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 }
 """Constructors, called with `dtype`, of networks that return `Features`."""
 
+MOBILE_BACKBONES = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")
+"""Those that CIFAR-100's distillation benchmark trains at `optimizer.mobile_learning_rate`."""
 
-def make_classifier(name: str, *, num_classes: int, auxiliary: str, dtype: Any) -> Classifier:
+
+def make_classifier(
+    name: str, *, num_classes: int, auxiliary: str, dtype: Any
+) -> DualHeadClassifier:
     """A backbone with a primary head and, if asked for, an auxiliary one.
 
     Args:
@@ -133,7 +138,7 @@ def make_classifier(name: str, *, num_classes: int, auxiliary: str, dtype: Any) 
         raise UserError(unknown_name("backbone", name, BACKBONES))
     if auxiliary not in AUXILIARY_HEADS:
         raise UserError(unknown_name("auxiliary head", auxiliary, AUXILIARY_HEADS))
-    return Classifier(BACKBONES[name](dtype=dtype), num_classes, auxiliary)
+    return DualHeadClassifier(BACKBONES[name](dtype=dtype), num_classes, auxiliary)
 
 
 def make_multilabel_classifier(

@@ -53,7 +53,7 @@ class AuxiliaryHead(nn.Module):
         return Linear(self.num_classes, **self.options)(x)
 
 
-class Classifier(nn.Module):
+class DualHeadClassifier(nn.Module):
     """A backbone with a primary head and, if asked for, an auxiliary one.
 
     The top-level keys of the parameters are `backbone`, `primary` and `auxiliary`: without the last

@@ -49,7 +49,12 @@ from jaxrobust.methods.distillation import (
     start,
     student_apply,
 )
-from jaxrobust.models import BACKBONES, make_classifier, make_multilabel_classifier
+from jaxrobust.models import (
+    BACKBONES,
+    MOBILE_BACKBONES,
+    make_classifier,
+    make_multilabel_classifier,
+)
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.storage import (
     StoredClassifier,
@@ -71,8 +76,6 @@ from jaxrobust.tasks._shared import (
 
 log = logging.getLogger("jaxrobust")
 
-# Networks that the benchmark trains at `optimizer.mobile_learning_rate`.
-MOBILE = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")
 TEACHER_LOGITS = ("step", "table")
 TABLE_DTYPES = ("float32", "float16")
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
@@ -625,7 +628,7 @@ class _Distillation:
     def _learning_rate(self, role: str, epoch: int, num_epochs: int) -> float:
         optimizer = self.config.optimizer.copy_and_resolve_references()
         name = self.teacher_name if role == "teacher" else self.config.student.name
-        if name in MOBILE and "mobile_learning_rate" in optimizer:
+        if name in MOBILE_BACKBONES and "mobile_learning_rate" in optimizer:
             optimizer.learning_rate = optimizer.mobile_learning_rate
         return learning_rate(optimizer, epoch, num_epochs)
 

@@ -138,6 +138,8 @@ def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: in
                 labels = flip_labels(clean, _read_transition(noise.path, num_classes), seed)
             case "human":
                 labels = _human(noise, dataset)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"noise.kind={noise.kind!r}: {error}") from None
     return labels.astype(np.int32)

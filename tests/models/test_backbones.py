@@ -10,7 +10,7 @@ import pytest
 
 from jaxrobust.errors import UserError
 from jaxrobust.models import BACKBONES, make_classifier
-from jaxrobust.models.dual_head import AuxiliaryHead, Classifier
+from jaxrobust.models.dual_head import AuxiliaryHead, DualHeadClassifier
 from jaxrobust.models.layers import Features, global_average
 from jaxrobust.models.resnet import ResNetBackbone
 
@@ -74,7 +74,7 @@ def test_number_of_parameters(name):
     assert len(shapes) in (3, 4)
 
     for auxiliary, total in zip(("none", "linear", "mlp"), expected, strict=True):
-        heads = Classifier(Stub(width), num_classes=100, auxiliary=auxiliary)
+        heads = DualHeadClassifier(Stub(width), num_classes=100, auxiliary=auxiliary)
         fresh = jax.eval_shape(heads.init, jax.random.key(0), images[:, :1, :1])
         assert _count(variables["params"]) + _count(fresh["params"]) == total
 
@@ -172,7 +172,7 @@ def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden, qui
 @pytest.fixture(scope="module")
 def small(quick_jit):
     backbone = ResNetBackbone(stage_sizes=(1, 1), widths=(4, 8))
-    module = Classifier(backbone, num_classes=3, auxiliary="mlp")
+    module = DualHeadClassifier(backbone, num_classes=3, auxiliary="mlp")
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
     return module, quick_jit(module.init)(jax.random.key(0), images), images
 
@@ -201,7 +201,7 @@ def test_dropping_the_auxiliary_head_is_deleting_a_key(small):
         collection: {k: v for k, v in tree.items() if k != "auxiliary"}
         for collection, tree in variables.items()
     }
-    alone = Classifier(module.backbone, num_classes=3).apply(kept, images)
+    alone = DualHeadClassifier(module.backbone, num_classes=3).apply(kept, images)
     np.testing.assert_array_equal(alone.logits, outputs.logits)
     assert alone.aux_logits is None
 

@@ -20,7 +20,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.models import make_classifier
-from jaxrobust.models.dual_head import Classifier
+from jaxrobust.models.dual_head import DualHeadClassifier
 from jaxrobust.models.layers import Features
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
 from jaxrobust.tasks import distillation
@@ -124,7 +124,7 @@ class _Mean(nn.Module):
 
 
 def test_the_auxiliary_head_changes_no_prediction():
-    module = Classifier(_Mean(), num_classes=3, auxiliary="linear")
+    module = DualHeadClassifier(_Mean(), num_classes=3, auxiliary="linear")
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     variables = jax.jit(module.init)(jax.random.key(0), images)
     apply = jax.jit(module.apply)
