@@ -381,7 +381,7 @@ def _cifarn_labels(record: dict, key: str, path: str | os.PathLike) -> np.ndarra
 
 
 def _binomial_bounds(row: list[float]) -> list[tuple[int, float, bool]]:
-    """(class, bound, above) for every class that takes a draw: `(uniform > bound) == above` chooses.
+    """(class, bound, above) per class that takes a draw; `(uniform > bound) == above` chooses it.
 
     As in NumPy, the probability is that of the class given that none before it was chosen, and the
     draw inverts the smaller one of it and its complement.
