@@ -32,7 +32,7 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, descend, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean, sop_sgd_update
-from jaxrobust.losses.bidirectional import ema_decay_at, ema_update
+from jaxrobust.losses.bidirectional_learning import ema_decay_at, ema_update
 from jaxrobust.losses.negative import MASK_MODES
 from jaxrobust.methods.noisy_labels import (
     Apply,
@@ -263,6 +263,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         num_classes=problem.num_classes,
         exits=bldr.self_distillation,
         dtype=problem.dtype,
+        norm_parts=problem.norm_parts,
     )
     if bldr.num_complementary >= problem.num_classes:
         raise UserError(
@@ -295,7 +296,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
     def start(key):
         network_key, u_key, v_key = jax.random.split(key, 3)
-        network = init_state(network_key, module, optimizer, problem.image_shape)
+        network = init_state(network_key, module, optimizer, problem.input_shape)
         size = problem.num_examples
         return BldrState(
             params=network.params,

@@ -25,6 +25,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.errors import UserError
@@ -38,7 +39,6 @@ from jaxrobust.losses import (
     strong_view_consistency,
     uniform_prior_penalty,
 )
-from jaxrobust.losses._numerics import at_least_float32
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,
@@ -367,7 +367,11 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     dpc = config.dpc
     optimizer = make_optimizer(config.optimizer)
     objective = make_objective(config, problem.num_classes)
-    sizes = {"num_classes": problem.num_classes, "dtype": problem.dtype}
+    sizes = {
+        "num_classes": problem.num_classes,
+        "dtype": problem.dtype,
+        "norm_parts": problem.norm_parts,
+    }
     if dpc.heads == 2:
         module = make_two_headed(config.model, **sizes)
     else:
@@ -419,7 +423,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
     return Method(
         networks=PAIR,
-        start=lambda key: init_state(key, module, optimizer, problem.image_shape),
+        start=lambda key: init_state(key, module, optimizer, problem.input_shape),
         stages=(
             Stage("warm_up", {"all": 2 * batch_size}, ("weak",), warm_up, config.last_batch),
             Stage(

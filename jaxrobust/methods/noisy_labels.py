@@ -20,14 +20,16 @@ class Problem:
     Attributes:
       num_classes: C.
       num_examples: training examples N.
-      image_shape: (H, W, 3).
+      input_shape: (H, W, 3).
       dtype: computation dtype of the networks.
+      norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
     """
 
     num_classes: int
     num_examples: int
-    image_shape: tuple[int, int, int]
+    input_shape: tuple[int, int, int]
     dtype: Any
+    norm_parts: int = 1
 
 
 class Batch(NamedTuple):

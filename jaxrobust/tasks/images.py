@@ -5,13 +5,12 @@ import logging
 import ml_collections
 import numpy as np
 
-from jaxrobust.data.multilabel import FileExamples
-from jaxrobust.data.sources import Examples
+from jaxrobust.data.dataset import Examples, FileExamples
 from jaxrobust.data.streaming import FileStream, packed, read_files
 from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.errors import UserError
-from jaxrobust.tasks._shared import MULTILABEL
+from jaxrobust.tasks.common import MULTILABEL
 
 log = logging.getLogger("jaxrobust")
 

@@ -1,11 +1,10 @@
 """What several tasks do alike with a recipe."""
 
 import dataclasses
-import functools
 import logging
 import pathlib
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,11 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import figures, metrics
-from jaxrobust.data.multilabel import FILE_SETS, FileDataset, list_dataset
-from jaxrobust.data.sources import SOURCES, Dataset, load_dataset
+from jaxrobust.data.dataset import Dataset, FileDataset
+from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.data.streaming import ON_CORRUPT
 from jaxrobust.data.transforms import CROPS
-from jaxrobust.engine.files import text_cell, write_table
+from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.plan import LAST_BATCHES
 from jaxrobust.engine.runtime import Run
@@ -25,7 +24,6 @@ from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.layers import batch_norm_in_parts
 from jaxrobust.ranges import check_ranges
 from jaxrobust.recipes import check_choices
 
@@ -59,19 +57,8 @@ def load(
         raise UserError(
             f"Task {config.task} holds its images in memory: set --config.dataset.stream=False."
         )
-    if fields.stream and fields.name not in FILE_SETS:
-        raise UserError(
-            f"dataset.stream=True is for sets of files, and {fields.name!r} is none: set "
-            "--config.dataset.stream=False. " + unknown_name("set", fields.name, FILE_SETS)
-        )
     if fields.stream:
         dataset = list_dataset(fields.name, **options)
-    elif fields.name in FILE_SETS and fields.name not in SOURCES:
-        if not fields.image_size:
-            raise UserError(
-                f"{fields.name} has images of many sizes: set --config.dataset.image_size=."
-            )
-        dataset = list_dataset(fields.name, **options).decode(fields.image_size)
     else:
         dataset = load_dataset(fields.name, image_size=fields.image_size or None, **options)
     if multilabel is not None and dataset.is_multilabel != multilabel:
@@ -150,29 +137,14 @@ def compute_dtype(name: str):
     return jnp.dtype(name)
 
 
-def with_batch_norm(
-    step: Callable, config: ml_collections.ConfigDict, placement: Placement
-) -> Callable:
-    """`step` with BatchNorm over what the recipe's `batch_norm` names.
+def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:
+    """How many parts of a batch BatchNorm normalises separately, by the recipe's `batch_norm`.
 
     Raises:
       UserError: if that is neither the whole batch nor each device's part.
     """
     check_choices(config, {"batch_norm": ("global", "per_device")})
-    if config.batch_norm == "global":
-        return step
-
-    @functools.wraps(step)
-    def in_parts(*args):
-        with batch_norm_in_parts(placement.num_devices):
-            return step(*args)
-
-    return in_parts
-
-
-def cell(value) -> str:
-    """A score as text: whole numbers as they are, others with float32's nine digits."""
-    return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
+    return placement.num_devices if config.batch_norm == "per_device" else 1
 
 
 def write_test_files(
@@ -189,7 +161,7 @@ def write_test_files(
       class_names: of the C classes.
     """
     folder = workdir / "figures"
-    cells = [text_cell(name) for name in class_names]
+    cells = [escape_formula(name) for name in class_names]
     if labels.ndim == 1:
         predicted = probs.argmax(axis=1)
         counts = metrics.confusion_matrix(predicted, labels, len(class_names))
@@ -201,7 +173,7 @@ def write_test_files(
         bins = metrics.reliability_bins(probs.max(axis=1), predicted == labels)
     else:
         values = [metrics.average_precision(*pair) for pair in zip(probs.T, labels.T, strict=True)]
-        rows = zip(cells, labels.sum(axis=0).tolist(), map(cell, values), strict=True)
+        rows = zip(cells, labels.sum(axis=0).tolist(), map(format_number, values), strict=True)
         write_table(workdir / "classes.csv", [["class", "test_images", "average_precision"], *rows])
         figures.class_bars(
             np.array(values),
@@ -214,7 +186,7 @@ def write_test_files(
     rows = zip(edges[:-1], edges[1:], *bins.values(), strict=True)
     write_table(
         workdir / "reliability.csv",
-        [["above", "up_to", *bins], *([cell(value) for value in row] for row in rows)],
+        [["above", "up_to", *bins], *([format_number(value) for value in row] for row in rows)],
     )
     figures.reliability_diagram(bins, folder / "reliability.png")
 
