@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,10 @@ class Examples:
         files = None if self.files is None else tuple(self.files[i] for i in ids)
         return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
 
+    def content(self) -> Iterator[np.ndarray]:
+        """What identifies the images, for `fingerprint`."""
+        yield self.images
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileExamples:
@@ -99,6 +104,10 @@ class FileExamples:
         """The examples at these positions, in this order."""
         names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
         return FileExamples(names, files, self.labels[ids])
+
+    def content(self) -> Iterator[np.ndarray]:
+        """What identifies the images, for `fingerprint`."""
+        yield np.array(list(map(os.fsencode, self.names)))
 
     def decode(self, image_size: int) -> Examples:
         """Reads all images into memory, squeezed to squares so that no object is cut off."""
@@ -273,16 +282,14 @@ def with_own_statistics(
 
 
 def fingerprint(dataset) -> str:
-    """SHA-256 over images, labels and class names: equal if and only if the data is.
+    """SHA-256 over images or features, labels and class names: equal if and only if the data is.
 
     Of a `FileDataset` it is over the files' names in place of the images.
     """
     digest = hashlib.sha256(repr(dataset.class_names).encode())
     unlabeled = getattr(dataset, "unlabeled", None)
     for examples in filter(None, (dataset.train, dataset.test, unlabeled)):
-        in_memory = isinstance(examples, Examples)
-        pixels = examples.images if in_memory else np.array(list(map(os.fsencode, examples.names)))
-        for array in (pixels, examples.labels):
+        for array in itertools.chain(examples.content(), [examples.labels]):
             digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()

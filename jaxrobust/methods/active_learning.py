@@ -33,6 +33,7 @@ class Problem:
       budget: images per query.
       truth: int32 `[N]`, the hidden annotations, only for options that reproduce a published leak;
         None where nobody knows them.
+      norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
     """
 
     num_classes: int
@@ -40,6 +41,7 @@ class Problem:
     dtype: Any
     budget: int
     truth: np.ndarray | None = None
+    norm_parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +295,11 @@ def recipe_parts(config: ml_collections.ConfigDict, problem: Problem):
 
     def network(num_heads: int, num_classes: int = problem.num_classes) -> nn.Module:
         return make_network(
-            config.model, num_classes=num_classes, num_heads=num_heads, dtype=problem.dtype
+            config.model,
+            num_classes=num_classes,
+            num_heads=num_heads,
+            dtype=problem.dtype,
+            norm_parts=problem.norm_parts,
         )
 
     def rate(epoch: int, num_epochs: int = config.num_epochs) -> float:

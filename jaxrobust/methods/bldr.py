@@ -263,6 +263,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         num_classes=problem.num_classes,
         exits=bldr.self_distillation,
         dtype=problem.dtype,
+        norm_parts=problem.norm_parts,
     )
     if bldr.num_complementary >= problem.num_classes:
         raise UserError(

@@ -11,7 +11,7 @@ import ml_collections
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, DualHeadClassifier
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
-from jaxrobust.models.layers import he_normal, torch_uniform
+from jaxrobust.models.layers import Network, he_normal, torch_uniform
 from jaxrobust.models.ml_decoder import MultiLabelClassifier
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.multi_exit import MultiExit
@@ -24,7 +24,7 @@ from jaxrobust.models.two_headed import TwoHeaded
 from jaxrobust.models.vgg import VGG
 from jaxrobust.models.wide_resnet import WideResNet
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, Callable[..., Network]] = {
     "inception_resnet_v2": InceptionResNetV2,
     "preact_resnet18": functools.partial(
         ResNet, block=PreActBlock, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)
@@ -161,8 +161,13 @@ def make_multilabel_classifier(
 
 
 def make_network(
-    config: ml_collections.ConfigDict, *, num_classes: int, num_heads: int, dtype: Any
-) -> nn.Module:
+    config: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    num_heads: int,
+    dtype: Any,
+    norm_parts: int = 1,
+) -> Network:
     """The network of a recipe.
 
     Args:
@@ -170,6 +175,7 @@ def make_network(
       num_classes: outputs per head.
       num_heads: linear heads on the pooled feature.
       dtype: computation dtype.
+      norm_parts: of a batch, for BatchNorm.
 
     Raises:
       UserError: for an unknown name or pooling.
@@ -178,7 +184,12 @@ def make_network(
         raise UserError(unknown_name("model.name", config.name, NETWORKS))
     if config.pool not in POOLINGS:
         raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
-    options = {"num_classes": num_classes, "num_heads": num_heads, "dtype": dtype}
+    options = {
+        "num_classes": num_classes,
+        "num_heads": num_heads,
+        "dtype": dtype,
+        "norm_parts": norm_parts,
+    }
     if config.name == "inception_resnet_v2":
         if config.pool != "global":
             raise UserError(f"model.pool={config.pool!r} is not for {config.name}; use 'global'.")
@@ -188,15 +199,20 @@ def make_network(
 
 
 def make_two_headed(
-    config: ml_collections.ConfigDict, *, num_classes: int, dtype: Any
+    config: ml_collections.ConfigDict, *, num_classes: int, dtype: Any, norm_parts: int = 1
 ) -> TwoHeaded:
     """The network of a recipe with DPC's two heads; arguments and errors as for `make_network`."""
     backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
-    return TwoHeaded(backbone, num_classes)
+    return TwoHeaded(backbone, num_classes, norm_parts=norm_parts)
 
 
 def make_multi_exit(
-    config: ml_collections.ConfigDict, *, num_classes: int, exits: bool, dtype: Any
+    config: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    exits: bool,
+    dtype: Any,
+    norm_parts: int = 1,
 ) -> MultiExit:
     """The network of a recipe with BLDR's two heads and its exits.
 
@@ -206,6 +222,7 @@ def make_multi_exit(
       num_classes: outputs per head.
       exits: whether there are exits after the stages before the last.
       dtype: computation dtype.
+      norm_parts: of a batch, for BatchNorm.
 
     Raises:
       UserError: for another name, pooling or initialisation.
@@ -220,5 +237,10 @@ def make_multi_exit(
     kernel_init = INITIALIZATIONS[config.init]
     backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
     return MultiExit(
-        backbone.clone(kernel_init=kernel_init), num_classes, exits, kernel_init, dtype
+        backbone.clone(kernel_init=kernel_init),
+        num_classes,
+        exits,
+        kernel_init,
+        dtype,
+        norm_parts=norm_parts,
     )

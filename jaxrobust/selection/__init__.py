@@ -26,13 +26,14 @@ from jaxrobust.selection.mixture import (
 )
 from jaxrobust.selection.mixture import excess_kurtosis as excess_kurtosis
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d as fit_gaussian_mixture_1d
+from jaxrobust.selection.mixture import gaussian_mixture_log_odds as gaussian_mixture_log_odds
 from jaxrobust.selection.mixture import gaussian_mixture_posterior as gaussian_mixture_posterior
 from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as aleatoric_uncertainty
 from jaxrobust.selection.open_set_baselines import energy_margin_loss as energy_margin_loss
 from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
 from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score
 from jaxrobust.selection.open_set_baselines import (
-    reverse_neighbor_shares as reverse_neighbor_shares,
+    reverse_neighbor_energy as reverse_neighbor_energy,
 )
 from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate

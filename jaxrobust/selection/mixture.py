@@ -146,6 +146,28 @@ def gaussian_mixture_posterior(x: jax.typing.ArrayLike, mixture: GaussianMixture
     return jax.nn.softmax(_log_joint(x, means, variances, weights), axis=-1)
 
 
+@jax.jit
+def gaussian_mixture_log_odds(x: jax.typing.ArrayLike, mixture: GaussianMixture1D) -> jax.Array:
+    """Log-odds of the component with the larger mean, given the value.
+
+    `log(p / (1 - p))` of column 1 of `gaussian_mixture_posterior`. It ranks the values whose
+    posterior rounds to exactly 0 or 1.
+
+    Args:
+      x: floats `[N]`.
+      mixture: what `fit_gaussian_mixture_1d` returned.
+
+    Returns:
+      Floats `[N]`, at least float32.
+
+    Raises:
+      ValueError: if `x` is not a vector.
+    """
+    x, _ = check_scores(x, None)
+    joint = _log_joint(x, *(p.astype(x.dtype) for p in mixture[:3]))
+    return joint[:, 1] - joint[:, 0]
+
+
 def excess_kurtosis(
     x: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
