@@ -265,7 +265,7 @@ def classifier_phase(
                 features = jax.lax.stop_gradient(features)
             logits = module.apply(variables, features, method="classify")[:, 0]
             value, metrics = loss(logits, labels, valid, key)
-            return value, (updates["batch_stats"], metrics)
+            return value, (updates.get("batch_stats", {}), metrics)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 

@@ -179,7 +179,7 @@ def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
             if config.loss.pool_amplify:
                 parts["pool"] = _pool_amplification(config, routed[:, num_labeled:])
                 loss = loss + config.loss.pool_amplify * parts["pool"]
-            return loss, (updates["batch_stats"], parts)
+            return loss, (updates.get("batch_stats", {}), parts)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 
