@@ -259,6 +259,7 @@ def classifier_phase(
                 train=not frozen_features,
                 where=valid,
                 mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, 1)},
                 method="features",
             )
             if frozen_features:
