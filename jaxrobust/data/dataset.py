@@ -29,8 +29,39 @@ class Origin(NamedTuple):
     ids: np.ndarray
 
 
+class Labeled:
+    """What examples of every kind know by their `labels`, int32 [N] or uint8 {0, 1} [N, C]."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+
+class Classes:
+    """What data sets of every kind know by their `class_names` and their part `train`."""
+
+    class_names: tuple[str, ...]
+    train: Labeled
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.train.is_multilabel
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
+class Examples(Labeled):
     """Images and their labels.
 
     Attributes:
@@ -55,14 +86,6 @@ class Examples:
         if self.files is not None and len(self.files) != len(self.images):
             raise DataError(f"There are {len(self.files)} files for {len(self.images)} images.")
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
-
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
@@ -74,7 +97,7 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FileExamples:
+class FileExamples(Labeled):
     """Images that stay where they are until they are needed, and their labels.
 
     Attributes:
@@ -91,14 +114,6 @@ class FileExamples:
         check_labels(self.labels, len(self.files))
         if len(self.names) != len(self.files):
             raise DataError(f"There are {len(self.names)} names for {len(self.files)} files.")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
 
     def take(self, ids: np.ndarray) -> "FileExamples":
         """The examples at these positions, in this order."""
@@ -170,7 +185,7 @@ def check_parts(name: str, class_names: Sequence[str], train, test, unlabeled=No
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Classes):
     """A data set in memory, with what is needed to normalise it and to name its classes.
 
     Attributes:
@@ -209,19 +224,9 @@ class Dataset:
                 f"{self.mean} and {self.std}."
             )
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FileDataset:
+class FileDataset(Classes):
     """A data set of files.
 
     Attributes:
@@ -242,16 +247,6 @@ class FileDataset:
 
     def __post_init__(self):
         check_parts(self.name, self.class_names, self.train, self.test)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
 
     def decode(self, image_size: int) -> Dataset:
         """Reads all images into memory; see `FileExamples.decode`."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxrobust.data.dataset import NO_LABEL, Origin, check_labels, check_parts
+from jaxrobust.data.dataset import NO_LABEL, Classes, Labeled, Origin, check_labels, check_parts
 from jaxrobust.data.subsets import HELD_OUT, hold_out, subset
 from jaxrobust.errors import DataError
 
@@ -29,7 +29,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureExamples:
+class FeatureExamples(Labeled):
     """Features of images and their labels.
 
     Attributes:
@@ -55,14 +55,6 @@ class FeatureExamples:
         check_labels(self.labels, len(self.rows))
         if self.files is not None and len(self.files) != len(self.rows):
             raise DataError(f"There are {len(self.files)} files for {len(self.rows)} features.")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,7 +85,7 @@ class FeatureExamples:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureDataset:
+class FeatureDataset(Classes):
     """A data set of features, with what is needed to normalise them and to name its classes.
 
     Attributes:
@@ -125,16 +117,6 @@ class FeatureDataset:
             )
         if np.min(self.std) <= 0:
             raise DataError(f"std must be positive, but is {np.min(self.std)} in a dimension.")
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
 
 
 def load_features(
