@@ -91,6 +91,14 @@ class Examples(Labeled):
         files = None if self.files is None else tuple(self.files[i] for i in ids)
         return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
 
+    def join(self, other: "Examples") -> "Examples":
+        """These examples, then the others."""
+        images, labels = (
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("images", "labels")
+        )
+        return Examples(images, labels, joined_names(self.files, other.files))
+
     def content(self) -> Iterator[np.ndarray]:
         """What identifies the images, for `fingerprint`."""
         yield self.images
@@ -129,6 +137,11 @@ class FileExamples(Labeled):
         sources = list(zip(self.names, self.files, strict=True))
         images = readers.decode_images(sources, image_size, crop=False)
         return Examples(images, self.labels, self.names)
+
+
+def joined_names(first: tuple | None, second: tuple | None) -> tuple | None:
+    """Names of files of one part after those of another; None where one has none."""
+    return None if first is None or second is None else first + second
 
 
 def check_labels(labels: np.ndarray, num_images: int) -> None:

@@ -14,7 +14,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxrobust.data.dataset import NO_LABEL, Classes, Labeled, Origin, check_labels, check_parts
+from jaxrobust.data.dataset import (
+    NO_LABEL,
+    Classes,
+    Labeled,
+    Origin,
+    check_labels,
+    check_parts,
+    joined_names,
+)
 from jaxrobust.data.subsets import HELD_OUT, hold_out, subset
 from jaxrobust.errors import DataError
 
@@ -66,6 +74,14 @@ class FeatureExamples(Labeled):
         files = None if self.files is None else tuple(self.files[i] for i in ids)
         origin = Origin(self.labels, ids)
         return FeatureExamples(self.source, self.rows[ids], self.labels[ids], files, origin)
+
+    def join(self, other: "FeatureExamples") -> "FeatureExamples":
+        """These examples, then the others, which must be of the same file."""
+        rows, labels = (
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("rows", "labels")
+        )
+        return FeatureExamples(self.source, rows, labels, joined_names(self.files, other.files))
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Features float16 [n, V, D] at these positions."""
