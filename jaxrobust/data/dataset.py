@@ -29,8 +29,39 @@ class Origin(NamedTuple):
     ids: np.ndarray
 
 
+class Labeled:
+    """What examples of every kind know by their `labels`, int32 [N] or uint8 {0, 1} [N, C]."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+
+class Classes:
+    """What data sets of every kind know by their `class_names` and their part `train`."""
+
+    class_names: tuple[str, ...]
+    train: Labeled
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.train.is_multilabel
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
+class Examples(Labeled):
     """Images and their labels.
 
     Attributes:
@@ -55,18 +86,18 @@ class Examples:
         if self.files is not None and len(self.files) != len(self.images):
             raise DataError(f"There are {len(self.files)} files for {len(self.images)} images.")
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
-
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
         return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
+
+    def join(self, other: "Examples") -> "Examples":
+        """These examples, then the others."""
+        images, labels = (
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("images", "labels")
+        )
+        return Examples(images, labels, joined_names(self.files, other.files))
 
     def content(self) -> Iterator[np.ndarray]:
         """What identifies the images, for `fingerprint`."""
@@ -74,7 +105,7 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FileExamples:
+class FileExamples(Labeled):
     """Images that stay where they are until they are needed, and their labels.
 
     Attributes:
@@ -92,14 +123,6 @@ class FileExamples:
         if len(self.names) != len(self.files):
             raise DataError(f"There are {len(self.names)} names for {len(self.files)} files.")
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
-
     def take(self, ids: np.ndarray) -> "FileExamples":
         """The examples at these positions, in this order."""
         names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
@@ -114,6 +137,11 @@ class FileExamples:
         sources = list(zip(self.names, self.files, strict=True))
         images = readers.decode_images(sources, image_size, crop=False)
         return Examples(images, self.labels, self.names)
+
+
+def joined_names(first: tuple | None, second: tuple | None) -> tuple | None:
+    """Names of files of one part after those of another; None where one has none."""
+    return None if first is None or second is None else first + second
 
 
 def check_labels(labels: np.ndarray, num_images: int) -> None:
@@ -170,7 +198,7 @@ def check_parts(name: str, class_names: Sequence[str], train, test, unlabeled=No
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Classes):
     """A data set in memory, with what is needed to normalise it and to name its classes.
 
     Attributes:
@@ -209,19 +237,9 @@ class Dataset:
                 f"{self.mean} and {self.std}."
             )
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FileDataset:
+class FileDataset(Classes):
     """A data set of files.
 
     Attributes:
@@ -242,16 +260,6 @@ class FileDataset:
 
     def __post_init__(self):
         check_parts(self.name, self.class_names, self.train, self.test)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
 
     def decode(self, image_size: int) -> Dataset:
         """Reads all images into memory; see `FileExamples.decode`."""

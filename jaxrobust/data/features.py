@@ -14,7 +14,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxrobust.data.dataset import NO_LABEL, Origin, check_labels, check_parts
+from jaxrobust.data.dataset import (
+    NO_LABEL,
+    Classes,
+    Labeled,
+    Origin,
+    check_labels,
+    check_parts,
+    joined_names,
+)
 from jaxrobust.data.subsets import HELD_OUT, hold_out, subset
 from jaxrobust.errors import DataError
 
@@ -29,7 +37,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureExamples:
+class FeatureExamples(Labeled):
     """Features of images and their labels.
 
     Attributes:
@@ -56,14 +64,6 @@ class FeatureExamples:
         if self.files is not None and len(self.files) != len(self.rows):
             raise DataError(f"There are {len(self.files)} files for {len(self.rows)} features.")
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
-
     @property
     def shape(self) -> tuple[int, int]:
         """(V, D): views of each image, and dimensions."""
@@ -74,6 +74,14 @@ class FeatureExamples:
         files = None if self.files is None else tuple(self.files[i] for i in ids)
         origin = Origin(self.labels, ids)
         return FeatureExamples(self.source, self.rows[ids], self.labels[ids], files, origin)
+
+    def join(self, other: "FeatureExamples") -> "FeatureExamples":
+        """These examples, then the others, which must be of the same file."""
+        rows, labels = (
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("rows", "labels")
+        )
+        return FeatureExamples(self.source, rows, labels, joined_names(self.files, other.files))
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Features float16 [n, V, D] at these positions."""
@@ -93,7 +101,7 @@ class FeatureExamples:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureDataset:
+class FeatureDataset(Classes):
     """A data set of features, with what is needed to normalise them and to name its classes.
 
     Attributes:
@@ -125,16 +133,6 @@ class FeatureDataset:
             )
         if np.min(self.std) <= 0:
             raise DataError(f"std must be positive, but is {np.min(self.std)} in a dimension.")
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
 
 
 def load_features(
