@@ -259,13 +259,14 @@ def classifier_phase(
                 train=not frozen_features,
                 where=valid,
                 mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, 1)},
                 method="features",
             )
             if frozen_features:
                 features = jax.lax.stop_gradient(features)
             logits = module.apply(variables, features, method="classify")[:, 0]
             value, metrics = loss(logits, labels, valid, key)
-            return value, (updates["batch_stats"], metrics)
+            return value, (updates.get("batch_stats", {}), metrics)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 

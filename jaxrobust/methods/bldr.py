@@ -102,7 +102,7 @@ def bldr_step(
     Args:
       state: before the step.
       batch: examples with a weak and a strong view.
-      key: for complementary labels that are drawn.
+      key: for complementary labels that are drawn, and for dropout.
       scalars: `learning_rate`, of the network.
       apply: the network, as in `network_apply`; its output as that of `MultiExit`.
       optimizer: gives descent directions, without the rate.
@@ -126,10 +126,13 @@ def bldr_step(
             state.batch_stats,
             jnp.concatenate([weak, strong]),
             train=True,
+            key=jax.random.fold_in(key, 1),
             where=jnp.concatenate([valid, valid]),
         )
         logits_weak, logits_strong = jnp.split(logits, 2)
-        (again, features), stats = apply(params, stats, weak, train=True, where=valid)
+        (again, features), stats = apply(
+            params, stats, weak, train=True, key=jax.random.fold_in(key, 2), where=valid
+        )
         nl_again = again[:, NEGATIVE]
         mask = complementary_label_mask(
             labels,

@@ -77,7 +77,12 @@ def _single(config: ml_collections.ConfigDict, problem: Problem, *, alpha: float
 
         def loss_fn(params):
             logits, batch_stats = apply(
-                params, network.batch_stats, images, train=True, where=valid
+                params,
+                network.batch_stats,
+                images,
+                train=True,
+                key=jax.random.fold_in(key, 2),
+                where=valid,
             )
             logits = logits[:, 0]
             given, partner = (

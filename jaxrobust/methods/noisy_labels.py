@@ -177,7 +177,7 @@ def network_apply(module: nn.Module) -> Apply:
             mutable=["batch_stats"],
             rngs=None if key is None else {"dropout": key},
         )
-        return output, updates["batch_stats"]
+        return output, updates.get("batch_stats", {})
 
     return apply
 

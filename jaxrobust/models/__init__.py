@@ -10,6 +10,7 @@ import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, DualHeadClassifier
+from jaxrobust.models.feature_network import FeatureNetwork
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import Network, he_normal, torch_uniform
 from jaxrobust.models.ml_decoder import MultiLabelClassifier
@@ -36,7 +37,12 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "resnet18_thin": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), widths=(16, 32, 64, 128)),
     "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
     "resnet8_small": functools.partial(ResNet, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
+    "linear": FeatureNetwork,
+    "mlp": functools.partial(FeatureNetwork, width=256),
 }
+
+FEATURE_NETWORKS = ("linear", "mlp")
+"""Those whose inputs are features `[B, D]` in place of images."""
 
 INITIALIZATIONS = {"torch_default": torch_uniform, "kaiming_fan_out": he_normal}
 """How the weights of convolutions start, by the name that a recipe gives it."""
@@ -184,13 +190,10 @@ def make_network(
         raise UserError(unknown_name("model.name", config.name, NETWORKS))
     if config.pool not in POOLINGS:
         raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
-    options = {
-        "num_classes": num_classes,
-        "num_heads": num_heads,
-        "dtype": dtype,
-        "norm_parts": norm_parts,
-    }
-    if config.name == "inception_resnet_v2":
+    options = {"num_classes": num_classes, "num_heads": num_heads, "dtype": dtype}
+    if config.name not in FEATURE_NETWORKS:
+        options["norm_parts"] = norm_parts
+    if config.name in ("inception_resnet_v2", *FEATURE_NETWORKS):
         if config.pool != "global":
             raise UserError(f"model.pool={config.pool!r} is not for {config.name}; use 'global'.")
     else:
@@ -217,8 +220,8 @@ def make_multi_exit(
     """The network of a recipe with BLDR's two heads and its exits.
 
     Args:
-      config: `name` (a ResNet of `NETWORKS`), `pool` (`"global"`) and `init` (a key of
-        `INITIALIZATIONS`).
+      config: `name` (a ResNet of `NETWORKS`, or without exits one of `FEATURE_NETWORKS`), `pool`
+        (`"global"`) and `init` (a key of `INITIALIZATIONS`).
       num_classes: outputs per head.
       exits: whether there are exits after the stages before the last.
       dtype: computation dtype.
@@ -233,6 +236,11 @@ def make_multi_exit(
         raise UserError(
             f"BLDR's exits need a ResNet and global pooling, not model.name={config.name!r} with "
             f"model.pool={config.pool!r}."
+        )
+    if exits and config.name in FEATURE_NETWORKS:
+        raise UserError(
+            f"model.name={config.name!r} has no stages from which BLDR's exits could lead: set "
+            "--config.bldr.self_distillation=False."
         )
     kernel_init = INITIALIZATIONS[config.init]
     backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
