@@ -90,7 +90,6 @@ def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem
         return {"learning_rate": rate(epoch), "anneal": anneal}
 
     def step(state, images, labels, valid, pool_images, key, scalars):
-        del key
         num_labeled = images.shape[0]
         everything = jnp.concatenate([images, pool_images]) if dcfs.loss.pool_amplify else images
         counted = jnp.pad(valid, (0, everything.shape[0] - num_labeled), constant_values=True)
@@ -103,6 +102,7 @@ def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem
                 train=True,
                 where=counted,
                 mutable=["batch_stats"],
+                rngs={"dropout": key},
                 method="features",
             )
 
@@ -124,7 +124,7 @@ def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem
             if dcfs.loss.pool_amplify:
                 parts["pool"] = _pool_amplification(dcfs, routed[:, num_labeled:])
                 loss = loss + dcfs.loss.pool_amplify * parts["pool"]
-            return loss, (updates["batch_stats"], parts)
+            return loss, (updates.get("batch_stats", {}), parts)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 

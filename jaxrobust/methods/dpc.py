@@ -342,7 +342,11 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
     """DPC, or an ablation of it, with options in place of those of the recipe."""
     optimizer = make_optimizer(config.optimizer)
     objective = make_objective(dpc, problem.num_classes)
-    sizes = {"num_classes": problem.num_classes, "dtype": problem.dtype}
+    sizes = {
+        "num_classes": problem.num_classes,
+        "dtype": problem.dtype,
+        "norm_parts": problem.norm_parts,
+    }
     if dpc.heads == 2:
         module = make_two_headed(config.model, **sizes)
     else:

@@ -65,6 +65,7 @@ def cd_term(
     where: jax.Array,
     *,
     normalize: bool = True,
+    group_mean: bool = True,
 ) -> jax.Array:
     """CD of the label embeddings, a sum over the classes that two images have."""
     return class_aware_embedding_distillation_loss(
@@ -72,6 +73,7 @@ def cd_term(
         teacher.label_embeddings,
         _present(targets, where),
         normalize=normalize,
+        group_mean=group_mean,
     )
 
 
@@ -82,6 +84,7 @@ def id_term(
     where: jax.Array,
     *,
     normalize: bool = True,
+    group_mean: bool = True,
 ) -> jax.Array:
     """ID of the label embeddings, a sum over the images with two labels."""
     return instance_aware_embedding_distillation_loss(
@@ -89,6 +92,7 @@ def id_term(
         teacher.label_embeddings,
         _present(targets, where),
         normalize=normalize,
+        group_mean=group_mean,
     )
 
 
@@ -107,7 +111,8 @@ def build(config: ml_collections.ConfigDict, problem: Problem | None) -> Distill
 
 
 def _with_terms(config: ml_collections.ConfigDict, options: L2d) -> Distiller:
-    on_embeddings = {"normalize": options.normalize}
+    # The paper's equations have neither the mean of the distances nor the size of the group.
+    on_embeddings = {"normalize": options.normalize, "group_mean": options.normalize}
     return _distiller(
         config,
         {

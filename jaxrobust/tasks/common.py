@@ -1,11 +1,10 @@
 """What several tasks do alike with a recipe."""
 
 import dataclasses
-import functools
 import logging
 import pathlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,6 @@ from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.layers import batch_norm_in_parts
 from jaxrobust.tasks.options import check
 
 log = logging.getLogger("jaxrobust")
@@ -120,19 +118,9 @@ def compute_dtype(name: str):
     return jnp.dtype(name)
 
 
-def with_batch_norm(
-    step: Callable, config: ml_collections.ConfigDict, placement: Placement
-) -> Callable:
-    """`step` with BatchNorm over what the recipe's `batch_norm` names."""
-    if config.batch_norm == "global":
-        return step
-
-    @functools.wraps(step)
-    def in_parts(*args):
-        with batch_norm_in_parts(placement.num_devices):
-            return step(*args)
-
-    return in_parts
+def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:
+    """How many parts of a batch BatchNorm normalises separately, by the recipe's `batch_norm`."""
+    return placement.num_devices if config.batch_norm == "per_device" else 1
 
 
 def write_test_files(
