@@ -9,7 +9,6 @@ from jaxrobust.losses.bidirectional_learning import head_agreement_loss as head_
 from jaxrobust.losses.bidirectional_learning import positive_learning_loss as positive_learning_loss
 from jaxrobust.losses.bidirectional_learning import self_distillation_loss as self_distillation_loss
 from jaxrobust.losses.bidirectional_learning import sop_noise_terms as sop_noise_terms
-from jaxrobust.losses.bidirectional_learning import sop_sgd_update as sop_sgd_update
 from jaxrobust.losses.calibrated import calibrated_log_softmax as calibrated_log_softmax
 from jaxrobust.losses.calibrated import calibrated_softmax as calibrated_softmax
 from jaxrobust.losses.calibrated import evidential_kl as evidential_kl
