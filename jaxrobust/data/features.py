@@ -179,10 +179,10 @@ def load_features(
         are missing or of one class only.
     """
     path = _existing(features, "features")
-    arrays = _open_arrays(path)
+    arrays = open_arrays(path)
     source = _checked_source(path, arrays)
     num_rows = len(source)
-    given = arrays.get("labels") if labels is None else _read_labels(_existing(labels, "labels"))
+    given = arrays.get("labels") if labels is None else read_labels(_existing(labels, "labels"))
     if given is None:
         raise DataError(
             f"{path} holds no labels: set --config.dataset.labels= to a .npy or .csv file with one "
@@ -227,7 +227,7 @@ def _existing(path: str | os.PathLike, field: str) -> pathlib.Path:
     return path
 
 
-def _open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a `.npy` (as `features`) or `.npz` file by name, mapped where that is possible.
 
     Raises:
@@ -316,10 +316,14 @@ def _checked_source(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.nda
     return source
 
 
-def _read_labels(path: pathlib.Path) -> np.ndarray:
-    """Labels [N], integers or text, from a `.npy` or `.csv` file."""
+def read_labels(path: pathlib.Path) -> np.ndarray:
+    """Labels [N], integers or text, from a `.npy` or `.csv` file.
+
+    Raises:
+      DataError: the file is neither, is damaged, or does not say which column holds the labels.
+    """
     if path.suffix == ".npy":
-        return np.asarray(_open_arrays(path)["features"])
+        return np.asarray(open_arrays(path)["features"])
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:

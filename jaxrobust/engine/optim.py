@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from jaxrobust.arrays import at_least_float32
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.losses.bidirectional_learning import bldr_learning_rate
 
 SCHEDULES = {
     "constant": (),
@@ -172,7 +172,7 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
         case "cosine":
             return config.learning_rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
         case "constant_cosine":
-            rate = bldr_learning_rate(
+            rate = constant_cosine(
                 epoch,
                 base_lr=config.learning_rate,
                 warmup_epochs=config.constant_epochs,
@@ -181,3 +181,34 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
             )
             return float(rate)
     raise UserError(unknown_name("optimizer.schedule", config.schedule, SCHEDULES))
+
+
+def constant_cosine(
+    epoch: jax.typing.ArrayLike,
+    *,
+    base_lr: float,
+    warmup_epochs: int,
+    cosine_epochs: int,
+    min_lr: float,
+) -> jax.Array:
+    """Learning rate of one epoch: constant warm-up, then one cosine.
+
+    `min_lr + (base_lr - min_lr) * (1 + cos(pi * t / cosine_epochs)) / 2` with
+    `t = max(epoch - warmup_epochs, 0)`.
+
+    Args:
+      epoch: counted from 0. Epochs `0..warmup_epochs`, both included, run at `base_lr`.
+      base_lr: rate of the warm-up.
+      warmup_epochs: 20 for CIFAR-10N, 40 for CIFAR-100N, at BLDR.
+      cosine_epochs: length of the cosine; the run lasts `warmup_epochs + cosine_epochs`.
+      min_lr: rate that the cosine would reach one epoch after the last.
+
+    Returns:
+      Float of `epoch`'s shape, at least float32.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    elapsed = jnp.maximum(at_least_float32(epoch) - warmup_epochs, 0.0)
+    cosine = (1.0 + jnp.cos(jnp.pi * elapsed / cosine_epochs)) / 2.0
+    return min_lr + (base_lr - min_lr) * cosine

@@ -118,8 +118,9 @@ def evidential_kl(
     and `a_y = 0`. The logit of the label has no influence; its gradient is exactly 0.
 
     The textbook form of this divergence cancels: in float32 its gradient is lost where one wrong
-    logit reaches 20. Here it is evaluated from log a in a form without cancellation: in float32 the
-    error of the value is below 2e-6 for logits up to 60, and that of the gradient below 1e-6.
+    logit reaches 20. Here it is evaluated from log a in a form without cancellation: for logits up
+    to 60 the error in float32 is at most 1.5 units in the last place of the largest value (below
+    3e-6), and that of the gradient below 1e-6.
 
     Args:
       logits: floats `[..., C]`, C >= 2.
