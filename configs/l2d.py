@@ -23,8 +23,9 @@ Methods, `--config.method=`:
 Where paper and code differ the default is the code: cross-entropy is summed over the batch
 (`labels.reduction=batchmean`: the paper), distances are relative to their mean (`l2d.normalize=
 False`), images are not mirrored (`augment.flip`), the teacher stops at epoch 30 of a cycle of 80
-(the paper: 80). Ours differs from the code in float32 in place of fp16, in MLD's form, which stays
-finite, and in independent random draws of its workers. `labels.loss=asymmetric` is an extra.
+(the paper: 80). Ours differs from the code in bfloat16 in place of float16 on accelerators (float32
+with `--config.dtype=float32`), in MLD's form, which stays finite, and in independent random draws
+of its workers. `labels.loss=asymmetric` is an extra.
 
 mAP / OF1 / CF1 (%) by the paper, F1 with as many labels predicted as each image truly has, which
 flatters, and for the teacher mAP alone; single runs:

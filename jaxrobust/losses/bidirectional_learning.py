@@ -111,7 +111,7 @@ def positive_learning_loss(
 
     Args:
       logits: floats `[B, C]`.
-      labels: integers `[B]`, the given labels.
+      labels: integers `[B]` in `0..C-1`, the given labels; any other gives `ce` 0.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
 

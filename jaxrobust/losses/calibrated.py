@@ -87,7 +87,7 @@ def evidential_nll(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      labels: integers `[...]` in `0..C-1`.
+      labels: integers `[...]` in `0..C-1`; any other gives 0.
       gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
 
     Returns:
@@ -124,7 +124,7 @@ def evidential_kl(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      labels: integers `[...]` in `0..C-1`.
+      labels: integers `[...]` in `0..C-1`; with any other all classes count as wrong.
       gamma: a positive number, None for 10 / C. Read only where evidence_scale is None.
       beta: weight. It and 1 / C are part of the result, as in the authors' code; the paper writes
         them outside, which is the same.
@@ -178,7 +178,7 @@ def evidential_loss(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      labels: integers `[...]` in `0..C-1`.
+      labels: integers `[...]` in `0..C-1`; for any other see the two terms.
       gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
       beta: weight of the divergence, already applied to it.
       evidence_scale: as in `evidential_kl`, needed at `gamma=0`.

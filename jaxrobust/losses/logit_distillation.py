@@ -34,7 +34,7 @@ def dkd_loss(
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      labels: int [...], in 0..C-1.
+      labels: int [...], in 0..C-1; what any other gives is unspecified.
       alpha: weight of the target-class part.
       beta: weight of the non-target-class part; the paper sets it per pair of networks (CIFAR-100:
         2, 6 or 8).
@@ -91,7 +91,7 @@ def rld_loss(
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      labels: int [...], in 0..C-1.
+      labels: int [...], in 0..C-1; what any other gives is unspecified.
       alpha: weight of the confidence part.
       beta: weight of the part of the lesser classes.
       temperature: T > 0, of the lesser classes; T^2 is inside the loss. The warm-up factor

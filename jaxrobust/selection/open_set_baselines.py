@@ -181,7 +181,7 @@ def energy_margin_loss(
 
     Args:
       detector_logits: floats `[B, K+1]`; class K is "unknown".
-      labels: integers `[B]` in `0..K`.
+      labels: integers `[B]` in `0..K`; any other counts as known.
       known_margin: energy below which a known image costs nothing.
       unknown_margin: energy above which an unknown image costs nothing.
       where: bool `[B]`, the rows that count; `None` for all.
