@@ -31,7 +31,8 @@ from jaxrobust import tasks
 from jaxrobust.data.sources import Dataset, Examples
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import Interrupted, environment, setup_jax
+from jaxrobust.engine.environment import environment, setup_jax
+from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.tasks.common import compute_dtype

@@ -200,7 +200,7 @@ def _main() -> None:
         if _is_one_of_several():
             _join_processes()
         from jaxrobust import tasks
-        from jaxrobust.engine.runtime import Interrupted
+        from jaxrobust.engine.signals import Interrupted
 
         try:
             tasks.run(_CONFIG.value, _WORKDIR.value)

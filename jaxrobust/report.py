@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxrobust import compare, figures
 from jaxrobust.engine.files import unescape_formula, write_text
-from jaxrobust.engine.runtime import flatten
+from jaxrobust.engine.workdir import flatten
 from jaxrobust.errors import UserError
 
 _TASKS = {

@@ -83,7 +83,7 @@ def one_device():
     from jaxrobust.engine.sharding import make_placement
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
         yield
 
 

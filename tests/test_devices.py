@@ -101,7 +101,7 @@ def _train(method, devices, workdir, monkeypatch, **more):
             **more,
         }
     )
-    monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(devices))
+    monkeypatch.setattr(sharding, "make_placement", lambda: make_placement(devices))
     with runtime.open_run(config, workdir) as run_:
         run_.start_progress(total=1, done=0)
         task = train(config, run_)

@@ -27,7 +27,8 @@ from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import format_number, write_json, write_table, write_text
 from jaxrobust.engine.plan import Plan, place_plan
-from jaxrobust.engine.programs import Programs, epoch_program, gather_program
+from jaxrobust.engine.loops import epoch_program, gather_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
@@ -375,7 +376,7 @@ class _Learning:
                 self._images,
                 self._annotations_on_device,
                 {k: np.float32(v) for k, v in phase.scalars(epoch).items()},
-                within=self.io.within_epoch(step, where, keep, num_steps=plan.num_steps),
+                resume=self.io.within_epoch(step, where, keep, num_steps=plan.num_steps),
             )
             step += 1
             event = {"step": step, "split": "train", "phase": name, "round": round_}

@@ -20,7 +20,7 @@ from jaxrobust.data.transforms import CROPS
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.plan import LAST_BATCHES
-from jaxrobust.engine.runtime import Run
+from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.engine.writers import writer_names

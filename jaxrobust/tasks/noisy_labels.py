@@ -41,7 +41,8 @@ from jaxrobust.engine.files import (
     write_table,
 )
 from jaxrobust.engine.plan import Plan, place_plan
-from jaxrobust.engine.programs import Programs, epoch_program, gather_program
+from jaxrobust.engine.loops import epoch_program, gather_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
