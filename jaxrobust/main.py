@@ -197,6 +197,10 @@ def _main() -> None:
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; name a folder for the run, such as runs/first.")
         # Imported late, so that a wrong flag is answered before JAX has started.
+        from jaxrobust.engine.environment import ask_for_determinism
+
+        if _CONFIG.value.get("deterministic", False):
+            ask_for_determinism()
         if _is_one_of_several():
             _join_processes()
         from jaxrobust import tasks

@@ -5,6 +5,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from jaxrobust.data.dataset import Dataset
 from jaxrobust.data.noise import (
     asymmetric_noise_cifar10,
     asymmetric_noise_cifar100,
@@ -14,7 +15,7 @@ from jaxrobust.data.noise import (
     symmetric_noise,
     symmetric_transition,
 )
-from jaxrobust.data.sources import Dataset, archive_order
+from jaxrobust.data.subsets import archive_order
 from jaxrobust.errors import UserError
 
 NOISE_KINDS = ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human")

@@ -49,7 +49,7 @@ class Checkpoints:
         )
 
     def save(self, tree: Any, record: dict) -> None:
-        """Starts writing a snapshot of `tree` and `record` as they are now, under the next number."""
+        """Starts writing a snapshot of `tree` and `record` as they are, under the next number."""
         self._settle()
         step = max(self._manager.all_steps(), default=0) + 1
         record = copy.deepcopy(record)  # written in the background, while the run goes on with it

@@ -252,9 +252,7 @@ def gather_program(
     def compiled(function, **options):
         visits = visits_of[function]
         options["out_shardings"] = placement.replicated
-        return programs.jit(
-            name, function, static=(static, num_examples), visits=visits, **options
-        )
+        return programs.jit(name, function, static=(static, num_examples), visits=visits, **options)
 
     visits_of = {
         file: lambda i, tables, row_ids, *_: _visits_of_row(row_ids),

@@ -53,8 +53,8 @@ class Programs:
             before, jitted = self._jitted[name]
             if before != static:
                 raise RuntimeError(
-                    f"Program {name!r} was compiled for {before}, and cannot be shared with a run "
-                    f"for {static}; give each run Programs of its own."
+                    f"Program {name!r} was compiled for other settings, or for data of other "
+                    "shapes; give each recipe Programs of its own."
                 )
             return jitted
 

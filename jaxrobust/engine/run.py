@@ -424,7 +424,7 @@ def open_run(
         missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
         run = None
         if processes.is_main():
-            stack.callback(lambda: run and run.has_begun or remove_empty(missing))
+            stack.callback(lambda: (run and run.has_begun) or remove_empty(missing))
             try:
                 lock(workdir, plain(config), stack)
             except UserError as error:

@@ -1,4 +1,4 @@
-"""Runs whose task keeps its own position, until the distillation task uses `jaxrobust.engine.run`."""
+"""Runs whose task keeps its own position, until distillation uses `jaxrobust.engine.run`."""
 
 import functools
 from collections.abc import Callable

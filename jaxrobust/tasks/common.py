@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import logging
 import pathlib
 import shlex
@@ -23,6 +24,7 @@ from jaxrobust.engine.plan import LAST_BATCHES
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
+from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten, plain
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.layers import batch_norm_in_parts
@@ -137,6 +139,17 @@ def compute_dtype(name: str):
     if name not in ("float32", "bfloat16"):
         raise UserError(unknown_name("dtype", name, ("auto", "float32", "bfloat16")))
     return jnp.dtype(name)
+
+
+def program_settings(config: ml_collections.ConfigDict) -> str:
+    """What the compiled programs of a recipe may close over: all settings but the seeds.
+
+    Settings that change how a run is watched are left out too.
+    """
+    left_out = ("seed", "num_seeds", "noise.seed", *FREE_ON_RESTART)
+    fields = flatten(plain(config)).items()
+    kept = {k: v for k, v in fields if k not in left_out and k.split(".")[0] not in left_out}
+    return json.dumps(kept, sort_keys=True)
 
 
 def with_batch_norm(

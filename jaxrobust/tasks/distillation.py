@@ -24,9 +24,9 @@ from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
+from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.plan import make_plan, place_plan
-from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch

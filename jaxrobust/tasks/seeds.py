@@ -16,9 +16,9 @@ from jaxrobust import compare
 from jaxrobust.engine import sharding
 from jaxrobust.engine.files import write_json, write_text
 from jaxrobust.engine.programs import Programs
+from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.signals import stop_on_signals
 from jaxrobust.engine.workdir import check_same_config, plain
-from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.tasks.common import next_command
 

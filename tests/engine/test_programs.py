@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import jax
@@ -6,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxrobust.engine import loops
-from jaxrobust.engine.plan import make_plan
 from jaxrobust.engine.loops import Resume, epoch_program, gather_program
+from jaxrobust.engine.plan import make_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import fetch, make_placement
 
@@ -164,6 +165,30 @@ def test_a_second_trace_is_refused():
     square(np.ones(3, np.float32))
     with pytest.raises(RuntimeError, match="'square' was traced twice"):
         square(np.zeros(4, np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spec:
+    power: int
+
+
+def test_a_name_stands_for_one_program():
+    programs = Programs()
+    first = programs.jit("power", lambda x: x**2, static=_Spec(2))
+    assert programs.jit("power", lambda x: x**2, static=_Spec(2)) is first
+    with pytest.raises(RuntimeError, match="'power' was compiled for other settings"):
+        programs.jit("power", lambda x: x**3, static=_Spec(3))
+    placement = make_placement(jax.devices()[:1])
+    plan = _put(placement, make_plan(np.arange(4), 2, capacity=4))
+    data = placement.put(np.arange(4, dtype=np.float32))
+
+    def run(power):
+        epoch = epoch_program(programs, "epoch", _step, placement, static=_Spec(power))
+        epoch(placement.put(np.float32(1)), plan, jax.random.key(0), data)
+
+    run(2)
+    with pytest.raises(RuntimeError, match="'epoch' was compiled for other settings"):
+        run(3)
 
 
 def test_a_plan_may_hold_several_sets():

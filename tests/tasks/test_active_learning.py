@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import dcfs as recipe
 from jaxrobust import tasks
-from jaxrobust.engine import runtime
+from jaxrobust.engine import sharding
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import dcfs

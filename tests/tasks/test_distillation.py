@@ -15,7 +15,7 @@ from configs import dhkd as recipe
 from configs import kd_baselines
 from jaxrobust import tasks
 from jaxrobust.data.sources import load_dataset
-from jaxrobust.engine import runtime
+from jaxrobust.engine import sharding
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError

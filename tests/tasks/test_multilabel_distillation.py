@@ -16,7 +16,7 @@ from jaxrobust.compare import group, statistics
 from jaxrobust.data.sources import load_dataset
 from jaxrobust.engine import loops
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import Interrupted
+from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.tasks import distillation

@@ -9,7 +9,7 @@ import pytest
 from configs import bual, dpc
 from jaxrobust import tasks
 from jaxrobust.engine import loops
-from jaxrobust.engine.runtime import Interrupted
+from jaxrobust.engine.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
 
