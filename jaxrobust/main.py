@@ -238,5 +238,11 @@ def _main() -> None:
         sys.exit(EXIT_PREEMPTED)
 
 
+def command(argv: list[str]) -> int:
+    """`jaxrobust run`: the same with these arguments; ends the process with its exit code."""
+    app.run(main, argv=[sys.argv[0], *argv], flags_parser=parse_flags)
+    return 0
+
+
 if __name__ == "__main__":
     app.run(main, flags_parser=parse_flags)

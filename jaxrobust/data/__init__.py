@@ -7,6 +7,9 @@ from jaxrobust.data.dataset import Examples as Examples
 from jaxrobust.data.dataset import FileDataset as FileDataset
 from jaxrobust.data.dataset import FileExamples as FileExamples
 from jaxrobust.data.dataset import fingerprint as fingerprint
+from jaxrobust.data.features import FeatureDataset as FeatureDataset
+from jaxrobust.data.features import FeatureExamples as FeatureExamples
+from jaxrobust.data.features import load_features as load_features
 from jaxrobust.data.open_set import OpenSetSplit as OpenSetSplit
 from jaxrobust.data.open_set import open_set_split as open_set_split
 from jaxrobust.data.sources import list_dataset as list_dataset

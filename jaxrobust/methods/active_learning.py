@@ -33,6 +33,7 @@ class Problem:
       budget: images per query.
       truth: int32 `[N]`, the hidden annotations, only for options that reproduce a published leak;
         None where nobody knows them.
+      norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
     """
 
     num_classes: int
@@ -40,6 +41,7 @@ class Problem:
     dtype: Any
     budget: int
     truth: np.ndarray | None = dataclasses.field(default=None, compare=False)
+    norm_parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,13 +259,14 @@ def classifier_phase(
                 train=not frozen_features,
                 where=valid,
                 mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, 1)},
                 method="features",
             )
             if frozen_features:
                 features = jax.lax.stop_gradient(features)
             logits = module.apply(variables, features, method="classify")[:, 0]
             value, metrics = loss(logits, labels, valid, key)
-            return value, (updates["batch_stats"], metrics)
+            return value, (updates.get("batch_stats", {}), metrics)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 
@@ -293,7 +296,11 @@ def recipe_parts(config: ml_collections.ConfigDict, problem: Problem):
 
     def network(num_heads: int, num_classes: int = problem.num_classes) -> nn.Module:
         return make_network(
-            config.model, num_classes=num_classes, num_heads=num_heads, dtype=problem.dtype
+            config.model,
+            num_classes=num_classes,
+            num_heads=num_heads,
+            dtype=problem.dtype,
+            norm_parts=problem.norm_parts,
         )
 
     def rate(epoch: int, num_epochs: int = config.num_epochs) -> float:

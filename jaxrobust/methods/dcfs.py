@@ -145,7 +145,6 @@ def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
         return {"learning_rate": rate(epoch), "anneal": anneal}
 
     def step(state, images, labels, valid, pool_images, key, scalars):
-        del key
         num_labeled = images.shape[0]
         everything = jnp.concatenate([images, pool_images]) if config.loss.pool_amplify else images
         counted = jnp.pad(valid, (0, everything.shape[0] - num_labeled), constant_values=True)
@@ -158,6 +157,7 @@ def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
                 train=True,
                 where=counted,
                 mutable=["batch_stats"],
+                rngs={"dropout": key},
                 method="features",
             )
 
@@ -179,7 +179,7 @@ def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
             if config.loss.pool_amplify:
                 parts["pool"] = _pool_amplification(config, routed[:, num_labeled:])
                 loss = loss + config.loss.pool_amplify * parts["pool"]
-            return loss, (updates["batch_stats"], parts)
+            return loss, (updates.get("batch_stats", {}), parts)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 

@@ -367,7 +367,11 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     dpc = config.dpc
     optimizer = make_optimizer(config.optimizer)
     objective = make_objective(config, problem.num_classes)
-    sizes = {"num_classes": problem.num_classes, "dtype": problem.dtype}
+    sizes = {
+        "num_classes": problem.num_classes,
+        "dtype": problem.dtype,
+        "norm_parts": problem.norm_parts,
+    }
     if dpc.heads == 2:
         module = make_two_headed(config.model, **sizes)
     else:

@@ -66,6 +66,7 @@ def cd_term(
     where: jax.Array,
     *,
     normalize: bool = True,
+    group_mean: bool = True,
 ) -> jax.Array:
     """CD of the label embeddings, a sum over the classes that two images have."""
     return class_aware_embedding_distillation_loss(
@@ -73,6 +74,7 @@ def cd_term(
         teacher.label_embeddings,
         _present(targets, where),
         normalize=normalize,
+        group_mean=group_mean,
     )
 
 
@@ -83,6 +85,7 @@ def id_term(
     where: jax.Array,
     *,
     normalize: bool = True,
+    group_mean: bool = True,
 ) -> jax.Array:
     """ID of the label embeddings, a sum over the images with two labels."""
     return instance_aware_embedding_distillation_loss(
@@ -90,6 +93,7 @@ def id_term(
         teacher.label_embeddings,
         _present(targets, where),
         normalize=normalize,
+        group_mean=group_mean,
     )
 
 
@@ -105,7 +109,8 @@ def build(config: ml_collections.ConfigDict, problem: Problem | None) -> Distill
     """L2D as a method of the distillation task; a weight of 0 leaves a term out."""
     del problem
     options = config.l2d
-    on_embeddings = {"normalize": options.normalize}
+    # The paper's equations have neither the mean of the distances nor the size of the group.
+    on_embeddings = {"normalize": options.normalize, "group_mean": options.normalize}
     return _distiller(
         config,
         {

@@ -49,7 +49,11 @@ def dividemix(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 def _single(config: ml_collections.ConfigDict, problem: Problem, *, alpha: float) -> Method:
     optimizer = make_optimizer(config.optimizer)
     module = make_network(
-        config.model, num_classes=problem.num_classes, num_heads=1, dtype=problem.dtype
+        config.model,
+        num_classes=problem.num_classes,
+        num_heads=1,
+        dtype=problem.dtype,
+        norm_parts=problem.norm_parts,
     )
     apply = network_apply(module)
     networks = ("net",)
@@ -73,7 +77,12 @@ def _single(config: ml_collections.ConfigDict, problem: Problem, *, alpha: float
 
         def loss_fn(params):
             logits, batch_stats = apply(
-                params, network.batch_stats, images, train=True, where=valid
+                params,
+                network.batch_stats,
+                images,
+                train=True,
+                key=jax.random.fold_in(key, 2),
+                where=valid,
             )
             logits = logits[:, 0]
             given, partner = (

@@ -22,12 +22,14 @@ class Problem:
       num_examples: training examples N.
       input_shape: (H, W, 3).
       dtype: computation dtype of the networks.
+      norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
     """
 
     num_classes: int
     num_examples: int
     input_shape: tuple[int, int, int]
     dtype: Any
+    norm_parts: int = 1
 
 
 class Batch(NamedTuple):
@@ -175,7 +177,7 @@ def network_apply(module: nn.Module) -> Apply:
             mutable=["batch_stats"],
             rngs=None if key is None else {"dropout": key},
         )
-        return output, updates["batch_stats"]
+        return output, updates.get("batch_stats", {})
 
     return apply
 

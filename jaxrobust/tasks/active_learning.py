@@ -45,6 +45,7 @@ from jaxrobust.methods.active_learning import (
 )
 from jaxrobust.tasks.annotator import Annotator
 from jaxrobust.tasks.common import (
+    batch_norm_parts,
     check_batch_size,
     check_common,
     compute_dtype,
@@ -52,7 +53,6 @@ from jaxrobust.tasks.common import (
     load,
     next_command,
     program_settings,
-    with_batch_norm,
     write_test_files,
 )
 from jaxrobust.tasks.oracles import (
@@ -225,6 +225,7 @@ class _Learning:
         self.split = split
         self.examples = _training_examples(dataset)
         self.class_names = [dataset.class_names[c] for c in split.known_classes]
+        placement = run.placement
         self.oracle = _oracle(config, dataset, split, run.workdir / "queries")
         self.problem = Problem(
             num_classes=split.num_known,
@@ -232,6 +233,7 @@ class _Learning:
             dtype=compute_dtype(config.dtype),
             budget=config.al.query_size,
             truth=self.oracle.truth,
+            norm_parts=batch_norm_parts(config, placement),
         )
         self.strategy: Strategy = STRATEGIES[config.method](config, self.problem)
         self.saved = Saved(
@@ -243,7 +245,6 @@ class _Learning:
         self._row_observed: dict[str, Any] = {}
         self._predicted: dict[str, Any] = {}
         self._members: dict[str, np.ndarray] = {}
-        placement = run.placement
         self._images = placement.put(self.examples.images)
         self._test_images = placement.put(dataset.test.images)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
@@ -273,7 +274,7 @@ class _Learning:
             self._start[name] = programs.jit(
                 f"{name}/start", phase.start, static=static, out_shardings=placement.replicated
             )
-            step = with_batch_norm(training_step(phase, views), config, placement)
+            step = training_step(phase, views)
             self._epoch[name] = epoch_program(
                 programs, f"{name}/epoch", step, placement, static=static
             )

@@ -1,12 +1,11 @@
 """What several tasks do alike with a recipe."""
 
 import dataclasses
-import functools
 import json
 import logging
 import pathlib
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,6 @@ from jaxrobust.engine.training import TrainState
 from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten, plain
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.layers import batch_norm_in_parts
 from jaxrobust.ranges import check_ranges
 from jaxrobust.recipes import check_choices
 
@@ -152,24 +150,14 @@ def program_settings(config: ml_collections.ConfigDict) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def with_batch_norm(
-    step: Callable, config: ml_collections.ConfigDict, placement: Placement
-) -> Callable:
-    """`step` with BatchNorm over what the recipe's `batch_norm` names.
+def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:
+    """How many parts of a batch BatchNorm normalises separately, by the recipe's `batch_norm`.
 
     Raises:
       UserError: if that is neither the whole batch nor each device's part.
     """
     check_choices(config, {"batch_norm": ("global", "per_device")})
-    if config.batch_norm == "global":
-        return step
-
-    @functools.wraps(step)
-    def in_parts(*args):
-        with batch_norm_in_parts(placement.num_devices):
-            return step(*args)
-
-    return in_parts
+    return placement.num_devices if config.batch_norm == "per_device" else 1
 
 
 def write_test_files(

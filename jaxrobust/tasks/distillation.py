@@ -63,13 +63,13 @@ from jaxrobust.models.storage import (
     save_program,
 )
 from jaxrobust.tasks.common import (
+    batch_norm_parts,
     check_batch_size,
     check_common,
     compute_dtype,
     introduce_networks,
     load,
     next_command,
-    with_batch_norm,
     write_test_files,
 )
 from jaxrobust.tasks.images import images_of, view_transforms
@@ -357,6 +357,7 @@ class _Distillation:
         self.protocol = protocol
         self.dtype = compute_dtype(config.dtype)
         placement = run_.placement
+        self._norm_parts = batch_norm_parts(config, placement)
         self._images = images_of(dataset.train, config, placement)
         self._test_images = images_of(dataset.test, config, placement)
         self.image_shape = self._images.shape
@@ -367,6 +368,9 @@ class _Distillation:
         self.teacher_module = (
             stored.module(self.dtype) if stored else self._classifier(self.teacher_name)
         )
+        if distiller.connector is not None:
+            connector = distiller.connector.clone(norm_parts=self._norm_parts)
+            distiller = dataclasses.replace(distiller, connector=connector)
         self.distiller = distiller
         self.student_module = self._classifier(config.student.name, self.distiller.auxiliary)
         self.has_teacher = bool(stored) or self.distiller.has_teacher
@@ -379,7 +383,8 @@ class _Distillation:
         self._build_programs()
 
     def _classifier(self, name: str, auxiliary: str = "none") -> nn.Module:
-        return _classifier(self.config, self.dataset, name, auxiliary)
+        network = _classifier(self.config, self.dataset, name, auxiliary)
+        return network.clone(norm_parts=self._norm_parts)
 
     # Programs
 
@@ -414,9 +419,7 @@ class _Distillation:
                 **replicated,
             )
             step = self._step(apply[role], distillers[role], optimizer)
-            self._epoch[role] = epoch_program(
-                programs, f"{role}/epoch", with_batch_norm(step, config, placement), placement
-            )
+            self._epoch[role] = epoch_program(programs, f"{role}/epoch", step, placement)
             self._predict[role] = gather_program(
                 programs,
                 f"{role}/predict",

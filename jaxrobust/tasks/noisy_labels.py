@@ -34,6 +34,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
 from jaxrobust.tasks.common import (
+    batch_norm_parts,
     check_batch_size,
     check_common,
     compute_dtype,
@@ -41,7 +42,6 @@ from jaxrobust.tasks.common import (
     load,
     next_command,
     program_settings,
-    with_batch_norm,
 )
 from jaxrobust.tasks.images import images_of
 from jaxrobust.tasks.noisy_label_files import (
@@ -216,6 +216,7 @@ class _Learning:
             num_examples=len(dataset.train),
             input_shape=self._images.shape,
             dtype=compute_dtype(config.dtype),
+            norm_parts=batch_norm_parts(config, placement),
         )
         self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
         self.saved = Saved(at=(0, 0))  # epoch, pass
@@ -230,15 +231,14 @@ class _Learning:
 
     def _build_programs(self) -> None:
         programs, placement, method = self.run.programs, self.run.placement, self.method
-        config = self.config
-        static = program_settings(config), self.problem
+        static = program_settings(self.config), self.problem
         options = {"out_shardings": placement.replicated, "static": static}
-        views = make_views(config.augment, self.problem.dtype)
+        views = make_views(self.config.augment, self.problem.dtype)
         self._start = programs.jit("start", method.start, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {}
         for stage in method.stages:
-            step = with_batch_norm(_counted(training_step(stage, views)), config, placement)
+            step = _counted(training_step(stage, views))
             epoch = epoch_program(programs, f"{stage.name}/epoch", step, placement, static=static)
             self._epoch[stage.name] = _uncounted(epoch, placement)
         self._predict = {

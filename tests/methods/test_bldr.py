@@ -254,9 +254,9 @@ def test_weights_and_noise_rate_wait_for_the_warm_up_and_can_be_switched_off():
 
 
 @pytest.mark.parametrize("case", ["case0", "long"])
-def test_the_average_is_that_of_the_authors(case, load_golden, x64):
+def test_the_average_is_that_of_the_authors(case, load_golden):
     golden = load_golden("bldr")
-    params = jnp.asarray(golden[f"ema/{case}", "params"])
+    params = jnp.asarray(golden[f"ema/{case}", "params"], jnp.float32)
 
     @jax.jit
     def finish(ema, params, epoch):
@@ -265,8 +265,16 @@ def test_the_average_is_that_of_the_authors(case, load_golden, x64):
     ema = jnp.full_like(params[0], 123.0)  # epoch 0 copies, whatever there was
     for epoch, recorded in enumerate(golden[f"ema/{case}", "ema_params"]):
         ema = finish(ema, params[epoch], epoch)
-        # The decay itself is float32.
-        np.testing.assert_allclose(ema, recorded, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(ema, recorded, rtol=1e-6, atol=1e-6)  # float32
+    decays = bldr.ema_decay(np.arange(len(params)))[1:]
+    np.testing.assert_allclose(decays, golden[f"ema/{case}", "decays"][1:], rtol=1e-6)
+
+
+def test_table_update_adds_repeated_rows():
+    table = jnp.zeros((4, 2))
+    grads = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    updated = bldr.sop_sgd_update(table, jnp.array([3, 1, 3]), grads, learning_rate=0.5)
+    np.testing.assert_allclose(updated, [[0, 0], [0, -0.5], [0, 0], [-1.5, -1]])
 
 
 @pytest.mark.parametrize(
