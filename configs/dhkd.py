@@ -67,14 +67,6 @@ cross_entropy 99.6 ± 0.2, binary_kl 99.5 ± 0.2, cross_entropy_binary_kl 99.7 �
 dhkd 99.5 ± 0.2. Too easy to rank them, and no collapse; see docs/results.md. CIFAR-100 is owed.
 """
 
-import ml_collections
+from jaxrobust.recipes.dhkd import get_config
 
-from jaxrobust import recipes
-
-
-def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one of `recipes.DISTILLATIONS`; see the file's docstring."""
-    config = recipes.distillation(variant)
-    config.task = "distillation"
-    config.method = "dhkd"
-    return config
+__all__ = ["get_config"]

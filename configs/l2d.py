@@ -63,14 +63,6 @@ teacher (76.6) all distilled students stay between 72.6 and 78.3; the one that t
 itself is as good as the student: see `docs/results.md`.
 """
 
-import ml_collections
+from jaxrobust.recipes.l2d import get_config
 
-from jaxrobust import recipes
-
-
-def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one of `recipes.MULTILABEL_DISTILLATIONS`; see the file's docstring."""
-    config = recipes.multilabel_distillation(variant)
-    config.task = "distillation"
-    config.method = "l2d"
-    return config
+__all__ = ["get_config"]
