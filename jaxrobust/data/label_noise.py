@@ -18,16 +18,12 @@ from jaxrobust.data.noise import (
 from jaxrobust.data.subsets import archive_order
 from jaxrobust.errors import UserError
 
-NOISE_KINDS = ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human")
-
 
 def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: int) -> np.ndarray:
     """The training labels that a method gets to see.
 
     Args:
-      noise: `kind`, one of `NOISE_KINDS`; `rate`; `seed`, below 0 for that of the run; `groups` for
-        asymmetric CIFAR-100; `path` of the transition matrix or of CIFAR-N's label file, and there
-        the `label_set`.
+      noise: options as of `jaxrobust.tasks.options.Noise`.
       dataset: the clean data.
       seed: of the run.
 

@@ -11,6 +11,7 @@ The ablations are the same method with other switches: `binary_kl` is the logit 
 single head, `cross_entropy_binary_kl` both losses on it, which the paper finds to collapse.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ import jax
 import ml_collections
 import optax
 
-from jaxrobust.errors import UserError, check_option
+from jaxrobust.errors import check_option
 from jaxrobust.losses import (
     align_gradients,
     binary_kl_loss,
@@ -27,10 +28,10 @@ from jaxrobust.losses import (
     logit_mse_loss,
     masked_mean,
     soft_target_kl,
+    standardize_logits,
 )
+from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.distillation import Distiller, Problem
-from jaxrobust.models.dual_head import AUXILIARY_HEADS
-from jaxrobust.recipes import check_choices
 
 # Loss on logits -> function and temperature, None for one that has none.
 LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {
@@ -40,8 +41,6 @@ LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {
     "soft_target_kl": (soft_target_kl, 4.0),
 }
 HEADS = ("primary", "auxiliary")
-GRADIENTS = ("align", "pcgrad", "sum")
-SCOPES = ("all", "backbone")
 
 
 def dual_head_objective(
@@ -55,6 +54,7 @@ def dual_head_objective(
     temperature: float | None = None,
     loss: str = "binary_kl_norm",
     head: str = "auxiliary",
+    standardize: bool = False,
     where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The two weighted losses of DHKD, apart, because their gradients are merged.
@@ -71,6 +71,7 @@ def dual_head_objective(
       temperature: of the distillation loss; None for the loss's own: 2, for `soft_target_kl` 4.
       loss: a key of `LOGIT_LOSSES`; sums over classes, but for `logit_mse`.
       head: which head learns from the teacher.
+      standardize: whether its and the teacher's logits go through `standardize_logits` before.
       where: bool `[B]`, the examples that count; None counts all.
 
     Returns:
@@ -86,6 +87,8 @@ def dual_head_objective(
     if own_temperature is not None:
         options["temperature"] = own_temperature if temperature is None else temperature
     taught = primary_logits if head == "primary" else aux_logits
+    if standardize:
+        taught, teacher_logits = standardize_logits(taught), standardize_logits(teacher_logits)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels(primary_logits, labels)
     loss_cls = gamma * masked_mean(cross_entropy, where)
     return loss_cls, alpha * masked_mean(function(taught, teacher_logits, **options), where)
@@ -117,22 +120,11 @@ def _family(name: str) -> str:
 
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """DHKD as a method of the distillation task."""
-    options = config.distill
-    check_choices(
-        config,
-        {
-            "distill.loss": LOGIT_LOSSES,
-            "distill.head": HEADS,
-            "distill.auxiliary": ("auto", *AUXILIARY_HEADS[1:]),
-            "distill.gradients": GRADIENTS,
-            "distill.scope": SCOPES,
-        },
-    )
-    if options.scope != "all" and options.gradients != "align":
-        raise UserError(
-            f"distill.scope={options.scope!r} is for distill.gradients='align', not "
-            f"{options.gradients!r}; set one of the two."
-        )
+    return build_with(Distill.read(config), problem)
+
+
+def build_with(options: Distill, problem: Problem) -> Distiller:
+    """DHKD, or an ablation of it, with these options."""
 
     def objective(student, teacher, labels, where, ramp):
         del ramp
@@ -146,6 +138,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
             temperature=options.temperature or None,
             loss=options.loss,
             head=options.head,
+            standardize=options.standardize,
             where=where,
         )
 
@@ -179,7 +172,5 @@ def cross_entropy_binary_kl(config: ml_collections.ConfigDict, problem: Problem)
 def _single_head(
     config: ml_collections.ConfigDict, problem: Problem, **changes: float
 ) -> Distiller:
-    config = config.copy_and_resolve_references()
-    config.distill.update({"loss": "binary_kl", "head": "primary", "gradients": "sum"})
-    config.distill.update({"scope": "all", **changes})
-    return build(config, problem)
+    single = {"loss": "binary_kl", "head": "primary", "gradients": "sum", "scope": "all"}
+    return build_with(dataclasses.replace(Distill.read(config), **single, **changes), problem)

@@ -1,4 +1,4 @@
-"""What DHKD is compared with: plain training, KD, DKD, DIST, RKD, PKT, AT, ReviewKD, logit MSE."""
+"""What DHKD is compared with: plain training, and published losses on logits or features."""
 
 from collections.abc import Callable
 
@@ -7,20 +7,42 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from jaxrobust.errors import UserError
 from jaxrobust.losses import (
     attention_transfer_loss,
     dist_loss,
     dkd_loss,
+    fitnet_loss,
     logit_mse_loss,
     masked_mean,
     pkt_loss,
     review_kd_hcl_loss,
     rkd_loss,
+    rld_loss,
+    similarity_preserving_loss,
     soft_target_kl,
+    standardize_logits,
+    variational_information_loss,
 )
+from jaxrobust.losses.feature_distillation import average_pool_to
 from jaxrobust.methods import dhkd
 from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.methods.kd_baselines_options import (
+    At,
+    Dist,
+    Dkd,
+    FitNet,
+    Kd,
+    LogitMse,
+    Pkt,
+    ReviewKd,
+    Rkd,
+    Rld,
+    Sp,
+    Vid,
+)
 from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
 from jaxrobust.models.review_fusion import ReviewFusion, review_levels
 
 # (student, teacher, labels [B], where [B]) -> scalar
@@ -52,12 +74,12 @@ def cross_entropy(config: ml_collections.ConfigDict, problem: Problem | None) ->
 def kd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """KD: softened teacher probabilities. Hinton et al., 2015."""
     del problem
-    options = config.kd
+    options = Kd.read(config)
 
     def loss(student, teacher, labels, where):
         del labels
-        divergence = soft_target_kl(student.logits, teacher.logits, temperature=options.temperature)
-        return masked_mean(divergence, where)
+        logits = _logits(student, teacher, options.standardize)
+        return masked_mean(soft_target_kl(*logits, temperature=options.temperature), where)
 
     return _distiller(loss, weight=options.weight, ce_weight=options.ce_weight, logits_only=True)
 
@@ -65,12 +87,11 @@ def kd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 def dkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """DKD: target and non-target part apart, warmed up. Zhao et al., CVPR 2022."""
     del problem
-    options = config.dkd
+    options = Dkd.read(config)
 
     def loss(student, teacher, labels, where):
         divergence = dkd_loss(
-            student.logits,
-            teacher.logits,
+            *_logits(student, teacher, options.standardize),
             labels,
             alpha=options.alpha,
             beta=options.beta,
@@ -81,10 +102,37 @@ def dkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
 
 
+def _logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[jax.Array, jax.Array]:
+    """Logits of both, standardised if asked for (Sun et al., CVPR 2024)."""
+    if not standardize:
+        return student.logits, teacher.logits
+    return standardize_logits(student.logits), standardize_logits(teacher.logits)
+
+
+def rld(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """RLD: the teacher's confidence, and the classes below the label. Sun et al., ICCV 2025."""
+    del problem
+    options = Rld.read(config)
+
+    def loss(student, teacher, labels, where):
+        divergence = rld_loss(
+            student.logits,
+            teacher.logits,
+            labels,
+            alpha=options.alpha,
+            beta=options.beta,
+            temperature=options.temperature,
+            confidence_temperature=options.confidence_temperature,
+        )
+        return masked_mean(divergence, where)
+
+    return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
+
+
 def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """DIST: correlation with the teacher over classes and over the batch. NeurIPS 2022."""
     del problem
-    options = config.dist
+    options = Dist.read(config)
 
     def loss(student, teacher, labels, where):
         del labels
@@ -103,7 +151,7 @@ def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 def rkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """RKD: distances and angles between features. Park et al., CVPR 2019."""
     del problem
-    options = config.rkd
+    options = Rkd.read(config)
 
     def loss(student, teacher, labels, where):
         del labels
@@ -128,7 +176,7 @@ def pkt(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         del labels
         return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
 
-    return _distiller(loss, weight=config.pkt.weight)
+    return _distiller(loss, weight=Pkt.read(config).weight)
 
 
 def at(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
@@ -143,7 +191,73 @@ def at(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         )
         return masked_mean(error, where)
 
-    return _distiller(loss, weight=config.at.weight)
+    return _distiller(loss, weight=At.read(config).weight)
+
+
+def fitnet(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """FitNet: the map of one stage through a regressor. Romero et al., ICLR 2015."""
+    options = FitNet.read(config)
+    num_stages = min(len(problem.student_features.maps), len(problem.teacher_features.maps))
+    if options.hint_stage > num_stages:
+        raise UserError(
+            f"fitnet.hint_stage={options.hint_stage}, but {problem.student} and {problem.teacher} "
+            f"have only {num_stages} stages in common; set one of 1 to {num_stages}."
+        )
+    level = options.hint_stage - 1
+    hint = problem.teacher_features.maps[level]
+
+    def loss(student, teacher, labels, where):
+        del labels
+        return masked_mean(
+            fitnet_loss(student.features.maps[0], teacher.features.maps[level]), where
+        )
+
+    connector = HintRegressor(level, hint.shape[-1], hint.shape[1:3], dtype=problem.dtype)
+    return _distiller(loss, weight=options.weight, connector=connector)
+
+
+def sp(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """SP: similarities of the last stage's maps within the batch. Tung and Mori, ICCV 2019."""
+    del problem
+
+    def loss(student, teacher, labels, where):
+        del labels
+        return similarity_preserving_loss(
+            student.features.maps[-1], teacher.features.maps[-1], where=where
+        )
+
+    return _distiller(loss, weight=Sp.read(config).weight)
+
+
+def vid(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """VID: a Gaussian for the maps of every stage. Ahn et al., CVPR 2019.
+
+    Where a teacher's map is larger than the student's, its average pool is what is predicted, and
+    the other way round.
+    """
+    options = Vid.read(config)
+    count = min(len(problem.student_features.maps), len(problem.teacher_features.maps))
+    targets = problem.teacher_features.maps[-count:]
+    connector = VariationalRegressor(
+        channels=tuple(target.shape[-1] for target in targets),
+        variance=options.variance,
+        dtype=problem.dtype,
+    )
+
+    def loss(student, teacher, labels, where):
+        del labels
+        total = 0.0
+        for prediction, target in zip(
+            student.features.maps, teacher.features.maps[-count:], strict=True
+        ):
+            sizes = zip(prediction.mean.shape[1:3], target.shape[1:3], strict=True)
+            size = tuple(min(pair) for pair in sizes)
+            mean, target = (average_pool_to(x, size) for x in (prediction.mean, target))
+            error = variational_information_loss(mean, target, prediction.variance_logits)
+            total += masked_mean(error, where)
+        return total
+
+    return _distiller(loss, weight=options.weight, connector=connector)
 
 
 def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
@@ -154,12 +268,12 @@ def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         del labels
         return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
 
-    return _distiller(loss, weight=config.logit_mse.weight, logits_only=True)
+    return _distiller(loss, weight=LogitMse.read(config).weight, logits_only=True)
 
 
 def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """ReviewKD: fused features of all stages, warmed up. Chen et al., CVPR 2021."""
-    options = config.reviewkd
+    options = ReviewKd.read(config)
     return _distiller(
         _review_loss,
         weight=options.weight,
@@ -170,7 +284,7 @@ def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 
 def dhkd_reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """DHKD with ReviewKD's loss, which alone warms up, added to the distillation loss."""
-    options, dual_head = config.reviewkd, dhkd.build(config, problem)
+    options, dual_head = ReviewKd.read(config), dhkd.build(config, problem)
 
     def objective(student, teacher, labels, where, ramp):
         loss_cls, loss_kd = dual_head.objective(student, teacher, labels, where, ramp)

@@ -65,8 +65,6 @@ from jaxrobust.tasks.oracles import (
 
 log = logging.getLogger("jaxrobust")
 
-ORACLES = ("truth", "csv")
-VIEWS = ("test", "train")
 NUM_BINS = 40  # of the histograms of scores
 
 
@@ -80,7 +78,7 @@ def run(
     """Runs a whole active-learning experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.active_learning`.
+      config: a recipe, see `jaxrobust.tasks.options.ActiveLearning`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -91,24 +89,11 @@ def run(
     Raises:
       UserError: if the recipe, the data, the workdir or the person's table is not usable.
     """
-    _check(config)
+    check_common(config)
     dataset = dataset or load(config)
     split = _split(config, dataset)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, split).learn()
-
-
-def _check(config: ml_collections.ConfigDict) -> None:
-    """Refuses values that no strategy could run with."""
-    check_common(
-        config,
-        {
-            "method": STRATEGIES,
-            "oracle": ORACLES,
-            "al.score_transform": VIEWS,
-            "al.target_model": ("separate", "shared"),
-        },
-    )
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:

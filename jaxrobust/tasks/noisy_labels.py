@@ -19,10 +19,10 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.dataset import Dataset, fingerprint
-from jaxrobust.data.label_noise import NOISE_KINDS, given_labels
+from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.streaming import views_at
-from jaxrobust.data.views import POLICIES, ImageViews, make_views, statistics_of
+from jaxrobust.data.views import ImageViews, make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.engine.loops import Resume, epoch_program, gather_program
@@ -66,7 +66,7 @@ def run(
     """Runs a whole noisy-label experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.noisy_labels`.
+      config: a recipe, see `jaxrobust.tasks.options.NoisyLabels`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -77,25 +77,12 @@ def run(
     Raises:
       UserError: if the recipe, the data or the workdir is not usable.
     """
-    _check(config)
+    check_common(config)
     dataset = dataset or load(config, streams=True)
     check_batch_size(config, len(dataset.train))
     labels = given_labels(config.noise, dataset, seed=config.seed)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, labels).learn()
-
-
-def _check(config: ml_collections.ConfigDict) -> None:
-    """Refuses values that no method could run with."""
-    check_common(
-        config,
-        {
-            "method": NOISY_LABEL_METHODS,
-            "noise.kind": NOISE_KINDS,
-            "noise.groups": ("blocks", "superclasses"),
-            "augment.policy": POLICIES,
-        },
-    )
 
 
 # What is compiled

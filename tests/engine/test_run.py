@@ -16,7 +16,6 @@ from jaxrobust.engine.advice import likely_mistakes, slow_run
 from jaxrobust.engine.run import LAYOUT, Saved, open_run
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
-from jaxrobust.recipes import base
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,7 @@ from jaxrobust.recipes import base
     ],
 )
 def test_likely_mistakes_are_told(changes, words):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     config.batch_size = 64
     config.update_from_flattened_dict(changes)
     warnings = likely_mistakes(config, make_placement(jax.devices()))
@@ -65,7 +64,7 @@ def _begin(run, total=1):
 
 
 def test_lines_of_a_log_estimate_the_rest_without_the_time_to_compile(tmp_path, clock, caplog):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     config.batch_size, config.log_every_seconds = 64, 1.0
     config.checkpoint.every_seconds = 3600.0
     with caplog.at_level("INFO", "jaxrobust"), open_run(config, tmp_path) as run:
@@ -81,7 +80,7 @@ def test_lines_of_a_log_estimate_the_rest_without_the_time_to_compile(tmp_path, 
 
 
 def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     config.batch_size, config.checkpoint.every_seconds = 64, 3600.0
     with caplog.at_level("WARNING", "jaxrobust"), open_run(config, tmp_path) as run:
         saved = _begin(run, total=300)
@@ -99,7 +98,7 @@ def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
 def test_a_run_whose_other_process_is_gone_does_not_wait_for_its_checkpoint(
     tmp_path, monkeypatch, num_processes, error, waits
 ):
-    with pytest.raises(error, match="gone"), open_run(base("digits"), tmp_path) as run:
+    with pytest.raises(error, match="gone"), open_run(dcfs.get_config("digits"), tmp_path) as run:
         run.begin("labels.json", {}, dtype=None)
         checkpoints = run._checkpoints
         closed = []
@@ -128,7 +127,7 @@ def test_a_library_call_changes_no_environment_variable():
 
 
 def test_what_is_saved_is_the_position_and_all_that_belongs_to_it(tmp_path):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     config.batch_size = 64
     with open_run(config, tmp_path) as run:
         saved = _begin(run)
@@ -152,7 +151,7 @@ def test_what_is_saved_is_the_position_and_all_that_belongs_to_it(tmp_path):
 
 
 def test_a_checkpoint_of_another_layout_is_refused_and_kept(tmp_path):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     config.batch_size = 64
     with open_run(config, tmp_path) as run:
         _begin(run)
@@ -167,7 +166,7 @@ def test_a_checkpoint_of_another_layout_is_refused_and_kept(tmp_path):
 
 
 def test_a_run_outside_the_main_thread_leaves_signals_alone(tmp_path):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     before = signal.getsignal(signal.SIGTERM)
 
     def use():

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust import recipes
+from configs import dhkd as recipe
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.errors import UserError
-from jaxrobust.losses import binary_kl_loss, soft_target_kl
+from jaxrobust.losses import binary_kl_loss, soft_target_kl, standardize_logits
 from jaxrobust.methods import DISTILLERS, dhkd
 from jaxrobust.methods.distillation import (
     Batch,
@@ -24,6 +24,7 @@ from jaxrobust.methods.distillation import (
 )
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
+from jaxrobust.recipes._protocols import DISTILLATIONS
 
 SEED_IN_CONFLICT = 4  # of a batch on which the two gradients of `_random_params` disagree
 STEP_CASES = ("aligned", "conflict", "weighted")
@@ -31,7 +32,7 @@ PARTS = {"backbone": "backbone", "fc": "primary", "fc2": "auxiliary"}  # golden 
 
 
 def _config(**changes) -> ml_collections.ConfigDict:
-    config = recipes.distillation("digits")
+    config = recipe.get_config("digits")
     config.update_from_flattened_dict(changes)
     return config
 
@@ -277,19 +278,24 @@ def _outputs(seed, num_classes=4, batch=6):
     features = jax.tree.map(
         lambda x: jnp.asarray(generator.normal(size=x.shape), jnp.float32), _features(batch)
     )
-    # The levels that ReviewKD's fusion makes are those of the teacher.
-    pooled_map = features.pooled[:, None, None, :]
     logits = jnp.asarray(3 * generator.normal(size=(2, batch, num_classes)), jnp.float32)
-    return Outputs(logits[0], logits[1], features), (*features.maps, pooled_map)
+    return Outputs(logits[0], logits[1], features)
+
+
+def _connected(connector, features):
+    """Random numbers in the shapes of what a connector makes of features."""
+    generator = np.random.default_rng(2)
+    shapes = jax.eval_shape(lambda f: connector.init_with_output(jax.random.key(0), f)[0], features)
+    return jax.tree.map(lambda x: jnp.asarray(generator.normal(size=x.shape), x.dtype), shapes)
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
 def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method, quick_jit):
     distiller = DISTILLERS[method](_config(), _problem())
-    student, levels = _outputs(0)
-    teacher, _ = _outputs(1)
+    student, teacher = _outputs(0), _outputs(1)
     if distiller.connector is not None:
-        student = student._replace(features=student.features._replace(maps=levels))
+        connected = _connected(distiller.connector, student.features)
+        student = student._replace(features=connected)
     if distiller.logits_only:
         teacher = Outputs(teacher.logits, aux_logits=None, features=None)
     labels, where = jnp.array([0, 3, 1, 2, 0, 0]), jnp.arange(6) < 4
@@ -315,8 +321,7 @@ def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method, 
 
 
 def test_a_temperature_stays_with_its_method():
-    student, _ = _outputs(0)
-    teacher, _ = _outputs(1)
+    student, teacher = _outputs(0), _outputs(1)
     labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
 
     def distilled(method, **changes):
@@ -331,6 +336,31 @@ def test_a_temperature_stays_with_its_method():
         assert distilled("binary_kl", **changes) == pytest.approx(at_2, rel=1e-6)
     changes = {"distill.loss": "soft_target_kl", "distill.head": "primary"}
     assert 0.9 * distilled("dhkd", **changes) == pytest.approx(at_4, rel=1e-6)
+
+
+@pytest.mark.parametrize(("method", "section"), [("kd", "kd"), ("dkd", "dkd"), ("dhkd", "distill")])
+def test_standardised_logits_are_a_switch(method, section):
+    def distilled(student, teacher, **changes):
+        distiller = DISTILLERS[method](_config(**changes), _problem())
+        labels, where = jnp.zeros(6, int), jnp.ones(6, bool)
+        return float(distiller.objective(student, teacher, labels, where, jnp.float32(1))[1])
+
+    pair = _outputs(0), _outputs(1)
+    standardised = (
+        outputs._replace(
+            logits=standardize_logits(outputs.logits),
+            aux_logits=standardize_logits(outputs.aux_logits),
+        )
+        for outputs in pair
+    )
+    found = distilled(*pair, **{f"{section}.standardize": True})
+    assert found == pytest.approx(distilled(*standardised), rel=1e-5)
+    assert found != pytest.approx(distilled(*pair), rel=1e-2)
+
+
+def test_a_hint_beyond_the_last_stage_is_refused():
+    with pytest.raises(UserError, match="have only 2 stages in common; set one of 1 to 2"):
+        DISTILLERS["fitnet"](_config(**{"fitnet.hint_stage": 3}), _problem())
 
 
 def test_the_auxiliary_head_follows_the_families():
@@ -365,7 +395,10 @@ def test_wrong_options_are_answered_in_words(changes, words):
 
 def test_wrong_arguments_of_the_objective():
     logits = jnp.zeros((2, 3), jnp.float32)
-    for options, words in (({"loss": "kl"}, "loss='kl'"), ({"head": "both"}, "head='both'")):
+    for options, words in (
+        ({"loss": "kl"}, "Unknown loss 'kl'"),
+        ({"head": "both"}, "Unknown head 'both'"),
+    ):
         with pytest.raises(ValueError, match=words):
             dhkd.dual_head_objective(logits, logits, logits, jnp.zeros(2, int), **options)
 
@@ -392,7 +425,7 @@ def test_learning_rates_as_recorded(load_golden):
     assert {name.split("/")[0] for name in golden.names("lr")} == set(cases)
     for case, (variant, field) in cases.items():
         base, factor, num_epochs = golden["lr", f"{case}/base_rate_epochs"].tolist()
-        config = recipes.distillation(variant)
+        config = recipe.get_config(variant)
         assert config.num_epochs == num_epochs and config.optimizer.decay_factor == factor
         assert config.optimizer.decay_epochs == tuple(golden["lr", f"{case}/milestones"])
         assert config.optimizer[field] == pytest.approx(base)
@@ -407,15 +440,13 @@ def test_learning_rates_as_recorded(load_golden):
 def test_every_pair_of_the_paper_is_a_variant():
     from jaxrobust.models import BACKBONES
 
-    pairs = {
-        name: v for name, v in recipes.DISTILLATIONS.items() if v[0] in ("cifar100", "imagenet")
-    }
+    pairs = {name: v for name, v in DISTILLATIONS.items() if v[0] in ("cifar100", "imagenet")}
     assert len(pairs) == 15
     for name, (dataset, teacher, student, beta) in pairs.items():
-        config = recipes.distillation(name)
+        config = recipe.get_config(name)
         assert config.dataset.name == dataset and {teacher, student} <= BACKBONES.keys()
         assert (config.teacher.name, config.student.name) == (teacher, student)
         assert config.dkd.beta == beta
         assert config.distill.gradients == ("sum" if dataset == "imagenet" else "align")
     with pytest.raises(UserError, match="did you mean 'resnet56_resnet20'"):
-        recipes.distillation("resnet56_resnet2")
+        recipe.get_config("resnet56_resnet2")

@@ -16,6 +16,8 @@ from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step, warm_up_step
+from jaxrobust.methods.dpc_options import Dpc
+from jaxrobust.methods.noisy_baselines import dividemix_options
 from jaxrobust.methods.noisy_labels import Batch, Problem, judge_by_score, network_apply
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.resnet import ResNet
@@ -254,10 +256,11 @@ def _passes(**changes):
             "batch_size": 4,
             "num_epochs": 10,
             "optimizer": {"learning_rate": 0.1, "schedule": "constant"},
-            "dpc": {"warm_up": 2, "threshold": 0.5, **changes},
         }
     )
-    return dpc._passes(config, types.SimpleNamespace(num_examples=30))
+    return dpc._passes(
+        Dpc(**{"warm_up": 2, **changes}), config, types.SimpleNamespace(num_examples=30)
+    )
 
 
 def _columns(num_clean_1, num_clean_2):
@@ -323,6 +326,18 @@ def test_two_networks_judge_each_for_itself_and_together():
     for name in ("clean_prob", "margin"):
         parts = [columns[f"{name}_net{i}"] for i in (1, 2)]
         np.testing.assert_allclose(columns[name], np.mean(parts, axis=0), rtol=1e-6)
+
+
+def test_dividemix_fits_its_own_mixture_and_has_no_penalty_of_dpcs():
+    def options(variant):
+        return dividemix_options(Dpc.read(recipe.get_config(variant)))
+
+    web = options("webvision")
+    assert (web.score_mode, web.reg_covar, web.score, web.heads) == ("gmm", 1e-3, "loss", 1)
+    assert web.loss == "cross_entropy"
+    human, asymmetric = options("cifar10n_worst"), options("cifar10_asym40")
+    assert (human.entropy_penalty, asymmetric.entropy_penalty) == ("none", "plain")
+    assert human.reg_covar == 5e-4
 
 
 def test_cross_entropy_objective_is_that_of_dividemix():
