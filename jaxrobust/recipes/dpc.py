@@ -91,6 +91,7 @@ _BY_DATASET = {
         "dpc.lambda_u": 0.0,
         "dpc.mixup_alpha": 0.5,
         "dpc.score_mode": "minmax",
+        "dpc.reg_covar": 1e-3,  # of DivideMix, which fits a mixture here too
         "dpc.heads": 1,
         "dpc.forward_unlabeled": False,
         "dpc.peer_from": "epoch_start",
