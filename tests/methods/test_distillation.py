@@ -24,7 +24,7 @@ from jaxrobust.methods.distillation import (
 )
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
-from jaxrobust.recipes._protocols import DISTILLATIONS
+from jaxrobust.tasks.protocols import DISTILLATIONS
 
 SEED_IN_CONFLICT = 4  # of a batch on which the two gradients of `_random_params` disagree
 STEP_CASES = ("aligned", "conflict", "weighted")
