@@ -16,11 +16,15 @@ from jaxrobust.methods.kd_baselines_options import (
     At,
     Dist,
     Dkd,
+    FitNet,
     Kd,
     LogitMse,
     Pkt,
     ReviewKd,
     Rkd,
+    Rld,
+    Sp,
+    Vid,
 )
 from jaxrobust.methods.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
 from jaxrobust.methods.noisy_baselines_options import Baseline
@@ -424,6 +428,10 @@ class Distillation(Run):
     at: At = At()
     reviewkd: ReviewKd = ReviewKd()
     logit_mse: LogitMse = LogitMse()
+    rld: Rld = Rld()
+    fitnet: FitNet = FitNet()
+    sp: Sp = Sp()
+    vid: Vid = Vid()
 
 
 @dataclasses.dataclass(frozen=True)
