@@ -75,7 +75,7 @@ def test_another_recipe_is_refused_the_programs_of_the_first(tmp_path):
     programs, dataset = Programs(), _dataset(0)
     noisy_labels.run(_config("noisy_labels", 0), tmp_path / "first", programs, dataset=dataset)
     other = _config("noisy_labels", 0)
-    other.augment.padding = 1
+    other.augment.padding += 1
     with pytest.raises(RuntimeError, match="was compiled for other settings"):
         noisy_labels.run(other, tmp_path / "second", programs, dataset=dataset)
 
