@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 
+from jaxrobust.models.efficientnet import EfficientNetLite0
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.repvgg import RepVGG
 from jaxrobust.models.resnet import BottleneckBlock, ResNetBackbone
@@ -16,7 +17,7 @@ from jaxrobust.models.wide_resnet import WideResNet
 # Other authors' names of what we call by the first of them.
 _ALIASES = (
     # The head, after its kind of layer or its role.
-    (r"^(linear|classifier(\.[01])?|last_linear|head(\.fc)?)\.(?=(weight|bias)$)", "fc."),
+    (r"^(linear|classifier(\.[01])?|last_linear|head(\.fc)?|_fc)\.(?=(weight|bias)$)", "fc."),
     # A ResNet's projection.
     (r"\.shortcut\.(?=[01]\.)", ".downsample."),
     # timm's RepVGG.
@@ -166,7 +167,19 @@ def _swin(backbone: SwinTransformer, path: tuple[str, ...]) -> str:
     return f"features.{2 * int(stage) + 1}.{place}.{layer}"
 
 
+def _efficientnet(backbone: EfficientNetLite0, path: tuple[str, ...]) -> str:
+    unit, layer = path
+    is_conv = layer == "Conv_0"
+    if unit in ("stem", "last"):
+        norm, conv = {"stem": ("_bn0", "_conv_stem"), "last": ("_bn1", "_conv_head")}[unit]
+        return conv if is_conv else norm
+    _, number, part = unit.split("_")
+    index = ("expand", "depthwise", "project").index(part)
+    return f"_blocks.{number}." + (f"_{part}_conv" if is_conv else f"_bn{index}")
+
+
 _FAMILIES = {
+    EfficientNetLite0: _efficientnet,
     ResNetBackbone: _resnet,
     WideResNet: _wide_resnet,
     VGG: _vgg,
