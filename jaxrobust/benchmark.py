@@ -34,7 +34,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import Interrupted, environment, setup_jax
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes import locate, no_recipe
-from jaxrobust.tasks._shared import compute_dtype
+from jaxrobust.tasks.common import compute_dtype
 
 # What makes a recipe short, where it has the field: every stage of every method is still run.
 SHORT = {

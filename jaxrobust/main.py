@@ -124,6 +124,15 @@ def _with_recipe_located(argv: list[str]) -> list[str]:
     return located
 
 
+def _sentence(error: BaseException) -> str:
+    """What a recipe said, if one refused its variant: the flag parsers wrap it in a traceback."""
+    said, cause = error, error
+    while cause is not None:
+        said = cause if isinstance(cause, UserError) else said
+        cause = cause.__context__
+    return str(said)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with every mistake on the command line told in one sentence."""
     argv = _with_recipe_located(argv)
@@ -137,7 +146,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         if path and not os.path.isfile(path):
             fail(no_recipe(path))
     except (UserError, flags.Error) as error:
-        fail(str(error))
+        fail(_sentence(error))
     except (AttributeError, KeyError) as error:
         fail(_unknown_override(argv) or str(error))
     except (TypeError, ValueError) as error:

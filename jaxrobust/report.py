@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrobust import compare, figures
-from jaxrobust.engine.files import text_of_cell, write_text
+from jaxrobust.engine.files import unescape_formula, write_text
 from jaxrobust.engine.runtime import flatten
 from jaxrobust.errors import UserError
 
@@ -78,14 +78,14 @@ def _json(path: pathlib.Path) -> Any:
 
 
 def _rows(path: pathlib.Path) -> list[list[str]]:
-    """Lines of a CSV file as they were before `text_cell`, none where there is no file.
+    """Lines of a CSV file as they were before `escape_formula`, none where there is no file.
 
     Raises:
       UserError: if it is damaged.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = [list(map(text_of_cell, row)) for row in csv.reader(file)]
+            rows = [list(map(unescape_formula, row)) for row in csv.reader(file)]
         if any(len(row) != len(rows[0]) for row in rows):
             raise ValueError("its lines differ in length")
         return rows

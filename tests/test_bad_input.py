@@ -21,6 +21,7 @@ from jaxrobust import main, recipes, tasks
 from jaxrobust.engine import files
 from jaxrobust.errors import UserError
 from jaxrobust.ranges import LENGTHS, RANGES, check_ranges, is_within
+from jaxrobust.tasks import noisy_labels
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {
@@ -315,7 +316,7 @@ def test_a_file_is_no_folder(folder, refused):
 )
 def test_grey_deep_and_printed_images_are_welcome(mode, suffix, folder):
     _picture(folder / "cat" / f"new.{suffix}", mode=mode)
-    dataset = tasks.noisy_labels.load(_config("dpc", _own(folder)))
+    dataset = noisy_labels.load(_config("dpc", _own(folder)))
     assert len(dataset.train) + len(dataset.test) == 41
 
 

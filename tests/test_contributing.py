@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import recipes
-from jaxrobust.methods.strategy import NOT_ANNOTATED, QueryContext, Task
+from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -18,8 +18,8 @@ def test_the_strategy_of_contributing_queries_the_least_evident_images():
     )
     namespace = {}
     exec(example, namespace)
-    task = Task(num_classes=2, image_shape=(8, 8, 3), dtype=jnp.float32, budget=2)
-    strategy = namespace["build"](recipes.active_learning("digits"), task)
+    problem = Problem(num_classes=2, input_shape=(8, 8, 3), dtype=jnp.float32, budget=2)
+    strategy = namespace["build"](recipes.active_learning("digits"), problem)
     assert [phase.name for phase in strategy.phases] == [strategy.target]
 
     logits = jnp.array([[3.0, 0.0], [-5.0, -6.0], [0.0, 1.0], [-1.0, 0.0]])
@@ -29,7 +29,7 @@ def test_the_strategy_of_contributing_queries_the_least_evident_images():
         trained=frozenset({"target"}),
         in_pool=np.array([True, False, True, True]),
         annotations=np.array([NOT_ANNOTATED, 0, NOT_ANNOTATED, NOT_ANNOTATED]),
-        budget=task.budget,
+        budget=problem.budget,
         round=0,
         precisions=(),
         rng=np.random.default_rng(0),

@@ -11,7 +11,7 @@ from jaxrobust import models
 from jaxrobust.engine import rng, runtime
 from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
-from jaxrobust.tasks._shared import load
+from jaxrobust.tasks.common import load
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "tiny_network", "tiny_backbones")
 

@@ -65,3 +65,27 @@ def test_import_is_light(package):
     assert not runs[0]["backend"]
     assert min(run["own"] for run in runs) < 1
     assert min(run["total"] for run in runs) < 20
+
+
+def test_listing_methods_imports_no_jax():
+    listing = (
+        "import sys; from jaxrobust import methods; "
+        "print([r.entry(n).summary for r in (methods.STRATEGIES, methods.NOISY_LABEL_METHODS, "
+        "methods.DISTILLERS, methods.MULTILABEL_DISTILLERS) for n in r]); "
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Dirichlet-based prediction calibration" in done.stdout and "''" not in done.stdout
+
+
+def test_every_listed_method_is_a_function():
+    from jaxrobust import methods
+
+    for registry in (
+        methods.STRATEGIES,
+        methods.NOISY_LABEL_METHODS,
+        methods.DISTILLERS,
+        methods.MULTILABEL_DISTILLERS,
+    ):
+        assert all(callable(function) for function in registry.values())

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxrobust import figures
-from jaxrobust.engine.files import text_cell, text_of_cell
+from jaxrobust.engine.files import escape_formula, unescape_formula
 from jaxrobust.errors import UserError
-from jaxrobust.methods.strategy import Query
+from jaxrobust.methods.active_learning import Query
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.tasks.annotator import Annotator, query_table
 
@@ -22,12 +22,12 @@ FORMULAS = ("=HYPERLINK(0)", "+1", "-1", "@SUM(1)", "\tx", "\rx", "'quoted")
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_name_is_never_a_formula(name):
-    assert text_cell(name) == f"'{name}" and text_of_cell(text_cell(name)) == name
+    assert escape_formula(name) == f"'{name}" and unescape_formula(escape_formula(name)) == name
 
 
 @pytest.mark.parametrize("name", ["cat", "a=b", "", "été"])
 def test_other_names_stay_as_they_are(name):
-    assert text_cell(name) == name == text_of_cell(name)
+    assert escape_formula(name) == name == unescape_formula(name)
 
 
 def test_a_table_with_formulas_comes_back_as_it_was_asked(tmp_path):

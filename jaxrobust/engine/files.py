@@ -1,4 +1,4 @@
-"""Files of a run: a kill leaves the old one or the new one, never a part.
+"""Writing a run's files: a kill leaves the old file or the new one, never a part of one.
 
 Of several processes only the main one writes.
 """
@@ -9,6 +9,8 @@ import json
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxrobust.engine import processes
 
@@ -32,17 +34,22 @@ def write_table(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
     write_text(path, text.getvalue())
 
 
-def text_cell(text: str) -> str:
-    """Text for a table: no spreadsheet takes it for a formula, which could send data away.
+def format_number(value) -> str:
+    """A number as text for a table: whole ones as they are, others with float32's nine digits."""
+    return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
 
-    An apostrophe in front, which spreadsheets read as "this is text", is taken off by
-    `text_of_cell`.
+
+def escape_formula(text: str) -> str:
+    """Text for a table, so that no spreadsheet evaluates it as a formula, which could send data.
+
+    An apostrophe is put in front, which spreadsheets read as "this is text"; `unescape_formula`
+    removes it.
     """
     return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
 
 
-def text_of_cell(written: str) -> str:
-    """What `text_cell` was given."""
+def unescape_formula(written: str) -> str:
+    """The text that `escape_formula` was given."""
     return written[1:] if written.startswith("'") else written
 
 

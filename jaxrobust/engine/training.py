@@ -33,10 +33,10 @@ def init_state(
     key: jax.Array,
     module: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, int, int],
 ) -> TrainState:
-    """Fresh parameters, statistics and optimiser state for images of `image_shape` (H, W, C)."""
-    variables = module.init(key, jnp.zeros((1, *image_shape)))
+    """Fresh parameters, statistics and optimiser state for images of `input_shape` (H, W, C)."""
+    variables = module.init(key, jnp.zeros((1, *input_shape)))
     params = variables["params"]
     return TrainState(params, variables.get("batch_stats", {}), optimizer.init(params))
 

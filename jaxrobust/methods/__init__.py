@@ -1,74 +1,73 @@
-"""One file per paper: losses, selection and networks wired into what a task runs."""
+"""One file per paper: losses, selection and networks wired into what a task runs.
 
-from collections.abc import Callable
+The registries list every method by the name that `--config.method=` takes. Listing them imports
+no method, and so no JAX; `STRATEGIES["bual"]` imports BUAL's file and returns its `build`.
+"""
 
-import ml_collections
+from jaxrobust.registry import Entry, Registry
 
-from jaxrobust.methods import (
-    baselines,
-    bldr,
-    bual,
-    dcfs,
-    dhkd,
-    dpc,
-    kd_baselines,
-    l2d,
-    noisy_baselines,
+_HERE = "jaxrobust.methods"
+
+STRATEGIES = Registry(
+    {
+        "badge": Entry(f"{_HERE}.baselines:badge", "k-means++ on gradient embeddings, ICLR 2020"),
+        "bual": Entry(f"{_HERE}.bual:build", "bidirectional uncertainty, ECCV 2024"),
+        "coreset": Entry(f"{_HERE}.baselines:coreset", "greedy k-center, ICLR 2018"),
+        "dcfs": Entry(f"{_HERE}.dcfs:build", "Dirichlet-based coarse-to-fine selection, 2024"),
+        "eaoa": Entry(f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025"),
+        "entropy": Entry(f"{_HERE}.baselines:entropy", "highest entropy"),
+        "lc": Entry(f"{_HERE}.baselines:least_confidence", "least confidence"),
+        "lfosa": Entry(f"{_HERE}.baselines:lfosa", "surest of a known class, CVPR 2022"),
+        "margin": Entry(f"{_HERE}.baselines:margin", "smallest margin of the top two classes"),
+        "random": Entry(f"{_HERE}.baselines:random", "uniform draws from the pool"),
+    }
 )
-from jaxrobust.methods import distillation as _distillation
-from jaxrobust.methods.noisy_labels import Method, Problem
-from jaxrobust.methods.strategy import Strategy, Task
+"""`(config, problem) -> Strategy` of the active-learning task."""
 
-STRATEGIES: dict[str, Callable[[ml_collections.ConfigDict, Task], Strategy]] = {
-    "badge": baselines.badge,
-    "bual": bual.build,
-    "coreset": baselines.coreset,
-    "dcfs": dcfs.build,
-    "eaoa": baselines.eaoa,
-    "entropy": baselines.entropy,
-    "lc": baselines.least_confidence,
-    "lfosa": baselines.lfosa,
-    "margin": baselines.margin,
-    "random": baselines.random,
-}
+NOISY_LABEL_METHODS = Registry(
+    {
+        "bldr": Entry(f"{_HERE}.bldr:build", "bidirectional learning with reweighting, 2022"),
+        "cross_entropy": Entry(f"{_HERE}.noisy_baselines:cross_entropy", "the given labels"),
+        "dividemix": Entry(f"{_HERE}.noisy_baselines:dividemix", "co-divided training, ICLR 2020"),
+        "dpc": Entry(f"{_HERE}.dpc:build", "Dirichlet-based prediction calibration, AAAI 2024"),
+        "mixup": Entry(f"{_HERE}.noisy_baselines:mixup", "mixed images and labels, ICLR 2018"),
+    }
+)
+"""`(config, problem) -> Method` of the noisy-label task."""
 
-NOISY_LABEL_METHODS: dict[str, Callable[[ml_collections.ConfigDict, Problem], Method]] = {
-    "bldr": bldr.build,
-    "cross_entropy": noisy_baselines.cross_entropy,
-    "dividemix": noisy_baselines.dividemix,
-    "dpc": dpc.build,
-    "mixup": noisy_baselines.mixup,
-}
+DISTILLERS = Registry(
+    {
+        "at": Entry(f"{_HERE}.kd_baselines:at", "attention maps, ICLR 2017"),
+        "binary_kl": Entry(f"{_HERE}.dhkd:binary_kl", "DHKD's logit loss alone on one head"),
+        "cross_entropy": Entry(f"{_HERE}.kd_baselines:cross_entropy", "the labels alone"),
+        "cross_entropy_binary_kl": Entry(
+            f"{_HERE}.dhkd:cross_entropy_binary_kl", "both losses of DHKD on one head"
+        ),
+        "dhkd": Entry(f"{_HERE}.dhkd:build", "dual-head knowledge distillation, KDD 2025"),
+        "dhkd_reviewkd": Entry(f"{_HERE}.kd_baselines:dhkd_reviewkd", "DHKD and ReviewKD together"),
+        "dist": Entry(f"{_HERE}.kd_baselines:dist", "correlations with the teacher, NeurIPS 2022"),
+        "dkd": Entry(f"{_HERE}.kd_baselines:dkd", "decoupled distillation, CVPR 2022"),
+        "kd": Entry(f"{_HERE}.kd_baselines:kd", "softened teacher probabilities, 2015"),
+        "logit_mse": Entry(f"{_HERE}.kd_baselines:logit_mse", "squared error of the logits"),
+        "pkt": Entry(f"{_HERE}.kd_baselines:pkt", "similarities within the batch, ECCV 2018"),
+        "reviewkd": Entry(f"{_HERE}.kd_baselines:reviewkd", "fused feature maps, CVPR 2021"),
+        "rkd": Entry(f"{_HERE}.kd_baselines:rkd", "distances and angles of features, CVPR 2019"),
+    }
+)
+"""`(config, problem) -> Distiller` of the distillation task, for images with one label."""
 
-DISTILLERS: dict[
-    str, Callable[[ml_collections.ConfigDict, _distillation.Problem], _distillation.Distiller]
-] = {
-    "at": kd_baselines.at,
-    "binary_kl": dhkd.binary_kl,
-    "cross_entropy": kd_baselines.cross_entropy,
-    "cross_entropy_binary_kl": dhkd.cross_entropy_binary_kl,
-    "dhkd": dhkd.build,
-    "dhkd_reviewkd": kd_baselines.dhkd_reviewkd,
-    "dist": kd_baselines.dist,
-    "dkd": kd_baselines.dkd,
-    "kd": kd_baselines.kd,
-    "logit_mse": kd_baselines.logit_mse,
-    "pkt": kd_baselines.pkt,
-    "reviewkd": kd_baselines.reviewkd,
-    "rkd": kd_baselines.rkd,
-}
-
-MULTILABEL_DISTILLERS: dict[
-    str, Callable[[ml_collections.ConfigDict, _distillation.Problem], _distillation.Distiller]
-] = {
-    "bce": l2d.bce,
-    "l2d": l2d.build,
-    "mld": l2d.mld,
-    "mld_cd": l2d.mld_cd,
-    "mld_id": l2d.mld_id,
-    "mse": l2d.mse,
-    "pkt": l2d.pkt,
-    "ps": l2d.ps,
-    "reviewkd": l2d.reviewkd,
-    "rkd": l2d.rkd,
-}
+MULTILABEL_DISTILLERS = Registry(
+    {
+        "bce": Entry(f"{_HERE}.l2d:bce", "the labels alone"),
+        "l2d": Entry(f"{_HERE}.l2d:build", "multi-label knowledge distillation, ICCV 2023"),
+        "mld": Entry(f"{_HERE}.l2d:mld", "L2D's logit term alone"),
+        "mld_cd": Entry(f"{_HERE}.l2d:mld_cd", "L2D without its instance-aware term"),
+        "mld_id": Entry(f"{_HERE}.l2d:mld_id", "L2D without its class-aware term"),
+        "mse": Entry(f"{_HERE}.l2d:mse", "squared error of the logits"),
+        "pkt": Entry(f"{_HERE}.l2d:pkt", "similarities within the batch, ECCV 2018"),
+        "ps": Entry(f"{_HERE}.l2d:ps", "softmax over each positive and all negative classes"),
+        "reviewkd": Entry(f"{_HERE}.l2d:reviewkd", "the final feature map, CVPR 2021"),
+        "rkd": Entry(f"{_HERE}.l2d:rkd", "distances and angles of features, CVPR 2019"),
+    }
+)
+"""`(config, problem) -> Distiller` of the distillation task, for images with several labels."""

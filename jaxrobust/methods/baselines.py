@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxrobust.methods.dcfs import kappa_after
-from jaxrobust.methods.strategy import (
+from jaxrobust.methods.active_learning import (
     Phase,
+    Problem,
     Query,
     QueryContext,
     Strategy,
-    Task,
     annotated,
     classifier_phase,
     cross_entropy,
@@ -26,6 +25,7 @@ from jaxrobust.methods.strategy import (
     recipe_parts,
     target_phase,
 )
+from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.selection import (
     aleatoric_uncertainty,
     badge_select,
@@ -43,7 +43,7 @@ from jaxrobust.selection import (
 )
 
 
-def random(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+def random(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """Uniform draws from the pool without replacement."""
 
     def query(context: QueryContext) -> Query:
@@ -51,11 +51,11 @@ def random(config: ml_collections.ConfigDict, task: Task) -> Strategy:
         chosen = context.rng.choice(pool, min(context.budget, pool.size), replace=False)
         return Query(ids=chosen, scores={})
 
-    return Strategy(phases=(target_phase(config, task),), target="target", query=query)
+    return Strategy(phases=(target_phase(config, problem),), target="target", query=query)
 
 
-def _uncertainty(kind: str) -> Callable[[ml_collections.ConfigDict, Task], Strategy]:
-    def build(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+def _uncertainty(kind: str) -> Callable[[ml_collections.ConfigDict, Problem], Strategy]:
+    def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         def score(logits):
             return -classifier_confidence(jax.nn.softmax(logits), kind)
 
@@ -64,7 +64,7 @@ def _uncertainty(kind: str) -> Callable[[ml_collections.ConfigDict, Task], Strat
             ids = select_lowest(-scores, context.budget, where=context.in_pool)
             return Query(ids=ids, scores={"uncertainty": scores})
 
-        phases = (target_phase(config, task),)
+        phases = (target_phase(config, problem),)
         return Strategy(phases, target="target", query=query, unknown_scores=("uncertainty",))
 
     build.__doc__ = f"The most uncertain images by `classifier_confidence(probs, {kind!r})`."
@@ -76,38 +76,40 @@ margin = _uncertainty("margin")
 entropy = _uncertainty("entropy")
 
 
-def coreset(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+def coreset(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """Greedy k-center on the target classifier's features; labelled known images are centres."""
 
     def pick(features, in_pool, is_center):
         return k_center_greedy(
-            features, features, task.budget, where=in_pool, labeled_where=is_center
+            features, features, problem.budget, where=in_pool, labeled_where=is_center
         )
 
     def query(context: QueryContext) -> Query:
         is_center = np.zeros(context.in_pool.shape, bool)
-        is_center[known(context.annotations, task.num_classes)] = True
+        is_center[known(context.annotations, problem.num_classes)] = True
         picks = context.jit("coreset/picks", pick)(
             context.predict("target")["features"], context.in_pool, is_center
         )
         return Query(ids=_without_padding(picks), scores={})
 
-    phases = (target_phase(config, task, with_features=True),)
+    phases = (target_phase(config, problem, with_features=True),)
     return Strategy(phases, target="target", query=query)
 
 
-def badge(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+def badge(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """k-means++ seeding on the gradient embeddings of the target classifier."""
 
     def pick(key, outputs, in_pool):
-        return badge_select(key, outputs["logits"], outputs["features"], task.budget, where=in_pool)
+        return badge_select(
+            key, outputs["logits"], outputs["features"], problem.budget, where=in_pool
+        )
 
     def query(context: QueryContext) -> Query:
         key = jax.random.key(context.rng.integers(2**31))
         picks = context.jit("badge/picks", pick)(key, context.predict("target"), context.in_pool)
         return Query(ids=_without_padding(picks), scores={})
 
-    phases = (target_phase(config, task, with_features=True),)
+    phases = (target_phase(config, problem, with_features=True),)
     return Strategy(phases, target="target", query=query)
 
 
@@ -116,14 +118,14 @@ def _without_padding(picks: jax.Array) -> np.ndarray:
     return picks[picks >= 0]
 
 
-def _detector_phase(config: ml_collections.ConfigDict, task: Task, loss, **options) -> Phase:
+def _detector_phase(config: ml_collections.ConfigDict, problem: Problem, loss, **options) -> Phase:
     """(K+1)-way classifier of all annotated images, class K for the unknown ones."""
-    network, optimizer, rate = recipe_parts(config, task)
+    network, optimizer, rate = recipe_parts(config, problem)
     phase = classifier_phase(
         "detector",
-        network(1, task.num_classes + 1),
+        network(1, problem.num_classes + 1),
         optimizer,
-        task,
+        problem,
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
         rate=rate,
@@ -134,7 +136,7 @@ def _detector_phase(config: ml_collections.ConfigDict, task: Task, loss, **optio
     return dataclasses.replace(phase, class_probs=None)
 
 
-def lfosa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+def lfosa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """LfOSA (Ning et al., CVPR 2022): the images most surely of the known class they look like.
 
     The detector is trained with the recipe's optimiser on logits divided by
@@ -154,11 +156,11 @@ def lfosa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
         ids = select_lowest(-known_prob, context.budget, where=context.in_pool)
         return Query(ids, {"unknown_prob": 1 - known_prob})
 
-    phases = (target_phase(config, task), _detector_phase(config, task, loss))
+    phases = (target_phase(config, problem), _detector_phase(config, problem, loss))
     return Strategy(phases, target="target", query=query, unknown_scores=("unknown_prob",))
 
 
-def eaoa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """EAOA (Zong and Huang, CVPR 2025): low epistemic, then high aleatoric uncertainty.
 
     Purity is the product of two posteriors of looking known: of the detector's energy, and of the
@@ -185,7 +187,7 @@ def eaoa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
         shares = reverse_neighbor_shares(
             detector["features"] / jnp.maximum(lengths, 1e-12),
             annotations,
-            task.num_classes + 1,
+            problem.num_classes + 1,
             where=in_pool,
             num_neighbors=eaoa.num_neighbors,
         )
@@ -216,15 +218,15 @@ def eaoa(config: ml_collections.ConfigDict, task: Task) -> Strategy:
             context.budget,
             kappa=kappa,
             predictions=scores["prediction"],
-            num_classes=task.num_classes,
+            num_classes=problem.num_classes,
             where=context.in_pool,
             rng=context.rng,
         )
         return Query(ids, scores, notes={"kappa": float(kappa)})
 
     phases = (
-        target_phase(config, task),
-        _detector_phase(config, task, loss, with_features=True),
+        target_phase(config, problem),
+        _detector_phase(config, problem, loss, with_features=True),
     )
     unknown_scores = ("energy", "neighbor_energy")
     return Strategy(phases, target="target", query=query, unknown_scores=unknown_scores)

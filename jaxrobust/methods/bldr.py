@@ -295,7 +295,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
     def start(key):
         network_key, u_key, v_key = jax.random.split(key, 3)
-        network = init_state(network_key, module, optimizer, problem.image_shape)
+        network = init_state(network_key, module, optimizer, problem.input_shape)
         size = problem.num_examples
         return BldrState(
             params=network.params,

@@ -27,13 +27,13 @@ import optax
 from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean, negative_learning_loss, random_label_targets
-from jaxrobust.methods.strategy import (
+from jaxrobust.methods.active_learning import (
     Observation,
     Phase,
+    Problem,
     Query,
     QueryContext,
     Strategy,
-    Task,
     annotated,
     classifier_phase,
     known,
@@ -59,7 +59,7 @@ _CHOICES = {
 _HEAD = "heads_0"
 
 
-def check(config: ml_collections.ConfigDict, task: Task) -> None:
+def check(config: ml_collections.ConfigDict, problem: Problem) -> None:
     """Refuses option values that BUAL does not have, and combinations that cannot be."""
     require(config, "bual", "configs/bual.py")
     bual = config.bual
@@ -72,21 +72,21 @@ def check(config: ml_collections.ConfigDict, task: Task) -> None:
         )
     if bual.subset_after_filter and not bual.aux_filter:
         raise UserError("bual.subset_after_filter=True needs bual.aux_filter=True.")
-    if task.truth is None and (bual.subset_mode == "stratified" or bual.stop_rule == "oracle"):
+    if problem.truth is None and (bual.subset_mode == "stratified" or bual.stop_rule == "oracle"):
         raise UserError(
             "bual.subset_mode='stratified' and bual.stop_rule='oracle' look at hidden labels, and "
             "with a person as oracle there are none; set 'uniform' and 'none' or 'overlap'."
         )
 
 
-def build(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """BUAL as a strategy of the active-learning task."""
-    check(config, task)
+    check(config, problem)
     return Strategy(
         phases=(
-            _aux_phase(config, task),
-            target_phase(config, task),
-            _negative_phase(config, task),
+            _aux_phase(config, problem),
+            target_phase(config, problem),
+            _negative_phase(config, problem),
         ),
         target="target",
         query=lambda context: _query(config, context),
@@ -94,20 +94,20 @@ def build(config: ml_collections.ConfigDict, task: Task) -> Strategy:
     )
 
 
-def _aux_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
+def _aux_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
     """f_aux: K known classes and "unknown", from scratch; skipped until an unknown is revealed."""
-    network, optimizer, rate = recipe_parts(config, task)
+    network, optimizer, rate = recipe_parts(config, problem)
     epochs = config.bual.aux_epochs
 
     def members(context: QueryContext) -> np.ndarray:
         ids = annotated(context.annotations)
-        return ids if np.any(context.annotations == task.num_classes) else ids[:0]
+        return ids if np.any(context.annotations == problem.num_classes) else ids[:0]
 
     phase = classifier_phase(
         "aux",
-        network(1, task.num_classes + 1),
+        network(1, problem.num_classes + 1),
         optimizer,
-        task,
+        problem,
         num_epochs=epochs,
         batch_size=config.bual.aux_batch_size,
         rate=lambda epoch: rate(epoch, epochs),
@@ -116,10 +116,10 @@ def _aux_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
     return dataclasses.replace(phase, class_probs=None)
 
 
-def _negative_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
+def _negative_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
     """f_n: the weights and statistics of f_p go on under a new head and a new optimiser."""
     bual = config.bual
-    network, optimizer, rate = recipe_parts(config, task)
+    network, optimizer, rate = recipe_parts(config, problem)
     module = network(1)
     head_only = bual.nl_trainable == "head"
     if head_only:
@@ -127,12 +127,12 @@ def _negative_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
 
     def start(key, trained):
         positive = trained["target"]
-        fresh = init_state(key, module, optimizer, task.image_shape).params[_HEAD]
+        fresh = init_state(key, module, optimizer, problem.input_shape).params[_HEAD]
         params = {**positive.params, _HEAD: fresh}
         return TrainState(params, positive.batch_stats, optimizer.init(params))
 
     def loss(logits, labels, valid, key):
-        targets = random_label_targets(key, labels, labels >= 0, task.num_classes)
+        targets = random_label_targets(key, labels, labels >= 0, problem.num_classes)
         losses = negative_learning_loss(logits, targets, prob_floor=bual.prob_floor)
         return masked_mean(losses, valid), {}
 
@@ -140,12 +140,12 @@ def _negative_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
         "negative",
         module,
         optimizer,
-        task,
+        problem,
         num_epochs=bual.nl_epochs + 1,  # as in the code; the last one follows the last evaluation
         batch_size=bual.nl_batch_size,
         rate=lambda epoch: rate(epoch, bual.nl_epochs + 1),
         loss=loss,
-        members=lambda context: _negative_members(config, task, context),
+        members=lambda context: _negative_members(config, problem, context),
         frozen_features=head_only,
     )
     verdict = None
@@ -154,7 +154,7 @@ def _negative_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
         def verdict(context: QueryContext) -> int:
             selected = _query(config, context).ids
             if bual.stop_rule == "oracle":
-                return int(np.sum(task.truth[selected] < task.num_classes))
+                return int(np.sum(problem.truth[selected] < problem.num_classes))
             return zlib.crc32(np.sort(selected).astype("<i8").tobytes())
 
     observation = Observation(
@@ -171,7 +171,7 @@ def _all_but_head(params):
 
 
 def _negative_members(
-    config: ml_collections.ConfigDict, task: Task, context: QueryContext
+    config: ml_collections.ConfigDict, problem: Problem, context: QueryContext
 ) -> np.ndarray:
     """Labelled known images and this round's part of the pool."""
     bual = config.bual
@@ -179,9 +179,11 @@ def _negative_members(
     if bual.subset_after_filter and "aux" in context.trained:
         unknown = np.asarray(predicted_unknown(context.predict("aux")))[pool]
         pool = pool if unknown.all() else pool[~unknown]
-    is_known = task.truth[pool] < task.num_classes if bual.subset_mode == "stratified" else None
+    is_known = (
+        problem.truth[pool] < problem.num_classes if bual.subset_mode == "stratified" else None
+    )
     subset = sample_unlabeled_subset(context.rng, pool, bual.subset_size, is_known=is_known)
-    return np.concatenate([known(context.annotations, task.num_classes), subset])
+    return np.concatenate([known(context.annotations, problem.num_classes), subset])
 
 
 def sample_unlabeled_subset(

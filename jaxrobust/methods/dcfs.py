@@ -27,12 +27,12 @@ import numpy as np
 from jaxrobust.engine.training import sgd_step
 from jaxrobust.errors import UserError
 from jaxrobust.losses import dcfs_loss, dirichlet_log_alpha, head_discrepancy
-from jaxrobust.methods.strategy import (
+from jaxrobust.methods.active_learning import (
     Phase,
+    Problem,
     Query,
     QueryContext,
     Strategy,
-    Task,
     annotated,
     fresh_start,
     recipe_parts,
@@ -105,17 +105,17 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def build(config: ml_collections.ConfigDict, task: Task) -> Strategy:
+def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """DCFS as a strategy of the active-learning task."""
     check(config)
-    query_phase = _query_phase(config, task)
+    query_phase = _query_phase(config, problem)
     phases = (query_phase,)
     if config.al.target_model == "separate":
-        phases = (target_phase(config, task), query_phase)
+        phases = (target_phase(config, problem), query_phase)
     return Strategy(
         phases=phases,
         target=phases[0].name,
-        query=lambda context: _query(config, task, context),
+        query=lambda context: _query(config, problem, context),
         unknown_scores=("data", "dist", "total", "discrepancy", "coarse"),
     )
 
@@ -124,9 +124,9 @@ def _dirichlet(config):
     return {k: config.edl[k] for k in ("offset", "clip", "evidence")}
 
 
-def _query_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
+def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
     """The two-headed evidential network, trained on known and revealed unknown images."""
-    network, optimizer, rate = recipe_parts(config, task)
+    network, optimizer, rate = recipe_parts(config, problem)
     module = network(2)
     anneal_epochs = config.edl.anneal_epochs
     options = {
@@ -192,7 +192,7 @@ def _query_phase(config: ml_collections.ConfigDict, task: Task) -> Phase:
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
         members=lambda context: annotated(context.annotations),
-        start=fresh_start(module, optimizer, task.image_shape),
+        start=fresh_start(module, optimizer, problem.input_shape),
         scalars=scalars,
         step=step,
         forward=module.apply,
@@ -225,7 +225,7 @@ def kappa_after(kappa: float, precisions: tuple[float, ...]) -> float:
     return kappa
 
 
-def _query(config: ml_collections.ConfigDict, task: Task, context: QueryContext) -> Query:
+def _query(config: ml_collections.ConfigDict, problem: Problem, context: QueryContext) -> Query:
     """Scores the pool and runs the two stages."""
     select = config.select
     score = context.jit("dcfs/scores", lambda *arrays: _scores(config, *arrays))
@@ -252,7 +252,7 @@ def _query(config: ml_collections.ConfigDict, task: Task, context: QueryContext)
     else:
         scores["fine"] = scores[fine]
 
-    no_unknown_yet = not np.any(context.annotations == task.num_classes)
+    no_unknown_yet = not np.any(context.annotations == problem.num_classes)
     if no_unknown_yet and select.first_round == "coarse_only":
         kappa = 1
     if no_unknown_yet and select.first_round == "random":
@@ -266,7 +266,7 @@ def _query(config: ml_collections.ConfigDict, task: Task, context: QueryContext)
             context.budget,
             kappa=kappa,
             predictions=predictions if select.class_balanced else None,
-            num_classes=task.num_classes if select.class_balanced else None,
+            num_classes=problem.num_classes if select.class_balanced else None,
             where=context.in_pool,
         )
     scores["candidate"] = np.isin(np.arange(predictions.size), candidates)

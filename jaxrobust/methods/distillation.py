@@ -185,14 +185,14 @@ def start(
     key: jax.Array,
     module: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, int, int],
     connector: nn.Module | None = None,
 ) -> ClassifierState:
     """Fresh state of a classifier and of the connector behind it, if there is one.
 
     The backbone and the primary head start alike whatever else there is.
     """
-    images = jnp.zeros((1, *image_shape))
+    images = jnp.zeros((1, *input_shape))
     variables = {"batch_stats": {}, **module.init(key, images)}
     constants = {k: v for k, v in variables.items() if k not in ("params", "batch_stats")}
     if connector is not None:

@@ -419,7 +419,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
     return Method(
         networks=PAIR,
-        start=lambda key: init_state(key, module, optimizer, problem.image_shape),
+        start=lambda key: init_state(key, module, optimizer, problem.input_shape),
         stages=(
             Stage("warm_up", {"all": 2 * batch_size}, ("weak",), warm_up, config.last_batch),
             Stage(

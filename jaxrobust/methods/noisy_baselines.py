@@ -98,7 +98,7 @@ def _single(config: ml_collections.ConfigDict, problem: Problem, *, alpha: float
 
     return Method(
         networks=networks,
-        start=lambda key: init_state(key, module, optimizer, problem.image_shape),
+        start=lambda key: init_state(key, module, optimizer, problem.input_shape),
         stages=(Stage("train", {"all": batch_size}, ("weak",), step, config.last_batch),),
         passes=passes,
         forward=lambda variables, images: module.apply(variables, images)[:, 0],

@@ -20,13 +20,13 @@ class Problem:
     Attributes:
       num_classes: C.
       num_examples: training examples N.
-      image_shape: (H, W, 3).
+      input_shape: (H, W, 3).
       dtype: computation dtype of the networks.
     """
 
     num_classes: int
     num_examples: int
-    image_shape: tuple[int, int, int]
+    input_shape: tuple[int, int, int]
     dtype: Any
 
 

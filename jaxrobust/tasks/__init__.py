@@ -4,17 +4,23 @@ import os
 
 import ml_collections
 
-from jaxrobust.engine.runtime import setup_jax
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.ranges import check_ranges
-from jaxrobust.tasks import active_learning, distillation, noisy_labels
-from jaxrobust.tasks._seeds import run_seeds
+from jaxrobust.registry import Entry, Registry
 
-TASKS = {
-    "active_learning": active_learning.run,
-    "distillation": distillation.run,
-    "noisy_labels": noisy_labels.run,
-}
+TASKS = Registry(
+    {
+        "active_learning": Entry(
+            "jaxrobust.tasks.active_learning:run", "choose images to annotate, some of no class"
+        ),
+        "distillation": Entry(
+            "jaxrobust.tasks.distillation:run", "train a student under a teacher"
+        ),
+        "noisy_labels": Entry(
+            "jaxrobust.tasks.noisy_labels:run", "learn from labels of which some are wrong"
+        ),
+    }
+)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -33,6 +39,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     if (task := config.get("task")) not in TASKS:
         raise UserError(unknown_name("task", task, TASKS))
     check_ranges(config)
+    # Imported late, so that a wrong recipe is answered before JAX has started.
+    from jaxrobust.engine.runtime import setup_jax
+    from jaxrobust.tasks.seeds import run_seeds
+
     setup_jax(config)
     if config.num_seeds > 1:
         return run_seeds(TASKS[config.task], config, workdir)

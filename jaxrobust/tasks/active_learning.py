@@ -25,7 +25,7 @@ from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import write_json, write_table, write_text
+from jaxrobust.engine.files import format_number, write_json, write_table, write_text
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
@@ -33,9 +33,16 @@ from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet, learning_curves
 from jaxrobust.methods import STRATEGIES
-from jaxrobust.methods.strategy import NOT_ANNOTATED, Phase, Query, QueryContext, Strategy, Task
-from jaxrobust.tasks._shared import (
-    cell,
+from jaxrobust.methods.active_learning import (
+    NOT_ANNOTATED,
+    Phase,
+    Problem,
+    Query,
+    QueryContext,
+    Strategy,
+)
+from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
+from jaxrobust.tasks.common import (
     check_batch_size,
     check_common,
     compute_dtype,
@@ -45,7 +52,6 @@ from jaxrobust.tasks._shared import (
     with_batch_norm,
     write_test_files,
 )
-from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 
 log = logging.getLogger("jaxrobust")
 
@@ -188,14 +194,14 @@ class _Learning:
             root = pathlib.Path(config.dataset.path).expanduser()
             folder = run_.workdir / "queries"
             self.person = Annotator(folder, root, self.examples.files, self.class_names)
-        self.task = Task(
+        self.problem = Problem(
             num_classes=split.num_known,
-            image_shape=dataset.train.images.shape[1:],
+            input_shape=dataset.train.images.shape[1:],
             dtype=compute_dtype(config.dtype),
             budget=config.al.query_size,
             truth=None if self.person else split.targets,
         )
-        self.strategy: Strategy = STRATEGIES[config.method](config, self.task)
+        self.strategy: Strategy = STRATEGIES[config.method](config, self.problem)
         self._set_annotations(
             np.where(split.labeled, split.targets, NOT_ANNOTATED).astype(np.int32)
         )
@@ -260,7 +266,7 @@ class _Learning:
         if augmented:
             augment = self.config.augment
             images = pad_crop_flip(key, images, padding=augment.padding, flip=augment.flip)
-        return normalize(images, self.dataset.mean, self.dataset.std, dtype=self.task.dtype)
+        return normalize(images, self.dataset.mean, self.dataset.std, dtype=self.problem.dtype)
 
     def _step(self, phase: Phase):
         def step(state, ids, key, images, annotations, scalars):
@@ -309,7 +315,7 @@ class _Learning:
         self._write_split()
         self._introduce()
         round_, phase_index, epoch = self._restore()
-        introduce_networks(self.networks, self.task.dtype, self.io)
+        introduce_networks(self.networks, self.problem.dtype, self.io)
         self.io.start_progress(
             total=self._step_number(config.al.rounds, 0, 0),
             done=self._step_number(round_, phase_index, epoch),
@@ -450,7 +456,8 @@ class _Learning:
         """Accuracy of every classifying network on the test images of known classes."""
         targets = self.split.test_targets[self.split.test_known]
         counts = np.bincount(
-            self.annotations[self.annotations != NOT_ANNOTATED], minlength=self.task.num_classes + 1
+            self.annotations[self.annotations != NOT_ANNOTATED],
+            minlength=self.problem.num_classes + 1,
         )
         entry = {
             "round": round_,
@@ -555,7 +562,7 @@ class _Learning:
                 self.examples.images[shown],
                 [names[a] for a in answers[:NUM_SHOWN]],
                 folder / f"round_{round_:02d}.png",
-                wrong=answers[:NUM_SHOWN] == self.task.num_classes,
+                wrong=answers[:NUM_SHOWN] == self.problem.num_classes,
             )
         return answers
 
@@ -568,7 +575,7 @@ class _Learning:
 
         A person's answers are all that is known: no recall then, and AUROCs over them alone.
         """
-        num_classes = self.task.num_classes
+        num_classes = self.problem.num_classes
         known = answers < num_classes
         in_pool = self.annotations == NOT_ANNOTATED
         entry = {
@@ -613,14 +620,14 @@ class _Learning:
             "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
             "dataset_sha256": fingerprint(self.dataset),
         }
-        self.io.begin("split.json", split, dtype=self.task.dtype)
+        self.io.begin("split.json", split, dtype=self.problem.dtype)
 
     def _write_scores(self, round_: int, query: Query) -> None:
         """`queries/round_XX_scores.csv`: how every score is distributed over the pool."""
         chosen = np.isin(np.arange(len(self.examples)), query.ids)
         parts = {"pool": self.annotations == NOT_ANNOTATED, "chosen": chosen}
         if not self.person:
-            parts["unknown"] = parts["pool"] & (self.split.targets == self.task.num_classes)
+            parts["unknown"] = parts["pool"] & (self.split.targets == self.problem.num_classes)
         rows = [["score", "from", "to", *parts]]
         for name, score in query.scores.items():
             score = np.asarray(score)
@@ -634,7 +641,7 @@ class _Learning:
             score = np.clip(score, edges[0], edges[-1])
             counts = [np.histogram(score[valid & part], edges)[0] for part in parts.values()]
             for low, high, *row in zip(edges[:-1], edges[1:], *counts, strict=True):
-                rows.append([name, *map(cell, (low, high, *row))])
+                rows.append([name, *map(format_number, (low, high, *row))])
         write_table(self.io.workdir / "queries" / f"round_{round_:02d}_scores.csv", rows)
 
     def _log_round(self, round_: int, split: str, entry: dict) -> None:
@@ -696,7 +703,7 @@ class _Learning:
             self.config.method,
             self.dataset.name,
             len(self.examples),
-            self.task.num_classes,
+            self.problem.num_classes,
             self.dataset.num_classes,
             _shorten(self.class_names),
             int(self.split.labeled.sum()),
@@ -732,7 +739,7 @@ class _Learning:
             "method": self.config.method,
             "dataset": self.dataset.name,
             "seed": self.config.seed,
-            "num_known_classes": self.task.num_classes,
+            "num_known_classes": self.problem.num_classes,
             "num_classes": self.dataset.num_classes,
             **_summary(self.rounds),
             "rounds": self.rounds,

@@ -17,11 +17,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrobust.data.readers import decode_images
-from jaxrobust.engine.files import text_cell, text_of_cell, write_json, write_text
+from jaxrobust.engine.files import (
+    escape_formula,
+    format_number,
+    unescape_formula,
+    write_json,
+    write_text,
+)
 from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet
-from jaxrobust.methods.strategy import Query
-from jaxrobust.tasks._shared import cell
+from jaxrobust.methods.active_learning import Query
 
 UNKNOWN = "unknown"
 """What a person writes for an image of none of the known classes."""
@@ -128,8 +133,8 @@ class Annotator:
                 problems.append(f"line {line} repeats id {image} of line {first_line[image]}")
             else:
                 first_line[image] = line
-                label = row["label"] if row["label"] in labels else text_of_cell(row["label"])
-                if asked[image] not in (row["file"], text_of_cell(row["file"])):
+                label = row["label"] if row["label"] in labels else unescape_formula(row["label"])
+                if asked[image] not in (row["file"], unescape_formula(row["file"])):
                     problems.append(
                         f"line {line}: id {image} is {asked[image]}, not {row['file']!r}"
                     )
@@ -169,9 +174,9 @@ def query_table(
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["id", *(["file"] if files else []), *query.scores, "label"])
     for n, i in enumerate(query.ids):
-        cells = [cell(column[i]) for column in query.scores.values()]
-        file = [text_cell(files[i])] if files else []
-        table.writerow([int(i), *file, *cells, text_cell(labels[n]) if labels else ""])
+        cells = [format_number(column[i]) for column in query.scores.values()]
+        file = [escape_formula(files[i])] if files else []
+        table.writerow([int(i), *file, *cells, escape_formula(labels[n]) if labels else ""])
     return text.getvalue()
 
 

@@ -62,8 +62,7 @@ from jaxrobust.models.storage import (
     save_classifier,
     save_program,
 )
-from jaxrobust.tasks._images import images_of, view_transforms
-from jaxrobust.tasks._shared import (
+from jaxrobust.tasks.common import (
     check_batch_size,
     check_common,
     compute_dtype,
@@ -73,6 +72,7 @@ from jaxrobust.tasks._shared import (
     with_batch_norm,
     write_test_files,
 )
+from jaxrobust.tasks.images import images_of, view_transforms
 
 log = logging.getLogger("jaxrobust")
 

@@ -33,7 +33,13 @@ from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augmen
 from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import text_cell, write_bytes, write_json, write_table
+from jaxrobust.engine.files import (
+    escape_formula,
+    format_number,
+    write_bytes,
+    write_json,
+    write_table,
+)
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs, epoch_program, gather_program
 from jaxrobust.engine.runtime import Run, open_run
@@ -41,9 +47,7 @@ from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
-from jaxrobust.tasks._images import images_of
-from jaxrobust.tasks._shared import (
-    cell,
+from jaxrobust.tasks.common import (
     check_batch_size,
     check_common,
     compute_dtype,
@@ -53,6 +57,7 @@ from jaxrobust.tasks._shared import (
     with_batch_norm,
     write_test_files,
 )
+from jaxrobust.tasks.images import images_of
 
 log = logging.getLogger("jaxrobust")
 
@@ -226,7 +231,7 @@ class _Learning:
         self.problem = Problem(
             num_classes=dataset.num_classes,
             num_examples=len(dataset.train),
-            image_shape=self._images.shape,
+            input_shape=self._images.shape,
             dtype=compute_dtype(config.dtype),
         )
         self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
@@ -560,8 +565,8 @@ class _Learning:
 
     def _write_label_quality(self) -> None:
         """`label_quality.csv`: every training image, the most suspicious label first."""
-        names = [text_cell(name) for name in self.dataset.class_names]
-        files = [text_cell(name) for name in self._images.names or ()]
+        names = [escape_formula(name) for name in self.dataset.class_names]
+        files = [escape_formula(name) for name in self._images.names or ()]
         is_class = [n for n in self.columns if n == "suggested" or n.startswith("prediction_")]
         others = [n for n in self.columns if n != "suggested"]
         truth = [] if self.is_wrong is None else ["true_label"]
@@ -571,7 +576,7 @@ class _Learning:
             file = [files[i]] if files else []
             classes = [names[self.labels[i]], names[self.columns["suggested"][i]]]
             cells = [
-                names[self.columns[n][i]] if n in is_class else cell(self.columns[n][i])
+                names[self.columns[n][i]] if n in is_class else format_number(self.columns[n][i])
                 for n in others
             ]
             true_label = [names[self.dataset.train.labels[i]]] if truth else []

@@ -375,7 +375,7 @@ def test_labels_are_judged_by_the_negative_head(finished):
 
 
 def _build(config):
-    problem = Problem(num_classes=10, num_examples=90, image_shape=(8, 8, 3), dtype=jnp.float32)
+    problem = Problem(num_classes=10, num_examples=90, input_shape=(8, 8, 3), dtype=jnp.float32)
     method = bldr.build(config, problem)
     return method, jax.eval_shape(method.start, jax.random.key(0))
 

@@ -12,7 +12,7 @@ from jaxrobust import tasks
 from jaxrobust.engine.runtime import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods import bual
-from jaxrobust.methods.strategy import NOT_ANNOTATED, QueryContext, Task, cross_entropy
+from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext, cross_entropy
 from jaxrobust.tasks import active_learning
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
@@ -32,9 +32,9 @@ def _config(**changes):
     return config
 
 
-TASK = Task(
+PROBLEM = Problem(
     num_classes=4,
-    image_shape=(8, 8, 3),
+    input_shape=(8, 8, 3),
     dtype=jnp.float32,
     budget=5,
     truth=np.array([0, 1, 4, 4, 2, 3, 4, 0]),
@@ -89,8 +89,8 @@ def test_round_golden(load_golden, x64, case, stop_rule):
             "bual.stop_rule": stop_rule,
         }
     )
-    task = Task(num_classes, (8, 8, 3), jnp.float32, int(golden[case, "query_size"]), truth)
-    strategy = bual.build(config, task)
+    problem = Problem(num_classes, (8, 8, 3), jnp.float32, int(golden[case, "query_size"]), truth)
+    strategy = bual.build(config, problem)
     negative = strategy.phases[-1]
     has_aux = bool(golden[case, "has_aux"])
     # Rows outside the pool are extreme: nothing may depend on them.
@@ -105,7 +105,7 @@ def test_round_golden(load_golden, x64, case, stop_rule):
         return _context(
             num_classes,
             in_pool=in_pool,
-            budget=task.budget,
+            budget=problem.budget,
             predict=logits.__getitem__,
             observed=lambda name: (spread(total, 0.0) / len(eval_epochs), len(eval_epochs)),
             trained=frozenset(("aux",) if has_aux else ()) | {"target", "negative"},
@@ -183,7 +183,7 @@ def test_uniform_subset_is_all_of_a_small_pool():
 
 
 def test_members_of_the_phases():
-    strategy = bual.build(_config(**{"bual.subset_size": 3}), TASK)
+    strategy = bual.build(_config(**{"bual.subset_size": 3}), PROBLEM)
     aux, target, negative = strategy.phases
     annotations = np.array([0, 1, -1, -1, -1, -1, -1, -1], np.int32)
     context = _context(in_pool=annotations < 0, annotations=annotations)
@@ -201,7 +201,7 @@ def test_members_of_the_phases():
 
 def test_subset_after_the_filter():
     config = _config(**{"bual.subset_size": 8, "bual.subset_after_filter": True})
-    negative = bual.build(config, TASK).phases[-1]
+    negative = bual.build(config, PROBLEM).phases[-1]
     annotations = np.array([0, 4, -1, -1, -1, -1, -1, -1], np.int32)
     logits = np.zeros((8, 5), np.float32)
     logits[[2, 4], 4] = 3
@@ -224,7 +224,7 @@ def test_subset_after_the_filter():
 
 
 def test_everything_predicted_unknown_means_no_filter():
-    strategy = bual.build(_config(), TASK)
+    strategy = bual.build(_config(), PROBLEM)
     in_pool = np.arange(8) > 1
     probs = jax.nn.softmax(jax.random.normal(jax.random.key(0), (8, 4)))
     context = _context(
@@ -252,7 +252,7 @@ def _same(a, b):
 
 @pytest.mark.parametrize("trainable", ["all", "head"])
 def test_negative_phase_goes_on_from_the_target_under_a_fresh_head(trainable):
-    strategy = bual.build(_config(**{"bual.nl_trainable": trainable}), TASK)
+    strategy = bual.build(_config(**{"bual.nl_trainable": trainable}), PROBLEM)
     trained = _trained_states(strategy)
     target, negative = trained["target"], trained["negative"]
     head = {name: params for name, params in negative.params.items() if name == "heads_0"}
@@ -289,14 +289,16 @@ def test_negative_phase_goes_on_from_the_target_under_a_fresh_head(trainable):
 def test_number_of_evaluations_and_epochs_of_the_paper(at_start):
     config = recipe.get_config()
     config.bual.nl_eval_at_start = at_start
-    negative = bual.build(config, TASK).phases[-1]
+    negative = bual.build(config, PROBLEM).phases[-1]
     due = [epoch for epoch in range(negative.num_epochs) if negative.observation.due(epoch)]
     assert negative.num_epochs == 101
     assert due == list(range(0 if at_start else 5, 101, 5))
 
 
 def test_settled_after_five_equal_verdicts():
-    observation = bual.build(_config(**{"bual.stop_rule": "oracle"}), TASK).phases[-1].observation
+    observation = (
+        bual.build(_config(**{"bual.stop_rule": "oracle"}), PROBLEM).phases[-1].observation
+    )
     assert not observation.settled([7] * 5)
     assert observation.settled([7] * 6)
     assert not observation.settled([7, 7, 7, 8, 7, 7, 7])
@@ -315,15 +317,15 @@ WRONG = {
 @pytest.mark.parametrize("field", WRONG)
 def test_wrong_options_are_named(field):
     with pytest.raises(UserError, match=field):
-        bual.build(_config(**{field: WRONG[field]}), TASK)
+        bual.build(_config(**{field: WRONG[field]}), PROBLEM)
 
 
 def test_impossible_combinations_are_named():
-    def refused(words, task=TASK, **changes):
+    def refused(words, problem=PROBLEM, **changes):
         with pytest.raises(UserError, match=words):
-            bual.build(_config(**changes), task)
+            bual.build(_config(**changes), problem)
 
-    nobody = Task(4, (8, 8, 3), jnp.float32, 5)
+    nobody = Problem(4, (8, 8, 3), jnp.float32, 5)
     refused("look at hidden labels", nobody, **{"bual.stop_rule": "oracle"})
     refused("look at hidden labels", nobody, **{"bual.subset_mode": "stratified"})
     refused("never be evaluated", **{"bual.nl_eval_at_start": False, "bual.eval_interval": 9})

@@ -9,7 +9,7 @@ from configs import dpc
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.models.layers import BatchNorm, batch_norm_in_parts
-from jaxrobust.tasks._shared import with_batch_norm
+from jaxrobust.tasks.common import with_batch_norm
 
 NORM = BatchNorm()
 

@@ -17,7 +17,7 @@ from configs import bual, dcfs
 from jaxrobust import tasks
 from jaxrobust.engine.runtime import Run
 from jaxrobust.errors import UserError
-from jaxrobust.methods.strategy import Query
+from jaxrobust.methods.active_learning import Query
 from jaxrobust.tasks.annotator import Annotator, query_table
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")

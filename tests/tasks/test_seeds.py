@@ -11,7 +11,7 @@ from jaxrobust.engine import runtime
 from jaxrobust.engine.runtime import Interrupted
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
-from jaxrobust.tasks import _seeds
+from jaxrobust.tasks import seeds
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "quick_compile")
 
@@ -96,7 +96,7 @@ def test_several_devices_take_a_seed_each_and_are_stopped_together(
         return made[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(_seeds, "Programs", programs)
+        patch.setattr(seeds, "Programs", programs)
         patch.setattr(runtime._Stop, "_on_signal", _once)
         with pytest.raises(Interrupted):
             tasks.run(_config(num_seeds=3), tmp_path)

@@ -19,7 +19,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import check_same_config, plain, stop_on_signals
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
-from jaxrobust.tasks._shared import next_command
+from jaxrobust.tasks.common import next_command
 
 log = logging.getLogger("jaxrobust")
 

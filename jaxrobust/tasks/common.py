@@ -17,7 +17,7 @@ from jaxrobust.data.multilabel import FILE_SETS, FileDataset, list_dataset
 from jaxrobust.data.sources import SOURCES, Dataset, load_dataset
 from jaxrobust.data.streaming import ON_CORRUPT
 from jaxrobust.data.transforms import CROPS
-from jaxrobust.engine.files import text_cell, write_table
+from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.plan import LAST_BATCHES
 from jaxrobust.engine.runtime import Run
@@ -170,11 +170,6 @@ def with_batch_norm(
     return in_parts
 
 
-def cell(value) -> str:
-    """A score as text: whole numbers as they are, others with float32's nine digits."""
-    return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
-
-
 def write_test_files(
     workdir: pathlib.Path, probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> None:
@@ -189,7 +184,7 @@ def write_test_files(
       class_names: of the C classes.
     """
     folder = workdir / "figures"
-    cells = [text_cell(name) for name in class_names]
+    cells = [escape_formula(name) for name in class_names]
     if labels.ndim == 1:
         predicted = probs.argmax(axis=1)
         counts = metrics.confusion_matrix(predicted, labels, len(class_names))
@@ -201,7 +196,7 @@ def write_test_files(
         bins = metrics.reliability_bins(probs.max(axis=1), predicted == labels)
     else:
         values = [metrics.average_precision(*pair) for pair in zip(probs.T, labels.T, strict=True)]
-        rows = zip(cells, labels.sum(axis=0).tolist(), map(cell, values), strict=True)
+        rows = zip(cells, labels.sum(axis=0).tolist(), map(format_number, values), strict=True)
         write_table(workdir / "classes.csv", [["class", "test_images", "average_precision"], *rows])
         figures.class_bars(
             np.array(values),
@@ -214,7 +209,7 @@ def write_test_files(
     rows = zip(edges[:-1], edges[1:], *bins.values(), strict=True)
     write_table(
         workdir / "reliability.csv",
-        [["above", "up_to", *bins], *([cell(value) for value in row] for row in rows)],
+        [["above", "up_to", *bins], *([format_number(value) for value in row] for row in rows)],
     )
     figures.reliability_diagram(bins, folder / "reliability.png")
 

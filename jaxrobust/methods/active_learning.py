@@ -22,13 +22,13 @@ NOT_ANNOTATED = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Problem:
     """The problem that a strategy is built for.
 
     Attributes:
       num_classes: known classes K. Annotations are 0..K-1 for them, K for "unknown",
         `NOT_ANNOTATED` for the pool.
-      image_shape: (H, W, 3) of a training view.
+      input_shape: (H, W, 3) of a training view.
       dtype: computation dtype of the networks.
       budget: images per query.
       truth: int32 `[N]`, the hidden annotations, only for options that reproduce a published leak;
@@ -36,7 +36,7 @@ class Task:
     """
 
     num_classes: int
-    image_shape: tuple[int, int, int]
+    input_shape: tuple[int, int, int]
     dtype: Any
     budget: int
     truth: np.ndarray | None = None
@@ -192,13 +192,13 @@ def require(config: ml_collections.ConfigDict, section: str, recipe: str) -> Non
 
 
 def fresh_start(
-    module: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int]
+    module: nn.Module, optimizer: optax.GradientTransformation, input_shape: tuple[int, int, int]
 ) -> Callable[[jax.Array, Mapping[str, TrainState]], TrainState]:
     """`Phase.start` of a network that begins from its initialisation in every round."""
 
     def start(key, trained):
         del trained
-        return init_state(key, module, optimizer, image_shape)
+        return init_state(key, module, optimizer, input_shape)
 
     return start
 
@@ -217,7 +217,7 @@ def classifier_phase(
     name: str,
     module: nn.Module,
     optimizer: optax.GradientTransformation,
-    task: Task,
+    problem: Problem,
     *,
     num_epochs: int,
     batch_size: int,
@@ -236,7 +236,7 @@ def classifier_phase(
       name: of the phase.
       module: network with one head.
       optimizer: without the rate.
-      task: the problem.
+      problem: the problem.
       num_epochs: passes over the members.
       batch_size: examples per step.
       rate: epoch -> learning rate.
@@ -279,8 +279,8 @@ def classifier_phase(
         name=name,
         num_epochs=num_epochs,
         batch_size=batch_size,
-        members=members or (lambda context: known(context.annotations, task.num_classes)),
-        start=fresh_start(module, optimizer, task.image_shape),
+        members=members or (lambda context: known(context.annotations, problem.num_classes)),
+        start=fresh_start(module, optimizer, problem.input_shape),
         scalars=lambda epoch: {"learning_rate": rate(epoch)},
         step=step,
         forward=forward,
@@ -288,12 +288,12 @@ def classifier_phase(
     )
 
 
-def recipe_parts(config: ml_collections.ConfigDict, task: Task):
+def recipe_parts(config: ml_collections.ConfigDict, problem: Problem):
     """Pieces that every phase of a recipe is built from: network maker, optimiser, rate."""
 
-    def network(num_heads: int, num_classes: int = task.num_classes) -> nn.Module:
+    def network(num_heads: int, num_classes: int = problem.num_classes) -> nn.Module:
         return make_network(
-            config.model, num_classes=num_classes, num_heads=num_heads, dtype=task.dtype
+            config.model, num_classes=num_classes, num_heads=num_heads, dtype=problem.dtype
         )
 
     def rate(epoch: int, num_epochs: int = config.num_epochs) -> float:
@@ -303,15 +303,15 @@ def recipe_parts(config: ml_collections.ConfigDict, task: Task):
 
 
 def target_phase(
-    config: ml_collections.ConfigDict, task: Task, *, with_features: bool = False
+    config: ml_collections.ConfigDict, problem: Problem, *, with_features: bool = False
 ) -> Phase:
     """The reported K-way classifier of a recipe; see `classifier_phase`."""
-    network, optimizer, rate = recipe_parts(config, task)
+    network, optimizer, rate = recipe_parts(config, problem)
     return classifier_phase(
         "target",
         network(1),
         optimizer,
-        task,
+        problem,
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
         rate=rate,

@@ -11,7 +11,7 @@ from jaxrobust.data.streaming import FileStream, packed, read_files
 from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.errors import UserError
-from jaxrobust.tasks._shared import MULTILABEL
+from jaxrobust.tasks.common import MULTILABEL
 
 log = logging.getLogger("jaxrobust")
 

@@ -1,0 +1,56 @@
+"""Functions by name, imported when one is first asked for."""
+
+import importlib
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """What a registry knows of a function without importing it.
+
+    Attributes:
+      function: `"module:name"`, or the function.
+      summary: one line for a list.
+      options: dataclasses of the config sections that it reads.
+    """
+
+    function: str | Callable[..., Any]
+    summary: str = ""
+    options: tuple[type, ...] = ()
+
+
+class Registry(MutableMapping[str, Callable[..., Any]]):
+    """Name -> function. Iteration and `entry` import nothing, `registry[name]` its module."""
+
+    def __init__(self, entries: dict[str, Entry]):
+        self._entries = dict(entries)
+
+    def entry(self, name: str) -> Entry:
+        """What is known of `name` without importing its module."""
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        return resolve(self._entries[name].function)
+
+    def __setitem__(self, name: str, value: Entry | str | Callable[..., Any]) -> None:
+        self._entries[name] = value if isinstance(value, Entry) else Entry(value)
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+
+def resolve(path: str | Callable[..., Any]) -> Any:
+    """What `"module:name"` names; anything but a string is returned as it is."""
+    if not isinstance(path, str):
+        return path
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
