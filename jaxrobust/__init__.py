@@ -18,7 +18,10 @@ UNKNOWN = -2
 """In an array of annotations: looked at, and of none of the known classes."""
 
 # Public name -> the module that defines it.
-_LAZY: dict[str, str] = {}
+_LAZY: dict[str, str] = {
+    "Features": "jaxrobust.embedding",
+    "embed": "jaxrobust.embedding",
+}
 
 __all__ = ["UNKNOWN", "UNLABELED", "UserError", "__version__", *_LAZY]
 
