@@ -11,7 +11,7 @@ ImageNet backbones: `--config.teacher.backbone=` and `--config.student.backbone=
 
 Data (`--config.dataset.path=`): MS-COCO 2014, Pascal VOC 2007 and NUS-WIDE as the authors lay them
 out, also from TensorFlow Datasets; `image_folder` takes any folder with a `labels.csv`. See
-`jaxrobust.data.multilabel`. `digits` are canvases with one to five of scikit-learn's digits.
+`jaxrobust.data.sources`. `digits` are canvases with one to five of scikit-learn's digits.
 
 Methods, `--config.method=`:
 

@@ -28,7 +28,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import tasks
-from jaxrobust.data.sources import Dataset, Examples
+from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import Interrupted, environment, setup_jax

@@ -1,7 +1,7 @@
-"""Errors that a user can mend: the command line shows their message without a traceback."""
+"""Errors that the user can fix: the command line shows their message without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(ValueError):
@@ -17,3 +17,9 @@ def unknown_name(what: str, name: object, valid: Iterable[str]) -> str:
     valid = list(valid)
     nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)[0]
     return f"Unknown {what} {name!r}: did you mean {nearest!r}? Valid: {', '.join(valid)}."
+
+
+def check_option(name: str, value: str, valid: Collection[str]) -> None:
+    """Raises ValueError, with `unknown_name`'s message, unless `value` is among the valid ones."""
+    if value not in valid:
+        raise ValueError(unknown_name(name, value, valid))

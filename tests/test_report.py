@@ -2,13 +2,17 @@
 
 import html.parser
 import json
+import pathlib
 
 import numpy as np
 import pytest
+import written_runs
 from PIL import Image
 
 from jaxrobust import figures, report
 from jaxrobust.errors import UserError
+from jaxrobust.report.markup import data_uri
+from jaxrobust.report.workdir import read_rows
 
 EVIL = '<script>alert("x")</script>'
 
@@ -61,33 +65,10 @@ def _workdir(root, name, results, *, names=("cat", "dog"), config=(), events=())
 
 
 def _active(root, name="al", *, method="dcfs", seed=0, finished=True, shift=0.0):
-    rounds = [
-        {
-            "round": i,
-            "accuracy": 0.5 + 0.1 * i + shift,
-            "num_labeled_known": 10 + 20 * i,
-            "num_labeled_unknown": 10 * i,
-            **({"query": {"size": 30, "precision": 0.6, "recall": 0.25}} if i < 2 else {}),
-        }
-        for i in range(3)
-    ]
-    results = {
-        "task": "active_learning",
-        "method": method,
-        "dataset": "digits",
-        "seed": seed,
-        "num_known_classes": 2,
-        "num_classes": 5,
-        "rounds": rounds,
-    }
-    if finished:
-        results |= {
-            "last": {"accuracy": 0.7 + shift},
-            "mean_accuracy": 0.6 + shift,
-            "area_under_accuracy_curve": 0.6,
-            "mean_query_precision": 0.6,
-            "last_query_recall": 0.25,
-        }
+    results = written_runs.active_learning(method, seed=seed, shift=shift)
+    rounds = results["rounds"]
+    if not finished:
+        del results["last"]
     events = []
     for entry in rounds if finished else rounds[:1]:
         at = {"round": entry["round"]}
@@ -110,19 +91,7 @@ def _active(root, name="al", *, method="dcfs", seed=0, finished=True, shift=0.0)
 
 
 def _noisy(root):
-    labels = {"f1": 0.8, "precision": 0.7, "recall": 0.9, "auroc_clean_prob": 0.95}
-    epochs = [{"epoch": i, "accuracy": 0.9, "ece": 0.1, "labels": labels} for i in range(2)]
-    results = {
-        "task": "noisy_labels",
-        "method": "dpc",
-        "dataset": "digits",
-        "seed": 0,
-        "noise": {"kind": "symmetric", "rate": 0.4, "realised_rate": 0.36},
-        "last": epochs[-1],
-        "best": {"accuracy": 0.9},
-        "last_epochs": {"accuracy": 0.9, "ece": 0.1, "labels": labels},
-        "epochs": epochs,
-    }
+    results = written_runs.noisy_labels("dpc")
     workdir = _workdir(root, "noisy", results)
     noise = {"kind": "symmetric", "realised_rate": 0.36, "class_names": ["cat", "dog"]}
     _json(workdir / "noise.json", {**noise, "transition": [[0.7, 0.3], [0.4, 0.6]]})
@@ -135,37 +104,13 @@ def _noisy(root):
 
 
 def _distilled(root):
-    diagnosis = {"head": {"etf_deviation": 0.5}}
-    epochs = [{"epoch": i, "accuracy": 0.9, "ece": 0.1, "diagnosis": diagnosis} for i in range(2)]
-    results = {
-        "task": "distillation",
-        "method": "kd",
-        "dataset": "digits",
-        "seed": 0,
-        "num_classes": 2,
-        "student": {"name": "resnet8", "num_parameters": 1234},
-        "teacher": {"name": "resnet14", "accuracy": 0.95, "ece": 0.02},
-        "last": epochs[-1],
-        "best": {"accuracy": 0.9},
-        "epochs": epochs,
-    }
+    results = written_runs.distillation("kd", cosines=True)
     return _workdir(root, "kd", results)
 
 
 def _multilabel(root):
-    epochs = [{"epoch": i, "mAP": 0.8, "OF1": 0.7, "CF1": 0.6} for i in range(2)]
-    results = {
-        "task": "distillation",
-        "method": "l2d",
-        "dataset": "digit_canvases",
-        "seed": 0,
-        "num_classes": 2,
-        "student": {"name": "resnet8", "num_parameters": 1234},
-        "teacher": {"name": "resnet20", "mAP": 0.9, "OF1": 0.8, "CF1": 0.7},
-        "last": epochs[-1],
-        "best": {"mAP": 0.8},
-        "epochs": epochs,
-    }
+    measures = {"mAP": 0.8, "OF1": 0.7, "CF1": 0.6}
+    results = written_runs.distillation("l2d", cosines=True, measures=measures)
     workdir = _workdir(root, "l2d", results)
     (workdir / "confusion.csv").unlink()
     header = ["class", "test_images", "average_precision"]
@@ -201,7 +146,7 @@ def _written(*arguments):
     """The page, after what every page must keep to."""
     assert report.main([*map(str, arguments)]) == 0
     out = next(a.removeprefix("--out=") for a in arguments if str(a).startswith("--out="))
-    folder = report.pathlib.Path(out)
+    folder = pathlib.Path(out)
     page = _Page((folder / "index.html").read_text(encoding="utf-8"))
     assert {p.suffix for p in folder.iterdir()} == {".html", ".png"}
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
@@ -325,7 +270,7 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
     with pytest.raises(UserError, match=r"label_quality\.csv is damaged"):
         path = tmp_path / "label_quality.csv"
         path.write_bytes(b"id\n\xff\n")
-        report._rows(path)
+        read_rows(path)
 
 
 @pytest.mark.parametrize(
@@ -353,5 +298,5 @@ def test_large_contact_sheets_are_embedded_as_jpeg(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     for size, photos, kind in ((300, True, "jpeg"), (20, True, "png"), (300, False, "png")):
         Image.fromarray(noise[:size, :size]).save(tmp_path / "a.png")
-        uri = report._data_uri((tmp_path / "a.png").read_bytes(), photos=photos)
+        uri = data_uri((tmp_path / "a.png").read_bytes(), photos=photos)
         assert uri.startswith(f"data:image/{kind};base64,")

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from jaxrobust.data.multilabel import VOC_CLASSES
+from jaxrobust.data.file_sets import VOC_CLASSES
 from jaxrobust.data.sources import load_dataset
 
 

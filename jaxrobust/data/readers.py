@@ -3,6 +3,8 @@
 Nothing is unpacked to disk and nothing that is read is ever executed.
 """
 
+import dataclasses
+import functools
 import gzip
 import io
 import lzma
@@ -247,6 +249,34 @@ def read_tfds(directory: pathlib.Path) -> Archive:
             'file_format="array_record", splits train and test, and features image and label.'
         ) from error
     return *parts, class_names
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsImage:
+    """An encoded image in a TensorFlow Datasets folder; it is read as a path is.
+
+    Attributes:
+      directory: the prepared version.
+      split: name of the split.
+      position: in the split.
+    """
+
+    directory: pathlib.Path
+    split: str
+    position: int
+
+    def read_bytes(self) -> bytes:
+        """The file as it was when the set was prepared."""
+        return tfds_records(self.directory, self.split)[self.position]["image"]
+
+
+@functools.cache
+def tfds_records(directory: pathlib.Path, split: str):
+    """A split of a prepared folder, its images still encoded."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(directory)
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def tfds_needs_tensorflow(directory: pathlib.Path) -> DataError:

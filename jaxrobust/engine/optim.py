@@ -8,7 +8,7 @@ import ml_collections
 import optax
 
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.losses.bidirectional import bldr_learning_rate
+from jaxrobust.losses.bidirectional_learning import bldr_learning_rate
 
 SCHEDULES = {
     "constant": (),

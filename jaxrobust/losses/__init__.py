@@ -1,15 +1,15 @@
 """Pure per-example losses. Importing this package loads JAX and nothing heavier."""
 
-from jaxrobust.losses._numerics import masked_mean as masked_mean
-from jaxrobust.losses.bidirectional import bldr_loss as bldr_loss
-from jaxrobust.losses.bidirectional import class_balance_loss as class_balance_loss
-from jaxrobust.losses.bidirectional import consistency_kl as consistency_kl
-from jaxrobust.losses.bidirectional import feature_hint_loss as feature_hint_loss
-from jaxrobust.losses.bidirectional import head_agreement_loss as head_agreement_loss
-from jaxrobust.losses.bidirectional import positive_learning_loss as positive_learning_loss
-from jaxrobust.losses.bidirectional import self_distillation_loss as self_distillation_loss
-from jaxrobust.losses.bidirectional import sop_noise_terms as sop_noise_terms
-from jaxrobust.losses.bidirectional import sop_sgd_update as sop_sgd_update
+from jaxrobust.arrays import masked_mean as masked_mean
+from jaxrobust.losses.bidirectional_learning import bldr_loss as bldr_loss
+from jaxrobust.losses.bidirectional_learning import class_balance_loss as class_balance_loss
+from jaxrobust.losses.bidirectional_learning import consistency_kl as consistency_kl
+from jaxrobust.losses.bidirectional_learning import feature_hint_loss as feature_hint_loss
+from jaxrobust.losses.bidirectional_learning import head_agreement_loss as head_agreement_loss
+from jaxrobust.losses.bidirectional_learning import positive_learning_loss as positive_learning_loss
+from jaxrobust.losses.bidirectional_learning import self_distillation_loss as self_distillation_loss
+from jaxrobust.losses.bidirectional_learning import sop_noise_terms as sop_noise_terms
+from jaxrobust.losses.bidirectional_learning import sop_sgd_update as sop_sgd_update
 from jaxrobust.losses.calibrated import calibrated_log_softmax as calibrated_log_softmax
 from jaxrobust.losses.calibrated import calibrated_softmax as calibrated_softmax
 from jaxrobust.losses.calibrated import evidential_kl as evidential_kl

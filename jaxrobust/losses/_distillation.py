@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._numerics import at_least_float32
+from jaxrobust.arrays import at_least_float32
 
 
 def student_and_teacher(

@@ -19,9 +19,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.arrays import at_least_float32, check_logits, label_mask
 from jaxrobust.losses._dirichlet import kl_to_uniform, series_start
-from jaxrobust.losses._numerics import at_least_float32
 
 
 def calibrated_log_softmax(

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.arrays import at_least_float32, check_logits, label_mask
+from jaxrobust.errors import check_option
 from jaxrobust.losses._distillation import (
     bernoulli_kl,
     positive,
@@ -20,8 +21,6 @@ from jaxrobust.losses._distillation import (
     softmax_kl,
     student_and_teacher,
 )
-from jaxrobust.losses._numerics import at_least_float32
-from jaxrobust.losses._options import check_option
 
 
 def soft_target_kl(

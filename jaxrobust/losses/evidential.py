@@ -23,10 +23,9 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma
 
-from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.arrays import at_least_float32, check_logits, label_mask, masked_mean
+from jaxrobust.errors import check_option
 from jaxrobust.losses._dirichlet import kl_to_uniform
-from jaxrobust.losses._numerics import at_least_float32, masked_mean
-from jaxrobust.losses._options import check_option
 
 EVIDENCE = ("exp", "softplus", "relu")
 EDL_LOSSES = ("nll", "digamma", "mse")

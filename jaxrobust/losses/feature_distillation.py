@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.arrays import masked_mean
 from jaxrobust.losses._distillation import (
     huber,
     positive,
@@ -13,7 +14,6 @@ from jaxrobust.losses._distillation import (
     safe_sqrt,
     student_and_teacher,
 )
-from jaxrobust.losses._numerics import masked_mean
 from jaxrobust.losses.multilabel import structural_distance_loss
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._classes import check_logits, label_mask
+from jaxrobust.arrays import check_logits, label_mask, masked_mean
 from jaxrobust.losses._distillation import (
     bernoulli_kl,
     positive,
@@ -12,7 +12,6 @@ from jaxrobust.losses._distillation import (
     softmax_kl,
     student_and_teacher,
 )
-from jaxrobust.losses._numerics import masked_mean
 
 
 def dkd_loss(

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.arrays import at_least_float32
 from jaxrobust.losses._distillation import (
     bernoulli_kl,
     huber,
@@ -16,7 +17,6 @@ from jaxrobust.losses._distillation import (
     softmax_kl,
     student_and_teacher,
 )
-from jaxrobust.losses._numerics import at_least_float32
 from jaxrobust.losses.dual_head import binary_kl_loss
 
 

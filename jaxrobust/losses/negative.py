@@ -9,8 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._classes import check_logits, label_mask
-from jaxrobust.losses._options import check_option
+from jaxrobust.arrays import check_logits, label_mask
+from jaxrobust.errors import check_option
 
 MASK_MODES = ("all_but_label_and_top", "all_but_label", "random")
 

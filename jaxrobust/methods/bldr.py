@@ -32,7 +32,7 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, descend, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean, sop_sgd_update
-from jaxrobust.losses.bidirectional import ema_decay_at, ema_update
+from jaxrobust.losses.bidirectional_learning import ema_decay_at, ema_update
 from jaxrobust.losses.negative import MASK_MODES
 from jaxrobust.methods.noisy_labels import (
     Apply,

@@ -19,7 +19,7 @@ import jax
 import ml_collections
 import optax
 
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, check_option
 from jaxrobust.losses import (
     align_gradients,
     binary_kl_loss,
@@ -28,7 +28,6 @@ from jaxrobust.losses import (
     masked_mean,
     soft_target_kl,
 )
-from jaxrobust.losses._options import check_option
 from jaxrobust.methods.distillation import Distiller, Problem
 from jaxrobust.models.dual_head import AUXILIARY_HEADS
 from jaxrobust.recipes import check_choices

@@ -25,6 +25,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.errors import UserError
@@ -38,7 +39,6 @@ from jaxrobust.losses import (
     strong_view_consistency,
     uniform_prior_penalty,
 )
-from jaxrobust.losses._numerics import at_least_float32
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,

@@ -1,9 +1,11 @@
 """Pure scores, mixtures and pickers: logits in; scores, masks or positions out."""
 
-from jaxrobust.selection.bidirectional import bidirectional_score as bidirectional_score
-from jaxrobust.selection.bidirectional import classifier_confidence as classifier_confidence
-from jaxrobust.selection.bidirectional import predicted_unknown as predicted_unknown
-from jaxrobust.selection.bidirectional import select_lowest as select_lowest
+from jaxrobust.selection.bidirectional_uncertainty import bidirectional_score as bidirectional_score
+from jaxrobust.selection.bidirectional_uncertainty import (
+    classifier_confidence as classifier_confidence,
+)
+from jaxrobust.selection.bidirectional_uncertainty import predicted_unknown as predicted_unknown
+from jaxrobust.selection.bidirectional_uncertainty import select_lowest as select_lowest
 from jaxrobust.selection.coarse_to_fine import coarse_score as coarse_score
 from jaxrobust.selection.coarse_to_fine import select_coarse_to_fine as select_coarse_to_fine
 from jaxrobust.selection.diversity import badge_select as badge_select

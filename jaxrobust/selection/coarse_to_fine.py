@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.losses._numerics import at_least_float32
-from jaxrobust.losses._options import check_option
+from jaxrobust.arrays import at_least_float32
+from jaxrobust.errors import check_option
 from jaxrobust.selection.margin import min_max_normalize
 
 COARSE_SCORES = ("weighted_sum", "product", "rank_sum", "data", "dist", "total")

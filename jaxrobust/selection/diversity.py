@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrobust.losses._numerics import at_least_float32
+from jaxrobust.arrays import at_least_float32
 
 _BLOCK = 256
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma
 
-from jaxrobust.losses._classes import check_logits
-from jaxrobust.losses._options import check_option
+from jaxrobust.arrays import check_logits
+from jaxrobust.errors import check_option
 from jaxrobust.losses.evidential import dirichlet_alpha, dirichlet_kl_to_uniform
 
 MERGES = ("mean_score", "mean_alpha", "head1")

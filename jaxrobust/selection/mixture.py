@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._numerics import masked_mean
-from jaxrobust.losses._options import check_option
+from jaxrobust.arrays import masked_mean
+from jaxrobust.errors import check_option
 from jaxrobust.selection.margin import check_scores, min_max_normalize
 
 MODES = ("gmm", "minmax", "auto")

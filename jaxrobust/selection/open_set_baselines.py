@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrobust.losses._classes import check_logits, label_mask
-from jaxrobust.losses._numerics import at_least_float32, masked_mean
+from jaxrobust.arrays import at_least_float32, check_logits, label_mask, masked_mean
 from jaxrobust.losses.negative import log_one_minus_softmax
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d, gaussian_mixture_posterior
 

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._classes import check_logits, label_mask
-from jaxrobust.losses._numerics import at_least_float32
+from jaxrobust.arrays import at_least_float32, check_logits, label_mask
 from jaxrobust.selection.margin import min_max_normalize
 
 

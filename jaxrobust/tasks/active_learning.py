@@ -22,8 +22,8 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.augment import normalize, pad_crop_flip
+from jaxrobust.data.dataset import Dataset, Examples, fingerprint
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
-from jaxrobust.data.sources import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import format_number, write_json, write_table, write_text
 from jaxrobust.engine.plan import Plan, place_plan

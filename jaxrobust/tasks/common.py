@@ -13,8 +13,8 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import figures, metrics
-from jaxrobust.data.multilabel import FILE_SETS, FileDataset, list_dataset
-from jaxrobust.data.sources import SOURCES, Dataset, load_dataset
+from jaxrobust.data.dataset import Dataset, FileDataset
+from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.data.streaming import ON_CORRUPT
 from jaxrobust.data.transforms import CROPS
 from jaxrobust.engine.files import escape_formula, format_number, write_table
@@ -59,19 +59,8 @@ def load(
         raise UserError(
             f"Task {config.task} holds its images in memory: set --config.dataset.stream=False."
         )
-    if fields.stream and fields.name not in FILE_SETS:
-        raise UserError(
-            f"dataset.stream=True is for sets of files, and {fields.name!r} is none: set "
-            "--config.dataset.stream=False. " + unknown_name("set", fields.name, FILE_SETS)
-        )
     if fields.stream:
         dataset = list_dataset(fields.name, **options)
-    elif fields.name in FILE_SETS and fields.name not in SOURCES:
-        if not fields.image_size:
-            raise UserError(
-                f"{fields.name} has images of many sizes: set --config.dataset.image_size=."
-            )
-        dataset = list_dataset(fields.name, **options).decode(fields.image_size)
     else:
         dataset = load_dataset(fields.name, image_size=fields.image_size or None, **options)
     if multilabel is not None and dataset.is_multilabel != multilabel:

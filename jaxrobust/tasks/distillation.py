@@ -20,8 +20,7 @@ import optax
 
 from jaxrobust import figures, metrics
 from jaxrobust.data.augment import draw_views, normalize, num_views, view_of
-from jaxrobust.data.multilabel import FileDataset
-from jaxrobust.data.sources import Dataset, fingerprint
+from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json

@@ -5,8 +5,7 @@ import logging
 import ml_collections
 import numpy as np
 
-from jaxrobust.data.multilabel import FileExamples
-from jaxrobust.data.sources import Examples
+from jaxrobust.data.dataset import Examples, FileExamples
 from jaxrobust.data.streaming import FileStream, packed, read_files
 from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
 from jaxrobust.engine.sharding import Placement

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxrobust import figures, metrics
 from jaxrobust.data.augment import normalize, pad_crop_flip
+from jaxrobust.data.dataset import Dataset, fingerprint
 from jaxrobust.data.noise import (
     asymmetric_noise_cifar10,
     asymmetric_noise_cifar100,
@@ -30,8 +31,8 @@ from jaxrobust.data.noise import (
     transition_matrix,
 )
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
-from jaxrobust.data.sources import Dataset, archive_order, fingerprint
 from jaxrobust.data.streaming import views_at
+from jaxrobust.data.subsets import archive_order
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import (
     escape_formula,

@@ -16,9 +16,17 @@ import pytest
 from PIL import Image
 
 import jaxrobust
-from jaxrobust.data import Dataset, Examples, archive_order, fingerprint, load_dataset, sources
+from jaxrobust.data import (
+    Dataset,
+    Examples,
+    archive_order,
+    fingerprint,
+    image_sets,
+    load_dataset,
+)
 from jaxrobust.data.canvases import compose_canvases
-from jaxrobust.data.sources import CIFAR10_CLASSES
+from jaxrobust.data.image_sets import CIFAR10_CLASSES
+from jaxrobust.data.sources import SOURCES, Source
 from jaxrobust.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -974,7 +982,7 @@ def test_digit_canvases_of_train_and_test_are_made_of_different_digits(monkeypat
         given.append({digit.tobytes() for digit in digits})
         return compose_canvases(digits, labels, num_canvases, generator)
 
-    monkeypatch.setattr(sources, "compose_canvases", recorded)
+    monkeypatch.setattr(image_sets, "compose_canvases", recorded)
     load_dataset("digit_canvases")
     assert len(given) == 2 and not given[0] & given[1]
 
@@ -990,7 +998,7 @@ def test_a_subset_of_a_multilabel_set_keeps_every_class(monkeypatch):
     targets = np.zeros((200, 3), np.uint8)
     targets[:, 0] = 1
     targets[17, 1] = targets[180, 2] = 1
-    monkeypatch.setitem(sources.SOURCES, "digits", lambda *_: _multilabel(targets))
+    monkeypatch.setitem(SOURCES, "digits", Source("", read=lambda *_: _multilabel(targets)))
     part = load_dataset("digits", max_train=5, max_test=200)
     assert len(part.train) == 5 and part.train.labels.any(axis=0).all()
     assert len(part.test) == 200

@@ -14,8 +14,8 @@ from PIL import Image
 
 from configs import dpc as recipe
 from jaxrobust import tasks
+from jaxrobust.data import Dataset, Examples, load_dataset
 from jaxrobust.data.noise import symmetric_noise
-from jaxrobust.data.sources import Dataset, Examples, load_dataset
 from jaxrobust.engine import runtime
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement

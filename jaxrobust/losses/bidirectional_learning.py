@@ -11,8 +11,7 @@ gradient where it binds.
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses._classes import check_logits, label_mask
-from jaxrobust.losses._numerics import at_least_float32, masked_mean
+from jaxrobust.arrays import at_least_float32, check_logits, label_mask, masked_mean
 from jaxrobust.losses.negative import negative_learning_loss
 
 _PROB_FLOOR = 1e-4

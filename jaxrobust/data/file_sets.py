@@ -1,36 +1,26 @@
-"""Sets of image files, multi-label ones and folders: where the images are and what they show.
+"""Finders of the named sets that stay in their files, each `path -> FileDataset`."""
 
-Images stay in their files, to be streamed, or to be read into memory where there is room.
-"""
-
-import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from jaxrobust.data import annotations, readers
 from jaxrobust.data._streams import host_generator
-from jaxrobust.data.sources import (
-    Dataset,
-    Entry,
-    Examples,
-    check_labels,
-    check_parts,
-    covering_subset,
+from jaxrobust.data.class_folders import image_folder_files, in_files
+from jaxrobust.data.dataset import FileDataset, FileExamples
+from jaxrobust.data.places import (
     find_places,
-    image_folder_parts,
+    find_tfds,
     images_in,
-    in_order,
     listed,
     missing_set,
     subfolders,
-    subset,
-    tfds_directory,
 )
-from jaxrobust.errors import DataError, unknown_name
+from jaxrobust.data.subsets import HELD_OUT, covering_subset
+from jaxrobust.errors import DataError
 
 VOC_CLASSES = (
     "aeroplane",
@@ -68,179 +58,17 @@ COCO_CLASSES = tuple(
 
 _KAGGLE = pathlib.Path("ILSVRC", "Data", "CLS-LOC")  # where Kaggle's archive of ImageNet has images
 _SOLUTION = "LOC_val_solution.csv"
-_HELD_OUT = 0.2  # of the images of a table that names no test images
 _MINI_CLASSES = 50  # of WebVision, as in the papers on wrong labels
 
 
-@dataclasses.dataclass(frozen=True)
-class TfdsImage:
-    """An encoded image in a TensorFlow Datasets folder; it is read as a path is.
-
-    Attributes:
-      directory: the prepared version.
-      split: name of the split.
-      position: in the split.
-    """
-
-    directory: pathlib.Path
-    split: str
-    position: int
-
-    def read_bytes(self) -> bytes:
-        """The file as it was when the set was prepared."""
-        return _tfds_records(self.directory, self.split)[self.position]["image"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FileExamples:
-    """Images that stay where they are until they are needed, and their labels.
-
-    Attributes:
-      names: of each image, relative to the data set.
-      files: each has `read_bytes()` and can be sent to another process.
-      labels: int32 [N], or uint8 {0, 1} [N, C].
-    """
-
-    names: tuple[str, ...]
-    files: tuple[pathlib.Path | TfdsImage, ...]
-    labels: np.ndarray
-
-    def __post_init__(self):
-        check_labels(self.labels, len(self.files))
-        if len(self.names) != len(self.files):
-            raise DataError(f"There are {len(self.names)} names for {len(self.files)} files.")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
-
-    def take(self, ids: np.ndarray) -> "FileExamples":
-        """The examples at these positions, in this order."""
-        names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
-        return FileExamples(names, files, self.labels[ids])
-
-    def decode(self, image_size: int) -> Examples:
-        """Reads all images into memory, squeezed to squares so that no object is cut off."""
-        sources = list(zip(self.names, self.files, strict=True))
-        images = readers.decode_images(sources, image_size, crop=False)
-        return Examples(images, self.labels, self.names)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FileDataset:
-    """A data set of files.
-
-    Attributes:
-      name: what reports call it.
-      train: training examples; every class has some.
-      test: test examples.
-      class_names: one per label.
-      mean: of each channel on the [0, 1] scale, to normalise with.
-      std: likewise; the default leaves the [0, 1] scale as it is.
-    """
-
-    name: str
-    train: FileExamples
-    test: FileExamples
-    class_names: tuple[str, ...]
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    def __post_init__(self):
-        check_parts(self.name, self.class_names, self.train, self.test)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
-
-    def decode(self, image_size: int) -> Dataset:
-        """Reads all images into memory; see `FileExamples.decode`."""
-        train, test = self.train.decode(image_size), self.test.decode(image_size)
-        return Dataset(self.name, train, test, self.class_names, self.mean, self.std)
-
-
-def list_dataset(
-    name: str,
-    *,
-    path: str | os.PathLike | None = None,
-    max_train: int | None = None,
-    max_test: int | None = None,
-    seed: int = 0,
-) -> FileDataset:
-    """Finds the images and labels of a set of files; no image is opened.
-
-    | name | what `path` may be |
-    |---|---|
-    | `coco2014` | folder with `train2014/`, `val2014/` and `annotations/instances_*2014.json` or \
-the lists `train_anno.json`, `val_anno.json`; TensorFlow Datasets `coco/2014` |
-    | `voc2007` | `VOCdevkit/VOC2007`, or `VOCtrainval2007/` and `VOCtest2007/` with one each; \
-TensorFlow Datasets `voc/2007` |
-    | `nus_wide` | folder with `Flickr/`, `ImageList/`, `TrainTestLabels/`, `Concepts81.txt` |
-    | `multilabel_folder` | folder with `labels.csv`, or `train.csv` and `test.csv` |
-    | `image_folder` | as for `load_dataset`, with the same images in the same order |
-    | `imagenet` | folder with `train/<wnid>/*` and `val/<wnid>/*`, or all images in `val/` and \
-`LOC_val_solution.csv`; Kaggle's `ILSVRC/` |
-    | `mini_webvision` | WebVision 1.0: folder with `info/train_filelist_google.txt`, \
-`info/val_filelist.txt`, `google/` and `val_images_256/`; or `train/<class>/*` and `val/<class>/*` |
-
-    An image of VOC has a class if any object of it does, a difficult one too. Images of COCO
-    without any object are left out, those of the other sets are kept.
-
-    The tables of a `multilabel_folder` have the columns `path`, relative to the folder, and
-    `labels`, with semicolons in between; `labels.csv` may say train or test in a column `split`,
-    without which the same fifth is held out for testing in every run. Classes are the lines of
-    `classes.txt` or, without it, the labels of the training images, sorted. Images of the last two
-    sets have one label each.
-
-    `path` may also be the folder around the thing named; without it, `datasets/` below the working
-    directory and the folder of TensorFlow Datasets are searched.
-
-    Args:
-      name: one of the above.
-      path: where the data is.
-      max_train: keep at most so many training images, any, but each class among them.
-      max_test: likewise for the test images.
-      seed: fixes which images these keep.
-
-    Returns:
-      A `FileDataset`.
-
-    Raises:
-      DataError: the set is unknown, missing, damaged or inconsistent.
-    """
-    if name not in FILE_SETS:
-        raise DataError(unknown_name("dataset", name, FILE_SETS))
-    path = None if path is None else pathlib.Path(path).expanduser()
-    if path is not None and not path.exists():
-        raise DataError(f"There is no {path}: correct --config.dataset.path=.")
-    dataset = FILE_SETS[name](path)
-    return dataclasses.replace(
-        dataset,
-        train=subset(dataset.train, max_train, "max_train", seed),
-        test=subset(dataset.test, max_test, "max_test", seed),
-    )
-
-
-# ---------------------------------------------------------------------------------------- layouts
-
-
-def _coco2014(path: pathlib.Path | None) -> FileDataset:
+def coco2014(path: pathlib.Path | None) -> FileDataset:
+    """MS-COCO 2014 from its folder or TensorFlow Datasets."""
     for place in find_places("coco2014", path):
         files = [_coco_annotations(place, split) for split in ("train", "val")]
         if all(files):
             break
     else:
-        if directory := _prepared("coco/2014", path):
+        if directory := find_tfds("coco/2014", path):
             return _from_tfds("coco2014", directory, ("train",), ("validation",))
         raise missing_set(
             "MS-COCO 2014",
@@ -263,7 +91,8 @@ def _coco_annotations(place: pathlib.Path, split: str) -> pathlib.Path | None:
     return next((place / name for name in names if (place / name).is_file()), None)
 
 
-def _voc2007(path: pathlib.Path | None) -> FileDataset:
+def voc2007(path: pathlib.Path | None) -> FileDataset:
+    """Pascal VOC 2007 from its folder or TensorFlow Datasets."""
     for place in find_places("voc2007", path):
         roots = [_voc_root(place, split) for split in ("trainval", "test")]
         if all(roots):
@@ -275,7 +104,7 @@ def _voc2007(path: pathlib.Path | None) -> FileDataset:
                 f"{place} holds the {found} part of Pascal VOC 2007, but not the {lacking} part: "
                 f"unpack VOC{lacking}_*.tar there too."
             )
-    if directory := _prepared("voc/2007", path):
+    if directory := find_tfds("voc/2007", path):
         return _from_tfds("voc2007", directory, ("train", "validation"), ("test",))
     raise missing_set("Pascal VOC 2007", path, "put VOCdevkit/VOC2007 into datasets/voc2007")
 
@@ -312,7 +141,8 @@ def _voc_examples(root: pathlib.Path, split: str) -> FileExamples:
     return _examples(root, "JPEGImages", rows, VOC_CLASSES, source=source)
 
 
-def _nus_wide(path: pathlib.Path | None) -> FileDataset:
+def nus_wide(path: pathlib.Path | None) -> FileDataset:
+    """NUS-WIDE from its folder."""
     for place in find_places("nus_wide", path):
         if (place / "ImageList").is_dir():
             break
@@ -333,7 +163,7 @@ def _nus_wide(path: pathlib.Path | None) -> FileDataset:
         files = [line.replace("\\", "/") for line in lines]
         columns = [labels / f"Labels_{name}_{split}.txt" for name in names]
         targets = annotations.read_columns(columns, len(files))
-        parts.append(_checked_files(place, images, files, targets))
+        parts.append(checked_files(place, images, files, targets))
     return FileDataset("nus_wide", *parts, names)
 
 
@@ -344,7 +174,8 @@ def _first(place: pathlib.Path, *names: str) -> pathlib.Path:
     raise DataError(f"{place} lacks {names[0]}: the data set is not whole, unpack it again.")
 
 
-def _multilabel_folder(path: pathlib.Path | None) -> FileDataset:
+def multilabel_folder(path: pathlib.Path | None) -> FileDataset:
+    """A folder of images with tables of their labels."""
     if path is None or not path.is_dir():
         raise DataError(
             "multilabel_folder needs a folder with images and labels.csv: set "
@@ -376,7 +207,7 @@ def _divided(
         names = sorted({name for _, classes, _ in rows for name in classes})
         targets = annotations.to_targets([row[:2] for row in rows], names, table)
         generator = host_generator(0, "multilabel/hold_out")
-        num_train = len(rows) - round(_HELD_OUT * len(rows))
+        num_train = len(rows) - round(HELD_OUT * len(rows))
         trained = set(covering_subset(targets, num_train, "max_train", generator).tolist())
         divided = [
             [i for i in range(len(rows)) if (i in trained) == part] for part in (True, False)
@@ -389,12 +220,8 @@ def _divided(
     return [[row[:2] for row in rows if row[2] == split] for split in ("train", "test")]
 
 
-def _image_folder(path: pathlib.Path | None, name: str = "image_folder") -> FileDataset:
-    train, test, class_names, _ = image_folder_parts(name, path, _in_files)
-    return FileDataset(name, train, test, class_names)
-
-
-def _imagenet(path: pathlib.Path | None) -> FileDataset:
+def imagenet(path: pathlib.Path | None) -> FileDataset:
+    """ImageNet from class folders, or as Kaggle packs it."""
     for place in find_places("imagenet", path):
         for root in (place, place / _KAGGLE):
             if (root / "train").is_dir() and (root / "val").is_dir():
@@ -409,7 +236,7 @@ def _imagenet(path: pathlib.Path | None) -> FileDataset:
 
 def _imagenet_in(root: pathlib.Path) -> FileDataset:
     classes = [folder.name for folder in subfolders(root / "train")]
-    train = _in_files("train", root, listed(root, "train"), classes)
+    train = in_files("train", root, listed(root, "train"), classes)
     entries = listed(root, "val")
     if not entries:
         # Beside the images, or where Kaggle's archive has it.
@@ -428,11 +255,12 @@ def _imagenet_in(root: pathlib.Path) -> FileDataset:
                 f"{missing[0].name} first: copy it again, or remove them."
             )
         entries = [(class_of[image.stem], f"val/{image.name}", image) for image in images]
-    test = _in_files("test", root, entries, classes)
+    test = in_files("test", root, entries, classes)
     return FileDataset("imagenet", train, test, tuple(classes))
 
 
-def _mini_webvision(path: pathlib.Path | None) -> FileDataset:
+def mini_webvision(path: pathlib.Path | None) -> FileDataset:
+    """The first classes of WebVision from its lists, or from class folders."""
     for place in find_places("webvision", path):
         if (place / "info").is_dir():
             parts = [
@@ -444,7 +272,7 @@ def _mini_webvision(path: pathlib.Path | None) -> FileDataset:
             ]
             return FileDataset("mini_webvision", *parts, _webvision_classes(place, parts[0]))
         if (place / "train").is_dir():
-            return _image_folder(place, "mini_webvision")
+            return image_folder_files(place, "mini_webvision")
     raise missing_set(
         "WebVision 1.0",
         path,
@@ -463,7 +291,7 @@ def _webvision_examples(root: pathlib.Path, listing: str, folder: str) -> FileEx
         if int(label) < _MINI_CLASSES:
             files.append(file)
             labels.append(int(label))
-    return _checked_files(root, folder, files, np.array(labels, np.int32))
+    return checked_files(root, folder, files, np.array(labels, np.int32))
 
 
 def _webvision_classes(root: pathlib.Path, train: FileExamples) -> tuple[str, ...]:
@@ -477,29 +305,6 @@ def _webvision_classes(root: pathlib.Path, train: FileExamples) -> tuple[str, ..
     return tuple(line.split(",")[0] for line in lines)
 
 
-FILE_SETS: dict[str, Callable[[pathlib.Path | None], FileDataset]] = {
-    "coco2014": _coco2014,
-    "image_folder": _image_folder,
-    "imagenet": _imagenet,
-    "mini_webvision": _mini_webvision,
-    "multilabel_folder": _multilabel_folder,
-    "nus_wide": _nus_wide,
-    "voc2007": _voc2007,
-}
-"""Name -> function that finds the files at a path."""
-
-
-# --------------------------------------------------------------------------------------- examples
-
-
-def _in_files(
-    split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
-) -> FileExamples:
-    entries, labels = in_order(split, root, entries, class_names)
-    names, files = (tuple(entry[k] for entry in entries) for k in (1, 2))
-    return FileExamples(names, files, labels)
-
-
 def _examples(
     root: pathlib.Path,
     folder: str,
@@ -511,10 +316,10 @@ def _examples(
     """Examples from (file in `folder`, classes) pairs."""
     listing = list(listing)
     targets = annotations.to_targets(listing, class_names, source)
-    return _checked_files(root, folder, [file for file, _ in listing], targets)
+    return checked_files(root, folder, [file for file, _ in listing], targets)
 
 
-def _checked_files(
+def checked_files(
     root: pathlib.Path, folder: str, files: Sequence[str], targets: np.ndarray
 ) -> FileExamples:
     """Examples whose files are all there."""
@@ -539,22 +344,6 @@ def _checked_files(
     return FileExamples(names, tuple(paths), targets)
 
 
-# --------------------------------------------------------------------------- TensorFlow Datasets
-
-
-def _prepared(name: str, path: pathlib.Path | None) -> pathlib.Path | None:
-    return next(filter(None, map(tfds_directory, find_places(name, path))), None)
-
-
-@functools.cache
-def _tfds_records(directory: pathlib.Path, split: str):
-    """A split of a prepared folder, its images still encoded."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(directory)
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-
-
 def _from_tfds(
     name: str, directory: pathlib.Path, train: Sequence[str], test: Sequence[str]
 ) -> FileDataset:
@@ -567,11 +356,11 @@ def _from_tfds(
         for splits in (train, test):
             files, listing = [], []
             for split in splits:
-                for i, record in enumerate(_tfds_records(directory, split)):
+                for i, record in enumerate(readers.tfds_records(directory, split)):
                     classes = {names[label] for label in record["objects"]["label"]}
                     if classes or name != "coco2014":
                         listing.append((record["image/filename"].decode(), sorted(classes)))
-                        files.append(TfdsImage(directory, split, i))
+                        files.append(readers.TfdsImage(directory, split, i))
             targets = annotations.to_targets(listing, sorted(names), directory)
             parts.append(FileExamples(tuple(n for n, _ in listing), tuple(files), targets))
     except NotImplementedError as error:

@@ -22,7 +22,7 @@ from jaxrobust.losses import (
     sop_noise_terms,
     sop_sgd_update,
 )
-from jaxrobust.losses.bidirectional import bldr_learning_rate, ema_decay_at, ema_update
+from jaxrobust.losses.bidirectional_learning import bldr_learning_rate, ema_decay_at, ema_update
 
 DTYPES = [np.float64, np.float32]
 PL_CASES = [

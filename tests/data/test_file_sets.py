@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrobust.data.multilabel import COCO_CLASSES, VOC_CLASSES, FileDataset, list_dataset
+from jaxrobust.data import FileDataset, list_dataset
+from jaxrobust.data.file_sets import COCO_CLASSES, VOC_CLASSES
 from jaxrobust.errors import DataError
 
 RNG = np.random.default_rng(0)

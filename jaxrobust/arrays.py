@@ -1,0 +1,48 @@
+"""Casts, masked means and checks of arrays that losses, selection and methods share; JAX alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def at_least_float32(x: jax.typing.ArrayLike) -> jax.Array:
+    """Casts half precision (and integers) up to float32; float32 and float64 stay as they are."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x.astype(jnp.float32)
+    # NumPy's rule, because JAX's refuses (float64, float32) under strict promotion.
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+def masked_mean(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Mean of `values` over all entries, or over those where `where` holds.
+
+    An empty selection gives 0, in the gradient too.
+    """
+    if where is None:
+        return jnp.mean(values)
+    count = jnp.maximum(jnp.sum(where, dtype=values.dtype), 1)
+    return jnp.sum(jnp.where(where, values, jnp.zeros_like(values))) / count
+
+
+def check_logits(logits: jax.typing.ArrayLike, name: str = "logits") -> jax.Array:
+    """The logits [..., C] in at least float32; ValueError for fewer than two classes."""
+    logits = at_least_float32(logits)
+    if logits.ndim == 0 or logits.shape[-1] < 2:
+        raise ValueError(f"{name} must be [..., C] with C >= 2 classes; got shape {logits.shape}.")
+    return logits
+
+
+def label_mask(logits: jax.Array, labels: jax.typing.ArrayLike) -> jax.Array:
+    """Bool [..., C], true at the label; ValueError unless labels are integers [...].
+
+    A label outside 0..C-1 marks no class: its row is false everywhere.
+    """
+    labels = jnp.asarray(labels)
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"labels must have one entry per row of logits, got {labels.shape} for {logits.shape}."
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, not {labels.dtype}; pass class indices.")
+    return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)

@@ -1,0 +1,128 @@
+"""Sets with a folder of images for each class, read into memory or left in their files."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxrobust.data import readers
+from jaxrobust.data.dataset import (
+    NO_LABEL,
+    Dataset,
+    Examples,
+    FileDataset,
+    FileExamples,
+    with_own_statistics,
+)
+from jaxrobust.data.places import listed, subfolders
+from jaxrobust.data.subsets import hold_out
+from jaxrobust.errors import DataError
+
+Entry = tuple[str, str, bytes | pathlib.Path]
+"""Class, path relative to the data set, content or path."""
+
+_UNLABELED = "unlabeled"  # folder of images without a label, in place of a class
+
+
+def image_folder(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    """Class folders, read into memory."""
+
+    def build(*part):
+        return decoded(*part, image_size)
+
+    return with_own_statistics("image_folder", *image_folder_parts("image_folder", path, build))
+
+
+def image_folder_files(path: pathlib.Path | None, name: str = "image_folder") -> FileDataset:
+    train, test, class_names, _ = image_folder_parts(name, path, in_files)
+    return FileDataset(name, train, test, class_names)
+
+
+def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) -> tuple:
+    """What a folder of class folders holds.
+
+    Args:
+      name: of the data set, for messages.
+      path: of the folder.
+      build: `(part, folder, (class, path relative to the folder, path) triples, class names) ->
+        examples`, in memory or not.
+
+    Returns:
+      (train, test, class names, unlabelled or None).
+    """
+    if path is None or not path.is_dir():
+        raise DataError(
+            f"{name} needs a folder that holds a folder of images for each class: set "
+            f"--config.dataset.path= to one{'' if path is None else f', {path} is a file'}."
+        )
+    root = path / "train" if subfolders(path / "train") else path
+    classes = [folder.name for folder in subfolders(root) if folder.name != _UNLABELED]
+    entries = listed(path, root.relative_to(path).as_posix())
+    labeled = [entry for entry in entries if entry[0] != _UNLABELED]
+    train = build("train", path, labeled, classes)
+    unlabeled = None
+    if len(labeled) < len(entries):
+        others = [entry for entry in entries if entry[0] == _UNLABELED]
+        unlabeled = build("unlabelled", path, others, (_UNLABELED,))
+        unlabeled = dataclasses.replace(unlabeled, labels=np.full_like(unlabeled.labels, NO_LABEL))
+    test_folder = next((f for f in ("test", "val") if (path / f).is_dir()), None)
+    if root == path:
+        train, test = hold_out(train)
+    elif test_folder is not None:
+        test = build("test", path, listed(path, test_folder), classes)
+    elif unlabeled is not None:
+        test = train.take(np.arange(0))
+    else:
+        raise DataError(
+            f"{path} has train/ but no test/: add test/<class>/*, or move the class folders up "
+            f"into {path}, and a fifth of each class is held out for testing."
+        )
+    return train, test, tuple(classes), unlabeled
+
+
+def in_order(
+    split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
+) -> tuple[list[Entry], np.ndarray]:
+    """Entries sorted by class and path, and their labels.
+
+    Raises:
+      DataError: there are none, or one is of another class.
+    """
+    if not entries:
+        raise DataError(
+            f"The {split} part of {root} holds no images: put them into one folder for each class."
+        )
+    label_of = {name: label for label, name in enumerate(class_names)}
+    for class_name, file, _ in entries:
+        if class_name not in label_of:
+            raise DataError(
+                f"{root / file} belongs to the class {class_name!r}, which is not one of the "
+                f"{len(class_names)} classes to train on: add training images of it, or remove it."
+            )
+    entries = sorted(entries, key=lambda entry: (label_of[entry[0]], entry[1]))
+    return entries, np.array([label_of[class_name] for class_name, _, _ in entries], np.int32)
+
+
+def decoded(
+    split: str,
+    root: pathlib.Path,
+    entries: Sequence[Entry],
+    class_names: Sequence[str],
+    image_size: int | None,
+) -> Examples:
+    """Decodes entries, sorted by class and path."""
+    entries, labels = in_order(split, root, entries, class_names)
+    images = readers.decode_images(
+        [(str(root / file), source) for _, file, source in entries], image_size
+    )
+    return Examples(images, labels, tuple(file for _, file, _ in entries))
+
+
+def in_files(
+    split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
+) -> FileExamples:
+    """Examples in files from entries, sorted by class and path."""
+    entries, labels = in_order(split, root, entries, class_names)
+    names, files = (tuple(entry[k] for entry in entries) for k in (1, 2))
+    return FileExamples(names, files, labels)

@@ -1,0 +1,288 @@
+"""What a data set is: examples in memory or in files, their labels, and what identifies them."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrobust.data import readers
+from jaxrobust.errors import DataError
+
+NO_LABEL = -1
+"""Label of an image that nobody has labelled; only `Dataset.unlabeled` holds such images."""
+
+
+class Origin(NamedTuple):
+    """What examples were taken from.
+
+    Attributes:
+      labels: of all the examples there.
+      ids: int [N], positions there of those that were taken.
+    """
+
+    labels: np.ndarray
+    ids: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Images and their labels.
+
+    Attributes:
+      images: uint8 [N, H, W, 3].
+      labels: int32 [N], or uint8 {0, 1} [N, C] where an image may have several labels, or none.
+      files: path of each image relative to the data set, where images are files.
+      origin: where they are a part of more examples.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    files: tuple[str, ...] | None = None
+    origin: Origin | None = None
+
+    def __post_init__(self):
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
+            raise DataError(
+                "Images must be uint8 [N, H, W, 3], but are "
+                f"{self.images.dtype} {list(self.images.shape)}."
+            )
+        check_labels(self.labels, len(self.images))
+        if self.files is not None and len(self.files) != len(self.images):
+            raise DataError(f"There are {len(self.files)} files for {len(self.images)} images.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+    def take(self, ids: np.ndarray) -> "Examples":
+        """The examples at these positions, in this order."""
+        files = None if self.files is None else tuple(self.files[i] for i in ids)
+        return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileExamples:
+    """Images that stay where they are until they are needed, and their labels.
+
+    Attributes:
+      names: of each image, relative to the data set.
+      files: each has `read_bytes()` and can be sent to another process.
+      labels: int32 [N], or uint8 {0, 1} [N, C].
+    """
+
+    names: tuple[str, ...]
+    files: tuple[pathlib.Path | readers.TfdsImage, ...]
+    labels: np.ndarray
+
+    def __post_init__(self):
+        check_labels(self.labels, len(self.files))
+        if len(self.names) != len(self.files):
+            raise DataError(f"There are {len(self.names)} names for {len(self.files)} files.")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+    def take(self, ids: np.ndarray) -> "FileExamples":
+        """The examples at these positions, in this order."""
+        names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
+        return FileExamples(names, files, self.labels[ids])
+
+    def decode(self, image_size: int) -> Examples:
+        """Reads all images into memory, squeezed to squares so that no object is cut off."""
+        sources = list(zip(self.names, self.files, strict=True))
+        images = readers.decode_images(sources, image_size, crop=False)
+        return Examples(images, self.labels, self.names)
+
+
+def check_labels(labels: np.ndarray, num_images: int) -> None:
+    """Refuses labels that are neither int32 [N] nor uint8 {0, 1} [N, C]."""
+    kind = labels.dtype, labels.ndim
+    if kind not in ((np.int32, 1), (np.uint8, 2)) or len(labels) != num_images:
+        raise DataError(
+            f"Labels must be int32 [{num_images}], one for each image, or uint8 [{num_images}, "
+            f"classes], but are {labels.dtype} {list(labels.shape)}."
+        )
+    if labels.ndim == 2 and np.any(labels > 1):
+        raise DataError(f"Multi-label targets must be 0 or 1, but reach {labels.max()}.")
+
+
+def check_parts(name: str, class_names: Sequence[str], train, test, unlabeled=None) -> None:
+    """Refuses parts of a data set that are empty, or whose labels and classes do not fit.
+
+    Args:
+      name: of the data set.
+      class_names: one per label.
+      train: examples, in memory or not.
+      test: likewise; there may be none if there are unlabelled ones.
+      unlabeled: likewise, or None.
+    """
+    num_classes = len(class_names)
+    if num_classes < 2:
+        raise DataError(f"{name} has {num_classes} class: at least 2 are needed.")
+    for split, examples in (("train", train), ("test", test)):
+        if not len(examples):
+            if split == "test" and unlabeled is not None:
+                continue
+            raise DataError(f"The {split} part of {name} holds no images.")
+        if examples.is_multilabel != train.is_multilabel:
+            raise DataError(f"Only one of train and test of {name} is multi-label.")
+        if train.is_multilabel:
+            if examples.labels.shape[1] != num_classes:
+                raise DataError(
+                    f"{name} has {num_classes} classes, but {split} labels are for "
+                    f"{examples.labels.shape[1]}."
+                )
+            continue
+        low, high = examples.labels.min(), examples.labels.max()
+        if low < 0 or high >= num_classes:
+            raise DataError(
+                f"{name} has {num_classes} classes, so labels must lie in 0 to "
+                f"{num_classes - 1}, but {split} labels reach from {low} to {high}."
+            )
+    if train.is_multilabel:
+        counts = train.labels.sum(axis=0, dtype=np.int64)
+    else:
+        counts = np.bincount(train.labels, minlength=num_classes)
+    if absent := [class_names[label] for label in np.flatnonzero(counts == 0)]:
+        raise DataError(f"{name} has no training images of {', '.join(absent)}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory, with what is needed to normalise it and to name its classes.
+
+    Attributes:
+      name: what reports call it: the name given to `load_dataset`, but `cifar10_jpeg` for the
+        recompressed images, whose pixels are not the official ones.
+      train: training examples; every class has some.
+      test: test examples; none only where there are unlabelled images.
+      class_names: one per label.
+      mean: of each channel on the [0, 1] scale.
+      std: likewise, positive.
+      unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    unlabeled: Examples | None = None
+
+    def __post_init__(self):
+        check_parts(self.name, self.class_names, self.train, self.test, self.unlabeled)
+        if self.unlabeled is not None and np.any(self.unlabeled.labels != NO_LABEL):
+            raise DataError(f"Unlabelled images of {self.name} must all have the label {NO_LABEL}.")
+        for split, examples in (("test", self.test), ("unlabelled", self.unlabeled)):
+            if examples is not None and examples.images.shape[1:] != self.train.images.shape[1:]:
+                raise DataError(
+                    f"Images of {self.name} differ in size: train {self.train.images.shape[1:3]}, "
+                    f"{split} {examples.images.shape[1:3]}. Set image_size "
+                    "(--config.dataset.image_size=) to resize them all."
+                )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise DataError(
+                "mean and std need one number per channel, and std positive ones, but are "
+                f"{self.mean} and {self.std}."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.train.is_multilabel
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileDataset:
+    """A data set of files.
+
+    Attributes:
+      name: what reports call it.
+      train: training examples; every class has some.
+      test: test examples.
+      class_names: one per label.
+      mean: of each channel on the [0, 1] scale, to normalise with.
+      std: likewise; the default leaves the [0, 1] scale as it is.
+    """
+
+    name: str
+    train: FileExamples
+    test: FileExamples
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self):
+        check_parts(self.name, self.class_names, self.train, self.test)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.train.is_multilabel
+
+    def decode(self, image_size: int) -> Dataset:
+        """Reads all images into memory; see `FileExamples.decode`."""
+        train, test = self.train.decode(image_size), self.test.decode(image_size)
+        return Dataset(self.name, train, test, self.class_names, self.mean, self.std)
+
+
+def with_own_statistics(
+    name: str,
+    train: Examples,
+    test: Examples,
+    class_names: tuple[str, ...],
+    unlabeled: Examples | None = None,
+) -> Dataset:
+    """Data set normalised by the mean and deviation of its own training pixels."""
+    counts = np.zeros((3, 256))
+    for examples in filter(None, (train, unlabeled)):
+        for image in examples.images:
+            for channel in range(3):
+                counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ values
+    std = np.sqrt(np.maximum(share @ values**2 - mean**2, 0))
+    std = np.where(std > 0, std, 1)  # a channel of one value is only centred
+    mean, std = tuple(mean.tolist()), tuple(std.tolist())
+    return Dataset(name, train, test, class_names, mean, std, unlabeled)
+
+
+def fingerprint(dataset) -> str:
+    """SHA-256 over images, labels and class names: equal if and only if the data is.
+
+    Of a `FileDataset` it is over the files' names in place of the images.
+    """
+    digest = hashlib.sha256(repr(dataset.class_names).encode())
+    unlabeled = getattr(dataset, "unlabeled", None)
+    for examples in filter(None, (dataset.train, dataset.test, unlabeled)):
+        in_memory = isinstance(examples, Examples)
+        pixels = examples.images if in_memory else np.array(list(map(os.fsencode, examples.names)))
+        for array in (pixels, examples.labels):
+            digest.update(repr((array.dtype.str, array.shape)).encode())
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""The command: finds the runs, groups them, and writes their page."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from jaxrobust import compare
+from jaxrobust.engine.files import write_text
+from jaxrobust.errors import UserError
+from jaxrobust.report.markup import Images
+from jaxrobust.report.page import compose_page
+from jaxrobust.report.workdir import read_run, single_seeds
+
+
+def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str) -> pathlib.Path:
+    """Writes the page about some runs.
+
+    Args:
+      workdirs: folders of runs, of one seed or of several.
+      out: folder for `index.html` and the PNGs.
+      by: config fields that tell groups apart, joined by commas.
+
+    Returns:
+      The page.
+
+    Raises:
+      UserError: if one is no workdir, its files are damaged, the runs are of different problems, or
+        `out` cannot be written.
+    """
+    single = single_seeds(workdirs)
+    finished = [w for w in single if (w / "results.json").exists()]
+    notes = [f"{w} is not finished and is left out." for w in single if w not in finished]
+    if not finished and len(single) > 1:
+        raise UserError(
+            f"None of {', '.join(map(str, single))} is finished; name one alone for a page of what "
+            "is there."
+        )
+    if finished:
+        folders = compare.folders(finished, by)
+        groups = {label: [read_run(w) for w in of_label] for label, of_label in folders.items()}
+    else:
+        run = read_run(single[0])
+        groups = {run.config["method"]: [run]}
+        notes = ["This run is not finished; here is what is there. Its command goes on with it."]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        page = out / "index.html"
+        write_text(page, compose_page(groups, Images(out), notes))
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written to {out} ({error.strerror}); choose another --out."
+        ) from None
+    return page
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrobust.report",
+        description="Writes a page about a run, or about several that are compared.",
+    )
+    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of runs")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="folder for index.html and the figures; default: report/ in the workdir, of several "
+        "workdirs report/ here",
+    )
+    parser.add_argument("--by", default="method", help="config field that tells groups apart")
+    arguments = parser.parse_args(argv)
+    alone = len(arguments.workdirs) == 1
+    out = arguments.out or (arguments.workdirs[0] if alone else pathlib.Path()) / "report"
+    try:
+        page = write_report(arguments.workdirs, out, by=arguments.by)
+    except UserError as error:
+        print(f"jaxrobust: {error}", file=sys.stderr)
+        return 2
+    print(f"report: {page}")
+    return 0

@@ -1,0 +1,138 @@
+"""HTML elements, embedded images and numbers as text: what sections are made of.
+
+Functions whose names are those of elements take text and return markup.
+"""
+
+import base64
+import html
+import io
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+_MAX_EMBEDDED_PNG = 150_000  # bytes; larger contact sheets are embedded as JPEG
+
+
+def table(
+    caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, numeric: bool = False
+) -> str:
+    """A table whose first column names its rows; it scrolls where it is too wide."""
+    head = "".join(f'<th scope="col">{html.escape(str(cell))}</th>' for cell in header)
+    body = ""
+    for first, *others in rows:
+        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in others)
+        body += f'<tr><th scope="row">{html.escape(str(first))}</th>{cells}</tr>\n'
+    kind = ' class="numeric"' if numeric else ""
+    label = html.escape(caption, quote=True)
+    return (
+        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table{kind}>'
+        f"<caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>\n"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{html.escape(text)}</p>' if kind else f"<p>{html.escape(text)}</p>"
+
+
+def section(title: str, *parts: str) -> str:
+    """A section, or nothing if all its parts are nothing."""
+    body = "\n".join(filter(None, parts))
+    return f"<section><h2>{html.escape(title)}</h2>\n{body}\n</section>" if body else ""
+
+
+def details(summary: str, *parts: str, is_open: bool = False) -> str:
+    body = "\n".join(filter(None, parts))
+    start = "<details open>" if is_open else "<details>"
+    return f"{start}<summary>{html.escape(summary)}</summary>\n{body}\n</details>" if body else ""
+
+
+def side_by_side(*parts: str) -> str:
+    body = "\n".join(filter(None, parts))
+    return f'<div class="pair">{body}</div>' if body else ""
+
+
+class Images:
+    """The figures of a page: embedded in it, and as PNGs beside it."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+
+    def plot(self, name: str, alt: str, caption: str, draw: Callable[[pathlib.Path, int], None]):
+        """A figure of panels: up to three beside each other, one under the other on a phone.
+
+        Args:
+          name: of the file, without suffix.
+          alt: what is seen, for those who do not see it.
+          caption: under the figure.
+          draw: `(path, columns)`, which writes a PNG.
+        """
+        sources = {}
+        for columns, suffix in ((3, ""), (1, "_narrow")):
+            path = self._folder / f"{name}{suffix}.png"
+            draw(path, columns)
+            sources[columns] = data_uri(path.read_bytes())
+        return (
+            '<figure class="plot"><picture>'
+            f'<source media="(max-width: 40rem)" srcset="{sources[1]}">'
+            f'<img src="{sources[3]}" alt="{html.escape(alt)}"></picture>'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+
+    def drawn(self, name: str, alt: str, caption: str, draw: Callable[[pathlib.Path], None]) -> str:
+        """A figure of one panel; arguments as of `plot`."""
+        path = self._folder / f"{name}.png"
+        draw(path)
+        return self._figure(path.read_bytes(), alt, caption, "plot")
+
+    def found(self, source: pathlib.Path, name: str, alt: str, caption: str, kind: str) -> str:
+        """A PNG of the run's, or nothing if it is not there; `kind` is `wide plot` or `photos`."""
+        if not source.exists():
+            return ""
+        content = source.read_bytes()
+        (self._folder / f"{name}.png").write_bytes(content)
+        return self._figure(content, alt, caption, kind)
+
+    def _figure(self, content: bytes, alt: str, caption: str, kind: str) -> str:
+        source = data_uri(content, photos=kind == "photos")
+        image = f'<img src="{source}" alt="{html.escape(alt)}">'
+        if kind != "plot":
+            image = f'<div class="scroll" tabindex="0">{image}</div>'
+        text = f"<figcaption>{html.escape(caption)}</figcaption>"
+        return f'<figure class="{kind}">{image}{text}</figure>'
+
+
+def data_uri(content: bytes, *, photos: bool = False) -> str:
+    kind = "png"
+    if photos and len(content) > _MAX_EMBEDDED_PNG:
+        from PIL import Image
+
+        jpeg = io.BytesIO()
+        with Image.open(io.BytesIO(content)) as image:
+            image.convert("RGB").save(jpeg, "JPEG", quality=85)
+        if len(jpeg.getvalue()) < len(content):
+            kind, content = "jpeg", jpeg.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def file_stem(label: str) -> str:
+    """Part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", label).strip("._") or "run"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def mean_and_std(mean: float, std: float, num_seeds: int) -> str:
+    return f"{percent(mean)} ± {percent(std)}" if num_seeds > 1 else percent(mean)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "not recorded"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

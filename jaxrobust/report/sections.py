@@ -1,0 +1,292 @@
+"""The sections of a page that runs of every task have."""
+
+import html
+import json
+import re
+import statistics
+from collections.abc import Iterable
+
+import numpy as np
+
+from jaxrobust import compare, figures
+from jaxrobust.engine.runtime import flatten
+from jaxrobust.report.markup import (
+    Images,
+    details,
+    duration,
+    file_stem,
+    mean_and_std,
+    paragraph,
+    percent,
+    section,
+    side_by_side,
+    table,
+)
+from jaxrobust.report.task_sections import TASK_SECTIONS
+from jaxrobust.report.workdir import Run, read_json, read_tables, to_numbers
+
+Groups = dict[str, list[Run]]
+"""Runs by their label, of every label one for each seed."""
+
+_NUM_PAIRS = 8
+
+
+def headline(groups: Groups) -> str:
+    """Numbers of one recipe as tiles, of several as a table."""
+    measured = compare.statistics(_results(groups))
+    names = list(dict.fromkeys(name for values in measured.values() for name in values["mean"]))
+    texts = {
+        label: {
+            name: mean_and_std(values["mean"][name], values["std"][name], len(groups[label]))
+            for name in values["mean"]
+        }
+        for label, values in measured.items()
+    }
+    if len(groups) == 1:
+        ((label, text),) = texts.items()
+        tiles = "".join(
+            f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text[name])}<small> %</small></dd>"
+            "</div>"
+            for name in names
+        )
+        count = len(groups[label])
+        note = f"Mean ± standard deviation of {count} seeds." if count > 1 else ""
+        return f'<dl class="tiles">{tiles}</dl>' + (paragraph(note, "note") if note else "")
+    rows = [
+        [label, len(groups[label]), *(text.get(name, "–") for name in names)]
+        for label, text in texts.items()
+    ]
+    caption = "In percent; mean ± standard deviation where there are several seeds"
+    return table(caption, ["", "seeds", *names], rows, numeric=True)
+
+
+def _results(groups: Groups) -> dict[str, list[dict]]:
+    return {label: [run.results for run in runs] for label, runs in groups.items()}
+
+
+def curves(groups: Groups, images: Images) -> str:
+    results = _results(groups)
+    several = any(len(runs) > 1 for runs in groups.values())
+    band = " Lines are means over the seeds, bands one standard deviation." if several else ""
+    shown = ", ".join(groups)
+    parts = [
+        images.plot(
+            "curves",
+            f"Curves of {shown}: the measures above over the course of the run.",
+            "How the measures developed." + band,
+            lambda path, columns: compare.draw(results, path, columns=columns),
+        )
+    ]
+    if next(iter(results.values()))[0]["task"] == "active_learning":
+        plot = images.plot(
+            "curves_annotated",
+            f"Curves of {shown} against the number of annotated images.",
+            "The same against what it cost.",
+            lambda path, columns: compare.draw(results, path, x="annotated", columns=columns),
+        )
+        parts.append(details("Against the number of annotated images", plot))
+    return section("Curves", *parts)
+
+
+def of_group(label: str, runs: list[Run], images: Images, *, alone: bool) -> str:
+    """What only one group has; of its first seed, where it is about single images."""
+    title, select = TASK_SECTIONS[runs[0].config["task"]]
+    tested = test_images(label, runs, images)
+    chosen = select(runs[0], file_stem(label), images)
+    if len(runs) > 1 and chosen:
+        chosen.insert(0, paragraph(f"Of seed {runs[0].config['seed']}.", "note"))
+    progress = ""
+    if any(event["split"] in ("train", "test") for event in runs[0].events):
+        progress = images.plot(
+            f"progress_{file_stem(label)}",
+            f"Training loss and measures of {label} by epoch.",
+            "As logged in metrics.jsonl" + (" of the first seed" if runs[1:] else ""),
+            lambda path, columns: figures.progress_curves(runs[0].events, path, columns=columns),
+        )
+    if alone:
+        return "\n".join(
+            (
+                section(title, *chosen),
+                section("Test images", tested),
+                section("Training", progress),
+            )
+        )
+    return details(label, *chosen, tested, progress)
+
+
+def test_images(label: str, runs: list[Run], images: Images) -> str:
+    """Confusion, calibration and measures of classes, over all seeds of a group together."""
+    slug = file_stem(label)
+    counts, names = _sum_of_confusion(runs)
+    matrix = pairs = classes = reliability = ""
+    if counts is not None:
+        matrix = images.drawn(
+            f"confusion_{slug}",
+            f"Confusion matrix of {label}; the most frequent confusions are in the table below.",
+            f"{int(counts.sum())} test images" + (", all seeds together" if runs[1:] else ""),
+            lambda path: figures.confusion_matrix(
+                counts, names, path, title="Test images, % of each true class"
+            ),
+        )
+        pairs = _most_confused(counts, names)
+    tables = read_tables(runs, "classes.csv")
+    if all(len(rows) > 1 for rows in tables.values()):
+        precisions = np.mean([to_numbers(*item, 2)[:, 0] for item in tables.items()], axis=0)
+        class_names = [row[0] for row in next(iter(tables.values()))[1:]]
+        classes = images.drawn(
+            f"classes_{slug}",
+            f"Average precision of every class by {label}, from {percent(precisions.min())} to "
+            f"{percent(precisions.max())} percent.",
+            "Average precision of every class, the lowest first",
+            lambda path: figures.class_bars(
+                precisions, class_names, path, title="Average precision on the test images (%)"
+            ),
+        )
+    bins = _pooled_reliability(runs)
+    if bins is not None:
+        reliability = images.drawn(
+            f"reliability_{slug}",
+            f"Reliability diagram of {label}: accuracy by confidence in ten bins.",
+            "How often labels are there, by how probable they were called"
+            if classes
+            else "How often predictions are right, by how sure the network was",
+            lambda path: figures.reliability_diagram(bins, path),
+        )
+    return "\n".join(filter(None, [side_by_side(matrix, classes, reliability), pairs]))
+
+
+def _sum_of_confusion(runs: list[Run]) -> tuple[np.ndarray | None, list[str]]:
+    """Counts over the runs that have the same classes as the first, and the names of those."""
+    tables = read_tables(runs, "confusion.csv")
+    header = next(iter(tables.values()))[:1]
+    if not header:
+        return None, []
+    same = {file: rows for file, rows in tables.items() if rows[:1] == header}
+    counts = sum(to_numbers(*item, 1).astype(int) for item in same.items())
+    return counts, header[0][1:]
+
+
+def _most_confused(counts: np.ndarray, names: list[str]) -> str:
+    wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_NUM_PAIRS]
+    of_class = np.maximum(counts.sum(axis=1), 1)
+    rows = [
+        [names[true], names[taken], wrong[true, taken], percent(share)]
+        for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True)
+        if (share := wrong[true, taken] / of_class[true])
+    ]
+    header = ["true class", "taken for", "images", "% of the class"]
+    return table("Most frequent confusions", header, rows, numeric=True) if rows else ""
+
+
+def _pooled_reliability(runs: list[Run]) -> dict[str, np.ndarray] | None:
+    tables = read_tables(runs, "reliability.csv")
+    if not all(len(rows) > 1 for rows in tables.values()):
+        return None
+    numbers = np.stack([to_numbers(*item, 2) for item in tables.items()])
+    count, confidence, accuracy = numbers.transpose(2, 0, 1)
+    total = np.maximum(count.sum(axis=0), 1)
+    return {
+        "count": count.sum(axis=0).astype(int),
+        "confidence": (count * confidence).sum(axis=0) / total,
+        "accuracy": (count * accuracy).sum(axis=0) / total,
+    }
+
+
+def recipe(groups: Groups) -> str:
+    """The recipe: what differs between the groups or from the recipe first."""
+    fields = {label: [flatten(run.config) for run in runs] for label, runs in groups.items()}
+    names = dict.fromkeys(name for runs in fields.values() for run in runs for name in run)
+    texts = {
+        name: [_value(run.get(name) for run in runs) for runs in fields.values()] for name in names
+    }
+    everyone = [run for runs in groups.values() for run in runs]
+    changed = dict.fromkeys(name for run in everyone for name in _changed(run))
+    changed.pop("num_seeds", None)  # each of them is a run of one
+    first = [n for n in names if len(set(texts[n])) > 1]
+    first += [n for n in changed if n not in first]
+    header = ["field", *(groups if len(groups) > 1 else ["value"])]
+    recipes = ", ".join(dict.fromkeys(filter(None, map(_recipe, everyone))))
+    intro = f"Recipe: {recipes}." if recipes else ""
+    caption = "Changed on the command line"
+    if len(groups) > 1:
+        caption = "What differs, and what was changed on the command line"
+    rest = [n for n in names if n not in first]
+    return section(
+        "Recipe",
+        paragraph(intro) if intro else "",
+        table(caption, header, [[n, *texts[n]] for n in first]) if first else "",
+        details(
+            "All other fields" if first else "All fields",
+            table("config.json", header, [[n, *texts[n]] for n in rest]),
+        ),
+    )
+
+
+def _changed(run: Run) -> list[str]:
+    """Fields that the command line of the first start set, in its order."""
+    command = run.starts[0]["command"] if run.starts else []
+    given = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in command)
+    fields = flatten(run.config)
+    return list(dict.fromkeys(m[1] for m in given if m and m[1] in fields))
+
+
+def _recipe(run: Run) -> str:
+    command = run.starts[0]["command"] if run.starts else []
+    given = [a.partition("=")[2] for a in command if re.match(r"--?config=", a)]
+    return given[0] if given else ""
+
+
+def _value(values: Iterable[object]) -> str:
+    """A field's value, or its values where the seeds differ."""
+    return " / ".join(dict.fromkeys(json.dumps(v) if v != "" else '""' for v in values))
+
+
+def environment(groups: Groups) -> str:
+    """Where and when it ran."""
+    rows, versions, commands = [], {}, {}
+    for label, runs in groups.items():
+        for run in runs:
+            commands[" ".join(run.starts[0]["command"]) if run.starts else ""] = None
+            for start in run.starts:
+                versions |= {f"Python {start['python']}": None}
+                versions |= {f"{k} {v}": None for k, v in start["versions"].items()}
+                devices = dict.fromkeys(d.split(" ", 1)[-1] for d in start["devices"])
+                rows.append(
+                    [
+                        f"{label}, seed {run.config['seed']}",
+                        start["started"].replace("T", "\N{NO-BREAK SPACE}").removesuffix("+00:00"),
+                        start["host"],
+                        f"{len(start['devices'])} x {', '.join(devices)}",
+                        start["cpu_count"],
+                        start["commit"] or "–",
+                    ]
+                )
+    header = ["run", "started (UTC)", "host", "devices", "CPU cores", "commit"]
+    return section(
+        "Environment",
+        table("Every start", header, rows) if rows else "",
+        paragraph(f"Versions: {', '.join(versions)}.") if versions else "",
+        details("Commands", *(f"<pre>{html.escape(c)}</pre>" for c in commands if c)),
+    )
+
+
+def times(groups: Groups) -> str:
+    rows = []
+    for label, runs in groups.items():
+        for run in runs:
+            trained = {e["step"]: e["seconds"] for e in run.events if e["split"] == "train"}
+            gaps = np.diff(list(trained.values()))
+            traces = (read_json(run.workdir / "timing.json") or {}).get("traces", {})
+            rows.append(
+                [
+                    f"{label}, seed {run.config['seed']}",
+                    duration(run.seconds),
+                    len(run.starts),
+                    len(trained),
+                    f"{statistics.median(gaps):.2f} s" if gaps.size else "–",
+                    len(traces) or "–",
+                ]
+            )
+    header = ["run", "in all", "starts", "epochs", "median of an epoch", "programs compiled"]
+    return section("Time", table("Seconds of wall clock", header, rows, numeric=True))

@@ -1,0 +1,179 @@
+"""The section of a page that each task has alone: queries, suspicious labels, the teacher."""
+
+import pathlib
+
+import numpy as np
+
+from jaxrobust import figures
+from jaxrobust.report.markup import Images, details, paragraph, percent, side_by_side, table
+from jaxrobust.report.workdir import Run, read_json, read_rows, to_numbers
+
+_NUM_SUSPICIOUS = 20
+
+
+def queries(run: Run, slug: str, images: Images) -> list[str]:
+    """Rounds of active learning: what each query found, its scores and its images."""
+    rounds = run.results["rounds"] if run.results else _rounds_so_far(run.events)
+    aurocs = list(
+        dict.fromkeys(k for r in rounds for k in r.get("query", {}) if k.startswith("auroc_"))
+    )
+    header = ["round", "accuracy", "labels of known", "of unknown", "queried", "precision"]
+    header += ["recall", *(name.replace("auroc_", "AUROC ") for name in aurocs)]
+    rows = []
+    for entry in rounds:
+        query = entry.get("query", {})
+        measures = [query.get(name) for name in ("precision", "recall", *aurocs)]
+        rows.append(
+            [
+                entry["round"],
+                percent(entry["accuracy"]) if "accuracy" in entry else "–",
+                int(entry["num_labeled_known"]),
+                int(entry["num_labeled_unknown"]),
+                int(query["size"]) if query else "–",
+                *("–" if value is None else percent(value) for value in measures),
+            ]
+        )
+    parts = [table("Rounds (measures in percent)", header, rows, numeric=True)] if rows else []
+    tables = sorted((run.workdir / "queries").glob("round_??.csv"))
+    for file in tables:
+        parts.append(
+            details(
+                f"Query of round {int(file.stem[-2:])}",
+                _score_histograms(file, slug, images),
+                images.found(
+                    file.with_suffix(".png"),
+                    f"{file.stem}_{slug}",
+                    f"Images of the query, in order of choice; they are listed in {file.name}.",
+                    "The first images of the query, in order of choice, with the answers: green of "
+                    "a known class, orange unknown."
+                    if run.config.get("oracle") == "truth"
+                    else f"The images that are asked about, by their line in {file.name}.",
+                    "photos",
+                ),
+                is_open=file == tables[-1],
+            )
+        )
+    return parts
+
+
+def _score_histograms(table: pathlib.Path, slug: str, images: Images) -> str:
+    file = table.with_name(f"{table.stem}_scores.csv")
+    rows = read_rows(file)
+    if len(rows) < 2:
+        return ""
+    names, values = np.array([row[0] for row in rows[1:]]), to_numbers(file, rows, 1)
+    scores = {
+        str(name): dict(zip(rows[0][1:], values[names == name].T, strict=True))
+        for name in dict.fromkeys(names)
+    }
+    return images.plot(
+        f"scores_{table.stem}_{slug}",
+        f"Histograms of {', '.join(scores)} over the pool and over the chosen images.",
+        "How the scores were distributed over the pool, and over the images that were chosen",
+        lambda path, columns: figures.query_histograms(scores, path, columns=columns),
+    )
+
+
+def _rounds_so_far(events: list[dict]) -> list[dict]:
+    rounds: dict[int, dict] = {}
+    for event in events:
+        if event["split"] == "test":
+            rounds[event["round"]] = dict(event)
+        elif event["split"] == "query":
+            rounds[event["round"]]["query"] = event
+    return list(rounds.values())
+
+
+def suspicions(run: Run, slug: str, images: Images) -> list[str]:
+    """Labels that look wrong, and how the method tells."""
+    folder = run.workdir / "figures"
+    known = ("epochs", "reliability", "confusion", "suspicious")
+    scores = [p for p in sorted(folder.glob("*.png")) if p.stem not in known]
+    parts = [
+        images.found(
+            path,
+            f"{path.stem}_{slug}",
+            f"Histogram of {path.stem.replace('_', ' ')} over the training images.",
+            "The score by which the method tells right labels from wrong ones",
+            "wide plot",
+        )
+        for path in scores
+    ]
+    noise = read_json(run.workdir / "noise.json")
+    if noise and noise["kind"] != "none":
+        matrix = images.drawn(
+            f"noise_{slug}",
+            "Share of every given label among the images of each true class.",
+            f"What the labels were turned into: {noise['kind']} noise, "
+            f"{percent(noise['realised_rate'])} % are wrong",
+            lambda path: figures.confusion_matrix(
+                np.array(noise["transition"]),
+                noise["class_names"],
+                path,
+                title="Given labels, % of each true class",
+                column_title="Given label",
+            ),
+        )
+        parts.append(details("The noise", side_by_side(matrix)))
+    parts.insert(
+        0,
+        images.found(
+            folder / "suspicious.png",
+            f"suspicious_{slug}",
+            "The images with the most suspicious labels; the table names them.",
+            "The most suspicious labels: given, and suggested"
+            + ("" if not noise or noise["kind"] == "none" else "; orange where it is wrong indeed"),
+            "photos",
+        ),
+    )
+    header, *rows = read_rows(run.workdir / "label_quality.csv") or [[]]
+    wanted = ("id", "file", "given_label", "suggested_label", "clean_prob", "true_label")
+    shown = [header.index(name) for name in wanted if name in header]
+    if rows:
+        parts.append(
+            details(
+                f"The {min(_NUM_SUSPICIOUS, len(rows))} most suspicious of {len(rows)} labels",
+                table(
+                    "All are in label_quality.csv",
+                    [header[i].replace("_", " ") for i in shown],
+                    ([row[i] for i in shown] for row in rows[:_NUM_SUSPICIOUS]),
+                ),
+            )
+        )
+    return parts
+
+
+def teaching(run: Run, slug: str, images: Images) -> list[str]:
+    """Student and teacher side by side."""
+    del slug, images
+    if run.results is None:
+        return []
+    student, teacher = run.results["student"], run.results["teacher"]
+    last = {k: v for k, v in run.results["last"].items() if isinstance(v, float)}
+    rows = [[f"student {student['name']}", *map(percent, last.values())]]
+    if teacher:
+        measures = (teacher.get(name) for name in last)
+        rows.insert(
+            0,
+            [
+                f"teacher {teacher['name']}",
+                *("–" if value is None else percent(value) for value in measures),
+            ],
+        )
+    return [
+        paragraph(f"The student has {student['num_parameters']:,} parameters."),
+        table(
+            "On the test images after the last epoch (%)",
+            ["", *(name.replace("_", " ") for name in last)],
+            rows,
+            numeric=True,
+        ),
+    ]
+
+
+TASK_SECTIONS = {
+    "active_learning": ("Queries", queries),
+    "noisy_labels": ("Suspicious labels", suspicions),
+    "distillation": ("Student and teacher", teaching),
+}
+"""Task -> title of its section, and `(run, file stem, images) -> parts`."""

@@ -1,0 +1,154 @@
+"""What a run directory holds: its recipe, results, events and tables, checked while reading."""
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrobust import compare
+from jaxrobust.engine.files import unescape_formula
+from jaxrobust.errors import UserError
+
+TASKS = {
+    "active_learning": "Which images to annotate next, when many are of no known class",
+    "noisy_labels": "Training on labels of which some are wrong",
+    "distillation": "A small network that a large one teaches",
+}
+
+
+class Run(NamedTuple):
+    """What one seed left in its workdir.
+
+    Attributes:
+      workdir: the folder.
+      config: the recipe.
+      results: of a finished run, else None.
+      starts: environment of every start.
+      events: lines of `metrics.jsonl`.
+    """
+
+    workdir: pathlib.Path
+    config: dict
+    results: dict | None
+    starts: list[dict]
+    events: list[dict]
+
+    @property
+    def seconds(self) -> float | None:
+        """Time spent, as far as it was recorded."""
+        timing = read_json(self.workdir / "timing.json") or {}
+        return timing.get("seconds", self.events[-1]["seconds"] if self.events else None)
+
+
+def read_run(workdir: pathlib.Path) -> Run:
+    results, config = workdir / "results.json", read_json(workdir / "config.json")
+    if not isinstance(config, dict) or config.get("task") not in TASKS:
+        raise UserError(
+            f"{workdir / 'config.json'} is not of a run of jaxrobust; give the --workdir of one."
+        )
+    return Run(
+        workdir=workdir,
+        config=config,
+        results=compare.load_results(workdir) if results.exists() else None,
+        starts=(read_json(workdir / "environment.json") or {}).get("starts", []),
+        events=_events(workdir / "metrics.jsonl"),
+    )
+
+
+def single_seeds(workdirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """The same folders, those of several seeds replaced by the folder of each seed.
+
+    Raises:
+      UserError: if one is no workdir.
+    """
+    single = []
+    for workdir in workdirs:
+        seeds = sorted(
+            (p.parent for p in workdir.glob("seed_*/config.json")),
+            key=lambda p: (len(p.name), p.name),
+        )
+        if (workdir / "config.json").exists():
+            single.append(workdir)
+        elif seeds:
+            single += seeds
+        elif workdir.is_dir():
+            raise UserError(
+                f"{workdir} is no workdir: it holds no config.json; give the --workdir of a run."
+            )
+        else:
+            raise UserError(f"{workdir} does not exist; give the --workdir of a run.")
+    return single
+
+
+def _events(path: pathlib.Path) -> list[dict]:
+    """Events of a run, a torn last line left out."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            break
+    return events
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Content of a file, None where there is none.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); restore it, or repeat the run's command to write it "
+            "anew."
+        ) from None
+
+
+def read_rows(path: pathlib.Path) -> list[list[str]]:
+    """Lines of a CSV file as they were before `escape_formula`, none where there is no file.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [list(map(unescape_formula, row)) for row in csv.reader(file)]
+        if any(len(row) != len(rows[0]) for row in rows):
+            raise ValueError("its lines differ in length")
+        return rows
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); repeat the run's command to write it anew."
+        ) from None
+
+
+def read_tables(runs: Iterable[Run], name: str) -> dict[pathlib.Path, list[list[str]]]:
+    """What `read_rows` reads of every run's file of that name, by the file."""
+    return {run.workdir / name: read_rows(run.workdir / name) for run in runs}
+
+
+def to_numbers(path: pathlib.Path, rows: list[list[str]], first: int) -> np.ndarray:
+    """Cells below a file's header, from column `first` on.
+
+    Raises:
+      UserError: if they are not numbers, or there is none.
+    """
+    try:
+        numbers = np.array([row[first:] for row in rows[1:]], float)
+        if not numbers.size:
+            raise ValueError
+        return numbers
+    except ValueError:
+        raise UserError(
+            f"{path} is damaged (a number in it is missing or is none); repeat the run's command "
+            "to write it anew."
+        ) from None
