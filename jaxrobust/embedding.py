@@ -27,8 +27,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from jaxrobust.data import sources
 from jaxrobust.data.augment import normalize
+from jaxrobust.data.class_folders import UNLABELED
+from jaxrobust.data.dataset import NO_LABEL
+from jaxrobust.data.places import images_in, listed, subfolders
 from jaxrobust.data.readers import decode_image, to_rgb
 from jaxrobust.engine.files import write_json
 from jaxrobust.errors import DataError, UserError, unknown_name
@@ -40,7 +42,6 @@ ON_CORRUPT = ("stop", "skip")
 _CROP = 7 / 8  # of the side, in the views that are crops
 _CHUNK = 1024  # images between two saves, about
 _ARRAY, _STATE = "features.npy", "progress.json"
-_UNLABELED = "unlabeled"
 _OPTIONAL = ("labels", "label_names", "split")
 
 
@@ -391,24 +392,24 @@ def _of_folder(root: pathlib.Path) -> _Images:
     if not root.is_dir():
         raise DataError(f"There is no folder {root} to embed.")
     parts = [(f, "train" if f == "train" else "test") for f in ("train", "test", "val")]
-    parts = [part for part in parts if sources.subfolders(root / part[0])][:2]
+    parts = [part for part in parts if subfolders(root / part[0])][:2]
     entries = [
-        (_UNLABELED if name == _UNLABELED else split, name, file, path)
+        (UNLABELED if name == UNLABELED else split, name, file, path)
         for folder, split in parts or [("", "")]
-        for name, file, path in sources.listed(root, folder)
+        for name, file, path in listed(root, folder)
     ]
-    if parts and (root / _UNLABELED).is_dir():
+    if parts and (root / UNLABELED).is_dir():
         entries += [
-            (_UNLABELED, _UNLABELED, path.relative_to(root).as_posix(), path)
-            for path in sources.images_in(root / _UNLABELED)
+            (UNLABELED, UNLABELED, path.relative_to(root).as_posix(), path)
+            for path in images_in(root / UNLABELED)
         ]
     if not entries:
-        paths = sources.images_in(root)
+        paths = images_in(root)
         return _of_files(paths, tuple(path.name for path in paths))
     splits, classes, files, paths = zip(*entries, strict=True)
-    label_names = tuple(sorted(set(classes) - {_UNLABELED}))
+    label_names = tuple(sorted(set(classes) - {UNLABELED}))
     label_of = {name: label for label, name in enumerate(label_names)}
-    labels = np.array([label_of.get(name, sources.NO_LABEL) for name in classes], np.int32)
+    labels = np.array([label_of.get(name, NO_LABEL) for name in classes], np.int32)
     split = splits if parts else None
     return _of_files(paths, files, labels=labels, label_names=label_names, split=split)
 

@@ -1,5 +1,6 @@
 """Pretrained networks by name: from an installed package, a folder, or the Hugging Face hub."""
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -101,8 +102,13 @@ def _from_hub(repository: str) -> StoredClassifier:
         ) from None
 
     def fetched(file: str) -> pathlib.Path:
+        download = functools.partial(huggingface_hub.hf_hub_download, repository, file)
         try:
-            return pathlib.Path(huggingface_hub.hf_hub_download(repository, file))
+            return pathlib.Path(download(local_files_only=True))
+        except Exception:  # of many kinds; whatever it was, the next one names it
+            pass
+        try:
+            return pathlib.Path(download())
         except Exception as error:  # of the hub's client, or of the network below it
             raise UserError(
                 f"{file} of hf:{repository} is neither in the cache of huggingface_hub nor can it "

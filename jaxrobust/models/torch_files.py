@@ -9,7 +9,8 @@ import pathlib
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -225,34 +226,84 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a safetensors file, or damaged: {error}.") from error
 
 
-def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Tensors by name, of a state dict saved by PyTorch 1.6 or later or in safetensors.
+# Where a training checkpoint keeps its weights, and their moving average.
+_WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "student")
+_AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
 
-    The state dict may lie under `model` or `state_dict` in a training checkpoint, and all of its
-    names may start with `module.`.
+# What wrappers of a network put before all of its names.
+_PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "student.")
+
+
+class Checkpoint(NamedTuple):
+    """The weights of a checkpoint.
+
+    Attributes:
+      tensors: by PyTorch name.
+      taken: keys under which they lay in the file, outermost first.
+      left: keys of other weights beside them: moving averages, or what they are averages of.
+    """
+
+    tensors: dict[str, np.ndarray]
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
+    """A state dict saved by PyTorch or in safetensors, as it is or in a training checkpoint.
+
+    It may lie under `model`, `state_dict`, `net`, `model_state_dict` or `student`, and under
+    `model_ema` or the like as a moving average. Prefixes of wrappers (`module.`, `model.`,
+    `_orig_mod.`, `backbone.`, `student.`) are taken off; of a distiller only the student is read.
 
     Args:
       path: `.safetensors`, or any other ending for a file written by `torch.save`.
+      ema: whether to take the moving average where there are both. Where there is only one of the
+        two, that one is taken.
 
     Raises:
-      UserError: the file is missing, damaged, of an old format, holds no state dict, or its pickle
-        names anything beyond tensors and plain containers.
+      UserError: the file is missing, damaged, holds no state dict or no moving average where one is
+        asked for, or its pickle names anything beyond tensors and what is skipped beside them.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for key in ("model", "state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
+    taken, left = [], []
+    while isinstance(found, dict):
+        inner = [key for key in (*_WEIGHTS, *_AVERAGES) if isinstance(found.get(key), dict)]
+        if not inner:
+            break
+        inner.sort(key=lambda key: (key in _AVERAGES) != ema)
+        taken.append(inner[0])
+        left += [key for key in inner[1:] if (key in _AVERAGES) != (inner[0] in _AVERAGES)]
+        found = found[inner[0]]
     if not isinstance(found, dict) or not found:
         raise UserError(f"{path} does not hold a state dict. Save model.state_dict() instead.")
+    if ema and not set(taken) & set(_AVERAGES):
+        raise UserError(f"{path} holds no moving average of the weights; leave out --ema.")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise UserError(
                 f"{path} does not hold a state dict: {name!r} is no tensor. Save "
                 "model.state_dict() instead."
             )
-    if all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): value for name, value in found.items()}
-    return dict(found)
+    return Checkpoint(_without_prefixes(found), tuple(taken), tuple(left))
+
+
+def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of `read_checkpoint`."""
+    return read_checkpoint(path).tensors
+
+
+def _without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    tensors = dict(tensors)
+    while True:
+        if any(name.startswith("student.") for name in tensors):
+            tensors = {n: value for n, value in tensors.items() if n.startswith("student.")}
+        prefix = next((p for p in _PREFIXES if all(n.startswith(p) for n in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    # A backbone beside its head.
+    bare = [name.removeprefix("backbone.") for name in tensors]
+    return tensors if len(set(bare)) < len(bare) else dict(zip(bare, tensors.values(), strict=True))
