@@ -19,6 +19,13 @@ def _colours(images):
     return np.concatenate([half.mean((1, 2)) for half in halves], axis=1)
 
 
+def _drawn(module):
+    """Variables of random positive numbers, without compiling an initialisation."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: random.uniform(0.1, 1, x.shape).astype(np.float32), shapes)
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -30,7 +37,7 @@ def network(tmp_path_factory, tiny_backbones):
     """Folder of a stored network of four features."""
     folder = tmp_path_factory.mktemp("network") / "tiny"
     module = make_classifier("tiny4", num_classes=2, auxiliary="none", dtype=jnp.float32)
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = _drawn(module)
     statistics = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     save_classifier(StoredClassifier("tiny4", 2, variables, **statistics), folder)
     return str(folder)

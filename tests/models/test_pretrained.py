@@ -36,10 +36,17 @@ def _published(module, variables):
     return tensors
 
 
+def _drawn(module):
+    """Variables of random positive numbers, without compiling an initialisation."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: random.uniform(0.1, 1, x.shape).astype(np.float32), shapes)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """Writes a repository into a cache of huggingface_hub, which cannot reach the network."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
@@ -62,7 +69,7 @@ def hub(tmp_path, monkeypatch):
 def test_a_network_of_the_hub_is_read_from_its_cache(hub, tiny_backbones, monkeypatch):
     monkeypatch.setitem(pretrained._TIMM, "resnet18", "tiny8")
     module = make_classifier("tiny8", num_classes=3, auxiliary="none", dtype=jnp.float32)
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = _drawn(module)
     config = {
         "architecture": "resnet18",
         "num_classes": 3,
@@ -107,7 +114,7 @@ def test_without_network_or_package_it_is_said_what_to_do(hub, monkeypatch):
 
 def test_weights_that_do_not_say_their_normalisation_are_refused(tiny_backbones, tmp_path):
     module = make_classifier("tiny4", num_classes=2, auxiliary="none", dtype=jnp.float32)
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = _drawn(module)
     plain = StoredClassifier("tiny4", 2, variables)
     save_classifier(plain, tmp_path)
     with pytest.raises(UserError, match="does not say how its images are normalised"):
