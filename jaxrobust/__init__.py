@@ -18,9 +18,11 @@ UNKNOWN = -2
 """In an array of annotations: looked at, and of none of the known classes."""
 
 # Public name -> the module that defines it.
-_LAZY: dict[str, str] = {
+_LAZY = {
     "Features": "jaxrobust.embedding",
+    "LabelIssues": "jaxrobust.label_issues",
     "embed": "jaxrobust.embedding",
+    "find_label_issues": "jaxrobust.label_issues",
 }
 
 __all__ = ["UNKNOWN", "UNLABELED", "UserError", "__version__", *_LAZY]

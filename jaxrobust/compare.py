@@ -1,7 +1,7 @@
 """Compares finished runs: `python -m jaxrobust.compare runs/* --out=comparison`.
 
-Draws what the runs' task is about, one line per group with a band over its seeds, and prints the
-table behind it: for active learning, accuracy, query precision and query recall by round, or with
+Draws the main measures of the runs' task, one line per group with a band over its seeds, and prints
+them as a table: for active learning, accuracy, query precision and query recall by round, or with
 `--x=annotated` against the number of annotated images; for noisy labels, accuracy, calibration and
 detection by epoch; for distillation, accuracy, calibration and the agreement of gradients by epoch,
 or mAP and F1 where images have several labels.
@@ -40,7 +40,7 @@ class _Comparison(NamedTuple):
     Attributes:
       problem: results -> what must be the same in all runs.
       columns: heading -> results -> fraction in [0, 1].
-      figures: what lies on the horizontal axis, the default first -> what draws it.
+      figures: quantity on the horizontal axis, the default first -> drawing function.
     """
 
     problem: Callable[[dict], tuple]
@@ -109,7 +109,8 @@ def load_results(workdir: pathlib.Path) -> dict:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}); delete it and repeat the run's command to write it anew."
+            f"{path} is damaged ({error}); delete it and repeat the run's command to write it "
+            "again."
         ) from None
 
 
@@ -221,7 +222,7 @@ def draw(
     Args:
       groups: results by label.
       path: the PNG to write.
-      x: what lies on the horizontal axis; None for what is usual.
+      x: quantity on the horizontal axis; None for the first one.
       columns: panels beside each other; None: all.
 
     Raises:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from jaxrobust.data.augment import normalize
 from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.dataset import NO_LABEL
+from jaxrobust.data.features import open_arrays
 from jaxrobust.data.places import images_in, listed, subfolders
 from jaxrobust.data.readers import decode_image, to_rgb
 from jaxrobust.engine.files import write_json
@@ -111,23 +112,26 @@ class Features:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Features":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote; the array is mapped from the file.
 
         Raises:
           DataError: the file is missing, damaged, or of another kind.
         """
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise DataError(f"There is no file {path}.")
+        found = open_arrays(path)
+        for name, value in found.items():
+            if not value.ndim:
+                found[name] = value.item()
+            elif value.dtype.kind == "U":
+                found[name] = tuple(map(str, value))
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = dict(arrays)
-            array = found.pop("features")
-            texts = {
-                k: tuple(map(str, v)) for k, v in found.items() if v.dtype.kind == "U" and v.ndim
-            }
-            scalars = {k: v.item() for k, v in found.items() if not v.ndim}
-            return cls(array, **{**found, **texts, **scalars})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls(found.pop("features"), **found)
+        except (KeyError, TypeError):
             raise DataError(
-                f"{path} holds no features ({error}): write them with `python -m jaxrobust.embed`."
+                f"{path} was not written by `python -m jaxrobust.embed`; as a data set it can be "
+                "read by jaxrobust.data.load_features."
             ) from None
 
 

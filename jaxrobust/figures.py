@@ -473,7 +473,9 @@ def progress_curves(
             points = losses.setdefault(name, [])
             if rounds.setdefault(name, event.get("round")) != event.get("round"):
                 rounds[name] = event["round"]
-                points.append((step, np.nan))  # a network that starts anew is another line
+                points.append(
+                    (step, np.nan)
+                )  # a network that is trained from scratch again is another line
             points.append((step, event["loss"]))
         for measure, title in _PROGRESS.get(event["split"], {}).items():
             if measure in event:

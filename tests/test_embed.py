@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxrobust import embedding
+from jaxrobust.data import load_features
 from jaxrobust.embedding import Features, embed, main
 from jaxrobust.errors import DataError, UserError
 from jaxrobust.models import make_classifier
@@ -165,10 +166,23 @@ def test_features_come_back_from_their_file(tmp_path, photographs):
         found = Features.load(tmp_path / "new" / "features.npz")
         for name, value in vars(saved).items():
             np.testing.assert_array_equal(getattr(found, name), value)
-    (tmp_path / "other.npz").write_bytes(b"nothing")
-    for name in ("other.npz", "absent.npz"):
-        with pytest.raises(DataError, match=rf"{name} holds no features"):
-            Features.load(tmp_path / name)
+    with pytest.raises(DataError, match=r"There is no file .*absent\.npz"):
+        Features.load(tmp_path / "absent.npz")
+    np.savez(tmp_path / "other.npz", embeddings=saved.array)
+    with pytest.raises(DataError, match=r"other\.npz was not written by"):
+        Features.load(tmp_path / "other.npz")
+
+
+def test_the_file_is_a_data_set(tmp_path):
+    for i, file in enumerate(("train/cat/a", "train/dog/b", "test/cat/c", "test/dog/d")):
+        _write(tmp_path / "set" / f"{file}.png", np.full((4, 4, 3), 9 * i, np.uint8))
+    saved = embed(tmp_path / "set", backbone=_colours, size=4, views=2)
+    saved.save(tmp_path / "features.npz")
+    found = load_features(tmp_path / "features.npz")
+    assert found.class_names == ("cat", "dog")
+    assert found.test.labels.tolist() == [0, 1]
+    assert found.train.files == ("train/cat/a.png", "train/dog/b.png")
+    np.testing.assert_array_equal(found.train.read_all(), saved.array[:2])
 
 
 def test_what_was_killed_goes_on_and_what_is_whole_is_read(

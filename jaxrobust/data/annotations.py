@@ -1,6 +1,6 @@
 """Which classes an image shows: one function per file format.
 
-A listing is what every format comes to: `{image: the classes of its objects}` in the file's order.
+Every format is read as a listing: `{image: the classes of its objects}` in the file's order.
 """
 
 import csv

@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +29,39 @@ class Origin(NamedTuple):
     ids: np.ndarray
 
 
+class Labeled:
+    """What examples of every kind know by their `labels`, int32 [N] or uint8 {0, 1} [N, C]."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+
+class Classes:
+    """What data sets of every kind know by their `class_names` and their part `train`."""
+
+    class_names: tuple[str, ...]
+    train: Labeled
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.train.is_multilabel
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
+class Examples(Labeled):
     """Images and their labels.
 
     Attributes:
@@ -54,22 +86,26 @@ class Examples:
         if self.files is not None and len(self.files) != len(self.images):
             raise DataError(f"There are {len(self.files)} files for {len(self.images)} images.")
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
-
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
         return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
 
+    def join(self, other: "Examples") -> "Examples":
+        """These examples, then the others."""
+        images, labels = (
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("images", "labels")
+        )
+        return Examples(images, labels, joined_names(self.files, other.files))
+
+    def content(self) -> Iterator[np.ndarray]:
+        """What identifies the images, for `fingerprint`."""
+        yield self.images
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FileExamples:
+class FileExamples(Labeled):
     """Images that stay where they are until they are needed, and their labels.
 
     Attributes:
@@ -87,24 +123,25 @@ class FileExamples:
         if len(self.names) != len(self.files):
             raise DataError(f"There are {len(self.names)} names for {len(self.files)} files.")
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.labels.ndim == 2
-
     def take(self, ids: np.ndarray) -> "FileExamples":
         """The examples at these positions, in this order."""
         names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
         return FileExamples(names, files, self.labels[ids])
+
+    def content(self) -> Iterator[np.ndarray]:
+        """What identifies the images, for `fingerprint`."""
+        yield np.array(list(map(os.fsencode, self.names)))
 
     def decode(self, image_size: int) -> Examples:
         """Reads all images into memory, squeezed to squares so that no object is cut off."""
         sources = list(zip(self.names, self.files, strict=True))
         images = readers.decode_images(sources, image_size, crop=False)
         return Examples(images, self.labels, self.names)
+
+
+def joined_names(first: tuple | None, second: tuple | None) -> tuple | None:
+    """Names of files of one part after those of another; None where one has none."""
+    return None if first is None or second is None else first + second
 
 
 def check_labels(labels: np.ndarray, num_images: int) -> None:
@@ -161,7 +198,7 @@ def check_parts(name: str, class_names: Sequence[str], train, test, unlabeled=No
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Classes):
     """A data set in memory, with what is needed to normalise it and to name its classes.
 
     Attributes:
@@ -200,19 +237,9 @@ class Dataset:
                 f"{self.mean} and {self.std}."
             )
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FileDataset:
+class FileDataset(Classes):
     """A data set of files.
 
     Attributes:
@@ -233,16 +260,6 @@ class FileDataset:
 
     def __post_init__(self):
         check_parts(self.name, self.class_names, self.train, self.test)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.train.is_multilabel
 
     def decode(self, image_size: int) -> Dataset:
         """Reads all images into memory; see `FileExamples.decode`."""
@@ -273,16 +290,14 @@ def with_own_statistics(
 
 
 def fingerprint(dataset) -> str:
-    """SHA-256 over images, labels and class names: equal if and only if the data is.
+    """SHA-256 over images or features, labels and class names: equal if and only if the data is.
 
     Of a `FileDataset` it is over the files' names in place of the images.
     """
     digest = hashlib.sha256(repr(dataset.class_names).encode())
     unlabeled = getattr(dataset, "unlabeled", None)
     for examples in filter(None, (dataset.train, dataset.test, unlabeled)):
-        in_memory = isinstance(examples, Examples)
-        pixels = examples.images if in_memory else np.array(list(map(os.fsencode, examples.names)))
-        for array in (pixels, examples.labels):
+        for array in itertools.chain(examples.content(), [examples.labels]):
             digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()

@@ -116,27 +116,56 @@ def idx_file(place: pathlib.Path, name: str) -> pathlib.Path:
 def cifar10(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
     """CIFAR-10 from an archive, a folder or TensorFlow Datasets."""
     for place in find_places("cifar10", path):
-        if root := find(place, "cifar-10-python.tar.gz", "cifar-10-batches-py", "data_batch_1"):
-            train, test, class_names = readers.read_cifar_python(root, fine=False)
-        elif root := find(
-            place, "cifar-10-binary.tar.gz", "cifar-10-batches-bin", "data_batch_1.bin"
-        ):
-            train, test, class_names = readers.read_cifar_binary(root, fine=False)
-        elif root := find(place, "cifar10_jpeg.tar.xz", "cifar10_jpeg", "train/airplane"):
+        if archive := _cifar_archive(place, fine=False):
+            return _cifar("cifar10", archive, _CIFAR10_STATISTICS)
+        if root := find(place, "cifar10_jpeg.tar.xz", "cifar10_jpeg", "train/airplane"):
             return _cifar10_jpeg(root)
-        elif directory := tfds_directory(place):
-            train, test, class_names = readers.read_tfds(directory)
-        else:
-            continue
-        return Dataset(
-            "cifar10", _examples(train), _examples(test), class_names, *_CIFAR10_STATISTICS
-        )
     raise missing_set(
         "CIFAR-10",
         path,
         "put cifar-10-python.tar.gz, cifar-10-binary.tar.gz, cifar10_jpeg.tar.xz or a TensorFlow "
         "Datasets folder cifar10 that was prepared as array_record into datasets",
     )
+
+
+def cifar100(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
+    """CIFAR-100 from an archive, a folder or TensorFlow Datasets."""
+    for place in find_places("cifar100", path):
+        if archive := _cifar_archive(place, fine=True):
+            return _cifar("cifar100", archive, _CIFAR100_STATISTICS)
+    raise missing_set(
+        "CIFAR-100",
+        path,
+        "put cifar-100-python.tar.gz, cifar-100-binary.tar.gz or a TensorFlow Datasets folder "
+        "cifar100 that was prepared as array_record into datasets",
+    )
+
+
+def _cifar_archive(place: pathlib.Path, *, fine: bool) -> readers.Archive | None:
+    """What the official archive, its folder or a TensorFlow Datasets folder at `place` holds.
+
+    Args:
+      place: where to look.
+      fine: CIFAR-100's names in place of CIFAR-10's.
+    """
+    if fine:
+        python = ("cifar-100-python.tar.gz", "cifar-100-python", "meta")
+        binary = ("cifar-100-binary.tar.gz", "cifar-100-binary", "train.bin")
+    else:
+        python = ("cifar-10-python.tar.gz", "cifar-10-batches-py", "data_batch_1")
+        binary = ("cifar-10-binary.tar.gz", "cifar-10-batches-bin", "data_batch_1.bin")
+    if root := find(place, *python):
+        return readers.read_cifar_python(root, fine)
+    if root := find(place, *binary):
+        return readers.read_cifar_binary(root, fine)
+    if directory := tfds_directory(place):
+        return readers.read_tfds(directory)
+    return None
+
+
+def _cifar(name: str, archive: readers.Archive, statistics: tuple) -> Dataset:
+    train, test, class_names = archive
+    return Dataset(name, _examples(train), _examples(test), class_names, *statistics)
 
 
 def _cifar10_jpeg(root: pathlib.Path) -> Dataset:
@@ -159,28 +188,6 @@ def _cifar10_jpeg(root: pathlib.Path) -> Dataset:
         decoded("test", root, test, CIFAR10_CLASSES, None),
         CIFAR10_CLASSES,
         *_CIFAR10_STATISTICS,
-    )
-
-
-def cifar100(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
-    """CIFAR-100 from an archive, a folder or TensorFlow Datasets."""
-    for place in find_places("cifar100", path):
-        if root := find(place, "cifar-100-python.tar.gz", "cifar-100-python", "meta"):
-            train, test, class_names = readers.read_cifar_python(root, fine=True)
-        elif root := find(place, "cifar-100-binary.tar.gz", "cifar-100-binary", "train.bin"):
-            train, test, class_names = readers.read_cifar_binary(root, fine=True)
-        elif directory := tfds_directory(place):
-            train, test, class_names = readers.read_tfds(directory)
-        else:
-            continue
-        return Dataset(
-            "cifar100", _examples(train), _examples(test), class_names, *_CIFAR100_STATISTICS
-        )
-    raise missing_set(
-        "CIFAR-100",
-        path,
-        "put cifar-100-python.tar.gz, cifar-100-binary.tar.gz or a TensorFlow Datasets folder "
-        "cifar100 that was prepared as array_record into datasets",
     )
 
 

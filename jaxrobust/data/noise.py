@@ -8,6 +8,7 @@ DPC is Zong et al., "Dirichlet-Based Prediction Calibration for Learning with No
 2022; CIFAR-N is Wei et al., "Learning with Noisy Labels Revisited", ICLR 2022.
 """
 
+import math
 import os
 import random
 import zipfile
@@ -152,7 +153,10 @@ def asymmetric_noise_cifar100(
 def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.ndarray:
     """Draws every label anew from its row of a transition matrix.
 
-    One `multinomial(1, transition[y])` of `np.random.RandomState(seed)` per label, in order.
+    One `multinomial(1, transition[y])` of `np.random.RandomState(seed)` per label, in order, as
+    NumPy draws it up to version 2.4: class after class, one uniform number each, until a class is
+    chosen; the last class and those of probability 0 take none. NumPy 2.5 spends a number on those
+    too, so the draws are made here from `random_sample`, whose stream NumPy keeps fixed.
 
     Args:
       labels: integers `[N]` in `0..C-1`; left as they are.
@@ -175,9 +179,12 @@ def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.nda
     if (transition < 0).any() or not np.allclose(transition.sum(axis=1), 1):
         raise ValueError("Every row of transition must hold probabilities that sum to 1.")
     noisy = _copy_labels(labels, len(transition))
-    generator = np.random.RandomState(seed)
+    uniform = np.random.RandomState(seed).random_sample
+    bounds = [_binomial_bounds(row.tolist()) for row in transition]
+    last = len(transition) - 1
     for i, label in enumerate(noisy):
-        noisy[i] = generator.multinomial(1, transition[label]).argmax()
+        draws = bounds[label]
+        noisy[i] = next((k for k, bound, above in draws if (uniform() > bound) == above), last)
     return noisy
 
 
@@ -371,6 +378,24 @@ def _cifarn_labels(record: dict, key: str, path: str | os.PathLike) -> np.ndarra
             f"{shape} and type {getattr(labels, 'dtype', type(labels).__name__)}."
         )
     return labels.astype(np.int32)
+
+
+def _binomial_bounds(row: list[float]) -> list[tuple[int, float, bool]]:
+    """(class, bound, above) per class that takes a draw; `(uniform > bound) == above` chooses it.
+
+    As in NumPy, the probability is that of the class given that none before it was chosen, and the
+    draw inverts the smaller one of it and its complement.
+    """
+    bounds, rest = [], 1.0
+    for k, probability in enumerate(row[:-1]):
+        if probability > 0:
+            p = probability / rest
+            above = p <= 0.5
+            bounds.append((k, math.exp(math.log(1 - p if above else 1 - (1 - p))), above))
+            rest -= probability
+            if rest <= 0:  # this class is certain
+                break
+    return bounds
 
 
 def _transition_to(target: np.ndarray, rate: float) -> np.ndarray:

@@ -280,7 +280,7 @@ def tfds_records(directory: pathlib.Path, split: str):
 
 
 def tfds_needs_tensorflow(directory: pathlib.Path) -> DataError:
-    """What to say of a folder in TensorFlow's own record format."""
+    """The error for a folder in TensorFlow's own record format."""
     return DataError(
         f"The TensorFlow Datasets folder {directory} is prepared in a format that only "
         'TensorFlow reads: prepare it again with file_format="array_record".'

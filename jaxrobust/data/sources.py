@@ -8,17 +8,20 @@ from typing import NamedTuple
 
 from jaxrobust.data import class_folders, file_sets, image_sets, readers
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset
+from jaxrobust.data.features import FEATURES
 from jaxrobust.data.subsets import subset
 from jaxrobust.errors import DataError, unknown_name
 
 
 class Source(NamedTuple):
-    """How a data set is reached; at least one of the two functions is there.
+    """How a data set is reached.
 
     Attributes:
       description: one line for lists of data sets.
       read: `(path, image_size, seed) -> Dataset`, which reads the set into memory.
       find: `path -> FileDataset`, which leaves the images in their files.
+
+    A set of images has at least one of the two; features have neither, but `load_features`.
     """
 
     description: str
@@ -52,6 +55,7 @@ SOURCES: dict[str, Source] = {
         read=class_folders.image_folder,
         find=class_folders.image_folder_files,
     ),
+    FEATURES: Source("your own embeddings, from jaxrobust.embed or any .npy or .npz file"),
     "coco2014": Source("MS-COCO 2014: photographs with up to 80 labels", find=file_sets.coco2014),
     "imagenet": Source("ImageNet: photographs of 1,000 classes", find=file_sets.imagenet),
     "mini_webvision": Source(
@@ -125,6 +129,8 @@ squeezed to squares |
     source = _source(name)
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size must be 1 or more pixels, but is {image_size}.")
+    if name == FEATURES:
+        raise DataError("features are not images: open them with jaxrobust.data.load_features.")
     if source.read is None:
         if image_size is None:
             raise DataError(f"{name} has images of many sizes: set --config.dataset.image_size=.")

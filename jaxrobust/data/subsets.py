@@ -3,20 +3,19 @@
 import numpy as np
 
 from jaxrobust.data._streams import host_generator
-from jaxrobust.data.dataset import Examples
 from jaxrobust.errors import DataError
 
 HELD_OUT = 0.2
 """Share of the images that is held out for testing where a set has no test part."""
 
 
-def hold_out(examples: Examples) -> tuple[Examples, Examples]:
-    """(train, test): the same fifth of each class goes to test in every run."""
+def hold_out(examples, fraction: float = HELD_OUT):
+    """(train, test): the same share of each class goes to test in every run."""
     generator = host_generator(0, "sources/hold_out")
     is_test = np.zeros(len(examples), bool)
     for label in np.unique(examples.labels):
         members = np.flatnonzero(examples.labels == label)
-        count = round(HELD_OUT * len(members))
+        count = round(fraction * len(members))
         is_test[generator.permutation(members)[:count]] = True
     return examples.take(np.flatnonzero(~is_test)), examples.take(np.flatnonzero(is_test))
 

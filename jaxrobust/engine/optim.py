@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules that recipes name."""
 
+import functools
 import math
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from jaxrobust.arrays import at_least_float32
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.losses.bidirectional_learning import bldr_learning_rate
 
 SCHEDULES = {
     "constant": (),
@@ -74,28 +75,25 @@ def one_cycle_adam(
       Smith and Topin, "Super-Convergence", arXiv 1708.07120; Yang et al., ICCV 2023 (L2D).
     """
 
-    def cycle(count, start, peak, end):
-        return one_cycle(count, num_steps, start=start, peak=peak, end=end, rise=config.pct_start)
+    def cycle(start, peak, end):
+        return functools.partial(
+            one_cycle, num_steps=num_steps, start=start, peak=peak, end=end, rise=config.pct_start
+        )
 
-    def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros, zeros)
+    lowest = 1 / config.div_factor
+    with_schedules = optax.inject_hyperparams(optax.scale_by_adam, ("b2", "eps", "eps_root"))
+    adam = with_schedules(b1=cycle(0.95, 0.85, 0.95))
 
-    def update(grads, state, params=None):
-        del params
-        beta1, beta2 = cycle(state.count, 0.95, 0.85, 0.95), 0.999
-        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g**2, state.nu, grads)
-        count = state.count + 1
-        lowest = 1 / config.div_factor
-        share = cycle(state.count, lowest, 1.0, lowest / config.final_div_factor)
-        scale = share / (1 - beta1 ** count.astype(beta1.dtype))
-        nu_scale = 1 - beta2 ** count.astype(beta1.dtype)
-        directions = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v / nu_scale) + 1e-8), mu, nu)
-        return directions, optax.ScaleByAdamState(count, mu, nu)
+    def update(updates, state, params=None):
+        # optax takes a float to an integer power, which strict promotion of dtypes refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(updates, state, params)
 
-    decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
-    return optax.chain(decay, optax.GradientTransformation(init, update))
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        optax.GradientTransformation(adam.init, update),
+        optax.scale_by_schedule(cycle(lowest, 1.0, lowest / config.final_div_factor)),
+    )
 
 
 def is_decayed(params):
@@ -172,7 +170,7 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
         case "cosine":
             return config.learning_rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
         case "constant_cosine":
-            rate = bldr_learning_rate(
+            rate = constant_cosine(
                 epoch,
                 base_lr=config.learning_rate,
                 warmup_epochs=config.constant_epochs,
@@ -181,3 +179,34 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
             )
             return float(rate)
     raise UserError(unknown_name("optimizer.schedule", config.schedule, SCHEDULES))
+
+
+def constant_cosine(
+    epoch: jax.typing.ArrayLike,
+    *,
+    base_lr: float,
+    warmup_epochs: int,
+    cosine_epochs: int,
+    min_lr: float,
+) -> jax.Array:
+    """Learning rate of one epoch: constant warm-up, then one cosine.
+
+    `min_lr + (base_lr - min_lr) * (1 + cos(pi * t / cosine_epochs)) / 2` with
+    `t = max(epoch - warmup_epochs, 0)`.
+
+    Args:
+      epoch: counted from 0. Epochs `0..warmup_epochs`, both included, run at `base_lr`.
+      base_lr: rate of the warm-up.
+      warmup_epochs: 20 for CIFAR-10N, 40 for CIFAR-100N, at BLDR.
+      cosine_epochs: length of the cosine; the run lasts `warmup_epochs + cosine_epochs`.
+      min_lr: rate that the cosine would reach one epoch after the last.
+
+    Returns:
+      Float of `epoch`'s shape, at least float32.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    elapsed = jnp.maximum(at_least_float32(epoch) - warmup_epochs, 0.0)
+    cosine = (1.0 + jnp.cos(jnp.pi * elapsed / cosine_epochs)) / 2.0
+    return min_lr + (base_lr - min_lr) * cosine

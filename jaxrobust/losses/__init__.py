@@ -9,7 +9,6 @@ from jaxrobust.losses.bidirectional_learning import head_agreement_loss as head_
 from jaxrobust.losses.bidirectional_learning import positive_learning_loss as positive_learning_loss
 from jaxrobust.losses.bidirectional_learning import self_distillation_loss as self_distillation_loss
 from jaxrobust.losses.bidirectional_learning import sop_noise_terms as sop_noise_terms
-from jaxrobust.losses.bidirectional_learning import sop_sgd_update as sop_sgd_update
 from jaxrobust.losses.calibrated import calibrated_log_softmax as calibrated_log_softmax
 from jaxrobust.losses.calibrated import calibrated_softmax as calibrated_softmax
 from jaxrobust.losses.calibrated import evidential_kl as evidential_kl
@@ -39,12 +38,22 @@ from jaxrobust.losses.evidential import head_discrepancy as head_discrepancy
 from jaxrobust.losses.evidential import misleading_kl as misleading_kl
 from jaxrobust.losses.evidential import unknown_kl as unknown_kl
 from jaxrobust.losses.feature_distillation import attention_transfer_loss as attention_transfer_loss
+from jaxrobust.losses.feature_distillation import contrastive_loss as contrastive_loss
+from jaxrobust.losses.feature_distillation import fitnet_loss as fitnet_loss
 from jaxrobust.losses.feature_distillation import pkt_loss as pkt_loss
 from jaxrobust.losses.feature_distillation import review_kd_hcl_loss as review_kd_hcl_loss
 from jaxrobust.losses.feature_distillation import rkd_loss as rkd_loss
+from jaxrobust.losses.feature_distillation import (
+    similarity_preserving_loss as similarity_preserving_loss,
+)
+from jaxrobust.losses.feature_distillation import (
+    variational_information_loss as variational_information_loss,
+)
 from jaxrobust.losses.logit_distillation import dist_loss as dist_loss
 from jaxrobust.losses.logit_distillation import dkd_loss as dkd_loss
 from jaxrobust.losses.logit_distillation import logit_mse_loss as logit_mse_loss
+from jaxrobust.losses.logit_distillation import rld_loss as rld_loss
+from jaxrobust.losses.logit_distillation import standardize_logits as standardize_logits
 from jaxrobust.losses.multilabel import asymmetric_loss as asymmetric_loss
 from jaxrobust.losses.multilabel import (
     class_aware_embedding_distillation_loss as class_aware_embedding_distillation_loss,

@@ -111,7 +111,7 @@ def positive_learning_loss(
 
     Args:
       logits: floats `[B, C]`.
-      labels: integers `[B]`, the given labels.
+      labels: integers `[B]` in `0..C-1`, the given labels; any other gives `ce` 0.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
 
@@ -366,101 +366,3 @@ def bldr_loss(
     if head_agreement_weight:
         parts["agreement"] = head_agreement_weight * mean(head_agreement_loss(pl_again, nl_again))
     return sum(parts.values()), parts
-
-
-def sop_sgd_update(
-    table: jax.Array, indices: jax.Array, row_grads: jax.Array, *, learning_rate: float = 10.0
-) -> jax.Array:
-    """Plain gradient step on the batch's rows of a per-example table (u or v).
-
-    `table[indices] -= learning_rate * row_grads`; the gradients of a repeated index add up. No
-    momentum and no decay, so this equals a dense step on the whole table.
-
-    Args:
-      table: floats `[N, C]` (or `[N, 1]`), one row per training example.
-      indices: integers `[B]`, the batch's dataset positions. Padded rows do no harm as long as
-        their gradient is zero.
-      row_grads: floats `[B, C]` (or `[B, 1]`), gradient of the batch loss with respect to the
-        gathered rows.
-      learning_rate: step size. The losses are batch means, so it is tied to the batch size:
-        scale it in proportion (10 belongs to 256).
-
-    Returns:
-      The new table, of the old one's shape and dtype.
-
-    References:
-      Liu et al., ICML 2022; Zong et al., arXiv 2209.01334 (authors' code).
-    """
-    return table.at[indices].add((-learning_rate * row_grads).astype(table.dtype))
-
-
-def bldr_learning_rate(
-    epoch: jax.typing.ArrayLike,
-    *,
-    base_lr: float = 0.04,
-    warmup_epochs: int = 20,
-    cosine_epochs: int = 300,
-    min_lr: float = 2e-4,
-) -> jax.Array:
-    """Learning rate of the network in one epoch: constant warm-up, then one cosine.
-
-    `min_lr + (base_lr - min_lr) * (1 + cos(pi * t / cosine_epochs)) / 2` with
-    `t = max(epoch - warmup_epochs, 0)`.
-
-    Args:
-      epoch: counted from 0. Epochs `0..warmup_epochs`, both included, run at `base_lr`.
-      base_lr: rate of the warm-up.
-      warmup_epochs: 20 for CIFAR-10N, 40 for CIFAR-100N.
-      cosine_epochs: length of the cosine; the run lasts `warmup_epochs + cosine_epochs`.
-      min_lr: rate that the cosine would reach one epoch after the last.
-
-    Returns:
-      Float of `epoch`'s shape, at least float32.
-
-    References:
-      Zong et al., arXiv 2209.01334 (authors' code).
-    """
-    elapsed = jnp.maximum(at_least_float32(epoch) - warmup_epochs, 0.0)
-    cosine = (1.0 + jnp.cos(jnp.pi * elapsed / cosine_epochs)) / 2.0
-    return min_lr + (base_lr - min_lr) * cosine
-
-
-def ema_decay_at(epoch: jax.typing.ArrayLike) -> jax.Array:
-    """Decay of the parameter average after one epoch: `min(0.9, (1 + epoch) / (10 + epoch))`.
-
-    Args:
-      epoch: counted from 0. After epoch 0 the method copies the parameters instead.
-
-    Returns:
-      Float of `epoch`'s shape, at least float32; 2/11 at epoch 1, exactly 0.9 from epoch 80 on.
-
-    References:
-      Zong et al., arXiv 2209.01334 (authors' code).
-    """
-    epoch = at_least_float32(epoch)
-    return jnp.minimum(0.9, (1.0 + epoch) / (10.0 + epoch))
-
-
-def ema_update(ema, params, decay: jax.typing.ArrayLike):
-    """Moves a parameter average: `(1 - decay) * params + decay * ema`, leaf by leaf.
-
-    BLDR calls it once per epoch, on parameters only: evaluation takes the BatchNorm statistics of
-    the live model.
-
-    Args:
-      ema: tree of floats, the average so far.
-      params: tree of the same structure and shapes, the live parameters.
-      decay: scalar weight of the past, in [0, 1].
-
-    Returns:
-      The new average, of the leaves' dtypes.
-
-    References:
-      Zong et al., arXiv 2209.01334 (authors' code).
-    """
-
-    def update(old, new):
-        weight = jnp.asarray(decay, old.dtype)
-        return (1.0 - weight) * new + weight * old
-
-    return jax.tree.map(update, ema, params)

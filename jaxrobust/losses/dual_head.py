@@ -281,7 +281,7 @@ def logit_conflict(
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C].
-      labels: int [...], in 0..C-1.
+      labels: int [...], in 0..C-1; any other has a onehot of zeros.
       temperature: T > 0 of BinaryKL.
 
     Returns:

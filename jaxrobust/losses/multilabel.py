@@ -127,6 +127,7 @@ def structural_distance_loss(
     teacher: jax.typing.ArrayLike,
     *,
     normalize: bool = True,
+    group_mean: bool = True,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Compares the pairwise distances of a group of student embeddings with the teacher's.
@@ -141,7 +142,9 @@ def structural_distance_loss(
       student: float [G, D].
       teacher: float [G, D'], its width may differ; receives no gradient.
       normalize: divide distances by their mean, as the authors' code does. False compares raw
-        distances, as the paper does; its equations 4 to 8 also leave out the division by G.
+        distances.
+      group_mean: divide the sum by G, as the authors' code does. False with `normalize=False` is
+        the paper's equations 4 to 8.
       where: bool [G], the rows that form the group; None takes all. Other rows may hold anything.
 
     Returns:
@@ -154,11 +157,12 @@ def structural_distance_loss(
       Yang et al., ICCV 2023, https://arxiv.org/abs/2308.06453, equations 4 to 8.
     """
     student, teacher = student_and_teacher(student, teacher, rank=2, shared_axes=1)
-    return _structural_distance_losses(student, teacher, row_mask(where, len(student)), normalize)
+    where = row_mask(where, len(student))
+    return _structural_distance_losses(student, teacher, where, normalize, group_mean)
 
 
 def _structural_distance_losses(
-    student: jax.Array, teacher: jax.Array, where: jax.Array, normalize: bool
+    student: jax.Array, teacher: jax.Array, where: jax.Array, normalize: bool, group_mean: bool
 ) -> jax.Array:
     """One loss per group: embeddings [..., G, D] and bool rows [..., G] to [...]."""
     size = jnp.maximum(jnp.sum(where, axis=-1, dtype=student.dtype), 2)
@@ -179,7 +183,8 @@ def _structural_distance_losses(
         return distance / jnp.where(mean > 0, mean, 1)[..., None, None]
 
     error = huber(distances(student) - distances(teacher))
-    return jnp.sum(error, axis=(-2, -1), where=pairs) / size
+    total = jnp.sum(error, axis=(-2, -1), where=pairs)
+    return total / size if group_mean else total
 
 
 def class_aware_embedding_distillation_loss(
@@ -188,6 +193,7 @@ def class_aware_embedding_distillation_loss(
     targets: jax.typing.ArrayLike,
     *,
     normalize: bool = True,
+    group_mean: bool = True,
 ) -> jax.Array:
     """CD: for each class, the structure of its embeddings over the images that have the class.
 
@@ -201,6 +207,7 @@ def class_aware_embedding_distillation_loss(
       teacher: float [B, C, D'], its width may differ; receives no gradient.
       targets: {0, 1} [B, C] of any dtype.
       normalize: see `structural_distance_loss`.
+      group_mean: see `structural_distance_loss`.
 
     Returns:
       Float scalar, the plain sum over classes; 0 if no class is there twice.
@@ -214,7 +221,7 @@ def class_aware_embedding_distillation_loss(
     student, teacher = student_and_teacher(student, teacher, rank=3, shared_axes=2)
     present = _checked_targets(targets, student.shape[:-1]).astype(bool)
     by_class = [jnp.swapaxes(x, 0, 1) for x in (student, teacher, present)]
-    return jnp.sum(_structural_distance_losses(*by_class, normalize))
+    return jnp.sum(_structural_distance_losses(*by_class, normalize, group_mean))
 
 
 def instance_aware_embedding_distillation_loss(
@@ -223,6 +230,7 @@ def instance_aware_embedding_distillation_loss(
     targets: jax.typing.ArrayLike,
     *,
     normalize: bool = True,
+    group_mean: bool = True,
 ) -> jax.Array:
     """ID: for each image, the structure of the embeddings of the classes it contains.
 
@@ -236,6 +244,7 @@ def instance_aware_embedding_distillation_loss(
       teacher: float [B, C, D'], its width may differ; receives no gradient.
       targets: {0, 1} [B, C] of any dtype.
       normalize: see `structural_distance_loss`.
+      group_mean: see `structural_distance_loss`.
 
     Returns:
       Float scalar, the plain sum over images; 0 if no image has two labels.
@@ -248,7 +257,7 @@ def instance_aware_embedding_distillation_loss(
     """
     student, teacher = student_and_teacher(student, teacher, rank=3, shared_axes=2)
     present = _checked_targets(targets, student.shape[:-1]).astype(bool)
-    return jnp.sum(_structural_distance_losses(student, teacher, present, normalize))
+    return jnp.sum(_structural_distance_losses(student, teacher, present, normalize, group_mean))
 
 
 def label_embedding_distillation_loss(
@@ -259,6 +268,7 @@ def label_embedding_distillation_loss(
     lambda_cd: float = 100.0,
     lambda_id: float = 1000.0,
     normalize: bool = True,
+    group_mean: bool = True,
 ) -> jax.Array:
     """LED: the weighted sum of the class-aware and the instance-aware loss.
 
@@ -271,6 +281,7 @@ def label_embedding_distillation_loss(
       lambda_cd: weight of `class_aware_embedding_distillation_loss`.
       lambda_id: weight of `instance_aware_embedding_distillation_loss`.
       normalize: see `structural_distance_loss`.
+      group_mean: see `structural_distance_loss`.
 
     Returns:
       Float scalar.
@@ -281,12 +292,9 @@ def label_embedding_distillation_loss(
     References:
       Yang et al., ICCV 2023, https://arxiv.org/abs/2308.06453, equations 4 to 8.
     """
-    class_aware = class_aware_embedding_distillation_loss(
-        student, teacher, targets, normalize=normalize
-    )
-    instance_aware = instance_aware_embedding_distillation_loss(
-        student, teacher, targets, normalize=normalize
-    )
+    how = {"normalize": normalize, "group_mean": group_mean}
+    class_aware = class_aware_embedding_distillation_loss(student, teacher, targets, **how)
+    instance_aware = instance_aware_embedding_distillation_loss(student, teacher, targets, **how)
     return lambda_cd * class_aware + lambda_id * instance_aware
 
 

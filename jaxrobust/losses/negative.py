@@ -94,7 +94,7 @@ def sample_complementary_labels(key: jax.Array, labels: jax.Array, num_classes: 
 
     Args:
       key: random key. Draw with a new one at every visit of an image.
-      labels: integers `[B]` in `0..num_classes-1`.
+      labels: integers `[B]` in `0..num_classes-1`; any other is taken modulo `num_classes`.
       num_classes: number of classes, at least 2.
 
     Returns:
@@ -154,7 +154,8 @@ def complementary_label_mask(
     """Marks the classes that negative learning pushes an image away from.
 
     Args:
-      labels: integers `[B]`, the given (possibly wrong) labels.
+      labels: integers `[B]` in `0..C-1`, the given (possibly wrong) labels; any other excludes no
+        class.
       nl_logits: floats `[B, C]`, C >= 2, the negative head's logits. They give no gradient.
       mode: `"all_but_label_and_top"`, the authors' code: every class except the label and the
         head's current top class (first index on ties), hence C - 2 classes, or C - 1 when the

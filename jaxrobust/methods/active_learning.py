@@ -13,7 +13,6 @@ import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
-from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
 from jaxrobust.models import make_network
 
@@ -33,6 +32,7 @@ class Problem:
       budget: images per query.
       truth: int32 `[N]`, the hidden annotations, only for options that reproduce a published leak;
         None where nobody knows them.
+      norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
     """
 
     num_classes: int
@@ -40,6 +40,7 @@ class Problem:
     dtype: Any
     budget: int
     truth: np.ndarray | None = None
+    norm_parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,15 +183,6 @@ def annotated(annotations: np.ndarray) -> np.ndarray:
     return np.flatnonzero(annotations != NOT_ANNOTATED)
 
 
-def require(config: ml_collections.ConfigDict, section: str, recipe: str) -> None:
-    """Refuses a recipe that lacks the settings of the method that it names."""
-    if section not in config:
-        raise UserError(
-            f"method={config.method!r} has settings of its own, which this recipe lacks; "
-            f"start from --config={recipe}."
-        )
-
-
 def fresh_start(
     module: nn.Module, optimizer: optax.GradientTransformation, input_shape: tuple[int, int, int]
 ) -> Callable[[jax.Array, Mapping[str, TrainState]], TrainState]:
@@ -257,13 +249,14 @@ def classifier_phase(
                 train=not frozen_features,
                 where=valid,
                 mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, 1)},
                 method="features",
             )
             if frozen_features:
                 features = jax.lax.stop_gradient(features)
             logits = module.apply(variables, features, method="classify")[:, 0]
             value, metrics = loss(logits, labels, valid, key)
-            return value, (updates["batch_stats"], metrics)
+            return value, (updates.get("batch_stats", {}), metrics)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 
@@ -293,7 +286,11 @@ def recipe_parts(config: ml_collections.ConfigDict, problem: Problem):
 
     def network(num_heads: int, num_classes: int = problem.num_classes) -> nn.Module:
         return make_network(
-            config.model, num_classes=num_classes, num_heads=num_heads, dtype=problem.dtype
+            config.model,
+            num_classes=num_classes,
+            num_heads=num_heads,
+            dtype=problem.dtype,
+            norm_parts=problem.norm_parts,
         )
 
     def rate(epoch: int, num_epochs: int = config.num_epochs) -> float:

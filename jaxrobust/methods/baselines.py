@@ -25,6 +25,7 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
+from jaxrobust.methods.baselines_options import Eaoa, Lfosa
 from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.selection import (
     aleatoric_uncertainty,
@@ -33,11 +34,11 @@ from jaxrobust.selection import (
     energy_margin_loss,
     epistemic_energy,
     fit_gaussian_mixture_1d,
-    gaussian_mixture_posterior,
+    gaussian_mixture_log_odds,
     k_center_greedy,
     lfosa_score,
     min_max_normalize,
-    reverse_neighbor_shares,
+    reverse_neighbor_energy,
     select_coarse_to_fine,
     select_lowest,
 )
@@ -140,10 +141,10 @@ def lfosa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """LfOSA (Ning et al., CVPR 2022): the images most surely of the known class they look like.
 
     The detector is trained with the recipe's optimiser on logits divided by
-    `config.lfosa.temperature`. The authors' script can add a centre loss, to which the commands of
+    `lfosa.temperature`. The authors' script can add a centre loss, to which the commands of
     their experiments give weight 0; there is none here.
     """
-    temperature = config.lfosa.temperature
+    temperature = Lfosa.read(config).temperature
 
     def loss(logits, labels, valid, key):
         return cross_entropy(logits / temperature, labels, valid, key)
@@ -152,9 +153,13 @@ def lfosa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         score = context.jit(
             "lfosa/scores", lambda logits, in_pool: lfosa_score(logits, where=in_pool)
         )
-        known_prob = np.asarray(score(context.predict("detector"), context.in_pool))
-        ids = select_lowest(-known_prob, context.budget, where=context.in_pool)
-        return Query(ids, {"unknown_prob": 1 - known_prob})
+        known = score(context.predict("detector"), context.in_pool)
+        # Images that are predicted unknown tie: chance decides, not their place in the data set.
+        order = context.rng.permutation(len(context.in_pool))
+        lowest = select_lowest(
+            -np.asarray(known)[order], context.budget, where=context.in_pool[order]
+        )
+        return Query(order[lowest], {"unknown_prob": np.asarray(jax.nn.sigmoid(-known))})
 
     phases = (target_phase(config, problem), _detector_phase(config, problem, loss))
     return Strategy(phases, target="target", query=query, unknown_scores=("unknown_prob",))
@@ -167,39 +172,45 @@ def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     same energy formed from the classes in whose neighbourhood an image lies, in the detector's
     features of length 1. Of every predicted class `kappa` times the quota are kept by purity, and
     of these the quota with the highest aleatoric posterior; quotas add up to the budget or a little
-    more, and chance decides what is left out.
+    more, and chance decides what is left out. Both stages rank by log-odds, since posteriors round
+    to exactly 1. The detector's loss has the energy term in batches with an unknown image alone, so
+    that before any is known it is cross-entropy, as in the authors' code.
     """
-    eaoa = config.eaoa
+    eaoa = Eaoa.read(config)
     margins = {"known_margin": eaoa.known_margin, "unknown_margin": eaoa.unknown_margin}
 
     def loss(logits, labels, valid, key):
         value, metrics = cross_entropy(logits, labels, valid, key)
         energy = energy_margin_loss(logits, labels, where=valid, **margins)
-        return value + eaoa.energy_weight * energy, {**metrics, "energy": energy}
+        has_unknown = jnp.any(valid & (labels == problem.num_classes))
+        weight = jnp.where(has_unknown, eaoa.energy_weight, 0.0)
+        return value + weight * energy, {**metrics, "energy": energy}
 
-    def posterior(scores, in_pool, *, upper: bool):
+    def log_odds(scores, in_pool):
+        """Of the upper component of the mixture that the pool's scores are fitted with."""
         scores = min_max_normalize(scores, where=in_pool)
         mixture = fit_gaussian_mixture_1d(scores, where=in_pool)
-        return gaussian_mixture_posterior(scores, mixture)[:, int(upper)]
+        return gaussian_mixture_log_odds(scores, mixture)
 
     def score(target_logits, detector, in_pool, annotations):
         lengths = jnp.linalg.norm(detector["features"], axis=1, keepdims=True)
-        shares = reverse_neighbor_shares(
+        neighbor_energy = reverse_neighbor_energy(
             detector["features"] / jnp.maximum(lengths, 1e-12),
             annotations,
-            problem.num_classes + 1,
+            problem.num_classes,
             where=in_pool,
             num_neighbors=eaoa.num_neighbors,
         )
-        energy, neighbor_energy = (epistemic_energy(w) for w in (detector["logits"], shares))
+        energy = epistemic_energy(detector["logits"])
         aleatoric = aleatoric_uncertainty(target_logits)
+        unknown = [log_odds(x, in_pool) for x in (energy, neighbor_energy)]
         return {
             "energy": energy,
             "neighbor_energy": neighbor_energy,
-            "purity": posterior(energy, in_pool, upper=False)
-            * posterior(neighbor_energy, in_pool, upper=False),
+            # Of the product of both posteriors (1 / (1 + exp(u))) of looking known.
+            "purity_log_odds": -jax.nn.logsumexp(jnp.stack([*unknown, sum(unknown)]), axis=0),
             "aleatoric": aleatoric,
-            "aleatoric_prob": posterior(aleatoric, in_pool, upper=True),
+            "aleatoric_log_odds": log_odds(aleatoric, in_pool),
             "prediction": jnp.argmax(target_logits, axis=-1).astype(jnp.int32),
         }
 
@@ -213,8 +224,8 @@ def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         scores = {name: np.asarray(column) for name, column in scores.items()}
         kappa = kappa_after(eaoa.kappa, context.precisions)
         _, ids = select_coarse_to_fine(
-            -scores["purity"],
-            scores["aleatoric_prob"],
+            -scores["purity_log_odds"],
+            scores["aleatoric_log_odds"],
             context.budget,
             kappa=kappa,
             predictions=scores["prediction"],

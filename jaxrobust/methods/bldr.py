@@ -28,12 +28,12 @@ import ml_collections
 import numpy as np
 import optax
 
+from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, descend, init_state
 from jaxrobust.errors import UserError
-from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean, sop_sgd_update
-from jaxrobust.losses.bidirectional_learning import ema_decay_at, ema_update
-from jaxrobust.losses.negative import MASK_MODES
+from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean
+from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,
@@ -46,14 +46,12 @@ from jaxrobust.methods.noisy_labels import (
     predicted_class,
 )
 from jaxrobust.models import make_multi_exit
-from jaxrobust.recipes import check_choices, check_section
 from jaxrobust.selection import detect_noisy_labels, estimate_noise_rate, weights_from_nl_probs
 
 log = logging.getLogger("jaxrobust")
 
 POSITIVE, NEGATIVE = 0, 1
 DETECTION_VIEWS = {"weak": "weak", "clean": "test"}
-DETECTION_PARAMS = ("raw", "ema")
 _INITIAL_NOISE_SCALE = 1e-8  # of u and v
 
 
@@ -102,7 +100,7 @@ def bldr_step(
     Args:
       state: before the step.
       batch: examples with a weak and a strong view.
-      key: for complementary labels that are drawn.
+      key: for complementary labels that are drawn, and for dropout.
       scalars: `learning_rate`, of the network.
       apply: the network, as in `network_apply`; its output as that of `MultiExit`.
       optimizer: gives descent directions, without the rate.
@@ -126,10 +124,13 @@ def bldr_step(
             state.batch_stats,
             jnp.concatenate([weak, strong]),
             train=True,
+            key=jax.random.fold_in(key, 1),
             where=jnp.concatenate([valid, valid]),
         )
         logits_weak, logits_strong = jnp.split(logits, 2)
-        (again, features), stats = apply(params, stats, weak, train=True, where=valid)
+        (again, features), stats = apply(
+            params, stats, weak, train=True, key=jax.random.fold_in(key, 2), where=valid
+        )
         nl_again = again[:, NEGATIVE]
         mask = complementary_label_mask(
             labels,
@@ -176,6 +177,48 @@ def bldr_step(
     return state.replace(batch_stats=batch_stats, u=u, v=v, nl_probs=nl_probs), metrics
 
 
+def sop_sgd_update(
+    table: jax.Array, indices: jax.Array, row_grads: jax.Array, *, learning_rate: float = 10.0
+) -> jax.Array:
+    """Plain gradient step on the batch's rows of a per-example table (u or v).
+
+    `table[indices] -= learning_rate * row_grads`; the gradients of a repeated index add up. No
+    momentum and no decay, so this equals a dense step on the whole table.
+
+    Args:
+      table: floats `[N, C]` (or `[N, 1]`), one row per training example.
+      indices: integers `[B]`, the batch's dataset positions. Padded rows do no harm as long as
+        their gradient is zero.
+      row_grads: floats `[B, C]` (or `[B, 1]`), gradient of the batch loss with respect to the
+        gathered rows.
+      learning_rate: step size. The losses are batch means, so it is tied to the batch size:
+        scale it in proportion (10 belongs to 256).
+
+    Returns:
+      The new table, of the old one's shape and dtype.
+
+    References:
+      Liu et al., ICML 2022; Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    return table.at[indices].add((-learning_rate * row_grads).astype(table.dtype))
+
+
+def ema_decay(epoch: jax.typing.ArrayLike) -> jax.Array:
+    """Decay of the parameter average after one epoch: `min(0.9, (1 + epoch) / (10 + epoch))`.
+
+    Args:
+      epoch: counted from 0. After epoch 0 the method copies the parameters instead.
+
+    Returns:
+      Float of `epoch`'s shape, at least float32; 2/11 at epoch 1, exactly 0.9 from epoch 80 on.
+
+    References:
+      Zong et al., arXiv 2209.01334 (authors' code).
+    """
+    epoch = at_least_float32(epoch)
+    return jnp.minimum(0.9, (1.0 + epoch) / (10.0 + epoch))
+
+
 def end_epoch(
     state: BldrState,
     epoch: jax.typing.ArrayLike,
@@ -207,62 +250,33 @@ def end_epoch(
         noise_rate = jnp.where(started, estimated, noise_rate)
     ema = state.ema
     if ema:
-        # Epoch 0 copies the parameters.
-        decay = jnp.where(epoch == 0, 0, ema_decay_at(epoch))
-        ema = ema_update(ema, state.params, decay)
+        # Epoch 0 copies the parameters. Called the other way round, with the step 1 - decay, the
+        # average would be weighted by 1 - (1 - decay), which is rounded.
+        decay = jnp.where(epoch == 0, 0, ema_decay(epoch))
+        ema = optax.incremental_update(ema, state.params, decay)
     return state.replace(weights=weights, noise_rate=noise_rate, ema=ema)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses option values that BLDR does not have, and combinations that cannot be."""
-    check_section(config, "bldr", "configs/bldr.py")
-    bldr = config.bldr
-    check_choices(
-        config,
-        {
-            "bldr.complementary": MASK_MODES,
-            "bldr.detection_view": DETECTION_VIEWS,
-            "bldr.detection_params": DETECTION_PARAMS,
-        },
-    )
-    if not (bldr.positive or bldr.negative):
-        raise UserError("bldr.positive and bldr.negative are both False: nothing would learn.")
-    for name in ("reweighting", "estimate_noise"):
-        if bldr[name] and not bldr.negative:
-            raise UserError(
-                f"bldr.{name} looks at the negative head, which bldr.negative=False leaves "
-                f"untrained; set bldr.{name}=False."
-            )
-    if bldr.self_distillation and not (bldr.positive and bldr.negative):
-        raise UserError(
-            "bldr.self_distillation teaches the exits by both heads, but one is left untrained; "
-            "set bldr.self_distillation=False."
-        )
-    if bldr.detection_params == "ema" and not bldr.ema:
-        raise UserError("bldr.detection_params='ema' needs bldr.ema=True.")
-
-
-def table_learning_rates(config: ml_collections.ConfigDict) -> tuple[float, float]:
-    """Rates of u and v for the recipe's batches: `rate * batch_size / tables_batch_size`.
+def table_learning_rates(bldr: Bldr, batch_size: int) -> tuple[float, float]:
+    """Rates of u and v for batches of `batch_size`: `rate * batch_size / tables_batch_size`.
 
     The losses are means over the batch, so that in a smaller one the gradient of an example's rows
     is larger. Scaled, the rows move as far per visit as with `tables_batch_size`.
     """
-    bldr = config.bldr
-    scale = config.batch_size / bldr.tables_batch_size
+    scale = batch_size / bldr.tables_batch_size
     return scale * bldr.learning_rate_u, scale * bldr.learning_rate_v
 
 
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     """BLDR as a method of the noisy-label task."""
-    check(config)
-    bldr = config.bldr
+    bldr = Bldr.read(config)
     optimizer = make_optimizer(config.optimizer)
     module = make_multi_exit(
         config.model,
         num_classes=problem.num_classes,
         exits=bldr.self_distillation,
         dtype=problem.dtype,
+        norm_parts=problem.norm_parts,
     )
     if bldr.num_complementary >= problem.num_classes:
         raise UserError(
@@ -280,12 +294,12 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         "hint_weight",
         "head_agreement_weight",
     )
-    learning_rate_u, learning_rate_v = table_learning_rates(config)
+    learning_rate_u, learning_rate_v = table_learning_rates(bldr, config.batch_size)
     train_step = functools.partial(
         bldr_step,
         apply=network_apply(module),
         optimizer=optimizer,
-        loss=functools.partial(bldr_loss, **{name: bldr[name] for name in loss_options}),
+        loss=functools.partial(bldr_loss, **{name: getattr(bldr, name) for name in loss_options}),
         complementary=bldr.complementary,
         num_complementary=bldr.num_complementary,
         learning_rate_u=learning_rate_u,

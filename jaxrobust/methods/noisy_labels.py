@@ -22,12 +22,14 @@ class Problem:
       num_examples: training examples N.
       input_shape: (H, W, 3).
       dtype: computation dtype of the networks.
+      norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
     """
 
     num_classes: int
     num_examples: int
     input_shape: tuple[int, int, int]
     dtype: Any
+    norm_parts: int = 1
 
 
 class Batch(NamedTuple):
@@ -175,7 +177,7 @@ def network_apply(module: nn.Module) -> Apply:
             mutable=["batch_stats"],
             rngs=None if key is None else {"dropout": key},
         )
-        return output, updates["batch_stats"]
+        return output, updates.get("batch_stats", {})
 
     return apply
 
@@ -188,6 +190,7 @@ def judge_by_score(
     mode: str,
     threshold: float,
     kurtosis_threshold: float = 1.2,
+    reg_covar: float = 5e-4,
 ) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
     """`Method.judge` from a score per example: every network splits, and their mean decides.
 
@@ -198,16 +201,17 @@ def judge_by_score(
       mode: of `clean_probability`.
       threshold: of `select_clean`.
       kurtosis_threshold: of `clean_probability`.
+      reg_covar: of `clean_probability`.
 
     Returns:
       The function. With several networks, the columns of each carry its name.
     """
 
+    how = {"mode": mode, "kurtosis_threshold": kurtosis_threshold, "reg_covar": reg_covar}
+
     def judge(logits, labels):
         scores = jax.vmap(score, in_axes=(0, None))(logits, labels)
-        probs = jnp.stack(
-            [clean_probability(s, mode=mode, kurtosis_threshold=kurtosis_threshold) for s in scores]
-        )
+        probs = jnp.stack([clean_probability(s, **how) for s in scores])
         clean_prob = jnp.mean(probs, axis=0)
         columns = {
             "suggested": predicted_class(jnp.mean(logits, axis=0)),

@@ -11,8 +11,9 @@ import ml_collections
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, DualHeadClassifier
 from jaxrobust.models.efficientnet import EfficientNetLite0
+from jaxrobust.models.feature_network import FeatureNetwork
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
-from jaxrobust.models.layers import he_normal, torch_uniform
+from jaxrobust.models.layers import Network, he_normal, torch_uniform
 from jaxrobust.models.ml_decoder import MultiLabelClassifier
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.multi_exit import MultiExit
@@ -25,7 +26,7 @@ from jaxrobust.models.two_headed import TwoHeaded
 from jaxrobust.models.vgg import VGG
 from jaxrobust.models.wide_resnet import WideResNet
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, Callable[..., Network]] = {
     "inception_resnet_v2": InceptionResNetV2,
     "preact_resnet18": functools.partial(
         ResNet, block=PreActBlock, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)
@@ -37,7 +38,12 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18_thin": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), widths=(16, 32, 64, 128)),
     "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
     "resnet8_small": functools.partial(ResNet, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
+    "linear": FeatureNetwork,
+    "mlp": functools.partial(FeatureNetwork, width=256),
 }
+
+FEATURE_NETWORKS = ("linear", "mlp")
+"""Those whose inputs are features `[B, D]` in place of images."""
 
 INITIALIZATIONS = {"torch_default": torch_uniform, "kaiming_fan_out": he_normal}
 """How the weights of convolutions start, by the name that a recipe gives it."""
@@ -163,15 +169,22 @@ def make_multilabel_classifier(
 
 
 def make_network(
-    config: ml_collections.ConfigDict, *, num_classes: int, num_heads: int, dtype: Any
-) -> nn.Module:
+    config: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    num_heads: int,
+    dtype: Any,
+    norm_parts: int = 1,
+) -> Network:
     """The network of a recipe.
 
     Args:
-      config: `name` (a key of `NETWORKS`) and `pool` (`"global"` or `"window4"`).
+      config: `name` (a key of `NETWORKS`), `pool` (`"global"` or `"window4"`) and, for
+        `FEATURE_NETWORKS`, `dropout` (0 where there is none).
       num_classes: outputs per head.
       num_heads: linear heads on the pooled feature.
       dtype: computation dtype.
+      norm_parts: of a batch, for BatchNorm.
 
     Raises:
       UserError: for an unknown name or pooling.
@@ -181,7 +194,11 @@ def make_network(
     if config.pool not in POOLINGS:
         raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
     options = {"num_classes": num_classes, "num_heads": num_heads, "dtype": dtype}
-    if config.name == "inception_resnet_v2":
+    if config.name in FEATURE_NETWORKS:
+        options["dropout"] = config.get("dropout", 0.0)
+    else:
+        options["norm_parts"] = norm_parts
+    if config.name in ("inception_resnet_v2", *FEATURE_NETWORKS):
         if config.pool != "global":
             raise UserError(f"model.pool={config.pool!r} is not for {config.name}; use 'global'.")
     else:
@@ -190,24 +207,30 @@ def make_network(
 
 
 def make_two_headed(
-    config: ml_collections.ConfigDict, *, num_classes: int, dtype: Any
+    config: ml_collections.ConfigDict, *, num_classes: int, dtype: Any, norm_parts: int = 1
 ) -> TwoHeaded:
     """The network of a recipe with DPC's two heads; arguments and errors as for `make_network`."""
     backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
-    return TwoHeaded(backbone, num_classes)
+    return TwoHeaded(backbone, num_classes, norm_parts=norm_parts)
 
 
 def make_multi_exit(
-    config: ml_collections.ConfigDict, *, num_classes: int, exits: bool, dtype: Any
+    config: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    exits: bool,
+    dtype: Any,
+    norm_parts: int = 1,
 ) -> MultiExit:
     """The network of a recipe with BLDR's two heads and its exits.
 
     Args:
-      config: `name` (a ResNet of `NETWORKS`), `pool` (`"global"`) and `init` (a key of
-        `INITIALIZATIONS`).
+      config: `name` (a ResNet of `NETWORKS`, or without exits one of `FEATURE_NETWORKS`), `pool`
+        (`"global"`) and `init` (a key of `INITIALIZATIONS`).
       num_classes: outputs per head.
       exits: whether there are exits after the stages before the last.
       dtype: computation dtype.
+      norm_parts: of a batch, for BatchNorm.
 
     Raises:
       UserError: for another name, pooling or initialisation.
@@ -219,8 +242,18 @@ def make_multi_exit(
             f"BLDR's exits need a ResNet and global pooling, not model.name={config.name!r} with "
             f"model.pool={config.pool!r}."
         )
+    if exits and config.name in FEATURE_NETWORKS:
+        raise UserError(
+            f"model.name={config.name!r} has no stages from which BLDR's exits could lead: set "
+            "--config.bldr.self_distillation=False."
+        )
     kernel_init = INITIALIZATIONS[config.init]
     backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
     return MultiExit(
-        backbone.clone(kernel_init=kernel_init), num_classes, exits, kernel_init, dtype
+        backbone.clone(kernel_init=kernel_init),
+        num_classes,
+        exits,
+        kernel_init,
+        dtype,
+        norm_parts=norm_parts,
     )

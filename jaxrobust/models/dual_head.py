@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from jaxrobust.models.layers import BatchNorm, Features, Linear
+from jaxrobust.models.layers import BatchNorm, Features, Linear, Network
 
 AUXILIARY_HEADS = ("none", "linear", "mlp")
 
@@ -53,7 +53,7 @@ class AuxiliaryHead(nn.Module):
         return Linear(self.num_classes, **self.options)(x)
 
 
-class DualHeadClassifier(nn.Module):
+class DualHeadClassifier(Network):
     """A backbone with a primary head and, if asked for, an auxiliary one.
 
     The top-level keys of the parameters are `backbone`, `primary` and `auxiliary`: without the last

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import BatchNorm, Linear, torch_bias, torch_uniform
+from jaxrobust.models.layers import BatchNorm, Linear, Network, torch_bias, torch_uniform
 
 # A convolution with BN and ReLU: (features, kernel, stride, padding); kernel and padding may be
 # pairs (height, width).
@@ -129,7 +129,7 @@ class ResidualBranches(nn.Module):
         return nn.relu(x) if self.activate else x
 
 
-class InceptionResNetV2(nn.Module):
+class InceptionResNetV2(Network):
     """InceptionResNetV2 with linear heads on the pooled feature, without dropout.
 
     Attributes:

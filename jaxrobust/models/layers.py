@@ -1,8 +1,6 @@
 """Layers shared by the networks, and what every backbone returns."""
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -161,29 +159,25 @@ class Conv(nn.Module):
         )(inputs)
 
 
-_num_parts = contextvars.ContextVar("num_parts", default=1)
+class Network(nn.Module, kw_only=True):
+    """A module that is trained as a whole, and says how its BatchNorm layers see a batch.
 
-
-@contextlib.contextmanager
-def batch_norm_in_parts(num_parts: int) -> Iterator[None]:
-    """While a step is traced: BatchNorm takes its statistics over each of so many parts of a batch.
-
-    With one part per device of a mesh that batches are split over, each device looks at its own
-    images only, as in PyTorch's `DataParallel`.
+    Attributes:
+      norm_parts: number of equal parts of a training batch that are normalised separately. With
+        one per device of the mesh that batches are split over, each device normalises its own
+        images only, as in PyTorch's `DataParallel`. Of nested networks the outermost counts.
     """
-    token = _num_parts.set(num_parts)
-    try:
-        yield
-    finally:
-        _num_parts.reset(token)
+
+    norm_parts: int = 1
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over the valid rows, with PyTorch's constants.
 
-    Under `jit` the statistics are those of the global batch, or of `batch_norm_in_parts`; the
-    running averages are then the mean over the parts that have valid rows. flax keeps the biased
-    variance in its running average where PyTorch keeps the unbiased one.
+    Under `jit` the statistics are those of the global batch, or of each of the parts that the
+    enclosing `Network` asks for; the running averages are then the mean over the parts that have
+    valid rows. flax keeps the biased variance in its running average where PyTorch keeps the
+    unbiased one.
 
     Attributes:
       dtype: computation dtype; statistics and parameters are float32.
@@ -202,9 +196,18 @@ class BatchNorm(nn.Module):
             "dtype": self.dtype,
         }
         norm = nn.BatchNorm(**options, name="BatchNorm_0")
-        if train and _num_parts.get() > 1 and not self.is_initializing():
-            return self._in_parts(inputs, where, options, _num_parts.get())
+        num_parts = self._num_parts()
+        if train and num_parts > 1 and not self.is_initializing():
+            return self._in_parts(inputs, where, options, num_parts)
         return norm(inputs, mask=None if where is None else _like(where, inputs))
+
+    def _num_parts(self) -> int:
+        num_parts, module = 1, self.parent
+        while isinstance(module, nn.Module):
+            if isinstance(module, Network):
+                num_parts = module.norm_parts
+            module = module.parent
+        return num_parts
 
     def _in_parts(self, inputs, where, options, num_parts):
         if len(inputs) % num_parts:

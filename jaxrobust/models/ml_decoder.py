@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Features, Linear
+from jaxrobust.models.layers import Features, Linear, Network
 
 
 class MultiLabelOutputs(NamedTuple):
@@ -129,7 +129,7 @@ class MLDecoder(nn.Module):
         return logits[:, : self.num_classes] + bias[None], x
 
 
-class MultiLabelClassifier(nn.Module):
+class MultiLabelClassifier(Network):
     """A backbone with an ML-Decoder on its final map.
 
     The top-level keys of the parameters are `backbone` and `decoder`.

@@ -10,7 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import BatchNorm, Linear, global_average, torch_bias, torch_uniform
+from jaxrobust.models.layers import (
+    BatchNorm,
+    Linear,
+    Network,
+    global_average,
+    torch_bias,
+    torch_uniform,
+)
 
 
 class ExitBlock(nn.Module):
@@ -47,7 +54,7 @@ class ExitBlock(nn.Module):
         return x
 
 
-class MultiExit(nn.Module):
+class MultiExit(Network):
     """A ResNet with a positive and a negative head, and an exit after each stage but the last.
 
     An exit shrinks its map as far as the remaining stages do and gives it the channels of the last

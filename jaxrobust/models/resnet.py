@@ -13,6 +13,7 @@ from jaxrobust.models.layers import (
     Conv,
     Features,
     Linear,
+    Network,
     global_average,
     he_normal,
     torch_uniform,
@@ -154,7 +155,7 @@ class ResNetBackbone(nn.Module):
         return jnp.mean(x, axis=(2, 4), dtype=jnp.float32).reshape(batch, -1)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """ResNet with a 3x3 stem and linear heads, for images of 8 to 64 pixels.
 
     Every head is a `Linear` layer initialised from its own key, so two heads never start equal.

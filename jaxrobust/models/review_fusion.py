@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import BatchNorm, Conv, Features, torch_bias, torch_uniform
+from jaxrobust.models.layers import BatchNorm, Conv, Features, Network, torch_bias, torch_uniform
 
 # He et al.'s uniform initialisation with slope 1: U(-sqrt(3 / fan_in), sqrt(3 / fan_in)).
 _lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -93,7 +93,7 @@ def final_map(features: Features) -> tuple[jax.Array, ...]:
     return (features.final,)
 
 
-class ReviewFusion(nn.Module):
+class ReviewFusion(Network):
     """Student features to maps of the shapes of the teacher's, deep ones fused into shallow ones.
 
     One `FusionBlock` per level, from the deepest to the shallowest.

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Linear
+from jaxrobust.models.layers import Linear, Network
 
 UNSUPERVISED_HEAD = "unsupervised_head"
 """Name of the second head in the parameters."""
@@ -30,7 +30,7 @@ class MLPHead(nn.Module):
         return Linear(self.num_classes)(x)
 
 
-class TwoHeaded(nn.Module):
+class TwoHeaded(Network):
     """A linear and an MLP head on the pooled feature of a network.
 
     Attributes:

@@ -34,7 +34,7 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
     if not finished and len(single) > 1:
         raise UserError(
             f"None of {', '.join(map(str, single))} is finished; name one alone for a page of what "
-            "is there."
+            "it has written so far."
         )
     if finished:
         folders = compare.folders(finished, by)
@@ -42,7 +42,10 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
     else:
         run = read_run(single[0])
         groups = {run.config["method"]: [run]}
-        notes = ["This run is not finished; here is what is there. Its command goes on with it."]
+        notes = [
+            "This run is not finished; the page shows what it has written so far. Repeat its "
+            "command to continue it."
+        ]
     try:
         out.mkdir(parents=True, exist_ok=True)
         page = out / "index.html"

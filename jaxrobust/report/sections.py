@@ -72,8 +72,8 @@ def curves(groups: Groups, images: Images) -> str:
     parts = [
         images.plot(
             "curves",
-            f"Curves of {shown}: the measures above over the course of the run.",
-            "How the measures developed." + band,
+            f"Curves of {shown}: the measures above by round or epoch.",
+            "The measures by round or epoch." + band,
             lambda path, columns: compare.draw(results, path, columns=columns),
         )
     ]
@@ -81,7 +81,7 @@ def curves(groups: Groups, images: Images) -> str:
         plot = images.plot(
             "curves_annotated",
             f"Curves of {shown} against the number of annotated images.",
-            "The same against what it cost.",
+            "The measures by the number of annotated images.",
             lambda path, columns: compare.draw(results, path, x="annotated", columns=columns),
         )
         parts.append(details("Against the number of annotated images", plot))
@@ -147,9 +147,9 @@ def test_images(label: str, runs: list[Run], images: Images) -> str:
         reliability = images.drawn(
             f"reliability_{slug}",
             f"Reliability diagram of {label}: accuracy by confidence in ten bins.",
-            "How often labels are there, by how probable they were called"
+            "Share of labels that are present, by their predicted probability"
             if classes
-            else "How often predictions are right, by how sure the network was",
+            else "Share of predictions that are right, by their confidence",
             lambda path: figures.reliability_diagram(bins, path),
         )
     return "\n".join(filter(None, [side_by_side(matrix, classes, reliability), pairs]))
@@ -175,7 +175,7 @@ def _most_confused(counts: np.ndarray, names: list[str]) -> str:
         for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True)
         if (share := wrong[true, taken] / of_class[true])
     ]
-    header = ["true class", "taken for", "images", "% of the class"]
+    header = ["true class", "predicted class", "images", "% of the class"]
     return table("Most frequent confusions", header, rows, numeric=True) if rows else ""
 
 

@@ -69,7 +69,7 @@ def _score_histograms(table: pathlib.Path, slug: str, images: Images) -> str:
     return images.plot(
         f"scores_{table.stem}_{slug}",
         f"Histograms of {', '.join(scores)} over the pool and over the chosen images.",
-        "How the scores were distributed over the pool, and over the images that were chosen",
+        "Distribution of the scores over the pool, and over the images that were chosen",
         lambda path, columns: figures.query_histograms(scores, path, columns=columns),
     )
 
@@ -94,7 +94,7 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
             path,
             f"{path.stem}_{slug}",
             f"Histogram of {path.stem.replace('_', ' ')} over the training images.",
-            "The score by which the method tells right labels from wrong ones",
+            "The score by which the method separates right labels from wrong ones",
             "wide plot",
         )
         for path in scores
@@ -104,7 +104,7 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
         matrix = images.drawn(
             f"noise_{slug}",
             "Share of every given label among the images of each true class.",
-            f"What the labels were turned into: {noise['kind']} noise, "
+            f"Given labels by true class: {noise['kind']} noise, "
             f"{percent(noise['realised_rate'])} % are wrong",
             lambda path: figures.confusion_matrix(
                 np.array(noise["transition"]),
@@ -122,7 +122,11 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
             f"suspicious_{slug}",
             "The images with the most suspicious labels; the table names them.",
             "The most suspicious labels: given, and suggested"
-            + ("" if not noise or noise["kind"] == "none" else "; orange where it is wrong indeed"),
+            + (
+                ""
+                if not noise or noise["kind"] == "none"
+                else "; orange where the given label is wrong"
+            ),
             "photos",
         ),
     )

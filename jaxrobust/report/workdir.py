@@ -107,7 +107,7 @@ def read_json(path: pathlib.Path) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is damaged ({error}); restore it, or repeat the run's command to write it "
-            "anew."
+            "again."
         ) from None
 
 
@@ -127,7 +127,7 @@ def read_rows(path: pathlib.Path) -> list[list[str]]:
         return []
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
-            f"{path} is damaged ({error}); repeat the run's command to write it anew."
+            f"{path} is damaged ({error}); repeat the run's command to write it again."
         ) from None
 
 
@@ -150,5 +150,5 @@ def to_numbers(path: pathlib.Path, rows: list[list[str]], first: int) -> np.ndar
     except ValueError:
         raise UserError(
             f"{path} is damaged (a number in it is missing or is none); repeat the run's command "
-            "to write it anew."
+            "to write it again."
         ) from None

@@ -8,6 +8,8 @@ from jaxrobust.selection.bidirectional_uncertainty import predicted_unknown as p
 from jaxrobust.selection.bidirectional_uncertainty import select_lowest as select_lowest
 from jaxrobust.selection.coarse_to_fine import coarse_score as coarse_score
 from jaxrobust.selection.coarse_to_fine import select_coarse_to_fine as select_coarse_to_fine
+from jaxrobust.selection.confident_joint import confident_joint as confident_joint
+from jaxrobust.selection.confident_joint import estimate_num_wrong as estimate_num_wrong
 from jaxrobust.selection.diversity import badge_select as badge_select
 from jaxrobust.selection.diversity import k_center_greedy as k_center_greedy
 from jaxrobust.selection.evidential import differential_entropy as differential_entropy
@@ -19,15 +21,19 @@ from jaxrobust.selection.margin import min_max_normalize as min_max_normalize
 from jaxrobust.selection.margin import select_clean as select_clean
 from jaxrobust.selection.mixture import GaussianMixture1D as GaussianMixture1D
 from jaxrobust.selection.mixture import clean_probability as clean_probability
+from jaxrobust.selection.mixture import (
+    clean_probability_given_count as clean_probability_given_count,
+)
 from jaxrobust.selection.mixture import excess_kurtosis as excess_kurtosis
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d as fit_gaussian_mixture_1d
+from jaxrobust.selection.mixture import gaussian_mixture_log_odds as gaussian_mixture_log_odds
 from jaxrobust.selection.mixture import gaussian_mixture_posterior as gaussian_mixture_posterior
 from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as aleatoric_uncertainty
 from jaxrobust.selection.open_set_baselines import energy_margin_loss as energy_margin_loss
 from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
 from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score
 from jaxrobust.selection.open_set_baselines import (
-    reverse_neighbor_shares as reverse_neighbor_shares,
+    reverse_neighbor_energy as reverse_neighbor_energy,
 )
 from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate

@@ -13,7 +13,7 @@ def logit_margin(logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> 
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      labels: integers `[...]` in `0..C-1`.
+      labels: integers `[...]` in `0..C-1`; any other gives `-max_c o_c`.
 
     Returns:
       Floats `[...]`, at least float32.

@@ -146,6 +146,28 @@ def gaussian_mixture_posterior(x: jax.typing.ArrayLike, mixture: GaussianMixture
     return jax.nn.softmax(_log_joint(x, means, variances, weights), axis=-1)
 
 
+@jax.jit
+def gaussian_mixture_log_odds(x: jax.typing.ArrayLike, mixture: GaussianMixture1D) -> jax.Array:
+    """Log-odds of the component with the larger mean, given the value.
+
+    `log(p / (1 - p))` of column 1 of `gaussian_mixture_posterior`. It ranks the values whose
+    posterior rounds to exactly 0 or 1.
+
+    Args:
+      x: floats `[N]`.
+      mixture: what `fit_gaussian_mixture_1d` returned.
+
+    Returns:
+      Floats `[N]`, at least float32.
+
+    Raises:
+      ValueError: if `x` is not a vector.
+    """
+    x, _ = check_scores(x, None)
+    joint = _log_joint(x, *(p.astype(x.dtype) for p in mixture[:3]))
+    return joint[:, 1] - joint[:, 0]
+
+
 def excess_kurtosis(
     x: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
@@ -175,12 +197,14 @@ def clean_probability(
     *,
     mode: str,
     kurtosis_threshold: jax.typing.ArrayLike = 1.2,
+    reg_covar: jax.typing.ArrayLike = 5e-4,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Probability that the given label is right, from the margins of a whole training set.
 
     The margins are first mapped onto [0, 1]. Where they are all equal there is nothing to split,
-    and every probability is below one half.
+    and every probability is below one half. Infinite margins, those of probabilities of exactly
+    zero, have no part in the fit: -inf gives 0 and inf gives 1.
 
     Args:
       margins: floats `[N]`, `logit_margin` of every example.
@@ -188,6 +212,7 @@ def clean_probability(
         "minmax", the mapped margin itself (their WebVision scripts); or "auto", the first up to
         `kurtosis_threshold` and the second above it (the appendix).
       kurtosis_threshold: largest excess kurtosis of the margins that counts as two groups.
+      reg_covar: of `fit_gaussian_mixture_1d`; DivideMix's WebVision script has 1e-3.
       where: bool `[N]`, the examples that take part; None for all.
 
     Returns:
@@ -202,15 +227,76 @@ def clean_probability(
     """
     check_option("mode", mode, MODES)
     margins, where = check_scores(margins, where)
-    scores = jnp.where(where, min_max_normalize(margins, where=where), 0)
+    finite = where & ~jnp.isinf(margins)
+    scores = jnp.where(finite, min_max_normalize(margins, where=finite), 0)
     if mode == "minmax":
-        return scores
-    mixture = fit_gaussian_mixture_1d(scores, where=where)
-    posterior = jnp.where(where, gaussian_mixture_posterior(scores, mixture)[:, 1], 0)
-    if mode == "gmm":
-        return posterior
-    two_groups = excess_kurtosis(scores, where=where) <= kurtosis_threshold
-    return jnp.where(two_groups, posterior, scores)
+        return _with_infinite(scores, margins, where)
+    mixture = fit_gaussian_mixture_1d(scores, where=finite, reg_covar=reg_covar)
+    posterior = gaussian_mixture_posterior(scores, mixture)[:, 1]
+    if mode == "auto":
+        two_groups = excess_kurtosis(scores, where=finite) <= kurtosis_threshold
+        posterior = jnp.where(two_groups, posterior, scores)
+    return _with_infinite(posterior, margins, where)
+
+
+def clean_probability_given_count(
+    margins: jax.typing.ArrayLike,
+    num_wrong: jax.typing.ArrayLike,
+    *,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Probability that the given label is right, where it is known how many are wrong.
+
+    The posterior of `clean_probability` in mode "gmm", with the prior odds of the two Gaussians
+    replaced by those at which the `num_wrong` lowest margins fall below one half:
+
+        p_i = sigmoid(l(m_i) - l(t)),    l(m) = log N(m; mu_1, v_1) - log N(m; mu_0, v_0),
+
+    t half way between the last margin below and the first above. Below mu_0 and above mu_1 `l` goes
+    on as a straight line, so that a larger margin never has a lower probability, as it can have
+    between Gaussians of different variances.
+
+    Args:
+      margins: floats `[N]`, `logit_margin` of every example.
+      num_wrong: scalar, such as `estimate_num_wrong`; rounded, and kept within the number of
+        examples.
+      where: bool `[N]`, the examples that take part; None for all.
+
+    Returns:
+      Floats `[N]` in `[0, 1]`, at least float32, increasing with the margin; 0 outside `where`. All
+      are 1 for `num_wrong` 0. Infinite margins are treated as by `clean_probability`.
+
+    Raises:
+      ValueError: if `margins` is not a vector, or `where` has another shape.
+    """
+    margins, where = check_scores(margins, where)
+    finite = where & ~jnp.isinf(margins)
+    scores = jnp.where(finite, min_max_normalize(margins, where=finite), 0)
+    log_odds = _log_odds(scores, fit_gaussian_mixture_1d(scores, where=finite))
+    count = jnp.sum(finite, dtype=jnp.int32)
+    num_wrong = jnp.round(jnp.asarray(num_wrong, margins.dtype)).astype(jnp.int32)
+    below = jnp.clip(num_wrong - jnp.sum(where & jnp.isneginf(margins), dtype=jnp.int32), 0, count)
+    ordered = jnp.sort(jnp.where(finite, log_odds, jnp.inf))
+    last, first = ordered[jnp.maximum(below - 1, 0)], ordered[jnp.minimum(below, count - 1)]
+    boundary = jnp.where(
+        below == 0, -jnp.inf, jnp.where(below == count, jnp.inf, (last + first) / 2)
+    )
+    return _with_infinite(jax.nn.sigmoid(log_odds - boundary), margins, where)
+
+
+def _with_infinite(prob: jax.Array, margins: jax.Array, where: jax.Array) -> jax.Array:
+    """Probabilities of finite margins, 0 and 1 at infinite ones, 0 outside `where`."""
+    prob = jnp.where(jnp.isinf(margins), (margins > 0).astype(prob.dtype), prob)
+    return jnp.where(where, prob, 0)
+
+
+def _log_odds(x: jax.Array, mixture: GaussianMixture1D) -> jax.Array:
+    """Log ratio `[N]` of upper to lower density, continued outside the means by its tangents."""
+    (low, high), (v_low, v_high) = mixture.means, mixture.variances
+    inside = jnp.clip(x, low, high)
+    ratio = jnp.square(inside - low) / (2 * v_low) - jnp.square(inside - high) / (2 * v_high)
+    slope = (high - low) * jnp.where(x < low, 1 / v_high, 1 / v_low)
+    return ratio + slope * (x - inside)
 
 
 def _log_joint(

@@ -6,24 +6,25 @@ from jax import lax
 
 from jaxrobust.arrays import at_least_float32, check_logits, label_mask, masked_mean
 from jaxrobust.losses.negative import log_one_minus_softmax
-from jaxrobust.selection.mixture import fit_gaussian_mixture_1d, gaussian_mixture_posterior
+from jaxrobust.selection.mixture import fit_gaussian_mixture_1d, gaussian_mixture_log_odds
 
 _BLOCK = 128
 
 
 def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
-    """LfOSA's probability that an image is of the known class it looks like; high = query.
+    """LfOSA's belief that an image is of the known class it looks like; high = query.
 
     The images are grouped by predicted class; to the largest logits of each group a mixture of two
-    Gaussians is fitted, and the score is the posterior of the one with the larger mean. Images
-    predicted unknown, and those alone in their group, score 0.
+    Gaussians is fitted, and the score is the log-odds of the one with the larger mean. The sigmoid
+    of the score is the authors' posterior, of which many values round to exactly 1 in float32.
 
     Args:
       detector_logits: floats `[N, K+1]` of a (K+1)-way detector; class K is "unknown".
       where: bool `[N]`, the candidates; `None` for all.
 
     Returns:
-      Floats `[N]` in [0, 1], at least float32; -inf outside `where`.
+      Floats `[N]`, at least float32: the lowest finite number (posterior 0) for images predicted
+      unknown and for those alone in their group; -inf outside `where`.
 
     Raises:
       ValueError: if `detector_logits` is not a matrix with at least two columns.
@@ -41,10 +42,11 @@ def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -
     def visit(label, scores):
         members = candidate & (predicted == label.astype(predicted.dtype))
         mixture = fit_gaussian_mixture_1d(activations, where=members)
-        known = gaussian_mixture_posterior(activations, mixture)[:, 1]
+        known = gaussian_mixture_log_odds(activations, mixture)
         return jnp.where(members & (jnp.sum(members) >= 2), known, scores)
 
-    scores = jnp.where(candidate, jnp.zeros_like(activations), -jnp.inf)
+    lowest = jnp.full_like(activations, jnp.finfo(activations.dtype).min)
+    scores = jnp.where(candidate, lowest, -jnp.inf)
     return lax.fori_loop(0, detector_logits.shape[1] - 1, visit, scores)
 
 
@@ -90,30 +92,34 @@ def epistemic_energy(detector_logits: jax.Array) -> jax.Array:
     return _known_energy(detector_logits) + jax.nn.softplus(detector_logits[..., -1])
 
 
-def reverse_neighbor_shares(
+def reverse_neighbor_energy(
     features: jax.Array,
     labels: jax.Array,
-    num_classes: int,
+    num_known: int,
     *,
     where: jax.Array,
     num_neighbors: int = 250,
 ) -> jax.Array:
-    """How much of each class has an image among its nearest neighbours in the pool.
+    """EAOA's energy of a pool image from the classes in whose neighbourhood it lies.
 
-    `count of annotated images of class k that have i among their num_neighbors nearest pool images
-    / count of annotated images of class k`; 0 for a class without images. Works through the
-    annotated images in blocks of 128, so memory is that of features, result and a few
-    distances `[128, N]`.
+    `epistemic_energy` of the class-balanced counts `w_k = c_k / (n_k / mean n)`: `c_k` of the `n_k`
+    annotated images of class k have the image among their num_neighbors nearest pool images, and
+    the mean is over the known classes. As in the authors' code the mean is over the class "unknown"
+    too while it has no image. A class without images has `w_k = 0`. Low means that the image looks
+    known.
+
+    Works through the annotated images in blocks of 128, so memory is that of features, counts and a
+    few distances `[128, N]`.
 
     Args:
       features: floats `[N, D]` of pool and annotated images alike.
-      labels: integers `[N]`; those in `0..num_classes-1` mark annotated images.
-      num_classes: C, with "unknown" as a class of its own.
+      labels: integers `[N]`; `0..num_known` mark annotated images, `num_known` is "unknown".
+      num_known: K, known classes.
       where: bool `[N]`, the pool.
       num_neighbors: nearest pool images by Euclidean distance; of a smaller pool, all.
 
     Returns:
-      Floats `[N, C]` in [0, 1], at least float32; zeros outside the pool.
+      Floats `[N]`, at least float32; meaningless outside the pool.
 
     Raises:
       ValueError: if features are not a matrix with one row per label, or `num_neighbors` is below
@@ -122,6 +128,16 @@ def reverse_neighbor_shares(
     References:
       Zong and Huang, CVPR 2025, the data side of epistemic uncertainty.
     """
+    counts, sizes = _reverse_neighbor_counts(features, labels, num_known + 1, where, num_neighbors)
+    num_classes = jnp.where(sizes[-1] > 0, num_known, num_known + 1).astype(sizes.dtype)
+    mean = jnp.sum(sizes[:-1]) / num_classes
+    return epistemic_energy(counts * (mean / jnp.maximum(sizes, 1))[None])
+
+
+def _reverse_neighbor_counts(
+    features: jax.Array, labels: jax.Array, num_classes: int, where: jax.Array, num_neighbors: int
+) -> tuple[jax.Array, jax.Array]:
+    """Floats `[N, C]` (of each class, how many have the image as a neighbour) and class sizes."""
     features, labels = at_least_float32(features), jnp.asarray(labels)
     if features.ndim != 2 or features.shape[:1] != labels.shape:
         raise ValueError(
@@ -146,7 +162,7 @@ def reverse_neighbor_shares(
     counts = jnp.zeros((len(labels), num_classes), features.dtype)
     counts = lax.fori_loop(0, -(-jnp.sum(annotated) // block), visit, counts)
     members = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=features.dtype), axis=0)
-    return counts / jnp.maximum(members, 1)[None]
+    return counts, members
 
 
 def energy_margin_loss(
@@ -165,7 +181,7 @@ def energy_margin_loss(
 
     Args:
       detector_logits: floats `[B, K+1]`; class K is "unknown".
-      labels: integers `[B]` in `0..K`.
+      labels: integers `[B]` in `0..K`; any other counts as known.
       known_margin: energy below which a known image costs nothing.
       unknown_margin: energy above which an unknown image costs nothing.
       where: bool `[B]`, the rows that count; `None` for all.

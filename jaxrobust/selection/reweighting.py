@@ -48,7 +48,7 @@ def detect_noisy_labels(
 
     Args:
       nl_logits: floats `[N, C]` of the negative head.
-      labels: integers `[N]` in `0..C-1`, the given labels.
+      labels: integers `[N]` in `0..C-1`, the given labels; any other counts as wrong.
       threshold: probability below which (strictly) a label is called wrong.
 
     Returns:

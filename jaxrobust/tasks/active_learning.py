@@ -43,20 +43,18 @@ from jaxrobust.methods.active_learning import (
 )
 from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
 from jaxrobust.tasks.common import (
+    batch_norm_parts,
     check_batch_size,
     check_common,
     compute_dtype,
     introduce_networks,
     load,
     next_command,
-    with_batch_norm,
     write_test_files,
 )
 
 log = logging.getLogger("jaxrobust")
 
-ORACLES = ("truth", "csv")
-VIEWS = ("test", "train")
 NUM_SHOWN = 60  # queried images on the contact sheet
 NUM_BINS = 40  # of the histograms of scores
 
@@ -71,7 +69,7 @@ def run(
     """Runs a whole active-learning experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.active_learning`.
+      config: a recipe, see `jaxrobust.tasks.options.ActiveLearning`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -91,15 +89,7 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no strategy could run with."""
-    check_common(
-        config,
-        {
-            "method": STRATEGIES,
-            "oracle": ORACLES,
-            "al.score_transform": VIEWS,
-            "al.target_model": ("separate", "shared"),
-        },
-    )
+    check_common(config)
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
@@ -200,6 +190,7 @@ class _Learning:
             dtype=compute_dtype(config.dtype),
             budget=config.al.query_size,
             truth=None if self.person else split.targets,
+            norm_parts=batch_norm_parts(config, run_.placement),
         )
         self.strategy: Strategy = STRATEGIES[config.method](config, self.problem)
         self._set_annotations(
@@ -234,7 +225,7 @@ class _Learning:
             self._epoch[name] = epoch_program(
                 programs,
                 f"{name}/epoch",
-                with_batch_norm(self._step(phase), self.config, placement),
+                self._step(phase),
                 placement,
             )
             self._predict[name] = gather_program(

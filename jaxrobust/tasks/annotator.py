@@ -2,8 +2,8 @@
 
 The images of a round are decided once. `queries/round_XX.json` keeps them from then on, and the
 table `queries/round_XX.csv` and the contact sheet `queries/round_XX.png` are written after it, each
-in one piece and never over an existing table. So whatever is killed, deleted or computed anew, the
-same images are asked about, and an answer that was written down is never asked for again.
+in one piece and never over an existing table. So after a kill, a deleted file or a repeated
+computation the same images are asked about, and a written answer is never asked for again.
 """
 
 import csv
@@ -82,7 +82,7 @@ class Annotator:
         return Query(ids=ids, scores=columns, notes=note["notes"])
 
     def ask(self, round_: int, query: Query) -> None:
-        """Writes down what is asked, for the program and for the person."""
+        """Writes the questions, for the program and for the person."""
         note = {
             "ids": [int(i) for i in query.ids],
             "scores": {
@@ -193,7 +193,7 @@ def _rows(path: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
     if absent:
         raise UserError(
             f"{path} has no column {', '.join(sorted(absent))} in its first line; put the header "
-            "back, or delete the file to have it written anew without labels."
+            "back, or delete the file to have it written again without labels."
         )
     try:
         return [(reader.line_num, row) for row in reader if any(row.values())]

@@ -1,11 +1,10 @@
 """What several tasks do alike with a recipe."""
 
 import dataclasses
-import functools
 import logging
 import pathlib
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,36 +13,39 @@ import numpy as np
 
 from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
+from jaxrobust.data.features import FEATURES, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
-from jaxrobust.data.streaming import ON_CORRUPT
-from jaxrobust.data.transforms import CROPS
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
-from jaxrobust.engine.plan import LAST_BATCHES
 from jaxrobust.engine.runtime import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.layers import batch_norm_in_parts
-from jaxrobust.ranges import check_ranges
-from jaxrobust.recipes import check_choices
+from jaxrobust.models import FEATURE_NETWORKS
+from jaxrobust.tasks.options import check
 
 log = logging.getLogger("jaxrobust")
 
 
 def load(
-    config: ml_collections.ConfigDict, *, multilabel: bool | None = False, streams: bool = False
-) -> Dataset | FileDataset:
+    config: ml_collections.ConfigDict,
+    *,
+    multilabel: bool | None = False,
+    streams: bool = False,
+    features: bool = False,
+) -> Dataset | FeatureDataset | FileDataset:
     """The data set of a recipe, with the recipe's normalisation constants where it has some.
 
     Args:
       config: a recipe.
       multilabel: whether the task learns from images with several labels; None: from either kind.
       streams: whether the task can stream images.
+      features: whether the task can learn from features.
 
     Returns:
-      A `Dataset`, or with `dataset.stream` a `FileDataset`.
+      A `Dataset`, with `dataset.stream` a `FileDataset`, for `dataset.name=features` a
+      `FeatureDataset`.
 
     Raises:
       UserError: if the data is not usable, or of the other kind.
@@ -59,7 +61,9 @@ def load(
         raise UserError(
             f"Task {config.task} holds its images in memory: set --config.dataset.stream=False."
         )
-    if fields.stream:
+    if fields.name == FEATURES:
+        dataset = _load_features(config, can_learn=features, **options)
+    elif fields.stream:
         dataset = list_dataset(fields.name, **options)
     else:
         dataset = load_dataset(fields.name, image_size=fields.image_size or None, **options)
@@ -78,32 +82,63 @@ def load(
     )
 
 
+def _load_features(
+    config: ml_collections.ConfigDict, *, can_learn: bool, path: str | None, **options
+) -> FeatureDataset:
+    """The file of features that a recipe names; arguments as of `load` and `load_features`."""
+    fields = config.dataset
+    if not can_learn:
+        raise UserError(
+            f"Task {config.task} learns from images, not from features: choose another "
+            "--config.dataset.name=."
+        )
+    if path or not fields.features:
+        raise UserError(
+            f"dataset.name={FEATURES!r} reads a .npy or .npz file: name it by "
+            "--config.dataset.features=, and leave --config.dataset.path= empty."
+        )
+    if fields.stream:
+        raise UserError(
+            "Features are held in memory: set --config.dataset.stream=False, or stream images."
+        )
+    return load_features(
+        fields.features,
+        labels=fields.labels or None,
+        test_fraction=fields.test_fraction,
+        **options,
+    )
+
+
+def check_network(config: ml_collections.ConfigDict, dataset) -> None:
+    """Refuses a network of images for features, and one of features for images.
+
+    Raises:
+      UserError: naming networks that fit.
+    """
+    name, is_features = config.model.name, isinstance(dataset, FeatureDataset)
+    if is_features and name not in FEATURE_NETWORKS:
+        raise UserError(
+            f"model.name={name!r} takes images, but {config.dataset.features} holds features: set "
+            f"--config.model.name= to {' or '.join(FEATURE_NETWORKS)}."
+        )
+    if not is_features and name in FEATURE_NETWORKS:
+        raise UserError(
+            f"model.name={name!r} takes features, but {dataset.name} holds images: set "
+            f"--config.model.name= to another network, or --config.dataset.name={FEATURES}."
+        )
+
+
 MULTILABEL = "multilabel"
 """The `augment.crop` that squeezes images to squares and augments them as L2D does."""
 
 
-def check_common(config: ml_collections.ConfigDict, choices: Mapping[str, Iterable[str]]) -> None:
-    """Refuses numbers out of their range, and names that no task or not this task knows.
-
-    Args:
-      config: a recipe.
-      choices: of the task, as of `check_choices`.
+def check_common(config: ml_collections.ConfigDict) -> None:
+    """Refuses a recipe that no data could make right.
 
     Raises:
       UserError: for the first field that is wrong.
     """
-    check_ranges(config)
-    check_choices(
-        config,
-        {
-            **choices,
-            "last_batch": LAST_BATCHES,
-            "optimizer.schedule": SCHEDULES,
-            "augment.crop": (*CROPS, MULTILABEL),
-            "augment.crop_from": ("original", "resized"),
-            "dataset.on_corrupt": ON_CORRUPT,
-        },
-    )
+    check(config)
     schedule = config.optimizer.schedule
     if lacking := [name for name in SCHEDULES[schedule] if name not in config.optimizer]:
         raise UserError(
@@ -139,24 +174,9 @@ def compute_dtype(name: str):
     return jnp.dtype(name)
 
 
-def with_batch_norm(
-    step: Callable, config: ml_collections.ConfigDict, placement: Placement
-) -> Callable:
-    """`step` with BatchNorm over what the recipe's `batch_norm` names.
-
-    Raises:
-      UserError: if that is neither the whole batch nor each device's part.
-    """
-    check_choices(config, {"batch_norm": ("global", "per_device")})
-    if config.batch_norm == "global":
-        return step
-
-    @functools.wraps(step)
-    def in_parts(*args):
-        with batch_norm_in_parts(placement.num_devices):
-            return step(*args)
-
-    return in_parts
+def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:
+    """How many parts of a batch BatchNorm normalises separately, by the recipe's `batch_norm`."""
+    return placement.num_devices if config.batch_norm == "per_device" else 1
 
 
 def write_test_files(

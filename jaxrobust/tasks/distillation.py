@@ -49,7 +49,6 @@ from jaxrobust.methods.distillation import (
     student_apply,
 )
 from jaxrobust.models import (
-    BACKBONES,
     MOBILE_BACKBONES,
     make_classifier,
     make_multilabel_classifier,
@@ -62,21 +61,19 @@ from jaxrobust.models.storage import (
     save_program,
 )
 from jaxrobust.tasks.common import (
+    batch_norm_parts,
     check_batch_size,
     check_common,
     compute_dtype,
     introduce_networks,
     load,
     next_command,
-    with_batch_norm,
     write_test_files,
 )
 from jaxrobust.tasks.images import images_of, view_transforms
 
 log = logging.getLogger("jaxrobust")
 
-TEACHER_LOGITS = ("step", "table")
-TABLE_DTYPES = ("float32", "float16")
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
 
 
@@ -149,7 +146,7 @@ def run(
     """Runs a whole distillation experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.distillation`.
+      config: a recipe, see `jaxrobust.tasks.options.Distillation`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -180,24 +177,7 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    check_common(
-        config,
-        {
-            "method": {**DISTILLERS, **MULTILABEL_DISTILLERS},
-            "student.name": BACKBONES,
-            **({} if config.teacher.path else {"teacher.name": BACKBONES}),
-            **(
-                {"teacher.logits": TEACHER_LOGITS, "teacher.table_dtype": TABLE_DTYPES}
-                if "logits" in config.teacher
-                else {}
-            ),
-        },
-    )
-    if "decoder" in config and config.decoder.width % config.decoder.num_heads:
-        raise UserError(
-            f"decoder.width={config.decoder.width} cannot be shared by decoder.num_heads="
-            f"{config.decoder.num_heads}; make it a multiple."
-        )
+    check_common(config)
     cycle = config.optimizer.get("cycle_epochs", 0)
     for field in ("num_epochs", "teacher.num_epochs"):
         num_epochs = config.teacher.num_epochs if "teacher" in field else config.num_epochs
@@ -356,6 +336,7 @@ class _Distillation:
         self.protocol = protocol
         self.dtype = compute_dtype(config.dtype)
         placement = run_.placement
+        self._norm_parts = batch_norm_parts(config, placement)
         self._images = images_of(dataset.train, config, placement)
         self._test_images = images_of(dataset.test, config, placement)
         self.image_shape = self._images.shape
@@ -366,6 +347,9 @@ class _Distillation:
         self.teacher_module = (
             stored.module(self.dtype) if stored else self._classifier(self.teacher_name)
         )
+        if distiller.connector is not None:
+            connector = distiller.connector.clone(norm_parts=self._norm_parts)
+            distiller = dataclasses.replace(distiller, connector=connector)
         self.distiller = distiller
         self.student_module = self._classifier(config.student.name, self.distiller.auxiliary)
         self.has_teacher = bool(stored) or self.distiller.has_teacher
@@ -378,7 +362,8 @@ class _Distillation:
         self._build_programs()
 
     def _classifier(self, name: str, auxiliary: str = "none") -> nn.Module:
-        return _classifier(self.config, self.dataset, name, auxiliary)
+        network = _classifier(self.config, self.dataset, name, auxiliary)
+        return network.clone(norm_parts=self._norm_parts)
 
     # Programs
 
@@ -413,9 +398,7 @@ class _Distillation:
                 **replicated,
             )
             step = self._step(apply[role], distillers[role], optimizer)
-            self._epoch[role] = epoch_program(
-                programs, f"{role}/epoch", with_batch_norm(step, config, placement), placement
-            )
+            self._epoch[role] = epoch_program(programs, f"{role}/epoch", step, placement)
             self._predict[role] = gather_program(
                 programs,
                 f"{role}/predict",

@@ -1,4 +1,4 @@
-"""Where a task's images are: on the devices, or in files that a stream reads."""
+"""Where a task's images or features are: on the devices, or in files that a stream reads."""
 
 import logging
 
@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust.data.dataset import Examples, FileExamples
+from jaxrobust.data.features import FeatureExamples
 from jaxrobust.data.streaming import FileStream, packed, read_files
 from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
 from jaxrobust.engine.sharding import Placement
@@ -37,6 +38,28 @@ class ResidentImages:
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Some images as they are tested, uint8 `[n, H, W, 3]`."""
         return self._host[ids]
+
+
+class ResidentFeatures:
+    """All features of a split in device memory, as float16; attributes as of `ResidentImages`.
+
+    `shape` is `(D,)`.
+    """
+
+    def __init__(self, examples: FeatureExamples, placement: Placement):
+        self._examples = examples
+        self._features = placement.put(examples.read_all())
+        self.shape = examples.shape[1:]
+        self.names = examples.files
+
+    def visit(self, views: tuple[str, ...], name: str, epoch: int = 0):
+        """The operand from which a program takes its features."""
+        del views, name, epoch
+        return self._features
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """Some features, float16 `[n, V, D]`."""
+        return self._examples.read(ids)
 
 
 class StreamedImages:
@@ -73,9 +96,13 @@ class StreamedImages:
 
 
 def images_of(
-    examples: Examples | FileExamples, config: ml_collections.ConfigDict, placement: Placement
-) -> ResidentImages | StreamedImages:
-    """The images of a split, wherever they are."""
+    examples: Examples | FeatureExamples | FileExamples,
+    config: ml_collections.ConfigDict,
+    placement: Placement,
+) -> ResidentImages | ResidentFeatures | StreamedImages:
+    """The images or features of a split, on the devices or in their files."""
+    if isinstance(examples, FeatureExamples):
+        return ResidentFeatures(examples, placement)
     if isinstance(examples, FileExamples):
         return StreamedImages(examples, config)
     return ResidentImages(examples, placement)

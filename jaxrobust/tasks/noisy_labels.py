@@ -49,20 +49,19 @@ from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
 from jaxrobust.tasks.common import (
+    batch_norm_parts,
     check_batch_size,
     check_common,
     compute_dtype,
     introduce_networks,
     load,
     next_command,
-    with_batch_norm,
     write_test_files,
 )
 from jaxrobust.tasks.images import images_of
 
 log = logging.getLogger("jaxrobust")
 
-NOISE_KINDS = ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human")
 POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
 NUM_LAST = 10  # epochs in the mean that the papers report
 NUM_SHOWN = 60  # images on the contact sheet
@@ -78,7 +77,7 @@ def run(
     """Runs a whole noisy-label experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.noisy_labels`.
+      config: a recipe, see `jaxrobust.tasks.options.NoisyLabels`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -99,24 +98,14 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    check_common(
-        config,
-        {
-            "method": NOISY_LABEL_METHODS,
-            "noise.kind": NOISE_KINDS,
-            "noise.groups": ("blocks", "superclasses"),
-            "augment.policy": POLICIES,
-        },
-    )
+    check_common(config)
 
 
 def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: int) -> np.ndarray:
     """The training labels that a method gets to see.
 
     Args:
-      noise: `kind`, one of `NOISE_KINDS`; `rate`; `seed`, below 0 for that of the run; `groups` for
-        asymmetric CIFAR-100; `path` of the transition matrix or of CIFAR-N's label file, and there
-        the `label_set`.
+      noise: options as of `jaxrobust.tasks.options.Noise`.
       dataset: the clean data.
       seed: of the run.
 
@@ -234,6 +223,7 @@ class _Learning:
             num_examples=len(dataset.train),
             input_shape=self._images.shape,
             dtype=compute_dtype(config.dtype),
+            norm_parts=batch_norm_parts(config, placement),
         )
         self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
         self.networks: dict[str, Any] = {}
@@ -247,7 +237,6 @@ class _Learning:
 
     def _build_programs(self) -> None:
         programs, placement, method = self.io.programs, self.io.placement, self.method
-        config = self.config
         options = {"out_shardings": placement.replicated}
         self._start = programs.jit("start", method.start, **options)
         self._stages = {stage.name: stage for stage in method.stages}
@@ -255,7 +244,7 @@ class _Learning:
             stage.name: epoch_program(
                 programs,
                 f"{stage.name}/epoch",
-                with_batch_norm(self._step(stage), config, placement),
+                self._step(stage),
                 placement,
             )
             for stage in method.stages

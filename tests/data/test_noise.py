@@ -61,6 +61,12 @@ class TestGolden:
         np.testing.assert_array_equal(noisy, recorded("noisy"))
         np.testing.assert_allclose(np.mean(noisy != recorded("labels")), recorded("actual_rate"))
 
+    def test_classes_of_probability_zero_take_no_draw(self):
+        """`RandomState(0).multinomial(1, row)` of NumPy 2.4; 2.5 gives 2 2 2 3 3 ... instead."""
+        transition = np.tile([0, 0, 0.4, 0.6, 0], (5, 1))
+        noisy = flip_labels(np.zeros(12, int), transition, 0)
+        np.testing.assert_array_equal(noisy, [3, 2, 3, 2, 3, 2, 3, 3, 2, 3, 3, 2])
+
 
 class TestGenerators:
     clean = np.random.default_rng(0).integers(0, 10, 4000)

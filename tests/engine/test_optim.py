@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.engine.optim import (
+    constant_cosine,
     learning_rate,
     make_optimizer,
     one_cycle,
@@ -62,6 +63,21 @@ def test_schedules():
     rates = [learning_rate(config, e, 10) for e in (0, 4, 7, 10)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.06, 0.02], rtol=1e-6)
     assert learning_rate(config, 3, 4) == rates[0]  # no room for a cosine
+
+
+@pytest.mark.parametrize("case", ["cifar10", "cifar100"])
+def test_constant_cosine_has_the_recorded_rates(load_golden, x64, case):
+    golden = load_golden("bldr")
+    recorded = golden[f"lr/{case}", "lr_used"]
+    warmup, base = (golden[f"lr/{case}", name] for name in ("warmup_epochs", "base_lr"))
+    rates = constant_cosine(
+        np.arange(len(recorded), dtype=np.float64),
+        base_lr=float(base),
+        warmup_epochs=int(warmup),
+        cosine_epochs=300,
+        min_lr=2e-4,
+    )
+    np.testing.assert_allclose(rates, recorded, rtol=1e-9)
 
 
 def test_an_unknown_schedule_is_named():

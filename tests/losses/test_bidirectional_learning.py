@@ -20,9 +20,7 @@ from jaxrobust.losses import (
     positive_learning_loss,
     self_distillation_loss,
     sop_noise_terms,
-    sop_sgd_update,
 )
-from jaxrobust.losses.bidirectional_learning import bldr_learning_rate, ema_decay_at, ema_update
 
 DTYPES = [np.float64, np.float32]
 PL_CASES = [
@@ -228,38 +226,6 @@ def test_feature_hint_golden(load_golden, x64, case, dtype):
     golden.close(loss, "loss")
     golden.close(grads[0], "grad_features")
     assert np.all(grads[1] == 0)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", ["case0", "long"])
-def test_ema_golden(load_golden, x64, case, dtype):
-    golden = Reader(load_golden("bldr"), f"ema/{case}", dtype)
-    params = jnp.asarray(golden["params"])
-    epochs = np.arange(len(params))
-    decays = ema_decay_at(epochs.astype(dtype))
-    np.testing.assert_allclose(decays[1:], golden["decays"][1:], rtol=1e-6)
-
-    @jax.jit
-    def run(params):
-        def step(ema, inputs):
-            ema = ema_update(ema, *inputs)
-            return ema, ema
-
-        return jax.lax.scan(step, params[0], (params[1:], decays[1:]))[1]
-
-    trajectory = jnp.concatenate([params[:1], run(params)])
-    golden.close(trajectory, "ema_params")
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", ["cifar10", "cifar100"])
-def test_learning_rate_golden(load_golden, x64, case, dtype):
-    golden = Reader(load_golden("bldr"), f"lr/{case}", dtype)
-    warmup = int(golden["warmup_epochs"])
-    epochs = np.arange(warmup + 300).astype(dtype)
-    rates = bldr_learning_rate(epochs, base_lr=float(golden["base_lr"]), warmup_epochs=warmup)
-    golden.close(rates, "lr_used")
-    assert np.all(rates[: warmup + 1] == rates[0]) and np.all(np.diff(rates[warmup:]) < 0)
 
 
 # Values by hand.
@@ -584,27 +550,6 @@ def test_a_hundred_classes_make_the_heads_agree():
     np.testing.assert_allclose(agreement, expected, rtol=1e-6)
     without = functools.partial(bldr_loss, head_agreement_weight=0.0)
     assert "agreement" not in jax.eval_shape(without, *arguments)[1]
-
-
-# Updates and schedules.
-
-
-def test_table_update_adds_repeated_rows():
-    table = jnp.zeros((4, 2))
-    grads = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
-    updated = sop_sgd_update(table, jnp.array([3, 1, 3]), grads, learning_rate=0.5)
-    np.testing.assert_allclose(updated, [[0, 0], [0, -0.5], [0, 0], [-1.5, -1]])
-
-
-def test_schedule_corners():
-    np.testing.assert_allclose(bldr_learning_rate(jnp.arange(21)), 0.04, rtol=1e-6)
-    np.testing.assert_allclose(bldr_learning_rate(319), 2.011e-4, rtol=1e-3)
-    np.testing.assert_allclose(ema_decay_at(1), 2 / 11, rtol=1e-6)
-    assert ema_decay_at(79) < np.float32(0.9) and np.all(ema_decay_at(jnp.array([80, 300])) == 0.9)
-    tree = {"a": jnp.zeros(2), "b": {"c": jnp.ones(1, jnp.bfloat16)}}
-    moved = ema_update(tree, jax.tree.map(lambda x: x + 1, tree), 0.75)
-    np.testing.assert_allclose(moved["a"], 0.25)
-    assert moved["b"]["c"].dtype == jnp.bfloat16
 
 
 # What holds for all of them.

@@ -607,7 +607,7 @@ def test_labels_broadcast_over_heads():
         (lambda z, y: dcfs_loss(z[0], y), "two heads"),
         (lambda z, y: dcfs_loss(z, y[:2]), r"logits must be \[2, B, K\]"),
         (lambda z, y: dcfs_loss(z, y / 2), "labels must be integers"),
-        (lambda z, y: dcfs_loss(z, y, edl="mae"), "Unknown kind='mae'"),
+        (lambda z, y: dcfs_loss(z, y, edl="mae"), "Unknown kind 'mae'"),
     ],
 )
 def test_errors_name_the_remedy(call, message):

@@ -11,10 +11,14 @@ from jax.test_util import check_grads
 
 from jaxrobust.losses import (
     attention_transfer_loss,
+    contrastive_loss,
+    fitnet_loss,
     pkt_loss,
     review_kd_hcl_loss,
     rkd_loss,
+    similarity_preserving_loss,
     structural_distance_loss,
+    variational_information_loss,
 )
 
 by_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -356,3 +360,72 @@ def test_half_precision_is_computed_in_float32():
         maps,
     ):
         assert value.dtype == jnp.float32
+
+
+def test_fitnet_hand_computed():
+    student, teacher = np.float32([[[1, 2]], [[0, 3]]]), np.zeros((2, 1, 2), np.float32)
+    np.testing.assert_allclose(fitnet_loss(student, teacher), [2.5, 4.5])
+    assert not np.any(jax.grad(lambda t: fitnet_loss(student, t).sum())(teacher + 1))
+
+
+class TestSimilarityPreserving:
+    def test_hand_computed(self):
+        # Inner products: the identity, and ones divided by the length of a row.
+        student, teacher = np.eye(2, dtype=np.float32), np.float32([[2, 0, 0], [2, 0, 0]])
+        loss = jax.jit(similarity_preserving_loss)
+        root = math.sqrt(0.5)
+        expected = (2 * (1 - root) ** 2 + 2 * root**2) / 4
+        np.testing.assert_allclose(loss(student, teacher), expected, rtol=1e-6)
+        # Padding, of maps as well as of rows.
+        maps = np.concatenate([student, [[9, 9]]]).astype(np.float32).reshape(3, 1, 2, 1)
+        padded = np.concatenate([teacher, [[9, 9, 9]]]).astype(np.float32)
+        masked = loss(maps, padded, where=np.array([True, True, False]))
+        np.testing.assert_allclose(masked, expected, rtol=1e-6)
+
+    def test_rows_of_zeros_have_a_finite_gradient(self):
+        student = np.float32([[0, 0], [1, 2]])
+        grad = jax.grad(similarity_preserving_loss)(student, student + 1)
+        assert np.all(np.isfinite(grad))
+        assert not np.any(jax.grad(similarity_preserving_loss, argnums=1)(student, student + 1))
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="agree in the first 1"):
+            similarity_preserving_loss(np.zeros((2, 3)), np.zeros((3, 3)))
+
+
+class TestVariationalInformation:
+    def test_hand_computed(self):
+        start = np.log(np.exp(5 - 1e-5) - 1)
+        variances = np.float32([start, -100])  # 5, and the least one
+        predicted = np.zeros((1, 1, 1, 2), np.float32)
+        teacher = np.float32([2, 0.01]).reshape(1, 1, 1, 2)
+        expected = (4 / 5 + math.log(5) + 1e-4 / 1e-5 + math.log(1e-5)) / 2 / 2
+        loss = jax.jit(variational_information_loss)(predicted, teacher, variances)
+        np.testing.assert_allclose(loss, [expected], rtol=1e-5)
+
+    def test_errors(self):
+        maps = np.zeros((1, 1, 1, 2))
+        with pytest.raises(ValueError, match="one per channel"):
+            variational_information_loss(maps, maps, np.zeros(3))
+
+
+class TestContrastive:
+    def test_hand_computed(self):
+        # e = 1 for the image itself and 2 for the negative, M / N = 1/2.
+        similarities = np.float32([[0, math.log(2)]]) * 0.5
+        loss = jax.jit(functools.partial(contrastive_loss, temperature=0.5), static_argnums=1)
+        expected = -math.log(1 / 1.5) - math.log(1 - 2 / 2.5)
+        np.testing.assert_allclose(loss(similarities, 2, log_normalizer=0.0), [expected], rtol=1e-6)
+        # Z = 3 makes them 1/3 and 2/3.
+        expected = -math.log((1 / 3) / (1 / 3 + 0.5)) - math.log(0.5 / (2 / 3 + 0.5))
+        scaled = loss(similarities, 2, log_normalizer=math.log(3))
+        np.testing.assert_allclose(scaled, [expected], rtol=1e-6)
+
+    def test_finite_where_the_density_ratio_overflows(self):
+        loss = functools.partial(contrastive_loss, num_examples=10, log_normalizer=-200.0)
+        value, grad = jax.value_and_grad(lambda s: loss(s).sum())(np.float32([[-1, 1, 1]]))
+        assert np.isfinite(value) and np.all(np.isfinite(grad))
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="M >= 1 negatives"):
+            contrastive_loss(np.zeros((2, 1)), 5, log_normalizer=0.0)

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from jaxrobust.losses import dist_loss, dkd_loss, logit_mse_loss, soft_target_kl
+from jaxrobust.losses import (
+    dist_loss,
+    dkd_loss,
+    logit_mse_loss,
+    rld_loss,
+    soft_target_kl,
+    standardize_logits,
+)
 
 by_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 by_case = pytest.mark.parametrize("case", ["case0", "case1"])
@@ -244,3 +251,49 @@ class TestLogitMse:
     def test_errors(self):
         with pytest.raises(ValueError, match="same shape"):
             logit_mse_loss(np.zeros((2, 3)), np.zeros((2, 2)))
+
+
+class TestRld:
+    def test_hand_computed(self):
+        # p = (1/3, 1/3, 1/3), q = (1/2, 1/3, 1/6) at temperature 2, under each of the labels.
+        student, teacher = np.zeros((3, 3), np.float32), 2 * np.log(np.float32([[3, 2, 1]] * 3))
+        loss = jax.jit(
+            functools.partial(
+                rld_loss, alpha=2.0, beta=3.0, temperature=2.0, confidence_temperature=2.0
+            )
+        )
+        confidence = 0.5 * math.log(0.5 / (1 / 3)) + 0.5 * math.log(0.5 / (2 / 3))
+        # Below the label 0 are (2/3, 1/3) against (1/2, 1/2); below 1 one class, below 2 none.
+        lesser = 2 / 3 * math.log((2 / 3) / 0.5) + 1 / 3 * math.log((1 / 3) / 0.5)
+        expected = 2**2 * (2 * confidence + 3 * np.array([lesser, 0, 0]))
+        np.testing.assert_allclose(loss(student, teacher, np.arange(3)), expected, rtol=1e-5)
+
+    def test_finite_at_extreme_logits_and_no_gradient_for_the_teacher(self):
+        student = np.float32([[1e4, -1e4, 0], [0, 0, 0]])
+        teacher, labels = np.float32([[-1e4, 1e4, 0], [5, 5, 5]]), np.array([0, 1])
+        total = jax.jit(
+            jax.value_and_grad(lambda s, t: rld_loss(s, t, labels).sum(), argnums=(0, 1))
+        )
+        value, (grad, teacher_grad) = total(student, teacher)
+        assert np.isfinite(value) and np.all(np.isfinite(grad)) and not np.any(teacher_grad)
+
+    def test_check_grads(self, x64):
+        student, teacher, labels = random_logits(3)
+        loss = functools.partial(rld_loss, teacher_logits=teacher.astype(float), labels=labels)
+        check_grads(jax.jit(lambda s: loss(s).sum()), (student.astype(float),), 1)
+
+
+class TestStandardizedLogits:
+    def test_hand_computed(self):
+        logits = np.float32([[1, 2, 3], [7, 7, 7]])
+        standardized = jax.jit(standardize_logits)(logits)
+        np.testing.assert_allclose(standardized, [[-1, 0, 1], [0, 0, 0]], rtol=1e-6)
+        grad = jax.grad(lambda z: standardize_logits(z)[:, 0].sum())(logits)
+        assert np.all(np.isfinite(grad)) and not np.any(grad[1])
+
+    def test_range_and_shift_do_not_count(self):
+        student, teacher, _ = random_logits(5)
+        pair = standardize_logits(student), standardize_logits(teacher)
+        moved = standardize_logits(3 * student + 2), standardize_logits(teacher / 5 - 1)
+        divergence = functools.partial(soft_target_kl, temperature=2.0)
+        np.testing.assert_allclose(divergence(*moved), divergence(*pair), rtol=1e-4)

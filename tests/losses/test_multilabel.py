@@ -281,6 +281,9 @@ class TestStructuralDistance:
         np.testing.assert_allclose(structural(student, teacher)[0], expected, rtol=1e-6)
         raw = jax.jit(functools.partial(structural_distance_loss, normalize=False))
         np.testing.assert_allclose(raw(student, teacher), 2 * (0 + 0.5 + 0.5) / 3, rtol=1e-6)
+        # Equations 4 to 8 of the paper: no mean, and no division by the size of the group.
+        paper = structural_distance_loss(student, teacher, normalize=False, group_mean=False)
+        np.testing.assert_allclose(paper, 2 * (0 + 0.5 + 0.5), rtol=1e-6)
 
     @by_dtype
     @by_case("structural_distance")

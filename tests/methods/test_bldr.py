@@ -21,6 +21,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask
 from jaxrobust.methods import bldr
 from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
+from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.noisy_labels import Batch, Problem
 from jaxrobust.metrics import topk_accuracy
 from jaxrobust.models.resnet import ResNet
@@ -253,9 +254,9 @@ def test_weights_and_noise_rate_wait_for_the_warm_up_and_can_be_switched_off():
 
 
 @pytest.mark.parametrize("case", ["case0", "long"])
-def test_the_average_is_that_of_the_authors(case, load_golden, x64):
+def test_the_average_is_that_of_the_authors(case, load_golden):
     golden = load_golden("bldr")
-    params = jnp.asarray(golden[f"ema/{case}", "params"])
+    params = jnp.asarray(golden[f"ema/{case}", "params"], jnp.float32)
 
     @jax.jit
     def finish(ema, params, epoch):
@@ -264,8 +265,16 @@ def test_the_average_is_that_of_the_authors(case, load_golden, x64):
     ema = jnp.full_like(params[0], 123.0)  # epoch 0 copies, whatever there was
     for epoch, recorded in enumerate(golden[f"ema/{case}", "ema_params"]):
         ema = finish(ema, params[epoch], epoch)
-        # The decay itself is float32.
-        np.testing.assert_allclose(ema, recorded, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(ema, recorded, rtol=1e-6, atol=1e-6)  # float32
+    decays = bldr.ema_decay(np.arange(len(params)))[1:]
+    np.testing.assert_allclose(decays, golden[f"ema/{case}", "decays"][1:], rtol=1e-6)
+
+
+def test_table_update_adds_repeated_rows():
+    table = jnp.zeros((4, 2))
+    grads = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    updated = bldr.sop_sgd_update(table, jnp.array([3, 1, 3]), grads, learning_rate=0.5)
+    np.testing.assert_allclose(updated, [[0, 0], [0, -0.5], [0, 0], [-1.5, -1]])
 
 
 @pytest.mark.parametrize(
@@ -439,10 +448,8 @@ def test_a_negative_head_that_lacks_classes_is_reported_when_it_matters(two_stag
 
 
 def test_rates_of_the_tables_go_with_the_batch():
-    assert bldr.table_learning_rates(recipe.get_config("cifar10n_worst")) == (10, 10)
-    config = recipe.get_config("digits")  # batches of 32
-    config.bldr.learning_rate_v = 2.0
-    assert bldr.table_learning_rates(config) == (1.25, 0.25)
+    assert bldr.table_learning_rates(Bldr(), 256) == (10, 10)
+    assert bldr.table_learning_rates(Bldr(learning_rate_v=2.0), 32) == (1.25, 0.25)
 
 
 def test_the_start_is_nearly_without_noise(two_stages):
@@ -472,8 +479,8 @@ WRONG = {
     "number": ({"bldr.num_complementary": 10}, "below the number of classes"),
     "init": ({"model.init": "kaiming"}, "did you mean 'kaiming_fan_out'"),
     "schedule": ({"optimizer.schedule": "cosin"}, "did you mean 'cosine'"),
-    "other section": ({"method": "dpc"}, "start from configs/dpc.py"),
-    "and another": ({"method": "dividemix"}, "start from configs/dpc.py"),
+    "other section": ({"method": "dpc"}, "start from --config=configs/dpc.py"),
+    "and another": ({"method": "dividemix"}, "start from --config=configs/dpc.py"),
 }
 
 
@@ -486,14 +493,14 @@ def test_a_wrong_recipe_is_answered_by_one_sentence(case, two_stages, tmp_path):
 
 
 def test_the_recipe_of_another_method_lacks_the_section():
-    with pytest.raises(UserError, match=r"start from configs/bldr\.py"):
-        bldr.check(dpc_recipe.get_config("digits"))
+    with pytest.raises(UserError, match=r"start from --config=configs/bldr\.py"):
+        Bldr.read(dpc_recipe.get_config("digits"))
 
 
 def test_every_setting_of_the_issue_is_a_variant():
     for name in recipe.SETTINGS:
         for suffix in ("", *(f"_{ablation}" for ablation in recipe.ABLATIONS)):
-            bldr.check(recipe.get_config(name + suffix))
+            Bldr.read(recipe.get_config(name + suffix))
     worst = recipe.get_config()
     assert (worst.noise.kind, worst.noise.label_set) == ("human", "worst")
     assert (worst.model.name, worst.batch_size, worst.num_epochs) == ("resnet34", 256, 320)

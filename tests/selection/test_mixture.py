@@ -14,6 +14,7 @@ from sklearn.mixture import GaussianMixture
 from jaxrobust.selection import (
     GaussianMixture1D,
     clean_probability,
+    clean_probability_given_count,
     excess_kurtosis,
     fit_gaussian_mixture_1d,
     gaussian_mixture_posterior,
@@ -219,6 +220,12 @@ class TestCleanProbability:
         assert gmm.dtype == minmax.dtype == dtype
         np.testing.assert_allclose(gmm, posterior, rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(minmax, scaled)
+        # DivideMix on WebVision.
+        mixture = fit_gaussian_mixture_1d(scaled, reg_covar=1e-3)
+        wider = clean_probability(margins, mode="gmm", reg_covar=1e-3)
+        expected = gaussian_mixture_posterior(scaled, mixture)[:, 1]
+        np.testing.assert_allclose(wider, expected, rtol=1e-5, atol=1e-7)
+        assert np.any(np.abs(wider - gmm) > 1e-3)
 
     def test_auto_goes_by_the_kurtosis(self):
         two, one = two_groups(9), np.random.default_rng(9).standard_t(3, 200).astype(np.float32)
@@ -251,3 +258,66 @@ class TestCleanProbability:
             ValueError, match=r"mode 'mimax': did you mean 'minmax'.*gmm, minmax, auto"
         ):
             clean_probability(jnp.arange(3.0), mode="mimax")
+
+
+class TestInfiniteMargins:
+    MARGINS = np.array([-np.inf, -2, -1.9, 3, 3.2, 2.9, np.inf], np.float32)
+
+    @pytest.mark.parametrize("mode", ["gmm", "minmax", "auto"])
+    def test_a_probability_of_zero_is_certain_and_changes_no_other(self, mode):
+        prob = clean_probability(self.MARGINS, mode=mode)
+        assert prob[0] == 0 and prob[-1] == 1
+        np.testing.assert_allclose(
+            prob[1:-1], clean_probability(self.MARGINS[1:-1], mode=mode), rtol=1e-6
+        )
+
+    def test_outside_where_nothing_is_probable(self):
+        where = np.isfinite(self.MARGINS)
+        prob = clean_probability(self.MARGINS, mode="gmm", where=where)
+        np.testing.assert_array_equal(prob[~where], 0)
+
+
+class TestGivenCount:
+    RNG = np.random.default_rng(0)
+    MARGINS = np.concatenate([RNG.normal(-2, 1, 30), RNG.normal(4, 2, 170)]).astype(np.float32)
+
+    @pytest.mark.parametrize("num_wrong", [1, 30, 80, 199])
+    def test_so_many_fall_below_one_half(self, num_wrong):
+        prob = np.asarray(clean_probability_given_count(self.MARGINS, num_wrong))
+        below = prob < 0.5
+        assert below.sum() == num_wrong
+        assert self.MARGINS[below].max() < self.MARGINS[~below].min()
+
+    def test_order_is_that_of_the_margins(self):
+        margins = np.linspace(-30, 30, 400, dtype=np.float32)
+        margins[:40] = np.linspace(-9, -8, 40)  # a narrow group within a wide one
+        prob = np.asarray(clean_probability_given_count(margins, 100))[np.argsort(margins)]
+        assert (np.diff(prob) >= 0).all()
+
+    def test_hand_computed_between_the_means(self):
+        # Two values each: means 0 and 1 after normalising, both variances reg_covar = 5e-4.
+        margins = np.array([0, 0, 10, 10, 5.01], np.float32)
+        where = np.arange(5) < 4
+        prob = clean_probability_given_count(margins, 2, where=where)
+        np.testing.assert_array_equal(prob, [0, 0, 1, 1, 0])
+
+    def test_none_and_all(self):
+        np.testing.assert_array_equal(clean_probability_given_count(self.MARGINS, 0), 1)
+        np.testing.assert_array_equal(clean_probability_given_count(self.MARGINS, 999), 0)
+
+    def test_infinite_margins_count(self):
+        margins = np.append(self.MARGINS, [-np.inf, np.inf]).astype(np.float32)
+        prob = np.asarray(clean_probability_given_count(margins, 31))
+        assert prob[-2] == 0 and prob[-1] == 1
+        np.testing.assert_allclose(
+            prob[:-2], clean_probability_given_count(self.MARGINS, 30), rtol=1e-5, atol=1e-30
+        )
+
+    def test_equal_margins_are_finite(self):
+        prob = np.asarray(clean_probability_given_count(np.full(4, 2.0, np.float32), 2))
+        assert np.isfinite(prob).all()
+
+    def test_jit(self):
+        jitted = jax.jit(clean_probability_given_count)(self.MARGINS, jnp.float32(30))
+        plain = clean_probability_given_count(self.MARGINS, 30)
+        np.testing.assert_allclose(jitted, plain, rtol=1e-4, atol=1e-7)

@@ -11,8 +11,10 @@ from jaxrobust.selection import (
     energy_margin_loss,
     epistemic_energy,
     fit_gaussian_mixture_1d,
+    gaussian_mixture_log_odds,
+    gaussian_mixture_posterior,
     lfosa_score,
-    reverse_neighbor_shares,
+    reverse_neighbor_energy,
 )
 
 DTYPES = [np.float64, np.float32]
@@ -62,8 +64,9 @@ def test_lfosa_golden(load_golden, x64, dtype):
     assert score.dtype == dtype
     tolerance = 1e-6 if dtype == np.float64 else 1e-4
     for group in (score[:size], score[size : 2 * size]):
-        np.testing.assert_allclose(group, golden["lfosa0", "known_posterior"], atol=tolerance)
-    assert np.all(score[2 * size :] == 0)
+        posterior = jax.nn.sigmoid(group)
+        np.testing.assert_allclose(posterior, golden["lfosa0", "known_posterior"], atol=tolerance)
+    assert np.all(jax.nn.sigmoid(score[2 * size :]) == 0)
     means = fit_gaussian_mixture_1d(activation).means
     np.testing.assert_allclose(means, golden["lfosa0", "means"], rtol=tolerance)
 
@@ -73,14 +76,29 @@ def test_lfosa_groups_and_mask():
     logits = rng.normal(size=(20, 3)).astype(np.float32)
     logits[np.arange(20), [0] * 9 + [1] + [2] * 10] += 8
     score = lfosa_score(logits)
-    assert np.all((score >= 0) & (score <= 1)) and np.all(score[9:] == 0)
+    # Alone in its group, or predicted unknown: behind everybody, but still a candidate.
+    assert np.all(np.isfinite(score)) and np.all(score[9:] == np.finfo(np.float32).min)
     # The larger activation looks known.
     activation = logits[:9, 0]
-    assert score[np.argmax(activation)] > 0.5 > score[np.argmin(activation)]
+    assert score[np.argmax(activation)] > 0 > score[np.argmin(activation)]
     where = np.arange(20) % 3 > 0
     masked = lfosa_score(logits, where=where)
-    np.testing.assert_allclose(masked[where], lfosa_score(logits[where]), atol=1e-5)
+    np.testing.assert_allclose(masked[where], lfosa_score(logits[where]), rtol=1e-4, atol=1e-4)
     assert np.all(masked[~where] == -np.inf)
+
+
+def test_log_odds_rank_what_the_posterior_cannot_tell_apart():
+    """Two groups far apart: the upper one's posteriors are 1.0 in float32, its scores are not."""
+    activation = np.concatenate([np.linspace(0, 1, 9), np.linspace(19, 20, 9)]).astype(np.float32)
+    score = lfosa_score(jnp.stack([activation, jnp.full(18, -50.0)], axis=1))
+    assert np.all(jax.nn.sigmoid(score[9:]) == 1)
+    assert np.all(np.diff(score) > 0)
+    mixture = fit_gaussian_mixture_1d(activation)
+    between = jnp.mean(mixture.means)[None]
+    posterior = gaussian_mixture_posterior(between, mixture)[:, 1]
+    np.testing.assert_allclose(
+        jax.nn.sigmoid(gaussian_mixture_log_odds(between, mixture)), posterior, rtol=1e-5
+    )
 
 
 def test_hand_computed():
@@ -129,6 +147,12 @@ def test_errors():
         energy_margin_loss(jnp.zeros((2, 3)), jnp.zeros(3, jnp.int32))
 
 
+def balanced_energy(counts, sizes, mean):
+    """EAOA's energy in float64, of counts `[N, K+1]` and class sizes `[K+1]`."""
+    w = counts * (mean / np.maximum(sizes, 1))
+    return -np.log(np.sum(np.exp(w[:, :-1]), axis=1)) + np.log1p(np.exp(w[:, -1]))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("size", "num_annotated"), [(30, 9), (400, 300), (400, 0)])
 def test_reverse_neighbors_equal_the_sorted_distances(x64, dtype, size, num_annotated):
@@ -140,28 +164,68 @@ def test_reverse_neighbors_equal_the_sorted_distances(x64, dtype, size, num_anno
     labels = rng.permutation(labels)
     where = labels < 0
     where[np.flatnonzero(where)[-1]] = False  # neither pool nor annotated
-    share = jax.jit(reverse_neighbor_shares, static_argnames=("num_classes", "num_neighbors"))
-    shares = share(features, labels, num_classes=4, where=where, num_neighbors=5)
-    expected = np.zeros((size, 4))
+    energy_of = jax.jit(reverse_neighbor_energy, static_argnames=("num_known", "num_neighbors"))
+    energy = energy_of(features, labels, num_known=3, where=where, num_neighbors=5)
+    counts = np.zeros((size, 4))
     for i in np.flatnonzero(labels >= 0):
         distance = np.linalg.norm(features - features[i], axis=1)
         distance[~where] = np.inf
-        expected[np.argsort(distance)[:5], labels[i]] += 1 / np.sum(labels == labels[i])
-    assert shares.dtype == dtype
-    np.testing.assert_allclose(shares, expected, atol=1e-6)
+        counts[np.argsort(distance)[:5], labels[i]] += 1
+    sizes = np.bincount(labels[labels >= 0], minlength=4)
+    expected = balanced_energy(counts, sizes, sizes[:3].mean())
+    assert energy.dtype == dtype
+    # Counts are exact; their energy is the difference of two terms below 128.
+    tolerance = 128 * np.finfo(dtype).eps
+    np.testing.assert_allclose(energy[where], expected[where], rtol=0, atol=tolerance)
     # More neighbours than the pool holds: every pool image is one of all.
-    everything = share(features, labels, num_classes=4, where=where, num_neighbors=250)
-    present = np.bincount(labels[labels >= 0], minlength=4) > 0
-    np.testing.assert_allclose(everything, where[:, None] * present, atol=1e-6)
+    everything = energy_of(features, labels, num_known=3, where=where, num_neighbors=250)
+    expected = balanced_energy(sizes[None].astype(float), sizes, sizes[:3].mean())
+    np.testing.assert_allclose(
+        everything[where], np.repeat(expected, where.sum()), rtol=0, atol=tolerance
+    )
+
+
+def test_neighbor_energy_counts_images():
+    """Forty neighbours of one class look more known than eleven of each of four.
+
+    Their shares of a class of 400 would rank the two images the other way round.
+    """
+    # Three pool images far apart, annotated ones beside one of them, 400 of each known class.
+    beside = [(0, 0, 40), (1, 0, 11), (2, 0, 349), (2, 4, 1)]
+    beside += [row for k in (1, 2, 3) for row in ((1, k, 11), (2, k, 389))]
+    places, classes, repeats = (np.array(column) for column in zip(*beside, strict=True))
+    features = np.concatenate([[0, 100, 200], np.repeat(100 * places + 1, repeats)])
+    labels = np.concatenate([[-1, -1, -1], np.repeat(classes, repeats)])
+    energy = reverse_neighbor_energy(
+        features[:, None].astype(np.float32), labels, 4, where=labels < 0, num_neighbors=1
+    )
+    # log 2 is the softplus of no unknown neighbour.
+    expected = np.log(2) - np.array([np.log(np.exp(40) + 3), 11 + np.log(4)])
+    np.testing.assert_allclose(energy[:2], expected, rtol=1e-6)
+    counts = np.array([[40, 0, 0, 0, 0], [11, 11, 11, 11, 0]])
+    shares = balanced_energy(counts, np.full(5, 400), 1)
+    assert energy[0] < energy[1] and shares[0] > shares[1]
+    # While nobody is annotated as unknown the authors' mean is over five classes.
+    is_known = labels < 4
+    first = reverse_neighbor_energy(
+        features[is_known, None].astype(np.float32),
+        labels[is_known],
+        4,
+        where=labels[is_known] < 0,
+        num_neighbors=1,
+    )
+    np.testing.assert_allclose(
+        first[:2], balanced_energy(counts, np.full(5, 400), 400 * 4 / 5), rtol=1e-6
+    )
 
 
 def test_memory_stays_with_the_features():
     """A pool of 50,000 x 512 and any number of annotated rows: compiled, not run."""
-    share = jax.jit(reverse_neighbor_shares, static_argnames=("num_classes", "num_neighbors"))
+    share = jax.jit(reverse_neighbor_energy, static_argnames=("num_known", "num_neighbors"))
     features = jax.ShapeDtypeStruct((50_000, 512), jnp.float32)
     labels = jax.ShapeDtypeStruct((50_000,), jnp.int32)
     where = jax.ShapeDtypeStruct((50_000,), bool)
-    compiled = share.lower(features, labels, num_classes=101, where=where).compile()
+    compiled = share.lower(features, labels, num_known=100, where=where).compile()
     memory = compiled.memory_analysis()
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 1e9
 
@@ -169,6 +233,6 @@ def test_memory_stays_with_the_features():
 def test_reverse_neighbor_errors():
     features, labels, where = np.zeros((4, 2)), np.zeros(4, int), np.ones(4, bool)
     with pytest.raises(ValueError, match="features and labels"):
-        reverse_neighbor_shares(features, labels[:3], 2, where=where)
+        reverse_neighbor_energy(features, labels[:3], 2, where=where)
     with pytest.raises(ValueError, match="num_neighbors"):
-        reverse_neighbor_shares(features, labels, 2, where=where, num_neighbors=0)
+        reverse_neighbor_energy(features, labels, 2, where=where, num_neighbors=0)

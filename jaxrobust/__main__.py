@@ -1,0 +1,8 @@
+"""`python -m jaxrobust`, the same as the command `jaxrobust`."""
+
+import sys
+
+from jaxrobust.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The command `jaxrobust COMMAND ...`, also as `python -m jaxrobust COMMAND ...`.
+
+Every command is a module's own `main`, so that `jaxrobust report DIR` and `python -m
+jaxrobust.report DIR` are the same; only the module of the given command is imported.
+"""
+
+import sys
+
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.registry import Entry, Registry
+
+COMMANDS = Registry(
+    {
+        "run": Entry("jaxrobust.main:command", "run a recipe, or go on with a run"),
+        "find-label-issues": Entry(
+            "jaxrobust.array_commands:find_label_issues", "wrong labels, from files of arrays"
+        ),
+        "report": Entry("jaxrobust.report.command:main", "one page about a run, or about several"),
+        "compare": Entry("jaxrobust.compare:main", "a figure and a table of several runs"),
+        "benchmark": Entry("jaxrobust.benchmark:main", "time the compiled programs of recipes"),
+        "list": Entry("jaxrobust.listing:main", "recipes, methods, data sets and networks"),
+    }
+)
+"""Functions of the arguments after the command's name that return an exit code."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    if name == "--version":
+        import jaxrobust
+
+        print(jaxrobust.__version__)
+        return 0
+    if name not in COMMANDS:
+        print(f"jaxrobust: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.argv = [f"jaxrobust {name}", *rest]  # what usage messages begin with
+    try:
+        return COMMANDS[name](rest)
+    except UserError as error:
+        print(f"jaxrobust: {error}", file=sys.stderr)
+        return 2
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {COMMANDS.entry(name).summary}" for name in COMMANDS]
+    return "\n".join(
+        (
+            "usage: jaxrobust COMMAND ...",
+            "",
+            *lines,
+            "",
+            "`jaxrobust COMMAND --help` says more of each.",
+        )
+    )

@@ -1,0 +1,55 @@
+"""From raw features to what a network sees: a random view per visit, normalisation, noise."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureViews:
+    """Views of features: the first one ("test"), or a random one per visit ("weak", "strong").
+
+    Views of an image, such as its mirror image and its crops, take the place of augmentation. In
+    "weak" and "strong" ones, `noise * N(0, 1)` is added to each normalised feature, and then each
+    is dropped with the probability `dropout`, the others divided by `1 - dropout`.
+
+    Attributes:
+      dtype: of the result.
+      noise: in standard deviations of a feature.
+      dropout: share of the features that is set to 0, their mean.
+    """
+
+    dtype: Any
+    noise: float = 0.0
+    dropout: float = 0.0
+
+    def __call__(
+        self, kind: str, key: jax.Array, raw: jax.Array, statistics: dict[str, jax.Array]
+    ) -> jax.Array:
+        """A batch as a network sees it.
+
+        Args:
+          kind: of view.
+          key: of its random choices.
+          raw: float16 `[B, V, D]`.
+          statistics: `mean` and `std`, float32 `[D]` or `[1]`.
+
+        Returns:
+          `[B, D]` of `dtype`.
+        """
+        mean, std = (statistics[name].reshape(1, -1) for name in ("mean", "std"))
+        if kind == "test":
+            return ((raw[:, 0].astype(jnp.float32) - mean) / std).astype(self.dtype)
+        view_key, noise_key, dropout_key = jax.random.split(key, 3)
+        batch, num_views, _ = raw.shape
+        chosen = jax.random.randint(view_key, (batch, 1, 1), 0, num_views)
+        features = jnp.take_along_axis(raw, chosen, axis=1)[:, 0].astype(jnp.float32)
+        features = (features - mean) / std
+        if self.noise:
+            features += self.noise * jax.random.normal(noise_key, features.shape)
+        if self.dropout:
+            kept = jax.random.bernoulli(dropout_key, 1 - self.dropout, features.shape)
+            features = jnp.where(kept, features / (1 - self.dropout), 0)
+        return features.astype(self.dtype)

@@ -1,0 +1,445 @@
+"""Features as a data set: vectors that a frozen network computed, in place of images.
+
+The files are those of `jaxrobust.embed`, or any `.npy` or `.npz` of embeddings. Arrays are mapped
+into memory where the file allows, so that a set of any size costs what is read of it.
+"""
+
+import csv
+import dataclasses
+import logging
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jaxrobust.data.dataset import (
+    NO_LABEL,
+    Classes,
+    Labeled,
+    Origin,
+    check_labels,
+    check_parts,
+    joined_names,
+)
+from jaxrobust.data.subsets import HELD_OUT, hold_out, subset
+from jaxrobust.errors import DataError
+
+log = logging.getLogger("jaxrobust")
+
+FEATURES = "features"
+"""Name of the data set, the value of `--config.dataset.name`."""
+
+CHUNK = 16_384  # rows that are read at a time
+_SPLITS = ("train", "test", "unlabeled")
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureExamples(Labeled):
+    """Features of images and their labels.
+
+    Attributes:
+      source: float [M, V, D], V views of each of M images, in memory or mapped from a file.
+      rows: int [N], the rows of `source` that are these examples.
+      labels: int32 [N].
+      files: name of each image, if known.
+      origin: where they are a part of more examples.
+    """
+
+    source: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    files: tuple[str, ...] | None = None
+    origin: Origin | None = None
+
+    def __post_init__(self):
+        if self.source.ndim != 3 or self.source.dtype.kind != "f":
+            raise DataError(
+                "Features must be floats [N, V, D], but are "
+                f"{self.source.dtype} {list(self.source.shape)}."
+            )
+        check_labels(self.labels, len(self.rows))
+        if self.files is not None and len(self.files) != len(self.rows):
+            raise DataError(f"There are {len(self.files)} files for {len(self.rows)} features.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(V, D): views of each image, and dimensions."""
+        return self.source.shape[1:]
+
+    def take(self, ids: np.ndarray) -> "FeatureExamples":
+        """The examples at these positions, in this order; no feature is copied."""
+        files = None if self.files is None else tuple(self.files[i] for i in ids)
+        origin = Origin(self.labels, ids)
+        return FeatureExamples(self.source, self.rows[ids], self.labels[ids], files, origin)
+
+    def join(self, other: "FeatureExamples") -> "FeatureExamples":
+        """These examples, then the others, which must be of the same file."""
+        rows, labels = (
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("rows", "labels")
+        )
+        return FeatureExamples(self.source, rows, labels, joined_names(self.files, other.files))
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """Features float16 [n, V, D] at these positions."""
+        return self.source[self.rows[ids]].astype(np.float16)
+
+    def read_all(self) -> np.ndarray:
+        """Features float16 [N, V, D] of all examples, read in chunks."""
+        features = np.empty((len(self), *self.shape), np.float16)
+        for i in range(0, len(self), CHUNK):
+            features[i : i + CHUNK] = self.source[self.rows[i : i + CHUNK]]
+        return features
+
+    def content(self) -> Iterator[np.ndarray]:
+        """The features in chunks of float16, for `fingerprint`."""
+        for i in range(0, len(self), CHUNK):
+            yield self.read(np.arange(i, min(i + CHUNK, len(self))))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureDataset(Classes):
+    """A data set of features, with what is needed to normalise them and to name its classes.
+
+    Attributes:
+      name: what reports call it.
+      train: training examples; every class has some.
+      test: test examples; none only where there are unlabelled ones.
+      class_names: one per label.
+      mean: float32 [D], of each dimension over all views of the training examples.
+      std: likewise, positive.
+      unlabeled: further training examples, all labelled `NO_LABEL`, if the set has any.
+    """
+
+    name: str
+    train: FeatureExamples
+    test: FeatureExamples
+    class_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    unlabeled: FeatureExamples | None = None
+
+    def __post_init__(self):
+        check_parts(self.name, self.class_names, self.train, self.test, self.unlabeled)
+        dimensions = (self.train.shape[1],)
+        if np.shape(self.mean) != dimensions or np.shape(self.std) != dimensions:
+            raise DataError(
+                f"mean and std need one number for each of the {dimensions[0]} dimensions, but "
+                f"have shapes {np.shape(self.mean)} and {np.shape(self.std)}: leave "
+                "--config.dataset.mean= and std= empty to compute them."
+            )
+        if np.min(self.std) <= 0:
+            raise DataError(f"std must be positive, but is {np.min(self.std)} in a dimension.")
+
+
+def load_features(
+    features: str | os.PathLike,
+    *,
+    labels: str | os.PathLike | None = None,
+    test_fraction: float = HELD_OUT,
+    max_train: int | None = None,
+    max_test: int | None = None,
+    seed: int = 0,
+) -> FeatureDataset:
+    """Opens a file of features as a data set.
+
+    | file | what is read of it |
+    |---|---|
+    | `.npz` of `jaxrobust.embed` | `features` and, as far as they are there, `labels`, \
+`label_names`, `files`, `split` |
+    | any other `.npz` | `features`, or its only array with 2 or 3 axes; the others by their names |
+    | `.npy` | the features; their labels come from `labels` |
+
+    Features are floats [N, D], or [N, V, D] with V views of each image. Labels are integers or
+    text, one for each row; -1 or empty text: nobody has labelled the image. Without
+    `label_names`, the classes are the sorted values of the labels.
+
+    `split` names `train`, `test` or `unlabeled` for each row. Without it, `test_fraction` of each
+    class is held out for testing: always the same rows, whatever the seed.
+
+    Args:
+      features: `.npy` or `.npz` file. A `.npy` file and an uncompressed `.npz` are mapped into
+        memory.
+      labels: `.npy` file of labels, or `.csv` file with a column `label` or with one column
+        without a heading; None: those of the `.npz`.
+      test_fraction: share of each class that is held out where the file names no split.
+      max_train: keep at most so many labelled training examples, class shares as in the whole.
+      max_test: likewise of the test examples.
+      seed: fixes which examples `max_train` and `max_test` keep.
+
+    Returns:
+      A `FeatureDataset`. Its mean and std are those of the training examples before `max_train`,
+      unlabelled ones among them, in float64.
+
+    Raises:
+      DataError: a file is missing or damaged, a feature is not finite, lengths differ, or labels
+        are missing or of one class only.
+    """
+    path = _existing(features, "features")
+    arrays = open_arrays(path)
+    source = _checked_source(path, arrays)
+    num_rows = len(source)
+    given = arrays.get("labels") if labels is None else read_labels(_existing(labels, "labels"))
+    if given is None:
+        raise DataError(
+            f"{path} holds no labels: set --config.dataset.labels= to a .npy or .csv file with one "
+            "label for each row."
+        )
+    if given.ndim != 1 or len(given) != num_rows:
+        raise DataError(
+            f"There are labels of shape {list(given.shape)} for {num_rows} rows of features in "
+            f"{path}: give one label for each row, in the same order."
+        )
+    codes, class_names = _encoded(given, arrays.get("label_names"), path)
+    files = arrays.get("files")
+    for name in ("files", "split"):
+        if name in arrays and len(arrays[name]) not in (0, num_rows):
+            raise DataError(
+                f"{path} has {len(arrays[name])} entries in {name!r} for {num_rows} rows of "
+                "features: write the file again."
+            )
+    everything = FeatureExamples(
+        source,
+        np.arange(num_rows),
+        codes,
+        tuple(map(str, files)) if files is not None and len(files) else None,
+    )
+    train, test, unlabeled = _parts(everything, arrays.get("split"), test_fraction, path)
+    mean, std = _statistics(part for part in (train, unlabeled) if part is not None)
+    return FeatureDataset(
+        FEATURES,
+        subset(train, max_train, "max_train", seed),
+        subset(test, max_test, "max_test", seed),
+        class_names,
+        mean,
+        std,
+        unlabeled,
+    )
+
+
+def _existing(path: str | os.PathLike, field: str) -> pathlib.Path:
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"There is no file {path}: correct --config.dataset.{field}=.")
+    return path
+
+
+def open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npy` (as `features`) or `.npz` file by name, mapped where that is possible.
+
+    Raises:
+      DataError: the file is neither, is damaged, or holds Python objects.
+    """
+    try:
+        if path.suffix == ".npy":
+            return {"features": np.load(path, mmap_mode="r", allow_pickle=False)}
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                mapped = {
+                    member.filename.removesuffix(".npy"): _mapped_member(path, archive, member)
+                    for member in archive.infolist()
+                }
+            with np.load(path, allow_pickle=False) as loaded:
+                return {
+                    name: loaded[name] if array is None else array for name, array in mapped.items()
+                }
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} cannot be read as arrays of numbers and text ({error}): write it again with "
+            "numpy.save, numpy.savez or python -m jaxrobust.embed."
+        ) from None
+    raise DataError(
+        f"{path} is neither a .npy nor a .npz file: save the features with numpy.save or "
+        "numpy.savez."
+    )
+
+
+def _mapped_member(
+    path: pathlib.Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> np.ndarray | None:
+    """An array of an uncompressed `.npz` without reading it; None where it has to be read."""
+    if member.compress_type != zipfile.ZIP_STORED or not member.filename.endswith(".npy"):
+        return None
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+        else:
+            return None
+        header_size = file.tell()
+    if dtype.hasobject or not np.prod(shape, dtype=np.int64):
+        return None
+    with open(path, "rb") as file:
+        # A member's local header: 26 bytes, then the lengths of its name and its extra field.
+        file.seek(member.header_offset + 26)
+        lengths = np.frombuffer(file.read(4), "<u2")
+    offset = member.header_offset + 30 + int(lengths.sum(dtype=np.int64)) + header_size
+    order = "F" if fortran_order else "C"
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order=order)
+
+
+def _checked_source(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The features of a file as [N, V, D], every one of them finite and within float16's range."""
+    if "features" in arrays:
+        source = arrays["features"]
+    else:
+        candidates = [name for name, array in arrays.items() if array.ndim in (2, 3)]
+        if len(candidates) != 1:
+            raise DataError(
+                f"{path} has no array named 'features', and not exactly one with 2 or 3 axes, but "
+                f"{', '.join(arrays) or 'nothing'}: name the embeddings 'features'."
+            )
+        source = arrays[candidates[0]]
+    if source.ndim not in (2, 3) or source.dtype.kind != "f" or 0 in source.shape:
+        raise DataError(
+            f"The features of {path} must be floats [N, D] or [N, V, D], at least one of each, but "
+            f"are {source.dtype} {list(source.shape)}."
+        )
+    source = np.asarray(source)  # of a mapped file still no copy
+    if source.ndim == 2:
+        source = source[:, None]
+    for i in range(0, len(source), CHUNK):
+        chunk = source[i : i + CHUNK]
+        usable = np.isfinite(chunk) & (np.abs(chunk) <= _LARGEST)
+        if not usable.all():
+            row, view, dimension = np.argwhere(~usable)[0]
+            raise DataError(
+                f"{path} holds {chunk[row, view, dimension]} in row {i + row}, dimension "
+                f"{dimension}: features must be finite and at most {_LARGEST:.0f}, as float16 is; "
+                "remove the row, or scale the features."
+            )
+    return source
+
+
+def read_labels(path: pathlib.Path) -> np.ndarray:
+    """Labels [N], integers or text, from a `.npy` or `.csv` file.
+
+    Raises:
+      DataError: the file is neither, is damaged, or does not say which column holds the labels.
+    """
+    if path.suffix == ".npy":
+        return np.asarray(open_arrays(path)["features"])
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is neither a .npy nor a .csv file of labels ({error}): save the labels as one."
+        ) from None
+    header = rows[0] if rows else []
+    if "label" in header:
+        column, rows = header.index("label"), rows[1:]
+    elif len(header) == 1:
+        column = 0
+    else:
+        raise DataError(
+            f"{path} has the columns {', '.join(header) or '(none)'}: name that of the labels "
+            "'label'."
+        )
+    if short := [i for i, row in enumerate(rows) if len(row) <= column]:
+        raise DataError(
+            f"{path} has no label in data row {short[0]}: write -1 where there is none."
+        )
+    cells = [row[column].strip() for row in rows]
+    if all(cell.removeprefix("-").isdecimal() or not cell for cell in cells):
+        return np.array([int(cell or NO_LABEL) for cell in cells], np.int64)
+    return np.array(cells)
+
+
+def _encoded(
+    given: np.ndarray, names: np.ndarray | None, path: pathlib.Path
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int32 [N] from 0 on, `NO_LABEL` where there is none, and the names of the classes."""
+    if given.dtype.kind not in "iuU":
+        raise DataError(f"The labels for {path} must be integers or text, but are {given.dtype}.")
+    given = np.asarray(given)
+    if given.dtype.kind == "U":
+        has_label = (given != "") & (given != str(NO_LABEL))
+    else:
+        has_label = given != NO_LABEL
+    if names is not None and len(names) and given.dtype.kind != "U":
+        names = tuple(map(str, names))
+        low, high = given.min(), given.max()
+        if low < NO_LABEL or high >= len(names):
+            raise DataError(
+                f"{path} names {len(names)} classes, so labels must lie in 0 to {len(names) - 1}, "
+                f"but reach from {low} to {high}."
+            )
+        return given.astype(np.int32), names
+    values, positions = np.unique(given[has_label], return_inverse=True)
+    if len(values) < 2:
+        raise DataError(
+            f"The labels for {path} name {len(values)} class{'' if len(values) == 1 else 'es'}: at "
+            "least 2 are needed."
+        )
+    codes = np.full(len(given), NO_LABEL, np.int32)
+    codes[has_label] = positions
+    return codes, tuple(map(str, values))
+
+
+def _parts(
+    everything: FeatureExamples,
+    split: np.ndarray | None,
+    test_fraction: float,
+    path: pathlib.Path,
+) -> tuple[FeatureExamples, FeatureExamples, FeatureExamples | None]:
+    """(train, test, unlabelled or None)."""
+    has_label = everything.labels != NO_LABEL
+    if split is None or not len(split):
+        if not 0 < test_fraction < 1:
+            raise DataError(
+                f"dataset.test_fraction must be above 0 and below 1, but is {test_fraction}."
+            )
+        train, test = hold_out(everything.take(np.flatnonzero(has_label)), test_fraction)
+        log.info(
+            "%s names no test part: %g of each class, %d rows, are held out for testing",
+            path,
+            test_fraction,
+            len(test),
+        )
+    else:
+        if wrong := sorted(set(map(str, split)) - set(_SPLITS)):
+            raise DataError(
+                f"{path} has the split {wrong[0]!r}: it must be one of {', '.join(_SPLITS)}."
+            )
+        if (row := np.flatnonzero((split == "test") & ~has_label)).size:
+            raise DataError(f"Row {row[0]} of {path} is a test example without a label: remove it.")
+        in_train = (split == "train") & has_label
+        train, test = (everything.take(np.flatnonzero(x)) for x in (in_train, split == "test"))
+        has_label = in_train | (split == "test")
+        # A labelled row of the split "unlabeled" loses its label, as an unlabelled image has none.
+    rest = np.flatnonzero(~has_label)
+    if not rest.size:
+        return train, test, None
+    unlabeled = everything.take(rest)
+    return (
+        train,
+        test,
+        dataclasses.replace(unlabeled, labels=np.full(rest.size, NO_LABEL, np.int32)),
+    )
+
+
+def _statistics(parts: Iterator[FeatureExamples] | Sequence[FeatureExamples]):
+    """Mean and standard deviation float32 [D] over all views, added up chunk by chunk in float64.
+
+    Chunks are combined as in Chan et al., "Updating formulae and a pairwise algorithm for computing
+    sample variances", 1979, which loses no digits where the mean is large.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for part in parts:
+        for chunk in part.content():
+            values = chunk.reshape(-1, chunk.shape[-1]).astype(np.float64)
+            chunk_mean = values.mean(axis=0)
+            delta = chunk_mean - mean
+            total = count + len(values)
+            squares = squares + ((values - chunk_mean) ** 2).sum(axis=0)
+            squares = squares + delta**2 * (count * len(values) / total)
+            mean = mean + delta * (len(values) / total)
+            count = total
+    std = np.sqrt(squares / count)
+    std = np.where(std > 0, std, 1)  # a dimension of one value is only centred
+    return mean.astype(np.float32), std.astype(np.float32)

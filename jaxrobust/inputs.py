@@ -1,0 +1,470 @@
+"""What people have, turned into the arrays that the library works on, or refused in one sentence.
+
+Takes NumPy and JAX arrays, lists, pandas Series and DataFrames, Hugging Face data sets, and lists
+of PIL images; imports none of these libraries. A conversion is made where there is only one meaning
+it can have. Everything else is answered by a `UserError` that names the first row that is wrong.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.errors import UserError
+
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+# How far a row of probabilities may be from 1: rounding of its dtype, printed to three digits.
+_SUM_TOLERANCE = 5e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Labels as class ids.
+
+    Attributes:
+      ids: int32 `[N]` in `0..C-1`.
+      classes: `[C]`, the value that stands for each class in the labels as they were given.
+      names: of the C classes.
+    """
+
+    ids: np.ndarray
+    classes: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def values(self, ids: np.ndarray) -> np.ndarray:
+        """Classes in the type of the labels as they were given."""
+        return self.classes[ids]
+
+
+def is_hugging_face(data: Any) -> bool:
+    """Whether this looks like a `datasets.Dataset`, or a dictionary of them."""
+    return hasattr(data, "column_names") and hasattr(data, "features")
+
+
+def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
+    """A column of a Hugging Face data set.
+
+    Raises:
+      UserError: if it has none of these names, or is a dictionary of splits.
+    """
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(repr, dataset))
+        raise UserError(f"{argument} holds the splits {splits}; give one of them.")
+    name = next((n for n in names if n in dataset.column_names), None)
+    if name is None:
+        raise UserError(
+            f"{argument} has no column {names[0]!r}, only {', '.join(dataset.column_names)}; give "
+            "the column itself."
+        )
+    return dataset[name]
+
+
+def labels_and_names(labels: Any, class_names: Any, argument: str = "labels") -> tuple[Any, Any]:
+    """Labels of a Hugging Face data set as a column, with the names of its `ClassLabel`."""
+    if not is_hugging_face(labels):
+        return labels, class_names
+    column = column_of(labels, _LABEL_COLUMNS, argument)
+    name = next(n for n in _LABEL_COLUMNS if n in labels.column_names)
+    return column, class_names or getattr(labels.features[name], "names", None)
+
+
+def to_array(data: Any, argument: str) -> np.ndarray:
+    """Any array or sequence as a NumPy array.
+
+    Raises:
+      UserError: if its rows differ in length, or it is sparse or of an unknown kind.
+    """
+    if data is None:
+        raise UserError(f"{argument} is None; give an array.")
+    if hasattr(data, "toarray") and hasattr(data, "nnz"):
+        raise UserError(f"{argument} is a sparse matrix; give {argument}.toarray().")
+    if hasattr(data, "detach") and hasattr(data, "cpu"):  # a PyTorch tensor
+        data = data.detach().cpu()
+    try:
+        # A column of a Hugging Face data set is a sequence, which NumPy would read item by item.
+        array = np.asarray(data if hasattr(data, "__array__") else list(data))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{argument} cannot be read as an array ({error}); give a NumPy array, or rows of one "
+            "length."
+        ) from None
+    if array.dtype.kind == "V" and array.dtype.names is None:  # bfloat16 and its like
+        array = array.astype(np.float32)
+    return array
+
+
+def check_lengths(**arrays: Any) -> int:
+    """The common length of arrays, by argument name.
+
+    Raises:
+      UserError: if they differ.
+    """
+    (first, size), *others = ((name, len(array)) for name, array in arrays.items())
+    for name, length in others:
+        if length != size:
+            raise UserError(
+                f"{first} has {size} entries, but {name} has {length}; row i of both must be the "
+                "same example."
+            )
+    return size
+
+
+def as_labels(
+    labels: Any,
+    *,
+    class_names: Any = None,
+    num_columns: int | None = None,
+    argument: str = "labels",
+) -> Labels:
+    """Labels of any type as class ids.
+
+    Classes are the values that occur, in sorted order. Whole numbers that all lie in
+    `0..num_columns-1`, or in `0..len(class_names)-1` where the names are text, are class ids as
+    they are, whether or not every class occurs.
+
+    Args:
+      labels: int, text or bool `[N]`.
+      class_names: the C classes in the order of their ids: names of them, or the values that occur
+        in `labels`. None for what the labels say.
+      num_columns: C where something else fixes it, such as the columns of probabilities.
+      argument: name of the labels in messages.
+
+    Raises:
+      UserError: if a label is missing, of another type or of no class, or if fewer than two classes
+        occur.
+    """
+    labels, class_names = labels_and_names(labels, class_names, argument)
+    array = _label_values(labels, argument)
+    present, ids = np.unique(array, return_inverse=True)
+    if class_names is not None:
+        given = to_array(class_names, "class_names")
+        if len(set(given.tolist())) != len(given) or given.ndim != 1:
+            raise UserError("class_names must be a list in which no name occurs twice.")
+        if num_columns is not None and len(given) != num_columns:
+            raise UserError(
+                f"class_names has {len(given)} names, but there are {num_columns} columns of "
+                "probabilities."
+            )
+        num_columns = len(given)
+        if given.dtype.kind == array.dtype.kind or not _is_whole(array):
+            return _in_classes(array, given, argument)
+        names = tuple(map(str, given))
+    else:
+        names = None
+    if num_columns is not None and _is_whole(array):
+        is_id = (array >= 0) & (array < num_columns)
+        if is_id.all():
+            _check_several(present, argument)
+            classes = np.arange(num_columns).astype(array.dtype)
+            return Labels(
+                array.astype(np.int32), classes, names or tuple(map(str, classes.tolist()))
+            )
+        # 1..C and -1, 1 are ids in sorted order; with a 0 among them they count from 0.
+        if names is not None or 0 in present or len(present) != num_columns:
+            row = int(np.argmin(is_id))
+            raise UserError(
+                f"{argument}[{row}] is {array[row]}, but there are {num_columns} classes, 0 to "
+                f"{num_columns - 1}; correct it, or give the classes in order by class_names=."
+            )
+    _check_several(present, argument)
+    if num_columns is not None and len(present) != num_columns:
+        shown = ", ".join(map(repr, present[:5].tolist()))
+        raise UserError(
+            f"{argument} holds {len(present)} classes ({shown}{', ...' if present[5:].size else ''}"
+            f"), but there are {num_columns} columns of probabilities; give the classes in the "
+            "order of the columns by class_names=."
+        )
+    if _is_whole(array) and present[0] < 0 and 0 in present:
+        row = int(np.argmax(array < 0))
+        raise UserError(
+            f"{argument}[{row}] is {array[row]}; leave out examples without a label, or, if it is "
+            "a class, give all classes by class_names=."
+        )
+    return Labels(ids.reshape(-1).astype(np.int32), present, tuple(map(str, present.tolist())))
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    return array.dtype.kind in "iuf"
+
+
+def _check_several(present: np.ndarray, argument: str) -> None:
+    if len(present) < 2:
+        held = f"only the class {present[0]!s}" if len(present) else "nothing"
+        raise UserError(f"{argument} holds {held}; labels of at least two classes are needed.")
+
+
+def _label_values(labels: Any, argument: str) -> np.ndarray:
+    """Labels `[N]` as bool, integers, whole floats or text."""
+    array = to_array(labels, argument)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        hint = "; of one-hot rows give .argmax(axis=1)" if array.ndim == 2 else ""
+        raise UserError(f"{argument} must have one entry per example, got {array.shape}{hint}.")
+    if array.dtype.kind == "O" or array.dtype.kind not in "biufUS":
+        array = _of_objects(array, argument)
+    if array.dtype.kind == "f":
+        _check_finite(array, argument, "leave out examples without a label")
+        if (array != np.round(array)).any():
+            row = int(np.argmax(array != np.round(array)))
+            raise UserError(
+                f"{argument}[{row}] is {array[row]}; classes are whole numbers, text or bool."
+            )
+    if array.dtype.kind == "S":
+        array = array.astype(str)
+    return array
+
+
+def _of_objects(array: np.ndarray, argument: str) -> np.ndarray:
+    """Python objects as an array of the one type that they all have."""
+    kinds = {bool: bool, np.bool_: bool, int: int, np.integer: int, str: str, float: float}
+    found = None
+    for row, value in enumerate(array.tolist()):
+        kind = next((k for t, k in kinds.items() if isinstance(value, t)), None)
+        if kind is None or value != value:
+            raise UserError(
+                f"{argument}[{row}] is {value!r}; leave out examples without a label."
+                if value is None or kind is float or str(value) in ("<NA>", "NaT")
+                else f"{argument}[{row}] is {value!r}; classes are whole numbers, text or bool."
+            )
+        found = found or kind
+        if kind is not found:
+            raise UserError(
+                f"{argument}[{row}] is {value!r}, but those before are {found.__name__}; give "
+                "labels of one type."
+            )
+    return array.astype(found or str)
+
+
+def _in_classes(array: np.ndarray, classes: np.ndarray, argument: str) -> Labels:
+    """Labels as positions in `classes`."""
+    order = np.argsort(classes)
+    try:
+        places = np.searchsorted(classes, array, sorter=order)
+        ids = order[np.minimum(places, len(classes) - 1)]
+        is_known = classes[ids] == array
+    except TypeError:  # text and numbers have no order
+        is_known = np.zeros(len(array), bool)
+    if not is_known.all():
+        row = int(np.argmin(is_known))
+        raise UserError(f"{argument}[{row}] is {array[row]!s}, which is not in class_names.")
+    _check_several(np.unique(ids), argument)
+    return Labels(ids.astype(np.int32), classes, tuple(map(str, classes.tolist())))
+
+
+def _check_finite(array: np.ndarray, argument: str, remedy: str) -> None:
+    is_finite = np.isfinite(array)
+    if not is_finite.all():
+        place = tuple(int(i) for i in np.argwhere(~is_finite)[0])
+        where = ", ".join(map(str, place))
+        raise UserError(f"{argument}[{where}] is {array[place]}; {remedy}.")
+
+
+def _numbers(data: Any, argument: str) -> np.ndarray:
+    """An array of real numbers."""
+    array = to_array(data, argument)
+    if array.dtype.kind == "O":
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{argument} holds what is no number ({error}).") from None
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{argument} must hold real numbers, not {array.dtype}.")
+    return array
+
+
+def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
+    """Predicted probabilities as floats `[N, C]`, of at least float32.
+
+    Raises:
+      UserError: if the shape is another, an entry is not in [0, 1], a row does not sum to 1, or the
+        entries look like logits, logarithms or percent.
+    """
+    array = _numbers(probs, argument)
+    if array.ndim == 1:
+        raise UserError(
+            f"{argument} must be [N, C], one column per class; of the probability p of the second "
+            "of two classes give numpy.stack([1 - p, p], axis=1)."
+        )
+    if array.ndim != 2 or array.shape[1] < 2:
+        raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
+    array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
+    _check_finite(array, argument, "give probabilities of every example")
+    is_outside = (array < 0) | (array > 1 + _SUM_TOLERANCE)
+    sums = array.sum(axis=1, dtype=np.float64)
+    is_off = np.abs(sums - 1) > _SUM_TOLERANCE
+    if is_outside.any():
+        row, column = (int(i) for i in np.argwhere(is_outside)[0])
+        raise UserError(
+            f"{argument}[{row}, {column}] is {array[row, column]:.6g}, which is no probability"
+            f"{_what_else(array)}."
+        )
+    if is_off.any():
+        row = int(np.argmax(is_off))
+        raise UserError(
+            f"{argument}[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
+            "its entries are probabilities of exclusive classes."
+        )
+    return array
+
+
+def _what_else(array: np.ndarray) -> str:
+    """What rows that are no probabilities probably are."""
+    with np.errstate(over="ignore"):
+        exponents = np.exp(np.minimum(array, 1).astype(np.float64)).sum(axis=1)
+    if (array <= _SUM_TOLERANCE).all() and (np.abs(exponents - 1) <= 2 * _SUM_TOLERANCE).all():
+        return "; these look like log-probabilities: give numpy.exp of them"
+    if (array >= 0).all() and (np.abs(array.sum(axis=1) - 100) <= 1).all():
+        return "; these look like percent: divide by 100"
+    return "; if these are logits, give scipy.special.softmax(logits, axis=1)"
+
+
+def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
+    """Logits as finite float32 `[N, C]`.
+
+    Raises:
+      UserError: if the shape is another, an entry is not finite, or every row is one of
+        probabilities.
+    """
+    array = _numbers(logits, argument)
+    if array.ndim != 2 or array.shape[1] < 2:
+        raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
+    array = array.astype(np.float32)
+    _check_finite(array, argument, "give logits of every example")
+    sums = array.sum(axis=1, dtype=np.float64)
+    if len(array) and (array >= 0).all() and (np.abs(sums - 1) <= _SUM_TOLERANCE).all():
+        raise UserError(
+            f"{argument} are probabilities: every row sums to 1; give their logarithm, with zeros "
+            "replaced by a small number, or the logits before the softmax."
+        )
+    return array
+
+
+def as_features(features: Any, argument: str = "features") -> np.ndarray:
+    """Features as finite float16 or float32, `[N, D]` or `[N, V, D]` (V views of each example).
+
+    Raises:
+      UserError: if the shape is another, or an entry is not finite.
+    """
+    array = _numbers(features, argument)
+    if array.ndim not in (2, 3) or 0 in array.shape[1:]:
+        hint = "; of images use images=" if array.ndim == 4 else ""
+        hint = "; of one feature give [:, None]" if array.ndim == 1 else hint
+        raise UserError(f"{argument} must be [N, D] or [N, V, D], got {array.shape}{hint}.")
+    _check_finite(array, argument, "leave out that example, or fill in a number")
+    if array.dtype != np.float16:
+        with np.errstate(over="ignore"):
+            cast = array.astype(np.float32, copy=False)
+        _check_finite(cast, argument, "scale the features; float32 ends at 3e38")
+        array = cast
+    return array
+
+
+def as_images(images: Any, argument: str = "images") -> np.ndarray:
+    """Images as uint8 `[N, H, W, 3]`.
+
+    Takes uint8, whole numbers 0 to 255, or floats in [0, 1] (multiplied by 255 and rounded), as
+    `[N, H, W, 3]`, grey as `[N, H, W]` or `[N, H, W, 1]`, and lists of PIL images or of arrays of
+    one size.
+
+    Raises:
+      UserError: for any other shape or range, or images of several sizes.
+    """
+    if is_hugging_face(images):
+        images = column_of(images, _IMAGE_COLUMNS, argument)
+    if not hasattr(images, "__array__") or np.asarray(images).dtype.kind == "O":
+        images = list(images)
+        arrays = [_one_image(image, f"{argument}[{i}]") for i, image in enumerate(images)]
+        for i, array in enumerate(arrays):
+            if array.shape[:2] != arrays[0].shape[:2]:
+                raise UserError(
+                    f"{argument}[{i}] is {array.shape[0]} x {array.shape[1]} pixels and "
+                    f"{argument}[0] {arrays[0].shape[0]} x {arrays[0].shape[1]}; resize all to "
+                    "one size."
+                )
+        return np.stack(arrays) if arrays else np.zeros((0, 1, 1, 3), np.uint8)
+    array = _numbers(images, argument)
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        raise UserError(
+            f"{argument} is {array.shape}, channels first; give numpy.moveaxis({argument}, 1, -1)."
+        )
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape[1:]:
+        raise UserError(
+            f"{argument} must be [N, H, W, 3], or [N, H, W] for grey ones, got {array.shape}."
+        )
+    array = _to_bytes(array, argument)
+    return np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
+
+
+def _one_image(image: Any, argument: str) -> np.ndarray:
+    """uint8 `[H, W, 3]` of a PIL image or an array."""
+    if hasattr(image, "convert") and hasattr(image, "getbands"):
+        if image.mode.startswith(("I", "F")):
+            raise UserError(
+                f"{argument} has mode {image.mode}, which has no certain range; convert it to "
+                "mode L or RGB."
+            )
+        return np.asarray(image.convert("RGB"))
+    array = to_array(image, argument)
+    if array.ndim not in (2, 3):
+        raise UserError(f"{argument} must be a PIL image or [H, W(, 3)], got {array.shape}.")
+    return as_images(array[None], argument)[0]
+
+
+def _to_bytes(array: np.ndarray, argument: str) -> np.ndarray:
+    """Pixels as uint8, by what their range says."""
+    if array.dtype == np.uint8 or not array.size:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind == "f":
+        _check_finite(array, argument, "correct that pixel")
+    low, high = array.min(), array.max()
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:
+        return np.round(array.astype(np.float32) * 255).astype(np.uint8)
+    is_whole = array.dtype.kind != "f" or (array == np.round(array)).all()
+    if is_whole and low >= 0 and 1 < high <= 255:
+        return array.astype(np.uint8)
+    is_wrong = (array < 0) | (array > (255 if is_whole else 1))
+    row = int(np.argmax(is_wrong.reshape(len(array), -1).any(axis=1)))
+    raise UserError(
+        f"{argument}[{row}] has pixels from {array[row].min():.6g} to {array[row].max():.6g}; give "
+        "uint8 from 0 to 255 or floats from 0 to 1, before any normalisation."
+    )
+
+
+def as_annotations(annotations: Any, num_classes: int | None, argument: str = "annotations"):
+    """Annotations as int32 `[N]`, and the number of known classes.
+
+    Args:
+      annotations: int `[N]`: a class 0..K-1, `UNLABELED` (-1) or `UNKNOWN` (-2).
+      num_classes: K; None for the highest class + 1.
+      argument: name in messages.
+
+    Raises:
+      UserError: if an entry is none of these, or fewer than two classes have been annotated.
+    """
+    array = _label_values(annotations, argument)
+    if not _is_whole(array):
+        raise UserError(
+            f"{argument} must be whole numbers: a class from 0, -1 where nobody has looked, -2 for "
+            f"an example of none of the classes; got {array.dtype}."
+        )
+    most = int(array.max(initial=-1)) if num_classes is None else num_classes - 1
+    is_wrong = (array < -2) | (array > most)
+    if is_wrong.any():
+        row = int(np.argmax(is_wrong))
+        raise UserError(
+            f"{argument}[{row}] is {array[row]}; it must be a class 0 to {most}, -1 (UNLABELED) or "
+            "-2 (UNKNOWN)."
+        )
+    _check_several(np.unique(array[array >= 0]), argument)
+    return array.astype(np.int32), most + 1

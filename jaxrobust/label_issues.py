@@ -1,0 +1,218 @@
+"""Which labels are probably wrong: arrays in, arrays out."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.errors import UserError
+from jaxrobust.inputs import Labels, as_labels, as_probabilities, check_lengths
+
+QUALITY_FILE = "label_quality.csv"
+_NUM_CONFUSED = 5  # pairs of classes in the summary
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LabelIssues:
+    """What was found about N labels of C classes; arrays are in the order of the labels.
+
+    Attributes:
+      given: `[N]`, the labels as they were given.
+      is_issue: bool `[N]`, whether the label is probably wrong.
+      clean_prob: float32 `[N]`, probability that the label is right.
+      suggested: `[N]` in the type of the labels, the most probable class.
+      pred_probs: float32 `[N, C]`, predicted probabilities.
+      ranked: int `[N]`, positions in the labels, the most suspicious first.
+      classes: `[C]` in the type of the labels, the class of each column of `pred_probs`.
+      class_names: of the C classes.
+      summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
+        `issues_by_class` (given label -> how many) and `most_confused` (given, suggested, how
+        many).
+      index: `[N]`, the names of the rows where the labels came as a pandas Series, else None.
+    """
+
+    given: np.ndarray
+    is_issue: np.ndarray
+    clean_prob: np.ndarray
+    suggested: np.ndarray
+    pred_probs: np.ndarray
+    ranked: np.ndarray
+    classes: np.ndarray
+    class_names: tuple[str, ...]
+    summary: dict[str, Any]
+    index: Any = None
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __repr__(self) -> str:
+        return (
+            f"LabelIssues({self.summary['num_issues']:,} of {len(self):,} labels look wrong, "
+            f"{len(self.classes)} classes, method {self.summary['method']})"
+        )
+
+    def to_frame(self):
+        """A pandas DataFrame in the order of the labels, with the index that they had.
+
+        Raises:
+          UserError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_frame needs pandas: pip install pandas.") from None
+        rank = np.empty(len(self), np.int64)
+        rank[self.ranked] = np.arange(len(self))
+        columns = {
+            "given_label": self.given,
+            "suggested_label": self.suggested,
+            "clean_prob": self.clean_prob,
+            "is_issue": self.is_issue,
+            "rank": rank,
+        }
+        return pandas.DataFrame(columns, index=self.index)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes `label_quality.csv` as the command does, the most suspicious label first."""
+        from jaxrobust.engine.files import escape_formula, format_number, write_table
+
+        names = [escape_formula(name) for name in self.class_names]
+        given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
+        rows = [["id", "given_label", "suggested_label", "clean_prob", "flagged"]]
+        rows += [
+            [i, names[given[i]], names[suggested[i]], format_number(self.clean_prob[i]), int(flag)]
+            for i, flag in zip(self.ranked.tolist(), self.is_issue[self.ranked], strict=True)
+        ]
+        write_table(pathlib.Path(path), rows)
+
+
+def _positions(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, values, sorter=order)]
+
+
+def find_label_issues(
+    labels: Any,
+    *,
+    pred_probs: Any,
+    workdir: str | os.PathLike | None = None,
+    class_names: Any = None,
+) -> LabelIssues:
+    """Finds labels that are probably wrong.
+
+    With `pred_probs` nothing is trained. Labels are ranked by their margin, log probability of the
+    label minus the largest other one (`selection.logit_margin`); as many are taken for wrong as the
+    confident joint counts (`selection.estimate_num_wrong`), as long as another class is more
+    probable; and the probability of being right is that of a mixture of two Gaussians that agrees
+    with this number (`selection.clean_probability_given_count`). A label of probability zero comes
+    first, with a probability of being right of zero.
+
+    Args:
+      labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
+        Face data set with a column `label`. Classes are the values that occur in sorted order;
+        whole numbers below C are class ids, whether or not every class occurs.
+      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
+        `cross_val_predict(..., method="predict_proba")`; of a DataFrame whose columns are the
+        classes in any order, by name.
+      workdir: folder in which to write `label_quality.csv`.
+      class_names: the C classes in the order of the columns: names of the class ids, or the values
+        that occur in `labels`.
+
+    Raises:
+      UserError: if an argument is not what it should be, in one sentence that names the first row.
+    """
+    index = getattr(labels, "index", None)
+    index = None if callable(index) else index  # that of a list is a method
+    class_names = _columns_as_classes(labels, pred_probs, class_names)
+    probs = as_probabilities(pred_probs)
+    known = as_labels(labels, class_names=class_names, num_columns=probs.shape[1])
+    check_lengths(labels=known.ids, pred_probs=probs)
+    clean_prob, is_issue, ranked = _by_margin(probs, known.ids)
+    issues = _issues(known, "margin", clean_prob, is_issue, ranked, probs, index)
+    if workdir is not None:
+        issues.save(pathlib.Path(workdir) / QUALITY_FILE)
+    return issues
+
+
+def _columns_as_classes(labels: Any, pred_probs: Any, class_names: Any) -> Any:
+    """Names of a DataFrame's columns where they are the labels' classes."""
+    columns = getattr(pred_probs, "columns", None)
+    if class_names is not None or columns is None:
+        return class_names
+    present = set(np.asarray(labels).tolist())
+    return list(columns) if present <= set(columns) else None
+
+
+def _by_margin(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clean probabilities, flags and ids by suspicion, from probabilities alone."""
+    import jax
+
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(probs).astype(np.float32)
+    # To start an accelerator would take longer than all of this.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        scores = _margin_scores()(log_probs, probs.astype(np.float32), labels)
+    margins, num_wrong, clean_prob = map(np.asarray, scores)
+    ranked = np.argsort(margins, kind="stable")
+    is_issue = np.zeros(len(labels), bool)
+    is_issue[ranked[: round(float(num_wrong))]] = True
+    return clean_prob, is_issue & (margins < 0), ranked
+
+
+@functools.cache
+def _margin_scores() -> Callable:
+    """Margins, number of wrong labels and clean probabilities as one compiled function."""
+    import jax
+
+    from jaxrobust import selection
+
+    def scores(log_probs, probs, labels):
+        margins = selection.logit_margin(log_probs, labels)
+        num_wrong = selection.estimate_num_wrong(probs, labels)
+        return margins, num_wrong, selection.clean_probability_given_count(margins, num_wrong)
+
+    return jax.jit(scores)
+
+
+def _issues(
+    known: Labels,
+    method: str,
+    clean_prob: np.ndarray,
+    is_issue: np.ndarray,
+    ranked: np.ndarray,
+    probs: np.ndarray,
+    index: Any,
+) -> LabelIssues:
+    suggested = probs.argmax(axis=1)
+    pairs = np.stack([known.ids[is_issue], suggested[is_issue]], axis=1)
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    confused = [
+        (known.names[pairs[i, 0]], known.names[pairs[i, 1]], int(counts[i]))
+        for i in np.argsort(-counts, kind="stable")[:_NUM_CONFUSED]
+    ]
+    by_class = np.bincount(known.ids[is_issue], minlength=known.num_classes)
+    summary = {
+        "method": method,
+        "num_examples": len(known.ids),
+        "num_classes": known.num_classes,
+        "num_issues": int(is_issue.sum()),
+        "issue_fraction": float(is_issue.mean()),
+        "issues_by_class": dict(zip(known.names, by_class.tolist(), strict=True)),
+        "most_confused": confused,
+    }
+    return LabelIssues(
+        given=known.values(known.ids),
+        is_issue=is_issue,
+        clean_prob=clean_prob,
+        suggested=known.values(suggested),
+        pred_probs=probs.astype(np.float32),
+        ranked=ranked,
+        classes=known.classes,
+        class_names=known.names,
+        summary=summary,
+        index=index,
+    )

@@ -1,0 +1,78 @@
+"""Classifiers of features in place of images: linear heads, or one hidden layer before them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.models.layers import Features, Linear, torch_uniform
+
+
+class FeatureNetwork(nn.Module):
+    """Linear heads on features, with dense - LayerNorm - ReLU - dropout before them if asked for.
+
+    It has the methods of `ResNet`, so that every method can train it. No BatchNorm: a batch may
+    have any size and any mixture of classes.
+
+    Attributes:
+      num_classes: outputs per head.
+      num_heads: number of heads.
+      width: of the hidden layer; 0: there is none, and the heads read the features themselves.
+      dropout: share of the hidden units (without a hidden layer: of the features) that is dropped
+        in training.
+      kernel_init: of the hidden layer's weights; PyTorch's default.
+      dtype: computation dtype of the hidden layer; features and logits are float32.
+    """
+
+    num_classes: int
+    num_heads: int = 1
+    width: int = 0
+    dropout: float = 0.0
+    kernel_init: nn.initializers.Initializer = torch_uniform
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        if self.width:
+            self.hidden = nn.Dense(
+                self.width,
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+            )
+            self.norm = nn.LayerNorm(dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+        self.heads = [Linear(self.num_classes) for _ in range(self.num_heads)]
+
+    def stages(
+        self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> Features:
+        """The features that the heads read; there are no maps.
+
+        In training with dropout a `dropout` random stream is needed.
+
+        Args:
+          inputs: `[B, D]`, normalised.
+          train: whether units are dropped.
+          where: bool `[B]`; not used, since rows do not influence each other.
+        """
+        x = inputs.astype(self.dtype)
+        if self.width:
+            x = nn.relu(self.norm(self.hidden(x)))
+        x = self.drop(x, deterministic=not train)
+        return Features(x.astype(jnp.float32), (), (), x[:, None, None])
+
+    def features(
+        self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> jax.Array:
+        """What the heads read, float32 `[B, width or D]`; arguments as for `stages`."""
+        return self.stages(inputs, train=train, where=where).pooled
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Logits float32 `[B, num_heads, num_classes]` of what `features` returns."""
+        return jnp.stack([head(features) for head in self.heads], axis=1)
+
+    def __call__(
+        self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits float32 `[B, num_heads, num_classes]`; arguments as for `stages`."""
+        return self.classify(self.features(inputs, train=train, where=where))

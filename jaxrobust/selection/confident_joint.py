@@ -1,0 +1,72 @@
+"""Counts of wrong labels by confident learning.
+
+Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
+2021, arXiv 1911.00068.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.arrays import check_logits, label_mask
+
+
+def confident_joint(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
+    """How many examples have which given and which true label, calibrated.
+
+    An example counts as of true class j where `p_j` is the largest of the probabilities that reach
+    their class's threshold
+
+        t_j = mean of p_j over the examples labelled j,
+
+    so that a class of which a classifier is less sure is not counted less. An example that reaches
+    no threshold does not count. Every class counts at least one right label, and every row is
+    scaled to the number of examples with that label.
+
+    Args:
+      probs: floats `[N, C]`, predicted out of sample.
+      labels: integers `[N]` in `0..C-1`. An example with another label does not count.
+
+    Returns:
+      Floats `[C, C]`, at least float32, given label by true class; a label that does not occur has
+      a row of zeros. The sum off the diagonal estimates how many labels are wrong.
+
+    Raises:
+      ValueError: on fewer than two classes, or labels of another shape or not integers.
+
+    References:
+      Confident learning, section 3.1 (the thresholds, the confident joint and its calibration).
+    """
+    probs = check_logits(probs, "probs")
+    is_label = label_mask(probs, labels)
+    sizes = jnp.sum(is_label, axis=0, dtype=probs.dtype)
+    thresholds = jnp.sum(probs, axis=0, where=is_label) / jnp.maximum(sizes, 1)
+    thresholds = jnp.where(sizes > 0, thresholds, jnp.inf)
+    # Equal probabilities must reach their own mean in spite of its rounding.
+    reaches = probs >= thresholds[None, :] * (1 - 16 * jnp.finfo(probs.dtype).eps)
+    confident = jnp.argmax(jnp.where(reaches, probs, -1), axis=-1)
+    counted = jax.nn.one_hot(confident, probs.shape[-1], dtype=probs.dtype)
+    counted = jnp.where(jnp.any(reaches, axis=-1)[:, None], counted, 0)
+    joint = jnp.einsum("ni,nj->ij", is_label.astype(probs.dtype), counted, precision="highest")
+    identity = jnp.eye(probs.shape[-1], dtype=probs.dtype)
+    joint = jnp.maximum(joint, identity)
+    return joint / jnp.sum(joint, axis=1, keepdims=True) * sizes[:, None]
+
+
+def estimate_num_wrong(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
+    """How many labels are wrong: the sum of `confident_joint` off its diagonal.
+
+    A probability of one half says how sure a classifier is of one label; this count does not depend
+    on how well its probabilities are calibrated, only on their order within each class.
+
+    Args:
+      probs: as for `confident_joint`.
+      labels: as for `confident_joint`.
+
+    Returns:
+      Scalar in `[0, N]`, at least float32.
+
+    Raises:
+      ValueError: as for `confident_joint`.
+    """
+    joint = confident_joint(probs, labels)
+    return jnp.sum(joint) - jnp.trace(joint)

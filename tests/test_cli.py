@@ -1,0 +1,126 @@
+"""The command `jaxrobust`."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxrobust import cli, find_label_issues
+from jaxrobust.data.sources import SOURCES
+from jaxrobust.methods import STRATEGIES
+
+LABELS = np.array(["ant", "bee", "ant", "bee", "ant", "bee"])
+PROBS = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7], [0.8, 0.2], [0.1, 0.9]])
+
+
+@pytest.fixture(autouse=True)
+def arguments_are_put_back(monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+
+
+def test_usage_names_every_command(capsys):
+    assert cli.main([]) == 2
+    without = capsys.readouterr().out
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out == without
+    for name in cli.COMMANDS:
+        assert f"  {name} " in without
+        assert callable(cli.COMMANDS[name])
+
+
+def test_a_misspelt_command_is_answered(capsys):
+    assert cli.main(["reprot"]) == 2
+    assert "Unknown command 'reprot': did you mean 'report'?" in capsys.readouterr().err
+
+
+def test_usage_of_a_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out
+
+
+def test_as_a_module_and_recipes_run_as_before(tmp_path):
+    command = [sys.executable, "-m", "jaxrobust", "run", "--config=dcfs:digits"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--workdir is missing" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_list(capsys):
+    assert cli.main(["list"]) == 0
+    everything = capsys.readouterr().out
+    for name in (*SOURCES, *STRATEGIES, "resnet32x4", "preact_resnet18"):
+        assert f"  {name} " in everything
+    assert "None" not in everything
+    assert cli.main(["list", "datasets"]) == 0
+    some = capsys.readouterr().out
+    assert some.startswith("datasets") and "resnet" not in some
+    with pytest.raises(SystemExit):
+        cli.main(["list", "animals"])
+    assert "choose of" in capsys.readouterr().err
+
+
+def written(folder, kind):
+    """Arguments that name the labels and probabilities in files of one kind."""
+    if kind == "one npz":
+        path = folder / "data.npz"
+        np.savez(path, labels=LABELS, pred_probs=PROBS)
+        return [path]
+    if kind == "npz of ids":
+        path = folder / "data.npz"
+        ids = np.unique(LABELS, return_inverse=True)[1]
+        np.savez(path, labels=ids, pred_probs=PROBS, class_names=["ant", "bee"])
+        return [path]
+    if kind == "npy":
+        np.save(folder / "labels.npy", LABELS)
+        np.save(folder / "probs.npy", PROBS)
+        return [folder / "labels.npy", f"--pred-probs={folder / 'probs.npy'}"]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *(f"x.png,{x}" for x in LABELS)]))
+    columns = PROBS[:, ::-1] if kind == "csv with names" else PROBS
+    lines = [",".join(map(str, row)) for row in columns]
+    lines = ["bee,ant", *lines] if kind == "csv with names" else lines
+    (folder / "probs.csv").write_text("\n".join(lines))
+    return [folder / "labels.csv", f"--pred-probs={folder / 'probs.csv'}"]
+
+
+@pytest.mark.parametrize("kind", ["one npz", "npz of ids", "npy", "csv", "csv with names"])
+def test_find_label_issues_is_the_function(kind, tmp_path, capsys):
+    arguments = map(str, written(tmp_path, kind))
+    out = tmp_path / "out" / "table.csv"
+    assert cli.main(["find-label-issues", *arguments, f"--out={out}"]) == 0
+    assert "1 of 6 labels look wrong" in capsys.readouterr().out
+    find_label_issues(LABELS, pred_probs=PROBS).save(tmp_path / "same.csv")
+    assert out.read_text() == (tmp_path / "same.csv").read_text()
+    with open(out, newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["id"], first["given_label"], first["suggested_label"]) == ("2", "ant", "bee")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("0.5,0.5\n1,a\n", "no line of 2 numbers in line 2"),
+        ("0.5,0.5\n1\n", "no line of 2 numbers in line 2"),
+        ("0.5,0.6\n" * 6, "pred_probs[0] sums to 1.1"),
+        ("1,0\n", "labels has 6 entries, but pred_probs has 1"),
+        (None, "There is no file"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(content, words, tmp_path, capsys):
+    np.save(tmp_path / "labels.npy", LABELS)
+    if content is not None:
+        (tmp_path / "probs.csv").write_text(content)
+    arguments = [str(tmp_path / "labels.npy"), f"--pred-probs={tmp_path / 'probs.csv'}"]
+    assert cli.main(["find-label-issues", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1
+
+
+def test_an_npz_without_the_array_is_refused(tmp_path, capsys):
+    np.savez(tmp_path / "data.npz", labels=LABELS)
+    assert cli.main(["find-label-issues", str(tmp_path / "data.npz")]) == 2
+    assert "holds no array 'pred_probs', only labels" in capsys.readouterr().err
