@@ -65,6 +65,9 @@ _BY_DATASET = {
         "noise.seed": 123,
         "dataset.mean": (0.507, 0.487, 0.441),
         "dataset.std": (0.267, 0.256, 0.276),
+        # The authors' loader of strong views has CIFAR-10's constants here too.
+        "augment.strong_mean": (0.4914, 0.4822, 0.4465),
+        "augment.strong_std": (0.2023, 0.1994, 0.2010),
         "dpc.warm_up": 30,
     },
     # The first 50 classes of the Google subset, tested on WebVision's own images. Unlike the
