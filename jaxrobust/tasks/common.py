@@ -1,6 +1,7 @@
 """What several tasks do alike with a recipe."""
 
 import dataclasses
+import json
 import logging
 import pathlib
 import shlex
@@ -17,9 +18,10 @@ from jaxrobust.data.features import FEATURES, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
-from jaxrobust.engine.runtime import Run
+from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
+from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten, plain
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import FEATURE_NETWORKS
@@ -172,6 +174,17 @@ def compute_dtype(name: str):
     if name not in ("float32", "bfloat16"):
         raise UserError(unknown_name("dtype", name, ("auto", "float32", "bfloat16")))
     return jnp.dtype(name)
+
+
+def program_settings(config: ml_collections.ConfigDict) -> str:
+    """What the compiled programs of a recipe may close over: all settings but the seeds.
+
+    Settings that change how a run is watched are left out too.
+    """
+    left_out = ("seed", "num_seeds", "noise.seed", *FREE_ON_RESTART)
+    fields = flatten(plain(config)).items()
+    kept = {k: v for k, v in fields if k not in left_out and k.split(".")[0] not in left_out}
+    return json.dumps(kept, sort_keys=True)
 
 
 def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:
