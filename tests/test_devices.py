@@ -51,10 +51,7 @@ def _active_learning(config, run_):
 
 
 def _distillation(config, run_):
-    dataset = load(config, multilabel=None)
-    protocol = distillation._MULTILABEL if dataset.is_multilabel else distillation._SINGLE_LABEL
-    distiller = distillation._distiller(config, dataset, protocol, None)
-    task = distillation._Distillation(config, run_, dataset, protocol, None, distiller)
+    task = distillation._Distillation(config, run_, distillation._inputs(config))
     task._write_inputs()
     task._restore()
     task._train("student", 0, 1, 0)

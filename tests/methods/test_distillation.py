@@ -15,13 +15,8 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl
 from jaxrobust.methods import DISTILLERS, dhkd
-from jaxrobust.methods.distillation import (
-    Batch,
-    ClassifierState,
-    Problem,
-    distillation_schedule,
-    distillation_step,
-)
+from jaxrobust.methods.distillation import Problem, distillation_schedule
+from jaxrobust.methods.distillation_steps import Batch, ClassifierState, distillation_step
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
 

@@ -329,7 +329,7 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
     class Stopped(distillation._Distillation):
         def _test_measures(self, role):
             if role == "student" and self.epochs["student"]:
-                self.io.flush()  # a checkpoint of the first epoch, while the second is under way
+                self.run.flush()  # a checkpoint of the first epoch, while the second is under way
                 raise Stop
             return super()._test_measures(role)
 

@@ -1,9 +1,11 @@
 """The distillation loop on images with several labels, with networks of a few channels."""
 
 import csv
+import gc
 import json
 import os
 import signal
+import weakref
 
 import jax
 import numpy as np
@@ -92,6 +94,28 @@ def test_the_student_that_is_handed_over_is_the_one_evaluated(finished):
     assert ap == pytest.approx(results["last"]["mAP"], abs=1e-3)
 
 
+def test_every_seed_of_several_is_the_seed_alone_and_frees_its_memory(tmp_path, monkeypatch):
+    """Of canvases, whose mean and deviation depend on the seed."""
+    begun, alive = [], []
+
+    class Watched(distillation._Distillation):
+        def __init__(self, *args):
+            gc.collect()
+            alive.append(sum(earlier() is not None for earlier in begun))
+            begun.append(weakref.ref(self))
+            super().__init__(*args)
+
+    config = _config(num_epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "_Distillation", Watched)
+        together = tasks.run(_config(num_epochs=1, num_seeds=2), tmp_path / "together")
+    config.seed = 1
+    alone = tasks.run(config, tmp_path / "alone")
+    assert json.loads((tmp_path / "together/seed_1/results.json").read_text()) == alone
+    assert set(together["traces"].values()) == {1}
+    assert alive == [0, 0]
+
+
 def _stop_after_an_epoch(config, workdir, programs, monkeypatch):
     """Runs until a checkpoint holds one epoch of the student, and training went on from there."""
 
@@ -101,7 +125,7 @@ def _stop_after_an_epoch(config, workdir, programs, monkeypatch):
     class Stopped(distillation._Distillation):
         def _test_measures(self, role):
             if role == "student" and self.epochs["student"]:
-                self.io.flush()
+                self.run.flush()
                 raise Stop
             return super()._test_measures(role)
 
@@ -138,7 +162,7 @@ def test_the_backbone_may_be_given(finished, tmp_path):
     given = {}
 
     class Looked(distillation._Distillation):
-        def run(self):
+        def execute(self):
             self._write_inputs()
             self._restore()
             given.update(self.networks["student"].variables)
