@@ -48,6 +48,6 @@ def test_as_the_docstring_says(name, labels):
 @pytest.mark.parametrize("labels", LABELS, ids=["above", "below"])
 def test_the_divergence_counts_every_class_as_wrong(labels):
     gradient = jax.grad(lambda o: losses.evidential_kl(o, labels).sum())(LOGITS)
-    assert (np.asarray(gradient) > 0).all()
+    assert (np.asarray(gradient) != 0).all()
     of_a_class = jax.grad(lambda o: losses.evidential_kl(o, jnp.array([0, 1])).sum())(LOGITS)
     np.testing.assert_array_equal(of_a_class == 0, np.eye(3, dtype=bool)[:2])

@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules that recipes name."""
 
+import functools
 import math
 
 import jax
@@ -74,28 +75,25 @@ def one_cycle_adam(
       Smith and Topin, "Super-Convergence", arXiv 1708.07120; Yang et al., ICCV 2023 (L2D).
     """
 
-    def cycle(count, start, peak, end):
-        return one_cycle(count, num_steps, start=start, peak=peak, end=end, rise=config.pct_start)
+    def cycle(start, peak, end):
+        return functools.partial(
+            one_cycle, num_steps=num_steps, start=start, peak=peak, end=end, rise=config.pct_start
+        )
 
-    def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros, zeros)
+    lowest = 1 / config.div_factor
+    with_schedules = optax.inject_hyperparams(optax.scale_by_adam, ("b2", "eps", "eps_root"))
+    adam = with_schedules(b1=cycle(0.95, 0.85, 0.95))
 
-    def update(grads, state, params=None):
-        del params
-        beta1, beta2 = cycle(state.count, 0.95, 0.85, 0.95), 0.999
-        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g**2, state.nu, grads)
-        count = state.count + 1
-        lowest = 1 / config.div_factor
-        share = cycle(state.count, lowest, 1.0, lowest / config.final_div_factor)
-        scale = share / (1 - beta1 ** count.astype(beta1.dtype))
-        nu_scale = 1 - beta2 ** count.astype(beta1.dtype)
-        directions = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v / nu_scale) + 1e-8), mu, nu)
-        return directions, optax.ScaleByAdamState(count, mu, nu)
+    def update(updates, state, params=None):
+        # optax takes a float to an integer power, which strict promotion of dtypes refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(updates, state, params)
 
-    decay = optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
-    return optax.chain(decay, optax.GradientTransformation(init, update))
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        optax.GradientTransformation(adam.init, update),
+        optax.scale_by_schedule(cycle(lowest, 1.0, lowest / config.final_div_factor)),
+    )
 
 
 def is_decayed(params):

@@ -72,5 +72,5 @@ def descend(
 ) -> TrainState:
     """The state with parameters and optimiser state after one step along known gradients."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    params = optax.apply_updates(state.params, optax.tree.scale(-learning_rate, updates))
     return state.replace(params=params, opt_state=opt_state)
