@@ -360,7 +360,7 @@ def test_wrong_options_are_answered_in_words(changes, words):
 
 def test_wrong_arguments_of_the_objective():
     logits = jnp.zeros((2, 3), jnp.float32)
-    for options, words in (({"loss": "kl"}, "loss='kl'"), ({"head": "both"}, "head='both'")):
+    for options, words in (({"loss": "kl"}, "loss 'kl'"), ({"head": "both"}, "head 'both'")):
         with pytest.raises(ValueError, match=words):
             dhkd.dual_head_objective(logits, logits, logits, jnp.zeros(2, int), **options)
 
