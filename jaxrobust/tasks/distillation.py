@@ -27,7 +27,6 @@ from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.methods import DISTILLERS, MULTILABEL_DISTILLERS
 from jaxrobust.methods.distillation import Distiller, Problem, distillation_schedule
 from jaxrobust.methods.distillation_steps import (
     PredictSpec,
@@ -41,7 +40,6 @@ from jaxrobust.methods.distillation_steps import (
 )
 from jaxrobust.methods.gradient_diagnosis import DiagnosisSpec, diagnosis
 from jaxrobust.models import (
-    BACKBONES,
     MOBILE_BACKBONES,
     make_classifier,
     make_multilabel_classifier,
@@ -71,8 +69,6 @@ from jaxrobust.tasks.teachers import (
 log = logging.getLogger("jaxrobust")
 
 ROLES = ("teacher", "student")
-TEACHER_LOGITS = ("step", "table")
-TABLE_DTYPES = ("float32", "float16")
 
 
 def run(
@@ -85,7 +81,7 @@ def run(
     """Runs a whole distillation experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.distillation`.
+      config: a recipe, see `jaxrobust.tasks.options.Distillation`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -139,24 +135,7 @@ def _inputs(config: ml_collections.ConfigDict, dataset: Dataset | None = None) -
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    check_common(
-        config,
-        {
-            "method": {**DISTILLERS, **MULTILABEL_DISTILLERS},
-            "student.name": BACKBONES,
-            **({} if config.teacher.path else {"teacher.name": BACKBONES}),
-            **(
-                {"teacher.logits": TEACHER_LOGITS, "teacher.table_dtype": TABLE_DTYPES}
-                if "logits" in config.teacher
-                else {}
-            ),
-        },
-    )
-    if "decoder" in config and config.decoder.width % config.decoder.num_heads:
-        raise UserError(
-            f"decoder.width={config.decoder.width} cannot be shared by decoder.num_heads="
-            f"{config.decoder.num_heads}; make it a multiple."
-        )
+    check_common(config)
     cycle = config.optimizer.get("cycle_epochs", 0)
     for field in ("num_epochs", "teacher.num_epochs"):
         num_epochs = config.teacher.num_epochs if "teacher" in field else config.num_epochs
