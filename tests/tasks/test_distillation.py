@@ -156,7 +156,7 @@ def test_a_finished_run_is_finished_and_its_teacher_teaches_again(finished, tmp_
     assert distillation.run(config, workdir, PROGRAMS) == results
     assert (workdir / "teacher" / "variables.npz").read_bytes() == teacher
     config.teacher.path = str(workdir / "teacher")
-    config.teacher.name = "not read"
+    config.teacher.name = "resnet8"  # not read
     again = distillation.run(config, tmp_path, PROGRAMS)
     # The student's draws do not depend on where the teacher came from.
     assert again["epochs"] == results["epochs"]
