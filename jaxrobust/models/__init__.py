@@ -177,7 +177,8 @@ def make_network(
     """The network of a recipe.
 
     Args:
-      config: `name` (a key of `NETWORKS`) and `pool` (`"global"` or `"window4"`).
+      config: `name` (a key of `NETWORKS`), `pool` (`"global"` or `"window4"`) and, for
+        `FEATURE_NETWORKS`, `dropout` (0 where there is none).
       num_classes: outputs per head.
       num_heads: linear heads on the pooled feature.
       dtype: computation dtype.
@@ -191,7 +192,9 @@ def make_network(
     if config.pool not in POOLINGS:
         raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
     options = {"num_classes": num_classes, "num_heads": num_heads, "dtype": dtype}
-    if config.name not in FEATURE_NETWORKS:
+    if config.name in FEATURE_NETWORKS:
+        options["dropout"] = config.get("dropout", 0.0)
+    else:
         options["norm_parts"] = norm_parts
     if config.name in ("inception_resnet_v2", *FEATURE_NETWORKS):
         if config.pool != "global":

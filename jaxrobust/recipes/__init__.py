@@ -15,7 +15,7 @@ _FOLDER = pathlib.Path(__file__).parent
 
 def names() -> list[str]:
     """Of the recipes that are installed with jaxrobust."""
-    return sorted(file.stem for file in _FOLDER.glob("[a-z]*.py"))
+    return sorted(file.stem for file in _FOLDER.glob("[!_]*.py"))
 
 
 def locate(recipe: str) -> str:

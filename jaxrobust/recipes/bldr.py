@@ -7,8 +7,8 @@ import ml_collections
 from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.options import to_config
 from jaxrobust.recipes import choose
-from jaxrobust.recipes._protocols import noisy_labels
 from jaxrobust.tasks.options import ExitsModel, NoisyLabels, WarmUpSgd
+from jaxrobust.tasks.protocols import noisy_labels
 
 # Variant -> (data set, noise).
 SETTINGS = {

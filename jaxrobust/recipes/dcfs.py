@@ -6,8 +6,8 @@ import ml_collections
 
 from jaxrobust.methods.dcfs_options import Discrepancy, Edl, Loss, Select
 from jaxrobust.options import to_config
-from jaxrobust.recipes._protocols import active_learning
 from jaxrobust.tasks.options import ActiveLearning
+from jaxrobust.tasks.protocols import active_learning
 
 
 @dataclasses.dataclass(frozen=True)

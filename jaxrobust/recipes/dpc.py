@@ -7,8 +7,8 @@ import ml_collections
 from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.options import to_config
 from jaxrobust.recipes import choose
-from jaxrobust.recipes._protocols import noisy_labels
 from jaxrobust.tasks.options import Model, NoisyLabels
+from jaxrobust.tasks.protocols import noisy_labels
 
 # Variant -> (data set, noise, what else is set).
 SETTINGS = {
@@ -91,6 +91,7 @@ _BY_DATASET = {
         "dpc.lambda_u": 0.0,
         "dpc.mixup_alpha": 0.5,
         "dpc.score_mode": "minmax",
+        "dpc.reg_covar": 1e-3,  # of DivideMix, which fits a mixture here too
         "dpc.heads": 1,
         "dpc.forward_unlabeled": False,
         "dpc.peer_from": "epoch_start",

@@ -3,7 +3,7 @@
 import ml_collections
 
 from jaxrobust.options import to_config
-from jaxrobust.recipes._protocols import distillation
+from jaxrobust.tasks.protocols import distillation
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

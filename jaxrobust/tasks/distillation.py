@@ -20,9 +20,10 @@ from jaxrobust.data.augment import num_views
 from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
+from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.plan import make_plan, place_plan
-from jaxrobust.engine.programs import Programs, epoch_program, gather_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.engine.training import TrainState
@@ -378,7 +379,7 @@ class _Distillation:
             self._labels,
             self._statistics["student"],
             {name: np.float32(value) for name, value in scalars.items()},
-            within=self.run.within_epoch(
+            resume=self.run.within_epoch(
                 first + epoch,
                 f"{role} epoch {epoch + 1}/{num_epochs}",
                 keep,
