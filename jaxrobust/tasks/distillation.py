@@ -18,15 +18,14 @@ import numpy as np
 
 from jaxrobust.data.augment import num_views
 from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
+from jaxrobust.data.views import statistics_of
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import write_json
 from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.plan import make_plan, place_plan
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import Run, open_run
+from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
-from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods.distillation import Distiller, Problem, distillation_schedule
 from jaxrobust.methods.distillation_steps import (
@@ -54,6 +53,7 @@ from jaxrobust.tasks.common import (
     introduce_networks,
     load,
     next_command,
+    program_settings,
     write_test_files,
 )
 from jaxrobust.tasks.distillation_protocols import MULTILABEL, SINGLE_LABEL, Protocol
@@ -95,7 +95,7 @@ def run(
     """
     inputs = _inputs(config, dataset)
     with open_run(config, workdir, programs) as run_:
-        return _Distillation(config, run_, inputs).execute()
+        return _Distillation(config, run_, inputs).distill()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,16 +212,26 @@ class _Distillation:
         self.decoder = dict(config.decoder) if dataset.is_multilabel else None
         self.has_teacher = bool(self.stored) or self.distiller.has_teacher
         self.trains_teacher = self.has_teacher and self.stored is None
-        self.networks: dict[str, TrainState] = {}
-        self.epochs: dict[str, list[dict]] = {role: [] for role in ROLES}
+        self.num_epochs = {
+            "teacher": config.teacher.num_epochs if self.trains_teacher else 0,
+            "student": config.num_epochs,
+        }
+        self.saved = Saved(  # at the role's place in `ROLES`, and its epoch
+            record={"epochs": {role: [] for role in ROLES}}, at=(0, 0)
+        )
         self._labels = put(dataset.train.labels)
-        self._statistics = {role: put(_statistics(dataset)) for role in ROLES}
+        self._statistics = {role: put(statistics_of(dataset.mean, dataset.std)) for role in ROLES}
         if self.stored:
             self._given = put(self.stored.variables)
             if self.stored.mean:  # it sees images as it was trained on them
-                self._statistics["teacher"] = put(_statistics(self.stored))
+                self._statistics["teacher"] = put(statistics_of(self.stored.mean, self.stored.std))
         self._backbones = inputs.backbones
         self._build_programs()
+
+    @property
+    def epochs(self) -> dict[str, list[dict]]:
+        """What each network has scored on the test images, by role."""
+        return self.saved.record["epochs"]
 
     # Programs
 
@@ -233,12 +243,18 @@ class _Distillation:
             "teacher": specs["teacher"].module,
             "student": _classifier(config, self.dataset, config.student.name),
         }
-        replicated = {"out_shardings": placement.replicated}
+        static = (
+            program_settings(config),
+            self.input_shape,
+            self.dataset.num_classes,
+            count,
+        )
+        replicated = {"out_shardings": placement.replicated, "static": static}
         self._start, self._epoch, self._predict = {}, {}, {}
         for role, spec in specs.items():
             self._start[role] = programs.jit(f"{role}/start", initial_state(spec), **replicated)
             self._epoch[role] = epoch_program(
-                programs, f"{role}/epoch", training_step(spec), placement
+                programs, f"{role}/epoch", training_step(spec), placement, static=static
             )
             self._predict[role] = gather_program(
                 programs,
@@ -246,6 +262,7 @@ class _Distillation:
                 prediction(PredictSpec(predictors[role], self.dtype)),
                 len(self.dataset.test),
                 placement,
+                static=static,
             )
         table = TableSpec(
             predictors["teacher"],
@@ -254,7 +271,7 @@ class _Distillation:
             **self._crops,
         )
         self._tabulate = gather_program(
-            programs, "teacher/table", all_views(table), count, placement
+            programs, "teacher/table", all_views(table), count, placement, static=static
         )
         if self.protocol.diagnoses:
             spec = DiagnosisSpec(
@@ -308,101 +325,99 @@ class _Distillation:
 
     # The loop
 
-    def execute(self) -> dict:
+    def distill(self) -> dict:
         """Trains what is to be trained, and returns the results."""
-        config = self.config
+        run, saved = self.run, self.saved
         self._write_inputs()
-        phases = [("teacher", config.teacher.num_epochs)] if self.trains_teacher else []
-        phases.append(("student", config.num_epochs))
-        total = sum(num_epochs for _, num_epochs in phases)
         self._introduce()
-        done = self._restore()
-        introduce_networks(self.networks, self.dtype, self.run)
-        self.run.start_progress(total=total, done=done)
-        first = 0
-        for role, num_epochs in phases:
+        self._restore()
+        introduce_networks(saved.networks, self.dtype, run)
+        total = sum(self.num_epochs.values())
+        run.start_progress(saved, total=total)
+        first = saved.at
+        for number in range(first[0], len(ROLES)):
+            role = ROLES[number]
             if role == "student":
                 self._settle_teacher()
-                if has_table(config) and done < total:
+                if has_table(self.config) and self._epochs_before(saved.at) < total:
                     self._table = self._teacher_table()
-            for epoch in range(max(done - first, 0), num_epochs):
-                self._epoch_of(role, epoch, num_epochs, first)
-            first += num_epochs
-        self.run.save(total, self._tree(), self._record(total))
-        self.run.flush()
+            for epoch in range(first[1] if number == first[0] else 0, self.num_epochs[role]):
+                self._train(role, epoch)
+                entry = self._test(role, epoch)
+                self.epochs[role].append(entry)
+                headline = self.protocol.headline
+                where = f"{self._where(role, epoch)}, {headline} {100 * entry[headline]:.2f} %"
+                run.epoch_done(saved, at=(number, epoch + 1), where=where)
+        run.save(saved)
         return self._finish()
 
-    def _epoch_of(self, role: str, epoch: int, num_epochs: int, first: int) -> None:
-        self._train(role, epoch, num_epochs, first)
-        entry = {"epoch": epoch, **self._test_measures(role)}
-        step = first + epoch + 1
-        self._write("test", role, step, epoch, entry)
-        if role == "student" and self.protocol.diagnoses:
-            entry["diagnosis"] = self._diagnose_epoch(step, epoch)
-        self.epochs[role].append(entry)
-        self.run.epoch_done(
-            step,
-            self._tree(),
-            self._record(step),
-            f"{role} epoch {epoch + 1}/{num_epochs}, {self.protocol.headline} "
-            f"{100 * entry[self.protocol.headline]:.2f} %",
-        )
+    def _epochs_before(self, at: tuple[int, ...]) -> int:
+        """Finished epochs of both networks."""
+        number, epoch = at
+        return sum(self.num_epochs[role] for role in ROLES[:number]) + epoch
 
-    def _train(self, role: str, epoch: int, num_epochs: int, first: int) -> None:
-        config, seed, placement = self.config, self.config.seed, self.run.placement
+    def _where(self, role: str, epoch: int) -> str:
+        return f"{role} epoch {epoch + 1}/{self.num_epochs[role]}"
+
+    def _test(self, role: str, epoch: int) -> dict[str, Any]:
+        """What a network scores after an epoch and, of the student, how its gradients agree."""
+        entry = {"epoch": epoch, **self._test_measures(role)}
+        self._write("test", role, role, epoch, entry)
+        if role == "student" and self.protocol.diagnoses:
+            entry["diagnosis"] = self._diagnose_epoch(epoch)
+        return entry
+
+    def _train(self, role: str, epoch: int) -> None:
+        """An epoch, or what is left of it."""
+        config, seed = self.config, self.config.seed
         count = len(self.dataset.train)
         plan = place_plan(
             rng.generator(seed, f"{role}/order", epoch).permutation(count),
             config.batch_size,
-            placement,
+            self.run.placement,
             capacity=count,
             last_batch=config.last_batch,
         )
         warm_up = self.distiller.warm_up if role == "student" else 0
         until_epoch = config.distill_until_epoch
         scalars = {
-            "learning_rate": self._learning_rate(role, epoch, num_epochs),
+            "learning_rate": self._learning_rate(role, epoch),
             **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),
         }
         uses_teacher = role == "student" and self.distiller.has_teacher
-
-        def keep(network):
-            self.networks[role] = network
-            return self._tree(), self._record(first + epoch)
-
-        self.networks[role], sums = self._epoch[role](
-            self.networks[role],
+        self.run.train(
+            self.saved,
+            role,
+            self._epoch[role],
             plan,
             rng.stream(seed, f"{role}/epoch", epoch),
             self._teacher_operand() if uses_teacher else {},
             self._images.visit(("weak",), f"{role}/epoch", epoch),
             self._labels,
             self._statistics["student"],
-            {name: np.float32(value) for name, value in scalars.items()},
-            resume=self.run.within_epoch(
-                first + epoch,
-                f"{role} epoch {epoch + 1}/{num_epochs}",
-                keep,
-                num_steps=plan.num_steps,
-            ),
+            scalars=scalars,
+            at=(ROLES.index(role), epoch),
+            event={
+                "phase": role,
+                "epoch": epoch,
+                "steps": [epoch * plan.num_steps + 1, (epoch + 1) * plan.num_steps],
+            },
+            where=self._where(role, epoch),
+            notes=scalars,
         )
-        event = {"step": first + epoch + 1, "split": "train", "phase": role, "epoch": epoch}
-        event["steps"] = [epoch * plan.num_steps + 1, (epoch + 1) * plan.num_steps]
-        notes = {name: value * plan.num_steps for name, value in scalars.items()}
-        self.run.write(event, {**sums, **notes}, count=plan.num_steps)
 
-    def _learning_rate(self, role: str, epoch: int, num_epochs: int) -> float:
+    def _learning_rate(self, role: str, epoch: int) -> float:
         optimizer = self.config.optimizer.copy_and_resolve_references()
         name = self.teacher_name if role == "teacher" else self.config.student.name
         if name in MOBILE_BACKBONES and "mobile_learning_rate" in optimizer:
             optimizer.learning_rate = optimizer.mobile_learning_rate
-        return learning_rate(optimizer, epoch, num_epochs)
+        return learning_rate(optimizer, epoch, self.num_epochs[role])
 
     def _variables(self, role: str) -> dict[str, Any]:
         """What the predictions of a network need."""
         if role == "teacher" and self.stored:
             return self._given
-        return inference_variables(self.networks[role].variables)
+        return inference_variables(self.saved.networks[role].variables)
 
     def _operand(self, role: str) -> dict[str, Any]:
         """A network that predicts, as an operand of programs."""
@@ -448,43 +463,31 @@ class _Distillation:
     def _test_measures(self, role: str) -> dict[str, float]:
         return self.protocol.measures(self._logits(role), self.dataset.test.labels)
 
-    def _diagnose_epoch(self, step: int, epoch: int) -> dict[str, dict[str, float]]:
+    def _diagnose_epoch(self, epoch: int) -> dict[str, dict[str, float]]:
         values = self._diagnose(
-            self.networks["student"].variables,
+            self.saved.networks["student"].variables,
             self._operand("teacher") if self.has_teacher else {},
             *self._diagnosed,
             self._statistics["student"],
         )
         values = jax.tree.map(float, fetch(values))
         for name, measures in values.items():
-            self._write("diagnosis", name, step, epoch, measures)
+            self._write("diagnosis", "student", name, epoch, measures)
         return values
 
-    def _write(self, split: str, phase: str, step: int, epoch: int, values: dict) -> None:
+    def _write(self, split: str, role: str, phase: str, epoch: int, values: dict) -> None:
+        step = self._epochs_before((ROLES.index(role), epoch + 1))
         values = {name: value for name, value in values.items() if name != "epoch"}
         self.run.write({"step": step, "split": split, "phase": phase, "epoch": epoch}, values)
 
-    # Checkpoints
-
-    def _tree(self) -> dict:
-        return {"networks": self.networks}
-
-    def _record(self, step: int) -> dict:
-        return {"epoch": step, "epochs": self.epochs}
-
-    def _restore(self) -> int:
-        """Epochs done, those of the teacher included; fills the state."""
+    def _restore(self) -> None:
+        """The networks at their start, or what the latest checkpoint holds."""
         for role in ROLES if self.trains_teacher else ("student",):
             network = self._start[role](rng.stream(self.config.seed, f"{role}/start"))
             if stored := self._backbones[role]:
                 network = with_backbone(network, stored, self.run.placement)
-            self.networks[role] = network
-        found = self.run.restore(self._tree())
-        if found is None:
-            return 0
-        tree, record = found
-        self.networks, self.epochs = tree["networks"], record["epochs"]
-        return record["epoch"]
+            self.saved.networks[role] = network
+        self.run.restore(self.saved, self._epochs_before)
 
     # Files
 
@@ -502,7 +505,7 @@ class _Distillation:
         if self.trains_teacher:
             save_classifier(self._as_stored("teacher"), self.run.workdir / "teacher")
         elif self.stored and not self.epochs["teacher"]:
-            self.epochs["teacher"] = [self._test_measures("teacher")]
+            self.epochs["teacher"].append(self._test_measures("teacher"))
         if self.has_teacher:
             scored = self.protocol.describe(self.epochs["teacher"][-1])
             log.info("Teacher %s: %s", self.teacher_name, scored)
@@ -563,12 +566,10 @@ class _Distillation:
         if self.has_teacher:
             measures = {k: v for k, v in self.epochs["teacher"][-1].items() if k != "epoch"}
             results["teacher"] = {"name": self.teacher_name, **measures}
-        write_json(workdir / "results.json", results)
         save_classifier(student, workdir / "student")
         if self.config.export.program:
             save_program(student, workdir / "student", dtype=self.dtype)
         self._draw(results)
-        self.run.write_timing()
         best = results["best"]
         lines = [
             f"last epoch: {self.protocol.describe(epochs[-1])}; best {self.protocol.headline} "
@@ -579,8 +580,7 @@ class _Distillation:
             f"figures: {workdir / 'figures'}",
             next_command(workdir),
         ]
-        for line in lines:
-            log.info(line)
+        self.run.finish(results, lines)
         return results
 
 
@@ -588,12 +588,3 @@ def _diagnosed(seed: int, count: int, num_diagnosed: int) -> np.ndarray:
     """Ids of the images on which gradients are compared, the same in every epoch."""
     ids = rng.generator(seed, "diagnosis").choice(count, min(num_diagnosed, count), replace=False)
     return np.sort(ids).astype(np.int32)
-
-
-def _statistics(source: Dataset | FileDataset | StoredClassifier) -> dict[str, np.ndarray]:
-    """What images are normalised with; `[1]` where all channels have the same constants.
-
-    By a scalar XLA computes what it does for constants, to the last bit.
-    """
-    values = {"mean": np.float32(source.mean), "std": np.float32(source.std)}
-    return {name: x[:1] if np.all(x == x[0]) else x for name, x in values.items()}

@@ -23,7 +23,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.tasks import distillation
 
-PROGRAMS = Programs()  # of the runs that differ in no more than numbers that a step is given
+PROGRAMS = Programs()  # of the runs of one recipe
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "tiny_backbones", "one_device")
 
@@ -144,7 +144,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path, mon
 def test_a_teacher_at_hand_and_a_comparison(finished, tmp_path):
     workdir, results = finished
     config = _config(**{"teacher.path": str(workdir / "teacher")})
-    alone = distillation.run(config, tmp_path, PROGRAMS)
+    alone = distillation.run(config, tmp_path)
     assert alone["teacher"]["mAP"] == results["teacher"]["mAP"]
     assert alone["epochs"] == results["epochs"]
     found = statistics(group([workdir, tmp_path], by="teacher.path"))
@@ -157,19 +157,19 @@ def test_the_backbone_may_be_given(finished, tmp_path):
     workdir, _ = finished
     config = _config(**{"student.backbone": str(workdir / "teacher")})
     with pytest.raises(UserError, match=r"holds a tiny8, not the tiny4 of student\.name"):
-        distillation.run(config, tmp_path / "first", PROGRAMS)
+        distillation.run(config, tmp_path / "first")
     config = _config(**{"student.backbone": str(workdir / "student")})
     given = {}
 
     class Looked(distillation._Distillation):
-        def execute(self):
+        def distill(self):
             self._write_inputs()
             self._restore()
-            given.update(self.networks["student"].variables)
+            given.update(self.saved.networks["student"].variables)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation, "_Distillation", Looked)
-        distillation.run(config, tmp_path, PROGRAMS)
+        distillation.run(config, tmp_path)
     stored = load_classifier(workdir / "student").variables
     kernels = [jax.tree.leaves(x["params"]["backbone"])[-1] for x in (given, stored)]
     np.testing.assert_array_equal(*kernels)
@@ -246,8 +246,8 @@ def test_images_are_streamed_from_files_and_a_run_stopped_within_an_epoch_goes_o
     damaged.write_bytes(b"no image")
     config.num_epochs = 1
     with pytest.raises(UserError, match=r"trainval_000004\.jpg is not an image"):
-        distillation.run(config, tmp_path / "refused", watched)
+        distillation.run(config, tmp_path / "refused")
     config.dataset.on_corrupt = "skip"
-    distillation.run(config, tmp_path / "skipped", watched)
+    distillation.run(config, tmp_path / "skipped")
     (skipped,) = [text for text in caplog.messages if text.startswith("Skipped")]
     assert skipped.startswith(f"Skipped: {damaged} is not an image")
