@@ -65,6 +65,7 @@ class Distiller:
       merge: `(grad_cls, grad_kd) -> grad`; None adds them, which takes one backward pass less.
       connector: module from the student's features to those that `objective` sees, trained with
         the student and dropped with the auxiliary head.
+      until_epoch: the last epoch with distillation, counted from 1; 0: there is none.
       warm_up: epochs in which `ramp` grows from 1 / warm_up to 1; 0: it is 1 from the start.
       has_teacher: whether there is anything to distil.
       logits_only: whether `objective` reads nothing of the teacher but its logits.
@@ -75,6 +76,7 @@ class Distiller:
     auxiliary: str = "none"
     merge: Callable[[Any, Any], Any] | None = None
     connector: nn.Module | None = None
+    until_epoch: int = 0
     warm_up: int = 0
     has_teacher: bool = True
     logits_only: bool = False

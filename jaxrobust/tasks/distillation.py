@@ -56,7 +56,7 @@ from jaxrobust.tasks.common import (
     program_settings,
     write_test_files,
 )
-from jaxrobust.tasks.distillation_protocols import MULTILABEL, SINGLE_LABEL, Protocol
+from jaxrobust.tasks.distillation_measures import MULTILABEL, SINGLE_LABEL, Protocol
 from jaxrobust.tasks.images import images_of, view_transforms
 from jaxrobust.tasks.teachers import (
     check_table,
@@ -379,7 +379,7 @@ class _Distillation:
             last_batch=config.last_batch,
         )
         warm_up = self.distiller.warm_up if role == "student" else 0
-        until_epoch = config.distill_until_epoch
+        until_epoch = config.distill_until_epoch or self.distiller.until_epoch
         scalars = {
             "learning_rate": self._learning_rate(role, epoch),
             **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),

@@ -313,7 +313,7 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
             "teacher.name": "tiny8",
             "teacher.num_epochs": 1,
             "num_epochs": 2,
-            "distill_until_epoch": 1,
+            "distill.until_epoch": 1,
         }
     )
     programs = Programs()
