@@ -22,15 +22,6 @@ and used another protocol: 200 epochs with the rate halved every 60, weight deca
 ResNet-18 (`--config.model.name=resnet18_thin`).
 """
 
-import ml_collections
+from jaxrobust.recipes.active_learning_baselines import get_config
 
-from jaxrobust import recipes
-
-
-def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one variant; see the file's docstring."""
-    name = recipes.variant(variant, default="cifar10", choices=recipes.OPEN_SET)
-    config = recipes.active_learning(name)
-    config.task = "active_learning"
-    config.method = "random"
-    return config
+__all__ = ["get_config"]

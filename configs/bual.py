@@ -46,45 +46,6 @@ images of known classes there, as the paper has it, but of unknown ones; f_aux k
 Numbers are the paper's where paper and released code agree, else the code's; fields name the other.
 """
 
-import ml_collections
+from jaxrobust.recipes.bual import get_config
 
-from jaxrobust import recipes
-
-
-def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one variant; see the file's docstring."""
-    name = recipes.variant(variant, default="cifar10", choices=recipes.OPEN_SET)
-    config = recipes.active_learning(name)
-    config.task = "active_learning"
-    config.method = "bual"
-    config.al.score_transform = "train"  # the code scores augmented images
-    config.bual = ml_collections.ConfigDict(
-        {
-            "base": "margin",  # confidence of both classifiers: or lc, entropy
-            "score_rule": "code",  # paper: Eq. 3, which rewards what looks unknown
-            "initial_precision": 0.0,  # r of the first query
-            "aux_epochs": config.get_oneway_ref("num_epochs"),
-            "aux_batch_size": 100,  # paper: 128
-            "aux_filter": True,  # images that f_aux calls unknown are no candidates
-            "nl_epochs": config.get_oneway_ref("num_epochs"),  # and one more, as in the code
-            "nl_batch_size": config.get_oneway_ref("batch_size"),
-            "nl_trainable": "all",  # head: the backbone stays that of f_p
-            "prob_floor": 1e-5,  # of 1 - p in the loss; paper: 0
-            "eval_interval": 5,  # epochs between the evaluations of f_n
-            "nl_eval_at_start": True,  # the first of them before any negative learning
-            "subset_size": 5000,  # pool images that negative learning sees in a round
-            "subset_mode": "uniform",  # stratified: the code's draw, which looks at hidden labels
-            "subset_after_filter": False,  # True: Algorithm 1, without images called unknown
-            # overlap: until the chosen set stays the same 5 evaluations in a row; oracle: until
-            # its number of known images does, the code's rule, which looks at hidden labels
-            "stop_rule": "none",
-        }
-    )
-    match config.dataset.name:
-        case "tiny_imagenet":
-            config.bual.subset_size = 10000
-            config.model.pool = "window4"
-        case "digits":
-            config.bual.aux_batch_size = 32
-            config.bual.subset_size = 400
-    return config
+__all__ = ["get_config"]

@@ -30,14 +30,6 @@ Test accuracy (%) on CIFAR-100 as others measured it (CRD's benchmark and the me
     vgg13_vgg8                74.64 70.36 72.98 71.43 71.48 72.88    -    74.68   -
 """
 
-import ml_collections
+from jaxrobust.recipes.kd_baselines import get_config
 
-from jaxrobust import recipes
-
-
-def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one of `recipes.DISTILLATIONS`; see the file's docstring."""
-    config = recipes.distillation(variant)
-    config.task = "distillation"
-    config.method = "kd"
-    return config
+__all__ = ["get_config"]

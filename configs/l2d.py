@@ -23,8 +23,9 @@ Methods, `--config.method=`:
 Where paper and code differ the default is the code: cross-entropy is summed over the batch
 (`labels.reduction=batchmean`: the paper), distances are relative to their mean (`l2d.normalize=
 False`), images are not mirrored (`augment.flip`), the teacher stops at epoch 30 of a cycle of 80
-(the paper: 80). Ours differs from the code in float32 in place of fp16, in MLD's form, which stays
-finite, and in independent random draws of its workers. `labels.loss=asymmetric` is an extra.
+(the paper: 80). Ours differs from the code in bfloat16 in place of float16 on accelerators (float32
+with `--config.dtype=float32`), in MLD's form, which stays finite, and in independent random draws
+of its workers. `labels.loss=asymmetric` is an extra.
 
 mAP / OF1 / CF1 (%) by the paper, F1 with as many labels predicted as each image truly has, which
 flatters, and for the teacher mAP alone; single runs:
@@ -62,14 +63,6 @@ teacher (76.6) all distilled students stay between 72.6 and 78.3; the one that t
 itself is as good as the student: see `docs/results.md`.
 """
 
-import ml_collections
+from jaxrobust.recipes.l2d import get_config
 
-from jaxrobust import recipes
-
-
-def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one of `recipes.MULTILABEL_DISTILLATIONS`; see the file's docstring."""
-    config = recipes.multilabel_distillation(variant)
-    config.task = "distillation"
-    config.method = "l2d"
-    return config
+__all__ = ["get_config"]

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from jaxrobust.errors import UserError
 from jaxrobust.recipes import locate, no_recipe
+from jaxrobust.tasks.options import check
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, such as configs/dcfs.py or configs/dcfs.py:digits."
@@ -196,6 +197,7 @@ def _main() -> None:
             raise UserError("--config is missing; for example --config=configs/dcfs.py:digits.")
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; name a folder for the run, such as runs/first.")
+        check(_CONFIG.value)
         # Imported late, so that a wrong flag is answered before JAX has started.
         if _is_one_of_several():
             _join_processes()

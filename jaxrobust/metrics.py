@@ -347,6 +347,75 @@ def multilabel_f1(
     return {name: float(value) for name, value in results.items()}
 
 
+def class_correlation(probs: np.typing.ArrayLike) -> np.ndarray:
+    """Pearson correlation between the predicted probabilities of every two classes.
+
+    L2D compares the student's matrix with the teacher's: the smaller the difference, the more of
+    the teacher's relations between classes has been learnt.
+
+    Args:
+      probs: floats [n, C], predictions for a test set, n >= 2.
+
+    Returns:
+      float64 [C, C]; 1 on the diagonal, and 0 elsewhere for a class whose probability is constant.
+
+    Raises:
+      ValueError: if `probs` is not a matrix of at least two rows.
+
+    References:
+      Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023, arXiv 2308.06453, experiments.
+    """
+    probs = np.asarray(probs, np.float64)
+    if probs.ndim != 2 or len(probs) < 2:
+        raise ValueError(f"probs must be [n, C] with n >= 2; got shape {probs.shape}.")
+    centred = probs - probs.mean(axis=0)
+    norms = np.linalg.norm(centred, axis=0)
+    unit = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
+    correlation = unit.T @ unit
+    np.fill_diagonal(correlation, 1)
+    return correlation
+
+
+def neighbor_precision(
+    features: np.typing.ArrayLike, targets: np.typing.ArrayLike, k: int = 5
+) -> float:
+    """Share of the k nearest other images that have a label of the image, mean over images.
+
+    L2D shows such neighbours, by Euclidean distance of pooled features, as pictures; this is their
+    number. Ties go to the lower index.
+
+    Args:
+      features: floats [n, D].
+      targets: {0, 1} [n, C]. Images without labels are retrieved, but ask for nothing.
+      k: neighbours of each image, 1 <= k < n.
+
+    Returns:
+      A fraction; 0 if no image has a label.
+
+    Raises:
+      ValueError: if the shapes do not fit, or k is not in 1..n-1.
+
+    References:
+      Yang et al., ICCV 2023, arXiv 2308.06453, image retrieval by nearest neighbours.
+    """
+    features, targets = np.asarray(features, np.float64), np.asarray(targets) > 0
+    if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets):
+        raise ValueError(
+            f"features and targets must be [n, D] and [n, C]; got {features.shape} and "
+            f"{targets.shape}."
+        )
+    if not 1 <= k < len(features):
+        raise ValueError(f"k={k} must lie between 1 and {len(features) - 1}.")
+    shares = []
+    squares = np.sum(features**2, axis=1)
+    for i in np.flatnonzero(targets.any(axis=1)):
+        distances = squares - 2 * features @ features[i]  # up to a constant
+        distances[i] = np.inf
+        nearest = np.argsort(distances, kind="stable")[:k]
+        shares.append(np.mean(np.any(targets[nearest] & targets[i], axis=1)))
+    return float(np.mean(shares)) if shares else 0.0
+
+
 def _checked_matrices(
     values: np.typing.ArrayLike, targets: np.typing.ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Malformed input of every kind: one sentence that names it, exit code 2, nothing half-written."""
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -17,22 +18,24 @@ import pytest
 from PIL import Image
 
 from configs import active_learning_baselines, bldr, bual, dcfs, dhkd, dpc, kd_baselines, l2d
-from jaxrobust import main, recipes, tasks
+from jaxrobust import main, tasks
 from jaxrobust.engine import files
 from jaxrobust.errors import UserError
-from jaxrobust.ranges import LENGTHS, RANGES, check_ranges, is_within
+from jaxrobust.options import is_within, with_sections
+from jaxrobust.recipes._protocols import DISTILLATIONS, MULTILABEL_DISTILLATIONS, OPEN_SET
 from jaxrobust.tasks import noisy_labels
+from jaxrobust.tasks.options import check, option_classes
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {
-    "active_learning_baselines": (active_learning_baselines, recipes.OPEN_SET),
+    "active_learning_baselines": (active_learning_baselines, OPEN_SET),
     "bldr": (bldr, bldr.SETTINGS),
-    "bual": (bual, recipes.OPEN_SET),
-    "dcfs": (dcfs, recipes.OPEN_SET),
-    "dhkd": (dhkd, recipes.DISTILLATIONS),
+    "bual": (bual, OPEN_SET),
+    "dcfs": (dcfs, OPEN_SET),
+    "dhkd": (dhkd, DISTILLATIONS),
     "dpc": (dpc, dpc.SETTINGS),
-    "kd_baselines": (kd_baselines, recipes.DISTILLATIONS),
-    "l2d": (l2d, recipes.MULTILABEL_DISTILLATIONS),
+    "kd_baselines": (kd_baselines, DISTILLATIONS),
+    "l2d": (l2d, MULTILABEL_DISTILLATIONS),
 }
 
 
@@ -44,17 +47,23 @@ def _leaves(config, prefix=""):
             yield prefix + name, value
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-# Field -> (a digits recipe that has it, its value there), for every number of every recipe.
-NUMBERS = {}
+# Field -> (a digits recipe that has it, its value there, the option), for every option.
+OPTIONS = {}
 for _name, (_recipe, _) in RECIPES.items():
-    for _field, _value in _leaves(_recipe.get_config("digits")):
-        if _is_number(_value) or (isinstance(_value, tuple) and _field != "writers"):
-            NUMBERS.setdefault(_field, (_name, _value))
-INTERVALS = {field: interval for interval, fields in RANGES.items() for field in fields}
+    _digits = _recipe.get_config("digits")
+    _classes = option_classes(_digits.task)
+    for _field, _value in _leaves(_digits):
+        _section, _, _short = _field.rpartition(".")
+        for _cls in (c for every in _classes for c in with_sections(every)):
+            _declared = {f.name: f for f in dataclasses.fields(_cls)}
+            if _cls.section == _section and _short in _declared:
+                OPTIONS.setdefault(_field, (_name, _value, _declared[_short].metadata))
+NUMBERS = {
+    field: (recipe, value, option["allowed"])
+    for field, (recipe, value, option) in OPTIONS.items()
+    if isinstance(option["allowed"], str)
+}
+LENGTHS = [field for field, (*_, option) in OPTIONS.items() if option["lengths"]]
 
 
 def _config(recipe, changes):
@@ -66,17 +75,16 @@ def _config(recipe, changes):
 # --------------------------------------------------------------------------- numbers of recipes
 
 
-def test_every_number_of_every_recipe_has_a_range():
-    assert NUMBERS.keys() <= INTERVALS.keys()
-    assert INTERVALS.keys() <= NUMBERS.keys(), "a range that no recipe needs"
-    assert sum(map(len, RANGES.values())) == len(INTERVALS), "a field with two ranges"
+def test_every_field_of_every_recipe_is_an_option():
+    fields = {f for recipe, _ in RECIPES.values() for f, _ in _leaves(recipe.get_config("digits"))}
+    assert fields == OPTIONS.keys()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_variant_lies_within_the_ranges(recipe):
+def test_every_variant_is_valid(recipe):
     module, variants = RECIPES[recipe]
     for variant in variants:
-        check_ranges(module.get_config(variant))
+        check(module.get_config(variant))
 
 
 def _beyond(interval, like):
@@ -92,8 +100,7 @@ def _beyond(interval, like):
 # BLDR's `optimizer.constant_epochs` is its `bldr.warm_up`, which is named in its place.
 @pytest.mark.parametrize("field", sorted(NUMBERS.keys() - {"optimizer.constant_epochs"}))
 def test_numbers_out_of_range_are_refused_by_name(field):
-    recipe, value = NUMBERS[field]
-    interval = INTERVALS[field]
+    recipe, value, interval = NUMBERS[field]
     like = value
     if isinstance(value, tuple):
         like = value[0] if value else (0 if field == "al.class_order" else 0.0)
@@ -104,7 +111,7 @@ def test_numbers_out_of_range_are_refused_by_name(field):
         changed = number if not isinstance(value, tuple) else (number,) * max(len(value), 1)
         config.update_from_flattened_dict({field: changed})
         with pytest.raises(UserError) as caught:
-            check_ranges(config)
+            check(config)
         message = str(caught.value)
         assert field in message and interval in message and f"--config.{field}=" in message
         assert "\n" not in message
@@ -114,18 +121,18 @@ def test_numbers_out_of_range_are_refused_by_name(field):
 def test_too_few_and_too_many_numbers_are_refused(field):
     for value in ((0.5,), (0.5,) * 4):
         with pytest.raises(UserError, match=f"{field}=.* must hold .* numbers"):
-            check_ranges(_config("dcfs", {field: value}))
+            check(_config("dcfs", {field: value}))
 
 
 @pytest.mark.parametrize("field", ["augment.area", "augment.aspect"])
 def test_a_range_of_numbers_is_written_upwards(field):
     with pytest.raises(UserError, match=f"{field}=.* the smaller number first"):
-        check_ranges(_config("dcfs", {field: (0.9, 0.5)}))
+        check(_config("dcfs", {field: (0.9, 0.5)}))
 
 
 def test_words_in_place_of_numbers_are_refused():
     with pytest.raises(UserError, match=r"dataset.mean=.* must be numbers in \[0, 1\]"):
-        check_ranges(_config("dcfs", {"dataset.mean": ("a", "b", "c")}))
+        check(_config("dcfs", {"dataset.mean": ("a", "b", "c")}))
 
 
 # ------------------------------------------------------------------- recipes, data and workdirs
@@ -155,7 +162,7 @@ WRONG_RECIPES = {
     "method of another task": ("dpc", {"method": "dhkd"}, "Unknown method 'dhkd'"),
     "method for several labels": ("l2d", {"method": "dhkd"}, "have several labels each"),
     "section of another recipe": ("dcfs", {"method": "bual"}, "configs/bual.py"),
-    "device": ("dcfs", {"device": "cuda"}, "device='cuda'"),
+    "device": ("dcfs", {"device": "cuda"}, "Unknown device 'cuda'"),
     "dtype": ("bldr", {"dtype": "float16"}, "Unknown dtype 'float16'"),
     "writer": ("l2d", {"writers": ("jsonl", "csv")}, "Unknown writer 'csv'"),
     "last batch": ("dhkd", {"last_batch": "keep"}, "Unknown last_batch 'keep'"),

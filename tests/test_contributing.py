@@ -6,8 +6,8 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import recipes
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext
+from jaxrobust.recipes import active_learning_baselines
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -19,7 +19,7 @@ def test_the_strategy_of_contributing_queries_the_least_evident_images():
     namespace = {}
     exec(example, namespace)
     problem = Problem(num_classes=2, input_shape=(8, 8, 3), dtype=jnp.float32, budget=2)
-    strategy = namespace["build"](recipes.active_learning("digits"), problem)
+    strategy = namespace["build"](active_learning_baselines.get_config("digits"), problem)
     assert [phase.name for phase in strategy.phases] == [strategy.target]
 
     logits = jnp.array([[3.0, 0.0], [-5.0, -6.0], [0.0, 1.0], [-1.0, 0.0]])

@@ -71,7 +71,7 @@ def test_a_wrong_flag_is_answered_by_one_sentence(case, tmp_path):
 
 
 def test_a_recipe_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
-    installed = str(ROOT / "configs" / "dcfs.py")
+    installed = str(ROOT / "jaxrobust" / "recipes" / "dcfs.py")
     assert locate("configs/dcfs.py:digits") == "configs/dcfs.py:digits"
     monkeypatch.chdir(tmp_path)
     for name in ("dcfs", "dcfs.py", "configs/dcfs.py"):

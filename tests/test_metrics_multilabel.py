@@ -6,8 +6,10 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from jaxrobust.metrics import (
     average_precision,
+    class_correlation,
     mean_average_precision,
     multilabel_f1,
+    neighbor_precision,
     oracle_topk_predictions,
 )
 
@@ -158,3 +160,24 @@ class TestMultilabelF1:
     def test_error(self):
         with pytest.raises(ValueError, match=r"\[n, C\] arrays of one shape"):
             multilabel_f1(np.zeros(3), np.zeros(3))
+
+
+def test_class_correlation():
+    probs = np.random.default_rng(0).random((20, 4))
+    probs[:, 3] = 0.5
+    correlation = class_correlation(probs)
+    np.testing.assert_allclose(correlation[:3, :3], np.corrcoef(probs[:, :3].T), atol=1e-12)
+    np.testing.assert_array_equal(correlation[3], [0, 0, 0, 1])
+    with pytest.raises(ValueError, match="n >= 2"):
+        class_correlation(probs[:1])
+
+
+def test_neighbor_precision_by_hand():
+    # On a line: 0 1 3 7. Nearest two of each: (1 3), (0 3), (1 0), (3 1).
+    features = np.array([[0.0], [1], [3], [7]])
+    targets = np.array([[1, 0], [1, 0], [0, 1], [0, 0]])
+    # 0 finds 1 but not 2, 1 finds 0 but not 2, 2 finds none, 3 asks for nothing.
+    assert neighbor_precision(features, targets, k=2) == (0.5 + 0.5 + 0) / 3
+    assert neighbor_precision(features, np.zeros((4, 2)), k=2) == 0
+    with pytest.raises(ValueError, match="between 1 and 3"):
+        neighbor_precision(features, targets, k=4)

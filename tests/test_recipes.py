@@ -3,8 +3,8 @@
 import pytest
 
 from configs import active_learning_baselines, bual, dcfs
-from jaxrobust import recipes
 from jaxrobust.errors import UserError
+from jaxrobust.recipes._protocols import OPEN_SET
 
 RECIPES = [active_learning_baselines, bual, dcfs]
 # BUAL, section 4: initial share of the known images, images per query and in D_sub.
@@ -27,7 +27,7 @@ def test_every_setting_of_the_paper_is_a_variant(dataset, openness):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_share_variants(recipe):
-    for name, setting in recipes.OPEN_SET.items():
+    for name, setting in OPEN_SET.items():
         config = recipe.get_config(name)
         assert (config.dataset.name, config.al.openness) == setting
     default = recipe.get_config().to_dict()

@@ -1,7 +1,11 @@
-"""Data: sets and their sources, open-set splits, label noise, augmentation, streaming."""
+"""Data: sets and their sources, open-set splits, label noise, augmentation, streaming.
 
-from jaxrobust.data.augment import normalize as normalize
-from jaxrobust.data.augment import pad_crop_flip as pad_crop_flip
+Importing it loads no JAX, so that the names of data sets can be listed at once; what runs on the
+device is loaded at its first use.
+"""
+
+from typing import Any
+
 from jaxrobust.data.dataset import Dataset as Dataset
 from jaxrobust.data.dataset import Examples as Examples
 from jaxrobust.data.dataset import FileDataset as FileDataset
@@ -15,3 +19,11 @@ from jaxrobust.data.open_set import open_set_split as open_set_split
 from jaxrobust.data.sources import list_dataset as list_dataset
 from jaxrobust.data.sources import load_dataset as load_dataset
 from jaxrobust.data.subsets import archive_order as archive_order
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("normalize", "pad_crop_flip"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from jaxrobust.data import augment
+
+    return getattr(augment, name)

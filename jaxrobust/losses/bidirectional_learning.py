@@ -365,4 +365,4 @@ def bldr_loss(
         parts["hint"] = hint_weight * jnp.sum(sum(hints), where=counts)
     if head_agreement_weight:
         parts["agreement"] = head_agreement_weight * mean(head_agreement_loss(pl_again, nl_again))
-    return sum(parts.values()), parts
+    return jnp.asarray(sum(parts.values())), parts

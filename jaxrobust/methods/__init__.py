@@ -4,20 +4,45 @@ The registries list every method by the name that `--config.method=` takes. List
 no method, and so no JAX; `STRATEGIES["bual"]` imports BUAL's file and returns its `build`.
 """
 
+from jaxrobust.methods.baselines_options import Eaoa, Lfosa
+from jaxrobust.methods.bldr_options import Bldr
+from jaxrobust.methods.bual_options import Bual
+from jaxrobust.methods.dcfs_options import Discrepancy, Edl, Loss, Select
+from jaxrobust.methods.dhkd_options import Distill
+from jaxrobust.methods.dpc_options import Dpc
+from jaxrobust.methods.kd_baselines_options import (
+    At,
+    Dist,
+    Dkd,
+    Kd,
+    LogitMse,
+    Pkt,
+    ReviewKd,
+    Rkd,
+)
+from jaxrobust.methods.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
+from jaxrobust.methods.noisy_baselines_options import Baseline
 from jaxrobust.registry import Entry, Registry
 
 _HERE = "jaxrobust.methods"
+_LABELS = (Labels, Asymmetric)
 
 STRATEGIES = Registry(
     {
         "badge": Entry(f"{_HERE}.baselines:badge", "k-means++ on gradient embeddings, ICLR 2020"),
-        "bual": Entry(f"{_HERE}.bual:build", "bidirectional uncertainty, ECCV 2024"),
+        "bual": Entry(f"{_HERE}.bual:build", "bidirectional uncertainty, ECCV 2024", (Bual,)),
         "coreset": Entry(f"{_HERE}.baselines:coreset", "greedy k-center, ICLR 2018"),
-        "dcfs": Entry(f"{_HERE}.dcfs:build", "Dirichlet-based coarse-to-fine selection, 2024"),
-        "eaoa": Entry(f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025"),
+        "dcfs": Entry(
+            f"{_HERE}.dcfs:build",
+            "Dirichlet-based coarse-to-fine selection, 2024",
+            (Edl, Loss, Discrepancy, Select),
+        ),
+        "eaoa": Entry(
+            f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025", (Eaoa,)
+        ),
         "entropy": Entry(f"{_HERE}.baselines:entropy", "highest entropy"),
         "lc": Entry(f"{_HERE}.baselines:least_confidence", "least confidence"),
-        "lfosa": Entry(f"{_HERE}.baselines:lfosa", "surest of a known class, CVPR 2022"),
+        "lfosa": Entry(f"{_HERE}.baselines:lfosa", "surest of a known class, CVPR 2022", (Lfosa,)),
         "margin": Entry(f"{_HERE}.baselines:margin", "smallest margin of the top two classes"),
         "random": Entry(f"{_HERE}.baselines:random", "uniform draws from the pool"),
     }
@@ -26,48 +51,86 @@ STRATEGIES = Registry(
 
 NOISY_LABEL_METHODS = Registry(
     {
-        "bldr": Entry(f"{_HERE}.bldr:build", "bidirectional learning with reweighting, 2022"),
-        "cross_entropy": Entry(f"{_HERE}.noisy_baselines:cross_entropy", "the given labels"),
-        "dividemix": Entry(f"{_HERE}.noisy_baselines:dividemix", "co-divided training, ICLR 2020"),
-        "dpc": Entry(f"{_HERE}.dpc:build", "Dirichlet-based prediction calibration, AAAI 2024"),
-        "mixup": Entry(f"{_HERE}.noisy_baselines:mixup", "mixed images and labels, ICLR 2018"),
+        "bldr": Entry(
+            f"{_HERE}.bldr:build", "bidirectional learning with reweighting, 2022", (Bldr,)
+        ),
+        "cross_entropy": Entry(
+            f"{_HERE}.noisy_baselines:cross_entropy", "the given labels", (Baseline,)
+        ),
+        "dividemix": Entry(
+            f"{_HERE}.noisy_baselines:dividemix", "co-divided training, ICLR 2020", (Dpc,)
+        ),
+        "dpc": Entry(
+            f"{_HERE}.dpc:build", "Dirichlet-based prediction calibration, AAAI 2024", (Dpc,)
+        ),
+        "mixup": Entry(
+            f"{_HERE}.noisy_baselines:mixup", "mixed images and labels, ICLR 2018", (Baseline,)
+        ),
     }
 )
 """`(config, problem) -> Method` of the noisy-label task."""
 
 DISTILLERS = Registry(
     {
-        "at": Entry(f"{_HERE}.kd_baselines:at", "attention maps, ICLR 2017"),
-        "binary_kl": Entry(f"{_HERE}.dhkd:binary_kl", "DHKD's logit loss alone on one head"),
+        "at": Entry(f"{_HERE}.kd_baselines:at", "attention maps, ICLR 2017", (At,)),
+        "binary_kl": Entry(
+            f"{_HERE}.dhkd:binary_kl", "DHKD's logit loss alone on one head", (Distill,)
+        ),
         "cross_entropy": Entry(f"{_HERE}.kd_baselines:cross_entropy", "the labels alone"),
         "cross_entropy_binary_kl": Entry(
-            f"{_HERE}.dhkd:cross_entropy_binary_kl", "both losses of DHKD on one head"
+            f"{_HERE}.dhkd:cross_entropy_binary_kl", "both losses of DHKD on one head", (Distill,)
         ),
-        "dhkd": Entry(f"{_HERE}.dhkd:build", "dual-head knowledge distillation, KDD 2025"),
-        "dhkd_reviewkd": Entry(f"{_HERE}.kd_baselines:dhkd_reviewkd", "DHKD and ReviewKD together"),
-        "dist": Entry(f"{_HERE}.kd_baselines:dist", "correlations with the teacher, NeurIPS 2022"),
-        "dkd": Entry(f"{_HERE}.kd_baselines:dkd", "decoupled distillation, CVPR 2022"),
-        "kd": Entry(f"{_HERE}.kd_baselines:kd", "softened teacher probabilities, 2015"),
-        "logit_mse": Entry(f"{_HERE}.kd_baselines:logit_mse", "squared error of the logits"),
-        "pkt": Entry(f"{_HERE}.kd_baselines:pkt", "similarities within the batch, ECCV 2018"),
-        "reviewkd": Entry(f"{_HERE}.kd_baselines:reviewkd", "fused feature maps, CVPR 2021"),
-        "rkd": Entry(f"{_HERE}.kd_baselines:rkd", "distances and angles of features, CVPR 2019"),
+        "dhkd": Entry(
+            f"{_HERE}.dhkd:build", "dual-head knowledge distillation, KDD 2025", (Distill,)
+        ),
+        "dhkd_reviewkd": Entry(
+            f"{_HERE}.kd_baselines:dhkd_reviewkd", "DHKD and ReviewKD together", (Distill, ReviewKd)
+        ),
+        "dist": Entry(
+            f"{_HERE}.kd_baselines:dist", "correlations with the teacher, NeurIPS 2022", (Dist,)
+        ),
+        "dkd": Entry(f"{_HERE}.kd_baselines:dkd", "decoupled distillation, CVPR 2022", (Dkd,)),
+        "kd": Entry(f"{_HERE}.kd_baselines:kd", "softened teacher probabilities, 2015", (Kd,)),
+        "logit_mse": Entry(
+            f"{_HERE}.kd_baselines:logit_mse", "squared error of the logits", (LogitMse,)
+        ),
+        "pkt": Entry(
+            f"{_HERE}.kd_baselines:pkt", "similarities within the batch, ECCV 2018", (Pkt,)
+        ),
+        "reviewkd": Entry(
+            f"{_HERE}.kd_baselines:reviewkd", "fused feature maps, CVPR 2021", (ReviewKd,)
+        ),
+        "rkd": Entry(
+            f"{_HERE}.kd_baselines:rkd", "distances and angles of features, CVPR 2019", (Rkd,)
+        ),
     }
 )
 """`(config, problem) -> Distiller` of the distillation task, for images with one label."""
 
 MULTILABEL_DISTILLERS = Registry(
     {
-        "bce": Entry(f"{_HERE}.l2d:bce", "the labels alone"),
-        "l2d": Entry(f"{_HERE}.l2d:build", "multi-label knowledge distillation, ICCV 2023"),
-        "mld": Entry(f"{_HERE}.l2d:mld", "L2D's logit term alone"),
-        "mld_cd": Entry(f"{_HERE}.l2d:mld_cd", "L2D without its instance-aware term"),
-        "mld_id": Entry(f"{_HERE}.l2d:mld_id", "L2D without its class-aware term"),
-        "mse": Entry(f"{_HERE}.l2d:mse", "squared error of the logits"),
-        "pkt": Entry(f"{_HERE}.l2d:pkt", "similarities within the batch, ECCV 2018"),
-        "ps": Entry(f"{_HERE}.l2d:ps", "softmax over each positive and all negative classes"),
-        "reviewkd": Entry(f"{_HERE}.l2d:reviewkd", "the final feature map, CVPR 2021"),
-        "rkd": Entry(f"{_HERE}.l2d:rkd", "distances and angles of features, CVPR 2019"),
+        "bce": Entry(f"{_HERE}.l2d:bce", "the labels alone", _LABELS),
+        "l2d": Entry(
+            f"{_HERE}.l2d:build", "multi-label knowledge distillation, ICCV 2023", (*_LABELS, L2d)
+        ),
+        "mld": Entry(f"{_HERE}.l2d:mld", "L2D's logit term alone", (*_LABELS, L2d)),
+        "mld_cd": Entry(
+            f"{_HERE}.l2d:mld_cd", "L2D without its instance-aware term", (*_LABELS, L2d)
+        ),
+        "mld_id": Entry(f"{_HERE}.l2d:mld_id", "L2D without its class-aware term", (*_LABELS, L2d)),
+        "mse": Entry(f"{_HERE}.l2d:mse", "squared error of the logits", (*_LABELS, Mse)),
+        "pkt": Entry(
+            f"{_HERE}.l2d:pkt", "similarities within the batch, ECCV 2018", (*_LABELS, Pkt)
+        ),
+        "ps": Entry(
+            f"{_HERE}.l2d:ps", "softmax over each positive and all negative classes", (*_LABELS, Ps)
+        ),
+        "reviewkd": Entry(
+            f"{_HERE}.l2d:reviewkd", "the final feature map, CVPR 2021", (*_LABELS, FinalReviewKd)
+        ),
+        "rkd": Entry(
+            f"{_HERE}.l2d:rkd", "distances and angles of features, CVPR 2019", (*_LABELS, Rkd)
+        ),
     }
 )
 """`(config, problem) -> Distiller` of the distillation task, for images with several labels."""

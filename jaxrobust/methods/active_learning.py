@@ -13,7 +13,6 @@ import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
-from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
 from jaxrobust.models import make_network
 
@@ -182,15 +181,6 @@ def known(annotations: np.ndarray, num_classes: int) -> np.ndarray:
 def annotated(annotations: np.ndarray) -> np.ndarray:
     """Ids of the images that were annotated, with a known class or as unknown."""
     return np.flatnonzero(annotations != NOT_ANNOTATED)
-
-
-def require(config: ml_collections.ConfigDict, section: str, recipe: str) -> None:
-    """Refuses a recipe that lacks the settings of the method that it names."""
-    if section not in config:
-        raise UserError(
-            f"method={config.method!r} has settings of its own, which this recipe lacks; "
-            f"start from --config={recipe}."
-        )
 
 
 def fresh_start(

@@ -25,6 +25,7 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
+from jaxrobust.methods.baselines_options import Eaoa, Lfosa
 from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.selection import (
     aleatoric_uncertainty,
@@ -140,10 +141,10 @@ def lfosa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """LfOSA (Ning et al., CVPR 2022): the images most surely of the known class they look like.
 
     The detector is trained with the recipe's optimiser on logits divided by
-    `config.lfosa.temperature`. The authors' script can add a centre loss, to which the commands of
+    `lfosa.temperature`. The authors' script can add a centre loss, to which the commands of
     their experiments give weight 0; there is none here.
     """
-    temperature = config.lfosa.temperature
+    temperature = Lfosa.read(config).temperature
 
     def loss(logits, labels, valid, key):
         return cross_entropy(logits / temperature, labels, valid, key)
@@ -175,7 +176,7 @@ def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     to exactly 1. The detector's loss has the energy term in batches with an unknown image alone, so
     that before any is known it is cross-entropy, as in the authors' code.
     """
-    eaoa = config.eaoa
+    eaoa = Eaoa.read(config)
     margins = {"known_margin": eaoa.known_margin, "unknown_margin": eaoa.unknown_margin}
 
     def loss(logits, labels, valid, key):

@@ -33,7 +33,7 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, descend, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean
-from jaxrobust.losses.negative import MASK_MODES
+from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,
@@ -46,14 +46,12 @@ from jaxrobust.methods.noisy_labels import (
     predicted_class,
 )
 from jaxrobust.models import make_multi_exit
-from jaxrobust.recipes import check_choices, check_section
 from jaxrobust.selection import detect_noisy_labels, estimate_noise_rate, weights_from_nl_probs
 
 log = logging.getLogger("jaxrobust")
 
 POSITIVE, NEGATIVE = 0, 1
 DETECTION_VIEWS = {"weak": "weak", "clean": "test"}
-DETECTION_PARAMS = ("raw", "ema")
 _INITIAL_NOISE_SCALE = 1e-8  # of u and v
 
 
@@ -259,50 +257,19 @@ def end_epoch(
     return state.replace(weights=weights, noise_rate=noise_rate, ema=ema)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses option values that BLDR does not have, and combinations that cannot be."""
-    check_section(config, "bldr", "configs/bldr.py")
-    bldr = config.bldr
-    check_choices(
-        config,
-        {
-            "bldr.complementary": MASK_MODES,
-            "bldr.detection_view": DETECTION_VIEWS,
-            "bldr.detection_params": DETECTION_PARAMS,
-        },
-    )
-    if not (bldr.positive or bldr.negative):
-        raise UserError("bldr.positive and bldr.negative are both False: nothing would learn.")
-    for name in ("reweighting", "estimate_noise"):
-        if bldr[name] and not bldr.negative:
-            raise UserError(
-                f"bldr.{name} looks at the negative head, which bldr.negative=False leaves "
-                f"untrained; set bldr.{name}=False."
-            )
-    if bldr.self_distillation and not (bldr.positive and bldr.negative):
-        raise UserError(
-            "bldr.self_distillation teaches the exits by both heads, but one is left untrained; "
-            "set bldr.self_distillation=False."
-        )
-    if bldr.detection_params == "ema" and not bldr.ema:
-        raise UserError("bldr.detection_params='ema' needs bldr.ema=True.")
-
-
-def table_learning_rates(config: ml_collections.ConfigDict) -> tuple[float, float]:
-    """Rates of u and v for the recipe's batches: `rate * batch_size / tables_batch_size`.
+def table_learning_rates(bldr: Bldr, batch_size: int) -> tuple[float, float]:
+    """Rates of u and v for batches of `batch_size`: `rate * batch_size / tables_batch_size`.
 
     The losses are means over the batch, so that in a smaller one the gradient of an example's rows
     is larger. Scaled, the rows move as far per visit as with `tables_batch_size`.
     """
-    bldr = config.bldr
-    scale = config.batch_size / bldr.tables_batch_size
+    scale = batch_size / bldr.tables_batch_size
     return scale * bldr.learning_rate_u, scale * bldr.learning_rate_v
 
 
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     """BLDR as a method of the noisy-label task."""
-    check(config)
-    bldr = config.bldr
+    bldr = Bldr.read(config)
     optimizer = make_optimizer(config.optimizer)
     module = make_multi_exit(
         config.model,
@@ -327,12 +294,12 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         "hint_weight",
         "head_agreement_weight",
     )
-    learning_rate_u, learning_rate_v = table_learning_rates(config)
+    learning_rate_u, learning_rate_v = table_learning_rates(bldr, config.batch_size)
     train_step = functools.partial(
         bldr_step,
         apply=network_apply(module),
         optimizer=optimizer,
-        loss=functools.partial(bldr_loss, **{name: bldr[name] for name in loss_options}),
+        loss=functools.partial(bldr_loss, **{name: getattr(bldr, name) for name in loss_options}),
         complementary=bldr.complementary,
         num_complementary=bldr.num_complementary,
         learning_rate_u=learning_rate_u,

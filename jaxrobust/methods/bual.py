@@ -38,10 +38,9 @@ from jaxrobust.methods.active_learning import (
     classifier_phase,
     known,
     recipe_parts,
-    require,
     target_phase,
 )
-from jaxrobust.recipes import check_choices
+from jaxrobust.methods.bual_options import Bual
 from jaxrobust.selection import (
     bidirectional_score,
     classifier_confidence,
@@ -49,55 +48,34 @@ from jaxrobust.selection import (
     select_lowest,
 )
 
-_CHOICES = {
-    "bual.base": ("lc", "margin", "entropy"),
-    "bual.score_rule": ("code", "paper"),
-    "bual.subset_mode": ("uniform", "stratified"),
-    "bual.stop_rule": ("none", "oracle", "overlap"),
-    "bual.nl_trainable": ("all", "head"),
-}
 _HEAD = "heads_0"
-
-
-def check(config: ml_collections.ConfigDict, problem: Problem) -> None:
-    """Refuses option values that BUAL does not have, and combinations that cannot be."""
-    require(config, "bual", "configs/bual.py")
-    bual = config.bual
-    check_choices(config, _CHOICES)
-    if not bual.nl_eval_at_start and bual.eval_interval > bual.nl_epochs:
-        raise UserError(
-            f"bual.eval_interval={bual.eval_interval} is longer than bual.nl_epochs="
-            f"{bual.nl_epochs}, so f_n would never be evaluated; lower it, or set "
-            "bual.nl_eval_at_start=True."
-        )
-    if bual.subset_after_filter and not bual.aux_filter:
-        raise UserError("bual.subset_after_filter=True needs bual.aux_filter=True.")
-    if problem.truth is None and (bual.subset_mode == "stratified" or bual.stop_rule == "oracle"):
-        raise UserError(
-            "bual.subset_mode='stratified' and bual.stop_rule='oracle' look at hidden labels, and "
-            "with a person as oracle there are none; set 'uniform' and 'none' or 'overlap'."
-        )
 
 
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """BUAL as a strategy of the active-learning task."""
-    check(config, problem)
+    bual = Bual.read(config)
+    looks_at_truth = bual.subset_mode == "stratified" or bual.stop_rule == "oracle"
+    if looks_at_truth and problem.truth is None:
+        raise UserError(
+            "bual.subset_mode='stratified' and bual.stop_rule='oracle' look at hidden labels, and "
+            "with a person as oracle there are none; set 'uniform' and 'none' or 'overlap'."
+        )
     return Strategy(
         phases=(
-            _aux_phase(config, problem),
+            _aux_phase(bual, config, problem),
             target_phase(config, problem),
-            _negative_phase(config, problem),
+            _negative_phase(bual, config, problem),
         ),
         target="target",
-        query=lambda context: _query(config, context),
+        query=lambda context: _query(bual, context),
         unknown_scores=("unknown_prob", "conf_neg", "conf_pos"),
     )
 
 
-def _aux_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
+def _aux_phase(bual: Bual, config: ml_collections.ConfigDict, problem: Problem) -> Phase:
     """f_aux: K known classes and "unknown", from scratch; skipped until an unknown is revealed."""
     network, optimizer, rate = recipe_parts(config, problem)
-    epochs = config.bual.aux_epochs
+    epochs = bual.aux_epochs
 
     def members(context: QueryContext) -> np.ndarray:
         ids = annotated(context.annotations)
@@ -109,16 +87,15 @@ def _aux_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
         optimizer,
         problem,
         num_epochs=epochs,
-        batch_size=config.bual.aux_batch_size,
+        batch_size=bual.aux_batch_size,
         rate=lambda epoch: rate(epoch, epochs),
         members=members,
     )
     return dataclasses.replace(phase, class_probs=None)
 
 
-def _negative_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
+def _negative_phase(bual: Bual, config: ml_collections.ConfigDict, problem: Problem) -> Phase:
     """f_n: the weights and statistics of f_p go on under a new head and a new optimiser."""
-    bual = config.bual
     network, optimizer, rate = recipe_parts(config, problem)
     module = network(1)
     head_only = bual.nl_trainable == "head"
@@ -145,14 +122,14 @@ def _negative_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phas
         batch_size=bual.nl_batch_size,
         rate=lambda epoch: rate(epoch, bual.nl_epochs + 1),
         loss=loss,
-        members=lambda context: _negative_members(config, problem, context),
+        members=lambda context: _negative_members(bual, problem, context),
         frozen_features=head_only,
     )
     verdict = None
     if bual.stop_rule != "none":
 
         def verdict(context: QueryContext) -> int:
-            selected = _query(config, context).ids
+            selected = _query(bual, context).ids
             if bual.stop_rule == "oracle":
                 return int(np.sum(problem.truth[selected] < problem.num_classes))
             return zlib.crc32(np.sort(selected).astype("<i8").tobytes())
@@ -170,11 +147,8 @@ def _all_but_head(params):
     return {name: name != _HEAD for name in params}
 
 
-def _negative_members(
-    config: ml_collections.ConfigDict, problem: Problem, context: QueryContext
-) -> np.ndarray:
+def _negative_members(bual: Bual, problem: Problem, context: QueryContext) -> np.ndarray:
     """Labelled known images and this round's part of the pool."""
-    bual = config.bual
     pool = np.flatnonzero(context.in_pool)
     if bual.subset_after_filter and "aux" in context.trained:
         unknown = np.asarray(predicted_unknown(context.predict("aux")))[pool]
@@ -214,12 +188,12 @@ def sample_unlabeled_subset(
     )
 
 
-def _query(config: ml_collections.ConfigDict, context: QueryContext) -> Query:
+def _query(bual: Bual, context: QueryContext) -> Query:
     """Scores the pool and takes the lowest."""
     negative_probs, num_evaluations = context.observed("negative")
     has_aux = "aux" in context.trained
-    precision = context.precisions[-1] if context.precisions else config.bual.initial_precision
-    score = context.jit("bual/scores", lambda *arrays: _scores(config, *arrays))
+    precision = context.precisions[-1] if context.precisions else bual.initial_precision
+    score = context.jit("bual/scores", lambda *arrays: _scores(bual, *arrays))
     scores = score(
         negative_probs,
         context.predict("target"),
@@ -236,13 +210,12 @@ def _query(config: ml_collections.ConfigDict, context: QueryContext) -> Query:
 
 
 def _scores(
-    config, negative_probs, target_logits, aux_logits, has_aux, precision, in_pool
+    bual: Bual, negative_probs, target_logits, aux_logits, has_aux, precision, in_pool
 ) -> dict[str, jax.Array]:
     """Every score of the pool, `[N]`; `score` is +inf for images that are no candidates.
 
     `has_aux` is traced, so that rounds with and without f_aux share one program.
     """
-    bual = config.bual
     aux_probs = jax.nn.softmax(aux_logits)
     candidate = in_pool
     if bual.aux_filter:

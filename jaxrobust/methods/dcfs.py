@@ -18,6 +18,7 @@ swaps the two, is `"uncertainty_first"`.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,6 @@ import ml_collections
 import numpy as np
 
 from jaxrobust.engine.training import sgd_step
-from jaxrobust.errors import UserError
 from jaxrobust.losses import dcfs_loss, dirichlet_log_alpha, head_discrepancy
 from jaxrobust.methods.active_learning import (
     Phase,
@@ -36,10 +36,9 @@ from jaxrobust.methods.active_learning import (
     annotated,
     fresh_start,
     recipe_parts,
-    require,
     target_phase,
 )
-from jaxrobust.recipes import check_choices
+from jaxrobust.methods.dcfs_options import Dcfs, Edl
 from jaxrobust.selection import (
     coarse_score,
     fit_gaussian_mixture_1d,
@@ -50,94 +49,40 @@ from jaxrobust.selection import (
     vacuity,
 )
 
-FINE = ("discrepancy", "discrepancy_low", "data", "total", "target_entropy", "random")
-COARSE = (
-    "weighted_sum",
-    "product",
-    "rank_sum",
-    "data",
-    "dist",
-    "total",
-    "sequential",
-    "gmm_product",
-)
-STAGE_ORDERS = ("uncertainty_first", "discrepancy_first")
-FIRST_ROUNDS = ("same", "coarse_only", "random")
-_CHOICES = {
-    "edl.evidence": ("exp", "softplus", "relu"),
-    "edl.loss": ("nll", "digamma", "mse"),
-    "loss.amplify": ("neg", "one_minus", "hinge"),
-    "loss.dis_route": ("joint", "heads"),
-    "discrepancy.kind": ("tv", "l1_mean", "l2", "js", "dirichlet_kl"),
-    "select.merge": ("mean_score", "mean_alpha", "head1"),
-    "select.coarse": COARSE,
-    "select.fine": FINE,
-    "select.stage_order": STAGE_ORDERS,
-    "select.first_round": FIRST_ROUNDS,
-    "al.target_model": ("separate", "shared"),
-}
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses option values that DCFS does not have, and combinations that cannot be."""
-    require(config, "edl", "configs/dcfs.py")
-    check_choices(config, _CHOICES)
-    select = config.select
-    if config.al.target_model == "shared" and select.fine == "target_entropy":
-        raise UserError(
-            "select.fine='target_entropy' needs the separate target classifier; set "
-            "al.target_model='separate' or another select.fine."
-        )
-    if select.w_discrepancy and select.coarse != "weighted_sum":
-        raise UserError(
-            f"select.w_discrepancy={select.w_discrepancy} is a term of the weighted sum; set "
-            f"select.coarse='weighted_sum' (it is {select.coarse!r}) or select.w_discrepancy=0."
-        )
-    if select.w_discrepancy and select.stage_order != "uncertainty_first":
-        raise UserError(
-            f"select.w_discrepancy={select.w_discrepancy} is a term of the uncertainties' coarse "
-            "score; set select.stage_order='uncertainty_first' or select.w_discrepancy=0."
-        )
-    if config.edl.offset == 0 and config.edl.evidence != "exp":
-        raise UserError(
-            f"edl.offset=0 is for edl.evidence='exp', not {config.edl.evidence!r}, whose evidence "
-            "may be 0; set --config.edl.offset=1."
-        )
-
 
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """DCFS as a strategy of the active-learning task."""
-    check(config)
-    query_phase = _query_phase(config, problem)
+    dcfs = Dcfs.read(config)
+    query_phase = _query_phase(dcfs, config, problem)
     phases = (query_phase,)
-    if config.al.target_model == "separate":
+    if not dcfs.shared:
         phases = (target_phase(config, problem), query_phase)
     return Strategy(
         phases=phases,
         target=phases[0].name,
-        query=lambda context: _query(config, problem, context),
+        query=lambda context: _query(dcfs, problem, context),
         unknown_scores=("data", "dist", "total", "discrepancy", "coarse"),
     )
 
 
-def _dirichlet(config):
-    return {k: config.edl[k] for k in ("offset", "clip", "evidence")}
+def _dirichlet(edl: Edl) -> dict[str, Any]:
+    return {"offset": edl.offset, "clip": edl.clip, "evidence": edl.evidence}
 
 
-def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
+def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem) -> Phase:
     """The two-headed evidential network, trained on known and revealed unknown images."""
     network, optimizer, rate = recipe_parts(config, problem)
     module = network(2)
-    anneal_epochs = config.edl.anneal_epochs
+    anneal_epochs = dcfs.edl.anneal_epochs
     options = {
-        **_dirichlet(config),
-        "edl": config.edl.loss,
-        "kl_weight": config.edl.kl_weight,
-        "lambda_unk": config.loss.lambda_unk,
-        "lambda_dis": config.loss.lambda_dis,
-        "discrepancy": config.discrepancy.kind,
-        "amplify": config.loss.amplify,
-        "margin": config.loss.margin,
+        **_dirichlet(dcfs.edl),
+        "edl": dcfs.edl.loss,
+        "kl_weight": dcfs.edl.kl_weight,
+        "lambda_unk": dcfs.loss.lambda_unk,
+        "lambda_dis": dcfs.loss.lambda_dis,
+        "discrepancy": dcfs.discrepancy.kind,
+        "amplify": dcfs.loss.amplify,
+        "margin": dcfs.loss.margin,
     }
 
     def scalars(epoch: int) -> dict[str, float]:
@@ -146,7 +91,7 @@ def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
 
     def step(state, images, labels, valid, pool_images, key, scalars):
         num_labeled = images.shape[0]
-        everything = jnp.concatenate([images, pool_images]) if config.loss.pool_amplify else images
+        everything = jnp.concatenate([images, pool_images]) if dcfs.loss.pool_amplify else images
         counted = jnp.pad(valid, (0, everything.shape[0] - num_labeled), constant_values=True)
 
         def loss_fn(params):
@@ -167,7 +112,7 @@ def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
 
             logits = classify(features)
             routed = logits
-            if config.loss.dis_route == "heads":
+            if dcfs.loss.dis_route == "heads":
                 routed = classify(jax.lax.stop_gradient(features))
             loss, parts = dcfs_loss(
                 logits[:, :num_labeled],
@@ -176,15 +121,15 @@ def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
                 anneal=scalars["anneal"],
                 logits_amplify=routed[:, :num_labeled],
             )
-            if config.loss.pool_amplify:
-                parts["pool"] = _pool_amplification(config, routed[:, num_labeled:])
-                loss = loss + config.loss.pool_amplify * parts["pool"]
+            if dcfs.loss.pool_amplify:
+                parts["pool"] = _pool_amplification(dcfs, routed[:, num_labeled:])
+                loss = loss + dcfs.loss.pool_amplify * parts["pool"]
             return loss, (updates.get("batch_stats", {}), parts)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 
     def class_probs(logits):
-        log_alpha = dirichlet_log_alpha(logits, **_dirichlet(config))
+        log_alpha = dirichlet_log_alpha(logits, **_dirichlet(dcfs.edl))
         return jnp.mean(jax.nn.softmax(log_alpha, axis=-1), axis=1)
 
     return Phase(
@@ -197,18 +142,18 @@ def _query_phase(config: ml_collections.ConfigDict, problem: Problem) -> Phase:
         step=step,
         forward=module.apply,
         class_probs=class_probs,
-        pool_batch=config.batch_size if config.loss.pool_amplify else 0,
+        pool_batch=config.batch_size if dcfs.loss.pool_amplify else 0,
     )
 
 
-def _pool_amplification(config, logits: jax.Array) -> jax.Array:
+def _pool_amplification(dcfs: Dcfs, logits: jax.Array) -> jax.Array:
     """Mean of -discrepancy over pool images, weighted by how unknown they look now (ADS).
 
     The weight is the vacuity K * offset / S, averaged over the heads, without gradient.
     """
-    log_alpha = dirichlet_log_alpha(logits, **_dirichlet(config))
-    weight = jnp.mean(vacuity(log_alpha, offset=config.edl.offset), axis=0)
-    disc = head_discrepancy(logits, kind=config.discrepancy.kind, **_dirichlet(config))
+    log_alpha = dirichlet_log_alpha(logits, **_dirichlet(dcfs.edl))
+    weight = jnp.mean(vacuity(log_alpha, offset=dcfs.edl.offset), axis=0)
+    disc = head_discrepancy(logits, kind=dcfs.discrepancy.kind, **_dirichlet(dcfs.edl))
     return -jnp.mean(jax.lax.stop_gradient(weight) * disc)
 
 
@@ -225,12 +170,12 @@ def kappa_after(kappa: float, precisions: tuple[float, ...]) -> float:
     return kappa
 
 
-def _query(config: ml_collections.ConfigDict, problem: Problem, context: QueryContext) -> Query:
+def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
     """Scores the pool and runs the two stages."""
-    select = config.select
-    score = context.jit("dcfs/scores", lambda *arrays: _scores(config, *arrays))
+    select = dcfs.select
+    score = context.jit("dcfs/scores", lambda *arrays: _scores(dcfs, *arrays))
     target_logits = None
-    if config.al.target_model == "separate":
+    if not dcfs.shared:
         target_logits = context.predict("target")
     scores = score(context.predict("query"), target_logits, context.in_pool)
     scores = {name: np.asarray(column) for name, column in scores.items()}
@@ -273,20 +218,20 @@ def _query(config: ml_collections.ConfigDict, problem: Problem, context: QueryCo
     return Query(ids=selected, scores=scores, notes={"kappa": float(kappa)})
 
 
-def _scores(config, logits, target_logits, in_pool) -> dict[str, jax.Array]:
+def _scores(dcfs: Dcfs, logits, target_logits, in_pool) -> dict[str, jax.Array]:
     """Every score of the pool, float32 `[N]`; logits `[N, 2, K]`."""
-    select = config.select
-    log_alpha = dirichlet_log_alpha(jnp.swapaxes(logits, 0, 1), **_dirichlet(config))
+    select = dcfs.select
+    log_alpha = dirichlet_log_alpha(jnp.swapaxes(logits, 0, 1), **_dirichlet(dcfs.edl))
     data, dist, probs = merge_heads(log_alpha, merge=select.merge)
     disc = head_discrepancy(
-        jnp.swapaxes(logits, 0, 1), kind=config.discrepancy.kind, **_dirichlet(config)
+        jnp.swapaxes(logits, 0, 1), kind=dcfs.discrepancy.kind, **_dirichlet(dcfs.edl)
     )
     scores = {
         "data": data,
         "dist": dist,
         "total": data + dist,
         "discrepancy": disc,
-        "vacuity": jnp.mean(vacuity(log_alpha, offset=config.edl.offset or 1.0), axis=0),
+        "vacuity": jnp.mean(vacuity(log_alpha, offset=dcfs.edl.offset or 1.0), axis=0),
         "prediction": jnp.argmax(probs, axis=-1).astype(jnp.int32),
     }
     if target_logits is not None:

@@ -11,6 +11,7 @@ The ablations are the same method with other switches: `binary_kl` is the logit 
 single head, `cross_entropy_binary_kl` both losses on it, which the paper finds to collapse.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ import jax
 import ml_collections
 import optax
 
-from jaxrobust.errors import UserError, check_option
+from jaxrobust.errors import check_option
 from jaxrobust.losses import (
     align_gradients,
     binary_kl_loss,
@@ -28,9 +29,8 @@ from jaxrobust.losses import (
     masked_mean,
     soft_target_kl,
 )
+from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.distillation import Distiller, Problem
-from jaxrobust.models.dual_head import AUXILIARY_HEADS
-from jaxrobust.recipes import check_choices
 
 # Loss on logits -> function and temperature, None for one that has none.
 LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {
@@ -40,8 +40,6 @@ LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {
     "soft_target_kl": (soft_target_kl, 4.0),
 }
 HEADS = ("primary", "auxiliary")
-GRADIENTS = ("align", "pcgrad", "sum")
-SCOPES = ("all", "backbone")
 
 
 def dual_head_objective(
@@ -117,22 +115,11 @@ def _family(name: str) -> str:
 
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """DHKD as a method of the distillation task."""
-    options = config.distill
-    check_choices(
-        config,
-        {
-            "distill.loss": LOGIT_LOSSES,
-            "distill.head": HEADS,
-            "distill.auxiliary": ("auto", *AUXILIARY_HEADS[1:]),
-            "distill.gradients": GRADIENTS,
-            "distill.scope": SCOPES,
-        },
-    )
-    if options.scope != "all" and options.gradients != "align":
-        raise UserError(
-            f"distill.scope={options.scope!r} is for distill.gradients='align', not "
-            f"{options.gradients!r}; set one of the two."
-        )
+    return build_with(Distill.read(config), problem)
+
+
+def build_with(options: Distill, problem: Problem) -> Distiller:
+    """DHKD, or an ablation of it, with these options."""
 
     def objective(student, teacher, labels, where, ramp):
         del ramp
@@ -179,7 +166,5 @@ def cross_entropy_binary_kl(config: ml_collections.ConfigDict, problem: Problem)
 def _single_head(
     config: ml_collections.ConfigDict, problem: Problem, **changes: float
 ) -> Distiller:
-    config = config.copy_and_resolve_references()
-    config.distill.update({"loss": "binary_kl", "head": "primary", "gradients": "sum"})
-    config.distill.update({"scope": "all", **changes})
-    return build(config, problem)
+    single = {"loss": "binary_kl", "head": "primary", "gradients": "sum", "scope": "all"}
+    return build_with(dataclasses.replace(Distill.read(config), **single, **changes), problem)

@@ -28,7 +28,6 @@ import optax
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
-from jaxrobust.errors import UserError
 from jaxrobust.losses import (
     calibrated_softmax,
     evidential_loss,
@@ -39,6 +38,7 @@ from jaxrobust.losses import (
     strong_view_consistency,
     uniform_prior_penalty,
 )
+from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,
@@ -52,16 +52,10 @@ from jaxrobust.methods.noisy_labels import (
 from jaxrobust.models import make_network, make_two_headed
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.two_headed import UNSUPERVISED_HEAD
-from jaxrobust.recipes import check_choices, check_section
 from jaxrobust.selection import excess_kurtosis, logit_margin, select_clean
 
 log = logging.getLogger("jaxrobust")
 
-LOSSES = ("evidential", "cross_entropy")
-SCORES = ("margin", "loss")
-SCORE_MODES = ("gmm", "minmax", "auto")
-ENTROPY_PENALTIES = ("none", "plain", "clamped")
-PEERS = ("now", "epoch_start")
 PAIR = ("net1", "net2")
 
 
@@ -330,30 +324,8 @@ def _guess(
     return logits, jax.tree.map(chain, network.batch_stats, ends)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses option values that DPC does not have, and combinations that cannot be."""
-    check_section(config, "dpc", "configs/dpc.py")
-    dpc = config.dpc
-    check_choices(
-        config,
-        {
-            "dpc.loss": LOSSES,
-            "dpc.score": SCORES,
-            "dpc.score_mode": SCORE_MODES,
-            "dpc.entropy_penalty": ENTROPY_PENALTIES,
-            "dpc.peer_from": PEERS,
-        },
-    )
-    if not dpc.forward_unlabeled and dpc.lambda_u:
-        raise UserError(
-            f"dpc.lambda_u={dpc.lambda_u} weighs a loss on unlabelled rows, but "
-            "dpc.forward_unlabeled=False leaves them out; set one of the two."
-        )
-
-
-def make_objective(config: ml_collections.ConfigDict, num_classes: int) -> Objective:
-    """The losses of a recipe."""
-    dpc = config.dpc
+def make_objective(dpc: Dpc, num_classes: int) -> Objective:
+    """The losses of DPC's options."""
     if dpc.loss == "cross_entropy":
         return Objective(evidential=False, gamma=0.0)
     # At gamma 0 the scale of the evidence is open; that of the default gamma is kept.
@@ -363,10 +335,13 @@ def make_objective(config: ml_collections.ConfigDict, num_classes: int) -> Objec
 
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     """DPC as a method of the noisy-label task."""
-    check(config)
-    dpc = config.dpc
+    return build_with(Dpc.read(config), config, problem)
+
+
+def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) -> Method:
+    """DPC, or an ablation of it, with options in place of those of the recipe."""
     optimizer = make_optimizer(config.optimizer)
-    objective = make_objective(config, problem.num_classes)
+    objective = make_objective(dpc, problem.num_classes)
     sizes = {
         "num_classes": problem.num_classes,
         "dtype": problem.dtype,
@@ -434,7 +409,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
                 "drop",
             ),
         ),
-        passes=_passes(config, problem),
+        passes=_passes(dpc, config, problem),
         forward=lambda variables, images: module.apply(variables, images)[:, 0],
         class_probs=lambda logits: objective.probs(jnp.mean(logits, axis=0)),
         judge=judge_by_score(
@@ -451,9 +426,11 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     )
 
 
-def _passes(config: ml_collections.ConfigDict, problem: Problem) -> Callable[..., list[Pass]]:
+def _passes(
+    dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem
+) -> Callable[..., list[Pass]]:
     """`Method.passes` of the co-divided training."""
-    dpc, batch_size = config.dpc, config.batch_size
+    batch_size = config.batch_size
 
     def passes(epoch, columns, generator):
         scalars = {

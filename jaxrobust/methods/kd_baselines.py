@@ -20,6 +20,16 @@ from jaxrobust.losses import (
 )
 from jaxrobust.methods import dhkd
 from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.methods.kd_baselines_options import (
+    At,
+    Dist,
+    Dkd,
+    Kd,
+    LogitMse,
+    Pkt,
+    ReviewKd,
+    Rkd,
+)
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.review_fusion import ReviewFusion, review_levels
 
@@ -52,7 +62,7 @@ def cross_entropy(config: ml_collections.ConfigDict, problem: Problem | None) ->
 def kd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """KD: softened teacher probabilities. Hinton et al., 2015."""
     del problem
-    options = config.kd
+    options = Kd.read(config)
 
     def loss(student, teacher, labels, where):
         del labels
@@ -65,7 +75,7 @@ def kd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 def dkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """DKD: target and non-target part apart, warmed up. Zhao et al., CVPR 2022."""
     del problem
-    options = config.dkd
+    options = Dkd.read(config)
 
     def loss(student, teacher, labels, where):
         divergence = dkd_loss(
@@ -84,7 +94,7 @@ def dkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """DIST: correlation with the teacher over classes and over the batch. NeurIPS 2022."""
     del problem
-    options = config.dist
+    options = Dist.read(config)
 
     def loss(student, teacher, labels, where):
         del labels
@@ -103,7 +113,7 @@ def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 def rkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """RKD: distances and angles between features. Park et al., CVPR 2019."""
     del problem
-    options = config.rkd
+    options = Rkd.read(config)
 
     def loss(student, teacher, labels, where):
         del labels
@@ -128,7 +138,7 @@ def pkt(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         del labels
         return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
 
-    return _distiller(loss, weight=config.pkt.weight)
+    return _distiller(loss, weight=Pkt.read(config).weight)
 
 
 def at(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
@@ -143,7 +153,7 @@ def at(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         )
         return masked_mean(error, where)
 
-    return _distiller(loss, weight=config.at.weight)
+    return _distiller(loss, weight=At.read(config).weight)
 
 
 def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
@@ -154,12 +164,12 @@ def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         del labels
         return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
 
-    return _distiller(loss, weight=config.logit_mse.weight, logits_only=True)
+    return _distiller(loss, weight=LogitMse.read(config).weight, logits_only=True)
 
 
 def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """ReviewKD: fused features of all stages, warmed up. Chen et al., CVPR 2021."""
-    options = config.reviewkd
+    options = ReviewKd.read(config)
     return _distiller(
         _review_loss,
         weight=options.weight,
@@ -170,7 +180,7 @@ def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 
 def dhkd_reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """DHKD with ReviewKD's loss, which alone warms up, added to the distillation loss."""
-    options, dual_head = config.reviewkd, dhkd.build(config, problem)
+    options, dual_head = ReviewKd.read(config), dhkd.build(config, problem)
 
     def objective(student, teacher, labels, where, ramp):
         loss_cls, loss_kd = dual_head.objective(student, teacher, labels, where, ramp)

@@ -15,6 +15,7 @@ All images of the global batch count, however many devices share it. The ablatio
 some of its terms; the baselines set another distillation loss beside the same cross-entropy.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -37,12 +38,10 @@ from jaxrobust.losses import (
     rkd_loss,
 )
 from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.methods.kd_baselines_options import Pkt, Rkd
+from jaxrobust.methods.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
 from jaxrobust.models.review_fusion import ReviewFusion, final_map
-from jaxrobust.recipes import check_choices
-
-LABEL_LOSSES = ("bce", "asymmetric")
-REDUCTIONS = ("sum", "batchmean")
 
 # (student, teacher, targets {0, 1} [B, C], where [B]) -> scalar
 Term = Callable[[MultiLabelOutputs, MultiLabelOutputs, jax.Array, jax.Array], jax.Array]
@@ -108,7 +107,10 @@ def _present(targets: jax.Array, where: jax.Array) -> jax.Array:
 def build(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
     """L2D as a method of the distillation task; a weight of 0 leaves a term out."""
     del problem
-    options = config.l2d
+    return _with_terms(config, L2d.read(config))
+
+
+def _with_terms(config: ml_collections.ConfigDict, options: L2d) -> Distiller:
     # The paper's equations have neither the mean of the distances nor the size of the group.
     on_embeddings = {"normalize": options.normalize, "group_mean": options.normalize}
     return _distiller(
@@ -137,9 +139,9 @@ def mld_id(config: ml_collections.ConfigDict, problem: Problem | None) -> Distil
 
 
 def _without(config: ml_collections.ConfigDict, problem: Problem | None, *terms: str) -> Distiller:
-    config = config.copy_and_resolve_references()
-    config.l2d.update({f"lambda_{term}": 0.0 for term in terms})
-    return build(config, problem)
+    del problem
+    without = {f"lambda_{term}": 0.0 for term in terms}
+    return _with_terms(config, dataclasses.replace(L2d.read(config), **without))
 
 
 def bce(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
@@ -156,7 +158,7 @@ def mse(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller
         del targets
         return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
 
-    return _distiller(config, {"mse": (config.mse.weight, term)})
+    return _distiller(config, {"mse": (Mse.read(config).weight, term)})
 
 
 def ps(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
@@ -167,13 +169,13 @@ def ps(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
         divergence = partial_softmax_distillation_loss(student.logits, teacher.logits, targets)
         return masked_mean(divergence, where)
 
-    return _distiller(config, {"ps": (config.ps.weight, term)})
+    return _distiller(config, {"ps": (Ps.read(config).weight, term)})
 
 
 def rkd(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
     """RKD: distances and angles between pooled features. Park et al., CVPR 2019."""
     del problem
-    options = config.rkd
+    options = Rkd.read(config)
 
     def term(student, teacher, targets, where):
         del targets
@@ -196,11 +198,12 @@ def pkt(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller
         del targets
         return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
 
-    return _distiller(config, {"pkt": (config.pkt.weight, term)})
+    return _distiller(config, {"pkt": (Pkt.read(config).weight, term)})
 
 
 def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     """ReviewKD on the final map alone, where there is nothing to fuse. Chen et al., CVPR 2021."""
+    options = FinalReviewKd.read(config)
     _, height, width, channels = problem.teacher_features.final.shape
 
     def term(student, teacher, targets, where):
@@ -210,11 +213,11 @@ def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     connector = ReviewFusion(
         channels=(channels,),
         sizes=((height, width),),
-        width=config.reviewkd.width,
+        width=options.width,
         levels=final_map,
         dtype=problem.dtype,
     )
-    return _distiller(config, {"reviewkd": (config.reviewkd.weight, term)}, connector=connector)
+    return _distiller(config, {"reviewkd": (options.weight, term)}, connector=connector)
 
 
 def _distiller(
@@ -225,13 +228,14 @@ def _distiller(
     has_teacher: bool = True,
 ) -> Distiller:
     """The loss on the labels and the weighted sum of the terms."""
-    check_choices(config, {"labels.loss": LABEL_LOSSES, "labels.reduction": REDUCTIONS})
+    labels, asymmetric = Labels.read(config), Asymmetric.read(config)
     terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight}
 
     def objective(student, teacher, targets, where, ramp):
         values = {name: term(student, teacher, targets, where) for name, (_, term) in terms.items()}
         loss_kd = sum((terms[name][0] * values[name] for name in values), jnp.zeros_like(ramp))
-        return _label_loss(config, student.logits, targets, where), ramp * loss_kd
+        loss_cls = _label_loss(labels, asymmetric, student.logits, targets, where)
+        return loss_cls, ramp * loss_kd
 
     def measures(student, teacher, targets, where):
         return {name: term(student, teacher, targets, where) for name, (_, term) in terms.items()}
@@ -242,13 +246,17 @@ def _distiller(
 
 
 def _label_loss(
-    config: ml_collections.ConfigDict, logits: jax.Array, targets: jax.Array, where: jax.Array
+    options: Labels,
+    asymmetric: Asymmetric,
+    logits: jax.Array,
+    targets: jax.Array,
+    where: jax.Array,
 ) -> jax.Array:
     """The loss on the labels, summed over classes and reduced over the batch."""
-    if config.labels.loss == "bce":
+    if options.loss == "bce":
         values = multilabel_bce_loss(logits, targets)
     else:
-        values = asymmetric_loss(logits, targets, **config.asymmetric)
-    if config.labels.reduction == "batchmean":
+        values = asymmetric_loss(logits, targets, **dataclasses.asdict(asymmetric))
+    if options.reduction == "batchmean":
         return masked_mean(values, where)
     return jnp.sum(values, where=where)

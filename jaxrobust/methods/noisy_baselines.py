@@ -1,5 +1,7 @@
 """What the methods are compared with: cross-entropy and mixup on the given labels, DivideMix."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -9,6 +11,8 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import init_state, sgd_step
 from jaxrobust.losses import masked_mean
 from jaxrobust.methods import dpc
+from jaxrobust.methods.dpc_options import Dpc
+from jaxrobust.methods.noisy_baselines_options import Baseline
 from jaxrobust.methods.noisy_labels import (
     Method,
     Pass,
@@ -18,12 +22,11 @@ from jaxrobust.methods.noisy_labels import (
     network_apply,
 )
 from jaxrobust.models import make_network
-from jaxrobust.recipes import check_section
 
 
 def cross_entropy(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     """One network, softmax cross-entropy on the given labels."""
-    return _single(config, problem, alpha=0.0)
+    return _single(Baseline.read(config), config, problem, alpha=0.0)
 
 
 def mixup(config: ml_collections.ConfigDict, problem: Problem) -> Method:
@@ -31,7 +34,8 @@ def mixup(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
     """
-    return _single(config, problem, alpha=config.baseline.mixup_alpha)
+    options = Baseline.read(config)
+    return _single(options, config, problem, alpha=options.mixup_alpha)
 
 
 def dividemix(config: ml_collections.ConfigDict, problem: Problem) -> Method:
@@ -40,13 +44,13 @@ def dividemix(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     Li, Socher and Hoi, "DivideMix: Learning with Noisy Labels as Semi-supervised Learning", ICLR
     2020.
     """
-    check_section(config, "dpc", "configs/dpc.py")
-    config = config.copy_and_resolve_references()
-    config.dpc.update({"loss": "cross_entropy", "score": "loss", "heads": 1})
-    return dpc.build(config, problem)
+    options = dataclasses.replace(Dpc.read(config), loss="cross_entropy", score="loss", heads=1)
+    return dpc.build_with(options, config, problem)
 
 
-def _single(config: ml_collections.ConfigDict, problem: Problem, *, alpha: float) -> Method:
+def _single(
+    options: Baseline, config: ml_collections.ConfigDict, problem: Problem, *, alpha: float
+) -> Method:
     optimizer = make_optimizer(config.optimizer)
     module = make_network(
         config.model,
@@ -117,7 +121,7 @@ def _single(config: ml_collections.ConfigDict, problem: Problem, *, alpha: float
             score,
             name="negative_loss",
             mode="gmm",
-            threshold=config.baseline.threshold,
+            threshold=options.threshold,
         ),
         score="negative_loss",
     )

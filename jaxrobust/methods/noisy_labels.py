@@ -190,6 +190,7 @@ def judge_by_score(
     mode: str,
     threshold: float,
     kurtosis_threshold: float = 1.2,
+    reg_covar: float = 5e-4,
 ) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
     """`Method.judge` from a score per example: every network splits, and their mean decides.
 
@@ -200,16 +201,17 @@ def judge_by_score(
       mode: of `clean_probability`.
       threshold: of `select_clean`.
       kurtosis_threshold: of `clean_probability`.
+      reg_covar: of `clean_probability`.
 
     Returns:
       The function. With several networks, the columns of each carry its name.
     """
 
+    how = {"mode": mode, "kurtosis_threshold": kurtosis_threshold, "reg_covar": reg_covar}
+
     def judge(logits, labels):
         scores = jax.vmap(score, in_axes=(0, None))(logits, labels)
-        probs = jnp.stack(
-            [clean_probability(s, mode=mode, kurtosis_threshold=kurtosis_threshold) for s in scores]
-        )
+        probs = jnp.stack([clean_probability(s, **how) for s in scores])
         clean_prob = jnp.mean(probs, axis=0)
         columns = {
             "suggested": predicted_class(jnp.mean(logits, axis=0)),

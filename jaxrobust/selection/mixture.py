@@ -121,7 +121,8 @@ def fit_gaussian_mixture_1d(
     )
     parameters, num_iter, converged, bounds = jax.lax.while_loop(keep_going, one_round, start)
     order = jnp.argsort(parameters[0])
-    return GaussianMixture1D(*(p[order] for p in parameters), num_iter, converged, bounds)
+    means, variances, weights = (p[order] for p in parameters)
+    return GaussianMixture1D(means, variances, weights, num_iter, converged, bounds)
 
 
 @jax.jit
@@ -197,6 +198,7 @@ def clean_probability(
     *,
     mode: str,
     kurtosis_threshold: jax.typing.ArrayLike = 1.2,
+    reg_covar: jax.typing.ArrayLike = 5e-4,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Probability that the given label is right, from the margins of a whole training set.
@@ -211,6 +213,7 @@ def clean_probability(
         "minmax", the mapped margin itself (their WebVision scripts); or "auto", the first up to
         `kurtosis_threshold` and the second above it (the appendix).
       kurtosis_threshold: largest excess kurtosis of the margins that counts as two groups.
+      reg_covar: of `fit_gaussian_mixture_1d`; DivideMix's WebVision script has 1e-3.
       where: bool `[N]`, the examples that take part; None for all.
 
     Returns:
@@ -229,7 +232,7 @@ def clean_probability(
     scores = jnp.where(finite, min_max_normalize(margins, where=finite), 0)
     if mode == "minmax":
         return _with_infinite(scores, margins, where)
-    mixture = fit_gaussian_mixture_1d(scores, where=finite)
+    mixture = fit_gaussian_mixture_1d(scores, where=finite, reg_covar=reg_covar)
     posterior = gaussian_mixture_posterior(scores, mixture)[:, 1]
     if mode == "auto":
         two_groups = excess_kurtosis(scores, where=finite) <= kurtosis_threshold

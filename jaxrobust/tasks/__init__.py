@@ -4,9 +4,8 @@ import os
 
 import ml_collections
 
-from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.ranges import check_ranges
 from jaxrobust.registry import Entry, Registry
+from jaxrobust.tasks.options import check
 
 TASKS = Registry(
     {
@@ -36,9 +35,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     Raises:
       UserError: if the recipe, the data or the workdir is not usable.
     """
-    if (task := config.get("task")) not in TASKS:
-        raise UserError(unknown_name("task", task, TASKS))
-    check_ranges(config)
+    check(config)
     # Imported late, so that a wrong recipe is answered before JAX has started.
     from jaxrobust.engine.runtime import setup_jax
     from jaxrobust.tasks.seeds import run_seeds

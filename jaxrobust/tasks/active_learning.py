@@ -55,8 +55,6 @@ from jaxrobust.tasks.common import (
 
 log = logging.getLogger("jaxrobust")
 
-ORACLES = ("truth", "csv")
-VIEWS = ("test", "train")
 NUM_SHOWN = 60  # queried images on the contact sheet
 NUM_BINS = 40  # of the histograms of scores
 
@@ -71,7 +69,7 @@ def run(
     """Runs a whole active-learning experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.active_learning`.
+      config: a recipe, see `jaxrobust.tasks.options.ActiveLearning`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -91,15 +89,7 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no strategy could run with."""
-    check_common(
-        config,
-        {
-            "method": STRATEGIES,
-            "oracle": ORACLES,
-            "al.score_transform": VIEWS,
-            "al.target_model": ("separate", "shared"),
-        },
-    )
+    check_common(config)
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:

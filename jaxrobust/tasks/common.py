@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import pathlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,14 @@ import numpy as np
 from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.sources import list_dataset, load_dataset
-from jaxrobust.data.streaming import ON_CORRUPT
-from jaxrobust.data.transforms import CROPS
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
-from jaxrobust.engine.plan import LAST_BATCHES
 from jaxrobust.engine.runtime import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.ranges import check_ranges
-from jaxrobust.recipes import check_choices
+from jaxrobust.tasks.options import check
 
 log = logging.getLogger("jaxrobust")
 
@@ -80,28 +76,13 @@ MULTILABEL = "multilabel"
 """The `augment.crop` that squeezes images to squares and augments them as L2D does."""
 
 
-def check_common(config: ml_collections.ConfigDict, choices: Mapping[str, Iterable[str]]) -> None:
-    """Refuses numbers out of their range, and names that no task or not this task knows.
-
-    Args:
-      config: a recipe.
-      choices: of the task, as of `check_choices`.
+def check_common(config: ml_collections.ConfigDict) -> None:
+    """Refuses a recipe that no data could make right.
 
     Raises:
       UserError: for the first field that is wrong.
     """
-    check_ranges(config)
-    check_choices(
-        config,
-        {
-            **choices,
-            "last_batch": LAST_BATCHES,
-            "optimizer.schedule": SCHEDULES,
-            "augment.crop": (*CROPS, MULTILABEL),
-            "augment.crop_from": ("original", "resized"),
-            "dataset.on_corrupt": ON_CORRUPT,
-        },
-    )
+    check(config)
     schedule = config.optimizer.schedule
     if lacking := [name for name in SCHEDULES[schedule] if name not in config.optimizer]:
         raise UserError(
@@ -138,12 +119,7 @@ def compute_dtype(name: str):
 
 
 def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:
-    """How many parts of a batch BatchNorm normalises separately, by the recipe's `batch_norm`.
-
-    Raises:
-      UserError: if that is neither the whole batch nor each device's part.
-    """
-    check_choices(config, {"batch_norm": ("global", "per_device")})
+    """How many parts of a batch BatchNorm normalises separately, by the recipe's `batch_norm`."""
     return placement.num_devices if config.batch_norm == "per_device" else 1
 
 

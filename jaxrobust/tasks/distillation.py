@@ -49,7 +49,6 @@ from jaxrobust.methods.distillation import (
     student_apply,
 )
 from jaxrobust.models import (
-    BACKBONES,
     MOBILE_BACKBONES,
     make_classifier,
     make_multilabel_classifier,
@@ -75,8 +74,6 @@ from jaxrobust.tasks.images import images_of, view_transforms
 
 log = logging.getLogger("jaxrobust")
 
-TEACHER_LOGITS = ("step", "table")
-TABLE_DTYPES = ("float32", "float16")
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
 
 
@@ -149,7 +146,7 @@ def run(
     """Runs a whole distillation experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.distillation`.
+      config: a recipe, see `jaxrobust.tasks.options.Distillation`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -180,24 +177,7 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    check_common(
-        config,
-        {
-            "method": {**DISTILLERS, **MULTILABEL_DISTILLERS},
-            "student.name": BACKBONES,
-            **({} if config.teacher.path else {"teacher.name": BACKBONES}),
-            **(
-                {"teacher.logits": TEACHER_LOGITS, "teacher.table_dtype": TABLE_DTYPES}
-                if "logits" in config.teacher
-                else {}
-            ),
-        },
-    )
-    if "decoder" in config and config.decoder.width % config.decoder.num_heads:
-        raise UserError(
-            f"decoder.width={config.decoder.width} cannot be shared by decoder.num_heads="
-            f"{config.decoder.num_heads}; make it a multiple."
-        )
+    check_common(config)
     cycle = config.optimizer.get("cycle_epochs", 0)
     for field in ("num_epochs", "teacher.num_epochs"):
         num_epochs = config.teacher.num_epochs if "teacher" in field else config.num_epochs

@@ -62,7 +62,6 @@ from jaxrobust.tasks.images import images_of
 
 log = logging.getLogger("jaxrobust")
 
-NOISE_KINDS = ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human")
 POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
 NUM_LAST = 10  # epochs in the mean that the papers report
 NUM_SHOWN = 60  # images on the contact sheet
@@ -78,7 +77,7 @@ def run(
     """Runs a whole noisy-label experiment, or what is left of it.
 
     Args:
-      config: a recipe with the fields of `jaxrobust.recipes.noisy_labels`.
+      config: a recipe, see `jaxrobust.tasks.options.NoisyLabels`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -99,24 +98,14 @@ def run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
-    check_common(
-        config,
-        {
-            "method": NOISY_LABEL_METHODS,
-            "noise.kind": NOISE_KINDS,
-            "noise.groups": ("blocks", "superclasses"),
-            "augment.policy": POLICIES,
-        },
-    )
+    check_common(config)
 
 
 def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: int) -> np.ndarray:
     """The training labels that a method gets to see.
 
     Args:
-      noise: `kind`, one of `NOISE_KINDS`; `rate`; `seed`, below 0 for that of the run; `groups` for
-        asymmetric CIFAR-100; `path` of the transition matrix or of CIFAR-N's label file, and there
-        the `label_set`.
+      noise: options as of `jaxrobust.tasks.options.Noise`.
       dataset: the clean data.
       seed: of the run.
 

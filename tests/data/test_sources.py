@@ -934,10 +934,11 @@ def test_fingerprint_notices_every_change_of_the_data(tiny):
     assert fingerprint(copy) == fingerprint(tiny)
 
 
-def test_importing_the_package_loads_no_reader():
+def test_listing_the_sets_loads_neither_jax_nor_a_reader():
     code = (
-        "import sys, jaxrobust.data\n"
-        "loaded = {'tensorflow_datasets', 'sklearn', 'PIL'} & set(sys.modules)\n"
+        "import sys, jaxrobust.data.sources\n"
+        "heavy = {'jax', 'tensorflow_datasets', 'grain', 'sklearn', 'PIL'}\n"
+        "loaded = heavy & set(sys.modules)\n"
         "assert not loaded, loaded"
     )
     root = pathlib.Path(jaxrobust.__file__).parents[1]

@@ -11,7 +11,6 @@ from jaxrobust.engine import runtime
 from jaxrobust.engine.runtime import likely_mistakes, open_run, slow_run
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
-from jaxrobust.recipes import base
 
 
 @pytest.mark.parametrize(
@@ -24,7 +23,7 @@ from jaxrobust.recipes import base
     ],
 )
 def test_likely_mistakes_are_told(changes, words):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     config.batch_size = 64
     config.update_from_flattened_dict(changes)
     doubts = likely_mistakes(config, make_placement(jax.devices()))
@@ -50,7 +49,7 @@ def clock(monkeypatch):
 
 
 def test_lines_of_a_log_estimate_the_rest_without_the_time_to_compile(tmp_path, clock, caplog):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     config.batch_size, config.log_every_seconds = 64, 1.0
     config.checkpoint.every_seconds = 3600.0
     with caplog.at_level("INFO", "jaxrobust"), open_run(config, tmp_path) as run:
@@ -66,7 +65,7 @@ def test_lines_of_a_log_estimate_the_rest_without_the_time_to_compile(tmp_path, 
 
 
 def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
-    config = base("digits")
+    config = dcfs.get_config("digits")
     config.batch_size, config.checkpoint.every_seconds = 64, 3600.0
     with caplog.at_level("WARNING", "jaxrobust"), open_run(config, tmp_path) as run:
         run.start_progress(total=300, done=0)
@@ -84,7 +83,7 @@ def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
 def test_a_run_whose_other_process_is_gone_does_not_wait_for_its_checkpoint(
     tmp_path, monkeypatch, num_processes, error, waits
 ):
-    with pytest.raises(error, match="gone"), open_run(base("digits"), tmp_path) as run:
+    with pytest.raises(error, match="gone"), open_run(dcfs.get_config("digits"), tmp_path) as run:
         run.begin("labels.json", {}, dtype=None)
         checkpoints = run._checkpoints
         closed = []

@@ -21,6 +21,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask
 from jaxrobust.methods import bldr
 from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
+from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.noisy_labels import Batch, Problem
 from jaxrobust.metrics import topk_accuracy
 from jaxrobust.models.resnet import ResNet
@@ -447,10 +448,8 @@ def test_a_negative_head_that_lacks_classes_is_reported_when_it_matters(two_stag
 
 
 def test_rates_of_the_tables_go_with_the_batch():
-    assert bldr.table_learning_rates(recipe.get_config("cifar10n_worst")) == (10, 10)
-    config = recipe.get_config("digits")  # batches of 32
-    config.bldr.learning_rate_v = 2.0
-    assert bldr.table_learning_rates(config) == (1.25, 0.25)
+    assert bldr.table_learning_rates(Bldr(), 256) == (10, 10)
+    assert bldr.table_learning_rates(Bldr(learning_rate_v=2.0), 32) == (1.25, 0.25)
 
 
 def test_the_start_is_nearly_without_noise(two_stages):
@@ -480,8 +479,8 @@ WRONG = {
     "number": ({"bldr.num_complementary": 10}, "below the number of classes"),
     "init": ({"model.init": "kaiming"}, "did you mean 'kaiming_fan_out'"),
     "schedule": ({"optimizer.schedule": "cosin"}, "did you mean 'cosine'"),
-    "other section": ({"method": "dpc"}, "start from configs/dpc.py"),
-    "and another": ({"method": "dividemix"}, "start from configs/dpc.py"),
+    "other section": ({"method": "dpc"}, "start from --config=configs/dpc.py"),
+    "and another": ({"method": "dividemix"}, "start from --config=configs/dpc.py"),
 }
 
 
@@ -494,14 +493,14 @@ def test_a_wrong_recipe_is_answered_by_one_sentence(case, two_stages, tmp_path):
 
 
 def test_the_recipe_of_another_method_lacks_the_section():
-    with pytest.raises(UserError, match=r"start from configs/bldr\.py"):
-        bldr.check(dpc_recipe.get_config("digits"))
+    with pytest.raises(UserError, match=r"start from --config=configs/bldr\.py"):
+        Bldr.read(dpc_recipe.get_config("digits"))
 
 
 def test_every_setting_of_the_issue_is_a_variant():
     for name in recipe.SETTINGS:
         for suffix in ("", *(f"_{ablation}" for ablation in recipe.ABLATIONS)):
-            bldr.check(recipe.get_config(name + suffix))
+            Bldr.read(recipe.get_config(name + suffix))
     worst = recipe.get_config()
     assert (worst.noise.kind, worst.noise.label_set) == ("human", "worst")
     assert (worst.model.name, worst.batch_size, worst.num_epochs) == ("resnet34", 256, 320)

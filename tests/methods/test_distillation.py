@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust import recipes
+from configs import dhkd as recipe
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl
@@ -24,6 +24,7 @@ from jaxrobust.methods.distillation import (
 )
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
+from jaxrobust.recipes._protocols import DISTILLATIONS
 
 SEED_IN_CONFLICT = 4  # of a batch on which the two gradients of `_random_params` disagree
 STEP_CASES = ("aligned", "conflict", "weighted")
@@ -31,7 +32,7 @@ PARTS = {"backbone": "backbone", "fc": "primary", "fc2": "auxiliary"}  # golden 
 
 
 def _config(**changes) -> ml_collections.ConfigDict:
-    config = recipes.distillation("digits")
+    config = recipe.get_config("digits")
     config.update_from_flattened_dict(changes)
     return config
 
@@ -365,7 +366,10 @@ def test_wrong_options_are_answered_in_words(changes, words):
 
 def test_wrong_arguments_of_the_objective():
     logits = jnp.zeros((2, 3), jnp.float32)
-    for options, words in (({"loss": "kl"}, "loss='kl'"), ({"head": "both"}, "head='both'")):
+    for options, words in (
+        ({"loss": "kl"}, "Unknown loss 'kl'"),
+        ({"head": "both"}, "Unknown head 'both'"),
+    ):
         with pytest.raises(ValueError, match=words):
             dhkd.dual_head_objective(logits, logits, logits, jnp.zeros(2, int), **options)
 
@@ -392,7 +396,7 @@ def test_learning_rates_as_recorded(load_golden):
     assert {name.split("/")[0] for name in golden.names("lr")} == set(cases)
     for case, (variant, field) in cases.items():
         base, factor, num_epochs = golden["lr", f"{case}/base_rate_epochs"].tolist()
-        config = recipes.distillation(variant)
+        config = recipe.get_config(variant)
         assert config.num_epochs == num_epochs and config.optimizer.decay_factor == factor
         assert config.optimizer.decay_epochs == tuple(golden["lr", f"{case}/milestones"])
         assert config.optimizer[field] == pytest.approx(base)
@@ -407,15 +411,13 @@ def test_learning_rates_as_recorded(load_golden):
 def test_every_pair_of_the_paper_is_a_variant():
     from jaxrobust.models import BACKBONES
 
-    pairs = {
-        name: v for name, v in recipes.DISTILLATIONS.items() if v[0] in ("cifar100", "imagenet")
-    }
+    pairs = {name: v for name, v in DISTILLATIONS.items() if v[0] in ("cifar100", "imagenet")}
     assert len(pairs) == 15
     for name, (dataset, teacher, student, beta) in pairs.items():
-        config = recipes.distillation(name)
+        config = recipe.get_config(name)
         assert config.dataset.name == dataset and {teacher, student} <= BACKBONES.keys()
         assert (config.teacher.name, config.student.name) == (teacher, student)
         assert config.dkd.beta == beta
         assert config.distill.gradients == ("sum" if dataset == "imagenet" else "align")
     with pytest.raises(UserError, match="did you mean 'resnet56_resnet20'"):
-        recipes.distillation("resnet56_resnet2")
+        recipe.get_config("resnet56_resnet2")

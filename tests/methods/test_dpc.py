@@ -16,6 +16,7 @@ from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step, warm_up_step
+from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.methods.noisy_labels import Batch, Problem, judge_by_score, network_apply
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.resnet import ResNet
@@ -254,10 +255,11 @@ def _passes(**changes):
             "batch_size": 4,
             "num_epochs": 10,
             "optimizer": {"learning_rate": 0.1, "schedule": "constant"},
-            "dpc": {"warm_up": 2, "threshold": 0.5, **changes},
         }
     )
-    return dpc._passes(config, types.SimpleNamespace(num_examples=30))
+    return dpc._passes(
+        Dpc(**{"warm_up": 2, **changes}), config, types.SimpleNamespace(num_examples=30)
+    )
 
 
 def _columns(num_clean_1, num_clean_2):

@@ -220,6 +220,12 @@ class TestCleanProbability:
         assert gmm.dtype == minmax.dtype == dtype
         np.testing.assert_allclose(gmm, posterior, rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(minmax, scaled)
+        # DivideMix on WebVision.
+        mixture = fit_gaussian_mixture_1d(scaled, reg_covar=1e-3)
+        wider = clean_probability(margins, mode="gmm", reg_covar=1e-3)
+        expected = gaussian_mixture_posterior(scaled, mixture)[:, 1]
+        np.testing.assert_allclose(wider, expected, rtol=1e-5, atol=1e-7)
+        assert np.any(np.abs(wider - gmm) > 1e-3)
 
     def test_auto_goes_by_the_kurtosis(self):
         two, one = two_groups(9), np.random.default_rng(9).standard_t(3, 200).astype(np.float32)

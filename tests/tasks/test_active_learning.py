@@ -161,7 +161,7 @@ WRONG = {
     ),
     "a weight that does nothing": ({"select.w_discrepancy": 1.0}, "select.stage_order"),
     "kappa below 1": ({"select.kappa": 0.5}, "select.kappa"),
-    "unknown device": ({"device": "cuda"}, "device='cuda'"),
+    "unknown device": ({"device": "cuda"}, "Unknown device 'cuda'"),
     "unknown dtype": ({"dtype": "float16"}, "dtype"),
     "unknown writer": ({"writers": ("jsonl", "csv")}, "Unknown writer 'csv'"),
     "no rounds": ({"al.rounds": 0}, "al.rounds"),

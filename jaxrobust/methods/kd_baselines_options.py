@@ -1,0 +1,74 @@
+"""Options of the distillation losses that DHKD is compared with, by the CIFAR-100 benchmark."""
+
+import dataclasses
+
+from jaxrobust.options import Options, option
+
+_RECIPE = "configs/kd_baselines.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kd(Options, section="kd", recipe=_RECIPE):
+    """KD (Hinton et al., 2015)."""
+
+    ce_weight: float = option(0.1, "[0, inf)", "of cross-entropy; ImageNet: 0.5")
+    weight: float = option(0.9, "[0, inf)", "of the divergence; ImageNet: 0.5")
+    temperature: float = option(4.0, "(0, inf)", "ImageNet: 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dkd(Options, section="dkd", recipe=_RECIPE):
+    """DKD (CVPR 2022)."""
+
+    alpha: float = option(1.0, "[0, inf)", "of the target part")
+    beta: float = option(8.0, "[0, inf)", "of the non-target part, by pair of networks")
+    temperature: float = option(4.0, "(0, inf)", "ImageNet: 1")
+    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows; ImageNet: 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dist(Options, section="dist", recipe=_RECIPE):
+    """DIST (NeurIPS 2022)."""
+
+    beta: float = option(1.0, "[0, inf)", "of the correlation over classes")
+    gamma: float = option(1.0, "[0, inf)", "of the correlation over the batch")
+    temperature: float = option(1.0, "(0, inf)", "of both softmaxes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rkd(Options, section="rkd", recipe=_RECIPE):
+    """RKD (CVPR 2019) of pooled features."""
+
+    distance_weight: float = option(25.0, "[0, inf)", "of distances; L2D: 10")
+    angle_weight: float = option(50.0, "[0, inf)", "of angles; L2D: 10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pkt(Options, section="pkt", recipe=_RECIPE):
+    """PKT (ECCV 2018) of pooled features."""
+
+    weight: float = option(30_000.0, "[0, inf)", "of the divergence; L2D: 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class At(Options, section="at", recipe=_RECIPE):
+    """AT (ICLR 2017)."""
+
+    weight: float = option(1000.0, "[0, inf)", "of the attention maps' error")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReviewKd(Options, section="reviewkd", recipe=_RECIPE):
+    """ReviewKD (CVPR 2021)."""
+
+    weight: float = option(
+        1.0, "[0, inf)", "of the fused features' error; its authors' differs from pair to pair"
+    )
+    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitMse(Options, section="logit_mse", recipe=_RECIPE):
+    """Squared error of the logits."""
+
+    weight: float = option(1.0, "[0, inf)", "[ours]")

@@ -1,0 +1,112 @@
+"""Regressors from a student's maps to those of its teacher; trained with it, then dropped."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.models.layers import BatchNorm, Conv, Features, Network, torch_uniform
+
+
+class Gaussian(NamedTuple):
+    """What a student predicts of a teacher's map.
+
+    Attributes:
+      mean: `[B, H, W, C]`.
+      variance_logits: float32 `[C]`, of `losses.variational_information_loss`.
+    """
+
+    mean: jax.Array
+    variance_logits: jax.Array
+
+
+class HintRegressor(Network):
+    """FitNet's regressor as in CRD's benchmark: convolution, BatchNorm, ReLU of one map.
+
+    The convolution is 1x1 where sizes agree, 3x3 with stride 2 where the student's map is twice as
+    large, and a transposed 4x4 one with stride 2 where it is half as large.
+
+    Attributes:
+      level: which of the student's maps, counted from 0.
+      features: channels of the teacher's map.
+      size: its height and width.
+      dtype: computation dtype.
+    """
+
+    level: int
+    features: int
+    size: tuple[int, int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Features, *, train: bool = False, where: jax.Array | None = None
+    ) -> Features:
+        """The features with the regressed map as the only one of `maps`.
+
+        Raises:
+          ValueError: if the sizes of the maps are in another ratio.
+        """
+        x = features.maps[self.level].astype(self.dtype)
+        height, width = x.shape[1:3]
+        if (height, width) == tuple(self.size):
+            x = Conv(self.features, 1, dtype=self.dtype, name="conv")(x)
+        elif (height, width) == tuple(2 * n for n in self.size):
+            x = Conv(self.features, 3, stride=2, dtype=self.dtype, name="conv")(x)
+        elif (2 * height, 2 * width) == tuple(self.size):
+            x = nn.ConvTranspose(
+                self.features,
+                (4, 4),
+                (2, 2),
+                use_bias=False,
+                kernel_init=torch_uniform,
+                dtype=self.dtype,
+                name="conv",
+            )(x)
+        else:
+            raise ValueError(
+                f"A student's map of {height} x {width} has no regressor to the teacher's of "
+                f"{self.size[0]} x {self.size[1]}: they must agree, or one be twice the other."
+            )
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train, where=where))
+        return features._replace(maps=(x,))
+
+
+class VariationalRegressor(Network):
+    """VID's regressors: three 1x1 convolutions per map, and a variance per channel.
+
+    Attributes:
+      channels: of the teacher's maps, shallow to deep.
+      variance: at the start.
+      min_variance: of `losses.variational_information_loss`.
+      dtype: computation dtype.
+    """
+
+    channels: Sequence[int]
+    variance: float = 5.0
+    min_variance: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Features, *, train: bool = False, where: jax.Array | None = None
+    ) -> Features:
+        """The features with a `Gaussian` for each of the teacher's maps in place of `maps`."""
+        del train, where
+        start = float(np.log(np.expm1(self.variance - self.min_variance)))
+        predictions = []
+        for i, (x, channels) in enumerate(
+            zip(features.maps[-len(self.channels) :], self.channels, strict=True)
+        ):
+            x = x.astype(self.dtype)
+            for j in range(3):
+                x = nn.relu(x) if j else x
+                x = Conv(channels, 1, dtype=self.dtype, name=f"conv{i}_{j}")(x)
+            variance_logits = self.param(
+                f"variance{i}", nn.initializers.constant(start), (channels,), jnp.float32
+            )
+            predictions.append(Gaussian(x, variance_logits))
+        return features._replace(maps=tuple(predictions))

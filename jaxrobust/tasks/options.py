@@ -1,0 +1,525 @@
+"""Options of the three tasks, and of the sections that they share.
+
+`ActiveLearning`, `NoisyLabels`, `Distillation` and `MultilabelDistillation` are whole recipes, to
+which `jaxrobust.recipes` add the sections of a method as further fields.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from jaxrobust import methods, options
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.methods.baselines_options import Eaoa, Lfosa
+from jaxrobust.methods.dhkd_options import Distill
+from jaxrobust.methods.kd_baselines_options import (
+    At,
+    Dist,
+    Dkd,
+    Kd,
+    LogitMse,
+    Pkt,
+    ReviewKd,
+    Rkd,
+)
+from jaxrobust.methods.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
+from jaxrobust.methods.noisy_baselines_options import Baseline
+from jaxrobust.options import Follows, Names, Options, option
+from jaxrobust.registry import Registry
+
+NETWORKS = Names("jaxrobust.models:NETWORKS")
+BACKBONES = Names("jaxrobust.models:BACKBONES")
+
+# Shared sections.
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(Options, section="checkpoint"):
+    """When a run is saved."""
+
+    every_seconds: float = option(120.0, "[0, inf]", "between two saves; inf: at the end alone")
+    keep: int = option(2, "[1, inf)", "checkpoints kept")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset(Options, section="dataset"):
+    """The images."""
+
+    name: str = option("cifar10", str, "of a data set that `jaxrobust.data` reads")
+    path: str = option("", str, "empty: datasets/ and the customary folders of the machine")
+    image_size: int = option(0, "[0, inf)", "0: as it is")
+    max_train: int = option(0, "[0, inf)", "0: all; a smaller number takes a class-stratified part")
+    max_test: int = option(0, "[0, inf)", "0: all; likewise")
+    mean: tuple[float, ...] = option(
+        (), "[0, 1]", "of each channel on the [0, 1] scale; (): the data set's own", lengths=(0, 3)
+    )
+    std: tuple[float, ...] = option((), "(0, inf)", "likewise", lengths=(0, 3))
+    stream: bool = option(
+        False,
+        bool,
+        "True: images stay in their files and are read while the device trains, for sets that are "
+        "too large for its memory; labels and all else stay on the device",
+    )
+    on_corrupt: str = option(
+        "stop",
+        Names("jaxrobust.data.streaming:ON_CORRUPT"),
+        "streamed; skip: say which and train on others in their place",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment(Options, section="augment"):
+    """What is done to training images."""
+
+    padding: int = option(4, "[0, inf)", "pixels on each side before a random crop")
+    flip: bool = option(True, bool, "mirror every second image")
+    crop: str = option(
+        "center",
+        Names("jaxrobust.data.transforms:CROPS", extra=("multilabel",)),
+        "of streamed images, before the padding; multilabel: squeezed to a square, cutout and "
+        "RandAugment in training",
+    )
+    resize: int = option(0, "[0, inf)", "of the shorter side, before a crop; 0: dataset.image_size")
+    crop_from: str = option("original", ("original", "resized"), "where random_resized crops from")
+    area: tuple[float, ...] = option(
+        (0.08, 1.0), "(0, 1]", "of random_resized, shares of the image", lengths=(2,)
+    )
+    aspect: tuple[float, ...] = option(
+        (0.75, 4 / 3), "(0, inf)", "of random_resized, width / height", lengths=(2,)
+    )
+
+    def check_combinations(self) -> None:
+        for name in ("area", "aspect"):
+            low, high = value = getattr(self, name)
+            if low > high:
+                raise UserError(
+                    f"augment.{name}={value} must hold the smaller number first; correct "
+                    f"--config.augment.{name}=."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class StrongAugment(Augment):
+    """Also of strong views."""
+
+    policy: str = option(
+        "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's, of strong views"
+    )
+    cutout: int = option(16, "[0, inf)", "side of the square cut out of strong views; 0: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Options, section="model"):
+    """The network."""
+
+    name: str = option("resnet18", NETWORKS, "of a network in `jaxrobust.models`")
+    pool: str = option(
+        "global",
+        Names("jaxrobust.models.resnet:POOLINGS"),
+        "of the last feature map; window4: windows of 4 x 4, as BUAL on Tiny-ImageNet",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitsModel(Model):
+    """A network with exits: BLDR's."""
+
+    init: str = option(
+        "torch_default", Names("jaxrobust.models:INITIALIZATIONS"), "of the convolutions"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd(Options, section="optimizer"):
+    """SGD, its learning rate constant within an epoch."""
+
+    learning_rate: float = option(0.01, "[0, inf)", "of the first epoch")
+    schedule: str = option(
+        "constant", Names("jaxrobust.engine.optim:SCHEDULES"), "of the learning rate over epochs"
+    )
+    decay_every: int = option(60, "[1, inf)", "epochs, for step")
+    decay_factor: float = option(0.5, "(0, 1]", "for step and milestones")
+    momentum: float = option(0.9, "[0, 1)", "of SGD")
+    nesterov: bool = option(False, bool, "Nesterov's momentum")
+    weight_decay: float = option(1e-4, "[0, inf)", "of every parameter, as in PyTorch")
+
+
+@dataclasses.dataclass(frozen=True)
+class MilestoneSgd(Sgd):
+    """SGD with milestones."""
+
+    decay_epochs: tuple[int, ...] = option(
+        (150,), "[0, inf)", "full epochs before each decay, for milestones"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmUpSgd(MilestoneSgd):
+    """SGD with a constant rate, then a cosine: BLDR's."""
+
+    constant_epochs: int = option(
+        Follows("bldr.warm_up", both_ways=True), "[0, inf)", "before the cosine; BLDR's warm_up"
+    )
+    min_learning_rate: float = option(2e-4, "[0, inf)", "at the end of the cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentSgd(MilestoneSgd):
+    """SGD of students and teachers."""
+
+    mobile_learning_rate: float = option(
+        0.01, "[0, inf)", "in place of learning_rate, for networks made for mobile devices"
+    )
+    clip_norm: float = option(0.0, "[0, inf)", "of the merged gradient; 0: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class OneCycleAdam(Options, section="optimizer"):
+    """Adam under a one-cycle policy: L2D's."""
+
+    name: str = option(
+        "one_cycle_adam", Names("jaxrobust.engine.optim:OPTIMIZERS"), "of the optimiser"
+    )
+    learning_rate: float = option(1e-4, "[0, inf)", "the highest")
+    schedule: str = option(
+        "constant", Names("jaxrobust.engine.optim:SCHEDULES"), "the cycle is the optimiser's"
+    )
+    cycle_epochs: int = option(80, "[1, inf)", "of the teacher's cycle too")
+    pct_start: float = option(0.2, "(0, 1)", "share of the cycle in which the rate rises")
+    div_factor: float = option(25.0, "[1, inf)", "highest rate / first rate")
+    final_div_factor: float = option(1e4, "[1, inf)", "first rate / last rate")
+    weight_decay: float = option(1e-4, "[0, inf)", "of kernels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Options):
+    """Fields that every recipe has."""
+
+    seed: int = option(0, "[0, 4294967295]", "of every random draw")
+    num_seeds: int = option(
+        1, "[1, inf)", "above 1: that many runs in one process, from `seed` upwards"
+    )
+    device: str = option(
+        "auto", ("auto", "cpu", "gpu", "tpu"), "refuse to start on anything but this"
+    )
+    deterministic: bool = option(
+        False, bool, "True: the same bits in every run on a GPU too, but slower"
+    )
+    dtype: str = option(
+        "auto",
+        ("auto", "float32", "bfloat16"),
+        "of convolutions; auto: bfloat16, on CPU float32",
+    )
+    batch_norm: str = option(
+        "global",
+        ("global", "per_device"),
+        "statistics of the whole batch, or of each device's part of it",
+    )
+    writers: tuple[str, ...] = option(
+        ("auto",),
+        str,
+        "of metrics, beside metrics.jsonl: tensorboard, wandb; auto: tensorboard if installed",
+    )
+    log_every_seconds: float = option(15.0, "[0, inf]", "between two lines without a terminal")
+    num_workers: int = option(
+        0, "[0, inf)", "processes that read streamed images; 0: threads of this one"
+    )
+    eval_batch_size: int = option(512, "[1, inf)", "images per step without training")
+    num_epochs: int = option(100, "[1, inf)", "of each training")
+    batch_size: int = option(128, "[1, inf)", "examples per training step")
+    last_batch: str = option(
+        "short", Names("jaxrobust.engine.plan:LAST_BATCHES"), "the remainder of an epoch"
+    )
+    checkpoint: Checkpoint = Checkpoint()
+    dataset: Dataset = Dataset()
+
+
+# Active learning.
+
+
+@dataclasses.dataclass(frozen=True)
+class Al(Options, section="al"):
+    """The open-set annotation protocol of LfOSA, BUAL and EAOA, with BUAL's numbers on CIFAR-10."""
+
+    openness: float = option(0.6, "[0, 1)", "unknown classes / all classes")
+    num_known: int = option(0, "[0, inf)", "above 0: known classes, in place of openness")
+    class_order: tuple[int, ...] = option(
+        (), "[0, inf)", "permutation of class ids, the first ones are known; (): 0, 1, .."
+    )
+    init_fraction: float = option(
+        0.01, "(0, 1]", "of the known training images, labelled at the start"
+    )
+    query_size: int = option(1500, "[1, inf)", "images to annotate after a round")
+    rounds: int = option(
+        8, "[1, inf)", "models evaluated: on the initial set, then after each query"
+    )
+    target_model: str = option(
+        "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
+    )
+    score_transform: str = option(
+        "test", ("test", "train"), "view in which the pool is scored; train: augmented"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ActiveLearning(Run):
+    """A recipe of the active-learning task."""
+
+    task: str = option("active_learning", Names("jaxrobust.tasks:TASKS"), "the outer loop")
+    method: str = option("random", Names("jaxrobust.methods:STRATEGIES"), "chooses the images")
+    oracle: str = option(
+        "truth",
+        ("truth", "csv"),
+        "the data set's labels answer; csv: a person does, see `jaxrobust.tasks.annotator`",
+    )
+    augment: Augment = Augment()
+    model: Model = Model()
+    optimizer: Sgd = Sgd()
+    al: Al = Al()
+    lfosa: Lfosa = Lfosa()
+    eaoa: Eaoa = Eaoa()
+
+
+# Noisy labels.
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise(Options, section="noise"):
+    """The wrong labels."""
+
+    kind: str = option(
+        "symmetric",
+        ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human"),
+        "symmetric: the true class is among those drawn; uniform: never the true class; "
+        "asymmetric: of CIFAR; transition: a matrix in a file; human: CIFAR-N",
+    )
+    rate: float = option(0.4, "[0, 1]", "share of labels that are drawn anew")
+    seed: int = option(
+        -1, "[-1, 4294967295]", "-1: the run's; the authors of DPC have 123 for every run"
+    )
+    path: str = option("", str, "of the matrix, or of CIFAR-N's label file")
+    label_set: str = option(
+        "worst",
+        Names("jaxrobust.data.noise:CIFARN_KEYS"),
+        "for human: aggre, worst, rand1, rand2, rand3; of CIFAR-100N noisy100",
+    )
+    groups: str = option("blocks", ("blocks", "superclasses"), "for asymmetric CIFAR-100")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyLabels(Run):
+    """A recipe of the noisy-label task, with DPC's numbers."""
+
+    task: str = option("noisy_labels", Names("jaxrobust.tasks:TASKS"), "the outer loop")
+    method: str = option(
+        "cross_entropy", Names("jaxrobust.methods:NOISY_LABEL_METHODS"), "learns from the labels"
+    )
+    num_epochs: int = option(301, "[1, inf)", "DPC's code loops over 0..300")
+    batch_size: int = option(
+        64, "[1, inf)", "of a divided batch; passes over all labels take twice as many"
+    )
+    augment: StrongAugment = StrongAugment()
+    model: Model = Model()
+    optimizer: MilestoneSgd = MilestoneSgd(
+        learning_rate=0.02,
+        schedule="milestones",
+        decay_every=150,
+        decay_factor=0.1,
+        weight_decay=5e-4,
+    )
+    noise: Noise = Noise()
+    baseline: Baseline = Baseline()
+
+
+# Distillation.
+
+
+@dataclasses.dataclass(frozen=True)
+class Student(Options, section="student"):
+    """The student."""
+
+    name: str = option("resnet8x4", BACKBONES, "of a backbone in `jaxrobust.models`")
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher(Options, section="teacher"):
+    """The teacher."""
+
+    path: str = option(
+        "",
+        str,
+        "folder of a trained one: `teacher` or `student` of another run, or what "
+        "`jaxrobust.models.convert` wrote; empty: train one first, by this same recipe",
+    )
+    name: str = option("resnet32x4", BACKBONES, "not read with a path")
+    num_epochs: int = option(240, "[1, inf)", "not read with a path")
+    logits: str = option(
+        "step",
+        ("step", "table"),
+        "a forward pass in every step; table: one of every view of every image before the first "
+        "step, looked up from then on",
+    )
+    table_dtype: str = option("float32", ("float32", "float16"), "of the table")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export(Options, section="export"):
+    """What is written beside `student/`."""
+
+    program: bool = option(False, bool, "write student/program.bin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(Run):
+    """A recipe of the distillation task, with the CIFAR-100 benchmark's numbers."""
+
+    task: str = option("distillation", Names("jaxrobust.tasks:TASKS"), "the outer loop")
+    method: str = option(
+        "cross_entropy",
+        Names("jaxrobust.methods:DISTILLERS", "jaxrobust.methods:MULTILABEL_DISTILLERS"),
+        "how the student learns from the teacher",
+    )
+    num_epochs: int = option(240, "[1, inf)", "of the student")
+    batch_size: int = option(64, "[1, inf)", "images per training step")
+    distill_until_epoch: int = option(
+        0, "[0, inf)", "the last one with distillation, counted from 1; 0: all"
+    )
+    num_diagnosed: int = option(
+        512, "[1, inf)", "training images on which gradients are compared every epoch"
+    )
+    augment: Augment = Augment()
+    student: Student = Student()
+    teacher: Teacher = Teacher()
+    optimizer: StudentSgd = StudentSgd(
+        learning_rate=0.05,
+        schedule="milestones",
+        decay_every=150,
+        decay_epochs=(150, 180, 210),
+        decay_factor=0.1,
+        weight_decay=5e-4,
+    )
+    export: Export = Export()
+    distill: Distill = Distill()
+    kd: Kd = Kd()
+    dkd: Dkd = Dkd()
+    dist: Dist = Dist()
+    rkd: Rkd = Rkd()
+    pkt: Pkt = Pkt()
+    at: At = At()
+    reviewkd: ReviewKd = ReviewKd()
+    logit_mse: LogitMse = LogitMse()
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneStudent(Student):
+    """The student, with a backbone to start from."""
+
+    backbone: str = option(
+        "",
+        str,
+        "folder of a classifier of the same name whose backbone to start from, such as what "
+        "`jaxrobust.models.convert` made of ImageNet weights; empty: random",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneTeacher(Options, section="teacher"):
+    """The teacher, with a backbone to start from."""
+
+    path: str = option("", str, "folder of a trained one; empty: train one first, by this recipe")
+    name: str = option("resnet101_imagenet", BACKBONES, "not read with a path")
+    backbone: str = option("", str, "as student.backbone; not read with a path")
+    num_epochs: int = option(
+        30, "[1, inf)", "of the cycle, at whose 30th epoch the rate is still high"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder(Options, section="decoder"):
+    """ML-Decoder."""
+
+    width: int = option(768, "[1, inf)", "of an embedding; a multiple of num_heads")
+    hidden: int = option(2048, "[1, inf)", "of the feed-forward part")
+    num_heads: int = option(8, "[1, inf)", "of attention")
+    dropout: float = option(0.1, "[0, 1)", "in training")
+
+    def check_combinations(self) -> None:
+        if self.width % self.num_heads:
+            raise UserError(
+                f"decoder.width={self.width} cannot be shared by decoder.num_heads="
+                f"{self.num_heads}; make it a multiple."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultilabelDistillation(Run):
+    """A recipe of the distillation task for images with several labels, with L2D's numbers."""
+
+    task: str = option("distillation", Names("jaxrobust.tasks:TASKS"), "the outer loop")
+    method: str = option(
+        "bce",
+        Names("jaxrobust.methods:DISTILLERS", "jaxrobust.methods:MULTILABEL_DISTILLERS"),
+        "how the student learns from the teacher",
+    )
+    num_workers: int = option(
+        16, "[0, inf)", "processes that read streamed images; 0: threads of this one"
+    )
+    eval_batch_size: int = option(128, "[1, inf)", "images per step without training")
+    num_epochs: int = option(80, "[1, inf)", "of the student")
+    batch_size: int = option(
+        64, "[1, inf)", "cross-entropy is a sum over it, the other terms are not"
+    )
+    last_batch: str = option(
+        "drop", Names("jaxrobust.engine.plan:LAST_BATCHES"), "the remainder of an epoch"
+    )
+    distill_until_epoch: int = option(
+        0, "[0, inf)", "the last one with distillation, counted from 1; 0: all"
+    )
+    dataset: Dataset = Dataset(name="coco2014", image_size=224, stream=True)
+    augment: Augment = Augment(  # the paper flips, its code does not
+        crop="multilabel", padding=0, flip=False
+    )
+    student: BackboneStudent = BackboneStudent(name="resnet34_imagenet")
+    teacher: BackboneTeacher = BackboneTeacher()
+    decoder: Decoder = Decoder()
+    optimizer: OneCycleAdam = OneCycleAdam()
+    export: Export = Export()
+    labels: Labels = Labels()
+    asymmetric: Asymmetric = Asymmetric()
+    l2d: L2d = L2d()
+    mse: Mse = Mse()
+    ps: Ps = Ps()
+    rkd: Rkd = Rkd(distance_weight=10.0, angle_weight=10.0)
+    pkt: Pkt = Pkt(weight=1.0)
+    reviewkd: FinalReviewKd = FinalReviewKd()
+
+
+# Checks.
+
+# Task -> its recipes, sections that only some of them have, and registries of its methods.
+_TASKS: dict[str, tuple[tuple[type[Options], ...], tuple[Registry, ...]]] = {
+    "active_learning": ((ActiveLearning,), (methods.STRATEGIES,)),
+    "noisy_labels": ((NoisyLabels, ExitsModel, WarmUpSgd), (methods.NOISY_LABEL_METHODS,)),
+    "distillation": (
+        (Distillation, MultilabelDistillation),
+        (methods.DISTILLERS, methods.MULTILABEL_DISTILLERS),
+    ),
+}
+
+
+def option_classes(task: str) -> list[type[Options]]:
+    """Those of every recipe of a task: its own sections, and those of all of its methods."""
+    classes, registries = _TASKS[task]
+    entries = [registry.entry(name) for registry in registries for name in registry]
+    return [*classes, *dict.fromkeys(cls for entry in entries for cls in entry.options)]
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses a recipe with a wrong value, or with a field that nothing reads.
+
+    Raises:
+      UserError: for the first field that is wrong.
+    """
+    if (task := config.get("task")) not in _TASKS:
+        raise UserError(unknown_name("task", task, _TASKS))
+    options.check(config, option_classes(task))
