@@ -10,8 +10,7 @@ import optax
 from flax import struct
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything of one network that must survive a kill.
 
     Attributes:

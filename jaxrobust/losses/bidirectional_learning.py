@@ -40,7 +40,8 @@ def consistency_kl(logits_weak: jax.Array, logits_strong: jax.Array) -> jax.Arra
     """
     log_weak = jax.lax.stop_gradient(jax.nn.log_softmax(at_least_float32(logits_weak)))
     log_strong = jax.nn.log_softmax(at_least_float32(logits_strong))
-    return jnp.sum(jnp.exp(log_weak) * (log_weak - log_strong), axis=-1)
+    weak = jnp.exp(log_weak)
+    return jnp.sum(jnp.where(weak > 0, weak * (log_weak - log_strong), 0), axis=-1)
 
 
 def class_balance_loss(probs: jax.Array, *, where: jax.Array | None = None) -> jax.Array:

@@ -226,7 +226,8 @@ def negative_entropy(
     if clamp_logits:
         logits = jnp.maximum(logits, 1e-12)
     log_probs = calibrated_log_softmax(logits, gamma)
-    return jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+    probs = jnp.exp(log_probs)
+    return jnp.sum(jnp.where(probs > 0, probs * log_probs, 0), axis=-1)
 
 
 def uniform_prior_penalty(
@@ -365,7 +366,8 @@ def strong_view_consistency(
             f"logits_weak and logits_strong must have the same shape, got {log_weak.shape} and "
             f"{log_strong.shape}."
         )
-    return jnp.sum(jnp.exp(log_weak) * (log_weak - log_strong), axis=-1)
+    weak = jnp.exp(log_weak)
+    return jnp.sum(jnp.where(weak > 0, weak * (log_weak - log_strong), 0), axis=-1)
 
 
 def _is_known(value: jax.typing.ArrayLike) -> bool:

@@ -360,7 +360,8 @@ def attention_transfer_loss(
       Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017,
       https://arxiv.org/abs/1612.03928, equation 2.
     """
-    return sum(_attention_error(s, t) for s, t in _levels(student_maps, teacher_maps))
+    errors = (_attention_error(s, t) for s, t in _levels(student_maps, teacher_maps))
+    return jnp.asarray(sum(errors))
 
 
 def _attention_error(student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLike) -> jax.Array:

@@ -90,7 +90,8 @@ def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) 
     directory = pathlib.Path(directory)
     arrays: dict[str, Any] = traverse_util.flatten_dict(dict(classifier.variables), sep="/")
     content = io.BytesIO()
-    np.savez(content, **{name: np.asarray(arrays[name]) for name in sorted(arrays)})
+    plain: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
+    np.savez(content, **plain)
     write_bytes(directory / VARIABLES, content.getvalue())
     facts = {
         **{
@@ -168,10 +169,12 @@ def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None
     # 64 pixels leave a map of at least one in every network.
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     wanted = jax.eval_shape(classifier.module().init, jax.random.key(0), images)
-    shapes, found = (
-        {name: np.shape(x) for name, x in traverse_util.flatten_dict(dict(tree), sep="/").items()}
-        for tree in (wanted, classifier.variables)
-    )
+
+    def shapes_of(tree) -> dict[str, tuple[int, ...]]:
+        leaves: dict[str, Any] = traverse_util.flatten_dict(dict(tree), sep="/")
+        return {name: np.shape(leaf) for name, leaf in leaves.items()}
+
+    shapes, found = shapes_of(wanted), shapes_of(classifier.variables)
     for name in sorted(shapes.keys() | found.keys()):
         if shapes.get(name) != found.get(name):
             raise UserError(
