@@ -43,7 +43,8 @@ The strategies that the paper compares with run in the same loop with `--config.
 Measured on digits and reduced Fashion-MNIST in docs/results.md: low confidence of f_n does not mark
 images of known classes there, as the paper has it, but of unknown ones; f_aux keeps queries pure.
 
-Numbers are the paper's where paper and released code agree, else the code's; fields name the other.
+Numbers are the paper's where paper and released code agree, else the code's; the options' comments
+name the other.
 """
 
 from jaxrobust.recipes.bual import get_config

@@ -8,9 +8,9 @@ Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits, ima
 Other strategies run in the same loop with `--config.method=random` or `entropy`.
 
 The method (arXiv 2409.17607) is a reconstruction: of the paper only the abstract was available, and
-there is no public code. Each field below says where its value is from: [abstract], [family] (the
-sibling method named), or [ours]. The paper's tables could not be read, so no reproduction of them
-is claimed.
+there is no public code. Each option in `jaxrobust/methods/dcfs_options.py` says where its value is
+from: [abstract], [family] (the sibling method named), or [ours]. The paper's tables could not be
+read, so no reproduction of them is claimed.
 """
 
 from jaxrobust.recipes.dcfs import get_config

@@ -9,15 +9,24 @@ optimiser, data. Methods, all on a single head, with the weights of the CIFAR-10
     cross_entropy  the labels alone; needs no teacher, and with `teacher.path` one that only watches
     kd             0.1 CE + 0.9 KL at T 4 (ImageNet: 0.5 and 0.5 at T 1)
     dkd            CE + target part + b non-target part at T 4, warmed up over 20 epochs; b by pair
+    rld            CE + teacher's confidence + 8 of the classes below the label, warmed up likewise
     dist           CE + correlations over classes and over the batch, at T 1
     rkd            CE + 25 distances + 50 angles of the pooled features
     pkt            CE + 30000 divergence of the pooled features' similarities
     at             CE + 1000 error of the attention maps at the end of every stage
+    fitnet         CE + 100 error of the second stage's map, through a regressor
+    sp             CE + 3000 error of the last maps' similarities within the batch
+    vid            CE + negative log-likelihood of every stage's map under a predicted Gaussian
     reviewkd       CE + error of fused features, warmed up over 20 epochs; its authors' weight
                    differs from pair to pair, the 1 here is ours
     logit_mse      CE + mean squared error of the logits; the weight 1 is ours
 
-and `dhkd_reviewkd`, DHKD with ReviewKD's loss added to that of its auxiliary head.
+and `dhkd_reviewkd`, DHKD with ReviewKD's loss added to that of its auxiliary head. Standardised
+logits (CVPR 2024) are a switch: `--config.kd.standardize=True --config.kd.weight=9
+--config.kd.temperature=2`; with DKD alpha and beta are times 9; with DHKD `distill.standardize`.
+A published figure may be put beside ours only at its own setting: RLD's values per pair, for
+instance, are not known. CRD is a loss (`contrastive_loss`) but not a method yet: it needs a memory
+of embeddings.
 
 Test accuracy (%) on CIFAR-100 as others measured it (CRD's benchmark and the methods' authors):
 
@@ -28,6 +37,14 @@ Test accuracy (%) on CIFAR-100 as others measured it (CRD's benchmark and the me
     wrn_40_2_wrn_16_2         75.61 73.26 74.92 74.08 73.35 74.54    -    76.23   -
     wrn_40_2_wrn_40_1         75.61 71.98 73.54 72.77 72.22 73.45  75.09  74.81 74.42
     vgg13_vgg8                74.64 70.36 72.98 71.43 71.48 72.88    -    74.68   -
+
+                            KD standardised  FitNet   SP    VID   CRD
+    resnet56_resnet20            71.43        69.21 69.67 70.38 71.16
+    resnet110_resnet32           74.17        71.06 72.69 72.61 73.48
+    resnet32x4_resnet8x4         76.62        73.50 72.94 73.09 75.51
+    wrn_40_2_wrn_16_2            76.11        73.58 73.83 74.11 75.48
+    wrn_40_2_wrn_40_1            74.37        72.24 72.43 73.30 74.14
+    vgg13_vgg8 (KD at T 3)       74.36        71.02 72.68 71.23 73.94
 """
 
 from jaxrobust.recipes.kd_baselines import get_config

@@ -29,9 +29,10 @@ import numpy as np
 
 from jaxrobust import tasks
 from jaxrobust.data.dataset import Dataset, Examples
+from jaxrobust.engine.environment import environment, setup_jax
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import Interrupted, environment, setup_jax
+from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.tasks.common import compute_dtype
@@ -75,6 +76,7 @@ class MeasuredPrograms(Programs):
     def __init__(self):
         super().__init__()
         self.notes: dict[str, dict] = {}
+        self._measured: dict[str, Callable] = {}
         self.seconds_aside = 0.0
         self.seconds_to_first_step: float | None = None
         self.cache_hits = 0
@@ -98,6 +100,8 @@ class MeasuredPrograms(Programs):
         self, name: str, function: Callable, *, visits: Callable | None = None, **options
     ) -> Callable:
         jitted = super().jit(name, function, **options)
+        if name in self._measured:
+            return self._measured[name]
         compiled = None
 
         def measured(*args):
@@ -117,6 +121,7 @@ class MeasuredPrograms(Programs):
                 self.seconds_to_first_step = ended - self._started
             return results
 
+        self._measured[name] = measured
         return measured
 
     def _compile(self, name: str, jitted, args):

@@ -199,10 +199,14 @@ def _main() -> None:
             raise UserError("--workdir is missing; name a folder for the run, such as runs/first.")
         check(_CONFIG.value)
         # Imported late, so that a wrong flag is answered before JAX has started.
+        from jaxrobust.engine.environment import ask_for_determinism
+
+        if _CONFIG.value.get("deterministic", False):
+            ask_for_determinism()
         if _is_one_of_several():
             _join_processes()
         from jaxrobust import tasks
-        from jaxrobust.engine.runtime import Interrupted
+        from jaxrobust.engine.signals import Interrupted
 
         try:
             tasks.run(_CONFIG.value, _WORKDIR.value)

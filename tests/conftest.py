@@ -79,11 +79,12 @@ def x64():
 @pytest.fixture(scope="module")
 def one_device():
     """Runs on the first of the eight virtual devices, as on a user's CPU."""
-    from jaxrobust.engine import runtime
-    from jaxrobust.engine.sharding import make_placement
+    from jaxrobust.engine import sharding
+
+    make_placement = sharding.make_placement
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
         yield
 
 

@@ -22,9 +22,9 @@ from jaxrobust import main, tasks
 from jaxrobust.engine import files
 from jaxrobust.errors import UserError
 from jaxrobust.options import is_within, with_sections
-from jaxrobust.recipes._protocols import DISTILLATIONS, MULTILABEL_DISTILLATIONS, OPEN_SET
 from jaxrobust.tasks import noisy_labels
 from jaxrobust.tasks.options import check, option_classes
+from jaxrobust.tasks.protocols import DISTILLATIONS, MULTILABEL_DISTILLATIONS, OPEN_SET
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {

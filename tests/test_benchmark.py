@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxrobust import benchmark
+from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.plan import make_plan
-from jaxrobust.engine.programs import epoch_program, gather_program
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 

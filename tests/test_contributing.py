@@ -1,40 +1,62 @@
-"""The method that CONTRIBUTING adds is a method."""
+"""The method that CONTRIBUTING adds, in three files of one's own, runs as its recipe says."""
 
+import csv
+import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
-import jax.numpy as jnp
-import numpy as np
-
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext
-from jaxrobust.recipes import active_learning_baselines
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+RUN = (
+    *("--config=lse_recipe.py:digits", "--workdir=run", "--config.num_epochs=1"),
+    *("--config.al.rounds=2", "--config.dataset.max_train=200", "--config.dataset.max_test=50"),
+)
 
 
-def test_the_strategy_of_contributing_queries_the_least_evident_images():
-    (example,) = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S
+def _command(folder, *arguments):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "jaxrobust.main", *RUN, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
-    namespace = {}
-    exec(example, namespace)
-    problem = Problem(num_classes=2, input_shape=(8, 8, 3), dtype=jnp.float32, budget=2)
-    strategy = namespace["build"](active_learning_baselines.get_config("digits"), problem)
-    assert [phase.name for phase in strategy.phases] == [strategy.target]
 
-    logits = jnp.array([[3.0, 0.0], [-5.0, -6.0], [0.0, 1.0], [-1.0, 0.0]])
-    context = QueryContext(
-        predict={"target": logits}.__getitem__,
-        observed=None,
-        trained=frozenset({"target"}),
-        in_pool=np.array([True, False, True, True]),
-        annotations=np.array([NOT_ANNOTATED, 0, NOT_ANNOTATED, NOT_ANNOTATED]),
-        budget=problem.budget,
-        round=0,
-        precisions=(),
-        rng=np.random.default_rng(0),
-        jit=lambda name, function: function,
-    )
-    query = strategy.query(context)
-    assert query.ids.tolist() == [3, 2]
-    np.testing.assert_allclose(query.scores["evidence"], np.logaddexp(*logits.T), rtol=1e-6)
+
+@pytest.fixture
+def folder(tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = re.findall(r'^```python title="(.*?)"\n(.*?)^```$', text, re.M | re.S)
+    assert len(files) == 3
+    for name, code in files:
+        (tmp_path / name).write_text(code)
+    return tmp_path
+
+
+def test_the_method_of_contributing_queries_the_least_evident_images(folder):
+    done = _command(folder, "--config.lse.temperature=2", "--config.lse.temperature=4.0")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((folder / "run/config.json").read_text())
+    assert (config["method"], config["lse"]) == ("lse", {"temperature": 4.0})
+    with open(folder / "run/queries/round_00.csv", newline="") as file:
+        evidence = [float(row["evidence"]) for row in csv.DictReader(file)]
+    assert len(evidence) == 30 and evidence == sorted(evidence)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.lse.temperature=0", "lse.temperature=0.0 must be a number in (0, inf)"),
+        ("--config.lse.temprature=1", "did you mean --config.lse.temperature?"),
+    ],
+)
+def test_its_options_are_checked_as_all_others(folder, flag, words):
+    done = _command(folder, flag)
+    assert done.returncode == 2
+    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (folder / "run").exists()

@@ -8,7 +8,8 @@ import pytest
 
 from configs import bldr, bual, dcfs, dhkd, dpc, l2d
 from jaxrobust import models
-from jaxrobust.engine import rng, runtime
+from jaxrobust.data.label_noise import given_labels
+from jaxrobust.engine import rng, run, runtime, sharding
 from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
 from jaxrobust.tasks.common import load
@@ -20,12 +21,14 @@ BATCH = 10  # is split into parts of 2 on eight devices, the last ones of paddin
 
 def _noisy_labels(config, run_):
     dataset = load(config)
-    labels = noisy_labels.given_labels(config.noise, dataset, seed=0)
+    labels = given_labels(config.noise, dataset, seed=0)
     task = noisy_labels._Learning(config, run_, dataset, labels)
     task._write_noise()
     task._restore()
+    run_.start_progress(task.saved, total=1)
     half = np.arange(len(labels)) % 2 / 2 + 0.25
-    task.columns |= {n: half.astype(np.float32) for n in task.columns if "clean_prob" in n}
+    columns = task.columns
+    columns |= {n: half.astype(np.float32) for n in columns if "clean_prob" in n}
     task._train(0)
     return task
 
@@ -36,14 +39,16 @@ def _active_learning(config, run_):
     task = active_learning._Learning(config, run_, dataset, split)
     task._write_split()
     task._restore()
+    run_.start_progress(task.saved, total=1)
     for phase in task.strategy.phases:
         name = phase.name
-        task.networks[name], sums = task._epoch[name](
-            task.networks[name],
+        task.saved.networks[name], sums = task._epoch[name](
+            task.saved.networks[name],
             task._plan(np.arange(25), phase.batch_size),
             rng.stream(0, name),
             task._images,
-            task._annotations_on_device,
+            task.saved.arrays["annotations"],
+            task._statistics,
             {k: np.float32(v) for k, v in phase.scalars(0).items()},
         )
         run_.write({"step": 1, "phase": name}, sums)
@@ -101,11 +106,14 @@ def _train(method, devices, workdir, monkeypatch, **more):
             **more,
         }
     )
-    monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(devices))
-    with runtime.open_run(config, workdir) as run_:
-        run_.start_progress(total=1, done=0)
+    monkeypatch.setattr(sharding, "make_placement", lambda: make_placement(devices))
+    kind = runtime.Run if train is _distillation else run.Run
+    with run.open_run(config, workdir, kind=kind) as run_:
+        if kind is runtime.Run:
+            run_.start_progress(total=1, done=0)
         task = train(config, run_)
-        return fetch(task.networks), [fetch(values) for _, values, _ in run_._pending]
+        networks = task.saved.networks if kind is run.Run else task.networks
+        return fetch(networks), [fetch(values) for _, values, _ in run_._pending]
 
 
 @pytest.mark.parametrize("method", METHODS)

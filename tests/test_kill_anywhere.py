@@ -200,15 +200,17 @@ def test_every_method_killed_often_and_anywhere_is_bit_equal(method, tmp_path):
 
 def _announce() -> None:
     """Makes a run say what it begins."""
+    from jaxrobust.engine import run, runtime
     from jaxrobust.engine.checkpoint import Checkpoints
-    from jaxrobust.engine.runtime import Run
     from jaxrobust.tasks import active_learning, distillation, noisy_labels
 
     learning, noisy = active_learning._Learning, noisy_labels._Learning
     distilling = distillation._Distillation
     for moment, owner, name in (
-        ("start", Run, "restore"),
-        ("epoch", Run, "epoch_done"),
+        ("start", run.Run, "restore"),
+        ("epoch", run.Run, "epoch_done"),
+        ("start", runtime.Run, "restore"),
+        ("epoch", runtime.Run, "epoch_done"),
         ("checkpoint", Checkpoints, "save"),
         ("evaluation", learning, "_measure"),
         ("evaluation", noisy, "_test_measures"),

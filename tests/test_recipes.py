@@ -4,7 +4,7 @@ import pytest
 
 from configs import active_learning_baselines, bual, dcfs
 from jaxrobust.errors import UserError
-from jaxrobust.recipes._protocols import OPEN_SET
+from jaxrobust.tasks.protocols import OPEN_SET
 
 RECIPES = [active_learning_baselines, bual, dcfs]
 # BUAL, section 4: initial share of the known images, images per query and in D_sub.

@@ -48,9 +48,10 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
         )
 
-    def save(self, step: int, tree: Any, record: dict) -> None:
-        """Starts writing a snapshot of `tree` and `record` as they are now."""
+    def save(self, tree: Any, record: dict) -> None:
+        """Starts writing a snapshot of `tree` and `record` as they are, under the next number."""
         self._settle()
+        step = max(self._manager.all_steps(), default=0) + 1
         record = copy.deepcopy(record)  # written in the background, while the run goes on with it
         with _starting:
             self._manager.save(
@@ -60,21 +61,24 @@ class Checkpoints:
                 ),
             )
 
-    def restore(self, abstract_tree: Any) -> tuple[Any, dict] | None:
+    def restore(self, abstract_tree: Any, *, layout: int | None = None) -> tuple[Any, dict] | None:
         """Newest undamaged snapshot as (tree, record), or None where there is none at all.
 
         Damaged snapshots are set aside under `damaged_<step>` and named in a warning.
 
         Args:
           abstract_tree: pytree of `jax.ShapeDtypeStruct` with shardings.
+          layout: `layout` of the records that this program can read.
 
         Raises:
-          UserError: if there are snapshots and every one of them is damaged.
+          UserError: if there are snapshots and every one of them is damaged, or one is of another
+            layout.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
                 self._verify(step)
+                self._check_layout(step, layout)
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
@@ -83,6 +87,8 @@ class Checkpoints:
                     ),
                 )
                 return restored.state, restored.record
+            except UserError:
+                raise
             except Exception as error:
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
                 log.warning(
@@ -130,6 +136,17 @@ class Checkpoints:
                 raise ValueError(f"file {name} is missing")
             if found[name] != signature:
                 raise ValueError(f"file {name} has changed")
+
+    def _check_layout(self, step: int, layout: int | None) -> None:
+        """Raises UserError if a snapshot is of another layout than this program reads."""
+        args = ocp.args.Composite(record=ocp.args.JsonRestore())
+        found = self._manager.restore(step, args=args).record.get("layout", 1)
+        if layout is not None and found != layout:
+            raise UserError(
+                f"{self.directory} holds checkpoints of layout {found}, from another version of "
+                f"jaxrobust, but this one reads layout {layout}: finish the run with the version "
+                "that began it, or choose another --workdir."
+            )
 
     def _set_aside(self, step: int) -> None:
         if processes.is_main():

@@ -48,13 +48,13 @@ def is_main() -> bool:
     return _is_main
 
 
-def largest(value: int) -> int:
+def all_max(value: int) -> int:
     """The largest `value` that any process calls this with; all of them have to."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
-def of_main(value: int) -> int:
+def broadcast_from_main(value: int) -> int:
     """The `value` that the main process calls this with; all of them have to."""
-    return largest(value if is_main() else 0)
+    return all_max(value if is_main() else 0)

@@ -332,7 +332,7 @@ def _hierarchical_context_loss(
     for k in sizes:
         weight /= 2
         total_weight += weight
-        loss += weight * mean_square(_adaptive_average_pool(difference, (k, k)))
+        loss += weight * mean_square(average_pool_to(difference, (k, k)))
     return loss / total_weight
 
 
@@ -373,7 +373,7 @@ def _attention_error(student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLik
 
 def _attention(maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
     if maps.shape[1:3] != size:
-        maps = _adaptive_average_pool(maps, size)
+        maps = average_pool_to(maps, size)
     energy = jnp.mean(maps**2, axis=-1)
     norm = safe_sqrt(jnp.sum(energy**2, axis=(1, 2), keepdims=True))
     return energy / jnp.where(norm > 0, norm, 1)
@@ -388,7 +388,7 @@ def _levels(student_maps: Sequence, teacher_maps: Sequence) -> list[tuple]:
     return list(zip(student_maps, teacher_maps, strict=True))
 
 
-def _adaptive_average_pool(maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
+def average_pool_to(maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Average pool of [B, H, W, C]; cell i of k spans floor(i H / k) to ceil((i + 1) H / k)."""
     rows, columns = (
         jnp.asarray(_pooling_matrix(length, cells), maps.dtype)

@@ -14,11 +14,15 @@ from jaxrobust.methods.kd_baselines_options import (
     At,
     Dist,
     Dkd,
+    FitNet,
     Kd,
     LogitMse,
     Pkt,
     ReviewKd,
     Rkd,
+    Rld,
+    Sp,
+    Vid,
 )
 from jaxrobust.methods.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
 from jaxrobust.methods.noisy_baselines_options import Baseline
@@ -90,6 +94,9 @@ DISTILLERS = Registry(
             f"{_HERE}.kd_baselines:dist", "correlations with the teacher, NeurIPS 2022", (Dist,)
         ),
         "dkd": Entry(f"{_HERE}.kd_baselines:dkd", "decoupled distillation, CVPR 2022", (Dkd,)),
+        "fitnet": Entry(
+            f"{_HERE}.kd_baselines:fitnet", "one map through a regressor, ICLR 2015", (FitNet,)
+        ),
         "kd": Entry(f"{_HERE}.kd_baselines:kd", "softened teacher probabilities, 2015", (Kd,)),
         "logit_mse": Entry(
             f"{_HERE}.kd_baselines:logit_mse", "squared error of the logits", (LogitMse,)
@@ -103,6 +110,11 @@ DISTILLERS = Registry(
         "rkd": Entry(
             f"{_HERE}.kd_baselines:rkd", "distances and angles of features, CVPR 2019", (Rkd,)
         ),
+        "rld": Entry(f"{_HERE}.kd_baselines:rld", "refined logits, ICCV 2025", (Rld,)),
+        "sp": Entry(
+            f"{_HERE}.kd_baselines:sp", "similarity-preserving distillation, ICCV 2019", (Sp,)
+        ),
+        "vid": Entry(f"{_HERE}.kd_baselines:vid", "variational information, CVPR 2019", (Vid,)),
     }
 )
 """`(config, problem) -> Distiller` of the distillation task, for images with one label."""

@@ -39,7 +39,7 @@ class Problem:
     input_shape: tuple[int, int, int]
     dtype: Any
     budget: int
-    truth: np.ndarray | None = None
+    truth: np.ndarray | None = dataclasses.field(default=None, compare=False)
     norm_parts: int = 1
 
 

@@ -28,6 +28,7 @@ from jaxrobust.losses import (
     logit_mse_loss,
     masked_mean,
     soft_target_kl,
+    standardize_logits,
 )
 from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.distillation import Distiller, Problem
@@ -53,6 +54,7 @@ def dual_head_objective(
     temperature: float | None = None,
     loss: str = "binary_kl_norm",
     head: str = "auxiliary",
+    standardize: bool = False,
     where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The two weighted losses of DHKD, apart, because their gradients are merged.
@@ -69,6 +71,7 @@ def dual_head_objective(
       temperature: of the distillation loss; None for the loss's own: 2, for `soft_target_kl` 4.
       loss: a key of `LOGIT_LOSSES`; sums over classes, but for `logit_mse`.
       head: which head learns from the teacher.
+      standardize: whether its and the teacher's logits go through `standardize_logits` before.
       where: bool `[B]`, the examples that count; None counts all.
 
     Returns:
@@ -84,6 +87,8 @@ def dual_head_objective(
     if own_temperature is not None:
         options["temperature"] = own_temperature if temperature is None else temperature
     taught = primary_logits if head == "primary" else aux_logits
+    if standardize:
+        taught, teacher_logits = standardize_logits(taught), standardize_logits(teacher_logits)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels(primary_logits, labels)
     loss_cls = gamma * masked_mean(cross_entropy, where)
     return loss_cls, alpha * masked_mean(function(taught, teacher_logits, **options), where)
@@ -133,6 +138,7 @@ def build_with(options: Distill, problem: Problem) -> Distiller:
             temperature=options.temperature or None,
             loss=options.loss,
             head=options.head,
+            standardize=options.standardize,
             where=where,
         )
 

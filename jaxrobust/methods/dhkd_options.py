@@ -26,6 +26,9 @@ class Distill(Options, section="distill", recipe="configs/dhkd.py"):
         "of the distillation loss; ImageNet: 0.1; the paper's value per pair is not known",
     )
     temperature: float = option(0.0, "[0, inf)", "0: the loss's own, 2, for soft_target_kl 4")
+    standardize: bool = option(
+        False, bool, "logits of the taught head to mean 0 and deviation 1 (CVPR 2024)"
+    )
     gradients: str = option(
         "align", ("align", "pcgrad", "sum"), "pcgrad: project both; ImageNet: sum"
     )

@@ -11,7 +11,7 @@ Epoch, after a warm-up with `evidential_loss` on all given labels:
   3. network 2 likewise, on the split made by network 1, with the new network 1 as its peer.
 
 DPC* (`consistency_weight` above 0) adds a consistency loss on strongly augmented views. DivideMix
-is the same method with three switches: softmax, small loss, one head.
+is the same method with softmax, small losses fitted by a mixture everywhere, and one head.
 """
 
 import dataclasses
@@ -419,6 +419,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
             mode=dpc.score_mode,
             threshold=dpc.threshold,
             kurtosis_threshold=dpc.kurtosis_threshold,
+            reg_covar=dpc.reg_covar,
         ),
         score=dpc.score if dpc.score == "margin" else "negative_loss",
         score_threshold=score_threshold,

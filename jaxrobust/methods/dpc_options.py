@@ -46,6 +46,9 @@ class Dpc(Options, section="dpc", recipe="configs/dpc.py"):
     kurtosis_threshold: float = option(
         1.2, "(-inf, inf)", "excess kurtosis above which auto is minmax"
     )
+    reg_covar: float = option(
+        5e-4, "[0, inf)", "added to the variances of the mixture; DivideMix on WebVision: 1e-3"
+    )
     heads: int = option(2, "[1, 2]", "1: the unsupervised loss on head 1 too")
     entropy_penalty: str = option(
         "none",

@@ -1,4 +1,4 @@
-"""What DHKD is compared with: plain training, KD, DKD, DIST, RKD, PKT, AT, ReviewKD, logit MSE."""
+"""What DHKD is compared with: plain training, and published losses on logits or features."""
 
 from collections.abc import Callable
 
@@ -7,30 +7,42 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from jaxrobust.errors import UserError
 from jaxrobust.losses import (
     attention_transfer_loss,
     dist_loss,
     dkd_loss,
+    fitnet_loss,
     logit_mse_loss,
     masked_mean,
     pkt_loss,
     review_kd_hcl_loss,
     rkd_loss,
+    rld_loss,
+    similarity_preserving_loss,
     soft_target_kl,
+    standardize_logits,
+    variational_information_loss,
 )
+from jaxrobust.losses.feature_distillation import average_pool_to
 from jaxrobust.methods import dhkd
 from jaxrobust.methods.distillation import Distiller, Problem
 from jaxrobust.methods.kd_baselines_options import (
     At,
     Dist,
     Dkd,
+    FitNet,
     Kd,
     LogitMse,
     Pkt,
     ReviewKd,
     Rkd,
+    Rld,
+    Sp,
+    Vid,
 )
 from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
 from jaxrobust.models.review_fusion import ReviewFusion, review_levels
 
 # (student, teacher, labels [B], where [B]) -> scalar
@@ -66,8 +78,8 @@ def kd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del labels
-        divergence = soft_target_kl(student.logits, teacher.logits, temperature=options.temperature)
-        return masked_mean(divergence, where)
+        logits = _logits(student, teacher, options.standardize)
+        return masked_mean(soft_target_kl(*logits, temperature=options.temperature), where)
 
     return _distiller(loss, weight=options.weight, ce_weight=options.ce_weight, logits_only=True)
 
@@ -79,12 +91,38 @@ def dkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         divergence = dkd_loss(
+            *_logits(student, teacher, options.standardize),
+            labels,
+            alpha=options.alpha,
+            beta=options.beta,
+            temperature=options.temperature,
+        )
+        return masked_mean(divergence, where)
+
+    return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
+
+
+def _logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[jax.Array, jax.Array]:
+    """Logits of both, standardised if asked for (Sun et al., CVPR 2024)."""
+    if not standardize:
+        return student.logits, teacher.logits
+    return standardize_logits(student.logits), standardize_logits(teacher.logits)
+
+
+def rld(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """RLD: the teacher's confidence, and the classes below the label. Sun et al., ICCV 2025."""
+    del problem
+    options = Rld.read(config)
+
+    def loss(student, teacher, labels, where):
+        divergence = rld_loss(
             student.logits,
             teacher.logits,
             labels,
             alpha=options.alpha,
             beta=options.beta,
             temperature=options.temperature,
+            confidence_temperature=options.confidence_temperature,
         )
         return masked_mean(divergence, where)
 
@@ -154,6 +192,72 @@ def at(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         return masked_mean(error, where)
 
     return _distiller(loss, weight=At.read(config).weight)
+
+
+def fitnet(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """FitNet: the map of one stage through a regressor. Romero et al., ICLR 2015."""
+    options = FitNet.read(config)
+    num_stages = min(len(problem.student_features.maps), len(problem.teacher_features.maps))
+    if options.hint_stage > num_stages:
+        raise UserError(
+            f"fitnet.hint_stage={options.hint_stage}, but {problem.student} and {problem.teacher} "
+            f"have only {num_stages} stages in common; set one of 1 to {num_stages}."
+        )
+    level = options.hint_stage - 1
+    hint = problem.teacher_features.maps[level]
+
+    def loss(student, teacher, labels, where):
+        del labels
+        return masked_mean(
+            fitnet_loss(student.features.maps[0], teacher.features.maps[level]), where
+        )
+
+    connector = HintRegressor(level, hint.shape[-1], hint.shape[1:3], dtype=problem.dtype)
+    return _distiller(loss, weight=options.weight, connector=connector)
+
+
+def sp(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """SP: similarities of the last stage's maps within the batch. Tung and Mori, ICCV 2019."""
+    del problem
+
+    def loss(student, teacher, labels, where):
+        del labels
+        return similarity_preserving_loss(
+            student.features.maps[-1], teacher.features.maps[-1], where=where
+        )
+
+    return _distiller(loss, weight=Sp.read(config).weight)
+
+
+def vid(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """VID: a Gaussian for the maps of every stage. Ahn et al., CVPR 2019.
+
+    Where a teacher's map is larger than the student's, its average pool is what is predicted, and
+    the other way round.
+    """
+    options = Vid.read(config)
+    count = min(len(problem.student_features.maps), len(problem.teacher_features.maps))
+    targets = problem.teacher_features.maps[-count:]
+    connector = VariationalRegressor(
+        channels=tuple(target.shape[-1] for target in targets),
+        variance=options.variance,
+        dtype=problem.dtype,
+    )
+
+    def loss(student, teacher, labels, where):
+        del labels
+        total = 0.0
+        for prediction, target in zip(
+            student.features.maps, teacher.features.maps[-count:], strict=True
+        ):
+            sizes = zip(prediction.mean.shape[1:3], target.shape[1:3], strict=True)
+            size = tuple(min(pair) for pair in sizes)
+            mean, target = (average_pool_to(x, size) for x in (prediction.mean, target))
+            error = variational_information_loss(mean, target, prediction.variance_logits)
+            total += masked_mean(error, where)
+        return total
+
+    return _distiller(loss, weight=options.weight, connector=connector)
 
 
 def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:

@@ -14,6 +14,9 @@ class Kd(Options, section="kd", recipe=_RECIPE):
     ce_weight: float = option(0.1, "[0, inf)", "of cross-entropy; ImageNet: 0.5")
     weight: float = option(0.9, "[0, inf)", "of the divergence; ImageNet: 0.5")
     temperature: float = option(4.0, "(0, inf)", "ImageNet: 1")
+    standardize: bool = option(
+        False, bool, "logits to mean 0 and deviation 1 (CVPR 2024), with weight=9, temperature=2"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,43 @@ class Dkd(Options, section="dkd", recipe=_RECIPE):
     beta: float = option(8.0, "[0, inf)", "of the non-target part, by pair of networks")
     temperature: float = option(4.0, "(0, inf)", "ImageNet: 1")
     warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows; ImageNet: 1")
+    standardize: bool = option(
+        False, bool, "logits to mean 0 and deviation 1 (CVPR 2024), with both weights times 9, T 2"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rld(Options, section="rld", recipe=_RECIPE):
+    """RLD (ICCV 2025); the authors' code's defaults, whose values per pair are not published."""
+
+    alpha: float = option(1.0, "[0, inf)", "of the teacher's confidence")
+    beta: float = option(8.0, "[0, inf)", "of the classes below the label")
+    temperature: float = option(4.0, "(0, inf)", "of the classes below the label")
+    confidence_temperature: float = option(1.0, "(0, inf)", "of the confidence")
+    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitNet(Options, section="fitnet", recipe=_RECIPE):
+    """FitNet (ICLR 2015) beside cross-entropy, as CRD's benchmark has it."""
+
+    weight: float = option(100.0, "[0, inf)", "of the hint's squared error")
+    hint_stage: int = option(2, "[1, inf)", "the stage whose map is compared, counted from 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sp(Options, section="sp", recipe=_RECIPE):
+    """SP (ICCV 2019) of the last stage's maps."""
+
+    weight: float = option(3000.0, "[0, inf)", "of the similarities' error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Vid(Options, section="vid", recipe=_RECIPE):
+    """VID (CVPR 2019) of every stage's maps."""
+
+    weight: float = option(1.0, "[0, inf)", "of the sum over stages")
+    variance: float = option(5.0, "(0, inf)", "of a channel at the start")
 
 
 @dataclasses.dataclass(frozen=True)

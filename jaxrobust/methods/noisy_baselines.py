@@ -39,13 +39,28 @@ def mixup(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
 
 def dividemix(config: ml_collections.ConfigDict, problem: Problem) -> Method:
-    """DPC with three switches: softmax and cross-entropy, the small-loss score, one head.
+    """DPC with softmax and cross-entropy, the small-loss score, one head, and DivideMix's rules.
+
+    Losses are divided by a mixture on every data set, WebVision too, and the warm-up's entropy is
+    penalised for asymmetric noise alone: the penalty of human labels is DPC's.
 
     Li, Socher and Hoi, "DivideMix: Learning with Noisy Labels as Semi-supervised Learning", ICLR
     2020.
     """
-    options = dataclasses.replace(Dpc.read(config), loss="cross_entropy", score="loss", heads=1)
-    return dpc.build_with(options, config, problem)
+    options = Dpc.read(config)
+    return dpc.build_with(dividemix_options(options), config, problem)
+
+
+def dividemix_options(dpc: Dpc) -> Dpc:
+    """DivideMix in terms of DPC's options."""
+    return dataclasses.replace(
+        dpc,
+        loss="cross_entropy",
+        score="loss",
+        score_mode="gmm",
+        heads=1,
+        entropy_penalty="none" if dpc.entropy_penalty == "clamped" else dpc.entropy_penalty,
+    )
 
 
 def _single(

@@ -177,7 +177,8 @@ def make_network(
     """The network of a recipe.
 
     Args:
-      config: `name` (a key of `NETWORKS`) and `pool` (`"global"` or `"window4"`).
+      config: `name` (a key of `NETWORKS`), `pool` (`"global"` or `"window4"`) and, for
+        `FEATURE_NETWORKS`, `dropout` (0 where there is none).
       num_classes: outputs per head.
       num_heads: linear heads on the pooled feature.
       dtype: computation dtype.
@@ -196,6 +197,8 @@ def make_network(
         "dtype": dtype,
         "norm_parts": norm_parts,
     }
+    if config.name in FEATURE_NETWORKS:
+        options["dropout"] = config.get("dropout", 0.0)
     if config.name in ("inception_resnet_v2", *FEATURE_NETWORKS):
         if config.pool != "global":
             raise UserError(f"model.pool={config.pool!r} is not for {config.name}; use 'global'.")

@@ -1,4 +1,4 @@
-"""BLDR; notes in configs/bldr.py."""
+"""BLDR, bidirectional learning with dynamic sample reweighting (2022); notes in configs/."""
 
 import dataclasses
 
@@ -7,8 +7,8 @@ import ml_collections
 from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.options import to_config
 from jaxrobust.recipes import choose
-from jaxrobust.recipes._protocols import noisy_labels
 from jaxrobust.tasks.options import ExitsModel, NoisyLabels, WarmUpSgd
+from jaxrobust.tasks.protocols import noisy_labels
 
 # Variant -> (data set, noise).
 SETTINGS = {
@@ -84,6 +84,8 @@ _BY_DATASET = {
         "batch_size": 32,  # with 64 the warm-up has too few steps, see configs/bldr.py
     },
 }
+
+VARIANTS = (*SETTINGS, *(f"{name}_{ablation}" for name in SETTINGS for ablation in ABLATIONS))
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from jaxrobust import compare, figures
-from jaxrobust.engine.runtime import flatten
+from jaxrobust.engine.workdir import flatten
 from jaxrobust.report.markup import (
     Images,
     details,

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from jaxrobust.arrays import check_logits, label_mask
 
 
-def confident_joint(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
-    """How many examples have which given and which true label, calibrated.
+def confident_joint(
+    probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, calibrate: bool = True
+) -> jax.Array:
+    """How many examples have which given and which true label.
 
     An example counts as of true class j where `p_j` is the largest of the probabilities that reach
     their class's threshold
@@ -19,16 +21,16 @@ def confident_joint(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -
         t_j = mean of p_j over the examples labelled j,
 
     so that a class of which a classifier is less sure is not counted less. An example that reaches
-    no threshold does not count. Every class counts at least one right label, and every row is
-    scaled to the number of examples with that label.
+    no threshold does not count. Every class counts at least one right label.
 
     Args:
       probs: floats `[N, C]`, predicted out of sample.
       labels: integers `[N]` in `0..C-1`. An example with another label does not count.
+      calibrate: whether every row is scaled to the number of examples with that label, those that
+        reach no threshold among them; a label that does not occur then has a row of zeros.
 
     Returns:
-      Floats `[C, C]`, at least float32, given label by true class; a label that does not occur has
-      a row of zeros. The sum off the diagonal estimates how many labels are wrong.
+      Floats `[C, C]`, at least float32, given label by true class.
 
     Raises:
       ValueError: on fewer than two classes, or labels of another shape or not integers.
@@ -49,11 +51,17 @@ def confident_joint(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -
     joint = jnp.einsum("ni,nj->ij", is_label.astype(probs.dtype), counted, precision="highest")
     identity = jnp.eye(probs.shape[-1], dtype=probs.dtype)
     joint = jnp.maximum(joint, identity)
+    if not calibrate:
+        return joint
     return joint / jnp.sum(joint, axis=1, keepdims=True) * sizes[:, None]
 
 
 def estimate_num_wrong(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
-    """How many labels are wrong: the sum of `confident_joint` off its diagonal.
+    """How many labels are wrong, by the sums of `confident_joint` off its diagonal.
+
+    The mean of the calibrated and the uncalibrated sum. The first takes examples that reach no
+    threshold to be wrong as often as the others, the second takes all of them to be right, which
+    are too many and too few.
 
     A probability of one half says how sure a classifier is of one label; this count does not depend
     on how well its probabilities are calibrated, only on their order within each class.
@@ -67,6 +75,14 @@ def estimate_num_wrong(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike
 
     Raises:
       ValueError: as for `confident_joint`.
+
+    References:
+      Confident learning, section 3.1, has the calibrated sum. The mean is ours.
     """
-    joint = confident_joint(probs, labels)
-    return jnp.sum(joint) - jnp.trace(joint)
+
+    def off_diagonal(joint):
+        return jnp.sum(joint) - jnp.trace(joint)
+
+    calibrated = confident_joint(probs, labels)
+    counted = confident_joint(probs, labels, calibrate=False)
+    return (off_diagonal(calibrated) + off_diagonal(counted)) / 2

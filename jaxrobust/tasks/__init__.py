@@ -37,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     """
     check(config)
     # Imported late, so that a wrong recipe is answered before JAX has started.
-    from jaxrobust.engine.runtime import setup_jax
+    from jaxrobust.engine.environment import setup_jax
     from jaxrobust.tasks.seeds import run_seeds
 
     setup_jax(config)

@@ -3,7 +3,7 @@
 The same loop serves every strategy. What an annotator has said so far is one array,
 `annotations [N]`: a known class, K for "unknown", or `NOT_ANNOTATED`. Who answers is `oracle`:
 
-- `truth`: the data set's labels do. They are read in `_Learning._answer` and `_Learning._judge`.
+- `truth`: the data set's labels do. They are read in `jaxrobust.tasks.oracles` alone.
 - `csv`: a person does, about the images of an `image_folder` that lie in `unlabeled`. All class
   folders are known classes. The run writes its questions and stops; once the table is filled the
   same command goes on. See `jaxrobust.tasks.annotator`.
@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,17 +22,18 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
-from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
-from jaxrobust.data.open_set import OpenSetSplit, open_set_split
+from jaxrobust.data.open_set import OpenSetSplit
+from jaxrobust.data.views import ImageViews, make_views, statistics_of
 from jaxrobust.engine import rng
-from jaxrobust.engine.files import format_number, write_json, write_table, write_text
+from jaxrobust.engine.files import format_number, write_table
+from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.plan import Plan, place_plan
-from jaxrobust.engine.programs import Programs, epoch_program, gather_program
-from jaxrobust.engine.runtime import Run, open_run
+from jaxrobust.engine.programs import Programs
+from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
-from jaxrobust.figures import contact_sheet, learning_curves
+from jaxrobust.figures import learning_curves
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.active_learning import (
     NOT_ANNOTATED,
@@ -41,7 +43,7 @@ from jaxrobust.methods.active_learning import (
     QueryContext,
     Strategy,
 )
-from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
+from jaxrobust.tasks.annotator import Annotator
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -50,12 +52,19 @@ from jaxrobust.tasks.common import (
     introduce_networks,
     load,
     next_command,
+    program_settings,
     write_test_files,
+)
+from jaxrobust.tasks.oracles import (
+    Oracle,
+    PersonOracle,
+    TruthOracle,
+    split_by_hand,
+    split_by_truth,
 )
 
 log = logging.getLogger("jaxrobust")
 
-NUM_SHOWN = 60  # queried images on the contact sheet
 NUM_BINS = 40  # of the histograms of scores
 
 
@@ -80,29 +89,24 @@ def run(
     Raises:
       UserError: if the recipe, the data, the workdir or the person's table is not usable.
     """
-    _check(config)
+    check_common(config)
     dataset = dataset or load(config)
     split = _split(config, dataset)
     with open_run(config, workdir, programs) as run_:
-        return _Learning(config, run_, dataset, split).run()
-
-
-def _check(config: ml_collections.ConfigDict) -> None:
-    """Refuses values that no strategy could run with."""
-    check_common(config)
+        return _Learning(config, run_, dataset, split).learn()
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
     al = config.al
     if config.oracle == "csv":
-        split = _split_by_hand(dataset)
+        split = split_by_hand(dataset)
     elif dataset.unlabeled is not None:
         raise UserError(
             f"{config.dataset.path} has a folder of unlabelled images, which nobody can annotate; "
             "set --config.oracle=csv to be asked yourself, or take the folder away."
         )
     else:
-        split = _split_by_truth(config, dataset)
+        split = split_by_truth(config, dataset)
         check_batch_size(config, len(split.labeled))
     pool = int(np.sum(~split.labeled))
     wanted = al.query_size * (al.rounds - 1)
@@ -112,43 +116,6 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
             f"annotations, but the pool holds {pool} images; lower al.query_size or al.rounds."
         )
     return split
-
-
-def _split_by_truth(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
-    """The protocol of the papers: classes are declared unknown, labels hidden."""
-    al = config.al
-    return open_set_split(
-        dataset.train.labels,
-        dataset.test.labels,
-        num_classes=dataset.num_classes,
-        openness=None if al.num_known else al.openness,
-        num_known=al.num_known or None,
-        class_order=tuple(al.class_order) or None,
-        init_fraction=al.init_fraction,
-        seed=config.seed,
-    )
-
-
-def _split_by_hand(dataset: Dataset) -> OpenSetSplit:
-    """Every class folder is a known class; of the unlabelled images nothing is known."""
-    if dataset.unlabeled is None:
-        raise UserError(
-            f"oracle='csv' asks a person about unlabelled images, and {dataset.name} has none; use "
-            "configs/...:image_folder with the images in a folder `unlabeled` beside the classes."
-        )
-    if UNKNOWN in dataset.class_names:
-        raise UserError(
-            f"A class folder may not be called {UNKNOWN!r} with oracle='csv', since that is the "
-            "answer for images of no class; rename it."
-        )
-    num_labeled, num_unlabeled = len(dataset.train), len(dataset.unlabeled)
-    return OpenSetSplit(
-        known_classes=tuple(range(dataset.num_classes)),
-        targets=np.concatenate([dataset.train.labels, np.full(num_unlabeled, NOT_ANNOTATED)]),
-        labeled=np.arange(num_labeled + num_unlabeled) < num_labeled,
-        test_targets=dataset.test.labels,
-        test_known=np.ones(len(dataset.test), bool),
-    )
 
 
 def _training_examples(dataset: Dataset) -> Examples:
@@ -163,220 +130,219 @@ def _training_examples(dataset: Dataset) -> Examples:
     )
 
 
+def _oracle(
+    config: ml_collections.ConfigDict, dataset: Dataset, split: OpenSetSplit, folder: pathlib.Path
+) -> Oracle:
+    """Who answers, and writes to `folder` what was asked."""
+    names = [dataset.class_names[c] for c in split.known_classes]
+    examples = _training_examples(dataset)
+    if config.oracle == "csv":
+        root = pathlib.Path(config.dataset.path).expanduser()
+        return PersonOracle(Annotator(folder, root, examples.files, names))
+    return TruthOracle(split, names, examples.images, examples.files, folder)
+
+
+# What is compiled
+
+
+def training_step(phase: Phase, views: ImageViews) -> Callable:
+    """A step of `phase` on raw images.
+
+    Args:
+      phase: of a strategy.
+      views: of images.
+
+    Returns:
+      `(state, ids, key, images, annotations, statistics, scalars) -> (state, metrics)`: `ids` int32
+      `[B]`, -1 at padding; `images` of the whole training set, uint8 `[N, H, W, 3]`; `annotations`
+      int32 `[N]`; `statistics` as of `statistics_of`; `scalars` as in `Phase.scalars`.
+    """
+
+    def step(state, ids, key, images, annotations, statistics, scalars):
+        augment_key, pool_key, pool_augment_key, step_key = jax.random.split(key, 4)
+        valid = ids >= 0
+        rows = jnp.maximum(ids, 0)
+        labels = jnp.where(valid, annotations[rows], NOT_ANNOTATED)
+        pool_images = None
+        if phase.pool_batch:
+            # The k-th image of the pool is the first id at which k + 1 have been counted.
+            counts = jnp.cumsum(annotations == NOT_ANNOTATED)
+            draws = jax.random.randint(
+                pool_key, (phase.pool_batch,), 0, jnp.maximum(counts[-1], 1), counts.dtype
+            )
+            drawn = images[jnp.searchsorted(counts, draws + 1)]
+            pool_images = views("weak", pool_augment_key, drawn, statistics)
+        seen = views("weak", augment_key, images[rows], statistics)
+        return phase.step(state, seen, labels, valid, pool_images, step_key, scalars)
+
+    return step
+
+
+def prediction(
+    phase: Phase, view: str, views: ImageViews, then: Callable = lambda outputs: outputs
+) -> Callable:
+    """What the network of a phase gives for raw images, seen in one view.
+
+    Returns:
+      `(ids [B], key, variables, images, statistics) -> then(phase.forward(...))`; operands as of
+      `training_step`.
+    """
+
+    def forward(ids, key, variables, images, statistics):
+        return then(phase.forward(variables, views(view, key, images[ids], statistics)))
+
+    return forward
+
+
 class _Learning:
     """One experiment in progress."""
 
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        run_: Run,
+        run: Run,
         dataset: Dataset,
         split: OpenSetSplit,
     ):
         self.config = config
-        self.io = run_
+        self.run = run
         self.dataset = dataset
         self.split = split
         self.examples = _training_examples(dataset)
         self.class_names = [dataset.class_names[c] for c in split.known_classes]
-        self.person: Annotator | None = None
-        if config.oracle == "csv":
-            root = pathlib.Path(config.dataset.path).expanduser()
-            folder = run_.workdir / "queries"
-            self.person = Annotator(folder, root, self.examples.files, self.class_names)
+        placement = run.placement
+        self.oracle = _oracle(config, dataset, split, run.workdir / "queries")
         self.problem = Problem(
             num_classes=split.num_known,
             input_shape=dataset.train.images.shape[1:],
             dtype=compute_dtype(config.dtype),
             budget=config.al.query_size,
-            truth=None if self.person else split.targets,
-            norm_parts=batch_norm_parts(config, run_.placement),
+            truth=self.oracle.truth,
+            norm_parts=batch_norm_parts(config, placement),
         )
         self.strategy: Strategy = STRATEGIES[config.method](config, self.problem)
+        self.saved = Saved(
+            arrays={"observed": {}}, record={"rounds": [], "verdicts": []}, at=(0, 0, 0)
+        )  # round, phase, epoch
         self._set_annotations(
             np.where(split.labeled, split.targets, NOT_ANNOTATED).astype(np.int32)
         )
-        self.rounds: list[dict] = []
-        self.networks: dict[str, Any] = {}
-        self.observed: dict[str, dict] = {}
-        self._verdicts: list[int] = []
         self._row_observed: dict[str, Any] = {}
-        self._still_empty = ""
-        self._jitted: dict[str, Any] = {}
         self._predicted: dict[str, Any] = {}
         self._members: dict[str, np.ndarray] = {}
-        placement = run_.placement
         self._images = placement.put(self.examples.images)
         self._test_images = placement.put(dataset.test.images)
+        self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
         self._build_programs()
+
+    @property
+    def rounds(self) -> list[dict]:
+        """What was measured in every round so far."""
+        return self.saved.record["rounds"]
 
     # Programs
 
     def _build_programs(self) -> None:
-        programs, placement = self.io.programs, self.io.placement
-        score_augmented = self.config.al.score_transform == "train"
+        programs, placement, config = self.run.programs, self.run.placement, self.config
+        self._static = static = program_settings(config), self.problem
+        views = self._views = make_views(config.augment, self.problem.dtype)
+        view = "weak" if config.al.score_transform == "train" else "test"
+        num_train, num_test = len(self.examples), len(self.dataset.test)
         self._start, self._epoch, self._predict, self._classify = {}, {}, {}, {}
         self._observe = {}
+
+        def gather(name, forward, size):
+            return gather_program(programs, name, forward, size, placement, static=static)
+
         for phase in self.strategy.phases:
             name = phase.name
             self._start[name] = programs.jit(
-                f"{name}/start", phase.start, out_shardings=placement.replicated
+                f"{name}/start", phase.start, static=static, out_shardings=placement.replicated
             )
+            step = training_step(phase, views)
             self._epoch[name] = epoch_program(
-                programs,
-                f"{name}/epoch",
-                self._step(phase),
-                placement,
+                programs, f"{name}/epoch", step, placement, static=static
             )
-            self._predict[name] = gather_program(
-                programs,
-                f"{name}/predict",
-                self._forward(phase, augmented=score_augmented),
-                len(self.examples),
-                placement,
+            self._predict[name] = gather(
+                f"{name}/predict", prediction(phase, view, views), num_train
             )
             if phase.observation is not None:
-                self._observe[name] = gather_program(
-                    programs,
-                    f"{name}/observe",
-                    self._forward(phase, augmented=score_augmented, then=phase.observation.measure),
-                    len(self.examples),
-                    placement,
-                )
-            if phase.class_probs is not None and len(self.dataset.test):
-                self._classify[name] = gather_program(
-                    programs,
-                    f"{name}/test",
-                    self._forward(phase, augmented=False, then=phase.class_probs),
-                    len(self.dataset.test),
-                    placement,
-                )
+                measured = prediction(phase, view, views, phase.observation.measure)
+                self._observe[name] = gather(f"{name}/observe", measured, num_train)
+            if phase.class_probs is not None and num_test:
+                tested = prediction(phase, "test", views, phase.class_probs)
+                self._classify[name] = gather(f"{name}/test", tested, num_test)
 
-    def _view(self, key: jax.Array, images: jax.Array, *, augmented: bool) -> jax.Array:
-        """Raw images as a network sees them."""
-        if augmented:
-            augment = self.config.augment
-            images = pad_crop_flip(key, images, padding=augment.padding, flip=augment.flip)
-        return normalize(images, self.dataset.mean, self.dataset.std, dtype=self.problem.dtype)
-
-    def _step(self, phase: Phase):
-        def step(state, ids, key, images, annotations, scalars):
-            augment_key, pool_key, pool_augment_key, step_key = jax.random.split(key, 4)
-            valid = ids >= 0
-            rows = jnp.maximum(ids, 0)
-            labels = jnp.where(valid, annotations[rows], NOT_ANNOTATED)
-            pool_images = None
-            if phase.pool_batch:
-                # The k-th image of the pool is the first id at which k + 1 have been counted.
-                counts = jnp.cumsum(annotations == NOT_ANNOTATED)
-                draws = jax.random.randint(
-                    pool_key, (phase.pool_batch,), 0, jnp.maximum(counts[-1], 1), counts.dtype
-                )
-                pool_images = self._view(
-                    pool_augment_key, images[jnp.searchsorted(counts, draws + 1)], augmented=True
-                )
-            return phase.step(
-                state,
-                self._view(augment_key, images[rows], augmented=True),
-                labels,
-                valid,
-                pool_images,
-                step_key,
-                scalars,
-            )
-
-        return step
-
-    def _forward(self, phase: Phase, *, augmented: bool, then=lambda outputs: outputs):
-        def forward(ids, key, variables, images):
-            return then(phase.forward(variables, self._view(key, images[ids], augmented=augmented)))
-
-        return forward
-
-    def jit(self, name: str, function):
+    def jit(self, name: str, function: Callable) -> Callable:
         """`function` compiled once for the whole run."""
-        if name not in self._jitted:
-            self._jitted[name] = self.io.programs.jit(name, function)
-        return self._jitted[name]
+        return self.run.programs.jit(name, function, static=self._static)
 
     # The loop
 
-    def run(self) -> dict:
-        config = self.config
+    def learn(self) -> dict:
+        """Trains and queries, and returns the results, or what has to be answered first."""
+        config, run, saved = self.config, self.run, self.saved
         self._write_split()
         self._introduce()
-        round_, phase_index, epoch = self._restore()
-        introduce_networks(self.networks, self.problem.dtype, self.io)
-        self.io.start_progress(
-            total=self._step_number(config.al.rounds, 0, 0),
-            done=self._step_number(round_, phase_index, epoch),
-        )
-        while round_ < config.al.rounds:
-            for index in range(phase_index, len(self.strategy.phases)):
-                self._train(round_, index, first_epoch=epoch if index == phase_index else 0)
-            if self.person:
+        self._restore()
+        introduce_networks(saved.networks, self.problem.dtype, run)
+        run.start_progress(saved, total=self._epochs_before((config.al.rounds, 0, 0)))
+        while saved.at[0] < config.al.rounds:
+            round_, first_phase, _ = saved.at
+            for index in range(first_phase, len(self.strategy.phases)):
+                self._train(round_, index)
+            if self.oracle.may_wait:
                 self._save_trained(round_)
             self._measure(round_)
             if round_ + 1 < config.al.rounds and not self._query(round_):
                 return self._wait(round_)
             self._show(round_)
             self._predicted, self._members = {}, {}
-            round_, phase_index, epoch = round_ + 1, 0, 0
-            step = self._step_number(round_, 0, 0)
-            self.io.save(step, self._tree(), self._record(round_, 0, 0))
-            self.io.epoch_done(
-                step, self._tree(), self._record(round_, 0, 0), f"round {round_ - 1}"
-            )
-        self.io.flush()
+            saved.move(round_ + 1, 0, 0)
+            run.save(saved)
+            run.epoch_done(saved, at=(round_ + 1, 0, 0), where=f"round {round_}")
+        run.flush()
         return self._finish()
 
-    def _train(self, round_: int, index: int, *, first_epoch: int) -> None:
-        phase = self.strategy.phases[index]
+    def _train(self, round_: int, index: int) -> None:
+        """A phase of a round, or what is left of it."""
+        run, saved, phase = self.run, self.saved, self.strategy.phases[index]
         seed, name = self.config.seed, phase.name
         if phase.class_probs is None and round_ + 1 == self.config.al.rounds:
             return
         members = self._visited(round_, index)
         if not members.size:
             return
-        if first_epoch == 0 and not self.io.is_within_epoch:
+        first_epoch = saved.at[2] if saved.at[:2] == (round_, index) else 0
+        if first_epoch == 0 and not saved.row:
             key = rng.stream(seed, f"{name}/start", round_)
-            self.networks[name] = self._start[name](key, self._before(index))
-            self._verdicts = []
+            saved.networks[name] = self._start[name](key, self._before(index))
+            saved.record["verdicts"] = []
             if phase.observation is not None:
-                self.observed[name] = self._nothing_observed(phase)
+                saved.arrays["observed"][name] = self._nothing_observed(phase)
         for epoch in range(first_epoch, phase.num_epochs):
             due = phase.observation is not None and phase.observation.due(epoch)
-            if due and not self.io.is_within_epoch and self._observe_pool(round_, index, epoch):
+            if due and not saved.row and self._observe_pool(round_, index, epoch):
                 break
             where = f"round {round_}, {name}, epoch {epoch + 1}/{phase.num_epochs}"
             order = rng.generator(seed, f"{name}/order", round_, epoch)
-            plan = self._plan(
-                order.permutation(members), phase.batch_size, last_batch=self.config.last_batch
-            )
-            step = self._step_number(round_, index, epoch)
-
-            def keep(network, at=(round_, index, epoch)):
-                self.networks[name] = network
-                return self._tree(), self._record(*at)
-
-            self.networks[name], sums = self._epoch[name](
-                self.networks[name],
-                plan,
+            run.train(
+                saved,
+                name,
+                self._epoch[name],
+                self._plan(
+                    order.permutation(members), phase.batch_size, last_batch=self.config.last_batch
+                ),
                 rng.stream(seed, f"{name}/steps", round_, epoch),
                 self._images,
-                self._annotations_on_device,
-                {k: np.float32(v) for k, v in phase.scalars(epoch).items()},
-                within=self.io.within_epoch(step, where, keep, num_steps=plan.num_steps),
+                saved.arrays["annotations"],
+                self._statistics,
+                scalars=phase.scalars(epoch),
+                at=(round_, index, epoch),
+                event={"phase": name, "round": round_, "epoch": epoch},
+                where=where,
             )
-            step += 1
-            event = {"step": step, "split": "train", "phase": name, "round": round_}
-            self.io.write({**event, "epoch": epoch}, sums, count=plan.num_steps)
-            self.io.epoch_done(
-                step,
-                self._tree(),
-                self._record(round_, index, epoch + 1),
-                where,
-            )
+            run.epoch_done(saved, at=(round_, index, epoch + 1), where=where)
 
     def _visited(self, round_: int, index: int) -> np.ndarray:
         """Ids that phase `index` visits in this round."""
@@ -395,36 +361,39 @@ class _Learning:
         values = self._observe[phase.name](
             plan,
             rng.stream(self.config.seed, f"{phase.name}/observe", round_, epoch),
-            self.networks[phase.name].variables,
+            self.saved.networks[phase.name].variables,
             self._images,
+            self._statistics,
         )
         add = self.jit(f"{phase.name}/add", lambda a, b: jax.tree.map(jnp.add, a, b))
-        so_far = self.observed[phase.name]
-        self.observed[phase.name] = add(so_far, {"sum": values, "count": np.int32(1)})
+        observed = self.saved.arrays["observed"]
+        observed[phase.name] = add(observed[phase.name], {"sum": values, "count": np.int32(1)})
         if phase.observation.verdict is None:
             return False
         context = self._context(round_, f"{phase.name}/verdict", num_phases=index + 1)
-        self._verdicts.append(phase.observation.verdict(context))
-        return phase.observation.settled(self._verdicts)
+        verdicts = self.saved.record["verdicts"]
+        verdicts.append(phase.observation.verdict(context))
+        return phase.observation.settled(verdicts)
 
     def _nothing_observed(self, phase: Phase) -> dict:
         """Zero evaluations of a phase that observes the pool."""
         if phase.name not in self._row_observed:
-            forward = self._forward(phase, augmented=False, then=phase.observation.measure)
+            forward = prediction(phase, "test", self._views, phase.observation.measure)
             self._row_observed[phase.name] = jax.eval_shape(
                 forward,
                 np.zeros(1, np.int32),
                 jax.random.key(0),
-                self.networks[phase.name].variables,
+                self.saved.networks[phase.name].variables,
                 self._images,
+                self._statistics,
             )
         row = self._row_observed[phase.name]
         total = np.zeros((len(self.examples), *row.shape[1:]), row.dtype)
-        return self.io.placement.put({"sum": total, "count": np.int32(0)})
+        return self.run.placement.put({"sum": total, "count": np.int32(0)})
 
     def _before(self, index: int) -> dict:
         """Networks of the phases that precede phase `index` in a round."""
-        return {p.name: self.networks[p.name] for p in self.strategy.phases[:index]}
+        return {p.name: self.saved.networks[p.name] for p in self.strategy.phases[:index]}
 
     def _plan(
         self,
@@ -438,7 +407,7 @@ class _Learning:
         return place_plan(
             ids,
             batch_size,
-            self.io.placement,
+            self.run.placement,
             capacity=len(self.examples) if capacity is None else capacity,
             last_batch=last_batch,
         )
@@ -472,8 +441,9 @@ class _Learning:
         probs = self._classify[name](
             self._plan(ids, self.config.eval_batch_size, capacity=len(self.dataset.test)),
             rng.stream(self.config.seed, f"{name}/test", round_),
-            self.networks[name].variables,
+            self.saved.networks[name].variables,
             self._test_images,
+            self._statistics,
         )
         return fetch(probs)[ids]
 
@@ -501,16 +471,15 @@ class _Learning:
 
     def _query(self, round_: int) -> bool:
         """Chooses images and has them annotated; False if the annotator has not answered yet."""
-        query = self.person.asked(round_) if self.person else None
+        query = self.oracle.asked(round_)
         if query is None:
             stream = f"{self.config.method}/query"
             query = self.strategy.query(
                 self._context(round_, stream, num_phases=len(self.strategy.phases))
             )
             self._write_scores(round_, query)
-            if self.person:
-                self.person.ask(round_, query)
-        answers = self._answer(round_, query)
+            self.oracle.ask(round_, query)
+        answers = self.oracle.answers(round_, query)
         if answers is None:
             return False
         entry = self._judge(query, answers)
@@ -527,67 +496,36 @@ class _Learning:
             self._predicted[name] = self._predict[name](
                 plan,
                 rng.stream(self.config.seed, f"{name}/predict", round_),
-                self.networks[name].variables,
+                self.saved.networks[name].variables,
                 self._images,
+                self._statistics,
             )
         return self._predicted[name]
 
     def _observations(self, name: str) -> tuple[jax.Array, int]:
-        total, count = self.observed[name]["sum"], int(self.observed[name]["count"])
+        observed = self.saved.arrays["observed"][name]
+        total, count = observed["sum"], int(observed["count"])
         return total / np.float32(max(count, 1)), count
-
-    def _answer(self, round_: int, query: Query) -> np.ndarray | None:
-        """The oracle: the class of each image of a query, or K for unknown; None for not yet."""
-        if self.person:
-            self.person.show(round_, query)
-            answers, self._still_empty = self.person.answers(round_, query)
-            return answers
-        names = [*self.class_names, UNKNOWN]
-        answers = self.split.targets[query.ids]
-        table = query_table(query, self.examples.files, [names[a] for a in answers])
-        folder = self.io.workdir / "queries"
-        write_text(folder / f"round_{round_:02d}.csv", table)
-        shown = query.ids[:NUM_SHOWN]
-        if shown.size:
-            contact_sheet(
-                self.examples.images[shown],
-                [names[a] for a in answers[:NUM_SHOWN]],
-                folder / f"round_{round_:02d}.png",
-                wrong=answers[:NUM_SHOWN] == self.problem.num_classes,
-            )
-        return answers
 
     def _set_annotations(self, annotations: np.ndarray) -> None:
         self.annotations = annotations
-        self._annotations_on_device = self.io.placement.put(annotations)
+        self.saved.arrays["annotations"] = self.run.placement.put(annotations)
 
     def _judge(self, query: Query, answers: np.ndarray) -> dict:
-        """Precision, recall and AUROCs of an answered query, before it is entered.
-
-        A person's answers are all that is known: no recall then, and AUROCs over them alone.
-        """
-        num_classes = self.problem.num_classes
-        known = answers < num_classes
+        """Precision, recall and AUROCs of an answered query, before it is entered."""
+        known = answers < self.problem.num_classes
         in_pool = self.annotations == NOT_ANNOTATED
+        measures, judged, unknown = self.oracle.judge(
+            query, answers, in_pool, self.rounds[-1]["num_labeled_known"]
+        )
         entry = {
             "size": len(query.ids),
             "num_known": int(known.sum()),
             "precision": float(metrics.query_precision(known)),
             "pool_size": int(in_pool.sum()),
             **query.notes,
+            **measures,
         }
-        if self.person:
-            judged, unknown = query.ids, ~known
-        else:
-            judged = np.flatnonzero(in_pool)
-            unknown = self.split.targets[judged] == num_classes
-            pool_known = int(np.sum(~unknown))
-            entry["recall"] = float(
-                metrics.query_recall(
-                    self.rounds[-1]["num_labeled_known"], int(known.sum()), pool_known
-                )
-            )
-            entry["pool_known_fraction"] = pool_known / max(judged.size, 1)
         if unknown.any() and not unknown.all():
             for name in self.strategy.unknown_scores:
                 if name in query.scores:
@@ -611,14 +549,14 @@ class _Learning:
             "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
             "dataset_sha256": fingerprint(self.dataset),
         }
-        self.io.begin("split.json", split, dtype=self.problem.dtype)
+        self.run.begin("split.json", split, dtype=self.problem.dtype)
 
     def _write_scores(self, round_: int, query: Query) -> None:
         """`queries/round_XX_scores.csv`: how every score is distributed over the pool."""
         chosen = np.isin(np.arange(len(self.examples)), query.ids)
         parts = {"pool": self.annotations == NOT_ANNOTATED, "chosen": chosen}
-        if not self.person:
-            parts["unknown"] = parts["pool"] & (self.split.targets == self.problem.num_classes)
+        if self.oracle.truth is not None:
+            parts["unknown"] = parts["pool"] & (self.oracle.truth == self.problem.num_classes)
         rows = [["score", "from", "to", *parts]]
         for name, score in query.scores.items():
             score = np.asarray(score)
@@ -633,58 +571,37 @@ class _Learning:
             counts = [np.histogram(score[valid & part], edges)[0] for part in parts.values()]
             for low, high, *row in zip(edges[:-1], edges[1:], *counts, strict=True):
                 rows.append([name, *map(format_number, (low, high, *row))])
-        write_table(self.io.workdir / "queries" / f"round_{round_:02d}_scores.csv", rows)
+        write_table(self.run.workdir / "queries" / f"round_{round_:02d}_scores.csv", rows)
 
     def _log_round(self, round_: int, split: str, entry: dict) -> None:
-        step = self._step_number(round_ + 1, 0, 0)
+        step = self._epochs_before((round_ + 1, 0, 0))
         values = {k: v for k, v in entry.items() if isinstance(v, (int, float)) and k != "round"}
-        self.io.write({"step": step, "split": split, "round": round_}, values)
+        self.run.write({"step": step, "split": split, "round": round_}, values)
 
     # Checkpoints
 
-    def _step_number(self, round_: int, phase_index: int, epoch: int) -> int:
-        """Epochs since the start of the run; a query counts as one."""
+    def _epochs_before(self, at: tuple[int, int, int]) -> int:
+        """Epochs from the start of the run to (round, phase, epoch); a query counts as one."""
+        round_, phase_index, epoch = at
         epochs = [p.num_epochs for p in self.strategy.phases]
         return round_ * (sum(epochs) + 1) + sum(epochs[:phase_index]) + epoch
-
-    def _tree(self) -> dict:
-        return {
-            "networks": self.networks,
-            "annotations": self._annotations_on_device,
-            "observed": self.observed,
-        }
-
-    def _record(self, round_: int, phase_index: int, epoch: int) -> dict:
-        return {
-            "round": round_,
-            "phase": phase_index,
-            "epoch": epoch,
-            "rounds": self.rounds,
-            "verdicts": self._verdicts,
-        }
 
     def _save_trained(self, round_: int) -> None:
         """Saves the networks that a person's questions come from."""
         last = len(self.strategy.phases) - 1
-        epochs = self.strategy.phases[last].num_epochs
-        step = self._step_number(round_, last, epochs)
-        self.io.save(step, self._tree(), self._record(round_, last, epochs))
+        self.saved.move(round_, last, self.strategy.phases[last].num_epochs)
+        self.run.save(self.saved)
 
-    def _restore(self) -> tuple[int, int, int]:
-        """Position (round, phase, epoch) to go on from; fills the state."""
+    def _restore(self) -> None:
+        """The state at the start, or what the latest checkpoint holds."""
+        saved = self.saved
         for index, phase in enumerate(self.strategy.phases):
             key = rng.stream(self.config.seed, f"{phase.name}/start", 0)
-            self.networks[phase.name] = self._start[phase.name](key, self._before(index))
+            saved.networks[phase.name] = self._start[phase.name](key, self._before(index))
             if phase.observation is not None:
-                self.observed[phase.name] = self._nothing_observed(phase)
-        found = self.io.restore(self._tree())
-        if found is None:
-            return 0, 0, 0
-        tree, record = found
-        self.networks, self.observed = tree["networks"], tree["observed"]
-        self._set_annotations(np.asarray(tree["annotations"]))
-        self.rounds, self._verdicts = record["rounds"], record["verdicts"]
-        return record["round"], record["phase"], record["epoch"]
+                saved.arrays["observed"][phase.name] = self._nothing_observed(phase)
+        self.run.restore(saved, self._epochs_before)
+        self.annotations = np.asarray(saved.arrays["annotations"])
 
     # What the user sees
 
@@ -712,15 +629,9 @@ class _Learning:
 
     def _wait(self, round_: int) -> dict:
         """Ends the command: the rest is up to the person."""
-        self.io.flush()
-        table = self.person.table(round_)
-        for line in (
-            f"round {round_}: {_accuracy(self.rounds[-1])} so far",
-            f"{self._still_empty}: fill the column `label` of {table}",
-            f"images in the same order: {self.person.sheet(round_)}",
-            f"write one of {', '.join([*self.class_names, UNKNOWN])}; leave the images where they "
-            "are, and type the same command to go on",
-        ):
+        self.run.flush()
+        table, lines = self.oracle.waiting_for(round_)
+        for line in (f"round {round_}: {_accuracy(self.rounds[-1])} so far", *lines):
             log.info(line)
         return {"waiting_for": str(table)}
 
@@ -735,9 +646,7 @@ class _Learning:
             **_summary(self.rounds),
             "rounds": self.rounds,
         }
-        workdir = self.io.workdir
-        write_json(workdir / "results.json", results)
-        self.io.write_timing()
+        workdir = self.run.workdir
         figure = workdir / "figures" / "learning_curve.png"
         learning_curves({self.config.method: [results]}, figure)
         if "accuracy" in self.rounds[-1]:
@@ -747,14 +656,14 @@ class _Learning:
                 self.split.test_targets[self.split.test_known],
                 self.class_names,
             )
-        for line in (
-            f"last {_accuracy(self.rounds[-1])}, {self.io.seconds:.0f} s in all",
+        lines = [
+            f"last {_accuracy(self.rounds[-1])}, {self.run.seconds:.0f} s in all",
             f"results: {workdir / 'results.json'}",
             f"queried images and their scores: {workdir / 'queries'}",
             f"figure: {figure}",
             next_command(workdir),
-        ):
-            log.info(line)
+        ]
+        self.run.finish(results, lines)
         return results
 
 

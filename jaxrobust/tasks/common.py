@@ -1,6 +1,7 @@
 """What several tasks do alike with a recipe."""
 
 import dataclasses
+import json
 import logging
 import pathlib
 import shlex
@@ -13,31 +14,40 @@ import numpy as np
 
 from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
+from jaxrobust.data.features import FEATURES, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
-from jaxrobust.engine.runtime import Run
+from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
+from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten, plain
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models import FEATURE_NETWORKS
 from jaxrobust.tasks.options import check
 
 log = logging.getLogger("jaxrobust")
 
 
 def load(
-    config: ml_collections.ConfigDict, *, multilabel: bool | None = False, streams: bool = False
-) -> Dataset | FileDataset:
+    config: ml_collections.ConfigDict,
+    *,
+    multilabel: bool | None = False,
+    streams: bool = False,
+    features: bool = False,
+) -> Dataset | FeatureDataset | FileDataset:
     """The data set of a recipe, with the recipe's normalisation constants where it has some.
 
     Args:
       config: a recipe.
       multilabel: whether the task learns from images with several labels; None: from either kind.
       streams: whether the task can stream images.
+      features: whether the task can learn from features.
 
     Returns:
-      A `Dataset`, or with `dataset.stream` a `FileDataset`.
+      A `Dataset`, with `dataset.stream` a `FileDataset`, for `dataset.name=features` a
+      `FeatureDataset`.
 
     Raises:
       UserError: if the data is not usable, or of the other kind.
@@ -53,7 +63,9 @@ def load(
         raise UserError(
             f"Task {config.task} holds its images in memory: set --config.dataset.stream=False."
         )
-    if fields.stream:
+    if fields.name == FEATURES:
+        dataset = _load_features(config, can_learn=features, **options)
+    elif fields.stream:
         dataset = list_dataset(fields.name, **options)
     else:
         dataset = load_dataset(fields.name, image_size=fields.image_size or None, **options)
@@ -70,6 +82,52 @@ def load(
         mean=tuple(fields.mean) or dataset.mean,
         std=tuple(fields.std) or dataset.std,
     )
+
+
+def _load_features(
+    config: ml_collections.ConfigDict, *, can_learn: bool, path: str | None, **options
+) -> FeatureDataset:
+    """The file of features that a recipe names; arguments as of `load` and `load_features`."""
+    fields = config.dataset
+    if not can_learn:
+        raise UserError(
+            f"Task {config.task} learns from images, not from features: choose another "
+            "--config.dataset.name=."
+        )
+    if path or not fields.features:
+        raise UserError(
+            f"dataset.name={FEATURES!r} reads a .npy or .npz file: name it by "
+            "--config.dataset.features=, and leave --config.dataset.path= empty."
+        )
+    if fields.stream:
+        raise UserError(
+            "Features are held in memory: set --config.dataset.stream=False, or stream images."
+        )
+    return load_features(
+        fields.features,
+        labels=fields.labels or None,
+        test_fraction=fields.test_fraction,
+        **options,
+    )
+
+
+def check_network(config: ml_collections.ConfigDict, dataset) -> None:
+    """Refuses a network of images for features, and one of features for images.
+
+    Raises:
+      UserError: naming networks that fit.
+    """
+    name, is_features = config.model.name, isinstance(dataset, FeatureDataset)
+    if is_features and name not in FEATURE_NETWORKS:
+        raise UserError(
+            f"model.name={name!r} takes images, but {config.dataset.features} holds features: set "
+            f"--config.model.name= to {' or '.join(FEATURE_NETWORKS)}."
+        )
+    if not is_features and name in FEATURE_NETWORKS:
+        raise UserError(
+            f"model.name={name!r} takes features, but {dataset.name} holds images: set "
+            f"--config.model.name= to another network, or --config.dataset.name={FEATURES}."
+        )
 
 
 MULTILABEL = "multilabel"
@@ -116,6 +174,17 @@ def compute_dtype(name: str):
     if name not in ("float32", "bfloat16"):
         raise UserError(unknown_name("dtype", name, ("auto", "float32", "bfloat16")))
     return jnp.dtype(name)
+
+
+def program_settings(config: ml_collections.ConfigDict) -> str:
+    """What the compiled programs of a recipe may close over: all settings but the seeds.
+
+    Settings that change how a run is watched are left out too.
+    """
+    left_out = ("seed", "num_seeds", "noise.seed", *FREE_ON_RESTART)
+    fields = flatten(plain(config)).items()
+    kept = {k: v for k, v in fields if k not in left_out and k.split(".")[0] not in left_out}
+    return json.dumps(kept, sort_keys=True)
 
 
 def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:

@@ -24,9 +24,10 @@ from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
+from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.plan import make_plan, place_plan
-from jaxrobust.engine.programs import Programs, epoch_program, gather_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.runtime import Run, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.engine.training import TrainState
@@ -595,7 +596,7 @@ class _Distillation:
             self._images.visit(("weak",), f"{role}/epoch", epoch),
             self._labels,
             {name: np.float32(value) for name, value in scalars.items()},
-            within=self.io.within_epoch(
+            resume=self.io.within_epoch(
                 first + epoch,
                 f"{role} epoch {epoch + 1}/{num_epochs}",
                 keep,

@@ -16,11 +16,15 @@ from jaxrobust.methods.kd_baselines_options import (
     At,
     Dist,
     Dkd,
+    FitNet,
     Kd,
     LogitMse,
     Pkt,
     ReviewKd,
     Rkd,
+    Rld,
+    Sp,
+    Vid,
 )
 from jaxrobust.methods.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
 from jaxrobust.methods.noisy_baselines_options import Baseline
@@ -43,10 +47,19 @@ class Checkpoint(Options, section="checkpoint"):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset(Options, section="dataset"):
-    """The images."""
+    """The images, or features in their place."""
 
     name: str = option("cifar10", str, "of a data set that `jaxrobust.data` reads")
     path: str = option("", str, "empty: datasets/ and the customary folders of the machine")
+    features: str = option(
+        "", str, "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings"
+    )
+    labels: str = option(
+        "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
+    )
+    test_fraction: float = option(
+        0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
+    )
     image_size: int = option(0, "[0, inf)", "0: as it is")
     max_train: int = option(0, "[0, inf)", "0: all; a smaller number takes a class-stratified part")
     max_test: int = option(0, "[0, inf)", "0: all; likewise")
@@ -73,6 +86,10 @@ class Augment(Options, section="augment"):
 
     padding: int = option(4, "[0, inf)", "pixels on each side before a random crop")
     flip: bool = option(True, bool, "mirror every second image")
+    feature_noise: float = option(
+        0.0, "[0, inf)", "of features: standard deviation of the noise on each, in its own"
+    )
+    feature_dropout: float = option(0.0, "[0, 1)", "of features: share that is set to the mean")
     crop: str = option(
         "center",
         Names("jaxrobust.data.transforms:CROPS", extra=("multilabel",)),
@@ -106,6 +123,23 @@ class StrongAugment(Augment):
         "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's, of strong views"
     )
     cutout: int = option(16, "[0, inf)", "side of the square cut out of strong views; 0: none")
+    strong_mean: tuple[float, ...] = option(
+        (),
+        "[0, 1]",
+        "of strong views in memory; (): dataset.mean; DPC's code: CIFAR-10's on CIFAR-100 too",
+        lengths=(0, 3),
+    )
+    strong_std: tuple[float, ...] = option(
+        (), "(0, inf)", "likewise; (): dataset.std", lengths=(0, 3)
+    )
+
+    def check_combinations(self) -> None:
+        super().check_combinations()
+        if len(self.strong_mean) != len(self.strong_std):
+            raise UserError(
+                f"augment.strong_mean={self.strong_mean} and augment.strong_std={self.strong_std} "
+                "must hold as many numbers, or none; correct one of the two."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +151,9 @@ class Model(Options, section="model"):
         "global",
         Names("jaxrobust.models.resnet:POOLINGS"),
         "of the last feature map; window4: windows of 4 x 4, as BUAL on Tiny-ImageNet",
+    )
+    dropout: float = option(
+        0.0, "[0, 1)", "of linear and mlp: share of what the heads read, dropped in training"
     )
 
 
@@ -408,6 +445,10 @@ class Distillation(Run):
     at: At = At()
     reviewkd: ReviewKd = ReviewKd()
     logit_mse: LogitMse = LogitMse()
+    rld: Rld = Rld()
+    fitnet: FitNet = FitNet()
+    sp: Sp = Sp()
+    vid: Vid = Vid()
 
 
 @dataclasses.dataclass(frozen=True)

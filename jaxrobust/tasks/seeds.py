@@ -13,11 +13,12 @@ import jax
 import ml_collections
 
 from jaxrobust import compare
-from jaxrobust.engine import runtime
+from jaxrobust.engine import sharding
 from jaxrobust.engine.files import write_json, write_text
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import check_same_config, plain, stop_on_signals
 from jaxrobust.engine.sharding import make_placement
+from jaxrobust.engine.signals import stop_on_signals
+from jaxrobust.engine.workdir import check_same_config, plain
 from jaxrobust.errors import UserError
 from jaxrobust.tasks.common import next_command
 
@@ -67,7 +68,7 @@ def run_seeds(
         return task(one, folder, programs)
 
     seeds = range(config.seed, config.seed + config.num_seeds)
-    devices = list(runtime.make_placement().mesh.devices.flat)
+    devices = list(sharding.make_placement().mesh.devices.flat)
     if len(devices) > 1 and jax.process_count() == 1:
         programs = [Programs(make_placement([device])) for device in devices[: len(seeds)]]
         runs = _side_by_side(run_one, seeds, programs)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from jaxrobust.data.streaming import FileStream, PackedPaths, packed, read_files, views_at
 from jaxrobust.data.transforms import multilabel_transform
+from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.plan import make_plan
-from jaxrobust.engine.programs import Programs, epoch_program, gather_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.errors import DataError
 

@@ -24,7 +24,7 @@ def _tree(placement, value):
 def _saved(directory, placement, steps=(1, 2, 3)):
     checkpoints = Checkpoints(directory, keep=3)
     for step in steps:
-        checkpoints.save(step, _tree(placement, step), {"epoch": step, "rounds": [{"a": 0.1}]})
+        checkpoints.save(_tree(placement, step), {"epoch": step, "rounds": [{"a": 0.1}]})
     checkpoints.close()
 
 
@@ -49,7 +49,7 @@ def test_the_newest_comes_back_bit_equal(tmp_path, placement):
 def test_a_record_that_changes_while_it_is_written_is_saved_as_it_was(tmp_path, placement):
     checkpoints = Checkpoints(tmp_path, keep=1)
     record = {"rounds": [{"accuracy": 0.1}]}
-    checkpoints.save(1, _tree(placement, 1), record)
+    checkpoints.save(_tree(placement, 1), record)
     record["rounds"][0]["accuracy"] = 0.2
     record["rounds"].append({})
     checkpoints.close()
@@ -92,7 +92,7 @@ def test_after_a_fallback_the_step_can_be_saved_again(tmp_path, placement):
     shutil.rmtree(tmp_path / "3" / "state")
     checkpoints = Checkpoints(tmp_path, keep=3)
     assert checkpoints.restore(abstract_like(_tree(placement, 0)))[1]["epoch"] == 2
-    checkpoints.save(3, _tree(placement, 3), {"epoch": 3})
+    checkpoints.save(_tree(placement, 3), {"epoch": 3})
     checkpoints.close()
     assert _restore(tmp_path, placement)[1] == {"epoch": 3}
 

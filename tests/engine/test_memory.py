@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrobust.engine.loops import gather_program
 from jaxrobust.engine.plan import place_plan
-from jaxrobust.engine.programs import Programs, gather_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.selection import select_lowest
 

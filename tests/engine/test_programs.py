@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import jax
@@ -5,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.engine import programs
+from jaxrobust.engine import loops
+from jaxrobust.engine.loops import Resume, epoch_program, gather_program
 from jaxrobust.engine.plan import make_plan
-from jaxrobust.engine.programs import Programs, Within, epoch_program, gather_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import fetch, make_placement
 
 
@@ -69,7 +71,7 @@ def _step_of_stream(state, ids, key, values):
 
 @pytest.mark.parametrize("kind", ["device_loop", "host_loop", "stream"])
 def test_an_epoch_is_left_between_steps_and_taken_up_again(kind, monkeypatch):
-    monkeypatch.setattr(programs, "SECONDS_PER_PIECE", 0.0)
+    monkeypatch.setattr(loops, "SECONDS_PER_PIECE", 0.0)
     placement = make_placement(jax.devices()[:1])
     data = np.arange(10, dtype=np.float32)
     stream = _Stream(data)
@@ -79,8 +81,8 @@ def test_an_epoch_is_left_between_steps_and_taken_up_again(kind, monkeypatch):
     plan = _put(placement, make_plan(np.arange(10), 2, capacity=16))
     key = jax.random.key(0)
 
-    def run(state, **within):
-        return fetch(epoch(placement.put(state), plan, key, operand, within=Within(**within)))
+    def run(state, **resume):
+        return fetch(epoch(placement.put(state), plan, key, operand, resume=Resume(**resume)))
 
     whole = run(np.float32(1))
     left = {}
@@ -91,13 +93,13 @@ def test_an_epoch_is_left_between_steps_and_taken_up_again(kind, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(np.float32(1), pause=leave)
+        run(np.float32(1), on_pause=leave)
     assert list(left) == [1, 2, 3]
     assert stream.closed == (kind == "stream")
     state, sums = left[3]
     rows = []
     sums = {name: float(value) for name, value in sums.items()}  # as a checkpoint keeps them
-    end = run(state, row=3, sums=sums, pause=lambda row, *_: rows.append(row))
+    end = run(state, row=3, sums=sums, on_pause=lambda row, *_: rows.append(row))
     assert rows == [4]
     jax.tree.map(np.testing.assert_array_equal, end, whole)
     assert counted.traces == {"toy": 1}
@@ -105,14 +107,14 @@ def test_an_epoch_is_left_between_steps_and_taken_up_again(kind, monkeypatch):
 
 def test_pieces_of_an_epoch_last_as_long_as_they_should(monkeypatch):
     clock = iter(np.arange(0.0, 100.0, 0.5))  # every look at it is half a second later
-    monkeypatch.setattr(programs, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(loops, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     placement = make_placement(jax.devices()[:1])
     epoch = epoch_program(Programs(), "toy", _step, placement, device_loop=True)
     plan = _put(placement, make_plan(np.arange(100), 1, capacity=100))
     rows = []
-    within = Within(pause=lambda row, *_: rows.append(row))
+    resume = Resume(on_pause=lambda row, *_: rows.append(row))
     data = placement.put(np.arange(100, dtype=np.float32))
-    epoch(placement.put(np.float32(1)), plan, jax.random.key(0), data, within=within)
+    epoch(placement.put(np.float32(1)), plan, jax.random.key(0), data, resume=resume)
     assert rows == [1, 5, 21, 85]
 
 
@@ -163,6 +165,30 @@ def test_a_second_trace_is_refused():
     square(np.ones(3, np.float32))
     with pytest.raises(RuntimeError, match="'square' was traced twice"):
         square(np.zeros(4, np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spec:
+    power: int
+
+
+def test_a_name_stands_for_one_program():
+    programs = Programs()
+    first = programs.jit("power", lambda x: x**2, static=_Spec(2))
+    assert programs.jit("power", lambda x: x**2, static=_Spec(2)) is first
+    with pytest.raises(RuntimeError, match="'power' was compiled for other settings"):
+        programs.jit("power", lambda x: x**3, static=_Spec(3))
+    placement = make_placement(jax.devices()[:1])
+    plan = _put(placement, make_plan(np.arange(4), 2, capacity=4))
+    data = placement.put(np.arange(4, dtype=np.float32))
+
+    def run(power):
+        epoch = epoch_program(programs, "epoch", _step, placement, static=_Spec(power))
+        epoch(placement.put(np.float32(1)), plan, jax.random.key(0), data)
+
+    run(2)
+    with pytest.raises(RuntimeError, match="'epoch' was compiled for other settings"):
+        run(3)
 
 
 def test_a_plan_may_hold_several_sets():

@@ -14,8 +14,9 @@ from configs import bldr as recipe
 from configs import dpc as dpc_recipe
 from jaxrobust import models, tasks
 from jaxrobust.engine import optim
+from jaxrobust.engine.loops import epoch_program
 from jaxrobust.engine.plan import Plan
-from jaxrobust.engine.programs import Programs, epoch_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask

@@ -9,7 +9,7 @@ import pytest
 
 from configs import bual as recipe
 from jaxrobust import tasks
-from jaxrobust.engine.runtime import Run
+from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods import bual
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext, cross_entropy
@@ -351,11 +351,12 @@ def finished(one_device, tiny_network, tmp_path_factory):
     watched = []
     train = active_learning._Learning._train
 
-    def watch(learning, round_, index, *, first_epoch):
-        before = jax.device_get(learning.networks["target"])
-        train(learning, round_, index, first_epoch=first_epoch)
+    def watch(learning, round_, index):
+        networks = learning.saved.networks
+        before = jax.device_get(networks["target"])
+        train(learning, round_, index)
         if learning.strategy.phases[index].name == "negative":
-            watched.append((before, jax.device_get(learning.networks["target"])))
+            watched.append((before, jax.device_get(networks["target"])))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(active_learning._Learning, "_train", watch)
@@ -397,12 +398,12 @@ def _run_until(last, config, workdir, monkeypatch):
     epoch_done = Run.epoch_done
     reached = []
 
-    def kill(self, step, tree, record, where):
+    def kill(self, saved, *, at, where):
         if reached:
             raise _Killed
-        epoch_done(self, step, tree, record, where)
+        epoch_done(self, saved, at=at, where=where)
         if where == last:
-            self.save(step, tree, record)
+            self.save(saved)
             reached.append(where)
 
     with monkeypatch.context() as patch:

@@ -13,7 +13,7 @@ import pytest
 from configs import dhkd as recipe
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.errors import UserError
-from jaxrobust.losses import binary_kl_loss, soft_target_kl
+from jaxrobust.losses import binary_kl_loss, soft_target_kl, standardize_logits
 from jaxrobust.methods import DISTILLERS, dhkd
 from jaxrobust.methods.distillation import (
     Batch,
@@ -24,7 +24,7 @@ from jaxrobust.methods.distillation import (
 )
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
-from jaxrobust.recipes._protocols import DISTILLATIONS
+from jaxrobust.tasks.protocols import DISTILLATIONS
 
 SEED_IN_CONFLICT = 4  # of a batch on which the two gradients of `_random_params` disagree
 STEP_CASES = ("aligned", "conflict", "weighted")
@@ -278,19 +278,24 @@ def _outputs(seed, num_classes=4, batch=6):
     features = jax.tree.map(
         lambda x: jnp.asarray(generator.normal(size=x.shape), jnp.float32), _features(batch)
     )
-    # The levels that ReviewKD's fusion makes are those of the teacher.
-    pooled_map = features.pooled[:, None, None, :]
     logits = jnp.asarray(3 * generator.normal(size=(2, batch, num_classes)), jnp.float32)
-    return Outputs(logits[0], logits[1], features), (*features.maps, pooled_map)
+    return Outputs(logits[0], logits[1], features)
+
+
+def _connected(connector, features):
+    """Random numbers in the shapes of what a connector makes of features."""
+    generator = np.random.default_rng(2)
+    shapes = jax.eval_shape(lambda f: connector.init_with_output(jax.random.key(0), f)[0], features)
+    return jax.tree.map(lambda x: jnp.asarray(generator.normal(size=x.shape), x.dtype), shapes)
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
 def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method, quick_jit):
     distiller = DISTILLERS[method](_config(), _problem())
-    student, levels = _outputs(0)
-    teacher, _ = _outputs(1)
+    student, teacher = _outputs(0), _outputs(1)
     if distiller.connector is not None:
-        student = student._replace(features=student.features._replace(maps=levels))
+        connected = _connected(distiller.connector, student.features)
+        student = student._replace(features=connected)
     if distiller.logits_only:
         teacher = Outputs(teacher.logits, aux_logits=None, features=None)
     labels, where = jnp.array([0, 3, 1, 2, 0, 0]), jnp.arange(6) < 4
@@ -316,8 +321,7 @@ def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method, 
 
 
 def test_a_temperature_stays_with_its_method():
-    student, _ = _outputs(0)
-    teacher, _ = _outputs(1)
+    student, teacher = _outputs(0), _outputs(1)
     labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
 
     def distilled(method, **changes):
@@ -332,6 +336,31 @@ def test_a_temperature_stays_with_its_method():
         assert distilled("binary_kl", **changes) == pytest.approx(at_2, rel=1e-6)
     changes = {"distill.loss": "soft_target_kl", "distill.head": "primary"}
     assert 0.9 * distilled("dhkd", **changes) == pytest.approx(at_4, rel=1e-6)
+
+
+@pytest.mark.parametrize(("method", "section"), [("kd", "kd"), ("dkd", "dkd"), ("dhkd", "distill")])
+def test_standardised_logits_are_a_switch(method, section):
+    def distilled(student, teacher, **changes):
+        distiller = DISTILLERS[method](_config(**changes), _problem())
+        labels, where = jnp.zeros(6, int), jnp.ones(6, bool)
+        return float(distiller.objective(student, teacher, labels, where, jnp.float32(1))[1])
+
+    pair = _outputs(0), _outputs(1)
+    standardised = (
+        outputs._replace(
+            logits=standardize_logits(outputs.logits),
+            aux_logits=standardize_logits(outputs.aux_logits),
+        )
+        for outputs in pair
+    )
+    found = distilled(*pair, **{f"{section}.standardize": True})
+    assert found == pytest.approx(distilled(*standardised), rel=1e-5)
+    assert found != pytest.approx(distilled(*pair), rel=1e-2)
+
+
+def test_a_hint_beyond_the_last_stage_is_refused():
+    with pytest.raises(UserError, match="have only 2 stages in common; set one of 1 to 2"):
+        DISTILLERS["fitnet"](_config(**{"fitnet.hint_stage": 3}), _problem())
 
 
 def test_the_auxiliary_head_follows_the_families():

@@ -17,6 +17,7 @@ from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step, warm_up_step
 from jaxrobust.methods.dpc_options import Dpc
+from jaxrobust.methods.noisy_baselines import dividemix_options
 from jaxrobust.methods.noisy_labels import Batch, Problem, judge_by_score, network_apply
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.resnet import ResNet
@@ -325,6 +326,18 @@ def test_two_networks_judge_each_for_itself_and_together():
     for name in ("clean_prob", "margin"):
         parts = [columns[f"{name}_net{i}"] for i in (1, 2)]
         np.testing.assert_allclose(columns[name], np.mean(parts, axis=0), rtol=1e-6)
+
+
+def test_dividemix_fits_its_own_mixture_and_has_no_penalty_of_dpcs():
+    def options(variant):
+        return dividemix_options(Dpc.read(recipe.get_config(variant)))
+
+    web = options("webvision")
+    assert (web.score_mode, web.reg_covar, web.score, web.heads) == ("gmm", 1e-3, "loss", 1)
+    assert web.loss == "cross_entropy"
+    human, asymmetric = options("cifar10n_worst"), options("cifar10_asym40")
+    assert (human.entropy_penalty, asymmetric.entropy_penalty) == ("none", "plain")
+    assert human.reg_covar == 5e-4
 
 
 def test_cross_entropy_objective_is_that_of_dividemix():

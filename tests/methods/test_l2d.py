@@ -17,7 +17,7 @@ from jaxrobust.methods.distillation import Problem
 from jaxrobust.models import make_multilabel_classifier
 from jaxrobust.models.layers import Features
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
-from jaxrobust.recipes._protocols import MULTILABEL_DISTILLATIONS
+from jaxrobust.tasks.protocols import MULTILABEL_DISTILLATIONS
 
 ONE = jnp.float32(1)
 

@@ -27,11 +27,28 @@ LABELS = np.array([0, 0, 0, 1, 1, 2, 2])
 
 
 def test_hand_computed():
-    # Rows of counts (2, 0, 1), (1, 1, 0), (0, 0, 1), scaled to sums 3, 2, 2.
+    np.testing.assert_array_equal(
+        confident_joint(PROBS, LABELS, calibrate=False), [[2, 0, 1], [1, 1, 0], [0, 0, 1]]
+    )
+    # Scaled to row sums 3, 2, 2.
     np.testing.assert_allclose(
         confident_joint(PROBS, LABELS), [[2, 0, 1], [1, 1, 0], [0, 0, 2]], rtol=1e-6
     )
     np.testing.assert_allclose(estimate_num_wrong(PROBS, LABELS), 2, rtol=1e-6)
+
+
+def test_the_estimate_lies_between_both_counts():
+    # Thresholds (.9 + .8 + .6) / 3 and (.9 + .15) / 2: the third example reaches none.
+    probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.1, 0.9], [0.85, 0.15]], np.float32)
+    labels = np.array([0, 0, 0, 1, 1])
+    thresholds = probs[:3, 0].mean(), probs[3:, 1].mean()
+    reached = (probs >= thresholds).any(axis=1)
+    assert reached.tolist() == [True, True, False, True, True]
+    np.testing.assert_array_equal(confident_joint(probs, labels, calibrate=False), [[2, 0], [1, 1]])
+    np.testing.assert_allclose(estimate_num_wrong(probs, labels), 1, rtol=1e-6)
+    # A further example that reaches none: row 1 is scaled from two examples to three.
+    more = np.append(labels, 1), np.append(probs, [[0.55, 0.45]], axis=0).astype(np.float32)
+    np.testing.assert_allclose(estimate_num_wrong(more[1], more[0]), (1 + 1.5) / 2, rtol=1e-6)
 
 
 def test_jit_and_dtypes():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import dcfs as recipe
 from jaxrobust import tasks
-from jaxrobust.engine import runtime
+from jaxrobust.engine import sharding
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import dcfs
@@ -79,7 +79,7 @@ def test_a_run_keeps_its_books(method, tmp_path):
 def test_eight_devices_give_the_one_device_curve(tmp_path, monkeypatch):
     config = _config(**{"select.fine": "data"})
     one = tasks.run(config, tmp_path / "one")
-    monkeypatch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()))
+    monkeypatch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()))
     eight = tasks.run(config, tmp_path / "eight")
 
     def losses(name):

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from configs import bual, dcfs
 from jaxrobust import tasks
-from jaxrobust.engine.runtime import Run
+from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
 from jaxrobust.tasks.annotator import Annotator, query_table
@@ -250,9 +250,10 @@ def test_killed_with_answers_that_are_not_saved_yet(waiting, finished, folder, m
     answered = table.read_bytes()
     save = Run.save
 
-    def kill(self, step, tree, record):
-        assert record["round"] == 0 or record["rounds"][0]["query"]["size"] == 6
-        return _kill() if record["round"] else save(self, step, tree, record)
+    def kill(self, saved):
+        round_ = saved.at[0]
+        assert round_ == 0 or saved.record["rounds"][0]["query"]["size"] == 6
+        return _kill() if round_ else save(self, saved)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "save", kill)

@@ -14,9 +14,9 @@ from configs import l2d as recipe
 from jaxrobust import metrics, tasks
 from jaxrobust.compare import group, statistics
 from jaxrobust.data.sources import load_dataset
-from jaxrobust.engine import programs
+from jaxrobust.engine import loops
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.runtime import Interrupted
+from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.tasks import distillation
@@ -206,7 +206,7 @@ def test_images_are_streamed_from_files_and_a_run_stopped_within_an_epoch_goes_o
         }
     )
     config.decoder = tiny.decoder
-    monkeypatch.setattr(programs, "SECONDS_PER_PIECE", 0.0)
+    monkeypatch.setattr(loops, "SECONDS_PER_PIECE", 0.0)
     watched = watched_programs()
     whole = distillation.run(config, tmp_path / "whole", watched)
     assert whole["dataset"] == "voc2007" and whole["num_classes"] == 20

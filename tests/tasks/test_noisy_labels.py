@@ -15,8 +15,9 @@ from PIL import Image
 from configs import dpc as recipe
 from jaxrobust import tasks
 from jaxrobust.data import Dataset, Examples, load_dataset
+from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import symmetric_noise
-from jaxrobust.engine import runtime
+from jaxrobust.engine import sharding
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.training import TrainState
@@ -43,7 +44,7 @@ def _config(**changes) -> ml_collections.ConfigDict:
 def one_device():
     """Tests run on the first of the eight virtual devices unless they say otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
         yield
 
 
@@ -383,7 +384,7 @@ def test_kinds_of_noise():
     clean = digits.train.labels
 
     def draw(**changes):
-        return noisy_labels.given_labels(_noise(**changes), digits, seed=5)
+        return given_labels(_noise(**changes), digits, seed=5)
 
     np.testing.assert_array_equal(draw(kind="none"), clean)
     np.testing.assert_array_equal(draw(), symmetric_noise(clean, 0.4, 5, 10))
@@ -404,7 +405,7 @@ def test_a_transition_matrix_is_read(suffix, tmp_path):
         np.savetxt(path, matrix, delimiter="," if suffix == "csv" else " ")
     digits = load_dataset("digits")
     noise = _noise(kind="transition", path=str(path))
-    labels = noisy_labels.given_labels(noise, digits, seed=0)
+    labels = given_labels(noise, digits, seed=0)
     np.testing.assert_array_equal(labels, (digits.train.labels + 3) % 10)
 
 
@@ -424,19 +425,19 @@ def test_human_labels_find_their_images(tmp_path):
         file.writestr("archive/data.pkl", content.getvalue())
     noise = _noise(kind="human", path=str(path), label_set="worst")
     by_class = _toy("cifar10_jpeg", np.sort(archive), 10)
-    labels = noisy_labels.given_labels(noise, by_class, seed=0)
+    labels = given_labels(noise, by_class, seed=0)
     expected = np.concatenate([human[archive == c] for c in range(10)])
     np.testing.assert_array_equal(labels, expected)
     in_order = _toy("cifar10", archive, 10)
-    np.testing.assert_array_equal(noisy_labels.given_labels(noise, in_order, seed=0), human)
+    np.testing.assert_array_equal(given_labels(noise, in_order, seed=0), human)
     with pytest.raises(UserError, match="use the whole training set"):
-        noisy_labels.given_labels(noise, _toy("cifar10", archive[:100], 10), seed=0)
+        given_labels(noise, _toy("cifar10", archive[:100], 10), seed=0)
     ids = np.sort(generator.permutation(50_000)[:300])
     part = dataclasses.replace(by_class, train=by_class.train.take(ids))
-    np.testing.assert_array_equal(noisy_labels.given_labels(noise, part, seed=0), expected[ids])
+    np.testing.assert_array_equal(given_labels(noise, part, seed=0), expected[ids])
     shuffled = _toy("cifar10", generator.permutation(archive), 10)
     with pytest.raises(UserError, match="neither in the order of the label file nor sorted"):
-        noisy_labels.given_labels(noise, shuffled, seed=0)
+        given_labels(noise, shuffled, seed=0)
 
 
 WRONG = {

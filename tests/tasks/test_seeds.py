@@ -7,9 +7,9 @@ import pytest
 
 from configs import active_learning_baselines
 from jaxrobust import compare, tasks
-from jaxrobust.engine import runtime
-from jaxrobust.engine.runtime import Interrupted
+from jaxrobust.engine import sharding, signals
 from jaxrobust.engine.sharding import make_placement
+from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError
 from jaxrobust.tasks import seeds
 
@@ -87,7 +87,7 @@ def test_several_devices_take_a_seed_each_and_are_stopped_together(
 ):
     workdir, _ = two_seeds
     two_devices = make_placement(jax.devices()[2:4])
-    monkeypatch.setattr(runtime, "make_placement", lambda: two_devices)
+    monkeypatch.setattr(sharding, "make_placement", lambda: two_devices)
     made = []
 
     def programs(placement):
@@ -97,7 +97,7 @@ def test_several_devices_take_a_seed_each_and_are_stopped_together(
 
     with monkeypatch.context() as patch:
         patch.setattr(seeds, "Programs", programs)
-        patch.setattr(runtime._Stop, "_on_signal", _once)
+        patch.setattr(signals.Stop, "__call__", _once)
         with pytest.raises(Interrupted):
             tasks.run(_config(num_seeds=3), tmp_path)
     assert [p.placement.mesh.devices.item() for p in made] == jax.devices()[2:4]

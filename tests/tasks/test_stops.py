@@ -8,8 +8,8 @@ import pytest
 
 from configs import bual, dpc
 from jaxrobust import tasks
-from jaxrobust.engine import programs
-from jaxrobust.engine.runtime import Interrupted
+from jaxrobust.engine import loops
+from jaxrobust.engine.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
 
@@ -44,7 +44,7 @@ class Crash(Exception):
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch):
     """Every step is followed by a place where the run may be left."""
-    monkeypatch.setattr(programs, "SECONDS_PER_PIECE", 0.0)
+    monkeypatch.setattr(loops, "SECONDS_PER_PIECE", 0.0)
 
 
 def _run(name, workdir, watched):

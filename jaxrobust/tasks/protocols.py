@@ -138,6 +138,7 @@ _DISTILLATION: dict[str, dict[str, Any]] = {
         "optimizer.decay_epochs": (19, 23, 26),
         "dkd.warm_up": 3,
         "reviewkd.warm_up": 3,
+        "rld.warm_up": 3,
     },
     "image_folder": {"dataset.image_size": 32},
     "imagenet": {

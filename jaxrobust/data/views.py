@@ -1,0 +1,119 @@
+"""From raw images to what a network sees: crops, flips, policies, cutout and normalisation."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.data.augment import normalize, pad_crop_flip
+from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
+
+POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
+
+Statistics = dict[str, np.ndarray]
+
+
+def statistics_of(mean: Sequence[float], std: Sequence[float]) -> Statistics:
+    """The constants of normalisation as an operand of a compiled step.
+
+    Args:
+      mean: C numbers on the [0, 1] scale.
+      std: C positive numbers on the [0, 1] scale.
+
+    Returns:
+      `mean` and `std`, float32 `[C]`, or `[1]` where all channels have the same one: by a scalar
+      XLA computes what it does for constants, to the last bit.
+    """
+    values = {"mean": np.float32(mean), "std": np.float32(std)}
+    return {name: x[:1] if np.all(x == x[0]) else x for name, x in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageViews:
+    """Views of raw images: as they are ("test"), or cropped and mirrored at random ("weak").
+
+    Attributes:
+      padding: pixels added on each side before the crop.
+      flip: whether half of the images are mirrored.
+      dtype: of the views.
+    """
+
+    padding: int
+    flip: bool
+    dtype: Any
+
+    def __call__(
+        self, kind: str, key: jax.Array, raw: jax.Array, statistics: dict[str, jax.Array]
+    ) -> jax.Array:
+        """A batch as a network sees it.
+
+        Args:
+          kind: of view.
+          key: of its random choices.
+          raw: uint8 `[B, H, W, C]`.
+          statistics: `mean` and `std` as of `statistics_of`.
+
+        Returns:
+          `[B, H, W, C]` of `dtype`.
+        """
+        if kind == "weak":
+            raw = self.crop(key, raw)
+        return self.normalized(raw, statistics)
+
+    def crop(self, key: jax.Array, raw: jax.Array) -> jax.Array:
+        """Cropped and mirrored at random, `[B, H, W, C]` of the dtype of `raw`."""
+        return pad_crop_flip(key, raw, padding=self.padding, flip=self.flip)
+
+    def normalized(self, raw: jax.Array, statistics: dict[str, jax.Array]) -> jax.Array:
+        """`(raw / 255 - mean) / std`, `[B, H, W, C]` of `dtype`."""
+        return normalize(raw, statistics["mean"], statistics["std"], dtype=self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyViews(ImageViews):
+    """Views of raw images, of which "strong" ones follow a policy and have a hole besides.
+
+    Attributes:
+      policy: one of `POLICIES`.
+      cutout: side of the hole, in pixels; 0: there is none.
+      strong_mean: what strong views are normalised with in place of `statistics`, C numbers on the
+        [0, 1] scale; () for `statistics`.
+      strong_std: likewise.
+    """
+
+    policy: str
+    cutout: int
+    strong_mean: tuple[float, ...] = ()
+    strong_std: tuple[float, ...] = ()
+
+    def __call__(
+        self, kind: str, key: jax.Array, raw: jax.Array, statistics: dict[str, jax.Array]
+    ) -> jax.Array:
+        if kind == "test":
+            return self.normalized(raw, statistics)
+        policy_key, crop_key, cutout_key = jax.random.split(key, 3)
+        policy = POLICIES[self.policy]
+        if kind == "weak" or policy is None:
+            raw = self.crop(crop_key, raw)
+        elif self.policy == "imagenet":  # the authors flip first, as it rotates one way only
+            raw = auto_augment(policy_key, self.crop(crop_key, raw), policy)
+        else:
+            raw = self.crop(crop_key, auto_augment(policy_key, raw, policy))
+        if kind == "strong" and self.strong_mean:
+            statistics = statistics_of(self.strong_mean, self.strong_std)
+        views = self.normalized(raw, statistics)
+        if kind == "strong" and self.cutout:
+            views = cutout(cutout_key, views, size=self.cutout)
+        return views
+
+
+def make_views(augment: Any, dtype: Any) -> ImageViews:
+    """The views of a recipe's section `augment`."""
+    crops = {"padding": augment.padding, "flip": augment.flip, "dtype": jnp.dtype(dtype)}
+    if "policy" in augment:
+        names = ("policy", "cutout", "strong_mean", "strong_std")
+        return PolicyViews(**{name: augment[name] for name in names}, **crops)
+    return ImageViews(**crops)

@@ -1,0 +1,60 @@
+"""Warnings about settings that are legal but probably unintended."""
+
+import pathlib
+import tempfile
+
+import jax
+import ml_collections
+from tqdm import tqdm
+
+from jaxrobust.engine.sharding import Placement
+
+_LONG_SECONDS = 3600.0  # a run or an interval that a user may want to hear of
+
+
+def likely_mistakes(config: ml_collections.ConfigDict, placement: Placement) -> list[str]:
+    """Settings that are legal but probably unintended, one sentence for each."""
+    warnings = []
+    num_devices = placement.num_devices
+    if config.dtype == "bfloat16" and placement.mesh.devices.flat[0].platform == "cpu":
+        warnings.append(
+            "dtype=bfloat16 is slower on a CPU than float32; leave --config.dtype=auto there."
+        )
+    if config.batch_size % num_devices:
+        warnings.append(
+            f"batch_size={config.batch_size} does not divide evenly by {num_devices} devices, so "
+            "some of them idle in every step; choose a multiple."
+        )
+    if config.checkpoint.every_seconds > _LONG_SECONDS:
+        interval = tqdm.format_interval(config.checkpoint.every_seconds)
+        warnings.append(
+            f"checkpoint.every_seconds={config.checkpoint.every_seconds:g}: a kill may cost "
+            f"{interval} of work (SIGTERM and Ctrl-C save at once)."
+        )
+    return warnings
+
+
+def slow_run(workdir: pathlib.Path, num_epochs: float, seconds_each: float) -> list[str]:
+    """What a user may want to change about a run that takes long, one sentence for each.
+
+    Args:
+      workdir: of the run.
+      num_epochs: that are left.
+      seconds_each: of an epoch, as measured.
+    """
+    warnings = []
+    if num_epochs * seconds_each < _LONG_SECONDS:
+        return warnings
+    if jax.default_backend() == "cpu":
+        left, each = (tqdm.format_interval(s) for s in (num_epochs * seconds_each, seconds_each))
+        warnings.append(
+            f"on this CPU the run takes about {left} more, {each} for an epoch. It is meant for a "
+            "GPU or TPU; --config.num_epochs= and --config.dataset.max_train= make it shorter, and "
+            "a :digits variant takes a minute or two."
+        )
+    if workdir.resolve().is_relative_to(pathlib.Path(tempfile.gettempdir()).resolve()):
+        warnings.append(
+            f"{workdir} is a temporary folder, which may be emptied before the run ends; choose "
+            "another --workdir for a run of this length."
+        )
+    return warnings

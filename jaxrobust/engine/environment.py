@@ -1,0 +1,132 @@
+"""What a run's numbers depend on outside of its recipe: JAX's settings, versions, devices."""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from jaxrobust.engine.files import write_json
+from jaxrobust.errors import UserError
+
+log = logging.getLogger("jaxrobust")
+
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def ask_for_determinism() -> None:
+    """Tells XLA to sum in a fixed order and not to choose kernels by timing them.
+
+    For the entry of a command: it sets `XLA_FLAGS` of this process, which XLA reads once, when JAX
+    first looks for devices.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
+
+
+def setup_jax(config: ml_collections.ConfigDict) -> None:
+    """Chooses the platform, and turns the persistent compilation cache on.
+
+    The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jaxrobust/xla`.
+
+    Raises:
+      UserError: if `config.device` asks for an accelerator that JAX does not find.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update(
+            "jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "jaxrobust" / "xla")
+        )
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if config.device not in ("auto", "cpu", "gpu", "tpu"):
+        raise UserError(f"device={config.device!r} is unknown; choose auto, cpu, gpu or tpu.")
+    if config.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    if config.device in ("gpu", "tpu") and jax.default_backend() != config.device:
+        raise UserError(
+            f"device={config.device!r} was asked for, but JAX finds only "
+            f"{jax.default_backend()!r}; install jaxrobust[cuda13] or jaxrobust[tpu] on a machine "
+            "that has one, or pass --config.device=auto."
+        )
+    if (
+        config.deterministic
+        and jax.default_backend() == "gpu"
+        and DETERMINISTIC not in os.environ.get("XLA_FLAGS", "")
+    ):
+        log.warning(
+            "deterministic=True has no effect on this GPU: set XLA_FLAGS=%s before JAX starts.",
+            DETERMINISTIC,
+        )
+
+
+def _git_commit() -> str | None:
+    root = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+# What a run's numbers and files may depend on; those that are installed are recorded.
+_PACKAGES = (
+    "jaxrobust",
+    *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu"),
+    *("flax", "optax", "chex", "orbax-checkpoint", "ml_collections", "absl-py"),
+    *("numpy", "scipy", "scikit-learn", "ml_dtypes", "pillow", "matplotlib"),
+    *("grain", "array_record", "tensorflow-datasets"),
+    *("flatbuffers", "tensorboardX", "wandb", "tqdm"),
+)
+_VARIABLES = ("JAX_", "XLA_", "LIBTPU_", "TF_", "NVIDIA_TF32", "CUDA_VISIBLE", "OMP_NUM", "TFDS_")
+
+
+def environment(dtype: Any = None) -> dict:
+    """Versions, settings, devices, commit and command of this process.
+
+    Args:
+      dtype: of convolutions, if there are some.
+    """
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu_count": os.cpu_count(),
+        "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
+        "num_processes": jax.process_count(),
+        "dtype": None if dtype is None else jnp.dtype(dtype).name,
+        "x64": bool(jax.config.jax_enable_x64),
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
+        "versions": versions,
+        "commit": _git_commit(),
+    }
+
+
+def append_environment(path: pathlib.Path, dtype: Any) -> None:
+    """Adds an entry for this start, so that a run finished on another machine says so."""
+    try:
+        starts = json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError):
+        starts = []
+    write_json(path, {"starts": [*starts, environment(dtype)]})

@@ -1,0 +1,445 @@
+"""A run: its position, which is saved, restored and left at a signal; its metrics and results."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxrobust.engine import processes, sharding
+from jaxrobust.engine.advice import likely_mistakes
+from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
+from jaxrobust.engine.environment import append_environment
+from jaxrobust.engine.files import write_json
+from jaxrobust.engine.loops import Resume
+from jaxrobust.engine.plan import Plan
+from jaxrobust.engine.programs import Programs
+from jaxrobust.engine.progress import Progress
+from jaxrobust.engine.sharding import Placement, fetch
+from jaxrobust.engine.signals import Interrupted, Stop, stop_on_signals
+from jaxrobust.engine.training import TrainState
+from jaxrobust.engine.workdir import lock, plain, read_object, remove_empty
+from jaxrobust.engine.writers import JsonLines, Writer, optional_writers
+from jaxrobust.errors import UserError
+
+log = logging.getLogger("jaxrobust")
+
+LAYOUT = 2
+"""Number of the layout of checkpoints; one of another layout is refused."""
+
+_MAX_PENDING = 8
+
+
+@dataclasses.dataclass
+class Saved:
+    """All that a run is at a moment, and therefore all that a checkpoint holds.
+
+    Attributes:
+      networks: training states by name.
+      arrays: whatever else a task carries along, arrays in dictionaries.
+      record: JSON-able results so far.
+      at: the pass over data that comes next, or is under way: `(round, phase, epoch)`,
+        `(epoch, pass)`, or what else the task counts by.
+      row: number of steps of that pass that are done.
+      sums: of the metrics over these steps.
+    """
+
+    networks: dict[str, TrainState] = dataclasses.field(default_factory=dict)
+    arrays: dict[str, Any] = dataclasses.field(default_factory=dict)
+    record: dict[str, Any] = dataclasses.field(default_factory=dict)
+    at: tuple[int, ...] = ()
+    row: int = 0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def move(self, *at: int) -> None:
+        """Makes `at` the pass that comes next."""
+        self.at, self.row, self.sums = at, 0, {}
+
+
+class Run:
+    """Everything of a run that is not mathematics.
+
+    Made by `open_run`. A task calls `begin`, `restore`, and `start_progress`; in its loop `train`
+    for every pass over data and `epoch_done` for every epoch, both of which save when it is time
+    and stop when a signal came; at the end `save` and `finish`.
+
+    Attributes:
+      config: the recipe.
+      workdir: where every file of the run lies.
+      placement: devices.
+      programs: the run's compiled programs.
+      is_resumed: whether a checkpoint was found.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        programs: Programs,
+        stop: Stop,
+    ):
+        self.config = config
+        self.workdir = workdir
+        self.placement: Placement = programs.placement or sharding.make_placement()
+        self.programs = programs
+        self.is_resumed = False
+        self._stop = stop
+        self._checkpoints: Checkpoints | None = None
+        self._writers: list[Writer] = []
+        self._jsonl: JsonLines | None = None
+        self._pending: list[tuple[dict, dict, int]] = []
+        self._progress: Progress | None = None
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+        self._last_save = time.monotonic()
+        self._last_saved: tuple[Any, int] | None = None  # a position, and steps from there
+
+    # Starting and resuming
+
+    def begin(self, name: str, facts: dict, *, dtype: Any) -> None:
+        """Writes the first files; before, a run that is refused leaves the workdir as it was.
+
+        Args:
+          name: of a file about what the run sees.
+          facts: what is in it, JSON-able; the same in every attempt.
+          dtype: of convolutions.
+
+        Raises:
+          UserError: if an earlier attempt saw something else.
+        """
+        path = self.workdir / name
+        if path.exists() and read_object(path) != facts:
+            raise UserError(
+                f"The data, labels or teacher are not what {self.workdir} was started with "
+                f"({path}); restore them, or choose another --workdir."
+            )
+        if processes.is_main():
+            write_json(self.workdir / "config.json", plain(self.config))
+            append_environment(self.workdir / "environment.json", dtype)
+        write_json(path, facts)
+        self._checkpoints = Checkpoints(
+            self.workdir / "checkpoints", keep=self.config.checkpoint.keep
+        )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was written."""
+        return self._checkpoints is not None
+
+    def restore(self, saved: Saved, epochs_before: Callable[[tuple[int, ...]], int]) -> None:
+        """Puts the latest checkpoint of this workdir, if there is one, into `saved`.
+
+        Opens the metric files, cut back to what the checkpoint vouches for.
+
+        Args:
+          saved: the run at its start.
+          epochs_before: `at -> number of epochs that are finished before it`, by which metrics and
+            progress are counted.
+
+        Raises:
+          UserError: if every checkpoint is damaged, or they are of another layout.
+        """
+        self._epochs_before = epochs_before
+        found = self._checkpoints.restore(abstract_like(self._arrays(saved)), layout=LAYOUT)
+        if found is None:
+            return self._open_writers({"metrics_bytes": 0, "seconds": 0.0}, first_step=0)
+        arrays, file = found
+        self.is_resumed = True
+        saved.networks, saved.arrays = arrays["networks"], arrays["arrays"]
+        saved.record, saved.at = file["record"], tuple(file["at"])
+        saved.row, saved.sums = file["row"], file["sums"]
+        self._last_saved = saved.at, saved.row
+        # What the checkpoint vouches for stays: of an epoch under way, what it has written.
+        step = epochs_before(saved.at) + (2 if saved.row else 1)
+        return self._open_writers(file, first_step=step)
+
+    def _open_writers(self, file: dict, *, first_step: int) -> None:
+        self._seconds_before = file["seconds"]
+        if not processes.is_main():
+            return
+        self._jsonl = JsonLines(self.workdir / "metrics.jsonl", keep_bytes=file["metrics_bytes"])
+        self._writers = [self._jsonl]
+        self._writers += optional_writers(
+            tuple(self.config.writers),
+            self.workdir,
+            first_step=first_step,
+            config=plain(self.config),
+        )
+
+    def start_progress(self, saved: Saved, *, total: int) -> None:
+        """Shows a bar on a terminal, or a line every `log_every_seconds` elsewhere.
+
+        Args:
+          saved: the run as it goes on.
+          total: epochs of the whole run.
+        """
+        for warning in likely_mistakes(self.config, self.placement):
+            log.warning("warning: %s", warning)
+        self._progress = Progress(
+            total,
+            self._epochs_before(saved.at),
+            every_seconds=self.config.log_every_seconds,
+            workdir=self.workdir,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this run so far, earlier attempts that were saved included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    # Training
+
+    def train(
+        self,
+        saved: Saved,
+        network: str,
+        program: Callable,
+        plan: Plan,
+        key: jax.Array,
+        *data: Any,
+        scalars: Mapping[str, float],
+        at: tuple[int, ...],
+        event: dict,
+        where: str,
+        part: tuple[int, int] = (0, 1),
+        notes: Mapping[str, float] | None = None,
+    ) -> None:
+        """Trains one network by a pass over a plan, or by what is left of it, and logs the sums.
+
+        Between two steps it saves when it is time, and stops when a signal came.
+
+        Args:
+          saved: the run; `saved.networks[network]` is trained.
+          network: its name.
+          program: of `epoch_program`.
+          plan: what it visits.
+          key: of its steps.
+          *data: further operands.
+          scalars: the last operand, numbers that the step receives traced.
+          at: this pass, as in `Saved`.
+          event: what it is, for the metrics: phase, epoch, ...
+          where: the same in words.
+          part: which one it is, from 0, of how many passes of an epoch.
+          notes: further numbers for the metrics.
+
+        Raises:
+          Interrupted: after saving, if a signal came.
+          UserError: if what is to be saved has a loss that is not finite.
+        """
+        if saved.at != at:
+            saved.move(*at)
+        step = self._epochs_before(at)
+
+        def on_pause(row, state, sums):
+            here = f"{where}, step {row}"
+            self._progress.show(step + (part[0] + row / plan.num_steps) / part[1], here)
+
+            def save():
+                values = {name: float(value) for name, value in fetch(sums).items()}
+                self._refuse_a_loss_not_finite(values, here)
+                saved.networks[network], saved.row, saved.sums = state, row, values
+                self.save(saved)
+
+            self._save_or_stop(here, save)
+
+        saved.networks[network], sums = program(
+            saved.networks[network],
+            plan,
+            key,
+            *data,
+            {name: np.float32(value) for name, value in scalars.items()},
+            resume=Resume(saved.row, saved.sums, on_pause),
+        )
+        saved.row, saved.sums = 0, {}
+        notes = {name: value * plan.num_steps for name, value in (notes or {}).items()}
+        event = {"step": step + 1, "split": "train", **event}
+        self.write(event, {**sums, **notes}, count=plan.num_steps)
+
+    def epoch_done(self, saved: Saved, *, at: tuple[int, ...], where: str) -> None:
+        """Moves on to the pass `at`: saves when it is time.
+
+        Args:
+          saved: the run, with all that the epoch has given.
+          at: what comes next.
+          where: how far the run is, in words.
+
+        Raises:
+          Interrupted: after saving, if a signal came.
+        """
+        saved.move(*at)
+        self._progress.show(self._epochs_before(at), where)
+        self._save_or_stop(where, lambda: self.save(saved))
+
+    def _save_or_stop(self, where: str, save: Callable[[], None]) -> None:
+        """Saves if it is time or a signal came, and stops in the latter case."""
+        signum = processes.all_max(self._stop.signum or 0)
+        due = time.monotonic() - self._last_save >= self.config.checkpoint.every_seconds
+        if processes.broadcast_from_main(due) or signum:
+            save()
+        if signum:
+            raise Interrupted(signum, where)
+
+    def save(self, saved: Saved) -> None:
+        """Saves now, in the background, unless this very position is saved already.
+
+        Raises:
+          UserError: if a loss is not finite.
+        """
+        self.flush()
+        if not saved.row and (saved.at, 0) == self._last_saved:
+            return
+        file = {
+            "layout": LAYOUT,
+            "record": saved.record,
+            "at": list(saved.at),
+            "row": saved.row,
+            "sums": saved.sums,
+        }
+        self._write_checkpoint(self._arrays(saved), file)
+        self._last_saved = saved.at, saved.row
+
+    def _write_checkpoint(self, arrays: Any, file: dict) -> None:
+        size = self._jsonl.size if self._jsonl else 0
+        self._checkpoints.save(arrays, {**file, "seconds": self.seconds, "metrics_bytes": size})
+        self._last_save = time.monotonic()
+
+    def _arrays(self, saved: Saved) -> dict:
+        """The arrays of a checkpoint, on the devices."""
+        on_devices = jax.tree.map(
+            lambda x: x if isinstance(x, jax.Array) else self.placement.put(x), saved.arrays
+        )
+        return {"networks": saved.networks, "arrays": on_devices}
+
+    # Metrics and results
+
+    def write(self, event: dict, values: dict, *, count: int = 1) -> None:
+        """Records one event.
+
+        Args:
+          event: what it is: step, split, round, ...; `steps`, the first and the last that
+            `values` are of.
+          values: measurements by name; those still on the device are fetched later.
+          count: number of steps that `values` are sums over.
+        """
+        event = {**event, "seconds": round(self.seconds, 3)}
+        self._pending.append((event, values, count))
+        if len(self._pending) > _MAX_PENDING:
+            self._write_out(self._pending.pop(0))
+
+    def flush(self) -> None:
+        """Writes everything that is pending.
+
+        Raises:
+          UserError: if a loss is not finite.
+        """
+        while self._pending:
+            self._write_out(self._pending.pop(0))
+        for writer in self._writers:
+            writer.flush()
+
+    def _write_out(self, item: tuple[dict, dict, int]) -> None:
+        event, values, count = item
+        values = {name: float(value) / count for name, value in jax.device_get(values).items()}
+        where = ", ".join(f"{k} {event[k]}" for k in ("round", "phase", "epoch") if k in event)
+        if "steps" in event:
+            where += ", steps {} to {}".format(*event["steps"])
+        self._refuse_a_loss_not_finite(values, f"{where} (step {event['step']})")
+        for writer in self._writers:
+            writer.write({**event, **values})
+
+    def _refuse_a_loss_not_finite(self, values: dict[str, float], where: str) -> None:
+        if math.isfinite(values.get("loss", 0.0)):
+            return
+        saved = "none yet"
+        if self._last_saved is not None:
+            at, row = self._last_saved
+            step = self._epochs_before(at)
+            saved = f"step {step}" + (f" and {row} steps of the next epoch" if row else "")
+        raise UserError(
+            f"The loss became {values['loss']} in {where}, and the last good checkpoint is "
+            f"{saved}; lower optimizer.learning_rate, or set --config.dtype=float32."
+        )
+
+    def finish(self, results: dict, lines: Iterable[str]) -> None:
+        """Writes `timing.json` and, as the last file, `results.json`; says what there is.
+
+        Args:
+          results: what `results.json` holds.
+          lines: for the user.
+        """
+        self.write_timing()
+        write_json(self.workdir / "results.json", results)
+        for line in lines:
+            log.info(line)
+
+    def write_timing(self) -> None:
+        """`timing.json`: seconds spent, and how often each program was traced."""
+        write_json(
+            self.workdir / "timing.json",
+            {"seconds": self.seconds, "traces": dict(self.programs.traces)},
+        )
+
+    def _close(self, *, finish_saving: bool) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        for writer in self._writers:
+            writer.close()
+        if self._checkpoints is not None and finish_saving:
+            self._checkpoints.close()
+
+
+@contextlib.contextmanager
+def open_run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    programs: Programs | None = None,
+    *,
+    kind: type[Run] = Run,
+) -> Iterator[Run]:
+    """Locks a workdir for this process, checks that it belongs to `config`, and yields its `Run`.
+
+    Nothing but a lock is written until the run begins. SIGTERM and SIGINT make it save and stop.
+
+    Args:
+      config: the whole recipe.
+      workdir: a new folder, or that of an earlier attempt at the same recipe.
+      programs: those of a run of the same recipe with another seed.
+      kind: class of the run.
+
+    Raises:
+      UserError: if the folder cannot be written, is in use by another process, or belongs to
+        another recipe.
+    """
+    workdir = pathlib.Path(workdir)
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
+        run = None
+        if processes.is_main():
+            stack.callback(lambda: (run and run.has_begun) or remove_empty(missing))
+            try:
+                lock(workdir, plain(config), stack)
+            except UserError as error:
+                refusal = error
+        if processes.broadcast_from_main(refusal is not None):
+            raise refusal or UserError("The main process could not open the workdir.")
+        stop = stack.enter_context(stop_on_signals())
+        run = kind(config, workdir, programs or Programs(), stop)
+        finish_saving = True
+        try:
+            yield run
+        except Exception as error:
+            # Another process may be gone, and the checkpoint under way would wait for it in vain.
+            expected = isinstance(error, UserError | Interrupted)
+            finish_saving = expected or jax.process_count() == 1
+            raise
+        finally:
+            run._close(finish_saving=finish_saving)

@@ -1,0 +1,111 @@
+"""Which run a workdir belongs to: its lock, and the configuration that it was started with."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import pathlib
+import platform
+from typing import Any
+
+import filelock
+import ml_collections
+
+from jaxrobust.errors import UserError
+
+log = logging.getLogger("jaxrobust")
+
+# Settings that change how a run is watched, not what it computes: a restart may alter them.
+FREE_ON_RESTART = ("checkpoint", "device", "log_every_seconds", "num_workers", "writers")
+# What some network file systems and mounted buckets answer.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def plain(config: ml_collections.ConfigDict) -> dict:
+    """The configuration as JSON-able dicts and lists."""
+    return json.loads(config.to_json())
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Fields of a nested configuration by their dotted names."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def read_object(path: pathlib.Path) -> dict:
+    """The JSON object in a file.
+
+    Raises:
+      UserError: if the file cannot be read, or holds anything else.
+    """
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it, or choose another --workdir."
+        ) from None
+    return found
+
+
+def check_same_config(config: dict, path: pathlib.Path) -> None:
+    """Refuses to go on with `config` in a workdir whose `path`, its `config.json`, says otherwise.
+
+    Raises:
+      UserError: naming the first field that differs, or if the file cannot be read.
+    """
+    before, now = flatten(read_object(path)), flatten(config)
+    for name in sorted(before.keys() | now.keys()):
+        if name.split(".")[0] in FREE_ON_RESTART:
+            continue
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{path.parent} belongs to a run with {name}={before.get(name)!r}, but this "
+                f"command says {name}={now.get(name)!r}; choose another --workdir, or repeat the "
+                "first command to go on."
+            )
+
+
+def lock(workdir: pathlib.Path, settings: dict, stack: contextlib.ExitStack) -> None:
+    """Makes the workdir if need be, and locks it until `stack` is closed.
+
+    Raises:
+      UserError: if it cannot be written, is in use by another process, or belongs to a run with
+        other settings.
+    """
+    owner = workdir / ".lock_owner"  # on Windows nobody else may read a locked file
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(filelock.FileLock(workdir / ".lock", blocking=False))
+    except filelock.Timeout:
+        name = owner.read_text().strip() if owner.exists() else ""
+        raise UserError(
+            f"{workdir} is in use by {name or 'another process'}; wait for it, or choose another "
+            "--workdir."
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise UserError(
+                f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
+            ) from None
+        log.warning("%s cannot be locked (%s): let no other run write there.", workdir, error)
+    owner.write_text(f"process {os.getpid()} on {platform.node()}")
+    stack.callback(owner.unlink, missing_ok=True)
+    if (workdir / "config.json").exists():
+        check_same_config(settings, workdir / "config.json")
+
+
+def remove_empty(folders: list[pathlib.Path]) -> None:
+    """Removes the folders that a workdir was made with, the innermost first."""
+    if folders:
+        (folders[0] / ".lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # no longer empty
+        for folder in folders:
+            folder.rmdir()

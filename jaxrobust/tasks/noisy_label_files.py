@@ -1,0 +1,177 @@
+"""What a run under wrong labels leaves for people: a table of labels, figures, a summary."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxrobust import figures, metrics
+from jaxrobust.data.dataset import Dataset
+from jaxrobust.engine.files import escape_formula, format_number, write_table
+from jaxrobust.methods.noisy_labels import Method
+from jaxrobust.tasks.common import write_test_files
+from jaxrobust.tasks.images import ResidentImages, StreamedImages
+
+NUM_LAST = 10  # epochs in the mean that the papers report
+NUM_SHOWN = 60  # images on the contact sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The labels of a training set, and what a method makes of them.
+
+    Attributes:
+      given: int32 `[N]`.
+      true: likewise; None where nobody knows them.
+      columns: of the method, `[N]` by name.
+      class_names: of the C classes.
+    """
+
+    given: np.ndarray
+    true: np.ndarray | None
+    columns: Mapping[str, np.ndarray]
+    class_names: tuple[str, ...]
+
+    @property
+    def is_wrong(self) -> np.ndarray | None:
+        """bool `[N]`; None where nobody knows."""
+        return None if self.true is None else self.given != self.true
+
+    def by_suspicion(self, score: str) -> np.ndarray:
+        """Ids, those whose label looks most wrong first; `score` orders equal ones."""
+        return np.lexsort((self.columns[score], self.columns["clean_prob"]))
+
+
+def detection(labels: Labels, score: str) -> dict[str, float]:
+    """How many labels look wrong and, where the truth is known, how well they were found.
+
+    Args:
+      labels: of the training set.
+      score: the column of the method's score.
+    """
+    columns, is_wrong = labels.columns, labels.is_wrong
+    flagged = columns["flagged"]
+    values = {"flagged_fraction": float(flagged.mean())}
+    if is_wrong is None:
+        return values
+    precision, recall, f1 = metrics.detection_scores(flagged, is_wrong)
+    values |= {
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "suggested_accuracy": float((columns["suggested"] == labels.true).mean()),
+    }
+    if is_wrong.any() and not is_wrong.all():
+        for name in [n for n in columns if n.startswith(("clean_prob", score))]:
+            values[f"auroc_{name}"] = float(metrics.auroc(-columns[name], is_wrong))
+    return values
+
+
+def write_label_quality(
+    path: pathlib.Path, labels: Labels, score: str, files: tuple[str, ...] | None
+) -> None:
+    """Writes a table of every training image, the most suspicious label first.
+
+    Args:
+      path: of the table.
+      labels: of the training set.
+      score: the column of the method's score.
+      files: of the images, if they came from some.
+    """
+    names = [escape_formula(name) for name in labels.class_names]
+    files = [escape_formula(name) for name in files or ()]
+    columns = labels.columns
+    is_class = [n for n in columns if n == "suggested" or n.startswith("prediction_")]
+    others = [n for n in columns if n != "suggested"]
+    truth = [] if labels.true is None else ["true_label"]
+    header = ["id", *(["file"] if files else []), "given_label", "suggested_label"]
+    rows = [[*header, *others, *truth]]
+    for i in labels.by_suspicion(score):
+        file = [files[i]] if files else []
+        classes = [names[labels.given[i]], names[columns["suggested"][i]]]
+        cells = [
+            names[columns[n][i]] if n in is_class else format_number(columns[n][i]) for n in others
+        ]
+        true_label = [names[labels.true[i]]] if truth else []
+        rows.append([int(i), *file, *classes, *cells, *true_label])
+    write_table(path, rows)
+
+
+def draw(
+    workdir: pathlib.Path,
+    results: dict,
+    labels: Labels,
+    method: Method,
+    images: ResidentImages | StreamedImages,
+    test_probs: np.ndarray,
+    dataset: Dataset,
+) -> None:
+    """Draws `figures/`, and writes the tables that belong to the test images.
+
+    Args:
+      workdir: of the run.
+      results: of the run.
+      labels: of the training set.
+      method: that judged them.
+      images: of the training set.
+      test_probs: `[n, C]`, predicted probabilities of the test images.
+      dataset: the data.
+    """
+    folder, names, columns = workdir / "figures", labels.class_names, labels.columns
+    score = method.score
+    shown = labels.by_suspicion(score)[:NUM_SHOWN]
+    captions = [f"{names[labels.given[i]]}\n→ {names[columns['suggested'][i]]}" for i in shown]
+    is_wrong = labels.is_wrong
+    figures.contact_sheet(
+        images.read(shown),
+        captions,
+        folder / "suspicious.png",
+        wrong=None if is_wrong is None else is_wrong[shown],
+    )
+    write_test_files(workdir, test_probs, dataset.test.labels, names)
+    scores = {n: columns.get(f"{score}_{n}", columns[score]) for n in method.networks}
+    figures.score_histogram(
+        scores,
+        score.replace("_", " "),
+        folder / f"{score}.png",
+        is_wrong=is_wrong,
+        thresholds={n: method.score_threshold(s) for n, s in scores.items()},
+    )
+    figures.noisy_label_curves({results["method"]: [results]}, folder / "epochs.png")
+
+
+def summary(epochs: list[dict]) -> dict:
+    """Last epoch, best epoch, and the mean of the last ones."""
+    accuracies = np.array([e["accuracy"] for e in epochs])
+    best = int(np.argmax(accuracies))
+    tail = epochs[-NUM_LAST:]
+    means = {
+        name: float(np.mean([e[name] for e in tail]))
+        for name, value in epochs[-1].items()
+        if isinstance(value, float)
+    }
+    return {
+        "last": epochs[-1],
+        "best": {
+            "epoch": best,
+            "accuracy": float(accuracies[best]),
+            "rule": "highest test accuracy of any epoch, known only by looking at the test set",
+        },
+        "last_epochs": {
+            "num": len(tail),
+            **means,
+            "accuracy_std": float(np.std(accuracies[-NUM_LAST:])),
+            "labels": {
+                name: float(np.mean([e["labels"][name] for e in tail]))
+                for name in epochs[-1]["labels"]
+            },
+        },
+    }
+
+
+def matrix_text(matrix: np.ndarray, limit: int = 10) -> str:
+    """A matrix for a log, its first `limit` rows and columns."""
+    rows = [" ".join(f"{x:5.2f}" for x in row[:limit]) for row in matrix[:limit]]
+    more = f"\n... ({len(matrix)} x {len(matrix)}, whole in noise.json)"
+    return "\n".join(rows) + (more if len(matrix) > limit else "")

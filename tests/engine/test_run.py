@@ -1,0 +1,188 @@
+import concurrent.futures
+import os
+import pathlib
+import signal
+import tempfile
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from configs import dcfs
+from jaxrobust.engine import environment, progress
+from jaxrobust.engine import run as run_module
+from jaxrobust.engine.advice import likely_mistakes, slow_run
+from jaxrobust.engine.run import LAYOUT, Saved, open_run
+from jaxrobust.engine.sharding import make_placement
+from jaxrobust.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"dtype": "bfloat16"}, "dtype=bfloat16 is slower on a CPU than float32"),
+        ({"batch_size": 100}, "batch_size=100 does not divide evenly by 8 devices"),
+        ({"checkpoint.every_seconds": 7200.0}, "a kill may cost 2:00:00 of work"),
+    ],
+)
+def test_likely_mistakes_are_told(changes, words):
+    config = dcfs.get_config("digits")
+    config.batch_size = 64
+    config.update_from_flattened_dict(changes)
+    warnings = likely_mistakes(config, make_placement(jax.devices()))
+    assert len(warnings) == (words is not None)
+    assert words is None or words in warnings[0]
+
+
+def test_a_run_that_takes_long_is_told_so():
+    here = pathlib.Path.home() / "runs"
+    assert slow_run(here, 100, 35) == []
+    (cpu,) = slow_run(here, 100, 72)
+    assert "on this CPU the run takes about 2:00:00 more, 01:12 for an epoch" in cpu
+    _, lost = slow_run(pathlib.Path(tempfile.gettempdir()) / "run", 100, 72)
+    assert "is a temporary folder" in lost
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass as a test says."""
+    now = [0.0]
+    for module in (run_module, progress):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def _begin(run, total=1):
+    """The position of a run whose epochs are all that it counts."""
+    saved = Saved(at=(0,), record={"epochs": []})
+    run.begin("inputs.json", {}, dtype=None)
+    run.restore(saved, lambda at: at[0])
+    run.start_progress(saved, total=total)
+    return saved
+
+
+def test_lines_of_a_log_estimate_the_rest_without_the_time_to_compile(tmp_path, clock, caplog):
+    config = dcfs.get_config("digits")
+    config.batch_size, config.log_every_seconds = 64, 1.0
+    config.checkpoint.every_seconds = 3600.0
+    with caplog.at_level("INFO", "jaxrobust"), open_run(config, tmp_path) as run:
+        saved = _begin(run, total=11)
+        for step, seconds in ((1, 500.0), (2, 530.0), (3, 560.0)):
+            clock[0] = seconds
+            run.epoch_done(saved, at=(step,), where=f"epoch {step}/11")
+    assert caplog.messages == [
+        "epoch 1/11 | 9 % of the run",
+        "epoch 2/11 | 18 % of the run | 04:30 left",
+        "epoch 3/11 | 27 % of the run | 04:00 left",
+    ]
+
+
+def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
+    config = dcfs.get_config("digits")
+    config.batch_size, config.checkpoint.every_seconds = 64, 3600.0
+    with caplog.at_level("WARNING", "jaxrobust"), open_run(config, tmp_path) as run:
+        saved = _begin(run, total=300)
+        for step in (1, 2, 3):
+            clock[0] = 60.0 * step
+            run.epoch_done(saved, at=(step,), where="")
+    cpu, temporary = caplog.messages
+    assert "takes about 4:58:00 more" in cpu and "temporary folder" in temporary
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "error", "waits"),
+    [(1, ValueError, True), (2, ValueError, False), (2, UserError, True)],
+)
+def test_a_run_whose_other_process_is_gone_does_not_wait_for_its_checkpoint(
+    tmp_path, monkeypatch, num_processes, error, waits
+):
+    with pytest.raises(error, match="gone"), open_run(dcfs.get_config("digits"), tmp_path) as run:
+        run.begin("labels.json", {}, dtype=None)
+        checkpoints = run._checkpoints
+        closed = []
+        monkeypatch.setattr(checkpoints, "close", lambda: closed.append(True))
+        monkeypatch.setattr(run_module.jax, "process_count", lambda: num_processes)
+        raise error("gone")
+    assert closed == [True] * waits
+    monkeypatch.undo()
+    checkpoints.close()
+
+
+def test_a_command_asks_xla_for_determinism_once(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    for _ in range(2):
+        environment.ask_for_determinism()
+    expected = "--xla_cpu_enable_fast_math=false --xla_gpu_deterministic_ops=true"
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_a_library_call_changes_no_environment_variable():
+    before = dict(os.environ)
+    config = dcfs.get_config("digits")
+    config.deterministic = True
+    environment.setup_jax(config)
+    assert dict(os.environ) == before
+
+
+def test_what_is_saved_is_the_position_and_all_that_belongs_to_it(tmp_path):
+    config = dcfs.get_config("digits")
+    config.batch_size = 64
+    with open_run(config, tmp_path) as run:
+        saved = _begin(run)
+        saved.networks = {"net": run.placement.put(np.arange(3.0, dtype=np.float32))}
+        saved.arrays = {"scores": {"margin": np.float32([1, 2])}}
+        saved.record["epochs"].append({"accuracy": 0.5})
+        saved.at, saved.row, saved.sums = (2, 1), 5, {"loss": 1.5}
+        run.save(saved)
+    with open_run(config, tmp_path) as run:
+        found = Saved(
+            networks={"net": run.placement.put(np.zeros(3, np.float32))},
+            arrays={"scores": {"margin": np.zeros(2, np.float32)}},
+        )
+        run.begin("inputs.json", {}, dtype=None)
+        run.restore(found, lambda at: at[0])
+        assert run.is_resumed
+    assert (found.at, found.row, found.sums) == ((2, 1), 5, {"loss": 1.5})
+    assert found.record == {"epochs": [{"accuracy": 0.5}]}
+    jax.tree.map(np.testing.assert_array_equal, found.networks, saved.networks)
+    jax.tree.map(np.testing.assert_array_equal, found.arrays, saved.arrays)
+
+
+def test_a_checkpoint_of_another_layout_is_refused_and_kept(tmp_path):
+    config = dcfs.get_config("digits")
+    config.batch_size = 64
+    with open_run(config, tmp_path) as run:
+        _begin(run)
+        run._checkpoints.save({"state": np.zeros(1)}, {"layout": LAYOUT - 1})
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with (
+        pytest.raises(UserError, match=f"layout {LAYOUT - 1}.* this one reads layout {LAYOUT}: "),
+        open_run(config, tmp_path) as run,
+    ):
+        _begin(run)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_a_run_outside_the_main_thread_leaves_signals_alone(tmp_path):
+    config = dcfs.get_config("digits")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def use():
+        with open_run(config, tmp_path / "run"):
+            assert signal.getsignal(signal.SIGTERM) is before
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(use).result()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_environment_names_what_numbers_may_depend_on(monkeypatch):
+    monkeypatch.setenv("JAX_SOMETHING", "1")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    found = environment.environment("bfloat16")
+    assert found["dtype"] == "bfloat16"
+    assert found["variables"]["JAX_SOMETHING"] == "1" and "SECRET_TOKEN" not in found["variables"]
+    assert {"jax", "jaxlib", "flax", "optax", "numpy"} <= found["versions"].keys()
+    assert found.keys() >= {"started", "command", "devices", "commit", "python", "platform", "x64"}
