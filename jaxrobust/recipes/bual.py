@@ -1,4 +1,4 @@
-"""BUAL; notes in configs/bual.py."""
+"""BUAL, bidirectional uncertainty-based active learning (ECCV 2024); notes in configs/."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import ml_collections
 from jaxrobust.methods.bual_options import Bual
 from jaxrobust.options import replace, to_config
 from jaxrobust.tasks.options import ActiveLearning
-from jaxrobust.tasks.protocols import active_learning
+from jaxrobust.tasks.protocols import OPEN_SET, active_learning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +22,14 @@ _BY_DATASET = {
     "digits": {"bual.aux_batch_size": 32, "bual.subset_size": 400},
 }
 
-
 # The paper's Table 2, in which the base is the least confidence.
 ABLATIONS = {
     "unc_n": {"bual.base": "lc", "bual.weights": "negative"},
     "unweighted": {"bual.base": "lc", "bual.weights": "none"},
     "no_aux_weight": {"bual.base": "lc", "bual.weights": "precision"},
 }
+
+VARIANTS = (*OPEN_SET, *(f"{name}_{ablation}" for name in OPEN_SET for ablation in ABLATIONS))
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

@@ -123,6 +123,23 @@ class StrongAugment(Augment):
         "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's, of strong views"
     )
     cutout: int = option(16, "[0, inf)", "side of the square cut out of strong views; 0: none")
+    strong_mean: tuple[float, ...] = option(
+        (),
+        "[0, 1]",
+        "of strong views in memory; (): dataset.mean; DPC's code: CIFAR-10's on CIFAR-100 too",
+        lengths=(0, 3),
+    )
+    strong_std: tuple[float, ...] = option(
+        (), "(0, inf)", "likewise; (): dataset.std", lengths=(0, 3)
+    )
+
+    def check_combinations(self) -> None:
+        super().check_combinations()
+        if len(self.strong_mean) != len(self.strong_std):
+            raise UserError(
+                f"augment.strong_mean={self.strong_mean} and augment.strong_std={self.strong_std} "
+                "must hold as many numbers, or none; correct one of the two."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -404,7 +421,10 @@ class Distillation(Run):
     num_epochs: int = option(240, "[1, inf)", "of the student")
     batch_size: int = option(64, "[1, inf)", "images per training step")
     distill_until_epoch: int = option(
-        0, "[0, inf)", "the last one with distillation, counted from 1; 0: all"
+        0,
+        "[0, inf)",
+        "the last one with distillation, whatever the method, counted from 1; 0: as the method has "
+        "it, DHKD by distill.until_epoch",
     )
     num_diagnosed: int = option(
         512, "[1, inf)", "training images on which gradients are compared every epoch"
