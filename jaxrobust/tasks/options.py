@@ -60,6 +60,11 @@ class Dataset(Options, section="dataset"):
     test_fraction: float = option(
         0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
     )
+    test2: str = option(
+        "",
+        str,
+        "of noisy labels: folder of class folders, a second test set; WebVision: ImageNet's val",
+    )
     image_size: int = option(0, "[0, inf)", "0: as it is")
     max_train: int = option(0, "[0, inf)", "0: all; a smaller number takes a class-stratified part")
     max_test: int = option(0, "[0, inf)", "0: all; likewise")
