@@ -10,6 +10,7 @@ import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, DualHeadClassifier
+from jaxrobust.models.efficientnet import EfficientNetLite0
 from jaxrobust.models.feature_network import FeatureNetwork
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import Network, he_normal, torch_uniform
@@ -88,6 +89,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
         for widening in (1, 2)
     },
     **{f"vgg{depth}": functools.partial(VGG, sizes) for depth, sizes in _VGG_SIZES.items()},
+    "efficientnet_lite0": EfficientNetLite0,
     "mobilenet_v1": MobileNetV1,
     "mobilenet_v2_half": functools.partial(
         MobileNetV2,

@@ -1,4 +1,4 @@
-"""DPC; notes in configs/dpc.py."""
+"""DPC, Dirichlet-based prediction calibration (AAAI 2024); notes in configs/."""
 
 import dataclasses
 
@@ -106,6 +106,8 @@ _BY_NOISE = {
 }
 # Data set -> weight of the strong views of DPC*; 3 elsewhere.
 _STAR = {"cifar100": 1.0, "mini_webvision": 1.0}
+
+VARIANTS = (*SETTINGS, *(f"{name}_star" for name in SETTINGS))
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
