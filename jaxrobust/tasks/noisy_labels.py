@@ -1,4 +1,4 @@
-"""Learning under wrong labels: train, test, judge every given label, again.
+"""Learning under wrong labels: train, test, score every given label, again.
 
 The same loop serves every method. True labels are read in two places only: where the noise is put
 in, and where it is said how well the wrong labels were found.
@@ -98,14 +98,14 @@ def training_step(stage: Stage, views: ImageViews) -> Callable:
       views: of images.
 
     Returns:
-      `(network, ids, key, num_done, peer, images, labels, statistics, columns, scalars) ->
+      `(network, ids, key, num_done, peer, images, labels, statistics, label_scores, scalars) ->
       (network, metrics)`: `ids` int32 `[width]` by set, -1 at padding; `num_done` steps of the
       pass before this one, of the `num_steps` in `scalars`; `peer` as in `Stage.step`; `images` of
       the whole training set, uint8 `[N, H, W, 3]`, or what a stream gives for the batch; `labels`
-      int32 `[N]`; `statistics` as of `statistics_of`; `columns` as in `Pass`.
+      int32 `[N]`; `statistics` as of `statistics_of`; `label_scores` as in `Pass`.
     """
 
-    def batch(name, key, ids, images, labels, statistics, columns):
+    def batch(name, key, ids, images, labels, statistics, label_scores):
         # Slots beyond the batch size only even the rows out over the devices.
         ids = ids[: stage.batch_sizes[name]]
         rows = jnp.maximum(ids, 0)
@@ -113,13 +113,13 @@ def training_step(stage: Stage, views: ImageViews) -> Callable:
         images = images[name] if isinstance(images, dict) else images
         raw = views_at(images, rows, len(stage.views))
         seen = tuple(views(*each, statistics) for each in zip(stage.views, keys, raw, strict=True))
-        values = {name: column[rows] for name, column in columns.items()}
+        values = {name: column[rows] for name, column in label_scores.items()}
         return Batch(rows, labels[rows], ids >= 0, seen, values)
 
-    def step(network, ids, key, num_done, peer, images, labels, statistics, columns, scalars):
+    def step(network, ids, key, num_done, peer, images, labels, statistics, label_scores, scalars):
         step_key, *keys = jax.random.split(key, 1 + len(ids))
         batches = {
-            name: batch(name, k, ids[name], images, labels, statistics, columns)
+            name: batch(name, k, ids[name], images, labels, statistics, label_scores)
             for name, k in zip(sorted(ids), keys, strict=True)
         }
         progress = num_done / scalars["num_steps"]
@@ -222,9 +222,9 @@ class _Learning:
         self._build_programs()
 
     @property
-    def columns(self) -> dict[str, np.ndarray]:
+    def label_scores(self) -> dict[str, np.ndarray]:
         """What the method made of every label at the end of the last epoch, `[N]` by name."""
-        return self.saved.arrays["columns"]
+        return self.saved.arrays["label_scores"]
 
     # Programs
 
@@ -250,11 +250,16 @@ class _Learning:
                 static=static,
             )
             for split, view, size in (
+<<<<<<< HEAD
                 ("train", method.judge_view, len(self.labels)),
                 *((split, "test", len(examples)) for split, examples in self._tests.items()),
+=======
+                ("train", method.score_view, len(self.labels)),
+                ("test", "test", len(self.dataset.test)),
+>>>>>>> main
             )
         }
-        self._judge = programs.jit("judge", method.judge, **options)
+        self._score_labels = programs.jit("score_labels", method.score_labels, **options)
         if method.end_epoch is not None:
             self._end_epoch = programs.jit(
                 "end_epoch", method.end_epoch, donate_argnums=0, **options
@@ -280,8 +285,8 @@ class _Learning:
             self._train(epoch)
             entry = {"epoch": epoch, **self._test_measures(epoch)}
             self._write("test", epoch, entry)
-            saved.arrays["columns"] = self._judged(epoch)
-            entry["labels"] = detection(self._judged_labels(), self.method.score)
+            saved.arrays["label_scores"] = self._label_scores(epoch)
+            entry["labels"] = detection(self._labels_so_far(), self.method.score)
             self._write("labels", epoch, entry["labels"])
             saved.record["epochs"].append(entry)
             where = f"epoch {epoch + 1}/{num_epochs}, accuracy {100 * entry['accuracy']:.2f} %"
@@ -295,7 +300,7 @@ class _Learning:
         if saved.at == (epoch, 0) and not saved.row:
             saved.arrays["peers"] = self._peers()
         passes = self.method.passes(
-            epoch, self.columns, lambda name: rng.generator(seed, name, epoch)
+            epoch, self.label_scores, lambda name: rng.generator(seed, name, epoch)
         )
         for number in range(saved.at[1], len(passes)):
             entry = passes[number]
@@ -315,7 +320,7 @@ class _Learning:
                 self._images.visit(self._stages[entry.stage].views, stream, epoch),
                 self._labels,
                 self._statistics,
-                self.run.placement.put(entry.columns),
+                self.run.placement.put(entry.label_scores),
                 scalars={**entry.scalars, "num_steps": plan.num_steps},
                 at=(epoch, number),
                 event={"phase": entry.network, "epoch": epoch, "stage": entry.stage},
@@ -353,10 +358,17 @@ class _Learning:
 
     def _logits(self, split: str, epoch: int) -> jax.Array:
         """Every predictor's logits `[M, n, C]` on all images of a split."""
+<<<<<<< HEAD
         images, count, view = self._images, len(self.dataset.train), self.method.judge_view
         variables = self.method.judge_variables
         if split in self._tests:
             images, count, view = self._test_images[split], len(self._tests[split]), "test"
+=======
+        images, count, view = self._images, len(self.dataset.train), self.method.score_view
+        variables = self.method.score_variables
+        if split == "test":
+            images, count, view = self._test_images, len(self.dataset.test), "test"
+>>>>>>> main
             variables = self.method.test_variables
         plan = place_plan(
             np.arange(count), self.config.eval_batch_size, self.run.placement, capacity=count
@@ -388,15 +400,15 @@ class _Learning:
                 values[f"{prefix}ece{suffix}"] = error
         return values
 
-    def _judged(self, epoch: int) -> dict[str, np.ndarray]:
-        columns = fetch(self._judge(self._logits("train", epoch), self._labels))
-        for name, column in columns.items():
+    def _label_scores(self, epoch: int) -> dict[str, np.ndarray]:
+        label_scores = fetch(self._score_labels(self._logits("train", epoch), self._labels))
+        for name, column in label_scores.items():
             if not np.isfinite(column).all():
                 raise UserError(
                     f"The {name} of some training images is not finite after epoch {epoch}; lower "
                     "optimizer.learning_rate, or set --config.dtype=float32."
                 )
-        return columns
+        return label_scores
 
     def _write(self, split: str, epoch: int, values: dict) -> None:
         values = {name: value for name, value in values.items() if name != "epoch"}
@@ -410,16 +422,16 @@ class _Learning:
         }
         shape = (len(self.method.predictors), len(self.labels), self.problem.num_classes)
         shapes = jax.eval_shape(
-            self.method.judge, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
+            self.method.score_labels, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
         )
-        columns = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
-        saved.arrays = {"peers": self._peers(), "columns": columns}
+        label_scores = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
+        saved.arrays = {"peers": self._peers(), "label_scores": label_scores}
         saved.record = {"epochs": []}
         self.run.restore(saved, lambda at: at[0])
-        saved.arrays["columns"] = fetch(saved.arrays["columns"])
+        saved.arrays["label_scores"] = fetch(saved.arrays["label_scores"])
 
-    def _judged_labels(self) -> Labels:
-        return Labels(self.labels, self.true_labels, self.columns, self.dataset.class_names)
+    def _labels_so_far(self) -> Labels:
+        return Labels(self.labels, self.true_labels, self.label_scores, self.dataset.class_names)
 
     # Files
 
@@ -475,7 +487,7 @@ class _Learning:
             "epochs": epochs,
         }
         workdir = self.run.workdir
-        labels, method = self._judged_labels(), self.method
+        labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
         probs, _ = fetch(self._probs["test"](self._logits("test", self.config.num_epochs - 1)))
         draw(workdir, results, labels, method, self._images, probs, self.dataset)

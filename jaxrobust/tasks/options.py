@@ -350,7 +350,7 @@ class Noise(Options, section="noise"):
 
 @dataclasses.dataclass(frozen=True)
 class NoisyLabels(Run):
-    """A recipe of the noisy-label task, with DPC's numbers."""
+    """A recipe of the noisy-label task, with DPC's numbers for training; rivals have their own."""
 
     task: str = option("noisy_labels", Names("jaxrobust.tasks:TASKS"), "the outer loop")
     method: str = option(
