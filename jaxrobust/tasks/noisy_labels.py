@@ -250,13 +250,8 @@ class _Learning:
                 static=static,
             )
             for split, view, size in (
-<<<<<<< HEAD
-                ("train", method.judge_view, len(self.labels)),
-                *((split, "test", len(examples)) for split, examples in self._tests.items()),
-=======
                 ("train", method.score_view, len(self.labels)),
-                ("test", "test", len(self.dataset.test)),
->>>>>>> main
+                *((split, "test", len(examples)) for split, examples in self._tests.items()),
             )
         }
         self._score_labels = programs.jit("score_labels", method.score_labels, **options)
@@ -358,17 +353,10 @@ class _Learning:
 
     def _logits(self, split: str, epoch: int) -> jax.Array:
         """Every predictor's logits `[M, n, C]` on all images of a split."""
-<<<<<<< HEAD
-        images, count, view = self._images, len(self.dataset.train), self.method.judge_view
-        variables = self.method.judge_variables
-        if split in self._tests:
-            images, count, view = self._test_images[split], len(self._tests[split]), "test"
-=======
         images, count, view = self._images, len(self.dataset.train), self.method.score_view
         variables = self.method.score_variables
-        if split == "test":
-            images, count, view = self._test_images, len(self.dataset.test), "test"
->>>>>>> main
+        if split in self._tests:
+            images, count, view = self._test_images[split], len(self._tests[split]), "test"
             variables = self.method.test_variables
         plan = place_plan(
             np.arange(count), self.config.eval_batch_size, self.run.placement, capacity=count
