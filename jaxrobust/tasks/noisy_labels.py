@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.class_folders import test_folder
-from jaxrobust.data.dataset import Dataset, FileExamples, fingerprint
+from jaxrobust.data.dataset import Dataset, FeatureExamples, FileExamples, fingerprint
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.streaming import views_at
@@ -199,6 +199,11 @@ class _Learning:
         self._images = images_of(dataset.train, config, placement)
         self._tests = {"test": dataset.test}
         if config.dataset.test2:
+            if isinstance(dataset.train, FeatureExamples):
+                raise UserError(
+                    "dataset.test2 is a folder of images, but this data set holds features; clear "
+                    "--config.dataset.test2=."
+                )
             in_files = isinstance(dataset.train, FileExamples)
             self._tests["test2"] = test_folder(
                 pathlib.Path(config.dataset.test2),
