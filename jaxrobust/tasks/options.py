@@ -424,7 +424,10 @@ class Distillation(Run):
     num_epochs: int = option(240, "[1, inf)", "of the student")
     batch_size: int = option(64, "[1, inf)", "images per training step")
     distill_until_epoch: int = option(
-        0, "[0, inf)", "the last one with distillation, counted from 1; 0: all"
+        0,
+        "[0, inf)",
+        "the last one with distillation, whatever the method, counted from 1; 0: as the method has "
+        "it, DHKD by distill.until_epoch",
     )
     num_diagnosed: int = option(
         512, "[1, inf)", "training images on which gradients are compared every epoch"
