@@ -20,7 +20,8 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.class_folders import test_folder
-from jaxrobust.data.dataset import Dataset, FeatureExamples, FileExamples, fingerprint
+from jaxrobust.data.dataset import Dataset, FileExamples, fingerprint
+from jaxrobust.data.features import FeatureExamples
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.streaming import views_at
