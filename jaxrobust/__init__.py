@@ -19,7 +19,9 @@ UNKNOWN = -2
 
 # Public name -> the module that defines it.
 _LAZY = {
+    "Features": "jaxrobust.embedding",
     "LabelIssues": "jaxrobust.label_issues",
+    "embed": "jaxrobust.embedding",
     "find_label_issues": "jaxrobust.label_issues",
 }
 

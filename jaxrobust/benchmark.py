@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxrobust import tasks
 from jaxrobust.data.dataset import Dataset, Examples
-from jaxrobust.engine.environment import environment, setup_jax
+from jaxrobust.engine.environment import ask_for_determinism, environment, setup_jax
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.signals import Interrupted
@@ -352,6 +352,8 @@ def main(argv: list[str] | None = None) -> int:
                 f"{field}={value}" for field, value in given.items() if value
             ]
             config, dataset = load_config(path, changes), None
+            if config.deterministic:
+                ask_for_determinism()
             if arguments.random:
                 config.dataset.stream = False
                 dataset = random_dataset(config)

@@ -1,11 +1,18 @@
-"""`jaxrobust list`: methods, data sets and networks, a line each."""
+"""`jaxrobust list`: recipes with their variants, methods, data sets and networks, a line each."""
 
 import argparse
 import shutil
 import textwrap
 from collections.abc import Iterator
 
+from jaxrobust import recipes
 from jaxrobust.registry import Registry
+
+
+def _recipes() -> Iterator[tuple[str, str]]:
+    for name in recipes.names():
+        summary, variants = recipes.describe(name)
+        yield name, f"{summary}: {', '.join(variants)}"
 
 
 def _methods() -> Iterator[tuple[str, str]]:
@@ -45,6 +52,7 @@ def _networks() -> Iterator[tuple[str, str]]:
 
 
 KINDS = {
+    "recipes": _recipes,
     "methods": _methods,
     "datasets": _datasets,
     "networks": _networks,

@@ -1,13 +1,14 @@
 """The command `jaxrobust`."""
 
 import csv
+import importlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from jaxrobust import cli, find_label_issues
+from jaxrobust import UserError, cli, find_label_issues, recipes
 from jaxrobust.data.sources import SOURCES
 from jaxrobust.methods import STRATEGIES
 
@@ -53,7 +54,7 @@ def test_as_a_module_and_recipes_run_as_before(tmp_path):
 def test_list(capsys):
     assert cli.main(["list"]) == 0
     everything = capsys.readouterr().out
-    for name in (*SOURCES, *STRATEGIES, "resnet32x4", "preact_resnet18"):
+    for name in (*recipes.names(), *SOURCES, *STRATEGIES, "resnet32x4", "preact_resnet18"):
         assert f"  {name} " in everything
     assert "None" not in everything
     assert cli.main(["list", "datasets"]) == 0
@@ -62,6 +63,31 @@ def test_list(capsys):
     with pytest.raises(SystemExit):
         cli.main(["list", "animals"])
     assert "choose of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_listed_variant_is_one_and_others_are_answered_with_these(name):
+    get_config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config
+    summary, variants = recipes.describe(name)
+    assert summary and "digits" in variants
+    assert all(get_config(variant).task for variant in (None, *variants))
+    with pytest.raises(UserError, match="did you mean") as caught:
+        get_config("cifar")
+    assert "digits" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("dpc:cifar10", "those on cifar10 are cifar10_sym20, "),
+        ("dhkd:cifar100", "those on cifar100 are resnet56_resnet20, "),
+    ],
+)
+def test_a_data_set_that_is_no_variant_is_answered_with_those_on_it(recipe, words, tmp_path):
+    command = [sys.executable, "-m", "jaxrobust", "run", f"--config={recipe}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def written(folder, kind):

@@ -27,8 +27,8 @@ def _noisy_labels(config, run_):
     task._restore()
     run_.start_progress(task.saved, total=1)
     half = np.arange(len(labels)) % 2 / 2 + 0.25
-    columns = task.columns
-    columns |= {n: half.astype(np.float32) for n in columns if "clean_prob" in n}
+    scores = task.label_scores
+    scores |= {n: half.astype(np.float32) for n in scores if "clean_prob" in n}
     task._train(0)
     return task
 

@@ -214,7 +214,7 @@ def _announce() -> None:
         ("checkpoint", Checkpoints, "save"),
         ("evaluation", learning, "_measure"),
         ("evaluation", noisy, "_test_measures"),
-        ("evaluation", noisy, "_judged"),
+        ("evaluation", noisy, "_label_scores"),
         ("evaluation", distilling, "_test_measures"),
         ("query", learning, "_query"),
         ("report", learning, "_finish"),

@@ -22,7 +22,8 @@ from jaxrobust.errors import DataError
 Entry = tuple[str, str, bytes | pathlib.Path]
 """Class, path relative to the data set, content or path."""
 
-_UNLABELED = "unlabeled"  # folder of images without a label, in place of a class
+UNLABELED = "unlabeled"
+"""Folder of images without a label, in place of a class."""
 
 
 def image_folder(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
@@ -57,14 +58,14 @@ def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) ->
             f"--config.dataset.path= to one{'' if path is None else f', {path} is a file'}."
         )
     root = path / "train" if subfolders(path / "train") else path
-    classes = [folder.name for folder in subfolders(root) if folder.name != _UNLABELED]
+    classes = [folder.name for folder in subfolders(root) if folder.name != UNLABELED]
     entries = listed(path, root.relative_to(path).as_posix())
-    labeled = [entry for entry in entries if entry[0] != _UNLABELED]
+    labeled = [entry for entry in entries if entry[0] != UNLABELED]
     train = build("train", path, labeled, classes)
     unlabeled = None
     if len(labeled) < len(entries):
-        others = [entry for entry in entries if entry[0] == _UNLABELED]
-        unlabeled = build("unlabelled", path, others, (_UNLABELED,))
+        others = [entry for entry in entries if entry[0] == UNLABELED]
+        unlabeled = build("unlabelled", path, others, (UNLABELED,))
         unlabeled = dataclasses.replace(unlabeled, labels=np.full_like(unlabeled.labels, NO_LABEL))
     test_folder = next((f for f in ("test", "val") if (path / f).is_dir()), None)
     if root == path:

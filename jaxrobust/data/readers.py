@@ -361,14 +361,30 @@ def decode_image(name: str, file: bytes | pathlib.Path):
     Raises:
       DataError: the image cannot be decoded.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         content = file if isinstance(file, bytes) else file.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(name, image)
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError(f"{name} is not an image of a known format. {_REPLACE_IMAGE}") from None
+    except Exception as error:  # each codec raises types of its own
+        raise DataError(f"Cannot decode {name}: {error}. {_REPLACE_IMAGE}") from error
+
+
+def to_rgb(name: str, image):
+    """A Pillow image of any mode as `decode_image` makes it.
+
+    Raises:
+      DataError: its pixels cannot be decoded.
+    """
+    from PIL import ImageOps
+
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # each codec raises types of its own
         raise DataError(f"Cannot decode {name}: {error}. {_REPLACE_IMAGE}") from error
 

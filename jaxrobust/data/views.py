@@ -80,10 +80,15 @@ class PolicyViews(ImageViews):
     Attributes:
       policy: one of `POLICIES`.
       cutout: side of the hole, in pixels; 0: there is none.
+      strong_mean: what strong views are normalised with in place of `statistics`, C numbers on the
+        [0, 1] scale; () for `statistics`.
+      strong_std: likewise.
     """
 
     policy: str
     cutout: int
+    strong_mean: tuple[float, ...] = ()
+    strong_std: tuple[float, ...] = ()
 
     def __call__(
         self, kind: str, key: jax.Array, raw: jax.Array, statistics: dict[str, jax.Array]
@@ -98,6 +103,8 @@ class PolicyViews(ImageViews):
             raw = auto_augment(policy_key, self.crop(crop_key, raw), policy)
         else:
             raw = self.crop(crop_key, auto_augment(policy_key, raw, policy))
+        if kind == "strong" and self.strong_mean:
+            statistics = statistics_of(self.strong_mean, self.strong_std)
         views = self.normalized(raw, statistics)
         if kind == "strong" and self.cutout:
             views = cutout(cutout_key, views, size=self.cutout)
@@ -113,5 +120,6 @@ def make_views(augment: Any, input_shape: tuple[int, ...], dtype: Any) -> Views:
         return FeatureViews(jnp.dtype(dtype), augment.feature_noise, augment.feature_dropout)
     crops = {"padding": augment.padding, "flip": augment.flip, "dtype": jnp.dtype(dtype)}
     if "policy" in augment:
-        return PolicyViews(policy=augment.policy, cutout=augment.cutout, **crops)
+        names = ("policy", "cutout", "strong_mean", "strong_std")
+        return PolicyViews(**{name: augment[name] for name in names}, **crops)
     return ImageViews(**crops)

@@ -21,7 +21,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -55,7 +54,6 @@ DETECTION_VIEWS = {"weak": "weak", "clean": "test"}
 _INITIAL_NOISE_SCALE = 1e-8  # of u and v
 
 
-@flax.struct.dataclass
 class BldrState(TrainState):
     """A network and what it keeps of each of the N training examples.
 
@@ -327,9 +325,9 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         del peer
         return train_step(network, batches["all"], key, scalars)
 
-    def passes(epoch, columns, generator):
+    def passes(epoch, label_scores, generator):
         if bldr.reweighting and epoch == bldr.warm_up + 1:  # the first epoch with weights
-            found = np.unique(columns.get("prediction_nl", columns["suggested"])).size
+            found = np.unique(label_scores.get("prediction_nl", label_scores["suggested"])).size
             if found < problem.num_classes:
                 log.warning(
                     "The negative head predicts only %d of %d classes at the end of the warm-up, "
@@ -359,7 +357,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         passes=passes,
         forward=forward,
         class_probs=two_head_probs,
-        judge=functools.partial(_judge, tuple(heads), bldr.detection_threshold),
+        score_labels=functools.partial(_score_labels, tuple(heads), bldr.detection_threshold),
         score=f"{tuple(heads)[-1]}_prob",
         score_threshold=lambda scores: bldr.detection_threshold,
         heads=tuple(heads),
@@ -371,8 +369,8 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
             noise_threshold=bldr.noise_threshold,
         ),
         test_variables=test_variables,
-        judge_variables=test_variables if bldr.detection_params == "ema" else current_variables,
-        judge_view=DETECTION_VIEWS[bldr.detection_view],
+        score_variables=test_variables if bldr.detection_params == "ema" else current_variables,
+        score_view=DETECTION_VIEWS[bldr.detection_view],
     )
 
 
@@ -381,15 +379,15 @@ def two_head_probs(logits: jax.Array) -> jax.Array:
     return jnp.mean(jax.nn.softmax(logits), axis=0)
 
 
-def _judge(
+def _score_labels(
     heads: tuple[str, ...], threshold: float, logits: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
-    """`Method.judge`: the negative head judges, or the positive one where it is alone.
+    """`Method.score_labels`: the negative head judges, or the positive one where it is alone.
 
     `clean_prob` is the weight that its probabilities of the given labels amount to.
     """
     probs = _label_probs(logits[-1], labels)
-    columns = {
+    label_scores = {
         "suggested": predicted_class(two_head_probs(logits)),
         "clean_prob": weights_from_nl_probs(probs),
         f"{heads[-1]}_prob": probs,
@@ -397,8 +395,8 @@ def _judge(
     }
     if len(heads) > 1:
         for name, each in zip(heads, logits, strict=True):
-            columns[f"prediction_{name}"] = predicted_class(each)
-    return columns
+            label_scores[f"prediction_{name}"] = predicted_class(each)
+    return label_scores
 
 
 def _label_probs(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -46,8 +46,8 @@ from jaxrobust.methods.noisy_labels import (
     Pass,
     Problem,
     Stage,
-    judge_by_score,
     network_apply,
+    score_labels_by,
 )
 from jaxrobust.models import make_network, make_two_headed
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
@@ -250,7 +250,7 @@ def semi_supervised_step(
         [own[:2], objective.probs(peer_logits[:, 0]).reshape(own[:2].shape)]
     )
     onehot = jax.nn.one_hot(labeled.labels, own.shape[-1], dtype=own.dtype)
-    clean_prob = labeled.columns["clean_prob"].astype(own.dtype)[:, None]
+    clean_prob = labeled.label_scores["clean_prob"].astype(own.dtype)[:, None]
     refined = clean_prob * onehot + (1 - clean_prob) * jnp.mean(own[2:], axis=0)
     target_x = sharpen(refined, temperature=temperature)
     target_u = sharpen(jnp.mean(guesses_u, axis=0), temperature=temperature)
@@ -412,7 +412,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
         passes=_passes(dpc, config, problem),
         forward=lambda variables, images: module.apply(variables, images)[:, 0],
         class_probs=lambda logits: objective.probs(jnp.mean(logits, axis=0)),
-        judge=judge_by_score(
+        score_labels=score_labels_by(
             PAIR,
             score,
             name=dpc.score if dpc.score == "margin" else "negative_loss",
@@ -433,7 +433,7 @@ def _passes(
     """`Method.passes` of the co-divided training."""
     batch_size = config.batch_size
 
-    def passes(epoch, columns, generator):
+    def passes(epoch, label_scores, generator):
         scalars = {
             "learning_rate": learning_rate(config.optimizer, epoch, config.num_epochs),
             "epoch": float(epoch),
@@ -441,7 +441,7 @@ def _passes(
         plans = []
         for name, peer in zip(PAIR, reversed(PAIR), strict=True):
             order = generator(f"{name}/order")
-            clean_prob = columns[f"clean_prob_{peer}"]
+            clean_prob = label_scores[f"clean_prob_{peer}"]
             clean = np.asarray(select_clean(clean_prob, threshold=dpc.threshold))
             notes = {"num_labeled": float(clean.sum())}
             divided = epoch >= dpc.warm_up
@@ -473,7 +473,7 @@ def _passes(
                     ids,
                     scalars,
                     peer=peer,
-                    columns={"clean_prob": clean_prob},
+                    label_scores={"clean_prob": clean_prob},
                     notes=notes,
                 )
             )

@@ -18,8 +18,8 @@ from jaxrobust.methods.noisy_labels import (
     Pass,
     Problem,
     Stage,
-    judge_by_score,
     network_apply,
+    score_labels_by,
 )
 from jaxrobust.models import make_network
 
@@ -115,8 +115,8 @@ def _single(
 
         return sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
 
-    def passes(epoch, columns, generator):
-        del columns
+    def passes(epoch, label_scores, generator):
+        del label_scores
         ids = {"all": generator("net/order").permutation(problem.num_examples)}
         rate = learning_rate(config.optimizer, epoch, config.num_epochs)
         return [Pass("train", "net", ids, {"learning_rate": rate})]
@@ -131,7 +131,7 @@ def _single(
         passes=passes,
         forward=lambda variables, images: module.apply(variables, images)[:, 0],
         class_probs=lambda logits: jax.nn.softmax(jnp.mean(logits, axis=0)),
-        judge=judge_by_score(
+        score_labels=score_labels_by(
             networks,
             score,
             name="negative_loss",

@@ -40,14 +40,14 @@ class Batch(NamedTuple):
       labels: int32 `[B]`, the given labels.
       valid: bool `[B]`, False at padding.
       views: images `[B, H, W, 3]`, augmented and normalised, one for each of `Stage.views`.
-      columns: rows `[B]` of `Pass.columns`.
+      label_scores: rows `[B]` of `Pass.label_scores`.
     """
 
     ids: jax.Array
     labels: jax.Array
     valid: jax.Array
     views: tuple[jax.Array, ...]
-    columns: dict[str, jax.Array]
+    label_scores: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Pass:
         many steps.
       scalars: numbers that the step receives traced.
       peer: name of the network whose variables the step may read.
-      columns: values `[N]` of every example that the step's batches carry.
+      label_scores: values `[N]` of every example that the step's batches carry.
       notes: further numbers for the metrics.
     """
 
@@ -93,7 +93,7 @@ class Pass:
     ids: dict[str, np.ndarray]
     scalars: dict[str, float]
     peer: str | None = None
-    columns: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    label_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -111,14 +111,14 @@ class Method:
       start: `key -> TrainState` of one network, or a subclass of it with all else that the method
         carries from step to step, tables of every training example included.
       stages: the kinds of step.
-      passes: `(epoch, columns, generator) -> passes in order`: `columns` what `judge` returned at
-        the end of the epoch before (zeros at the start), `generator(name)` the epoch's NumPy
-        generator of one stream.
+      passes: `(epoch, label_scores, generator) -> passes in order`: `label_scores` what
+        `score_labels` returned at the end of the epoch before (zeros at the start),
+        `generator(name)` the epoch's NumPy generator of one stream.
       forward: `(variables, images) -> logits [n, C]`, or `[n, M, C]` with `heads`.
       class_probs: `logits of all predictors, stacked [M, n, C] -> probabilities [n, C]`.
-      judge: `(logits [M, N, C] on the training set, labels [N]) -> columns [N] by name`. Required
-        are `clean_prob`, `suggested` (a class), `flagged` (bool: the label is probably wrong) and
-        the one named by `score`.
+      score_labels: `(logits [M, N, C] on the training set, labels [N]) -> scores [N] by name`.
+        Required are `clean_prob`, `suggested` (a class), `flagged` (bool: the label is probably
+        wrong) and the one named by `score`.
       score: name of the column that orders examples of equal `clean_prob`; high means clean.
       score_threshold: `scores [N] -> number`: labels whose score is below it are flagged; None
         where a mixture of two Gaussians decides.
@@ -126,8 +126,8 @@ class Method:
       heads: names of the M predictions that the only network makes, if not just one.
       end_epoch: `(state, epoch) -> state`, once for every network after its last step of an epoch.
       test_variables: `state -> variables` that are tested.
-      judge_variables: `state -> variables` whose logits on the training set `judge` gets.
-      judge_view: the view of the training images for that: `"test"`, or a kind of `Stage.views`.
+      score_variables: `state -> variables` whose logits on the training set `score_labels` gets.
+      score_view: the view of the training images for that: `"test"`, or a kind of `Stage.views`.
     """
 
     networks: tuple[str, ...]
@@ -136,15 +136,15 @@ class Method:
     passes: Callable[..., list[Pass]]
     forward: Callable[[Mapping[str, Any], jax.Array], jax.Array]
     class_probs: Callable[[jax.Array], jax.Array]
-    judge: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+    score_labels: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
     score: str
     score_threshold: Callable[[np.ndarray], float | None] = lambda scores: None
     peer_from: str = "now"
     heads: tuple[str, ...] = ()
     end_epoch: Callable[[TrainState, jax.Array], TrainState] | None = None
     test_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
-    judge_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
-    judge_view: str = "test"
+    score_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
+    score_view: str = "test"
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ def network_apply(module: nn.Module) -> Apply:
     return apply
 
 
-def judge_by_score(
+def score_labels_by(
     networks: tuple[str, ...],
     score: Callable[[jax.Array, jax.Array], jax.Array],
     *,
@@ -192,7 +192,7 @@ def judge_by_score(
     kurtosis_threshold: float = 1.2,
     reg_covar: float = 5e-4,
 ) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
-    """`Method.judge` from a score per example: every network splits, and their mean decides.
+    """`Method.score_labels` by a score per example: every network splits, their mean decides.
 
     Args:
       networks: their names.
@@ -204,16 +204,16 @@ def judge_by_score(
       reg_covar: of `clean_probability`.
 
     Returns:
-      The function. With several networks, the columns of each carry its name.
+      The function. With several networks, the scores of each carry its name.
     """
 
     how = {"mode": mode, "kurtosis_threshold": kurtosis_threshold, "reg_covar": reg_covar}
 
-    def judge(logits, labels):
+    def score_labels(logits, labels):
         scores = jax.vmap(score, in_axes=(0, None))(logits, labels)
         probs = jnp.stack([clean_probability(s, **how) for s in scores])
         clean_prob = jnp.mean(probs, axis=0)
-        columns = {
+        label_scores = {
             "suggested": predicted_class(jnp.mean(logits, axis=0)),
             "clean_prob": clean_prob,
             name: jnp.mean(scores, axis=0),
@@ -221,12 +221,12 @@ def judge_by_score(
         }
         if len(networks) > 1:
             for i, network in enumerate(networks):
-                columns[f"clean_prob_{network}"] = probs[i]
-                columns[f"{name}_{network}"] = scores[i]
-                columns[f"prediction_{network}"] = predicted_class(logits[i])
-        return columns
+                label_scores[f"clean_prob_{network}"] = probs[i]
+                label_scores[f"{name}_{network}"] = scores[i]
+                label_scores[f"prediction_{network}"] = predicted_class(logits[i])
+        return label_scores
 
-    return judge
+    return score_labels
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:

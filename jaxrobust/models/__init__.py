@@ -10,6 +10,7 @@ import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, DualHeadClassifier
+from jaxrobust.models.efficientnet import EfficientNetLite0
 from jaxrobust.models.feature_network import FeatureNetwork
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import Network, he_normal, torch_uniform
@@ -88,6 +89,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
         for widening in (1, 2)
     },
     **{f"vgg{depth}": functools.partial(VGG, sizes) for depth, sizes in _VGG_SIZES.items()},
+    "efficientnet_lite0": EfficientNetLite0,
     "mobilenet_v1": MobileNetV1,
     "mobilenet_v2_half": functools.partial(
         MobileNetV2,
@@ -191,11 +193,14 @@ def make_network(
         raise UserError(unknown_name("model.name", config.name, NETWORKS))
     if config.pool not in POOLINGS:
         raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
-    options = {"num_classes": num_classes, "num_heads": num_heads, "dtype": dtype}
+    options: dict[str, Any] = {
+        "num_classes": num_classes,
+        "num_heads": num_heads,
+        "dtype": dtype,
+        "norm_parts": norm_parts,
+    }
     if config.name in FEATURE_NETWORKS:
         options["dropout"] = config.get("dropout", 0.0)
-    else:
-        options["norm_parts"] = norm_parts
     if config.name in ("inception_resnet_v2", *FEATURE_NETWORKS):
         if config.pool != "global":
             raise UserError(f"model.pool={config.pool!r} is not for {config.name}; use 'global'.")

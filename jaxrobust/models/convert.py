@@ -2,8 +2,9 @@
 
 `python -m jaxrobust.models.convert --arch=resnet32x4 --from=checkpoint.pth --to=DIR`
 
-Reads the state dicts of the RepDistiller and DHKD networks, of torchvision's, and of RepVGG and
-Swin by their authors or timm (`.pth`, or `.safetensors`), and writes a folder that a distillation
+Reads the state dicts of the RepDistiller and DHKD networks, of torchvision's, of tonylins'
+MobileNetV2, of EfficientNet-Lite0, and of RepVGG and Swin by their authors or timm (`.pth`, or
+`.safetensors`), and writes a folder that a distillation
 recipe takes as its teacher. Exit codes: 0 done; 2 something the user can mend, in one sentence.
 """
 
@@ -13,15 +14,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import BACKBONES, make_classifier
 from jaxrobust.models.storage import MODEL, StoredClassifier, save_classifier
-from jaxrobust.models.torch_files import read_state_dict
+from jaxrobust.models.torch_files import read_checkpoint
 from jaxrobust.models.torch_names import canonical_names, torch_module
 from jaxrobust.models.torch_weights import load_torch_weights
 
@@ -62,12 +63,42 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
         )
     num_classes = head.shape[0]
     module, abstract = _abstract_variables(arch, num_classes)
-    paths = {path[1:-1] for path in flax.traverse_util.flatten_dict(dict(abstract))}
+    paths = {path[1:-1] for path in traverse_util.flatten_dict(dict(abstract))}
     modules = {torch_module(module.backbone, path): path for path in paths}
     try:
         return num_classes, load_torch_weights(abstract, named, modules)
     except ValueError as error:
         raise UserError(f"This is not a state dict of {arch}: {error}") from error
+
+
+def _published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, Any]:
+    """(whose, side in pixels, mean, std) of the images of published weights, as far as is known."""
+    if arch == "efficientnet_lite0":
+        return "EfficientNet-Lite's", 224, (127 / 255,) * 3, (128 / 255,) * 3
+    if num_classes == 1000:
+        return "ImageNet's", 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if num_classes == 100:
+        return "CIFAR-100's", 32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    return "", 0, (), ()
+
+
+def _three_numbers(text: str) -> tuple[float, ...]:
+    numbers = tuple(map(float, text.split(",")))
+    if len(numbers) != 3:
+        raise ValueError
+    return numbers
+
+
+def _class_names(path: pathlib.Path | None, num_classes: int) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        names = tuple(path.read_text().splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    if len(names) != num_classes:
+        raise UserError(f"{path} has {len(names)} lines, but there are {num_classes} classes.")
+    return names
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,19 +109,58 @@ def main(argv: list[str] | None = None) -> int:
         "--from", dest="source", required=True, type=pathlib.Path, help=".pth or .safetensors"
     )
     parser.add_argument("--to", required=True, type=pathlib.Path, help="new folder")
+    parser.add_argument(
+        "--ema", action="store_true", help="take the moving average where there are both"
+    )
+    numbers = {"type": _three_numbers, "metavar": "R,G,B"}
+    parser.add_argument(
+        "--mean",
+        **numbers,
+        help="of the images that it was trained on, on the [0, 1] scale; default: ImageNet's for "
+        "1,000 classes, CIFAR-100's for 100",
+    )
+    parser.add_argument("--std", **numbers, help="likewise")
+    parser.add_argument("--size", type=int, help="side of these images in pixels; likewise")
+    parser.add_argument("--classes", type=pathlib.Path, help="text file of one class name a line")
     args = parser.parse_args(argv)
     try:
         if args.arch not in BACKBONES:
             raise UserError(unknown_name("architecture", args.arch, BACKBONES))
-        num_classes, variables = convert_state_dict(args.arch, read_state_dict(args.source))
+        if (args.mean is None) != (args.std is None) or min(args.std or (1,)) <= 0:
+            raise UserError("--mean and --std go together, and std is positive.")
+        checkpoint = read_checkpoint(args.source, ema=args.ema)
+        num_classes, variables = convert_state_dict(args.arch, checkpoint.tensors)
+        whose, size, mean, std = _published_statistics(args.arch, num_classes)
+        if args.mean:
+            whose, mean, std = "as given", args.mean, args.std
+        size = size if args.size is None else args.size
         if (args.to / MODEL).exists():
             raise UserError(f"{args.to} holds a model already; choose another folder.")
-        save_classifier(StoredClassifier(args.arch, num_classes, variables), args.to)
+        classifier = StoredClassifier(
+            args.arch,
+            num_classes,
+            variables,
+            class_names=_class_names(args.classes, num_classes),
+            image_shape=(size, size, 3) if size else (),
+            mean=mean,
+            std=std,
+        )
+        save_classifier(classifier, args.to)
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))
     print(f"{args.to}: {args.arch}, {num_classes} classes, {count:,} parameters.")
+    if checkpoint.left:
+        print(
+            f"Taken: {'/'.join(checkpoint.taken)}; the file also holds "
+            f"{', '.join(checkpoint.left)}, the other of weights and moving average (--ema)."
+        )
+    if mean:
+        rounded = ", ".join(f"{x:.4g}" for x in (*mean, *std))
+        print(f"Mean and std of its images ({whose}): {rounded}; --mean and --std change them.")
+    else:
+        print("Nothing is known of its images: give --mean and --std.")
     return 0
 
 

@@ -9,6 +9,8 @@ import pathlib
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -43,23 +45,79 @@ _STORAGE_TYPES = {
 }
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Admits tensors, builtin containers and their settings; any other name is refused.
+# Values that lie beside the weights in a training checkpoint; nothing of them is kept.
+_SKIPPED = {
+    ("_codecs", "encode"),
+    ("argparse", "Namespace"),
+    ("collections", "Counter"),
+    ("collections", "defaultdict"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    *(
+        ("torch", dtype)
+        for dtype in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8")
+    ),
+    *(("numpy", name) for name in ("dtype", "float64", "float32", "int64", "int32")),
+    *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
+    *(
+        (module, kind)
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    ),
+    *(
+        (builtins, kind)
+        for builtins in ("builtins", "__builtin__")
+        for kind in ("bool", "complex", "dict", "float", "frozenset", "int", "list", "set", "str")
+    ),
+}
 
-    What a pickle may call are the two bound methods and `OrderedDict`: none of them can be changed
-    from within a pickle.
+
+class _Skipped:
+    """Stands for a value of `_SKIPPED`: takes whatever a pickle puts into it and keeps nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_, **__):
+        return super().__new__(cls)
+
+    def __init__(self, *_, **__):
+        pass
+
+    def _ignore(self, *_):
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = update = _ignore
+
+
+class _TensorUnpickler(pickle._Unpickler):
+    """Admits tensors, builtin containers and, to be skipped, the values of `_SKIPPED`.
+
+    What a pickle may call are the two bound methods, `OrderedDict` and `_Skipped`: none of them can
+    be changed from within a pickle. The pure Python unpickler keeps its memo in a dict, where the C
+    one allocates as many places as a damaged file asks for; opcodes after protocol 2, in which
+    PyTorch writes, that allocate in advance are refused.
+
+    Args:
+      file: positioned at the pickle.
+      storage: `(key, kind, size) -> array [size]`.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, root: str):
-        super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
-        self._archive, self._root = archive, root
+    dispatch = {  # noqa: RUF012
+        code: function
+        for code, function in pickle._Unpickler.dispatch.items()
+        if code not in (pickle.BYTEARRAY8[0], pickle.NEXT_BUFFER[0])
+    }
+
+    def __init__(self, file: io.BytesIO, storage: Callable[[str, str, int], np.ndarray]):
+        super().__init__(file, encoding="latin1")  # text of Python 2
+        self._storage = storage
         self._admitted = {
             ("collections", "OrderedDict"): collections.OrderedDict,
-            # The settings of a training script; nothing of them is used.
-            ("argparse", "Namespace"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_parameter"): self._parameter,
             **{("torch", name): kind for name, kind in _STORAGE_TYPES.items()},
+            **dict.fromkeys(_SKIPPED, _Skipped),
         }
 
     def find_class(self, module: str, name: str) -> object:
@@ -69,9 +127,10 @@ class _TensorUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
     def persistent_load(self, reference: tuple) -> np.ndarray:
-        _, kind, key, _, size = reference
-        content = self._archive.read(f"{self._root}data/{key}")
-        return np.frombuffer(content, _SAFETENSORS_TYPES[kind], count=size)
+        what, kind, key, _, size, *view = reference
+        if what != "storage" or any(part is not None for part in view):
+            raise pickle.UnpicklingError("it shares storages in a way that no state dict does")
+        return self._storage(str(key), kind, size)
 
     def _tensor(self, storage, offset, shape, strides, *_) -> np.ndarray:
         # Strides reach into memory: nothing outside the storage may be read.
@@ -85,17 +144,61 @@ class _TensorUnpickler(pickle.Unpickler):
         return tensor
 
 
+def _load_zip(content: bytes) -> object:
+    """Since PyTorch 1.6: a zip of one pickle, and one file for each storage."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        root = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        pickled = archive.read(root)
+        root = root.removesuffix("data.pkl")
+
+        def storage(key: str, kind: str, size: int) -> np.ndarray:
+            data = archive.read(f"{root}data/{key}")
+            return np.frombuffer(data, _SAFETENSORS_TYPES[kind], count=size)
+
+        return _TensorUnpickler(io.BytesIO(pickled), storage).load()
+
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def _load_legacy(content: bytes) -> object:
+    """Before PyTorch 1.6: pickles of a magic number, a version, the writer's system, the value and
+    the keys of its storages, then each storage as its int64 size and its numbers."""
+    file = io.BytesIO(content)
+
+    def no_storage(key: str, kind: str, size: int) -> np.ndarray:
+        raise pickle.UnpicklingError("it has tensors before its content")
+
+    def plain() -> object:
+        return _TensorUnpickler(file, no_storage).load()
+
+    if plain() != _MAGIC:
+        raise pickle.UnpicklingError("it does not begin as PyTorch's files do")
+    _version, _system = plain(), plain()
+    start, kinds = file.tell(), {}
+
+    # Storages follow the pickle that refers to them, so it is read twice: first for their types.
+    scan = _TensorUnpickler(file, lambda key, kind, size: kinds.setdefault(key, kind))
+    for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"):
+        scan._admitted["torch._utils", name] = _Skipped
+    scan.load()
+    storages, keys = {}, plain()
+    for key in keys:
+        kind = np.dtype(_SAFETENSORS_TYPES[kinds[str(key)]])
+        (size,) = struct.unpack("<q", file.read(8))
+        if not 0 <= size * kind.itemsize <= len(content) - file.tell():
+            raise pickle.UnpicklingError("it is cut short")
+        storages[str(key)] = np.frombuffer(content, kind, count=size, offset=file.tell())
+        file.seek(size * kind.itemsize, io.SEEK_CUR)
+    file.seek(start)
+    return _TensorUnpickler(file, lambda key, kind, size: storages[key]).load()
+
+
 def _read_torch(path: pathlib.Path) -> object:
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is not a zip archive: it is damaged, or older than PyTorch 1.6. If you trust "
-            "its origin, load it with PyTorch and save it again: "
-            "torch.save(torch.load(OLD, map_location='cpu', weights_only=True), NEW)."
-        )
     try:
-        with zipfile.ZipFile(path) as archive:
-            root = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            return _TensorUnpickler(archive, root.removesuffix("data.pkl")).load()
+        content = path.read_bytes()
+        load = _load_zip if content[:4] == b"PK\x03\x04" else _load_legacy
+        return load(content)
     except Exception as error:  # a hostile or damaged pickle can raise anything
         raise UserError(
             f"Refused to read {path}: {error or type(error).__name__}. Only tensors in plain "
@@ -123,34 +226,84 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a safetensors file, or damaged: {error}.") from error
 
 
-def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Tensors by name, of a state dict saved by PyTorch 1.6 or later or in safetensors.
+# Where a training checkpoint keeps its weights, and their moving average.
+_WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "student")
+_AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
 
-    The state dict may lie under `model` or `state_dict` in a training checkpoint, and all of its
-    names may start with `module.`.
+# What wrappers of a network put before all of its names.
+_PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "student.")
+
+
+class Checkpoint(NamedTuple):
+    """The weights of a checkpoint.
+
+    Attributes:
+      tensors: by PyTorch name.
+      taken: keys under which they lay in the file, outermost first.
+      left: keys of other weights beside them: moving averages, or what they are averages of.
+    """
+
+    tensors: dict[str, np.ndarray]
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
+    """A state dict saved by PyTorch or in safetensors, as it is or in a training checkpoint.
+
+    It may lie under `model`, `state_dict`, `net`, `model_state_dict` or `student`, and under
+    `model_ema` or the like as a moving average. Prefixes of wrappers (`module.`, `model.`,
+    `_orig_mod.`, `backbone.`, `student.`) are taken off; of a distiller only the student is read.
 
     Args:
       path: `.safetensors`, or any other ending for a file written by `torch.save`.
+      ema: whether to take the moving average where there are both. Where there is only one of the
+        two, that one is taken.
 
     Raises:
-      UserError: the file is missing, damaged, of an old format, holds no state dict, or its pickle
-        names anything beyond tensors and plain containers.
+      UserError: the file is missing, damaged, holds no state dict or no moving average where one is
+        asked for, or its pickle names anything beyond tensors and what is skipped beside them.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for key in ("model", "state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
+    taken, left = [], []
+    while isinstance(found, dict):
+        inner = [key for key in (*_WEIGHTS, *_AVERAGES) if isinstance(found.get(key), dict)]
+        if not inner:
+            break
+        inner.sort(key=lambda key: (key in _AVERAGES) != ema)
+        taken.append(inner[0])
+        left += [key for key in inner[1:] if (key in _AVERAGES) != (inner[0] in _AVERAGES)]
+        found = found[inner[0]]
     if not isinstance(found, dict) or not found:
         raise UserError(f"{path} does not hold a state dict. Save model.state_dict() instead.")
+    if ema and not set(taken) & set(_AVERAGES):
+        raise UserError(f"{path} holds no moving average of the weights; leave out --ema.")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise UserError(
                 f"{path} does not hold a state dict: {name!r} is no tensor. Save "
                 "model.state_dict() instead."
             )
-    if all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): value for name, value in found.items()}
-    return dict(found)
+    return Checkpoint(_without_prefixes(found), tuple(taken), tuple(left))
+
+
+def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of `read_checkpoint`."""
+    return read_checkpoint(path).tensors
+
+
+def _without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    tensors = dict(tensors)
+    while True:
+        if any(name.startswith("student.") for name in tensors):
+            tensors = {n: value for n, value in tensors.items() if n.startswith("student.")}
+        prefix = next((p for p in _PREFIXES if all(n.startswith(p) for n in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    # A backbone beside its head.
+    bare = [name.removeprefix("backbone.") for name in tensors]
+    return tensors if len(set(bare)) < len(bare) else dict(zip(bare, tensors.values(), strict=True))

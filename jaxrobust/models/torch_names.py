@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 
+from jaxrobust.models.efficientnet import EfficientNetLite0
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.repvgg import RepVGG
 from jaxrobust.models.resnet import BottleneckBlock, ResNetBackbone
@@ -16,7 +17,7 @@ from jaxrobust.models.wide_resnet import WideResNet
 # Other authors' names of what we call by the first of them.
 _ALIASES = (
     # The head, after its kind of layer or its role.
-    (r"^(linear|classifier(\.[01])?|last_linear|head(\.fc)?)\.(?=(weight|bias)$)", "fc."),
+    (r"^(linear|classifier(\.[01])?|last_linear|head(\.fc)?|_fc)\.(?=(weight|bias)$)", "fc."),
     # A ResNet's projection.
     (r"\.shortcut\.(?=[01]\.)", ".downsample."),
     # timm's RepVGG.
@@ -34,6 +35,33 @@ _ALIASES = (
     (r"\.mlp\.fc2\.", ".mlp.3."),
 )
 
+# tonylins' MobileNetV2 counts activations and does not nest: place in a block without and with a
+# first convolution -> torchvision's name.
+_TONYLINS = (
+    {"0": "0.0", "1": "0.1", "3": "1", "4": "2"},
+    {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"},
+)
+
+# The second head of DHKD's students, which predicts nothing.
+_AUXILIARY_HEAD = r"^(fc|linear|classifier|last_linear)2\."
+
+# timm's EfficientNet: the layers of a block, with and without a first convolution.
+_TIMM_STAGES = (1, 2, 2, 3, 3, 4, 1)
+_TIMM_BLOCK = {
+    "conv_dw": "_depthwise_conv",
+    "bn1": "_bn1",
+    "conv_pw": "_project_conv",
+    "bn2": "_bn2",
+}
+_TIMM_EXPANDED_BLOCK = {
+    "conv_pw": "_expand_conv",
+    "bn1": "_bn0",
+    "conv_dw": "_depthwise_conv",
+    "bn2": "_bn1",
+    "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
+}
+
 # What a network computes from its shape, or only counts.
 _NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 
@@ -41,17 +69,25 @@ _NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 def canonical_names(tensors: Iterable[str]) -> dict[str, str]:
     """One name per learned tensor of a state dict -> the name that it has there.
 
+    The second head of a DHKD student is left out.
+
     Raises:
       ValueError: if two tensors have the same role.
     """
     tensors = list(tensors)
     # timm merges patches at the start of a Swin stage, the others at the end of the one before.
     merges_first = any(name.startswith("layers.3.downsample.") for name in tensors)
+    is_tonylins = "features.2.conv.7.weight" in tensors
+    is_timms_efficientnet = "conv_stem.weight" in tensors
     names = {}
     for tensor in tensors:
-        if tensor.rpartition(".")[2] in _NOT_LEARNED:
+        if tensor.rpartition(".")[2] in _NOT_LEARNED or re.match(_AUXILIARY_HEAD, tensor):
             continue
         name = tensor
+        if is_tonylins:
+            name = _from_tonylins(name)
+        if is_timms_efficientnet:
+            name = _from_timms_efficientnet(name)
         if merges_first:
             name = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"features.{2 * int(m[1])}", name)
         for pattern, replacement in _ALIASES:
@@ -60,6 +96,25 @@ def canonical_names(tensors: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"{names[name]} and {tensor} have the same role, that of {name}.")
         names[name] = tensor
     return names
+
+
+def _from_tonylins(name: str) -> str:
+    name = re.sub(r"^conv\.(?=[01]\.)", "features.18.", name)
+    if match := re.match(r"features\.(\d+)\.conv\.(\d)\.(\w+)$", name):
+        block, place, leaf = match.groups()
+        return f"features.{block}.conv.{_TONYLINS[block != '1'][place]}.{leaf}"
+    return name
+
+
+def _from_timms_efficientnet(name: str) -> str:
+    if match := re.match(r"blocks\.(\d)\.(\d)\.(\w+)\.(\w+)$", name):
+        stage, place, layer, leaf = match.groups()
+        number = sum(_TIMM_STAGES[: int(stage)]) + int(place)
+        layer = (_TIMM_BLOCK if stage == "0" else _TIMM_EXPANDED_BLOCK)[layer]
+        return f"_blocks.{number}.{layer}.{leaf}"
+    top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    module, _, leaf = name.partition(".")
+    return f"{top.get(module, module)}.{leaf}"
 
 
 def _kind(layer: str) -> tuple[bool, int]:
@@ -166,7 +221,19 @@ def _swin(backbone: SwinTransformer, path: tuple[str, ...]) -> str:
     return f"features.{2 * int(stage) + 1}.{place}.{layer}"
 
 
+def _efficientnet(backbone: EfficientNetLite0, path: tuple[str, ...]) -> str:
+    unit, layer = path
+    is_conv = layer == "Conv_0"
+    if unit in ("stem", "last"):
+        norm, conv = {"stem": ("_bn0", "_conv_stem"), "last": ("_bn1", "_conv_head")}[unit]
+        return conv if is_conv else norm
+    _, number, part = unit.split("_")
+    index = ("expand", "depthwise", "project").index(part)
+    return f"_blocks.{number}." + (f"_{part}_conv" if is_conv else f"_bn{index}")
+
+
 _FAMILIES = {
+    EfficientNetLite0: _efficientnet,
     ResNetBackbone: _resnet,
     WideResNet: _wide_resnet,
     VGG: _vgg,

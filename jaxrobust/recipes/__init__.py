@@ -4,9 +4,10 @@
 own needs no more than such a function. The papers' lab notes are in the repository's `configs/`.
 """
 
+import importlib
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from jaxrobust.errors import UserError, unknown_name
 
@@ -16,6 +17,12 @@ _FOLDER = pathlib.Path(__file__).parent
 def names() -> list[str]:
     """Of the recipes that are installed with jaxrobust."""
     return sorted(file.stem for file in _FOLDER.glob("[!_]*.py"))
+
+
+def describe(name: str) -> tuple[str, tuple[str, ...]]:
+    """What an installed recipe is about, in one line, and its variants."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    return module.__doc__.splitlines()[0].partition(";")[0], module.VARIANTS
 
 
 def locate(recipe: str) -> str:
@@ -37,12 +44,21 @@ def no_recipe(path: str) -> str:
     return f"--config={path} does not exist; give a file or one of {', '.join(names())}."
 
 
-def choose(variant: str | None, default: str, variants: Iterable[str]) -> str:
+def choose(variant: str | None, default: str, variants: Mapping[str, Sequence]) -> str:
     """The variant that `--config=FILE:VARIANT` names.
 
+    Args:
+      variant: as given; None for `default`.
+      default: a key of `variants`.
+      variants: name -> what it stands for, the data set first.
+
     Raises:
-      UserError: if there is no such variant.
+      UserError: if there is no such variant; for the name of a data set with those on it.
     """
-    if (name := variant or default) not in variants:
-        raise UserError(unknown_name("config variant", name, variants))
-    return name
+    if (name := variant or default) in variants:
+        return name
+    if on_it := [other for other, settings in variants.items() if settings[0] == name]:
+        raise UserError(
+            f"{name!r} is no variant of this recipe; those on {name} are {', '.join(on_it)}."
+        )
+    raise UserError(unknown_name("config variant", name, variants))

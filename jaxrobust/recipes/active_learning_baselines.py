@@ -4,7 +4,9 @@ import ml_collections
 
 from jaxrobust.options import to_config
 from jaxrobust.tasks.options import ActiveLearning
-from jaxrobust.tasks.protocols import active_learning
+from jaxrobust.tasks.protocols import OPEN_SET, active_learning
+
+VARIANTS = tuple(OPEN_SET)
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

@@ -1,4 +1,4 @@
-"""BLDR; notes in configs/bldr.py."""
+"""BLDR, bidirectional learning with dynamic sample reweighting (2022); notes in configs/."""
 
 import dataclasses
 
@@ -84,6 +84,8 @@ _BY_DATASET = {
         "batch_size": 32,  # with 64 the warm-up has too few steps, see configs/bldr.py
     },
 }
+
+VARIANTS = (*SETTINGS, *(f"{name}_{ablation}" for name in SETTINGS for ablation in ABLATIONS))
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

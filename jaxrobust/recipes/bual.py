@@ -1,4 +1,4 @@
-"""BUAL; notes in configs/bual.py."""
+"""BUAL, bidirectional uncertainty-based active learning (ECCV 2024); notes in configs/."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import ml_collections
 from jaxrobust.methods.bual_options import Bual
 from jaxrobust.options import to_config
 from jaxrobust.tasks.options import ActiveLearning, Al
-from jaxrobust.tasks.protocols import active_learning
+from jaxrobust.tasks.protocols import OPEN_SET, active_learning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,8 @@ _BY_DATASET = {
     "tiny_imagenet": {"bual.subset_size": 10_000, "model.pool": "window4"},
     "digits": {"bual.aux_batch_size": 32, "bual.subset_size": 400},
 }
+
+VARIANTS = tuple(OPEN_SET)
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

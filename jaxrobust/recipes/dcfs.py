@@ -1,4 +1,4 @@
-"""DCFS; notes in configs/dcfs.py."""
+"""DCFS, Dirichlet-based coarse-to-fine example selection (2024); notes in configs/."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import ml_collections
 from jaxrobust.methods.dcfs_options import Discrepancy, Edl, Loss, Select
 from jaxrobust.options import to_config
 from jaxrobust.tasks.options import ActiveLearning
-from jaxrobust.tasks.protocols import active_learning
+from jaxrobust.tasks.protocols import OPEN_SET, active_learning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +18,9 @@ class Recipe(ActiveLearning):
     loss: Loss = Loss()
     discrepancy: Discrepancy = Discrepancy()
     select: Select = Select()
+
+
+VARIANTS = tuple(OPEN_SET)
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

@@ -1,9 +1,11 @@
-"""DHKD; notes in configs/dhkd.py."""
+"""DHKD, dual-head knowledge distillation (KDD 2025); notes in configs/."""
 
 import ml_collections
 
 from jaxrobust.options import to_config
-from jaxrobust.tasks.protocols import distillation
+from jaxrobust.tasks.protocols import DISTILLATIONS, distillation
+
+VARIANTS = tuple(DISTILLATIONS)
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

@@ -1,4 +1,4 @@
-"""DPC; notes in configs/dpc.py."""
+"""DPC, Dirichlet-based prediction calibration (AAAI 2024); notes in configs/."""
 
 import dataclasses
 
@@ -65,6 +65,9 @@ _BY_DATASET = {
         "noise.seed": 123,
         "dataset.mean": (0.507, 0.487, 0.441),
         "dataset.std": (0.267, 0.256, 0.276),
+        # The authors' loader of strong views has CIFAR-10's constants here too.
+        "augment.strong_mean": (0.4914, 0.4822, 0.4465),
+        "augment.strong_std": (0.2023, 0.1994, 0.2010),
         "dpc.warm_up": 30,
     },
     # The first 50 classes of the Google subset, tested on WebVision's own images. Unlike the
@@ -103,6 +106,8 @@ _BY_NOISE = {
 }
 # Data set -> weight of the strong views of DPC*; 3 elsewhere.
 _STAR = {"cifar100": 1.0, "mini_webvision": 1.0}
+
+VARIANTS = (*SETTINGS, *(f"{name}_star" for name in SETTINGS))
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

@@ -1,9 +1,11 @@
-"""What DHKD is compared with; notes in configs/kd_baselines.py."""
+"""What DHKD is compared with, published distillation losses; notes in configs/."""
 
 import ml_collections
 
 from jaxrobust.options import to_config
-from jaxrobust.tasks.protocols import distillation
+from jaxrobust.tasks.protocols import DISTILLATIONS, distillation
+
+VARIANTS = tuple(DISTILLATIONS)
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

@@ -1,9 +1,11 @@
-"""L2D; notes in configs/l2d.py."""
+"""L2D, multi-label knowledge distillation (ICCV 2023); notes in configs/."""
 
 import ml_collections
 
 from jaxrobust.options import to_config
-from jaxrobust.tasks.protocols import multilabel_distillation
+from jaxrobust.tasks.protocols import MULTILABEL_DISTILLATIONS, multilabel_distillation
+
+VARIANTS = tuple(MULTILABEL_DISTILLATIONS)
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:

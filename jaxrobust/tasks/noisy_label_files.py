@@ -24,13 +24,13 @@ class Labels:
     Attributes:
       given: int32 `[N]`.
       true: likewise; None where nobody knows them.
-      columns: of the method, `[N]` by name.
+      label_scores: of the method, `[N]` by name.
       class_names: of the C classes.
     """
 
     given: np.ndarray
     true: np.ndarray | None
-    columns: Mapping[str, np.ndarray]
+    label_scores: Mapping[str, np.ndarray]
     class_names: tuple[str, ...]
 
     @property
@@ -40,7 +40,7 @@ class Labels:
 
     def by_suspicion(self, score: str) -> np.ndarray:
         """Ids, those whose label looks most wrong first; `score` orders equal ones."""
-        return np.lexsort((self.columns[score], self.columns["clean_prob"]))
+        return np.lexsort((self.label_scores[score], self.label_scores["clean_prob"]))
 
 
 def detection(labels: Labels, score: str) -> dict[str, float]:
@@ -50,8 +50,8 @@ def detection(labels: Labels, score: str) -> dict[str, float]:
       labels: of the training set.
       score: the column of the method's score.
     """
-    columns, is_wrong = labels.columns, labels.is_wrong
-    flagged = columns["flagged"]
+    label_scores, is_wrong = labels.label_scores, labels.is_wrong
+    flagged = label_scores["flagged"]
     values = {"flagged_fraction": float(flagged.mean())}
     if is_wrong is None:
         return values
@@ -60,11 +60,11 @@ def detection(labels: Labels, score: str) -> dict[str, float]:
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(f1),
-        "suggested_accuracy": float((columns["suggested"] == labels.true).mean()),
+        "suggested_accuracy": float((label_scores["suggested"] == labels.true).mean()),
     }
     if is_wrong.any() and not is_wrong.all():
-        for name in [n for n in columns if n.startswith(("clean_prob", score))]:
-            values[f"auroc_{name}"] = float(metrics.auroc(-columns[name], is_wrong))
+        for name in [n for n in label_scores if n.startswith(("clean_prob", score))]:
+            values[f"auroc_{name}"] = float(metrics.auroc(-label_scores[name], is_wrong))
     return values
 
 
@@ -81,17 +81,18 @@ def write_label_quality(
     """
     names = [escape_formula(name) for name in labels.class_names]
     files = [escape_formula(name) for name in files or ()]
-    columns = labels.columns
-    is_class = [n for n in columns if n == "suggested" or n.startswith("prediction_")]
-    others = [n for n in columns if n != "suggested"]
+    label_scores = labels.label_scores
+    is_class = [n for n in label_scores if n == "suggested" or n.startswith("prediction_")]
+    others = [n for n in label_scores if n != "suggested"]
     truth = [] if labels.true is None else ["true_label"]
     header = ["id", *(["file"] if files else []), "given_label", "suggested_label"]
     rows = [[*header, *others, *truth]]
     for i in labels.by_suspicion(score):
         file = [files[i]] if files else []
-        classes = [names[labels.given[i]], names[columns["suggested"][i]]]
+        classes = [names[labels.given[i]], names[label_scores["suggested"][i]]]
         cells = [
-            names[columns[n][i]] if n in is_class else format_number(columns[n][i]) for n in others
+            names[label_scores[n][i]] if n in is_class else format_number(label_scores[n][i])
+            for n in others
         ]
         true_label = [names[labels.true[i]]] if truth else []
         rows.append([int(i), *file, *classes, *cells, *true_label])
@@ -118,10 +119,10 @@ def draw(
       test_probs: `[n, C]`, predicted probabilities of the test images.
       dataset: the data.
     """
-    folder, names, columns = workdir / "figures", labels.class_names, labels.columns
+    folder, names, label_scores = workdir / "figures", labels.class_names, labels.label_scores
     score = method.score
     shown = labels.by_suspicion(score)[:NUM_SHOWN]
-    captions = [f"{names[labels.given[i]]}\n→ {names[columns['suggested'][i]]}" for i in shown]
+    captions = [f"{names[labels.given[i]]}\n→ {names[label_scores['suggested'][i]]}" for i in shown]
     is_wrong = labels.is_wrong
     if len(images.shape) == 3:  # features cannot be shown
         figures.contact_sheet(
@@ -131,7 +132,7 @@ def draw(
             wrong=None if is_wrong is None else is_wrong[shown],
         )
     write_test_files(workdir, test_probs, dataset.test.labels, names)
-    scores = {n: columns.get(f"{score}_{n}", columns[score]) for n in method.networks}
+    scores = {n: label_scores.get(f"{score}_{n}", label_scores[score]) for n in method.networks}
     figures.score_histogram(
         scores,
         score.replace("_", " "),

@@ -1,4 +1,4 @@
-"""Learning under wrong labels: train, test, judge every given label, again.
+"""Learning under wrong labels: train, test, score every given label, again.
 
 The same loop serves every method. True labels are read in two places only: where the noise is put
 in, and where it is said how well the wrong labels were found.
@@ -98,14 +98,14 @@ def training_step(stage: Stage, views: Views) -> Callable:
       views: of images.
 
     Returns:
-      `(network, ids, key, num_done, peer, images, labels, statistics, columns, scalars) ->
+      `(network, ids, key, num_done, peer, images, labels, statistics, label_scores, scalars) ->
       (network, metrics)`: `ids` int32 `[width]` by set, -1 at padding; `num_done` steps of the
       pass before this one, of the `num_steps` in `scalars`; `peer` as in `Stage.step`; `images` of
       the whole training set, uint8 `[N, H, W, 3]`, or what a stream gives for the batch; `labels`
-      int32 `[N]`; `statistics` as of `statistics_of`; `columns` as in `Pass`.
+      int32 `[N]`; `statistics` as of `statistics_of`; `label_scores` as in `Pass`.
     """
 
-    def batch(name, key, ids, images, labels, statistics, columns):
+    def batch(name, key, ids, images, labels, statistics, label_scores):
         # Slots beyond the batch size only even the rows out over the devices.
         ids = ids[: stage.batch_sizes[name]]
         rows = jnp.maximum(ids, 0)
@@ -113,13 +113,13 @@ def training_step(stage: Stage, views: Views) -> Callable:
         images = images[name] if isinstance(images, dict) else images
         raw = views_at(images, rows, len(stage.views))
         seen = tuple(views(*each, statistics) for each in zip(stage.views, keys, raw, strict=True))
-        values = {name: column[rows] for name, column in columns.items()}
+        values = {name: column[rows] for name, column in label_scores.items()}
         return Batch(rows, labels[rows], ids >= 0, seen, values)
 
-    def step(network, ids, key, num_done, peer, images, labels, statistics, columns, scalars):
+    def step(network, ids, key, num_done, peer, images, labels, statistics, label_scores, scalars):
         step_key, *keys = jax.random.split(key, 1 + len(ids))
         batches = {
-            name: batch(name, k, ids[name], images, labels, statistics, columns)
+            name: batch(name, k, ids[name], images, labels, statistics, label_scores)
             for name, k in zip(sorted(ids), keys, strict=True)
         }
         progress = num_done / scalars["num_steps"]
@@ -212,9 +212,9 @@ class _Learning:
         self._build_programs()
 
     @property
-    def columns(self) -> dict[str, np.ndarray]:
+    def label_scores(self) -> dict[str, np.ndarray]:
         """What the method made of every label at the end of the last epoch, `[N]` by name."""
-        return self.saved.arrays["columns"]
+        return self.saved.arrays["label_scores"]
 
     # Programs
 
@@ -240,11 +240,11 @@ class _Learning:
                 static=static,
             )
             for split, view, size in (
-                ("train", method.judge_view, len(self.labels)),
+                ("train", method.score_view, len(self.labels)),
                 ("test", "test", len(self.dataset.test)),
             )
         }
-        self._judge = programs.jit("judge", method.judge, **options)
+        self._score_labels = programs.jit("score_labels", method.score_labels, **options)
         if method.end_epoch is not None:
             self._end_epoch = programs.jit(
                 "end_epoch", method.end_epoch, donate_argnums=0, **options
@@ -265,8 +265,8 @@ class _Learning:
             self._train(epoch)
             entry = {"epoch": epoch, **self._test_measures(epoch)}
             self._write("test", epoch, entry)
-            saved.arrays["columns"] = self._judged(epoch)
-            entry["labels"] = detection(self._judged_labels(), self.method.score)
+            saved.arrays["label_scores"] = self._label_scores(epoch)
+            entry["labels"] = detection(self._labels_so_far(), self.method.score)
             self._write("labels", epoch, entry["labels"])
             saved.record["epochs"].append(entry)
             where = f"epoch {epoch + 1}/{num_epochs}, accuracy {100 * entry['accuracy']:.2f} %"
@@ -280,7 +280,7 @@ class _Learning:
         if saved.at == (epoch, 0) and not saved.row:
             saved.arrays["peers"] = self._peers()
         passes = self.method.passes(
-            epoch, self.columns, lambda name: rng.generator(seed, name, epoch)
+            epoch, self.label_scores, lambda name: rng.generator(seed, name, epoch)
         )
         for number in range(saved.at[1], len(passes)):
             entry = passes[number]
@@ -300,7 +300,7 @@ class _Learning:
                 self._images.visit(self._stages[entry.stage].views, stream, epoch),
                 self._labels,
                 self._statistics,
-                self.run.placement.put(entry.columns),
+                self.run.placement.put(entry.label_scores),
                 scalars={**entry.scalars, "num_steps": plan.num_steps},
                 at=(epoch, number),
                 event={"phase": entry.network, "epoch": epoch, "stage": entry.stage},
@@ -338,8 +338,8 @@ class _Learning:
 
     def _logits(self, split: str, epoch: int) -> jax.Array:
         """Every predictor's logits `[M, n, C]` on all images of a split."""
-        images, count, view = self._images, len(self.dataset.train), self.method.judge_view
-        variables = self.method.judge_variables
+        images, count, view = self._images, len(self.dataset.train), self.method.score_view
+        variables = self.method.score_variables
         if split == "test":
             images, count, view = self._test_images, len(self.dataset.test), "test"
             variables = self.method.test_variables
@@ -370,15 +370,15 @@ class _Learning:
             values[f"ece{suffix}"] = metrics.expected_calibration_error(probs, labels)
         return values
 
-    def _judged(self, epoch: int) -> dict[str, np.ndarray]:
-        columns = fetch(self._judge(self._logits("train", epoch), self._labels))
-        for name, column in columns.items():
+    def _label_scores(self, epoch: int) -> dict[str, np.ndarray]:
+        label_scores = fetch(self._score_labels(self._logits("train", epoch), self._labels))
+        for name, column in label_scores.items():
             if not np.isfinite(column).all():
                 raise UserError(
                     f"The {name} of some training images is not finite after epoch {epoch}; lower "
                     "optimizer.learning_rate, or set --config.dtype=float32."
                 )
-        return columns
+        return label_scores
 
     def _write(self, split: str, epoch: int, values: dict) -> None:
         values = {name: value for name, value in values.items() if name != "epoch"}
@@ -392,16 +392,16 @@ class _Learning:
         }
         shape = (len(self.method.predictors), len(self.labels), self.problem.num_classes)
         shapes = jax.eval_shape(
-            self.method.judge, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
+            self.method.score_labels, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
         )
-        columns = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
-        saved.arrays = {"peers": self._peers(), "columns": columns}
+        label_scores = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
+        saved.arrays = {"peers": self._peers(), "label_scores": label_scores}
         saved.record = {"epochs": []}
         self.run.restore(saved, lambda at: at[0])
-        saved.arrays["columns"] = fetch(saved.arrays["columns"])
+        saved.arrays["label_scores"] = fetch(saved.arrays["label_scores"])
 
-    def _judged_labels(self) -> Labels:
-        return Labels(self.labels, self.true_labels, self.columns, self.dataset.class_names)
+    def _labels_so_far(self) -> Labels:
+        return Labels(self.labels, self.true_labels, self.label_scores, self.dataset.class_names)
 
     # Files
 
@@ -457,7 +457,7 @@ class _Learning:
             "epochs": epochs,
         }
         workdir = self.run.workdir
-        labels, method = self._judged_labels(), self.method
+        labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
         probs, _ = fetch(self._probs(self._logits("test", self.config.num_epochs - 1)))
         draw(workdir, results, labels, method, self._images, probs, self.dataset)

@@ -128,6 +128,23 @@ class StrongAugment(Augment):
         "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's, of strong views"
     )
     cutout: int = option(16, "[0, inf)", "side of the square cut out of strong views; 0: none")
+    strong_mean: tuple[float, ...] = option(
+        (),
+        "[0, 1]",
+        "of strong views in memory; (): dataset.mean; DPC's code: CIFAR-10's on CIFAR-100 too",
+        lengths=(0, 3),
+    )
+    strong_std: tuple[float, ...] = option(
+        (), "(0, inf)", "likewise; (): dataset.std", lengths=(0, 3)
+    )
+
+    def check_combinations(self) -> None:
+        super().check_combinations()
+        if len(self.strong_mean) != len(self.strong_std):
+            raise UserError(
+                f"augment.strong_mean={self.strong_mean} and augment.strong_std={self.strong_std} "
+                "must hold as many numbers, or none; correct one of the two."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

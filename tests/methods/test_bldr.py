@@ -419,7 +419,7 @@ def test_ablations_leave_parts_out(variant, heads, parts, two_stages):
     logits = jax.eval_shape(method.forward, method.test_variables(state), images)
     assert logits.shape == (32, len(heads), 10)
     columns = jax.eval_shape(
-        method.judge, jax.ShapeDtypeStruct((len(heads), 32, 10), jnp.float32), vector
+        method.score_labels, jax.ShapeDtypeStruct((len(heads), 32, 10), jnp.float32), vector
     )
     assert ("prediction_nl" in columns) == (len(heads) == 2)
 
@@ -428,12 +428,12 @@ def test_what_is_tested_and_what_detects(two_stages):
     method, state = _build(_config())
     assert method.test_variables(state)["params"] is state.ema
     assert method.test_variables(state)["batch_stats"] is state.batch_stats
-    assert method.judge_variables(state)["params"] is state.params
-    assert method.judge_view == "weak"
+    assert method.score_variables(state)["params"] is state.params
+    assert method.score_view == "weak"
     clean = {"bldr.detection_view": "clean", "bldr.detection_params": "ema"}
     method, state = _build(_config(**clean))
-    assert method.judge_variables(state)["params"] is state.ema
-    assert method.judge_view == "test"
+    assert method.score_variables(state)["params"] is state.ema
+    assert method.score_view == "test"
     method, state = _build(_config(**{"bldr.ema": False}))
     assert method.test_variables(state)["params"] is state.params and state.ema == {}
 

@@ -18,7 +18,7 @@ from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step, warm_up_step
 from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.methods.noisy_baselines import dividemix_options
-from jaxrobust.methods.noisy_labels import Batch, Problem, judge_by_score, network_apply
+from jaxrobust.methods.noisy_labels import Batch, Problem, network_apply, score_labels_by
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.resnet import ResNet
 from jaxrobust.models.two_headed import TwoHeaded
@@ -284,7 +284,7 @@ def test_each_network_is_trained_on_the_split_of_the_other():
         assert labeled.size == unlabeled.size == 4 * steps
         assert len(set(labeled)) == labeled.size and labeled.max() < num_clean
         assert unlabeled.min() >= num_clean
-        assert entry.columns["clean_prob"][0] > 0.5
+        assert entry.label_scores["clean_prob"][0] > 0.5
         assert entry.notes == {"num_labeled": num_clean}
     # 9 unlabelled examples give two full batches before they are shuffled anew.
     unlabeled = second.ids["unlabeled"]
@@ -311,7 +311,7 @@ def test_two_networks_judge_each_for_itself_and_together():
     labels = generator.integers(0, 3, 60)
     logits = generator.normal(size=(2, 60, 3))
     logits[:, np.arange(60), labels] += np.where(np.arange(60) < 40, 6, -6)
-    judge = judge_by_score(
+    score_labels = score_labels_by(
         ("net1", "net2"),
         logit_margin,
         name="margin",
@@ -319,7 +319,9 @@ def test_two_networks_judge_each_for_itself_and_together():
         threshold=0.5,
         kurtosis_threshold=1.2,
     )
-    columns = jax.jit(judge)(jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32))
+    columns = jax.jit(score_labels)(
+        jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32)
+    )
     np.testing.assert_array_equal(columns["flagged"], np.arange(60) >= 40)
     np.testing.assert_array_equal(columns["suggested"], logits.mean(0).argmax(-1))
     np.testing.assert_array_equal(columns["prediction_net2"], logits[1].argmax(-1))

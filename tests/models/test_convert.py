@@ -13,7 +13,7 @@ import pytest
 from jaxrobust.errors import UserError
 from jaxrobust.models.convert import convert_state_dict, main
 from jaxrobust.models.storage import load_classifier
-from jaxrobust.models.torch_files import read_state_dict
+from jaxrobust.models.torch_files import read_checkpoint, read_state_dict
 from jaxrobust.models.torch_names import canonical_names
 
 
@@ -104,6 +104,14 @@ class _Pickler(pickle._Pickler):
             super().save(obj, save_persistent_id)
 
 
+class _LegacyPickler(_Pickler):
+    """As before PyTorch 1.6, with the view that a storage is of another."""
+
+    def persistent_id(self, value):
+        reference = super().persistent_id(value)
+        return reference and (*reference, None)
+
+
 def _torch_zip(path, value, storages=()):
     content = io.BytesIO()
     _Pickler(content, protocol=2).dump(value)
@@ -112,6 +120,20 @@ def _torch_zip(path, value, storages=()):
         archive.writestr("archive/version", "3\n")
         for storage in storages:
             archive.writestr(f"archive/data/{storage.key}", storage.content)
+
+
+def _torch_legacy(path, value, storages=()):
+    """What `torch.save` wrote before PyTorch 1.6."""
+    content = io.BytesIO()
+    keys = [storage.key for storage in storages]
+    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, value, keys):
+        _LegacyPickler(content, protocol=2).dump(part)
+    for storage in storages:
+        content.write(struct.pack("<q", storage.size) + storage.content)
+    path.write_bytes(content.getvalue())
+
+
+FORMATS = {"zip": _torch_zip, "legacy": _torch_legacy}
 
 
 def _torch_tensors(tensors):
@@ -149,7 +171,8 @@ def test_every_tensor_has_its_place(converted):
 
 
 @pytest.mark.parametrize(
-    "kind", ["pth", "module.pth", "model.pth", "state_dict.pth", "safetensors"]
+    "kind",
+    ["pth", "module.pth", "model.pth", "state_dict.pth", "safetensors", "legacy.pth"],
 )
 def test_command_converts_every_kind_of_file(kind, tmp_path, converted, capsys):
     path, tensors = tmp_path / f"teacher.{kind}", _resnet8()
@@ -162,7 +185,7 @@ def test_command_converts_every_kind_of_file(kind, tmp_path, converted, capsys):
         wrapper = kind.removesuffix("pth").rstrip(".")
         if wrapper in ("model", "state_dict"):
             calls = {wrapper: calls, "epoch": 240, "accuracy": 79.42}
-        _torch_zip(path, calls, storages)
+        FORMATS["legacy" if kind == "legacy.pth" else "zip"](path, calls, storages)
     found = read_state_dict(path)
     expected = _resnet8()
     assert found.keys() == expected.keys()
@@ -189,7 +212,7 @@ def _without(name):
     [
         (_without("layer2.0.bn1.running_var"), r"not a state dict of resnet8.*layer2\.0\.bn1"),
         (_without("layer3.0.conv2.weight"), r"No tensor was given for .*layer3\.0\.conv2"),
-        ({**_resnet8(), "fc2.weight": np.zeros((3, 64))}, r"no place for the tensor fc2\.weight"),
+        ({**_resnet8(), "fc3.weight": np.zeros((3, 64))}, r"no place for the tensor fc3\.weight"),
         ({**_resnet8(), "bn1.bias": np.zeros(17)}, r"bn1\.bias has shape \(17,\)"),
         (
             {**_resnet8(), "linear.weight": np.zeros((3, 64))},
@@ -237,6 +260,35 @@ def test_stages_of_timms_swin_begin_with_merging():
     assert canonical_names(published) == dict(zip(ours, published, strict=True))
 
 
+def test_names_of_tonylins_mobilenet_v2():
+    published = {
+        "features.0.0.weight": "features.0.0.weight",
+        "features.1.conv.0.weight": "features.1.conv.0.0.weight",
+        "features.1.conv.4.bias": "features.1.conv.2.bias",
+        "features.2.conv.1.running_var": "features.2.conv.0.1.running_var",
+        "features.2.conv.3.weight": "features.2.conv.1.0.weight",
+        "features.2.conv.7.weight": "features.2.conv.3.weight",
+        "conv.1.weight": "features.18.1.weight",
+        "classifier.weight": "fc.weight",
+    }
+    assert canonical_names(published) == {ours: theirs for theirs, ours in published.items()}
+
+
+def test_names_of_timms_efficientnet():
+    published = {
+        "conv_stem.weight": "_conv_stem.weight",
+        "bn1.bias": "_bn0.bias",
+        "blocks.0.0.conv_dw.weight": "_blocks.0._depthwise_conv.weight",
+        "blocks.0.0.bn2.weight": "_blocks.0._bn2.weight",
+        "blocks.2.1.conv_pw.weight": "_blocks.4._expand_conv.weight",
+        "blocks.6.0.bn3.running_mean": "_blocks.15._bn2.running_mean",
+        "conv_head.weight": "_conv_head.weight",
+        "bn2.weight": "_bn1.weight",
+        "classifier.weight": "fc.weight",
+    }
+    assert canonical_names(published) == {ours: theirs for theirs, ours in published.items()}
+
+
 def test_unknown_architecture_is_refused_before_the_file_is_read(tmp_path, capsys):
     arguments = ["--arch=resnet32x5", f"--from={tmp_path / 'none.pth'}", f"--to={tmp_path}"]
     assert main(arguments) == 2
@@ -245,7 +297,8 @@ def test_unknown_architecture_is_refused_before_the_file_is_read(tmp_path, capsy
     assert "There is no file" in capsys.readouterr().err
 
 
-def test_pickles_that_name_anything_else_run_nothing(tmp_path):
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_pickles_that_name_anything_else_run_nothing(write, tmp_path):
     path, trace = tmp_path / "evil.pth", tmp_path / "trace"
     attacks = [
         _Call("os", "mkdir", str(trace)),
@@ -257,7 +310,7 @@ def test_pickles_that_name_anything_else_run_nothing(tmp_path):
         _Call("numpy.core.multiarray", "_reconstruct"),
     ]
     for attack in attacks:
-        _torch_zip(path, {"conv1.weight": attack})
+        write(path, {"conv1.weight": attack})
         with pytest.raises(UserError, match=r"Refused to read .*evil\.pth: it asks for"):
             read_state_dict(path)
     assert not trace.exists()
@@ -267,11 +320,12 @@ def test_pickles_that_name_anything_else_run_nothing(tmp_path):
     ("offset", "shape", "strides"),
     [(0, (5,), (1,)), (3, (2,), (1,)), (-1, (2,), (1,)), (0, (2,), (-1,)), (0, (2,), (1 << 40,))],
 )
-def test_tensors_never_reach_beyond_their_storage(offset, shape, strides, tmp_path):
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_tensors_never_reach_beyond_their_storage(write, offset, shape, strides, tmp_path):
     path = tmp_path / "beyond.pth"
     storage = _Storage("0", "FloatStorage", np.zeros(4, np.float32).tobytes(), 4)
     call = ("torch._utils", "_rebuild_tensor_v2", storage, offset, shape, strides, False, {})
-    _torch_zip(path, {"conv1.weight": _Call(*call)}, [storage])
+    write(path, {"conv1.weight": _Call(*call)}, [storage])
     with pytest.raises(UserError, match="exceeds its storage"):
         read_state_dict(path)
 
@@ -293,13 +347,14 @@ def test_strided_tensors_and_settings_of_a_training_script_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("old.pth", pickle.dumps(0x1950A86A20F9469CFC6C, 2), "older than PyTorch 1.6.*torch.save"),
+        ("cut.pth", pickle.dumps(0x1950A86A20F9469CFC6C, 2), "Refused to read"),
+        ("other.pth", pickle.dumps({"conv1.weight": 3}, 2), "does not begin as PyTorch's files"),
         ("cut.safetensors", _safetensors(_resnet8())[:-4], "not a safetensors file, or damaged"),
         ("cut.safetensors", b"\xff" * 16, "not a safetensors file, or damaged"),
         ("list.safetensors", struct.pack("<Q", 2) + b"[]", "not a safetensors file, or damaged"),
     ],
 )
-def test_damaged_and_old_files_are_refused_with_the_remedy(name, content, message, tmp_path):
+def test_damaged_files_are_refused_with_the_remedy(name, content, message, tmp_path):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -316,3 +371,147 @@ def test_a_pickle_without_state_dict_is_refused(tmp_path):
         archive.writestr("readme", "")
     with pytest.raises(UserError, match="Refused to read"):
         read_state_dict(path)
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_damaged_files_never_do_more_than_be_refused(write, tmp_path):
+    path = tmp_path / "weights.pth"
+    calls, storages = _torch_tensors({"a": np.ones((2, 3), np.float32), "b": np.array([5])})
+    write(path, {"epoch": 3, "model": calls}, storages)
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for trial in range(600):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        if trial % 3 == 0:
+            damaged = damaged[: random.integers(len(damaged))]
+        else:
+            places = random.integers(len(damaged), size=random.integers(1, 5))
+            damaged[places] = random.integers(0, 256, len(places))
+        path.write_bytes(damaged.tobytes())
+        try:
+            assert all(isinstance(array, np.ndarray) for array in read_state_dict(path).values())
+        except UserError:
+            refused += 1
+    assert refused > 100
+
+
+def test_sizes_that_a_legacy_file_claims_are_not_believed(tmp_path):
+    path = tmp_path / "weights.pth"
+    calls, (storage,) = _torch_tensors({"a": np.ones(4, np.float32)})
+    for size in (5, -1, 1 << 60):
+        storage.size = size
+        _torch_legacy(path, calls, [storage])
+        with pytest.raises(UserError, match="it is cut short"):
+            read_state_dict(path)
+    # An array of bytes of protocol 5 would be allocated before it is read.
+    path.write_bytes(b"\x80\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 40))
+    with pytest.raises(UserError, match="Refused to read"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_what_lies_beside_the_weights_is_skipped(write, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    scalar = _Call(
+        "numpy._core.multiarray",
+        "scalar",
+        _Call("numpy", "dtype", "f8", False, True),
+        _Call("_codecs", "encode", "abcdefgh", "latin1"),
+    )
+    beside = {
+        "best": scalar,
+        "milestones": _Call("collections", "Counter", {150: 1}),
+        "history": _Call("collections", "defaultdict", _Global("__builtin__", "list")),
+        "shape": _Call("torch", "Size", (3, 4)),
+        "device": _Call("torch", "device", "cuda", 0),
+        "dtype": _Global("torch", "float32"),
+        "from": _Call("pathlib", "PosixPath", "/", "home"),
+        "seen": _Call("__builtin__", "set", [1, 2]),
+    }
+    calls, storages = _torch_tensors({"a": np.ones(4, np.float32)})
+    write(path, {**beside, "model": calls}, storages)
+    assert read_state_dict(path).keys() == {"a"}
+    write(path, {"a": scalar})
+    with pytest.raises(UserError, match="'a' is no tensor"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["net", "model_state_dict", "model_ema", "student", "model", "state_dict"]
+)
+def test_wrappers_of_a_state_dict_are_opened(wrapper, tmp_path):
+    calls, storages = _torch_tensors({"a": np.ones(4, np.float32)})
+    _torch_zip(tmp_path / "checkpoint.pth", {"epoch": 3, wrapper: calls}, storages)
+    found = read_checkpoint(tmp_path / "checkpoint.pth")
+    assert found.tensors.keys() == {"a"}
+    assert (found.taken, found.left) == ((wrapper,), ())
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["model.a", "model.b"], ["a", "b"]),
+        (["_orig_mod.module.a"], ["a"]),
+        (["module.student.a", "module.teacher.a", "module.embed.b"], ["a"]),
+        (["backbone.a", "backbone.b"], ["a", "b"]),
+        (["module.backbone.a", "module.fc.weight"], ["a", "fc.weight"]),
+        (["backbone.fc.weight", "fc.weight"], ["backbone.fc.weight", "fc.weight"]),
+        (["model.0.0.weight", "fc.weight"], ["model.0.0.weight", "fc.weight"]),  # MobileNetV1
+    ],
+)
+def test_prefixes_are_taken_off(names, expected, tmp_path):
+    tensors = {name: np.full(1, i, np.float32) for i, name in enumerate(names)}
+    calls, storages = _torch_tensors(tensors)
+    _torch_zip(tmp_path / "weights.pth", calls, storages)
+    assert list(read_state_dict(tmp_path / "weights.pth")) == expected
+
+
+def test_the_command_says_which_of_weights_and_moving_average_it_took(tmp_path, capsys):
+    path, plain = tmp_path / "checkpoint.pth", _resnet8()
+    both = {f"0{name}": tensor for name, tensor in plain.items()}
+    both |= {f"1{name}": tensor + 1 for name, tensor in plain.items()}
+    calls, storages = _torch_tensors(both)
+    value = {
+        key: {name[1:]: call for name, call in calls.items() if name[0] == kind}
+        for kind, key in (("0", "model"), ("1", "model_ema"))
+    }
+    _torch_legacy(path, value, storages)
+    for flags, taken, left in (([], "model", "model_ema"), (["--ema"], "model_ema", "model")):
+        arguments = ["--arch=resnet8", f"--from={path}", f"--to={tmp_path / taken}", *flags]
+        assert main(arguments) == 0
+        assert f"Taken: {taken}; the file also holds {left}," in capsys.readouterr().out
+    kernels = [
+        load_classifier(tmp_path / name).variables["params"]["primary"]["Dense_0"]["kernel"]
+        for name in ("model", "model_ema")
+    ]
+    np.testing.assert_array_equal(kernels[1], kernels[0] + 1)
+    _torch_zip(path, {"model": value["model"]}, storages)
+    assert main([*arguments[:2], f"--to={tmp_path / 'third'}", "--ema"]) == 2
+    assert "holds no moving average" in capsys.readouterr().err
+
+
+def test_the_command_records_what_is_known_of_the_images(tmp_path, capsys):
+    path, names = tmp_path / "weights.safetensors", tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncat\n")
+    path.write_bytes(_safetensors(_resnet8()))
+    given = ["--mean=0.5,0.5,0.5", "--std=0.25,0.25,0.25", "--size=64", f"--classes={names}"]
+    arguments = ["--arch=resnet8", f"--from={path}"]
+    assert main([*arguments, f"--to={tmp_path / 'given'}", *given]) == 0
+    stored = load_classifier(tmp_path / "given")
+    assert (stored.mean, stored.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert (stored.image_shape, stored.class_names) == ((64, 64, 3), ("ant", "bee", "cat"))
+    assert main([*arguments, f"--to={tmp_path / 'unknown'}"]) == 0
+    assert "Nothing is known of its images" in capsys.readouterr().out
+    path.write_bytes(_safetensors(_resnet8(num_classes=1000)))
+    assert main([*arguments, f"--to={tmp_path / 'imagenet'}"]) == 0
+    assert load_classifier(tmp_path / "imagenet").mean == (0.485, 0.456, 0.406)
+    assert "(ImageNet's)" in capsys.readouterr().out
+    for wrong, message in ((given[:1], "go together"), (given[3:], "has 3 lines, but there are")):
+        assert main([*arguments, f"--to={tmp_path / 'wrong'}", *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_second_head_of_a_dhkd_student_is_left_out(converted):
+    second = {"fc2.weight": np.ones((3, 64), np.float32), "fc2.bias": np.ones(3, np.float32)}
+    _, variables = convert_state_dict("resnet8", {**_resnet8(), **second})
+    jax.tree.map(np.testing.assert_array_equal, variables, converted[1])

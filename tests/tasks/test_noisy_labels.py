@@ -128,7 +128,7 @@ def test_every_program_was_traced_once(finished):
     assert traces == dict.fromkeys(
         (
             "start",
-            "judge",
+            "score_labels",
             "probs",
             "test/predict",
             "train/predict",
@@ -300,20 +300,20 @@ def _pass_it_on(config, problem):
 
     def step(network, peer, batches, key, scalars):
         del key
-        seen = jnp.sum(jnp.where(batches["all"].valid, batches["all"].columns["one"], 0))
+        seen = jnp.sum(jnp.where(batches["all"].valid, batches["all"].label_scores["one"], 0))
         params = {"w": peer["params"]["w"] + 1, "seen": network.params["seen"] + seen}
         metrics = {"loss": params["w"], "progress": scalars["progress"], "seen": params["seen"]}
         return TrainState(params, {}, ()), metrics
 
-    def passes(epoch, columns, generator):
+    def passes(epoch, label_scores, generator):
         del epoch, generator
-        assert columns["clean_prob"].shape == (problem.num_examples,)
+        assert label_scores["clean_prob"].shape == (problem.num_examples,)
         ids = {"all": np.arange(problem.num_examples)}
         one = {"one": np.ones(problem.num_examples, np.float32)}
         pairs = (("net1", "net2"), ("net2", "net1"))
-        return [Pass("copy", name, ids, {}, peer=peer, columns=one) for name, peer in pairs]
+        return [Pass("copy", name, ids, {}, peer=peer, label_scores=one) for name, peer in pairs]
 
-    def judge(logits, labels):
+    def score_labels(logits, labels):
         margin = logit_margin(jnp.mean(logits, axis=0), labels)
         return {
             "clean_prob": margin,
@@ -330,7 +330,7 @@ def _pass_it_on(config, problem):
         passes=passes,
         forward=lambda variables, images: jnp.zeros((len(images), 10)) + variables["params"]["w"],
         class_probs=lambda logits: jax.nn.softmax(jnp.mean(logits, axis=0)),
-        judge=judge,
+        score_labels=score_labels,
         score="margin",
         peer_from=config.dpc.peer_from,
     )

@@ -1,0 +1,75 @@
+"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6.
+
+Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
+https://arxiv.org/abs/1905.11946; the Lite variants are Google's of 2020, for TensorFlow, hence the
+padding.
+"""
+
+import functools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.models.layers import ConvNorm, Features, global_average, he_normal
+
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+"""Blocks, kernel size, stride of the first block, expansion and output channels of each stage."""
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 up to the pooled feature of 1,280 numbers.
+
+    The maps are those of stages 2, 3, 5 and 7 of the seven, at a fourth to a 32nd of the size.
+
+    Attributes:
+      dtype: computation dtype of the convolutions; the pooled feature is float32.
+    """
+
+    head_options: ClassVar = {}
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> Features:
+        """Features at the end of four stages, and pooled; arguments as for `ResNetBackbone`."""
+        conv = functools.partial(
+            ConvNorm,
+            activation=nn.relu6,
+            kernel_init=he_normal,
+            padding="SAME",
+            epsilon=1e-3,
+            dtype=self.dtype,
+        )
+        x = conv(32, 3, 2, name="stem")(images.astype(self.dtype), train=train, where=where)
+        maps, number = [], 0
+        for stage, (size, kernel, stride, expansion, features) in enumerate(STAGES):
+            for block in range(size):
+                inputs, width, name = x, x.shape[-1] * expansion, f"block_{number}"
+                if expansion > 1:
+                    x = conv(width, 1, name=f"{name}_expand")(x, train=train, where=where)
+                step = stride if block == 0 else 1
+                x = conv(width, kernel, step, groups=width, name=f"{name}_depthwise")(
+                    x, train=train, where=where
+                )
+                x = conv(features, 1, activation=None, name=f"{name}_project")(
+                    x, train=train, where=where
+                )
+                if x.shape == inputs.shape:
+                    x = x + inputs
+                number += 1
+            if stage in (1, 2, 4, 6):
+                maps.append(x)
+        x = conv(1280, 1, name="last")(x, train=train, where=where)
+        return Features(global_average(x), tuple(maps), tuple(maps), x)

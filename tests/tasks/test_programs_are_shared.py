@@ -1,0 +1,105 @@
+"""Runs that share their programs: each is what it is alone, and leaves nothing behind."""
+
+import gc
+import weakref
+
+import jax
+import numpy as np
+import pytest
+
+from configs import active_learning_baselines, dpc
+from jaxrobust.data.dataset import Dataset, Examples
+from jaxrobust.data.views import make_views, statistics_of
+from jaxrobust.engine.programs import Programs
+from jaxrobust.methods import NOISY_LABEL_METHODS
+from jaxrobust.methods.noisy_labels import Problem
+from jaxrobust.tasks import active_learning, noisy_labels
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "quick_compile")
+
+RECIPES = {
+    "noisy_labels": (noisy_labels, dpc, {"method": "cross_entropy", "num_epochs": 1}),
+    "active_learning": (
+        active_learning,
+        active_learning_baselines,
+        {"num_epochs": 1, "al.rounds": 2, "al.query_size": 5, "al.init_fraction": 0.3},
+    ),
+}
+
+
+def _config(name, seed):
+    config = RECIPES[name][1].get_config("digits")
+    changes = {"model.name": "tiny", "batch_size": 16, "writers": ("jsonl",), "seed": seed}
+    config.update_from_flattened_dict({**RECIPES[name][2], **changes})
+    return config
+
+
+def _dataset(seed):
+    """Images whose brightness and constants of normalisation depend on the seed."""
+    generator = np.random.default_rng(seed)
+
+    def examples(count):
+        images = generator.integers(0, 100 + 100 * seed, (count, 8, 8, 3), np.uint8)
+        return Examples(images, np.arange(count, dtype=np.int32) % 4)
+
+    mean, std = (0.2 + 0.2 * seed,) * 3, (0.1 + 0.05 * seed,) * 3
+    return Dataset("toy", examples(80), examples(20), ("a", "b", "c", "d"), mean, std)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_run_equals_itself_alone_and_is_gone_before_the_next(name, tmp_path, monkeypatch):
+    task = RECIPES[name][0]
+    made, alive = [], []
+    init = task._Learning.__init__
+
+    def watched(learning, *args):
+        gc.collect()
+        alive.append([ref() is not None for ref in made])
+        made.append(weakref.ref(learning))
+        init(learning, *args)
+
+    monkeypatch.setattr(task._Learning, "__init__", watched)
+    programs = Programs()
+    together = [
+        task.run(_config(name, seed), tmp_path / f"{seed}", programs, dataset=_dataset(seed))
+        for seed in (0, 1)
+    ]
+    assert alive == [[], [False]]
+    alone = task.run(_config(name, 1), tmp_path / "alone", dataset=_dataset(1))
+    assert together[1] == alone
+    assert together[0] != {**alone, "seed": 0}
+    assert set(programs.traces.values()) == {1}
+
+
+def test_another_recipe_is_refused_the_programs_of_the_first(tmp_path):
+    programs, dataset = Programs(), _dataset(0)
+    noisy_labels.run(_config("noisy_labels", 0), tmp_path / "first", programs, dataset=dataset)
+    other = _config("noisy_labels", 0)
+    other.augment.padding += 1
+    with pytest.raises(RuntimeError, match="was compiled for other settings"):
+        noisy_labels.run(other, tmp_path / "second", programs, dataset=dataset)
+
+
+def test_a_step_is_called_without_a_run():
+    config, dataset = _config("noisy_labels", 0), _dataset(0)
+    problem = Problem(num_classes=4, num_examples=80, input_shape=(8, 8, 3), dtype="float32")
+    method = NOISY_LABEL_METHODS["cross_entropy"](config, problem)
+    views = make_views(config.augment, "float32")
+    (stage,) = method.stages
+    step = jax.jit(noisy_labels.training_step(stage, views))
+    before = method.start(jax.random.key(0))
+    after, measured = step(
+        before,
+        {"all": np.arange(16, dtype=np.int32)},
+        jax.random.key(1),
+        np.float32(0),
+        {},
+        dataset.train.images,
+        dataset.train.labels,
+        statistics_of(dataset.mean, dataset.std),
+        {},
+        {"learning_rate": np.float32(0.1), "num_steps": np.float32(5)},
+    )
+    assert np.isfinite(measured["loss"])
+    changed = jax.tree.map(lambda a, b: np.any(a != b), before.params, after.params)
+    assert all(jax.tree.leaves(changed))
