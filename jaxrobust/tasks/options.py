@@ -65,6 +65,11 @@ class Dataset(Options, section="dataset"):
     test_fraction: float = option(
         0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
     )
+    test2: str = option(
+        "",
+        str,
+        "of noisy labels: folder of class folders, a second test set; WebVision: ImageNet's val",
+    )
     image_size: int = option(0, "[0, inf)", "0: as it is")
     max_train: int = option(0, "[0, inf)", "0: all; a smaller number takes a class-stratified part")
     max_test: int = option(0, "[0, inf)", "0: all; likewise")
@@ -350,7 +355,7 @@ class Noise(Options, section="noise"):
 
 @dataclasses.dataclass(frozen=True)
 class NoisyLabels(Run):
-    """A recipe of the noisy-label task, with DPC's numbers."""
+    """A recipe of the noisy-label task, with DPC's numbers for training; rivals have their own."""
 
     task: str = option("noisy_labels", Names("jaxrobust.tasks:TASKS"), "the outer loop")
     method: str = option(
@@ -424,7 +429,10 @@ class Distillation(Run):
     num_epochs: int = option(240, "[1, inf)", "of the student")
     batch_size: int = option(64, "[1, inf)", "images per training step")
     distill_until_epoch: int = option(
-        0, "[0, inf)", "the last one with distillation, counted from 1; 0: all"
+        0,
+        "[0, inf)",
+        "the last one with distillation, whatever the method, counted from 1; 0: as the method has "
+        "it, DHKD by distill.until_epoch",
     )
     num_diagnosed: int = option(
         512, "[1, inf)", "training images on which gradients are compared every epoch"
