@@ -25,7 +25,7 @@ from jaxrobust.data.features import FeatureExamples
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.streaming import views_at
-from jaxrobust.data.views import ImageViews, make_views, statistics_of
+from jaxrobust.data.views import Views, make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.engine.loops import Resume, epoch_program, gather_program
@@ -40,6 +40,7 @@ from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
     check_common,
+    check_network,
     compute_dtype,
     introduce_networks,
     load,
@@ -81,7 +82,8 @@ def run(
       UserError: if the recipe, the data or the workdir is not usable.
     """
     check_common(config)
-    dataset = dataset or load(config, streams=True)
+    dataset = dataset or load(config, streams=True, features=True)
+    check_network(config, dataset)
     check_batch_size(config, len(dataset.train))
     labels = given_labels(config.noise, dataset, seed=config.seed)
     with open_run(config, workdir, programs) as run_:
@@ -91,7 +93,7 @@ def run(
 # What is compiled
 
 
-def training_step(stage: Stage, views: ImageViews) -> Callable:
+def training_step(stage: Stage, views: Views) -> Callable:
     """A step of `stage` on raw images.
 
     Args:
@@ -129,7 +131,7 @@ def training_step(stage: Stage, views: ImageViews) -> Callable:
     return step
 
 
-def prediction(method: Method, view: str, views: ImageViews) -> Callable:
+def prediction(method: Method, view: str, views: Views) -> Callable:
     """The logits of one network on raw images, seen in one view.
 
     Returns:
@@ -238,7 +240,7 @@ class _Learning:
         programs, placement, method = self.run.programs, self.run.placement, self.method
         static = program_settings(self.config), self.problem
         options = {"out_shardings": placement.replicated, "static": static}
-        views = make_views(self.config.augment, self.problem.dtype)
+        views = make_views(self.config.augment, self.problem.input_shape, self.problem.dtype)
         self._start = programs.jit("start", method.start, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {}

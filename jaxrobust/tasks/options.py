@@ -50,7 +50,12 @@ class Dataset(Options, section="dataset"):
     """The images, or features in their place."""
 
     name: str = option("cifar10", str, "of a data set that `jaxrobust.data` reads")
-    path: str = option("", str, "empty: datasets/ and the customary folders of the machine")
+    path: str = option(
+        "",
+        str,
+        "empty: datasets/ and the customary folders of the machine; for name=features: the folder "
+        "of the images, if a person is to see them",
+    )
     features: str = option(
         "", str, "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings"
     )
