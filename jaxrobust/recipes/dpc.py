@@ -72,7 +72,7 @@ _BY_DATASET = {
     },
     # The first 50 classes of the Google subset, tested on WebVision's own images. Unlike the
     # authors' script it drops the last short batch of the divided sets. The paper's second test, on
-    # the same classes of ImageNet, is not part of the run.
+    # the same classes of ImageNet, is `dataset.test2`.
     "mini_webvision": {
         "model.name": "inception_resnet_v2",
         "dataset.stream": True,

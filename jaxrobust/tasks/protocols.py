@@ -129,8 +129,8 @@ DISTILLATIONS = {
 }
 """Variant of a distillation recipe -> data set, teacher, student, DKD's beta."""
 
-# On CIFAR-100 and ImageNet every number that belongs to no method is DHKD's, shared by the
-# benchmark that its baselines come from; elsewhere they are ours.
+# On CIFAR-100 and ImageNet the numbers of data and optimiser are DHKD's code's, shared on CIFAR-100
+# by the benchmark that its baselines come from; elsewhere they are ours.
 _DISTILLATION: dict[str, dict[str, Any]] = {
     "cifar10": {},
     "cifar100": {},
