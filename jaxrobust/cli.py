@@ -12,6 +12,7 @@ from jaxrobust.registry import Entry, Registry
 COMMANDS = Registry(
     {
         "run": Entry("jaxrobust.main:command", "run a recipe, or go on with a run"),
+        "embed": Entry("jaxrobust.embedding:main", "features of images by a pretrained network"),
         "find-label-issues": Entry(
             "jaxrobust.array_commands:find_label_issues", "wrong labels, from files of arrays"
         ),

@@ -44,7 +44,7 @@ class Labels:
 
 def is_hugging_face(data: Any) -> bool:
     """Whether this looks like a `datasets.Dataset`, or a dictionary of them."""
-    return hasattr(data, "column_names") and hasattr(data, "features")
+    return hasattr(data, "column_names")
 
 
 def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:

@@ -22,6 +22,17 @@ def test_every_example_of_the_losses_page_gives_what_it_says():
     assert result.failed == 0
 
 
+def test_every_example_of_the_page_for_python_gives_what_it_says():
+    pytest.importorskip("pandas")
+    result = doctest.testfile(
+        str(DOCS / "from_python.md"),
+        module_relative=False,
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+    )
+    assert result.attempted > 20
+    assert result.failed == 0
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 def test_every_public_function_has_an_example(name):
     members = inspect.getmembers(PACKAGES[name], lambda member: not inspect.ismodule(member))

@@ -5,13 +5,14 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from jaxrobust import LabelIssues, UserError, find_label_issues
+from jaxrobust import LabelIssues, UserError, find_label_issues, inputs
 
 
 def example(num=200, num_classes=4, rate=0.2, seed=0):
@@ -156,6 +157,26 @@ def test_pandas(issues):
     missing.iloc[3] = None
     with pytest.raises(UserError, match=re.escape("labels[3] is nan")):
         find_label_issues(missing, pred_probs=PROBS)
+
+
+def test_hugging_face():
+    datasets = pytest.importorskip("datasets")
+    names = ["ant", "bee"]
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    )
+    columns = {"image": [PIL.Image.fromarray(x) for x in images], "label": [0, 1, 0, 1, 0, 1]}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    np.testing.assert_array_equal(inputs.as_images(dataset), images)
+    np.testing.assert_array_equal(inputs.as_images(dataset["image"]), images)
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7], [0.8, 0.2], [0.1, 0.9]])
+    for labels in (dataset, dataset["label"]):
+        found = find_label_issues(labels, pred_probs=probs)
+        assert found.is_issue.tolist() == [False, False, True, False, False, False]
+    assert find_label_issues(dataset, pred_probs=probs).class_names == ("ant", "bee")
+    with pytest.raises(UserError, match="holds the splits 'train'; give one of them"):
+        find_label_issues(datasets.DatasetDict(train=dataset), pred_probs=probs)
 
 
 @pytest.mark.parametrize(
