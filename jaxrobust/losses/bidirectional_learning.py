@@ -40,7 +40,8 @@ def consistency_kl(logits_weak: jax.Array, logits_strong: jax.Array) -> jax.Arra
     """
     log_weak = jax.lax.stop_gradient(jax.nn.log_softmax(at_least_float32(logits_weak)))
     log_strong = jax.nn.log_softmax(at_least_float32(logits_strong))
-    return jnp.sum(jnp.exp(log_weak) * (log_weak - log_strong), axis=-1)
+    weak = jnp.exp(log_weak)
+    return jnp.sum(jnp.where(weak > 0, weak * (log_weak - log_strong), 0), axis=-1)
 
 
 def class_balance_loss(probs: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
@@ -365,4 +366,4 @@ def bldr_loss(
         parts["hint"] = hint_weight * jnp.sum(sum(hints), where=counts)
     if head_agreement_weight:
         parts["agreement"] = head_agreement_weight * mean(head_agreement_loss(pl_again, nl_again))
-    return sum(parts.values()), parts
+    return jnp.asarray(sum(parts.values())), parts

@@ -18,6 +18,8 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxrobust.arrays import at_least_float32, check_logits, label_mask
 from jaxrobust.losses._dirichlet import kl_to_uniform, series_start
@@ -224,7 +226,8 @@ def negative_entropy(
     if clamp_logits:
         logits = jnp.maximum(logits, 1e-12)
     log_probs = calibrated_log_softmax(logits, gamma)
-    return jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+    probs = jnp.exp(log_probs)
+    return jnp.sum(jnp.where(probs > 0, probs * log_probs, 0), axis=-1)
 
 
 def uniform_prior_penalty(
@@ -324,7 +327,8 @@ def semi_supervised_loss(
         )
     logits_x = jnp.broadcast_to(logits_x, (2, *jnp.shape(logits_x)))
     labels = jnp.stack([labels_a, labels_b])
-    loss = sum(evidential_loss(logits_x, labels, gamma, beta=beta, evidence_scale=evidence_scale))
+    nll, kl = evidential_loss(logits_x, labels, gamma, beta=beta, evidence_scale=evidence_scale)
+    loss = nll + kl
     mix = jnp.asarray(mix, loss.dtype)
     supervised = jnp.mean(mix * loss[0] + (1 - mix) * loss[1])
     return supervised, jnp.mean(jnp.square(probs - targets))
@@ -362,17 +366,18 @@ def strong_view_consistency(
             f"logits_weak and logits_strong must have the same shape, got {log_weak.shape} and "
             f"{log_strong.shape}."
         )
-    return jnp.sum(jnp.exp(log_weak) * (log_weak - log_strong), axis=-1)
+    weak = jnp.exp(log_weak)
+    return jnp.sum(jnp.where(weak > 0, weak * (log_weak - log_strong), 0), axis=-1)
 
 
 def _is_known(value: jax.typing.ArrayLike) -> bool:
     """Whether a number can be looked at, that is, is not being traced."""
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
 
 
 def _scalar_gamma(gamma: jax.typing.ArrayLike | None, logits: jax.Array) -> jax.Array:
     if gamma is None:
         gamma = 10 / logits.shape[-1]
-    if jnp.ndim(gamma) != 0 or (_is_known(gamma) and gamma < 0):
+    if jnp.ndim(gamma) != 0 or (_is_known(gamma) and np.asarray(gamma) < 0):
         raise ValueError(f"gamma must be one number >= 0, or None for 10 / C; got {gamma}.")
     return jnp.asarray(gamma, logits.dtype)

@@ -339,7 +339,7 @@ def _inner_product(tree_a: Any, tree_b: Any) -> jax.Array:
     products = jax.tree.map(
         lambda a, b: jnp.sum(at_least_float32(a) * at_least_float32(b)), tree_a, tree_b
     )
-    return sum(jax.tree.leaves(products))
+    return jnp.asarray(sum(jax.tree.leaves(products)))
 
 
 def _check_same_structure(tree_a: Any, tree_b: Any) -> None:

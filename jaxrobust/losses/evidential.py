@@ -18,6 +18,7 @@ reconstruction from the papers named beside each function, not a copy of the aut
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -416,7 +417,7 @@ def dcfs_loss(
         raise ValueError(
             f"logits must be [2, B, K] and labels [B]; got {logits.shape} and {known.shape}."
         )
-    dirichlet = dict(offset=offset, clip=clip, evidence=evidence)
+    dirichlet: dict[str, Any] = {"offset": offset, "clip": clip, "evidence": evidence}
     log_alpha = dirichlet_log_alpha(logits, **dirichlet)
     # Label K names no class, so that one divergence is `misleading_kl` on known and `unknown_kl` on
     # unknown examples: half the special functions of calling both.

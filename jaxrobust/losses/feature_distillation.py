@@ -312,7 +312,7 @@ def review_kd_hcl_loss(
       https://arxiv.org/abs/2104.09044, section 3.3.
     """
     levels = _levels(student_maps, teacher_maps)
-    return sum(_hierarchical_context_loss(s, t, where) for s, t in levels)
+    return jnp.asarray(sum(_hierarchical_context_loss(s, t, where) for s, t in levels))
 
 
 def _hierarchical_context_loss(
@@ -360,7 +360,8 @@ def attention_transfer_loss(
       Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017,
       https://arxiv.org/abs/1612.03928, equation 2.
     """
-    return sum(_attention_error(s, t) for s, t in _levels(student_maps, teacher_maps))
+    errors = (_attention_error(s, t) for s, t in _levels(student_maps, teacher_maps))
+    return jnp.asarray(sum(errors))
 
 
 def _attention_error(student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLike) -> jax.Array:
@@ -370,7 +371,7 @@ def _attention_error(student: jax.typing.ArrayLike, teacher: jax.typing.ArrayLik
     return jnp.mean(error**2, axis=(1, 2))
 
 
-def _attention(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+def _attention(maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
     if maps.shape[1:3] != size:
         maps = average_pool_to(maps, size)
     energy = jnp.mean(maps**2, axis=-1)
@@ -387,7 +388,7 @@ def _levels(student_maps: Sequence, teacher_maps: Sequence) -> list[tuple]:
     return list(zip(student_maps, teacher_maps, strict=True))
 
 
-def average_pool_to(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+def average_pool_to(maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Average pool of [B, H, W, C]; cell i of k spans floor(i H / k) to ceil((i + 1) H / k)."""
     rows, columns = (
         jnp.asarray(_pooling_matrix(length, cells), maps.dtype)

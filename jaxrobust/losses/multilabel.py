@@ -220,8 +220,8 @@ def class_aware_embedding_distillation_loss(
     """
     student, teacher = student_and_teacher(student, teacher, rank=3, shared_axes=2)
     present = _checked_targets(targets, student.shape[:-1]).astype(bool)
-    by_class = [jnp.swapaxes(x, 0, 1) for x in (student, teacher, present)]
-    return jnp.sum(_structural_distance_losses(*by_class, normalize, group_mean))
+    student, teacher, present = (jnp.swapaxes(x, 0, 1) for x in (student, teacher, present))
+    return jnp.sum(_structural_distance_losses(student, teacher, present, normalize, group_mean))
 
 
 def instance_aware_embedding_distillation_loss(

@@ -21,7 +21,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -55,7 +54,6 @@ DETECTION_VIEWS = {"weak": "weak", "clean": "test"}
 _INITIAL_NOISE_SCALE = 1e-8  # of u and v
 
 
-@flax.struct.dataclass
 class BldrState(TrainState):
     """A network and what it keeps of each of the N training examples.
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,6 @@ CONNECTOR = "connector"
 """Top-level key of parameters that only the distillation needs, beside those of the student."""
 
 
-@flax.struct.dataclass
 class ClassifierState(TrainState):
     """The training state of a classifier.
 

@@ -193,11 +193,14 @@ def make_network(
         raise UserError(unknown_name("model.name", config.name, NETWORKS))
     if config.pool not in POOLINGS:
         raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
-    options = {"num_classes": num_classes, "num_heads": num_heads, "dtype": dtype}
+    options: dict[str, Any] = {
+        "num_classes": num_classes,
+        "num_heads": num_heads,
+        "dtype": dtype,
+        "norm_parts": norm_parts,
+    }
     if config.name in FEATURE_NETWORKS:
         options["dropout"] = config.get("dropout", 0.0)
-    else:
-        options["norm_parts"] = norm_parts
     if config.name in ("inception_resnet_v2", *FEATURE_NETWORKS):
         if config.pool != "global":
             raise UserError(f"model.pool={config.pool!r} is not for {config.name}; use 'global'.")

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import BACKBONES, make_classifier
@@ -63,7 +63,7 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
         )
     num_classes = head.shape[0]
     module, abstract = _abstract_variables(arch, num_classes)
-    paths = {path[1:-1] for path in flax.traverse_util.flatten_dict(dict(abstract))}
+    paths = {path[1:-1] for path in traverse_util.flatten_dict(dict(abstract))}
     modules = {torch_module(module.backbone, path): path for path in paths}
     try:
         return num_classes, load_torch_weights(abstract, named, modules)

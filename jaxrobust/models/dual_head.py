@@ -74,7 +74,7 @@ class DualHeadClassifier(Network):
         options = self.backbone.head_options
         self.primary = Linear(self.num_classes, **options)
         if self.auxiliary == "linear":
-            self.auxiliary_head = Linear(self.num_classes, **options, name="auxiliary")
+            self.auxiliary_head: Any = Linear(self.num_classes, **options, name="auxiliary")
         elif self.auxiliary == "mlp":
             self.auxiliary_head = AuxiliaryHead(self.num_classes, options=options, name="auxiliary")
 

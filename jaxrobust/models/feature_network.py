@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Features, Linear, torch_uniform
+from jaxrobust.models.layers import Features, Linear, Network, torch_uniform
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(Network):
     """Linear heads on features, with dense - LayerNorm - ReLU - dropout before them if asked for.
 
     It has the methods of `ResNet`, so that every method can train it. No BatchNorm: a batch may

@@ -102,7 +102,7 @@ class Branches(nn.Module):
         if self.pool == "max":
             outputs.append(_max_pool(inputs))
         if self.pool == "average":
-            mean = nn.avg_pool(inputs, (3, 3), padding=((1, 1), (1, 1)), count_include_pad=False)
+            mean = nn.avg_pool(inputs, (3, 3), padding="SAME", count_include_pad=False)
             outputs.append(conv((64, 1, 1, 0), mean))
         return jnp.concatenate(outputs, axis=-1)
 

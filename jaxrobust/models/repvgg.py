@@ -75,6 +75,7 @@ class RepVGG(nn.Module):
         x = images.astype(self.dtype)
         maps, preactivations = [], []
         for stage, (size, width) in enumerate(zip(self.sizes, self.widths, strict=True)):
+            before = x
             for block in range(size):
                 before = RepVGGBlock(
                     width,

@@ -137,10 +137,11 @@ class ResNetBackbone(nn.Module):
         x = self.stem_conv(images.astype(self.dtype))
         x = nn.relu(self.stem_norm(x, train=train, where=where))
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = nn.pool(x, -jnp.inf, jax.lax.max, (3, 3), (2, 2), ((1, 1), (1, 1)))
         maps, preactivations = [], []
         blocks = iter(self.blocks)
         for size in self.stage_sizes:
+            preactivation = x
             for _ in range(size):
                 x, preactivation = next(blocks)(x, train=train, where=where)
             maps.append(x)

@@ -23,7 +23,7 @@ def review_levels(features: Features) -> tuple[jax.Array, ...]:
     return (*features.preactivations, features.pooled[:, None, None, :])
 
 
-def _resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def _resize_nearest(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Pixel i of n is pixel floor(i N / n) of the N before."""
     rows, columns = (
         jnp.arange(new) * old // new for new, old in zip(size, x.shape[1:3], strict=True)

@@ -81,6 +81,7 @@ class ShuffleNetV1(nn.Module):
         x = ConvNorm(24, 1, dtype=self.dtype)(images.astype(self.dtype), train=train, where=where)
         maps, preactivations = [], []
         for features, size in ((240, 4), (480, 8), (960, 4)):
+            before = x
             for unit in range(size):
                 first_groups = 1 if x.shape[-1] == 24 else 3
                 x, before = GroupUnit(
@@ -154,6 +155,7 @@ class ShuffleNetV2(nn.Module):
         x = ConvNorm(24, 1, dtype=self.dtype)(images.astype(self.dtype), train=train, where=where)
         maps, preactivations = [], []
         for features, size in ((116, 4), (232, 8), (464, 4)):
+            before = x
             for unit in range(size):
                 x, before = SplitUnit(features, unit == 0, dtype=self.dtype)(
                     x, train=train, where=where

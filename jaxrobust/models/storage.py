@@ -22,11 +22,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from jaxrobust.data.augment import normalize
 from jaxrobust.engine.files import write_bytes, write_json
@@ -81,15 +81,17 @@ class StoredClassifier:
                 "and call module().apply(variables, images)."
             )
         images = normalize(jnp.asarray(images), self.mean, self.std, dtype=dtype)
-        return self.module(dtype).apply(self.variables, images).logits
+        outputs: Any = self.module(dtype).apply(self.variables, images)
+        return outputs.logits
 
 
 def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) -> None:
     """Writes a folder that `load_classifier` reads; after a kill it is whole or refused."""
     directory = pathlib.Path(directory)
-    arrays = flax.traverse_util.flatten_dict(dict(classifier.variables), sep="/")
+    arrays: dict[str, Any] = traverse_util.flatten_dict(dict(classifier.variables), sep="/")
     content = io.BytesIO()
-    np.savez(content, **{name: np.asarray(arrays[name]) for name in sorted(arrays)})
+    plain: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
+    np.savez(content, **plain)
     write_bytes(directory / VARIABLES, content.getvalue())
     facts = {
         **{
@@ -125,7 +127,7 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
         )
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            variables = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+            variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{directory / VARIABLES} holds no plain arrays ({error}); write the folder anew."
@@ -167,9 +169,12 @@ def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None
     # 64 pixels leave a map of at least one in every network.
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     wanted = jax.eval_shape(classifier.module().init, jax.random.key(0), images)
-    shapes = {name: x.shape for name, x in flax.traverse_util.flatten_dict(wanted, sep="/").items()}
-    found = flax.traverse_util.flatten_dict(dict(classifier.variables), sep="/")
-    found = {name: np.shape(x) for name, x in found.items()}
+
+    def shapes_of(tree) -> dict[str, tuple[int, ...]]:
+        leaves: dict[str, Any] = traverse_util.flatten_dict(dict(tree), sep="/")
+        return {name: np.shape(leaf) for name, leaf in leaves.items()}
+
+    shapes, found = shapes_of(wanted), shapes_of(classifier.variables)
     for name in sorted(shapes.keys() | found.keys()):
         if shapes.get(name) != found.get(name):
             raise UserError(

@@ -28,14 +28,14 @@ def _relative_positions() -> np.ndarray:
     return rows * (2 * WINDOW - 1) + columns
 
 
-def _windows(x: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
-    """Maps `[B, H, W, C]` as `[B * windows, 49, C]`."""
+def _windows(x: Any) -> Any:
+    """Maps `[B, H, W, C]`, of NumPy or JAX, as `[B * windows, 49, C]`."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
     return x.swapaxes(2, 3).reshape(-1, WINDOW**2, channels)
 
 
-def _across_the_seam(size: tuple[int, int], shifts: tuple[int, int]) -> np.ndarray:
+def _across_the_seam(size: tuple[int, ...], shifts: tuple[int, ...]) -> np.ndarray:
     """Bool [windows, 49, 49], True for pairs that only the cyclic shift has brought together."""
     rows, columns = (
         np.select([np.arange(n) < n - WINDOW, np.arange(n) < n - shift], [0, 1], 2)

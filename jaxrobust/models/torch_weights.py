@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax
 import jax
 import numpy as np
+from flax import traverse_util
 
 _LEAVES = {
     ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),  # convolution: OIHW -> HWIO
@@ -38,7 +38,7 @@ def load_torch_weights(
     Raises:
       ValueError: if a tensor has no place, does not fit it, or a place gets none.
     """
-    wanted = flax.traverse_util.flatten_dict(dict(variables))
+    wanted: dict[Any, Any] = traverse_util.flatten_dict(dict(variables))
     filled = {}
     for name, tensor in tensors.items():
         module, _, leaf = name.rpartition(".")
@@ -63,4 +63,4 @@ def load_torch_weights(
             f"No tensor was given for {'/'.join(missing[0])}, a leaf of "
             f"{names.get(missing[0][1:-1], 'no known module')}."
         )
-    return flax.traverse_util.unflatten_dict(filled)
+    return traverse_util.unflatten_dict(filled)

@@ -49,6 +49,7 @@ class VGG(nn.Module):
         maps, preactivations = [], []
         widths = (64, 128, 256, 512, 512)
         for block, (size, width) in enumerate(zip(self.block_sizes, widths, strict=True)):
+            before = x
             for i in range(size):
                 x = Conv(
                     width,

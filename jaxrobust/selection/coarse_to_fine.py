@@ -128,11 +128,11 @@ def select_coarse_to_fine(
         raise ValueError(f"budget={budget} must not be negative.")
     if not 0 < kappa < math.inf:
         raise ValueError(f"kappa={kappa} must be positive and finite; 1 leaves all to `coarse`.")
-    if predictions is not None and (num_classes is None or num_classes < 1):
-        raise ValueError(f"predictions need their num_classes, at least 1; got {num_classes}.")
     coarse, fine = np.asarray(coarse, np.float64), np.asarray(fine, np.float64)
     if predictions is None:
         predictions, num_classes = np.zeros(coarse.shape, np.int64), 1
+    elif num_classes is None or num_classes < 1:
+        raise ValueError(f"predictions need their num_classes, at least 1; got {num_classes}.")
     predictions = np.asarray(predictions)
     where = np.ones(coarse.shape, bool) if where is None else np.asarray(where, bool)
     shapes = [a.shape for a in (coarse, fine, predictions, where)]

@@ -45,8 +45,10 @@ def dirichlet_uncertainties(
     log_strength = jax.nn.logsumexp(log_alpha, axis=-1, keepdims=True)
     log_probs = log_alpha - log_strength
     probs = jnp.exp(log_probs)
-    total = -jnp.sum(probs * log_probs, axis=-1)
-    information = jnp.sum(probs * (_delta(log_alpha) - _delta(log_strength)), axis=-1)
+    possible = probs > 0  # a class of probability 0 adds nothing
+    total = -jnp.sum(jnp.where(possible, probs * log_probs, 0), axis=-1)
+    information = probs * (_delta(log_alpha) - _delta(log_strength))
+    information = jnp.sum(jnp.where(possible, information, 0), axis=-1)
     distribution = jnp.clip(information, 0, total)
     return total, total - distribution, distribution
 

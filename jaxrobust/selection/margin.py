@@ -42,7 +42,8 @@ def min_max_normalize(
     Args:
       x: floats `[N]`.
       where: bool `[N]`, the entries over which minimum and maximum are taken; None for all.
-        Entries outside it are unspecified in the result.
+        Entries outside it are unspecified in the result. Infinite scores, such as margins of
+        probabilities of exactly zero, have no part in them: -inf becomes 0 and +inf becomes 1.
       constant: result where the maximum equals the minimum.
 
     Returns:
@@ -52,13 +53,15 @@ def min_max_normalize(
       ValueError: if `x` is not a vector, or `where` has another shape.
     """
     x, where = check_scores(x, where)
+    where &= ~jnp.isinf(x)
     low = jnp.min(x, where=where, initial=jnp.inf)
     high = jnp.max(x, where=where, initial=-jnp.inf)
     flat = high <= low
     scaled = (x - low) / jnp.where(flat, 1, high - low)
     # XLA may divide by multiplying with a rounded reciprocal, which misses 1 at the maximum.
     scaled = jnp.where(x == high, 1, scaled)
-    return jnp.where(flat, jnp.asarray(constant, x.dtype), scaled)
+    scaled = jnp.where(flat, jnp.asarray(constant, x.dtype), scaled)
+    return jnp.where(jnp.isinf(x), (x > 0).astype(x.dtype), scaled)
 
 
 def select_clean(prob: jax.typing.ArrayLike, *, threshold: jax.typing.ArrayLike = 0.5) -> jax.Array:

@@ -121,7 +121,8 @@ def fit_gaussian_mixture_1d(
     )
     parameters, num_iter, converged, bounds = jax.lax.while_loop(keep_going, one_round, start)
     order = jnp.argsort(parameters[0])
-    return GaussianMixture1D(*(p[order] for p in parameters), num_iter, converged, bounds)
+    means, variances, weights = (p[order] for p in parameters)
+    return GaussianMixture1D(means, variances, weights, num_iter, converged, bounds)
 
 
 @jax.jit

@@ -112,6 +112,3 @@ def test_a_recipe_chooses():
     variables = module.init(jax.random.key(0), images)
     with pytest.raises(UserError, match="normalises 12 images together and there are 8 devices"):
         module.apply(variables, images, train=True, mutable=["batch_stats"])
-    config.batch_norm = "per_devise"
-    with pytest.raises(UserError, match="did you mean 'per_device'"):
-        batch_norm_parts(config, placement)
