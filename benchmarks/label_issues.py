@@ -70,9 +70,8 @@ def main() -> None:
     if arguments.features:
         names = arguments.labels.split(",")
         cases = {name: of_file(arguments.features, name) for name in names}
-    print(
-        "| labels | wrong | by | precision | recall | F1 | AUROC | s |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| labels | wrong | by | precision | recall | F1 | AUROC | s |")
+    print("|---|---|---|---|---|---|---|---|")
     for case, draw in cases.items():
         measures = {"cleanlab": [], "jaxrobust": []}
         shares = []
