@@ -117,9 +117,9 @@ class _Inputs:
     backbones: Mapping[str, StoredClassifier | None]
 
 
-def _inputs(config: ml_collections.ConfigDict, dataset: Dataset | None = None) -> _Inputs:
+def _inputs(config: ml_collections.ConfigDict, given: Dataset | None = None) -> _Inputs:
     _check(config)
-    dataset = dataset or load(config, multilabel=None, streams=True)
+    dataset: Any = given or load(config, multilabel=None, streams=True)
     protocol = MULTILABEL if dataset.is_multilabel else SINGLE_LABEL
     if config.method not in protocol.distillers:
         raise UserError(
@@ -170,7 +170,7 @@ def _distiller(
     Raises:
       UserError: if the recipe's options of it, or of streamed images, are none.
     """
-    if config.dataset.stream:
+    if isinstance(dataset, FileDataset):
         view_transforms(config)
         image_shape = (config.dataset.image_size, config.dataset.image_size, 3)
     else:

@@ -150,8 +150,8 @@ def probabilities(method: Method) -> Callable:
     """`logits [M, n, C] -> probabilities` of all predictors together `[n, C]`, and of each."""
 
     def probs(logits):
-        each = jax.vmap(lambda x: method.class_probs(x[None]))(logits)
-        return method.class_probs(logits), each
+        together = method.class_probs(logits)
+        return together, jax.vmap(lambda x: method.class_probs(x[None]))(logits)
 
     return probs
 

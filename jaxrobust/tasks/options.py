@@ -304,7 +304,9 @@ class Al(Options, section="al"):
         "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
     )
     score_transform: str = option(
-        "test", ("test", "train"), "view in which the pool is scored; train: augmented"
+        "train",
+        ("test", "train"),
+        "view in which the pool is scored, of every strategy; train: augmented, as BUAL's code",
     )
 
 
@@ -577,3 +579,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (task := config.get("task")) not in _TASKS:
         raise UserError(unknown_name("task", task, _TASKS))
     options.check(config, option_classes(task))
+    if task == "active_learning" and config.method != "dcfs":
+        if Al.read(config).target_model == "shared":
+            raise UserError(
+                "al.target_model='shared' reports DCFS's query network, which "
+                f"method={config.method!r} has not; set --config.al.target_model=separate."
+            )

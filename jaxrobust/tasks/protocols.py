@@ -30,7 +30,7 @@ _ACTIVE_LEARNING: dict[str, dict[str, Any]] = {
         "dataset.std": (0.2023, 0.1994, 0.2010),
         "al.init_fraction": 0.08,
     },
-    "tiny_imagenet": {"al.init_fraction": 0.08, "al.query_size": 3000},
+    "tiny_imagenet": {"al.init_fraction": 0.08, "al.query_size": 3000, "model.pool": "window4"},
     "fashion_mnist": {"augment.padding": 2},
     "digits": {  # network, images and epochs small: the same code in under a minute
         "model.name": "resnet8_small",

@@ -476,8 +476,7 @@ def test_dhkd_alone_stops_distilling_on_imagenet():
 
 
 def test_dist_is_weighted():
-    student, _ = _outputs(0)
-    teacher, _ = _outputs(1)
+    student, teacher = _outputs(0), _outputs(1)
     labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
     once, thrice = (
         DISTILLERS["dist"](_config(**{"dist.weight": weight}), _problem()).objective(
@@ -489,8 +488,7 @@ def test_dist_is_weighted():
 
 
 def test_attention_is_transferred_between_the_outputs_of_wide_blocks():
-    student, _ = _outputs(0)
-    teacher, _ = _outputs(1)
+    student, teacher = _outputs(0), _outputs(1)
     labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
 
     def loss(student, teacher):
