@@ -39,7 +39,7 @@ run.
 
 Ablations: `--config.distill.head=primary` (one head), `distill.loss=binary_kl` or soft_target_kl or
 logit_mse, `distill.auxiliary=linear` or mlp, `distill.gradients=sum` or pcgrad, `distill.scope=
-backbone`, `distill.temperature`, `distill_until_epoch`. `--config.method=binary_kl` is that loss
+backbone`, `distill.temperature`, `distill.until_epoch`. `--config.method=binary_kl` is that loss
 alone on one head, `cross_entropy_binary_kl` both losses on it.
 
 Test accuracy (%). DHKD's columns are the authors' poster's; CE and KD are those of CRD's benchmark

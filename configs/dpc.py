@@ -16,8 +16,9 @@ penalty for predicting classes unevenly, always; `prob > threshold`; a batch of 
 score mode per data set (paper: by kurtosis, `score_mode="auto"`). In doubt are the weights of the
 consistency loss, 3 for CIFAR-10 and 1 for CIFAR-100 in the code and the reverse in the appendix.
 
-Ablations: `--config.dpc.loss=cross_entropy` (without the evidential loss), `dpc.score=loss`
-(without the margin), `dpc.heads=1`, `dpc.gamma_c` 0, 5, 10, 15, 20, `dpc.beta` 0, .25, .5, .75, 1.
+Ablations (Table 4), behind any variant, such as `cifar10_sym50_without_edl`: `_without_edl`
+(softmax and cross-entropy), `_without_margin` (small losses), `_without_heads` (one head). Those of
+Figure 3: `--config.dpc.gamma_c=` 0, 5, 10, 15, 20, `--config.dpc.beta=` 0, .25, .5, .75, 1.
 
 Test accuracy in the paper's Table 1, mean of the last ten epochs (%), DPC / DPC*:
 
@@ -40,6 +41,6 @@ confidence. The softmax of the same logits (seed 0) has an error of 8, calibrate
 epochs (rate lowered at 90, seed 0) DPC stays at 97.8 %, and cross-entropy falls from 93 to 69 %.
 """
 
-from jaxrobust.recipes.dpc import SETTINGS, get_config
+from jaxrobust.recipes.dpc import ABLATIONS, SETTINGS, get_config
 
-__all__ = ["SETTINGS", "get_config"]
+__all__ = ["ABLATIONS", "SETTINGS", "get_config"]

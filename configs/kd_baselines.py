@@ -10,15 +10,16 @@ optimiser, data. Methods, all on a single head, with the weights of the CIFAR-10
     kd             0.1 CE + 0.9 KL at T 4 (ImageNet: 0.5 and 0.5 at T 1)
     dkd            CE + target part + b non-target part at T 4, warmed up over 20 epochs; b by pair
     rld            CE + teacher's confidence + 8 of the classes below the label, warmed up likewise
-    dist           CE + correlations over classes and over the batch, at T 1
+    dist           CE + 2 correlations over classes and over the batch, at T 4 (ImageNet: T 1)
     rkd            CE + 25 distances + 50 angles of the pooled features
     pkt            CE + 30000 divergence of the pooled features' similarities
-    at             CE + 1000 error of the attention maps at the end of every stage
+    at             CE + 1000 error of the attention maps at the end of every stage; of Wide ResNets
+                   those of the blocks' outputs, before the next BatchNorm
     fitnet         CE + 100 error of the second stage's map, through a regressor
     sp             CE + 3000 error of the last maps' similarities within the batch
     vid            CE + negative log-likelihood of every stage's map under a predicted Gaussian
-    reviewkd       CE + error of fused features, warmed up over 20 epochs; its authors' weight
-                   differs from pair to pair, the 1 here is ours
+    reviewkd       CE + 5 error of fused features, warmed up over 20 epochs; resnet56_resnet20 0.6,
+                   resnet110_resnet32 1, resnet32x4_shuffle_v2 8 (ImageNet: 8 over 1 epoch)
     logit_mse      CE + mean squared error of the logits; the weight 1 is ours
 
 and `dhkd_reviewkd`, DHKD with ReviewKD's loss added to that of its auxiliary head. Standardised

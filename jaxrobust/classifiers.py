@@ -193,7 +193,7 @@ def _of_run(folder: pathlib.Path) -> Classifier:
         forward = predict[facts["task"]](config, facts)
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no classifier that can be read ({error}).") from None
-    views = make_views(config.augment, jnp.float32)
+    views = make_views(config.augment, shape, jnp.float32)
     key = jax.random.key(0)  # a test view draws nothing
 
     def probs(networks, raw):

@@ -9,7 +9,7 @@ import pytest
 from configs import bldr, bual, dcfs, dhkd, dpc, l2d
 from jaxrobust import models
 from jaxrobust.data.label_noise import given_labels
-from jaxrobust.engine import rng, run, runtime, sharding
+from jaxrobust.engine import rng, run, sharding
 from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
 from jaxrobust.tasks.common import load
@@ -56,13 +56,11 @@ def _active_learning(config, run_):
 
 
 def _distillation(config, run_):
-    dataset = load(config, multilabel=None)
-    protocol = distillation._MULTILABEL if dataset.is_multilabel else distillation._SINGLE_LABEL
-    distiller = distillation._distiller(config, dataset, protocol, None)
-    task = distillation._Distillation(config, run_, dataset, protocol, None, distiller)
+    task = distillation._Distillation(config, run_, distillation._inputs(config))
     task._write_inputs()
     task._restore()
-    task._train("student", 0, 1, 0)
+    run_.start_progress(task.saved, total=1)
+    task._train("student", 0)
     return task
 
 
@@ -107,13 +105,9 @@ def _train(method, devices, workdir, monkeypatch, **more):
         }
     )
     monkeypatch.setattr(sharding, "make_placement", lambda: make_placement(devices))
-    kind = runtime.Run if train is _distillation else run.Run
-    with run.open_run(config, workdir, kind=kind) as run_:
-        if kind is runtime.Run:
-            run_.start_progress(total=1, done=0)
+    with run.open_run(config, workdir) as run_:
         task = train(config, run_)
-        networks = task.saved.networks if kind is run.Run else task.networks
-        return fetch(networks), [fetch(values) for _, values, _ in run_._pending]
+        return fetch(task.saved.networks), [fetch(values) for _, values, _ in run_._pending]
 
 
 @pytest.mark.parametrize("method", METHODS)

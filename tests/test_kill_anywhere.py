@@ -200,7 +200,7 @@ def test_every_method_killed_often_and_anywhere_is_bit_equal(method, tmp_path):
 
 def _announce() -> None:
     """Makes a run say what it begins."""
-    from jaxrobust.engine import run, runtime
+    from jaxrobust.engine import run
     from jaxrobust.engine.checkpoint import Checkpoints
     from jaxrobust.tasks import active_learning, distillation, noisy_labels
 
@@ -209,8 +209,6 @@ def _announce() -> None:
     for moment, owner, name in (
         ("start", run.Run, "restore"),
         ("epoch", run.Run, "epoch_done"),
-        ("start", runtime.Run, "restore"),
-        ("epoch", runtime.Run, "epoch_done"),
         ("checkpoint", Checkpoints, "save"),
         ("evaluation", learning, "_measure"),
         ("evaluation", noisy, "_test_measures"),

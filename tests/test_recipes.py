@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import active_learning_baselines, bual, dcfs
+from configs import active_learning_baselines, bual, dcfs, dpc
 from jaxrobust.errors import UserError
 from jaxrobust.tasks.protocols import OPEN_SET
 
@@ -35,3 +35,28 @@ def test_recipes_share_variants(recipe):
         assert recipe.get_config(name).to_dict() == default
     with pytest.raises(UserError, match=r"did you mean 'cifar10_openness_0\.8'"):
         recipe.get_config("cifar10_opennes_0.8")
+
+
+def test_within_a_table_only_the_method_differs():
+    """BUAL's Table 1: the protocol sets pooling and the view in which the pool is scored."""
+    for name in OPEN_SET:
+        ours, theirs = (r.get_config(name).to_dict() for r in (bual, active_learning_baselines))
+        assert ours.pop("bual") and ours.pop("method") != theirs.pop("method")
+        assert ours == theirs
+    assert bual.get_config("tiny_imagenet").model.pool == "window4"
+    assert bual.get_config().al.score_transform == "train"
+
+
+def test_ablations_of_the_tables_are_variants():
+    score = bual.get_config("cifar10_openness_0.6_unc_n").bual
+    assert (score.base, score.weights) == ("lc", "negative")
+    for name in bual.ABLATIONS:
+        changed = bual.get_config(f"cifar100_{name}").to_dict()
+        whole = bual.get_config("cifar100").to_dict()
+        assert changed.pop("bual") != whole.pop("bual") and changed == whole
+    for name in dpc.ABLATIONS:
+        changed = dpc.get_config(f"cifar10n_worst_{name}").to_dict()
+        whole = dpc.get_config("cifar10n_worst").to_dict()
+        assert changed.pop("dpc") != whole.pop("dpc") and changed == whole
+    with pytest.raises(UserError, match="Unknown config variant"):
+        bual.get_config("cifar_unc_n")

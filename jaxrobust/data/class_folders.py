@@ -82,6 +82,39 @@ def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) ->
     return train, test, tuple(classes), unlabeled
 
 
+def test_folder(
+    path: pathlib.Path, class_names: Sequence[str], *, image_size: int | None
+) -> Examples | FileExamples:
+    """A further test set: the images of known classes in `<path>/<class>/`.
+
+    A folder belongs to the class that it is named after, or whose name it is the first word of, as
+    `n01440764` of WebVision's `n01440764 tench`. Folders of other classes are left out.
+
+    Args:
+      path: of the folder of class folders.
+      class_names: of the classes to train on, each of which must have images.
+      image_size: side that the images are scaled to in memory; None to leave them in their files.
+
+    Raises:
+      DataError: if a class has no images, or they cannot be read.
+    """
+    class_of = {name.split()[0]: name for name in class_names} | {n: n for n in class_names}
+    entries = [
+        (class_of[folder], file, source)
+        for folder, file, source in listed(path)
+        if folder in class_of
+    ]
+    if missing := [name for name in class_names if name not in {entry[0] for entry in entries}]:
+        raise DataError(
+            f"dataset.test2={path} has no images of {len(missing)} of the {len(class_names)} "
+            f"classes, {missing[0]!r} among them: add a folder of each, or clear "
+            "--config.dataset.test2=."
+        )
+    if image_size is None:
+        return in_files("second test", path, entries, class_names)
+    return decoded("second test", path, entries, class_names, image_size)
+
+
 def in_order(
     split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
 ) -> tuple[list[Entry], np.ndarray]:

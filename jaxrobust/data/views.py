@@ -1,4 +1,4 @@
-"""From raw images to what a network sees: crops, flips, policies, cutout and normalisation."""
+"""From raw images or features to what a network sees: augmentation and normalisation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.augment import normalize, pad_crop_flip
+from jaxrobust.data.feature_views import FeatureViews
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
 
 POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
@@ -110,8 +111,13 @@ class PolicyViews(ImageViews):
         return views
 
 
-def make_views(augment: Any, dtype: Any) -> ImageViews:
-    """The views of a recipe's section `augment`."""
+Views = ImageViews | FeatureViews
+
+
+def make_views(augment: Any, input_shape: tuple[int, ...], dtype: Any) -> Views:
+    """The views of a recipe's section `augment`, of images (H, W, 3) or of features (D,)."""
+    if len(input_shape) == 1:
+        return FeatureViews(jnp.dtype(dtype), augment.feature_noise, augment.feature_dropout)
     crops = {"padding": augment.padding, "flip": augment.flip, "dtype": jnp.dtype(dtype)}
     if "policy" in augment:
         names = ("policy", "cutout", "strong_mean", "strong_std")

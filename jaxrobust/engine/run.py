@@ -401,8 +401,6 @@ def open_run(
     config: ml_collections.ConfigDict,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
-    *,
-    kind: type[Run] = Run,
 ) -> Iterator[Run]:
     """Locks a workdir for this process, checks that it belongs to `config`, and yields its `Run`.
 
@@ -412,7 +410,6 @@ def open_run(
       config: the whole recipe.
       workdir: a new folder, or that of an earlier attempt at the same recipe.
       programs: those of a run of the same recipe with another seed.
-      kind: class of the run.
 
     Raises:
       UserError: if the folder cannot be written, is in use by another process, or belongs to
@@ -432,7 +429,7 @@ def open_run(
         if processes.broadcast_from_main(refusal is not None):
             raise refusal or UserError("The main process could not open the workdir.")
         stop = stack.enter_context(stop_on_signals())
-        run = kind(config, workdir, programs or Programs(), stop)
+        run = Run(config, workdir, programs or Programs(), stop)
         finish_saving = True
         try:
             yield run

@@ -303,8 +303,8 @@ def bldr_loss(
       ValueError: if the shapes do not fit, or exits are given without one of the two heads.
 
     References:
-      Zong et al., arXiv 2209.01334 (authors' code). SOP+ is `positive` alone, with unit weights
-      and noise rate.
+      Zong et al., arXiv 2209.01334 (authors' code). `positive` alone, with unit weights,
+      noise rate and `reg_weight`, is close to SOP+, in which the residual also teaches u.
     """
     logits_weak, logits_strong, logits_again = map(
         check_logits, (logits_weak, logits_strong, logits_again)

@@ -60,5 +60,10 @@ class Bldr(Options, section="bldr", recipe="configs/bldr.py"):
                 "bldr.self_distillation teaches the exits by both heads, but one is left "
                 "untrained; set bldr.self_distillation=False."
             )
+        if self.head_agreement_weight and not (self.positive and self.negative):
+            raise UserError(
+                f"bldr.head_agreement_weight={self.head_agreement_weight} draws both heads "
+                "together, but one is left untrained; set bldr.head_agreement_weight=0."
+            )
         if self.detection_params == "ema" and not self.ema:
             raise UserError("bldr.detection_params='ema' needs bldr.ema=True.")

@@ -223,11 +223,13 @@ def _scores(
         candidate = jnp.where(jnp.any(kept), kept, in_pool)
     conf_neg = classifier_confidence(negative_probs, bual.base)
     conf_pos = classifier_confidence(jax.nn.softmax(target_logits), bual.base)
+    # The code's c_n + r c_p, at a precision of 1 or 0, is c_n + c_p or c_n.
+    constant = {"none": 1.0, "negative": 0.0}
     with_aux, without_aux = (
         bidirectional_score(
             conf_neg,
             conf_pos,
-            precision,
+            constant.get(bual.weights, precision),
             unknown_prob=unknown_prob,
             where=candidate,
             rule=bual.score_rule,
@@ -238,5 +240,5 @@ def _scores(
         "conf_neg": conf_neg,
         "conf_pos": conf_pos,
         "unknown_prob": aux_probs[:, -1],
-        "score": jnp.where(has_aux, with_aux, without_aux),
+        "score": jnp.where(has_aux & (bual.weights == "both"), with_aux, without_aux),
     }

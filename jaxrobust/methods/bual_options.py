@@ -14,6 +14,12 @@ class Bual(Options, section="bual", recipe="configs/bual.py"):
     score_rule: str = option(
         "code", ("code", "paper"), "paper: Eq. 3, which rewards what looks unknown"
     )
+    weights: str = option(
+        "both",
+        ("both", "precision", "none", "negative"),
+        "of the two confidences; Table 2's ablations: precision: c_n + r c_p, without f_aux; none: "
+        "c_n + c_p; negative: c_n alone (unc_p alone is method=lc)",
+    )
     initial_precision: float = option(0.0, "[0, 1]", "r of the first query")
     aux_epochs: int = option(Follows("num_epochs"), "[1, inf)", "of f_aux")
     aux_batch_size: int = option(100, "[1, inf)", "of f_aux; paper: 128")

@@ -155,13 +155,14 @@ def build_with(options: Distill, problem: Problem) -> Distiller:
         objective=objective,
         auxiliary=auxiliary,
         merge={"align": align, "pcgrad": project_both, "sum": None}[options.gradients],
+        until_epoch=options.until_epoch,
         logits_only=True,
     )
 
 
 def binary_kl(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
-    """BinaryKL alone, on a single head: the labels are not used."""
-    return _single_head(config, problem, gamma=0.0)
+    """BinaryKL alone, on a single head, in all epochs: the labels are not used."""
+    return _single_head(config, problem, gamma=0.0, until_epoch=0)
 
 
 def cross_entropy_binary_kl(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:

@@ -33,6 +33,11 @@ class Distill(Options, section="distill", recipe="configs/dhkd.py"):
         "align", ("align", "pcgrad", "sum"), "pcgrad: project both; ImageNet: sum"
     )
     scope: str = option("all", ("all", "backbone"), "backbone: align its gradients alone")
+    until_epoch: int = option(
+        0,
+        "[0, inf)",
+        "the last one with distillation, counted from 1; 0: all; ImageNet: 49, as the code",
+    )
 
     def check_combinations(self) -> None:
         if self.scope != "all" and self.gradients != "align":

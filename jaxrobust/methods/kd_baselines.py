@@ -43,7 +43,7 @@ from jaxrobust.methods.kd_baselines_options import (
 )
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
-from jaxrobust.models.review_fusion import ReviewFusion, review_levels
+from jaxrobust.models.review_fusion import ReviewFusion, review_activations, review_levels
 
 # (student, teacher, labels [B], where [B]) -> scalar
 Loss = Callable[[Outputs, Outputs, jax.Array, jax.Array], jax.Array]
@@ -145,7 +145,7 @@ def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
             where=where,
         )
 
-    return _distiller(loss, weight=1.0, logits_only=True)
+    return _distiller(loss, weight=options.weight, logits_only=True)
 
 
 def rkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
@@ -180,15 +180,17 @@ def pkt(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 
 
 def at(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
-    """AT: where the maps of each stage are active. Zagoruyko and Komodakis, ICLR 2017."""
+    """AT: where the maps of each stage are active. Zagoruyko and Komodakis, ICLR 2017.
+
+    Of Wide ResNets, whose blocks end without an activation, the blocks' own outputs are compared.
+    """
     del problem
 
     def loss(student, teacher, labels, where):
         del labels
-        count = min(len(student.features.maps), len(teacher.features.maps))
-        error = attention_transfer_loss(
-            student.features.maps[-count:], teacher.features.maps[-count:]
-        )
+        maps = [x.features.blocks or x.features.maps for x in (student, teacher)]
+        count = min(map(len, maps))
+        error = attention_transfer_loss(*(x[-count:] for x in maps))
         return masked_mean(error, where)
 
     return _distiller(loss, weight=At.read(config).weight)
@@ -278,7 +280,7 @@ def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         _review_loss,
         weight=options.weight,
         warm_up=options.warm_up,
-        connector=_review_fusion(problem),
+        connector=_review_fusion(options, problem),
     )
 
 
@@ -295,7 +297,8 @@ def dhkd_reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distil
         objective=objective,
         auxiliary=dual_head.auxiliary,
         merge=dual_head.merge,
-        connector=_review_fusion(problem),
+        connector=_review_fusion(options, problem),
+        until_epoch=dual_head.until_epoch,
         warm_up=options.warm_up,
     )
 
@@ -306,14 +309,16 @@ def _review_loss(student, teacher, labels, where):
     return review_kd_hcl_loss(student.features.maps, levels, where=where)
 
 
-def _review_fusion(problem: Problem) -> ReviewFusion:
-    student, teacher = (
-        jax.eval_shape(review_levels, features)
-        for features in (problem.student_features, problem.teacher_features)
-    )
+def _review_fusion(options: ReviewKd, problem: Problem) -> ReviewFusion:
+    after = options.student_maps == "activation"
+    student_levels = review_activations if after else review_levels
+    student = jax.eval_shape(student_levels, problem.student_features)
+    teacher = jax.eval_shape(review_levels, problem.teacher_features)
     levels = teacher[-min(len(student), len(teacher)) :]
     return ReviewFusion(
         channels=tuple(level.shape[-1] for level in levels),
         sizes=tuple(level.shape[1:3] for level in levels),
+        levels=student_levels,
+        width=options.width or None,
         dtype=problem.dtype,
     )

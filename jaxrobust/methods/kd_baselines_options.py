@@ -72,7 +72,8 @@ class Dist(Options, section="dist", recipe=_RECIPE):
 
     beta: float = option(1.0, "[0, inf)", "of the correlation over classes")
     gamma: float = option(1.0, "[0, inf)", "of the correlation over the batch")
-    temperature: float = option(1.0, "(0, inf)", "of both softmaxes")
+    temperature: float = option(4.0, "(0, inf)", "of both softmaxes; ImageNet: 1")
+    weight: float = option(2.0, "[0, inf)", "of both correlations, as its authors' configurations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +103,24 @@ class ReviewKd(Options, section="reviewkd", recipe=_RECIPE):
     """ReviewKD (CVPR 2021)."""
 
     weight: float = option(
-        1.0, "[0, inf)", "of the fused features' error; its authors' differs from pair to pair"
+        5.0,
+        "[0, inf)",
+        "of the fused features' error; resnet56_resnet20: 0.6, resnet110_resnet32: 1, "
+        "resnet32x4_shuffle_v2 and ImageNet: 8",
     )
-    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows")
+    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows; ImageNet: 1")
+    student_maps: str = option(
+        "activation",
+        ("activation", "preactivation"),
+        "the student's, after or before the activation; the teacher's are before it; ImageNet: "
+        "preactivation [ours]",
+    )
+    width: int = option(
+        0,
+        "[0, inf)",
+        "channels of the fusion; 0: those of the student's deepest features, at most 512; "
+        "resnet50_mobilenet_v1_imagenet: 256",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,12 +40,15 @@ class Features(NamedTuple):
       preactivations: the same places before the activation; a stage that ends without one has the
         same map here as in `maps`.
       final: `[B, H, W, D]`, the map that is pooled: the last of `maps`, unless more layers follow.
+      blocks: `[B, H, W, C]`, what the blocks of each stage return, of a network whose `maps` come
+        after a further BatchNorm and activation; else empty.
     """
 
     pooled: jax.Array
     maps: tuple[jax.Array, ...]
     preactivations: tuple[jax.Array, ...]
     final: jax.Array
+    blocks: tuple[jax.Array, ...] = ()
 
 
 def global_average(x: jax.Array) -> jax.Array:

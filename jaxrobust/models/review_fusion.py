@@ -23,6 +23,11 @@ def review_levels(features: Features) -> tuple[jax.Array, ...]:
     return (*features.preactivations, features.pooled[:, None, None, :])
 
 
+def review_activations(features: Features) -> tuple[jax.Array, ...]:
+    """As `review_levels`, after the activations."""
+    return (*features.maps, features.pooled[:, None, None, :])
+
+
 def _resize_nearest(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Pixel i of n is pixel floor(i N / n) of the N before."""
     rows, columns = (

@@ -73,7 +73,7 @@ class WideResNet(nn.Module):
     ) -> Features:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
         x = Conv(16, kernel_init=he_normal, dtype=self.dtype)(images.astype(self.dtype))
-        preactivations = []
+        preactivations, blocks = [], []
         for stage in range(3):
             for block in range((self.depth - 4) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
@@ -82,6 +82,9 @@ class WideResNet(nn.Module):
                 )
                 if stage > 0 and block == 0:
                     preactivations.append(before)
+            blocks.append(x)
         preactivations.append(BatchNorm(dtype=self.dtype)(x, train=train, where=where))
         maps = tuple(nn.relu(x) for x in preactivations)
-        return Features(global_average(maps[-1]), maps, tuple(preactivations), maps[-1])
+        return Features(
+            global_average(maps[-1]), maps, tuple(preactivations), maps[-1], tuple(blocks)
+        )

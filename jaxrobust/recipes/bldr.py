@@ -37,12 +37,15 @@ ABLATIONS = {
         "bldr.self_distillation": False,
         "bldr.estimate_noise": False,
         "bldr.noise_rate": 1.0,
+        "bldr.reg_weight": 1.0,  # with 50 early mistakes saturate v within nine visits
+        "bldr.head_agreement_weight": 0.0,
     },
     "negative": {
         "bldr.positive": False,
         "bldr.reweighting": False,
         "bldr.self_distillation": False,
         "bldr.estimate_noise": False,
+        "bldr.head_agreement_weight": 0.0,
     },
     "both": {"bldr.reweighting": False, "bldr.self_distillation": False},
     "reweighted": {"bldr.self_distillation": False},

@@ -5,8 +5,8 @@ import dataclasses
 import ml_collections
 
 from jaxrobust.methods.bual_options import Bual
-from jaxrobust.options import to_config
-from jaxrobust.tasks.options import ActiveLearning, Al
+from jaxrobust.options import replace, to_config
+from jaxrobust.tasks.options import ActiveLearning
 from jaxrobust.tasks.protocols import OPEN_SET, active_learning
 
 
@@ -14,18 +14,28 @@ from jaxrobust.tasks.protocols import OPEN_SET, active_learning
 class Recipe(ActiveLearning):
     """The annotation protocol with BUAL."""
 
-    al: Al = Al(score_transform="train")  # the code scores augmented images
     bual: Bual = Bual()
 
 
 _BY_DATASET = {
-    "tiny_imagenet": {"bual.subset_size": 10_000, "model.pool": "window4"},
+    "tiny_imagenet": {"bual.subset_size": 10_000},
     "digits": {"bual.aux_batch_size": 32, "bual.subset_size": 400},
 }
 
-VARIANTS = tuple(OPEN_SET)
+# The paper's Table 2, in which the base is the least confidence.
+ABLATIONS = {
+    "unc_n": {"bual.base": "lc", "bual.weights": "negative"},
+    "unweighted": {"bual.base": "lc", "bual.weights": "none"},
+    "no_aux_weight": {"bual.base": "lc", "bual.weights": "precision"},
+}
+
+VARIANTS = (*OPEN_SET, *(f"{name}_{ablation}" for name in OPEN_SET for ablation in ABLATIONS))
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one variant of `OPEN_SET`."""
-    return to_config(active_learning(Recipe(method="bual"), variant, _BY_DATASET))
+    """Recipe for one variant of `OPEN_SET`, ablated or not."""
+    ablation = next((name for name in ABLATIONS if (variant or "").endswith(f"_{name}")), "")
+    recipe = active_learning(
+        Recipe(method="bual"), (variant or "").removesuffix(f"_{ablation}") or None, _BY_DATASET
+    )
+    return to_config(replace(recipe, ABLATIONS.get(ablation, {})))

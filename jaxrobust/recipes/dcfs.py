@@ -6,7 +6,7 @@ import ml_collections
 
 from jaxrobust.methods.dcfs_options import Discrepancy, Edl, Loss, Select
 from jaxrobust.options import to_config
-from jaxrobust.tasks.options import ActiveLearning
+from jaxrobust.tasks.options import ActiveLearning, Al
 from jaxrobust.tasks.protocols import OPEN_SET, active_learning
 
 
@@ -14,6 +14,7 @@ from jaxrobust.tasks.protocols import OPEN_SET, active_learning
 class Recipe(ActiveLearning):
     """The annotation protocol with DCFS."""
 
+    al: Al = Al(score_transform="test")  # [ours]; BUAL's protocol scores augmented images
     edl: Edl = Edl()
     loss: Loss = Loss()
     discrepancy: Discrepancy = Discrepancy()

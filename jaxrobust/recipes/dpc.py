@@ -72,7 +72,7 @@ _BY_DATASET = {
     },
     # The first 50 classes of the Google subset, tested on WebVision's own images. Unlike the
     # authors' script it drops the last short batch of the divided sets. The paper's second test, on
-    # the same classes of ImageNet, is not part of the run.
+    # the same classes of ImageNet, is `dataset.test2`.
     "mini_webvision": {
         "model.name": "inception_resnet_v2",
         "dataset.stream": True,
@@ -107,15 +107,25 @@ _BY_NOISE = {
 # Data set -> weight of the strong views of DPC*; 3 elsewhere.
 _STAR = {"cifar100": 1.0, "mini_webvision": 1.0}
 
-VARIANTS = (*SETTINGS, *(f"{name}_star" for name in SETTINGS))
+# The paper's Table 4, and Figure 3 by `--config.dpc.beta` and `gamma_c`.
+ABLATIONS = {
+    "without_edl": {"dpc.loss": "cross_entropy"},
+    "without_margin": {"dpc.score": "loss"},
+    "without_heads": {"dpc.heads": 1},
+}
+
+VARIANTS = (*SETTINGS, *(f"{name}_{end}" for name in SETTINGS for end in ("star", *ABLATIONS)))
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
-    """Recipe for one setting of `SETTINGS`, `_star` behind it for DPC*."""
-    name = (variant or "cifar10_sym50").removesuffix("_star")
+    """Recipe for one setting of `SETTINGS`, an ablation behind it or `_star` for DPC*."""
+    variant = variant or "cifar10_sym50"
+    ablation = next((name for name in ABLATIONS if variant.endswith(f"_{name}")), "")
+    name = variant.removesuffix(f"_{ablation}" if ablation else "_star")
     dataset, noise, changes = SETTINGS[choose(name, "", SETTINGS)]
     fields = {f"noise.{field}": value for field, value in noise.items()}
     fields |= _BY_DATASET.get(dataset, {}) | _BY_NOISE.get(noise["kind"], {}) | changes
-    if variant and variant.endswith("_star"):
+    fields |= ABLATIONS.get(ablation, {})
+    if variant.endswith("_star"):
         fields["dpc.consistency_weight"] = _STAR.get(dataset, 3.0)
     return to_config(noisy_labels(Recipe(method="dpc"), dataset, fields))

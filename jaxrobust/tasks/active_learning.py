@@ -24,8 +24,9 @@ import numpy as np
 from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
+from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.open_set import OpenSetSplit
-from jaxrobust.data.views import ImageViews, make_views, statistics_of
+from jaxrobust.data.views import Views, make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.engine.loops import epoch_program, gather_program
@@ -49,6 +50,7 @@ from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
     check_common,
+    check_network,
     compute_dtype,
     introduce_networks,
     load,
@@ -56,6 +58,7 @@ from jaxrobust.tasks.common import (
     program_settings,
     write_test_files,
 )
+from jaxrobust.tasks.images import images_of
 from jaxrobust.tasks.oracles import (
     Oracle,
     PersonOracle,
@@ -91,7 +94,8 @@ def run(
       UserError: if the recipe, the data, the workdir or the person's table is not usable.
     """
     check_common(config)
-    dataset = dataset or load(config)
+    dataset = dataset or load(config, features=True)
+    check_network(config, dataset)
     split = _split(config, dataset)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, dataset, split).learn()
@@ -119,16 +123,11 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
     return split
 
 
-def _training_examples(dataset: Dataset) -> Examples:
+def _training_examples(dataset: Dataset | FeatureDataset) -> Examples | FeatureExamples:
     """Labelled, then unlabelled images: what ids refer to."""
-    train, unlabeled = dataset.train, dataset.unlabeled
-    if unlabeled is None:
-        return train
-    return Examples(
-        np.concatenate([train.images, unlabeled.images]),
-        np.concatenate([train.labels, unlabeled.labels]),
-        train.files + unlabeled.files,
-    )
+    if dataset.unlabeled is None:
+        return dataset.train
+    return dataset.train.join(dataset.unlabeled)
 
 
 def _oracle(
@@ -138,15 +137,21 @@ def _oracle(
     names = [dataset.class_names[c] for c in split.known_classes]
     examples = _training_examples(dataset)
     if config.oracle == "csv":
-        root = pathlib.Path(config.dataset.path).expanduser()
+        root = pathlib.Path(config.dataset.path).expanduser() if config.dataset.path else None
+        if examples.files is None:
+            raise UserError(
+                f"oracle='csv' asks about files, and {config.dataset.features} names none: write "
+                "it with python -m jaxrobust.embed."
+            )
         return PersonOracle(Annotator(folder, root, examples.files, names))
-    return TruthOracle(split, names, examples.images, examples.files, folder)
+    images = examples.images if isinstance(examples, Examples) else None
+    return TruthOracle(split, names, images, examples.files, folder)
 
 
 # What is compiled
 
 
-def training_step(phase: Phase, views: ImageViews) -> Callable:
+def training_step(phase: Phase, views: Views) -> Callable:
     """A step of `phase` on raw images.
 
     Args:
@@ -180,7 +185,7 @@ def training_step(phase: Phase, views: ImageViews) -> Callable:
 
 
 def prediction(
-    phase: Phase, view: str, views: ImageViews, then: Callable = lambda outputs: outputs
+    phase: Phase, view: str, views: Views, then: Callable = lambda outputs: outputs
 ) -> Callable:
     """What the network of a phase gives for raw images, seen in one view.
 
@@ -213,9 +218,10 @@ class _Learning:
         self.class_names = [dataset.class_names[c] for c in split.known_classes]
         placement = run.placement
         self.oracle = _oracle(config, dataset, split, run.workdir / "queries")
+        images = images_of(self.examples, config, placement)
         self.problem = Problem(
             num_classes=split.num_known,
-            input_shape=dataset.train.images.shape[1:],
+            input_shape=images.shape,
             dtype=compute_dtype(config.dtype),
             budget=config.al.query_size,
             truth=self.oracle.truth,
@@ -231,8 +237,8 @@ class _Learning:
         self._row_observed: dict[str, Any] = {}
         self._predicted: dict[str, Any] = {}
         self._members: dict[str, np.ndarray] = {}
-        self._images = placement.put(self.examples.images)
-        self._test_images = placement.put(dataset.test.images)
+        self._images = images.visit((), "")
+        self._test_images = images_of(dataset.test, config, placement).visit((), "")
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
         self._build_programs()
 
@@ -246,7 +252,9 @@ class _Learning:
     def _build_programs(self) -> None:
         programs, placement, config = self.run.programs, self.run.placement, self.config
         self._static = static = program_settings(config), self.problem
-        views = self._views = make_views(config.augment, self.problem.dtype)
+        views = self._views = make_views(
+            config.augment, self.problem.input_shape, self.problem.dtype
+        )
         view = "weak" if config.al.score_transform == "train" else "test"
         num_train, num_test = len(self.examples), len(self.dataset.test)
         self._start, self._epoch, self._predict, self._classify = {}, {}, {}, {}

@@ -41,13 +41,13 @@ class Annotator:
 
     Attributes:
       folder: `queries/` of the workdir.
-      root: folder of the data set, from which `files` are relative.
+      root: folder of the data set, from which `files` are relative; None: no contact sheets.
       files: of every training image.
       class_names: the K known classes, in the order of their labels.
     """
 
     folder: pathlib.Path
-    root: pathlib.Path
+    root: pathlib.Path | None
     files: Sequence[str]
     class_names: Sequence[str]
 
@@ -96,7 +96,7 @@ class Annotator:
 
     def show(self, round_: int, query: Query) -> None:
         """Writes the contact sheet and the table where they are missing."""
-        if not self.sheet(round_).exists():
+        if self.root is not None and not self.sheet(round_).exists():
             files = [self.files[i] for i in query.ids]
             # The first line of the table is its header.
             captions = [f"{n}: {pathlib.Path(f).name}" for n, f in enumerate(files, start=2)]

@@ -94,10 +94,10 @@ def _load_features(
             f"Task {config.task} learns from images, not from features: choose another "
             "--config.dataset.name=."
         )
-    if path or not fields.features:
+    del path  # of the images, which only a person is shown
+    if not fields.features:
         raise UserError(
-            f"dataset.name={FEATURES!r} reads a .npy or .npz file: name it by "
-            "--config.dataset.features=, and leave --config.dataset.path= empty."
+            f"dataset.name={FEATURES!r} reads a .npy or .npz file: set --config.dataset.features=."
         )
     if fields.stream:
         raise UserError(

@@ -11,7 +11,7 @@ from jaxrobust.data.dataset import Dataset
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.methods.noisy_labels import Method
 from jaxrobust.tasks.common import write_test_files
-from jaxrobust.tasks.images import ResidentImages, StreamedImages
+from jaxrobust.tasks.images import ResidentFeatures, ResidentImages, StreamedImages
 
 NUM_LAST = 10  # epochs in the mean that the papers report
 NUM_SHOWN = 60  # images on the contact sheet
@@ -104,7 +104,7 @@ def draw(
     results: dict,
     labels: Labels,
     method: Method,
-    images: ResidentImages | StreamedImages,
+    images: ResidentImages | ResidentFeatures | StreamedImages,
     test_probs: np.ndarray,
     dataset: Dataset,
 ) -> None:
@@ -124,12 +124,13 @@ def draw(
     shown = labels.by_suspicion(score)[:NUM_SHOWN]
     captions = [f"{names[labels.given[i]]}\n→ {names[label_scores['suggested'][i]]}" for i in shown]
     is_wrong = labels.is_wrong
-    figures.contact_sheet(
-        images.read(shown),
-        captions,
-        folder / "suspicious.png",
-        wrong=None if is_wrong is None else is_wrong[shown],
-    )
+    if len(images.shape) == 3:  # features cannot be shown
+        figures.contact_sheet(
+            images.read(shown),
+            captions,
+            folder / "suspicious.png",
+            wrong=None if is_wrong is None else is_wrong[shown],
+        )
     write_test_files(workdir, test_probs, dataset.test.labels, names)
     scores = {n: label_scores.get(f"{score}_{n}", label_scores[score]) for n in method.networks}
     figures.score_histogram(

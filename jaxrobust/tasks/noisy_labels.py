@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +20,13 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
-from jaxrobust.data.dataset import Dataset, fingerprint
+from jaxrobust.data.class_folders import test_folder
+from jaxrobust.data.dataset import Dataset, FileExamples, fingerprint
+from jaxrobust.data.features import FeatureExamples
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.streaming import views_at
-from jaxrobust.data.views import ImageViews, make_views, statistics_of
+from jaxrobust.data.views import Views, make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.engine.loops import Resume, epoch_program, gather_program
@@ -38,6 +41,7 @@ from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
     check_common,
+    check_network,
     compute_dtype,
     introduce_networks,
     load,
@@ -79,7 +83,8 @@ def run(
       UserError: if the recipe, the data or the workdir is not usable.
     """
     check_common(config)
-    dataset = dataset or load(config, streams=True)
+    dataset = dataset or load(config, streams=True, features=True)
+    check_network(config, dataset)
     check_batch_size(config, len(dataset.train))
     labels = given_labels(config.noise, dataset, seed=config.seed)
     with open_run(config, workdir, programs) as run_:
@@ -89,7 +94,7 @@ def run(
 # What is compiled
 
 
-def training_step(stage: Stage, views: ImageViews) -> Callable:
+def training_step(stage: Stage, views: Views) -> Callable:
     """A step of `stage` on raw images.
 
     Args:
@@ -127,7 +132,7 @@ def training_step(stage: Stage, views: ImageViews) -> Callable:
     return step
 
 
-def prediction(method: Method, view: str, views: ImageViews) -> Callable:
+def prediction(method: Method, view: str, views: Views) -> Callable:
     """The logits of one network on raw images, seen in one view.
 
     Returns:
@@ -146,8 +151,8 @@ def probabilities(method: Method) -> Callable:
     """`logits [M, n, C] -> probabilities` of all predictors together `[n, C]`, and of each."""
 
     def probs(logits):
-        each = jax.vmap(lambda x: method.class_probs(x[None]))(logits)
-        return method.class_probs(logits), each
+        together = method.class_probs(logits)
+        return together, jax.vmap(lambda x: method.class_probs(x[None]))(logits)
 
     return probs
 
@@ -196,7 +201,22 @@ class _Learning:
         self.true_labels = None if config.noise.kind == "none" else dataset.train.labels
         placement = run.placement
         self._images = images_of(dataset.train, config, placement)
-        self._test_images = images_of(dataset.test, config, placement)
+        self._tests = {"test": dataset.test}
+        if config.dataset.test2:
+            if isinstance(dataset.train, FeatureExamples):
+                raise UserError(
+                    "dataset.test2 is a folder of images, but this data set holds features; clear "
+                    "--config.dataset.test2=."
+                )
+            in_files = isinstance(dataset.train, FileExamples)
+            self._tests["test2"] = test_folder(
+                pathlib.Path(config.dataset.test2),
+                dataset.class_names,
+                image_size=None if in_files else dataset.train.images.shape[1],
+            )
+        self._test_images = {
+            split: images_of(examples, config, placement) for split, examples in self._tests.items()
+        }
         self._labels = placement.put(labels)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
         self.problem = Problem(
@@ -221,7 +241,7 @@ class _Learning:
         programs, placement, method = self.run.programs, self.run.placement, self.method
         static = program_settings(self.config), self.problem
         options = {"out_shardings": placement.replicated, "static": static}
-        views = make_views(self.config.augment, self.problem.dtype)
+        views = make_views(self.config.augment, self.problem.input_shape, self.problem.dtype)
         self._start = programs.jit("start", method.start, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {}
@@ -240,7 +260,7 @@ class _Learning:
             )
             for split, view, size in (
                 ("train", method.score_view, len(self.labels)),
-                ("test", "test", len(self.dataset.test)),
+                *((split, "test", len(examples)) for split, examples in self._tests.items()),
             )
         }
         self._score_labels = programs.jit("score_labels", method.score_labels, **options)
@@ -248,7 +268,12 @@ class _Learning:
             self._end_epoch = programs.jit(
                 "end_epoch", method.end_epoch, donate_argnums=0, **options
             )
-        self._probs = programs.jit("probs", probabilities(method), **options)
+        self._probs = {
+            split: programs.jit(
+                "probs" if split == "test" else f"{split}/probs", probabilities(method), **options
+            )
+            for split in self._tests
+        }
 
     # The loop
 
@@ -339,8 +364,8 @@ class _Learning:
         """Every predictor's logits `[M, n, C]` on all images of a split."""
         images, count, view = self._images, len(self.dataset.train), self.method.score_view
         variables = self.method.score_variables
-        if split == "test":
-            images, count, view = self._test_images, len(self.dataset.test), "test"
+        if split in self._tests:
+            images, count, view = self._test_images[split], len(self._tests[split]), "test"
             variables = self.method.test_variables
         plan = place_plan(
             np.arange(count), self.config.eval_batch_size, self.run.placement, capacity=count
@@ -356,17 +381,20 @@ class _Learning:
         return jnp.moveaxis(logits[0], 1, 0) if self.method.heads else jnp.stack(logits)
 
     def _test_measures(self, epoch: int) -> dict[str, float]:
-        """Accuracy and calibration error of all predictors together and of each."""
-        together, each = fetch(self._probs(self._logits("test", epoch)))
-        labels = self.dataset.test.labels
-        several = dict(zip(self.method.predictors, each, strict=True)) if len(each) > 1 else {}
+        """Accuracy and calibration error of all predictors together and of each, per test set."""
         values = {}
-        for name, probs in {"": together, **several}.items():
-            suffix = f"_{name}" if name else ""
-            values[f"accuracy{suffix}"] = _mean_hits(probs, labels, 1)
-            if self.problem.num_classes > 20:
-                values[f"top5_accuracy{suffix}"] = _mean_hits(probs, labels, 5)
-            values[f"ece{suffix}"] = metrics.expected_calibration_error(probs, labels)
+        for split, examples in self._tests.items():
+            prefix = "" if split == "test" else f"{split}_"
+            together, each = fetch(self._probs[split](self._logits(split, epoch)))
+            several = dict(zip(self.method.predictors, each, strict=True)) if len(each) > 1 else {}
+            for name, probs in {"": together, **several}.items():
+                suffix = f"_{name}" if name else ""
+                labels = examples.labels
+                values[f"{prefix}accuracy{suffix}"] = _mean_hits(probs, labels, 1)
+                if self.problem.num_classes > 20:
+                    values[f"{prefix}top5_accuracy{suffix}"] = _mean_hits(probs, labels, 5)
+                error = metrics.expected_calibration_error(probs, labels)
+                values[f"{prefix}ece{suffix}"] = error
         return values
 
     def _label_scores(self, epoch: int) -> dict[str, np.ndarray]:
@@ -458,7 +486,7 @@ class _Learning:
         workdir = self.run.workdir
         labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
-        probs, _ = fetch(self._probs(self._logits("test", self.config.num_epochs - 1)))
+        probs, _ = fetch(self._probs["test"](self._logits("test", self.config.num_epochs - 1)))
         draw(workdir, results, labels, method, self._images, probs, self.dataset)
         networks = {n: method.test_variables(self.saved.networks[n]) for n in method.networks}
         save_classifier(

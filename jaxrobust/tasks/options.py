@@ -50,7 +50,12 @@ class Dataset(Options, section="dataset"):
     """The images, or features in their place."""
 
     name: str = option("cifar10", str, "of a data set that `jaxrobust.data` reads")
-    path: str = option("", str, "empty: datasets/ and the customary folders of the machine")
+    path: str = option(
+        "",
+        str,
+        "empty: datasets/ and the customary folders of the machine; for name=features: the folder "
+        "of the images, if a person is to see them",
+    )
     features: str = option(
         "", str, "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings"
     )
@@ -59,6 +64,11 @@ class Dataset(Options, section="dataset"):
     )
     test_fraction: float = option(
         0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
+    )
+    test2: str = option(
+        "",
+        str,
+        "of noisy labels: folder of class folders, a second test set; WebVision: ImageNet's val",
     )
     image_size: int = option(0, "[0, inf)", "0: as it is")
     max_train: int = option(0, "[0, inf)", "0: all; a smaller number takes a class-stratified part")
@@ -294,7 +304,9 @@ class Al(Options, section="al"):
         "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
     )
     score_transform: str = option(
-        "test", ("test", "train"), "view in which the pool is scored; train: augmented"
+        "train",
+        ("test", "train"),
+        "view in which the pool is scored, of every strategy; train: augmented, as BUAL's code",
     )
 
 
@@ -345,7 +357,7 @@ class Noise(Options, section="noise"):
 
 @dataclasses.dataclass(frozen=True)
 class NoisyLabels(Run):
-    """A recipe of the noisy-label task, with DPC's numbers."""
+    """A recipe of the noisy-label task, with DPC's numbers for training; rivals have their own."""
 
     task: str = option("noisy_labels", Names("jaxrobust.tasks:TASKS"), "the outer loop")
     method: str = option(
@@ -419,7 +431,10 @@ class Distillation(Run):
     num_epochs: int = option(240, "[1, inf)", "of the student")
     batch_size: int = option(64, "[1, inf)", "images per training step")
     distill_until_epoch: int = option(
-        0, "[0, inf)", "the last one with distillation, counted from 1; 0: all"
+        0,
+        "[0, inf)",
+        "the last one with distillation, whatever the method, counted from 1; 0: as the method has "
+        "it, DHKD by distill.until_epoch",
     )
     num_diagnosed: int = option(
         512, "[1, inf)", "training images on which gradients are compared every epoch"
@@ -564,3 +579,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (task := config.get("task")) not in _TASKS:
         raise UserError(unknown_name("task", task, _TASKS))
     options.check(config, option_classes(task))
+    if task == "active_learning" and config.method != "dcfs":
+        if Al.read(config).target_model == "shared":
+            raise UserError(
+                "al.target_model='shared' reports DCFS's query network, which "
+                f"method={config.method!r} has not; set --config.al.target_model=separate."
+            )

@@ -63,7 +63,7 @@ class TruthOracle:
     Args:
       split: of the data set.
       class_names: of the K known classes.
-      images: uint8 `[N, H, W, 3]`, for the contact sheets.
+      images: uint8 `[N, H, W, 3]`, for the contact sheets; None: there are none.
       files: of the images, if they came from some.
       folder: for what was asked and answered.
     """
@@ -74,7 +74,7 @@ class TruthOracle:
         self,
         split: OpenSetSplit,
         class_names: list[str],
-        images: np.ndarray,
+        images: np.ndarray | None,
         files: tuple[str, ...] | None,
         folder: pathlib.Path,
     ):
@@ -95,7 +95,7 @@ class TruthOracle:
         table = query_table(query, self._files, [self._names[a] for a in answers])
         write_text(self._folder / f"round_{round_:02d}.csv", table)
         shown = query.ids[:NUM_SHOWN]
-        if shown.size:
+        if shown.size and self._images is not None:
             contact_sheet(
                 self._images[shown],
                 [self._names[a] for a in answers[:NUM_SHOWN]],

@@ -30,7 +30,7 @@ _ACTIVE_LEARNING: dict[str, dict[str, Any]] = {
         "dataset.std": (0.2023, 0.1994, 0.2010),
         "al.init_fraction": 0.08,
     },
-    "tiny_imagenet": {"al.init_fraction": 0.08, "al.query_size": 3000},
+    "tiny_imagenet": {"al.init_fraction": 0.08, "al.query_size": 3000, "model.pool": "window4"},
     "fashion_mnist": {"augment.padding": 2},
     "digits": {  # network, images and epochs small: the same code in under a minute
         "model.name": "resnet8_small",
@@ -108,6 +108,13 @@ _CIFAR100_PAIRS = {
     ("resnet32x4", "shuffle_v2"): 8.0,
     ("wrn_40_2", "shuffle_v1"): 8.0,
 }
+# (teacher, student) -> ReviewKD's settings where its authors have others for a pair.
+_REVIEW_KD: dict[tuple[str, str], dict[str, Any]] = {
+    ("resnet56", "resnet20"): {"reviewkd.weight": 0.6},
+    ("resnet110", "resnet32"): {"reviewkd.weight": 1.0},
+    ("resnet32x4", "shuffle_v2"): {"reviewkd.weight": 8.0},
+    ("resnet50_imagenet", "mobilenet_v1"): {"reviewkd.width": 256},
+}
 DISTILLATIONS = {
     **{
         f"{teacher}_{student}": ("cifar100", teacher, student, beta)
@@ -122,8 +129,8 @@ DISTILLATIONS = {
 }
 """Variant of a distillation recipe -> data set, teacher, student, DKD's beta."""
 
-# On CIFAR-100 and ImageNet every number that belongs to no method is DHKD's, shared by the
-# benchmark that its baselines come from; elsewhere they are ours.
+# On CIFAR-100 and ImageNet the numbers of data and optimiser are DHKD's code's, shared on CIFAR-100
+# by the benchmark that its baselines come from; elsewhere they are ours.
 _DISTILLATION: dict[str, dict[str, Any]] = {
     "cifar10": {},
     "cifar100": {},
@@ -137,6 +144,9 @@ _DISTILLATION: dict[str, dict[str, Any]] = {
         "last_batch": "even",
         "optimizer.decay_epochs": (19, 23, 26),
         "dkd.warm_up": 3,
+        "dist.temperature": 1.0,
+        "dist.weight": 1.0,
+        "reviewkd.weight": 1.0,
         "reviewkd.warm_up": 3,
         "rld.warm_up": 3,
     },
@@ -156,7 +166,6 @@ _DISTILLATION: dict[str, dict[str, Any]] = {
         "teacher.num_epochs": 100,
         "batch_size": 256,  # two GPUs with 128 each
         "num_diagnosed": 64,  # at once, so they take memory
-        "distill_until_epoch": 49,
         "optimizer.learning_rate": 0.1,
         "optimizer.mobile_learning_rate": 0.1,
         "optimizer.decay_epochs": (30, 60, 90),
@@ -164,11 +173,16 @@ _DISTILLATION: dict[str, dict[str, Any]] = {
         "distill.alpha": 0.1,
         "distill.auxiliary": "linear",
         "distill.gradients": "sum",
+        "distill.until_epoch": 49,
         "kd.ce_weight": 0.5,
         "kd.weight": 0.5,
         "kd.temperature": 1.0,
         "dkd.temperature": 1.0,
         "dkd.warm_up": 1,
+        "dist.temperature": 1.0,
+        "reviewkd.weight": 8.0,
+        "reviewkd.warm_up": 1,
+        "reviewkd.student_maps": "preactivation",
     },
 }
 
@@ -182,8 +196,10 @@ def distillation(method: str, variant: str | None) -> Distillation:
         "teacher.name": teacher,
         "student.name": student,
         "dkd.beta": beta,
+        **_DISTILLATION[dataset],
+        **_REVIEW_KD.get((teacher, student), {}),
     }
-    return replace(Distillation(method=method), fields | _DISTILLATION[dataset])
+    return replace(Distillation(method=method), fields)
 
 
 # (data set, teacher, student) of every column of L2D's tables.

@@ -479,6 +479,14 @@ WRONG = {
     "weight": ({"bldr.reg_weight": -1.0}, "bldr.reg_weight"),
     "number": ({"bldr.num_complementary": 10}, "below the number of classes"),
     "init": ({"model.init": "kaiming"}, "did you mean 'kaiming_fan_out'"),
+    "agreement": (
+        {
+            "bldr.positive": False,
+            "bldr.self_distillation": False,
+            "bldr.head_agreement_weight": 10.0,
+        },
+        "set bldr.head_agreement_weight=0",
+    ),
     "schedule": ({"optimizer.schedule": "cosin"}, "did you mean 'cosine'"),
     "other section": ({"method": "dpc"}, "start from --config=configs/dpc.py"),
     "and another": ({"method": "dividemix"}, "start from --config=configs/dpc.py"),
@@ -510,7 +518,10 @@ def test_every_setting_of_the_issue_is_a_variant():
     assert hundred.noise.label_set == "noisy100" and hundred.bldr.head_agreement_weight == 10
     pairs = recipe.get_config("cifar10_pair45").noise
     assert (pairs.kind, pairs.rate, pairs.seed) == ("pairflip", 0.45, 0)
-    sop = recipe.get_config("digits_positive").bldr
-    assert sop.noise_rate == 1 and not (sop.estimate_noise or sop.negative or sop.reweighting)
+    alone = recipe.get_config("digits_positive").bldr
+    assert (alone.noise_rate, alone.reg_weight) == (1, 1)
+    for ablation in ("positive", "negative", "nlnl"):
+        assert recipe.get_config(f"cifar100n_{ablation}").bldr.head_agreement_weight == 0
+    assert not (alone.estimate_noise or alone.negative or alone.reweighting)
     with pytest.raises(UserError, match="did you mean 'cifar10n_worst'"):
         recipe.get_config("cifar10n_wors")

@@ -13,6 +13,7 @@ from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods import bual
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext, cross_entropy
+from jaxrobust.methods.bual_options import Bual
 from jaxrobust.tasks import active_learning
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
@@ -429,6 +430,28 @@ def test_killed_in_negative_learning_and_restarted_is_bit_equal(
         return [{k: v for k, v in e.items() if k != "seconds"} for e in events]
 
     assert without_times(_events(tmp_path)) == without_times(_events(workdir))
+
+
+@pytest.mark.parametrize(
+    ("weights", "factors"),
+    [("negative", (1, 0)), ("none", (1, 1)), ("precision", (1, 0.5))],
+)
+def test_ablations_of_the_score(weights, factors):
+    """The paper's Table 2 by hand: c_n, c_n + c_p, c_n + r c_p, whatever f_aux says."""
+    rng = np.random.default_rng(0)
+    negative = rng.dirichlet(np.ones(4), 8).astype(np.float32)
+    target, aux = (rng.normal(size=(8, n)).astype(np.float32) for n in (4, 5))
+    options = Bual(nl_epochs=1, aux_epochs=1, nl_batch_size=1, weights=weights, aux_filter=False)
+    scores = bual._scores(
+        options, negative, target, aux, np.bool_(True), np.float32(0.5), np.ones(8, bool)
+    )
+
+    def scaled(x):
+        return (x - x.min()) / (x.max() - x.min())
+
+    c_n, c_p = (scaled(np.asarray(scores[name])) for name in ("conf_neg", "conf_pos"))
+    expected = factors[0] * c_n + factors[1] * c_p
+    np.testing.assert_allclose(scores["score"], expected, rtol=1e-5, atol=1e-6)
 
 
 OPTIONS = (

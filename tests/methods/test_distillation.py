@@ -15,13 +15,8 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl, standardize_logits
 from jaxrobust.methods import DISTILLERS, dhkd
-from jaxrobust.methods.distillation import (
-    Batch,
-    ClassifierState,
-    Problem,
-    distillation_schedule,
-    distillation_step,
-)
+from jaxrobust.methods.distillation import Problem, distillation_schedule
+from jaxrobust.methods.distillation_steps import Batch, ClassifierState, distillation_step
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
 from jaxrobust.tasks.protocols import DISTILLATIONS
@@ -450,3 +445,77 @@ def test_every_pair_of_the_paper_is_a_variant():
         assert config.distill.gradients == ("sum" if dataset == "imagenet" else "align")
     with pytest.raises(UserError, match="did you mean 'resnet56_resnet20'"):
         recipe.get_config("resnet56_resnet2")
+
+
+def test_baselines_have_their_authors_settings():
+    at_cifar = {
+        "resnet56_resnet20": 0.6,
+        "resnet110_resnet32": 1.0,
+        "resnet32x4_shuffle_v2": 8.0,
+        "resnet32x4_resnet8x4": 5.0,
+        "wrn_40_2_wrn_16_2": 5.0,
+    }
+    for variant, weight in at_cifar.items():
+        config = recipe.get_config(variant)
+        assert (config.reviewkd.weight, config.reviewkd.warm_up) == (weight, 20)
+        assert config.reviewkd.student_maps == "activation"
+        assert (config.dist.temperature, config.dist.weight) == (4.0, 2.0)
+    config = recipe.get_config("resnet50_mobilenet_v1_imagenet")
+    review = config.reviewkd
+    assert (review.weight, review.warm_up, review.width) == (8.0, 1, 256)
+    assert (config.dist.temperature, config.dist.weight) == (1.0, 2.0)
+
+
+def test_dhkd_alone_stops_distilling_on_imagenet():
+    config = recipe.get_config("resnet34_resnet18_imagenet")
+    assert config.distill_until_epoch == 0
+    last = {name: build(config, _problem()).until_epoch for name, build in DISTILLERS.items()}
+    stopping = {name for name, epoch in last.items() if epoch == 49}
+    assert stopping == {"dhkd", "dhkd_reviewkd", "cross_entropy_binary_kl"}
+    assert set(last.values()) == {0, 49}
+
+
+def test_dist_is_weighted():
+    student, teacher = _outputs(0), _outputs(1)
+    labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
+    once, thrice = (
+        DISTILLERS["dist"](_config(**{"dist.weight": weight}), _problem()).objective(
+            student, teacher, labels, where, one
+        )[1]
+        for weight in (1.0, 3.0)
+    )
+    assert float(thrice) == pytest.approx(3 * float(once))
+
+
+def test_attention_is_transferred_between_the_outputs_of_wide_blocks():
+    student, teacher = _outputs(0), _outputs(1)
+    labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
+
+    def loss(student, teacher):
+        return float(
+            DISTILLERS["at"](_config(), _problem()).objective(student, teacher, labels, where, one)[
+                1
+            ]
+        )
+
+    def with_blocks(outputs, factor):
+        blocks = tuple(factor * x for x in outputs.features.maps)
+        maps = tuple(x**2 for x in outputs.features.maps)
+        return outputs._replace(features=outputs.features._replace(maps=maps, blocks=blocks))
+
+    # Maps are normalised, so that a factor is of no account, but a square is.
+    wanted = loss(student, teacher)
+    assert loss(student, with_blocks(teacher, 2.0)) == pytest.approx(wanted, rel=1e-5)
+    assert loss(with_blocks(student, 2.0), with_blocks(teacher, 1.0)) == pytest.approx(
+        wanted, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(("maps", "place"), [("activation", "maps"), ("preactivation", "other")])
+def test_reviewkd_reads_the_students_maps_on_either_side_of_the_activation(maps, place):
+    config = _config(**{"reviewkd.student_maps": maps})
+    fusion = DISTILLERS["reviewkd"](config, _problem()).connector
+    features = _features(1)
+    features = features._replace(preactivations=tuple(x + 1 for x in features.maps))
+    first = fusion.levels(features)[0]
+    assert float(jnp.max(first)) == (0 if place == "maps" else 1)

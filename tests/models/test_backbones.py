@@ -13,6 +13,7 @@ from jaxrobust.models import BACKBONES, make_classifier
 from jaxrobust.models.dual_head import AuxiliaryHead, DualHeadClassifier
 from jaxrobust.models.layers import Features, global_average
 from jaxrobust.models.resnet import ResNetBackbone
+from jaxrobust.models.wide_resnet import WideResNet
 
 # Backbone -> feature width and parameters at 100 classes: single head, with a linear and with an
 # MLP auxiliary head.
@@ -214,6 +215,16 @@ def test_maps_are_the_activated_preactivations(small):
         assert (before < 0).any()
         np.testing.assert_array_equal(activated, jnp.maximum(before, 0))
     np.testing.assert_allclose(features.pooled, features.final.mean((1, 2)), atol=1e-6)
+
+
+def test_blocks_of_a_wide_network_come_before_the_norm_of_the_next(quick_jit):
+    module = WideResNet(10, 1)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    features, _ = quick_jit(module.init_with_output)(jax.random.key(0), images)
+    assert [x.shape for x in features.blocks] == [x.shape for x in features.maps]
+    # A fresh BatchNorm divides by sqrt(1 + 1e-5).
+    for block, normed in zip(features.blocks, features.preactivations, strict=True):
+        np.testing.assert_allclose(normed, block / (1 + 1e-5) ** 0.5, rtol=1e-5, atol=1e-6)
 
 
 def test_masked_rows_touch_no_statistics_of_backbone_and_heads(small, train):

@@ -171,6 +171,10 @@ WRONG = {
     "unknown oracle": ({"oracle": "person"}, "oracle"),
     "nobody to ask": ({"oracle": "csv"}, "digits has none"),
     "settings of another method": ({"method": "bual"}, "start from --config=configs/bual.py"),
+    "shared without a query network": (
+        {"method": "entropy", "al.target_model": "shared"},
+        "set --config.al.target_model=separate",
+    ),
     "unknown view": ({"al.score_transform": "tset"}, "al.score_transform"),
 }
 

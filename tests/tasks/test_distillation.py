@@ -25,7 +25,7 @@ from jaxrobust.models.layers import Features
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
 from jaxrobust.tasks import distillation
 
-PROGRAMS = Programs()  # of the runs that differ in no more than numbers that a step is given
+PROGRAMS = Programs()  # of the runs of one recipe
 TRACED = ("start", "epoch", "predict")
 
 pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device")
@@ -156,8 +156,8 @@ def test_a_finished_run_is_finished_and_its_teacher_teaches_again(finished, tmp_
     assert distillation.run(config, workdir, PROGRAMS) == results
     assert (workdir / "teacher" / "variables.npz").read_bytes() == teacher
     config.teacher.path = str(workdir / "teacher")
-    config.teacher.name = "not read"
-    again = distillation.run(config, tmp_path, PROGRAMS)
+    config.teacher.name = "resnet8"  # not read
+    again = distillation.run(config, tmp_path)
     # The student's draws do not depend on where the teacher came from.
     assert again["epochs"] == results["epochs"]
     assert again["teacher"] == results["teacher"]
@@ -166,7 +166,7 @@ def test_a_finished_run_is_finished_and_its_teacher_teaches_again(finished, tmp_
     settings["teacher_sha256"] = "another"
     (tmp_path / "inputs.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"are not what .* was started with"):
-        distillation.run(config, tmp_path, PROGRAMS)
+        distillation.run(config, tmp_path)
 
 
 def test_plain_training_needs_no_teacher(tmp_path):
@@ -222,7 +222,7 @@ def test_eight_devices_give_the_one_device_curve(finished, tmp_path, monkeypatch
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     changes = {"distill.auxiliary": "mlp", "optimizer.learning_rate": 1e30, "num_epochs": 1}
     with pytest.raises(UserError) as caught:
-        distillation.run(_config(**changes), tmp_path, PROGRAMS)
+        distillation.run(_config(**changes), tmp_path)
     for words in ("phase teacher, epoch 0", "steps 1 to 4", "none yet", "lower"):
         assert words in str(caught.value)
 
@@ -313,7 +313,7 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
             "teacher.name": "tiny8",
             "teacher.num_epochs": 1,
             "num_epochs": 2,
-            "distill_until_epoch": 1,
+            "distill.until_epoch": 1,
         }
     )
     programs = Programs()
@@ -329,7 +329,7 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
     class Stopped(distillation._Distillation):
         def _test_measures(self, role):
             if role == "student" and self.epochs["student"]:
-                self.io.flush()  # a checkpoint of the first epoch, while the second is under way
+                self.run.flush()  # a checkpoint of the first epoch, while the second is under way
                 raise Stop
             return super()._test_measures(role)
 

@@ -1,9 +1,11 @@
 """The distillation loop on images with several labels, with networks of a few channels."""
 
 import csv
+import gc
 import json
 import os
 import signal
+import weakref
 
 import jax
 import numpy as np
@@ -21,7 +23,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.tasks import distillation
 
-PROGRAMS = Programs()  # of the runs that differ in no more than numbers that a step is given
+PROGRAMS = Programs()  # of the runs of one recipe
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "tiny_backbones", "one_device")
 
@@ -92,6 +94,28 @@ def test_the_student_that_is_handed_over_is_the_one_evaluated(finished):
     assert ap == pytest.approx(results["last"]["mAP"], abs=1e-3)
 
 
+def test_every_seed_of_several_is_the_seed_alone_and_frees_its_memory(tmp_path, monkeypatch):
+    """Of canvases, whose mean and deviation depend on the seed."""
+    begun, alive = [], []
+
+    class Watched(distillation._Distillation):
+        def __init__(self, *args):
+            gc.collect()
+            alive.append(sum(earlier() is not None for earlier in begun))
+            begun.append(weakref.ref(self))
+            super().__init__(*args)
+
+    config = _config(num_epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "_Distillation", Watched)
+        together = tasks.run(_config(num_epochs=1, num_seeds=2), tmp_path / "together")
+    config.seed = 1
+    alone = tasks.run(config, tmp_path / "alone")
+    assert json.loads((tmp_path / "together/seed_1/results.json").read_text()) == alone
+    assert set(together["traces"].values()) == {1}
+    assert alive == [0, 0]
+
+
 def _stop_after_an_epoch(config, workdir, programs, monkeypatch):
     """Runs until a checkpoint holds one epoch of the student, and training went on from there."""
 
@@ -101,7 +125,7 @@ def _stop_after_an_epoch(config, workdir, programs, monkeypatch):
     class Stopped(distillation._Distillation):
         def _test_measures(self, role):
             if role == "student" and self.epochs["student"]:
-                self.io.flush()
+                self.run.flush()
                 raise Stop
             return super()._test_measures(role)
 
@@ -120,7 +144,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path, mon
 def test_a_teacher_at_hand_and_a_comparison(finished, tmp_path):
     workdir, results = finished
     config = _config(**{"teacher.path": str(workdir / "teacher")})
-    alone = distillation.run(config, tmp_path, PROGRAMS)
+    alone = distillation.run(config, tmp_path)
     assert alone["teacher"]["mAP"] == results["teacher"]["mAP"]
     assert alone["epochs"] == results["epochs"]
     found = statistics(group([workdir, tmp_path], by="teacher.path"))
@@ -133,19 +157,19 @@ def test_the_backbone_may_be_given(finished, tmp_path):
     workdir, _ = finished
     config = _config(**{"student.backbone": str(workdir / "teacher")})
     with pytest.raises(UserError, match=r"holds a tiny8, not the tiny4 of student\.name"):
-        distillation.run(config, tmp_path / "first", PROGRAMS)
+        distillation.run(config, tmp_path / "first")
     config = _config(**{"student.backbone": str(workdir / "student")})
     given = {}
 
     class Looked(distillation._Distillation):
-        def run(self):
+        def distill(self):
             self._write_inputs()
             self._restore()
-            given.update(self.networks["student"].variables)
+            given.update(self.saved.networks["student"].variables)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation, "_Distillation", Looked)
-        distillation.run(config, tmp_path, PROGRAMS)
+        distillation.run(config, tmp_path)
     stored = load_classifier(workdir / "student").variables
     kernels = [jax.tree.leaves(x["params"]["backbone"])[-1] for x in (given, stored)]
     np.testing.assert_array_equal(*kernels)
@@ -222,8 +246,8 @@ def test_images_are_streamed_from_files_and_a_run_stopped_within_an_epoch_goes_o
     damaged.write_bytes(b"no image")
     config.num_epochs = 1
     with pytest.raises(UserError, match=r"trainval_000004\.jpg is not an image"):
-        distillation.run(config, tmp_path / "refused", watched)
+        distillation.run(config, tmp_path / "refused")
     config.dataset.on_corrupt = "skip"
-    distillation.run(config, tmp_path / "skipped", watched)
+    distillation.run(config, tmp_path / "skipped")
     (skipped,) = [text for text in caplog.messages if text.startswith("Skipped")]
     assert skipped.startswith(f"Skipped: {damaged} is not an image")

@@ -229,6 +229,7 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
             "writers": ("jsonl",),
             "dataset.path": str(tmp_path / "data"),
             "dataset.image_size": 8,
+            "dataset.test2": str(tmp_path / "data"),  # the training images, for one
             "model.name": "preact_resnet8_small",
             "num_epochs": 1,
             "batch_size": 16,
@@ -236,6 +237,8 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
     )
     results = tasks.run(config, tmp_path / "run")
     assert results["last"]["labels"].keys() == {"flagged_fraction"}
+    assert {"accuracy", "test2_accuracy", "test2_ece"} <= results["last"].keys()
+    assert 0 <= results["last"]["test2_accuracy"] <= 1
     rows = _quality(tmp_path / "run")
     assert {r["given_label"] for r in rows} == {"dark", "light"}
     assert all(r["file"].split("/")[0] == r["given_label"] for r in rows)

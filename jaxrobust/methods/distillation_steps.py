@@ -1,0 +1,345 @@
+"""Training steps, predictions and tables of logits: pure functions of frozen specs.
+
+A spec holds all that a function closes over, which the seeds of a run have in common. What depends
+on the data comes as an operand: images, labels, and the `statistics` that images are normalised
+with, `{"mean": [3], "std": [3]}`.
+
+    step = jax.jit(training_step(spec))
+    network, metrics = step(network, ids, key, teacher, images, labels, statistics, scalars)
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrobust.data.augment import draw_views, normalize, num_views, view_of
+from jaxrobust.data.streaming import views_at
+from jaxrobust.engine.training import TrainState, descend
+from jaxrobust.losses import gradient_cosine
+from jaxrobust.methods.distillation import Distiller, Outputs
+from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
+
+CONNECTOR = "connector"
+"""Top-level key of parameters that only the distillation needs, beside those of the student."""
+
+
+class ClassifierState(TrainState):
+    """The training state of a classifier.
+
+    Attributes:
+      constants: further collections of variables by name, which no step changes.
+    """
+
+    constants: dict[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {**super().variables, **self.constants}
+
+
+class Batch(NamedTuple):
+    """Examples that a step visits.
+
+    Attributes:
+      images: `[B, H, W, 3]`, augmented and normalised.
+      labels: int32 `[B]`, or {0, 1} `[B, C]` where an image may have several.
+      valid: bool `[B]`, False at padding.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    valid: jax.Array
+
+
+# (params, batch_stats, images, *, train, key, where, constants) -> (Outputs, batch_stats)
+Apply = Callable[..., tuple[Outputs, Any]]
+
+
+def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Apply:
+    """A student as the function that steps are written over.
+
+    Args:
+      module: classifier that returns `Outputs`.
+      connector: as in `Distiller`; its variables lie under `CONNECTOR`.
+
+    Returns:
+      `(params, batch_stats, images, *, train, key=None, where=None, constants=None) -> (outputs,
+      batch_stats)`; `key` for dropout; the statistics are new ones in training.
+    """
+
+    def apply(params, batch_stats, images, *, train, key=None, where=None, constants=None):
+        options = {"train": train, "where": where}
+        if train:
+            options["mutable"] = ["batch_stats"]
+        of_student, of_connector = _split({"params": params, "batch_stats": batch_stats})
+        rngs = None if key is None else {"dropout": key}
+        outputs = module.apply({**of_student, **(constants or {})}, images, rngs=rngs, **options)
+        outputs, updates = outputs if train else (outputs, {})
+        batch_stats = {**batch_stats, **updates.get("batch_stats", {})}
+        if connector is not None:
+            features = connector.apply(of_connector, outputs.features, **options)
+            features, updates = features if train else (features, {})
+            outputs = outputs._replace(features=features)
+            if updates.get("batch_stats"):  # none: a connector without BatchNorm
+                batch_stats = {**batch_stats, CONNECTOR: updates["batch_stats"]}
+        return outputs, batch_stats
+
+    return apply
+
+
+def _split(variables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the student's variables, the connector's)."""
+    of_student = {
+        name: {key: value for key, value in tree.items() if key != CONNECTOR}
+        for name, tree in variables.items()
+    }
+    of_connector = {name: tree.get(CONNECTOR, {}) for name, tree in variables.items()}
+    return of_student, of_connector
+
+
+def inference_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What prediction needs of a student: its backbone and its primary head, or its decoder."""
+    parts = ("backbone", "primary", "decoder")
+    return {
+        name: {key: value for key, value in tree.items() if key in parts}
+        for name, tree in variables.items()
+    }
+
+
+def distillation_step(
+    network: ClassifierState,
+    batch: Batch,
+    teacher: Outputs | None,
+    key: jax.Array,
+    scalars: Mapping[str, jax.Array],
+    *,
+    apply: Apply,
+    distiller: Distiller,
+    optimizer: optax.GradientTransformation,
+) -> tuple[ClassifierState, dict[str, jax.Array]]:
+    """One descent step on the two losses, from one forward pass.
+
+    Where the gradients are merged, each loss is pulled back through that same pass, so both saw
+    one dropout mask and one set of batch statistics.
+
+    Args:
+      network: the student before the step.
+      batch: examples.
+      teacher: what the teacher computes for them.
+      key: for dropout.
+      scalars: `learning_rate`, `ramp` for the objective, and `distill_weight`, which multiplies
+        the distillation loss.
+      apply: the student, as in `student_apply`.
+      distiller: the method.
+      optimizer: gives descent directions, without the rate.
+
+    Returns:
+      The student after the step, and the metrics.
+    """
+
+    def losses(params):
+        outputs, batch_stats = apply(
+            params,
+            network.batch_stats,
+            batch.images,
+            train=True,
+            key=key,
+            where=batch.valid,
+            constants=network.constants,
+        )
+        loss_cls, loss_kd = distiller.objective(
+            outputs, teacher, batch.labels, batch.valid, scalars["ramp"]
+        )
+        pair = loss_cls, loss_kd * scalars["distill_weight"].astype(loss_kd.dtype)
+        return pair, (batch_stats, distiller.measures(outputs, teacher, batch.labels, batch.valid))
+
+    (loss_cls, loss_kd), pull_back, (batch_stats, measures) = jax.vjp(
+        losses, network.params, has_aux=True
+    )
+    metrics = {
+        "loss": loss_cls + loss_kd,
+        "loss_cls": loss_cls,
+        "loss_kd": loss_kd,
+        **measures,
+    }
+    one, zero = jnp.ones_like(loss_cls), jnp.zeros_like(loss_cls)
+    if distiller.merge is None:
+        (grads,) = pull_back((one, one))
+    else:
+        (grad_cls,), (grad_kd,) = pull_back((one, zero)), pull_back((zero, one))
+        grads = distiller.merge(grad_cls, grad_kd)
+        metrics["gradient_cosine"] = gradient_cosine(grad_cls, grad_kd)
+    rate = scalars["learning_rate"]
+    network = descend(network, grads, optimizer, rate).replace(batch_stats=batch_stats)
+    return network, metrics
+
+
+# --------------------------------------------------------------------------- what runs compile
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSpec:
+    """What the training step of a network is compiled from.
+
+    Attributes:
+      module: the network, as it is trained.
+      distiller: how it learns.
+      optimizer: gives descent directions, without the rate.
+      input_shape: (H, W, 3) of an image.
+      batch_size: examples per step; further slots of a row are padding.
+      padding: of the random crops, as in `pad_crop_flip`.
+      flip: likewise.
+      dtype: of normalised images.
+      teacher: the network that is asked in every step; None if the step reads a table of logits, or
+        if nothing is distilled.
+    """
+
+    module: nn.Module
+    distiller: Distiller
+    optimizer: optax.GradientTransformation
+    input_shape: tuple[int, int, int]
+    batch_size: int
+    padding: int
+    flip: bool
+    dtype: Any
+    teacher: nn.Module | None = None
+
+
+def initial_state(spec: TrainSpec) -> Callable[[jax.Array], ClassifierState]:
+    """`key -> ` the network before its first step, and the connector behind it, if there is one.
+
+    The backbone and the primary head start alike whatever else there is.
+    """
+    connector = spec.distiller.connector
+
+    def state(key):
+        images = jnp.zeros((1, *spec.input_shape))
+        variables = {"batch_stats": {}, **spec.module.init(key, images)}
+        constants = {k: v for k, v in variables.items() if k not in ("params", "batch_stats")}
+        if connector is not None:
+            features = spec.module.apply(variables, images).features
+            added = connector.init(jax.random.fold_in(key, 1), features)
+            for name, tree in added.items():
+                variables[name] = {**variables[name], CONNECTOR: tree}
+        params = variables["params"]
+        opt_state = spec.optimizer.init(params)
+        return ClassifierState(params, variables["batch_stats"], opt_state, constants)
+
+    return state
+
+
+def training_step(spec: TrainSpec) -> Callable:
+    """The step of `epoch_program`: crops, teacher and descent.
+
+    Returns:
+      `(network, ids, key, teacher, images, labels, statistics, scalars) -> (network, metrics)`.
+      `ids` int32 `[width]`, -1 at padding; `teacher` is `{"variables", "statistics"}` of
+      `spec.teacher`, `{"table": [N, V, C]}` of its logits on all views of all images, or `{}`;
+      `images` uint8 `[N, H, W, 3]` or a streamed batch; `labels` of all images; `scalars` as for
+      `distillation_step`.
+    """
+    apply = student_apply(spec.module, spec.distiller.connector)
+    crops = {"padding": spec.padding, "flip": spec.flip}
+
+    def step(network, ids, key, teacher, images, labels, statistics, scalars):
+        # Slots beyond the batch size only even the rows out over the devices.
+        ids = ids[: spec.batch_size]
+        rows = jnp.maximum(ids, 0)
+        augment_key, step_key = jax.random.split(key)
+        (raw,) = views_at(images, rows, 1)
+        numbers = draw_views(augment_key, len(raw), **crops)
+        views = view_of(raw, numbers, **crops)
+        batch = Batch(normalize(views, **statistics, dtype=spec.dtype), labels[rows], ids >= 0)
+        taught = None
+        if spec.distiller.has_teacher and spec.teacher is None:
+            logits = teacher["table"][rows, numbers].astype(jnp.float32)
+            taught = SingleLabelOutputs(logits, aux_logits=None, features=None)
+        elif spec.distiller.has_teacher:
+            taught = teach(spec.teacher, teacher, views, dtype=spec.dtype)
+        return distillation_step(
+            network,
+            batch,
+            taught,
+            step_key,
+            scalars,
+            apply=apply,
+            distiller=spec.distiller,
+            optimizer=spec.optimizer,
+        )
+
+    return step
+
+
+def teach(module: nn.Module, teacher: Mapping[str, Any], images: jax.Array, *, dtype: Any):
+    """What a teacher, `{"variables", "statistics"}`, computes for raw images `[B, H, W, 3]`."""
+    images = normalize(images, **teacher["statistics"], dtype=dtype)
+    return module.apply(teacher["variables"], images)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictSpec:
+    """What a prediction is compiled from.
+
+    Attributes:
+      module: the network, with its primary head alone.
+      dtype: of normalised images.
+    """
+
+    module: nn.Module
+    dtype: Any
+
+
+def prediction(spec: PredictSpec) -> Callable:
+    """The function of `gather_program`: `(ids, key, network, images) -> logits [width, C]`.
+
+    `network` is `{"variables", "statistics"}`.
+    """
+
+    def logits(ids, key, network, images):
+        del key
+        (raw,) = views_at(images, ids, 1)
+        return teach(spec.module, network, raw, dtype=spec.dtype).logits
+
+    return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSpec:
+    """What a table of a teacher's logits is compiled from.
+
+    Attributes:
+      module: the teacher.
+      padding: of the crops that a step draws.
+      flip: likewise.
+      dtype: of normalised images.
+      table_dtype: name of the table's dtype.
+    """
+
+    module: nn.Module
+    padding: int
+    flip: bool
+    dtype: Any
+    table_dtype: str
+
+
+def all_views(spec: TableSpec) -> Callable:
+    """The function of `gather_program`: logits `[width, V, C]` on every view that a step may draw.
+
+    `(ids, key, teacher, images) -> logits`; `teacher` is `{"variables", "statistics"}`.
+    """
+    crops = {"padding": spec.padding, "flip": spec.flip}
+    count = num_views(**crops)
+
+    def logits(ids, key, teacher, images):
+        del key
+        numbers = jnp.tile(jnp.arange(count, dtype=jnp.int32), len(ids))
+        views = view_of(images[jnp.repeat(ids, count)], numbers, **crops)
+        taught = teach(spec.module, teacher, views, dtype=spec.dtype).logits
+        return taught.reshape(len(ids), count, -1).astype(spec.table_dtype)
+
+    return logits

@@ -1,0 +1,105 @@
+"""What a distillation run measures and draws, by whether images have one label or several."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxrobust import figures, metrics
+from jaxrobust.methods import DISTILLERS, MULTILABEL_DISTILLERS
+from jaxrobust.methods.distillation import Distiller, Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What differs between images with one label and with several.
+
+    Attributes:
+      labels: "one label" or "several labels", for messages.
+      distillers: methods by name.
+      labels_only: name of the method that teachers are trained by.
+      measures: `(logits [n, C], labels [n] or [n, C]) -> what a network scores`, as fractions.
+      headline: name of the measure that decides which epoch is the best.
+      beside: other measures to tell the user of -> what to call them.
+      probabilities: of logits `[n, C]`.
+      draw_curves: `({label: [results]}, path)`, the figure of all epochs.
+      diagnoses: whether the gradients of the losses are compared in every epoch.
+    """
+
+    labels: str
+    distillers: Mapping[str, Callable[[ml_collections.ConfigDict, Problem | None], Distiller]]
+    labels_only: str
+    measures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    headline: str
+    beside: Mapping[str, str]
+    probabilities: Callable[[np.ndarray], jax.Array]
+    draw_curves: Callable[[Mapping[str, Sequence[dict]], pathlib.Path], None]
+    diagnoses: bool
+
+    def describe(self, measures: Mapping[str, float]) -> str:
+        """Measures in words, in percent."""
+        shown = {self.headline: self.headline, **self.beside}
+        return ", ".join(f"{title} {100 * measures[name]:.2f} %" for name, title in shown.items())
+
+    def best(self, epochs: Sequence[Mapping[str, float]]) -> dict:
+        """The first epoch with the highest headline."""
+        values = [epoch[self.headline] for epoch in epochs]
+        best = int(np.argmax(values))
+        return {
+            "epoch": best,
+            self.headline: values[best],
+            "rule": f"highest test {self.headline} of any epoch, known only by looking at the test "
+            "set",
+        }
+
+
+def single_label_measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, of more than five classes among the first five too, and calibration error."""
+    values = {"accuracy": _hits(logits, labels, 1)}
+    if logits.shape[1] > 5:
+        values["top5_accuracy"] = _hits(logits, labels, 5)
+    probs = np.asarray(jax.nn.softmax(logits))
+    values["ece"] = metrics.expected_calibration_error(probs, labels)
+    return values
+
+
+def _hits(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    return float(np.mean(np.asarray(metrics.topk_accuracy(logits, labels, k)), dtype=np.float64))
+
+
+def multilabel_measures(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """mAP, and F1 with as many labels per image as it truly has and with those above 1/2."""
+    oracle = metrics.multilabel_f1(metrics.oracle_topk_predictions(logits, targets), targets)
+    threshold = metrics.multilabel_f1(logits > 0, targets)
+    return {
+        "mAP": metrics.mean_average_precision(logits, targets),
+        **oracle,
+        **{f"{name}_at_half": value for name, value in threshold.items()},
+    }
+
+
+SINGLE_LABEL = Protocol(
+    labels="one label",
+    distillers=DISTILLERS,
+    labels_only="cross_entropy",
+    measures=single_label_measures,
+    headline="accuracy",
+    beside={"ece": "calibration error"},
+    probabilities=jax.nn.softmax,
+    draw_curves=figures.distillation_curves,
+    diagnoses=True,
+)
+MULTILABEL = Protocol(
+    labels="several labels",
+    distillers=MULTILABEL_DISTILLERS,
+    labels_only="bce",
+    measures=multilabel_measures,
+    headline="mAP",
+    beside={"OF1": "OF1", "CF1": "CF1"},
+    probabilities=jax.nn.sigmoid,
+    draw_curves=figures.multilabel_curves,
+    diagnoses=False,
+)
