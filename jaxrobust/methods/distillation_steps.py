@@ -85,7 +85,7 @@ def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Appl
             features = connector.apply(of_connector, outputs.features, **options)
             features, updates = features if train else (features, {})
             outputs = outputs._replace(features=features)
-            if updates:
+            if updates.get("batch_stats"):  # none: a connector without BatchNorm
                 batch_stats = {**batch_stats, CONNECTOR: updates["batch_stats"]}
         return outputs, batch_stats
 
