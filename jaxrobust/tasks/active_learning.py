@@ -22,6 +22,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
+from jaxrobust.classifiers import save_classifier
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.open_set import OpenSetSplit
@@ -664,10 +665,22 @@ class _Learning:
                 self.split.test_targets[self.split.test_known],
                 self.class_names,
             )
+        target = self.saved.networks[self.strategy.target]
+        save_classifier(
+            workdir / "classifier",
+            config=self.config,
+            networks=fetch({"target": target.variables}),
+            class_names=self.class_names,
+            num_examples=len(self.examples),
+            input_shape=self.problem.input_shape,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+        )
         lines = [
             f"last {_accuracy(self.rounds[-1])}, {self.run.seconds:.0f} s in all",
             f"results: {workdir / 'results.json'}",
             f"queried images and their scores: {workdir / 'queries'}",
+            f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
             f"figure: {figure}",
             next_command(workdir),
         ]

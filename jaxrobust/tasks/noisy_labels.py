@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
+from jaxrobust.classifiers import save_classifier
 from jaxrobust.data.class_folders import test_folder
 from jaxrobust.data.dataset import Dataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureExamples
@@ -487,6 +488,17 @@ class _Learning:
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
         probs, _ = fetch(self._probs["test"](self._logits("test", self.config.num_epochs - 1)))
         draw(workdir, results, labels, method, self._images, probs, self.dataset)
+        networks = {n: method.test_variables(self.saved.networks[n]) for n in method.networks}
+        save_classifier(
+            workdir / "classifier",
+            config=self.config,
+            networks=fetch(networks),
+            class_names=self.dataset.class_names,
+            num_examples=len(self.labels),
+            input_shape=self.problem.input_shape,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+        )
         lines = [
             f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean of the last "
             f"{results['last_epochs']['num']} epochs "
@@ -502,6 +514,7 @@ class _Learning:
         lines += [
             f"results: {workdir / 'results.json'}",
             f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
+            f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",
             next_command(workdir),
         ]
