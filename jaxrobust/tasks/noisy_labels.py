@@ -498,6 +498,7 @@ class _Learning:
             input_shape=self.problem.input_shape,
             mean=self.dataset.mean,
             std=self.dataset.std,
+            embedding=getattr(self.dataset, "embedding", None),
         )
         lines = [
             f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean of the last "
