@@ -122,7 +122,7 @@ class FeatureDataset(Classes):
     Attributes:
       name: what reports call it.
       train: training examples; every class has some.
-      test: test examples; none only where there are unlabelled ones.
+      test: test examples; there may be none.
       class_names: one per label.
       mean: float32 [D], of each dimension over all views of the training examples.
       std: likewise, positive.
@@ -140,7 +140,7 @@ class FeatureDataset(Classes):
     embedding: Embedding | None = None
 
     def __post_init__(self):
-        check_parts(self.name, self.class_names, self.train, self.test, self.unlabeled)
+        check_parts(self.name, self.class_names, self.train, self.test)
         dimensions = (self.train.shape[1],)
         if np.shape(self.mean) != dimensions or np.shape(self.std) != dimensions:
             raise DataError(
@@ -150,6 +150,38 @@ class FeatureDataset(Classes):
             )
         if np.min(self.std) <= 0:
             raise DataError(f"std must be positive, but is {np.min(self.std)} in a dimension.")
+
+
+def feature_dataset(
+    features: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> FeatureDataset:
+    """Features in memory as a data set without a test part.
+
+    Args:
+      features: float [N, V, D], finite and within float16's range.
+      labels: int32 [N], `NO_LABEL` where there is none: these examples are `unlabeled`.
+      class_names: one per label.
+
+    Returns:
+      A `FeatureDataset`, both parts in the order given, its mean and std those of all examples.
+
+    Raises:
+      DataError: if features, labels and classes do not fit.
+    """
+    everything = FeatureExamples(features, np.arange(len(labels)), labels)
+    train, unlabeled = (
+        everything.take(np.flatnonzero(where)) for where in (labels != NO_LABEL, labels == NO_LABEL)
+    )
+    mean, std = _statistics([everything])
+    return FeatureDataset(
+        FEATURES,
+        train,
+        everything.take(np.arange(0)),
+        tuple(class_names),
+        mean,
+        std,
+        unlabeled if len(unlabeled) else None,
+    )
 
 
 def load_features(
