@@ -11,6 +11,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -100,6 +101,20 @@ class FeatureExamples(Labeled):
             yield self.read(np.arange(i, min(i + CHUNK, len(self))))
 
 
+class Embedding(NamedTuple):
+    """How features were computed of images, where `jaxrobust.embed` did it.
+
+    Attributes:
+      backbone: name of the network.
+      size: side in pixels that images were resized to.
+      weights_hash: SHA-256 of the network.
+    """
+
+    backbone: str
+    size: int
+    weights_hash: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureDataset(Classes):
     """A data set of features, with what is needed to normalise them and to name its classes.
@@ -112,6 +127,7 @@ class FeatureDataset(Classes):
       mean: float32 [D], of each dimension over all views of the training examples.
       std: likewise, positive.
       unlabeled: further training examples, all labelled `NO_LABEL`, if the set has any.
+      embedding: how the features were computed, if known.
     """
 
     name: str
@@ -121,6 +137,7 @@ class FeatureDataset(Classes):
     mean: np.ndarray
     std: np.ndarray
     unlabeled: FeatureExamples | None = None
+    embedding: Embedding | None = None
 
     def __post_init__(self):
         check_parts(self.name, self.class_names, self.train, self.test)
@@ -212,7 +229,7 @@ def load_features(
     """
     path = _existing(features, "features")
     arrays = open_arrays(path)
-    source = _checked_source(path, arrays)
+    source = checked_source(path, arrays)
     num_rows = len(source)
     given = arrays.get("labels") if labels is None else read_labels(_existing(labels, "labels"))
     if given is None:
@@ -249,7 +266,16 @@ def load_features(
         mean,
         std,
         unlabeled,
+        embedding_of(arrays),
     )
+
+
+def embedding_of(arrays: dict[str, np.ndarray]) -> Embedding | None:
+    """How the features of a file were computed, from its arrays; None where they do not say."""
+    if not all(name in arrays and arrays[name].ndim == 0 for name in Embedding._fields):
+        return None
+    found = Embedding(**{name: arrays[name].item() for name in Embedding._fields})
+    return found if found.weights_hash else None  # a function of the user's own has none
 
 
 def _existing(path: str | os.PathLike, field: str) -> pathlib.Path:
@@ -315,8 +341,12 @@ def _mapped_member(
     return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order=order)
 
 
-def _checked_source(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """The features of a file as [N, V, D], every one of them finite and within float16's range."""
+def checked_source(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The features of a file as [N, V, D], every one of them finite and within float16's range.
+
+    Raises:
+      DataError: there are none, or others.
+    """
     if "features" in arrays:
         source = arrays["features"]
     else:

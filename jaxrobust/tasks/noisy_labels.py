@@ -579,6 +579,7 @@ class _Learning:
             input_shape=self.problem.input_shape,
             mean=self.dataset.mean,
             std=self.dataset.std,
+            embedding=getattr(self.dataset, "embedding", None),
         )
         lines = [f"{self.run.seconds:.0f} s in all"]
         if "accuracy" in results["last"]:
