@@ -21,9 +21,11 @@ UNKNOWN = -2
 _LAZY = {
     "Features": "jaxrobust.embedding",
     "LabelIssues": "jaxrobust.label_issues",
+    "QueryResult": "jaxrobust.querying",
     "embed": "jaxrobust.embedding",
     "find_label_issues": "jaxrobust.label_issues",
     "load_classifier": "jaxrobust.classifiers",
+    "query": "jaxrobust.querying",
 }
 
 __all__ = ["UNKNOWN", "UNLABELED", "UserError", "__version__", *_LAZY]
