@@ -582,6 +582,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (task := config.get("task")) not in _TASKS:
         raise UserError(unknown_name("task", task, _TASKS))
     options.check(config, option_classes(task))
+    if task != "noisy_labels" and config.dataset.test2:
+        raise UserError(
+            f"Task {task} has one test set, and only noisy_labels a second: clear "
+            "--config.dataset.test2=."
+        )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":
             raise UserError(
