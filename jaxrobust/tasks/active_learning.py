@@ -680,6 +680,7 @@ class _Learning:
             input_shape=self.problem.input_shape,
             mean=self.dataset.mean,
             std=self.dataset.std,
+            embedding=getattr(self.dataset, "embedding", None),
         )
         lines = [
             f"last {_accuracy(self.rounds[-1])}, {self.run.seconds:.0f} s in all",
