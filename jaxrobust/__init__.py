@@ -23,6 +23,7 @@ _LAZY = {
     "LabelIssues": "jaxrobust.label_issues",
     "embed": "jaxrobust.embedding",
     "find_label_issues": "jaxrobust.label_issues",
+    "load_classifier": "jaxrobust.classifiers",
 }
 
 __all__ = ["UNKNOWN", "UNLABELED", "UserError", "__version__", *_LAZY]

@@ -1,11 +1,14 @@
 """Which wrong labels a training set gets: the noise of a recipe, put into clean labels."""
 
 import pathlib
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 
 from jaxrobust.data.dataset import Dataset
+from jaxrobust.data.features import FeatureDataset
+from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.noise import (
     asymmetric_noise_cifar10,
     asymmetric_noise_cifar100,
@@ -19,7 +22,9 @@ from jaxrobust.data.subsets import archive_order
 from jaxrobust.errors import UserError
 
 
-def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: int) -> np.ndarray:
+def given_labels(
+    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset, *, seed: int
+) -> np.ndarray:
     """The training labels that a method gets to see.
 
     Args:
@@ -58,8 +63,10 @@ def given_labels(noise: ml_collections.ConfigDict, dataset: Dataset, *, seed: in
     return labels.astype(np.int32)
 
 
-def _asymmetric(noise: ml_collections.ConfigDict, dataset: Dataset, seed: int) -> np.ndarray:
-    if dataset.name in ("cifar10", "cifar10_jpeg"):
+def _asymmetric(
+    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset, seed: int
+) -> np.ndarray:
+    if dataset.name in ("cifar10", "cifar10_jpeg") or _is_cifar10_features(dataset):
         return asymmetric_noise_cifar10(dataset.train.labels, noise.rate, seed)
     if dataset.name == "cifar100":
         return asymmetric_noise_cifar100(
@@ -95,23 +102,59 @@ def _read_transition(path: str, num_classes: int) -> np.ndarray:
     return matrix
 
 
-def _human(noise: ml_collections.ConfigDict, dataset: Dataset) -> np.ndarray:
+def _is_cifar10_features(dataset: Dataset | FeatureDataset) -> bool:
+    return isinstance(dataset, FeatureDataset) and dataset.class_names == CIFAR10_CLASSES
+
+
+def _human(noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> np.ndarray:
     """CIFAR-N's labels, from the archive's order to that of the images at hand."""
-    if dataset.name not in ("cifar10", "cifar10_jpeg", "cifar100"):
+    is_features = _is_cifar10_features(dataset)
+    if dataset.name not in ("cifar10", "cifar10_jpeg", "cifar100") and not is_features:
         raise UserError(
             f"noise.kind='human' reads the labels of CIFAR-10N and CIFAR-100N, not of "
-            f"{dataset.name}; choose another noise.kind."
+            f"{dataset.name}; choose another noise.kind, or features of CIFAR-10 with the names of "
+            "its classes."
         )
     path = noise.path or (
         "datasets/CIFAR-100_human.pt"
         if dataset.name == "cifar100"
         else "datasets/CIFAR-10_human.pt"
     )
+    clean, human = (read_cifarn_labels(path, key) for key in ("clean", noise.label_set))
+    if is_features:
+        return human[_archive_ids(dataset.train.files, dataset.train.labels, clean)]
     origin = dataset.train.origin
     whole = dataset.train.labels if origin is None else origin.labels
-    order = archive_order(whole, read_cifarn_labels(path, "clean"))
+    order = archive_order(whole, clean)
     labels = np.empty_like(whole)
-    labels[order] = read_cifarn_labels(path, noise.label_set)
+    labels[order] = human
     if labels.max() >= dataset.num_classes:
         raise UserError(f"{path} holds labels beyond the {dataset.num_classes} classes.")
     return labels if origin is None else labels[origin.ids]
+
+
+def _archive_ids(
+    files: Sequence[str] | None, labels: np.ndarray, clean_labels: np.ndarray
+) -> np.ndarray:
+    """Positions [N] in CIFAR-10's archive of images that are named by class and running number.
+
+    `CLASS/NNNN.jpg` is the image number NNNN, from 0, of its class in the archive's order.
+    """
+    if files is None:
+        raise UserError(
+            "noise.kind='human' finds the labels of features by the names of their images, but "
+            "dataset.features holds no 'files': embed a folder by python -m jaxrobust.embed."
+        )
+    members = [np.flatnonzero(clean_labels == c) for c in range(len(CIFAR10_CLASSES))]
+    ids = np.empty(len(files), np.int64)
+    for i, (file, label) in enumerate(zip(files, labels.tolist(), strict=True)):
+        path = pathlib.PurePosixPath(file)
+        is_numbered = path.stem.isdecimal() and int(path.stem) < len(members[label])
+        if path.parent.name != CIFAR10_CLASSES[label] or not is_numbered:
+            raise UserError(
+                f"noise.kind='human' cannot tell which of CIFAR-10's training images "
+                f"{file!r} of class {CIFAR10_CLASSES[label]} is: its name must end in "
+                f"{CIFAR10_CLASSES[label]}/NNNN.jpg, the running number within the class."
+            )
+        ids[i] = members[label][int(path.stem)]
+    return ids

@@ -303,6 +303,9 @@ class Al(Options, section="al"):
     rounds: int = option(
         8, "[1, inf)", "models evaluated: on the initial set, then after each query"
     )
+    query_last: bool = option(
+        False, bool, "True: query after the last round too, as BUAL's mean precision has it"
+    )
     target_model: str = option(
         "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
     )
@@ -592,6 +595,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (task := config.get("task")) not in _TASKS:
         raise UserError(unknown_name("task", task, _TASKS))
     options.check(config, option_classes(task))
+    if task != "noisy_labels" and config.dataset.test2:
+        raise UserError(
+            f"Task {task} has one test set, and only noisy_labels a second: clear "
+            "--config.dataset.test2=."
+        )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":
             raise UserError(

@@ -14,7 +14,8 @@ from PIL import Image
 
 from configs import dpc as recipe
 from jaxrobust import tasks
-from jaxrobust.data import Dataset, Examples, load_dataset
+from jaxrobust.data import Dataset, Examples, load_dataset, load_features
+from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import symmetric_noise
 from jaxrobust.engine import sharding
@@ -253,13 +254,19 @@ def test_webvision_is_streamed_and_a_stopped_run_goes_on(
     generator = np.random.default_rng(0)
     classes = np.arange(40) % 2
     levels = generator.normal(100 + 60 * classes[:, None, None, None], 40, (40, 11, 13, 3))
-    write_webvision(tmp_path / "data", levels.clip(0, 255).astype(np.uint8), classes.tolist())
+    images = levels.clip(0, 255).astype(np.uint8)
+    write_webvision(tmp_path / "data", images, classes.tolist())
+    for i in range(20):  # the second test set: every second image in a class that is not trained
+        folder = tmp_path / "val" / ("other" if i % 2 else str(classes[i // 2]))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i // 2]).save(folder / f"{i}.png")
     config = recipe.get_config("webvision_star")
     config.update_from_flattened_dict(
         {
             "writers": ("jsonl",),
             "checkpoint.every_seconds": 0.0,
             "dataset.path": str(tmp_path / "data"),
+            "dataset.test2": str(tmp_path / "val"),
             "dataset.image_size": 8,
             "augment.resize": 10,
             "augment.policy": "none",  # takes long to compile
@@ -412,8 +419,9 @@ def test_a_transition_matrix_is_read(suffix, tmp_path):
     np.testing.assert_array_equal(labels, (digits.train.labels + 3) % 10)
 
 
-def test_human_labels_find_their_images(tmp_path):
-    """Label files are in the archive's order, images of the JPEG pack are sorted by class."""
+@pytest.fixture(scope="module")
+def cifar10n(tmp_path_factory):
+    """CIFAR-10N's file with labels that are made up: its path, the clean and the human ones."""
     import io
     import pickle
 
@@ -423,9 +431,16 @@ def test_human_labels_find_their_images(tmp_path):
     human = generator.integers(0, 10, 50_000)
     content = io.BytesIO()
     pickle.dump({"clean_label": archive, "worse_label": human}, content)
-    path = tmp_path / "CIFAR-10_human.pt"
+    path = tmp_path_factory.mktemp("cifar10n") / "CIFAR-10_human.pt"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", content.getvalue())
+    return path, archive, human
+
+
+def test_human_labels_find_their_images(cifar10n):
+    """Label files are in the archive's order, images of the JPEG pack are sorted by class."""
+    path, archive, human = cifar10n
+    generator = np.random.default_rng(1)
     noise = _noise(kind="human", path=str(path), label_set="worst")
     by_class = _toy("cifar10_jpeg", np.sort(archive), 10)
     labels = given_labels(noise, by_class, seed=0)
@@ -441,6 +456,42 @@ def test_human_labels_find_their_images(tmp_path):
     shuffled = _toy("cifar10", generator.permutation(archive), 10)
     with pytest.raises(UserError, match="neither in the order of the label file nor sorted"):
         given_labels(noise, shuffled, seed=0)
+
+
+def test_human_labels_find_the_images_of_features(tmp_path, cifar10n):
+    """By class and running number, so that any part in any order will do."""
+    path, archive, human = cifar10n
+    members = [np.flatnonzero(archive == c) for c in range(10)]
+    generator = np.random.default_rng(1)
+    numbers = np.concatenate([generator.permutation(5000)[:6] for _ in range(10)])
+    labels = np.repeat(np.arange(10), 6)
+    order = generator.permutation(60)
+    pairs = zip(labels, numbers, strict=True)
+    files = np.array([f"train/{CIFAR10_CLASSES[c]}/{n:04}.jpg" for c, n in pairs])
+    arrays = {
+        "features": generator.normal(size=(60, 4)),
+        "labels": labels[order],
+        "label_names": CIFAR10_CLASSES,
+        "files": files[order],
+        "split": ["train", "test"] * 30,
+    }
+    noise = _noise(kind="human", path=str(path), label_set="worst")
+
+    def given(**changes):
+        np.savez(tmp_path / "features.npz", **{**arrays, **changes})
+        return given_labels(noise, load_features(tmp_path / "features.npz"), seed=0)
+
+    ids = [members[labels[i]][numbers[i]] for i in order[::2]]
+    np.testing.assert_array_equal(given(), human[ids])
+    with pytest.raises(UserError, match="holds no 'files'"):
+        given(files=np.array([], str))
+    with pytest.raises(UserError, match=r"'a\.jpg' of class .* must end in .*NNNN.jpg"):
+        given(files=["a.jpg", *files[order][1:]])
+    with pytest.raises(UserError, match="with the names of its classes"):
+        given(label_names=list("abcdefghij"))
+    noise.kind, noise.rate = "asymmetric", 1.0
+    is_truck = arrays["labels"][::2] == 9
+    assert (given()[is_truck] == 1).all()
 
 
 WRONG = {

@@ -1,0 +1,248 @@
+"""Trained classifiers as they are handed over: the folder `classifier/` of a run, or `student/`.
+
+    from jaxrobust import load_classifier
+    classifier = load_classifier("runs/dpc/classifier")
+    classes = classifier.predict(images)
+
+A run under wrong labels or of annotation leaves `classifier/`: `classifier.json`, its recipe and
+what it was trained on, and `variables.npz`, the variables of every network that takes part in its
+predictions. The classifier is built anew by the run's own method, so that it predicts what the run
+measured on its test images.
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from jaxrobust.data.features import Embedding
+from jaxrobust.data.views import make_views, statistics_of
+from jaxrobust.engine.files import write_bytes, write_json
+from jaxrobust.engine.workdir import plain, read_object
+from jaxrobust.errors import UserError
+from jaxrobust.inputs import as_features, as_images
+from jaxrobust.methods import NOISY_LABEL_METHODS, STRATEGIES, active_learning, noisy_labels
+from jaxrobust.models import storage
+
+FACTS, VARIABLES = "classifier.json", "variables.npz"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Classifier:
+    """A trained classifier of raw images or features.
+
+    Attributes:
+      classes: names `[C]`.
+      input_shape: (H, W, 3) of images, (D,) of features; () for images of any size.
+      origin: what it is, in a few words.
+      is_multilabel: whether an image may have several labels.
+      embedding: how the features that it was trained on were computed, if known.
+    """
+
+    classes: np.ndarray
+    input_shape: tuple[int, ...]
+    origin: str
+    is_multilabel: bool
+    _probs: Callable[[jax.Array], jax.Array]
+    embedding: Embedding | None = None
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.input_shape)) or "of any size"
+        return f"Classifier({self.origin}, {len(self.classes)} classes, inputs {shape})"
+
+    def predict_proba(self, inputs: Any, *, batch_size: int = 256) -> np.ndarray:
+        """Probabilities float32 `[n, C]`.
+
+        Args:
+          inputs: images of `input_shape`, as `inputs.as_images` takes them, or features `[n, D]`
+            or `[n, V, D]`, of which the first view counts.
+          batch_size: inputs on the device at a time.
+
+        Raises:
+          UserError: if the inputs are of another shape, or none.
+        """
+        raw = self._raw(inputs)
+        found = np.empty((len(raw), len(self.classes)), np.float32)
+        for start in range(0, len(raw), batch_size):
+            part = raw[start : start + batch_size]
+            # Batches of one size are compiled once.
+            padding = [(0, batch_size - len(part)), *[(0, 0)] * (part.ndim - 1)]
+            found[start : start + len(part)] = self._probs(np.pad(part, padding))[: len(part)]
+        return found
+
+    def predict(self, inputs: Any) -> np.ndarray:
+        """The most probable classes `[n]` by name; {0, 1} `[n, C]` where there may be several."""
+        probs = self.predict_proba(inputs)
+        if self.is_multilabel:
+            return (probs > 0.5).astype(np.uint8)
+        return self.classes[probs.argmax(axis=1)]
+
+    def _raw(self, inputs: Any) -> np.ndarray:
+        if len(self.input_shape) == 1:
+            array = as_features(inputs, "inputs")
+            array = array[:, None] if array.ndim == 2 else array
+            shape = array.shape[2:]
+        else:
+            array = as_images(inputs, "inputs")
+            shape = array.shape[1:]
+        if self.input_shape and shape != tuple(self.input_shape):
+            raise UserError(
+                f"inputs are of shape {list(shape)}, but this classifier was trained on "
+                f"{list(self.input_shape)}; give them in that size."
+            )
+        return array
+
+
+def save_classifier(
+    folder: pathlib.Path,
+    *,
+    config: ml_collections.ConfigDict,
+    networks: Mapping[str, Any],
+    class_names: Sequence[str],
+    num_examples: int,
+    input_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    embedding: Embedding | None = None,
+) -> None:
+    """Writes a folder that `load_classifier` reads.
+
+    Args:
+      folder: to be written.
+      config: the recipe of the run.
+      networks: name -> variables of every network that takes part in predictions.
+      class_names: of the C classes.
+      num_examples: training examples.
+      input_shape: of an image (H, W, 3), or of features (D,).
+      mean: of the data set.
+      std: likewise.
+      embedding: how the features were computed, if known.
+    """
+    arrays = traverse_util.flatten_dict({n: dict(v) for n, v in networks.items()}, sep="/")
+    content = io.BytesIO()
+    np.savez(content, **{name: np.asarray(arrays[name]) for name in sorted(arrays)})
+    write_bytes(folder / VARIABLES, content.getvalue())
+    facts = {
+        "task": config.task,
+        "method": config.method,
+        "class_names": list(class_names),
+        "num_examples": num_examples,
+        "input_shape": list(map(int, input_shape)),
+        "mean": np.asarray(mean, float).tolist(),
+        "std": np.asarray(std, float).tolist(),
+        "embedding": embedding and embedding._asdict(),
+        "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+        "config": plain(config),
+    }
+    write_json(folder / FACTS, facts)
+
+
+def load_classifier(folder: str | os.PathLike) -> Classifier:
+    """Reads the classifier of a run.
+
+    Args:
+      folder: `classifier/` of a run under wrong labels or of annotation, `student/` or `teacher/`
+        of a distillation, the run itself, or what `jaxrobust.models.convert` wrote.
+
+    Raises:
+      UserError: if there is none, or a file of it is damaged.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    for name in ("classifier", "student"):
+        if (folder / name).is_dir() and not (folder / FACTS).exists():
+            folder = folder / name
+    if (folder / FACTS).exists():
+        return _of_run(folder)
+    if (folder / storage.MODEL).exists():
+        return _of_storage(folder)
+    raise UserError(
+        f"{folder} holds no classifier; name the folder classifier/ or student/ of a finished run."
+    )
+
+
+def _of_storage(folder: pathlib.Path) -> Classifier:
+    stored = storage.load_classifier(folder)
+    is_multilabel = stored.decoder is not None
+    link = jax.nn.sigmoid if is_multilabel else jax.nn.softmax
+    names = stored.class_names or tuple(map(str, range(stored.num_classes)))
+    return Classifier(
+        classes=np.array(names),
+        input_shape=tuple(stored.image_shape),
+        origin=stored.arch,
+        is_multilabel=is_multilabel,
+        _probs=jax.jit(lambda images: link(stored.logits(images))),
+    )
+
+
+def _of_run(folder: pathlib.Path) -> Classifier:
+    facts = read_object(folder / FACTS)
+    try:
+        config = ml_collections.ConfigDict(facts["config"], convert_dict=True)
+        names, shape = np.array(facts["class_names"]), tuple(facts["input_shape"])
+        content = (folder / VARIABLES).read_bytes()
+        if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
+            raise ValueError(f"{VARIABLES} has changed since it was written")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            networks = traverse_util.unflatten_dict(dict(arrays), sep="/")
+        statistics = statistics_of(facts["mean"], facts["std"])
+        embedding = Embedding(**facts["embedding"]) if facts.get("embedding") else None
+        predict = {"noisy_labels": _noisy_labels, "active_learning": _active_learning}
+        forward = predict[facts["task"]](config, facts)
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} holds no classifier that can be read ({error}).") from None
+    views = make_views(config.augment, shape, jnp.float32)
+    key = jax.random.key(0)  # a test view draws nothing
+
+    def probs(networks, raw):
+        return forward(networks, views("test", key, raw, statistics))
+
+    compiled, networks = jax.jit(probs), jax.device_put(networks)
+    return Classifier(
+        classes=names,
+        input_shape=shape,
+        origin=f"{facts['method']}, {config.model.name}",
+        is_multilabel=False,
+        _probs=lambda raw: compiled(networks, raw),
+        embedding=embedding,
+    )
+
+
+def _noisy_labels(config: ml_collections.ConfigDict, facts: dict) -> Callable:
+    """`(variables by network, views) -> probabilities` of all predictors together."""
+    problem = noisy_labels.Problem(
+        num_classes=len(facts["class_names"]),
+        num_examples=facts["num_examples"],
+        input_shape=tuple(facts["input_shape"]),
+        dtype=jnp.float32,
+    )
+    method = NOISY_LABEL_METHODS[config.method](config, problem)
+
+    def forward(networks, views):
+        logits = [method.forward(networks[name], views) for name in method.networks]
+        stacked = jnp.moveaxis(logits[0], 1, 0) if method.heads else jnp.stack(logits)
+        return method.class_probs(stacked)
+
+    return forward
+
+
+def _active_learning(config: ml_collections.ConfigDict, facts: dict) -> Callable:
+    """Likewise of the target classifier."""
+    problem = active_learning.Problem(
+        num_classes=len(facts["class_names"]),
+        input_shape=tuple(facts["input_shape"]),
+        dtype=jnp.float32,
+        budget=config.al.query_size,
+    )
+    strategy = STRATEGIES[config.method](config, problem)
+    (target,) = [phase for phase in strategy.phases if phase.name == strategy.target]
+    return lambda networks, views: target.class_probs(target.forward(networks["target"], views))

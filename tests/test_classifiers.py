@@ -1,0 +1,101 @@
+"""What a run hands over predicts what the run measured."""
+
+import csv
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrobust import UserError, load_classifier, tasks
+from jaxrobust.data import load_dataset
+from jaxrobust.engine import sharding
+from jaxrobust.engine.sharding import make_placement
+from jaxrobust.metrics import expected_calibration_error
+
+# Recipe -> what makes it short, and the number of classes. DPC averages four predictions of two
+# networks, BLDR two heads of a moving average; DCFS here reports a head of its query network.
+RUNS = {
+    "dpc": ({"dataset.max_train": 200, "num_epochs": 2, "dpc.warm_up": 1, "batch_size": 16}, 10),
+    "bldr": ({"dataset.max_train": 200, "num_epochs": 2, "bldr.warm_up": 1}, 10),
+    "dcfs": ({"num_epochs": 2, "al.rounds": 2, "al.target_model": "shared"}, 4),
+    "active_learning_baselines": ({"num_epochs": 2, "al.rounds": 1}, 4),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, tmp_path_factory):
+    """A short run on digits: name, workdir, results."""
+    changes, _ = RUNS[request.param]
+    config = importlib.import_module(f"jaxrobust.recipes.{request.param}").get_config("digits")
+    config.writers = ("jsonl",)
+    config.update_from_flattened_dict(changes)
+    workdir = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        return request.param, workdir, tasks.run(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def test_images():
+    return load_dataset("digits").test
+
+
+def test_it_predicts_what_the_run_measured(run, test_images):
+    name, workdir, _ = run
+    num_classes = RUNS[name][1]
+    known = test_images.labels < num_classes
+    images, labels = test_images.images[known], test_images.labels[known]
+    classifier = load_classifier(workdir / "classifier")
+    predicted = classifier.predict(images).astype(int)
+    with open(workdir / "confusion.csv") as file:
+        _, *rows = csv.reader(file)
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, (labels, predicted), 1)
+    np.testing.assert_array_equal(counts, np.array([row[1:] for row in rows], int))
+    probs = classifier.predict_proba(images, batch_size=100)
+    assert probs.dtype == np.float32 and probs.shape == (len(images), num_classes)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
+    with open(workdir / "reliability.csv") as file:
+        bins = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    measured = sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / len(images)
+    # Batches of another size are rounded differently, at most in the seventh digit or so.
+    ece = float(expected_calibration_error(probs, labels, num_bins=len(bins)))
+    np.testing.assert_allclose(ece, measured, atol=1e-4)
+
+
+def test_of_the_workdir_itself_and_in_one_line(run):
+    name, workdir, _ = run
+    num_classes = RUNS[name][1]
+    classifier = load_classifier(workdir)
+    method = "random" if name == "active_learning_baselines" else name
+    assert repr(classifier).startswith(f"Classifier({method}, ")
+    assert repr(classifier).endswith(f", {num_classes} classes, inputs 8 x 8 x 3)")
+    assert classifier.classes.tolist() == [str(c) for c in range(num_classes)]
+
+
+def test_other_inputs(run, test_images):
+    """Grey ones in [0, 1] are taken; another size is refused."""
+    classifier = load_classifier(run[1])
+    images = test_images.images[:3]
+    grey = images[..., 0] / 255
+    np.testing.assert_array_equal(classifier.predict_proba(grey), classifier.predict_proba(images))
+    with pytest.raises(UserError, match=r"inputs are of shape \[4, 8, 3\], but"):
+        classifier.predict(images[:, :4])
+
+
+@pytest.mark.parametrize("case", ["nothing", "changed", "not JSON", "unknown task"])
+def test_what_cannot_be_read_is_refused(case, tmp_path):
+    facts = {"task": "baking", "method": "dpc", "config": {}, "class_names": ["a", "b"]}
+    facts |= {"input_shape": [8, 8, 3], "mean": [0], "std": [1], "variables_sha256": "0"}
+    (tmp_path / "variables.npz").write_bytes(b"")
+    if case == "unknown task":
+        facts["variables_sha256"] = (
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes
+        )
+    if case != "nothing":
+        (tmp_path / "classifier.json").write_text("{" if case == "not JSON" else json.dumps(facts))
+    with pytest.raises(UserError) as caught:
+        load_classifier(tmp_path)
+    assert "\n" not in str(caught.value)
