@@ -197,7 +197,7 @@ LOSSES = {
     ),
     # The last class is "unknown": classes are not alike.
     "energy_margin_loss": Loss(
-        lambda x, g: S.energy_margin_loss(x, g["labels"]), ("positive",), axes=(0, None)
+        lambda x, g: L.energy_margin_loss(x, g["labels"]), ("positive",), axes=(0, None)
     ),
     "etf_deviation": Loss(lambda x, g: L.etf_deviation(x.T), ("positive",)),
 }
