@@ -108,7 +108,7 @@ asked once about each | of logits |
                 "Stored logits are of the images as they are, but augment.padding and augment.flip "
                 "ask for other views; leave them out, or give a function."
             )
-        told = TeacherLogits(getattr(teacher, "__name__", "logits"), np.empty(0), None)
+        told = TeacherLogits("function" if logits is None else "logits", np.empty(0), None)
         task.read_inputs(fields, dataset, told)  # what is wrong is said before the teacher is asked
         if logits is None:
             train_logits = _ask_about_views(asked, train.images, known.num_classes, crops)
