@@ -9,6 +9,8 @@ import pytest
 from jaxrobust import report, tasks
 from jaxrobust.data.features import feature_dataset
 from jaxrobust.errors import UserError
+from jaxrobust.tasks.common import load
+from jaxrobust.tasks.oracles import split_by_truth
 
 NUM_CLASSES = 4
 
@@ -110,8 +112,11 @@ def test_without_a_test_part(tmp_path, features):
         ("dcfs", {}),
         ("bual", {"bual.nl_epochs": 2}),
         ("active_learning_baselines", {"method": "random", "augment.feature_dropout": 0.1}),
+        ("active_learning_baselines", {"method": "typiclust"}),
+        ("active_learning_baselines", {"method": "probcover", "checkpoint.every_seconds": np.inf}),
+        ("active_learning_baselines", {"method": "dropquery", "al.shuffle_classes": True}),
     ],
-    ids=["dcfs", "bual", "random"],
+    ids=["dcfs", "bual", "random", "typiclust", "probcover", "dropquery"],
 )
 def test_annotation(tmp_path, features, recipe, changes):
     config = _config(recipe, features, network="mlp", **ROUNDS, **changes)
@@ -120,6 +125,17 @@ def test_annotation(tmp_path, features, recipe, changes):
     assert results["last"]["accuracy"] > 0.6  # of two known classes
     assert (tmp_path / "queries" / "round_00.csv").exists()
     assert not (tmp_path / "queries" / "round_00.png").exists()
+
+
+def test_the_seed_draws_which_classes_are_known(features):
+    def known(seed, shuffle_classes):
+        config = _config("dcfs", features, seed=seed, **ROUNDS)
+        config.al.shuffle_classes = shuffle_classes
+        return split_by_truth(config, load(config, features=True)).known_classes
+
+    assert {known(seed, False) for seed in range(4)} == {(0, 1)}
+    assert known(3, True) == known(3, True)
+    assert len({known(seed, True) for seed in range(4)}) > 1
 
 
 def test_what_does_not_fit_is_refused_before_training(tmp_path, features):
