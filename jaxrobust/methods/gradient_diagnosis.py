@@ -55,9 +55,10 @@ def diagnosis(spec: DiagnosisSpec) -> Callable:
       of the student, `teacher` `{"variables", "statistics"}`, `{"logits"}` `[n, C]` or `{}`,
       `images` uint8
       `[n, H, W, 3]`, `labels` int `[n]`. Group `head` has `etf_deviation`; `binary_kl`, that loss
-      on the primary head, and `distillation`, the method's own, have the measures of
-      `gradient_conflict_report` for each part, and `binary_kl` has `conflicting_examples`, the
-      share of images whose two gradients with respect to the logits disagree.
+      on the primary head, and `distillation`, the method's own if it does not contrast with other
+      images, have the measures of `gradient_conflict_report` for each part, and `binary_kl` has
+      `conflicting_examples`, the share of images whose two gradients with respect to the logits
+      disagree.
     """
     apply = student_apply(spec.module, spec.distiller.connector)
 
@@ -77,7 +78,7 @@ def diagnosis(spec: DiagnosisSpec) -> Callable:
             cross_entropy = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
             on_head = binary_kl_loss(outputs.logits, taught.logits, temperature=spec.temperature)
             losses = {"": jnp.mean(cross_entropy), "binary_kl": jnp.mean(on_head)}
-            if spec.distiller.has_teacher:
+            if spec.distiller.has_teacher and not spec.distiller.contrasts:
                 valid = jnp.ones(labels.shape, bool)
                 _, losses["distillation"] = spec.distiller.objective(
                     outputs, taught, labels, valid, jnp.float32(1)

@@ -216,6 +216,7 @@ def _distiller(
         student_features=features(_classifier(config, dataset, config.student.name)),
         teacher_features=features(teacher),
         dtype=dtype,
+        num_examples=len(dataset.train),
     )
     return protocol.distillers[config.method](config, problem)
 
