@@ -29,6 +29,7 @@ SETTINGS |= {
 SETTINGS["fashion_mnist"] = ("fashion_mnist", {"kind": "uniform", "rate": 0.4})
 SETTINGS["digits"] = ("digits", {"kind": "uniform", "rate": 0.4})
 SETTINGS["image_folder"] = ("image_folder", {"kind": "none"})
+SETTINGS["features"] = ("features", {"kind": "none"})
 
 ABLATIONS = {
     "positive": {
@@ -86,6 +87,7 @@ _BY_DATASET = {
         "num_epochs": 40,
         "batch_size": 32,  # with 64 the warm-up has too few steps, see configs/bldr.py
     },
+    "features": {"bldr.self_distillation": False, "bldr.warm_up": 5},
 }
 
 VARIANTS = (*SETTINGS, *(f"{name}_{ablation}" for name in SETTINGS for ablation in ABLATIONS))

@@ -49,6 +49,7 @@ SETTINGS["fashion_mnist"] = ("fashion_mnist", {"kind": "symmetric", "rate": 0.4}
 # Dividing before every class is known would lose a class for good.
 SETTINGS["digits"] = ("digits", {"kind": "symmetric", "rate": 0.4}, {"dpc.warm_up": 15})
 SETTINGS["image_folder"] = ("image_folder", {"kind": "none"}, {})
+SETTINGS["features"] = ("features", {"kind": "none"}, {"dpc.warm_up": 3})
 
 
 @dataclasses.dataclass(frozen=True)

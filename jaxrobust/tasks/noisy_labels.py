@@ -36,7 +36,7 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
-from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
+from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -132,8 +132,14 @@ def training_step(stage: Stage, views: Views) -> Callable:
     return step
 
 
-def prediction(method: Method, view: str, views: Views) -> Callable:
+def prediction(method: Method, view: str, views: Views, *, of_training_set: bool) -> Callable:
     """The logits of one network on raw images, seen in one view.
+
+    Args:
+      method: whose network it is.
+      view: kind of view.
+      views: of images.
+      of_training_set: whether the images are those that the network was trained on.
 
     Returns:
       `(ids [width], key, variables, images, statistics) -> [width, C]`, or `[width, M, C]` for a
@@ -142,7 +148,10 @@ def prediction(method: Method, view: str, views: Views) -> Callable:
 
     def forward(ids, key, variables, images, statistics):
         (raw,) = views_at(images, ids, 1)
-        return method.forward(variables, views(view, key, raw, statistics))
+        images = views(view, key, raw, statistics)
+        if of_training_set and method.score_forward is not None:
+            return method.score_forward(variables, images, ids)
+        return method.forward(variables, images)
 
     return forward
 
@@ -226,7 +235,9 @@ class _Learning:
             dtype=compute_dtype(config.dtype),
             norm_parts=batch_norm_parts(config, placement),
         )
-        self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
+        method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
+        self.method = flag_by_count(method) if config.flag_by == "count" else method
+        self.num_epochs = 1 if method.one_epoch else config.num_epochs
         self.saved = Saved(at=(0, 0))  # epoch, pass
         self._build_programs()
 
@@ -253,7 +264,7 @@ class _Learning:
             split: gather_program(
                 programs,
                 f"{split}/predict",
-                prediction(method, view, views),
+                prediction(method, view, views, of_training_set=split == "train"),
                 size,
                 placement,
                 static=static,
@@ -279,7 +290,7 @@ class _Learning:
 
     def learn(self) -> dict:
         """Trains, and returns the results."""
-        run, saved, num_epochs = self.run, self.saved, self.config.num_epochs
+        run, saved, num_epochs = self.run, self.saved, self.num_epochs
         self._write_noise()
         self._introduce()
         self._restore()
@@ -328,7 +339,7 @@ class _Learning:
                 scalars={**entry.scalars, "num_steps": plan.num_steps},
                 at=(epoch, number),
                 event={"phase": entry.network, "epoch": epoch, "stage": entry.stage},
-                where=f"epoch {epoch + 1}/{self.config.num_epochs}, {stream}",
+                where=f"epoch {epoch + 1}/{self.num_epochs}, {stream}",
                 part=(number, len(passes)),
                 notes=entry.notes,
             )
@@ -486,7 +497,7 @@ class _Learning:
         workdir = self.run.workdir
         labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
-        probs, _ = fetch(self._probs["test"](self._logits("test", self.config.num_epochs - 1)))
+        probs, _ = fetch(self._probs["test"](self._logits("test", self.num_epochs - 1)))
         draw(workdir, results, labels, method, self._images, probs, self.dataset)
         networks = {n: method.test_variables(self.saved.networks[n]) for n in method.networks}
         save_classifier(

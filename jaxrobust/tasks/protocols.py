@@ -83,6 +83,17 @@ NOISY_LABELS: dict[str, dict[str, Any]] = {
         "optimizer.decay_epochs": (30,),
     },
     "image_folder": {"dataset.image_size": 32},
+    "features": {
+        "model.name": "mlp",
+        "model.dropout": 0.5,
+        "augment.feature_dropout": 0.3,
+        "augment.feature_test": "mean",
+        "num_epochs": 20,
+        "optimizer.learning_rate": 0.002,
+        "optimizer.schedule": "cosine",
+        "optimizer.weight_decay": 1e-3,
+        "flag_by": "count",
+    },
 }
 """Data set -> fields of every noisy-label recipe."""
 
