@@ -201,6 +201,7 @@ def score_labels_by(
     threshold: float,
     kurtosis_threshold: float = 1.2,
     reg_covar: float = 5e-4,
+    class_probs: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
 ) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
     """`Method.score_labels` by a score per example: every network splits, their mean decides.
 
@@ -208,10 +209,11 @@ def score_labels_by(
       networks: their names.
       score: `(logits [N, C], labels [N]) -> [N]`, high for labels that look right.
       name: of the score's column.
-      mode: of `clean_probability`.
+      mode: of `clean_probability`, or `"count"` for `clean_probability_given_count`.
       threshold: of `select_clean`.
       kurtosis_threshold: of `clean_probability`.
       reg_covar: of `clean_probability`.
+      class_probs: `logits [N, C] -> probabilities`, from which `"count"` counts.
 
     Returns:
       The function. With several networks, the scores of each carry its name.
@@ -219,9 +221,16 @@ def score_labels_by(
 
     how = {"mode": mode, "kurtosis_threshold": kurtosis_threshold, "reg_covar": reg_covar}
 
+    def clean_probs(scores, logits, labels):
+        if mode != "count":
+            return jnp.stack([clean_probability(s, **how) for s in scores])
+        counts = [estimate_num_wrong(class_probs(o), labels) for o in logits]
+        pairs = zip(scores, counts, strict=True)
+        return jnp.stack([clean_probability_given_count(s, count) for s, count in pairs])
+
     def score_labels(logits, labels):
         scores = jax.vmap(score, in_axes=(0, None))(logits, labels)
-        probs = jnp.stack([clean_probability(s, **how) for s in scores])
+        probs = clean_probs(scores, logits, labels)
         clean_prob = jnp.mean(probs, axis=0)
         label_scores = {
             "suggested": predicted_class(jnp.mean(logits, axis=0)),

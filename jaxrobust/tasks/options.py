@@ -57,7 +57,10 @@ class Dataset(Options, section="dataset"):
         "of the images, if a person is to see them",
     )
     features: str = option(
-        "", str, "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings"
+        "",
+        str,
+        "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings; auto: "
+        "embed the images of path first",
     )
     labels: str = option(
         "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
