@@ -192,6 +192,11 @@ WRONG_RECIPES = {
     "budget above the pool": ("bual", {"al.query_size": 9999}, "the pool holds"),
     "one known class": ("dcfs", {"al.num_known": 1}, "num_known=1"),
     "classes named twice": ("dcfs", {"al.class_order": (0, 0)}, "must be a permutation"),
+    "classes shuffled and named": (
+        "dcfs",
+        {"al.class_order": tuple(range(10)), "al.shuffle_classes": True},
+        "set one of the two",
+    ),
     "nothing labelled": ("dcfs", {"al.init_fraction": 1e-5}, "leaves none labelled"),
     "view": ("bual", {"al.score_transform": "tset"}, "did you mean 'test'"),
     "target": ("bual", {"al.target_model": "none"}, "Unknown al.target_model 'none'"),

@@ -4,7 +4,7 @@ The registries list every method by the name that `--config.method=` takes. List
 no method, and so no JAX; `STRATEGIES["bual"]` imports BUAL's file and returns its `build`.
 """
 
-from jaxrobust.methods.baselines_options import Eaoa, Lfosa
+from jaxrobust.methods.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
 from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.bual_options import Bual
 from jaxrobust.methods.dcfs_options import Discrepancy, Edl, Loss, Select
@@ -41,6 +41,9 @@ STRATEGIES = Registry(
             "Dirichlet-based coarse-to-fine selection, 2024",
             (Edl, Loss, Discrepancy, Select),
         ),
+        "dropquery": Entry(
+            f"{_HERE}.baselines:dropquery", "predictions that dropout changes, 2024", (Dropquery,)
+        ),
         "eaoa": Entry(
             f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025", (Eaoa,)
         ),
@@ -48,7 +51,13 @@ STRATEGIES = Registry(
         "lc": Entry(f"{_HERE}.baselines:least_confidence", "least confidence"),
         "lfosa": Entry(f"{_HERE}.baselines:lfosa", "surest of a known class, CVPR 2022", (Lfosa,)),
         "margin": Entry(f"{_HERE}.baselines:margin", "smallest margin of the top two classes"),
+        "probcover": Entry(
+            f"{_HERE}.baselines:probcover", "greedy coverage by balls, NeurIPS 2022", (Probcover,)
+        ),
         "random": Entry(f"{_HERE}.baselines:random", "uniform draws from the pool"),
+        "typiclust": Entry(
+            f"{_HERE}.baselines:typiclust", "typical images of clusters, ICML 2022", (Typiclust,)
+        ),
     }
 )
 """`(config, problem) -> Strategy` of the active-learning task."""

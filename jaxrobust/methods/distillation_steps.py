@@ -288,24 +288,27 @@ class PredictSpec:
     Attributes:
       module: the network, with its primary head alone.
       dtype: of normalised images.
+      output: "logits" or "pooled", the features that heads read.
     """
 
     module: nn.Module
     dtype: Any
+    output: str = "logits"
 
 
 def prediction(spec: PredictSpec) -> Callable:
     """The function of `gather_program`: `(ids, key, network, images) -> logits [width, C]`.
 
-    `network` is `{"variables", "statistics"}`.
+    `network` is `{"variables", "statistics"}`. Pooled features are `[width, D]`.
     """
 
-    def logits(ids, key, network, images):
+    def predict(ids, key, network, images):
         del key
         (raw,) = views_at(images, ids, 1)
-        return teach(spec.module, network, raw, dtype=spec.dtype).logits
+        outputs = teach(spec.module, network, raw, dtype=spec.dtype)
+        return outputs.logits if spec.output == "logits" else outputs.features.pooled
 
-    return logits
+    return predict
 
 
 @dataclasses.dataclass(frozen=True)

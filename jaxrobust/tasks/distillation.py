@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust.data.augment import num_views
-from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
+from jaxrobust.data.dataset import Dataset, FileDataset, check_has_test, fingerprint
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.loops import epoch_program, gather_program
@@ -56,7 +56,13 @@ from jaxrobust.tasks.common import (
     program_settings,
     write_test_files,
 )
-from jaxrobust.tasks.distillation_measures import MULTILABEL, SINGLE_LABEL, Protocol
+from jaxrobust.tasks.distillation_measures import (
+    MAX_RETRIEVED,
+    MULTILABEL,
+    SINGLE_LABEL,
+    Protocol,
+    multilabel_comparison,
+)
 from jaxrobust.tasks.images import images_of, view_transforms
 from jaxrobust.tasks.teachers import (
     check_table,
@@ -120,6 +126,7 @@ class _Inputs:
 def _inputs(config: ml_collections.ConfigDict, given: Dataset | None = None) -> _Inputs:
     _check(config)
     dataset: Any = given or load(config, multilabel=None, streams=True)
+    check_has_test(dataset)
     protocol = MULTILABEL if dataset.is_multilabel else SINGLE_LABEL
     if config.method not in protocol.distillers:
         raise UserError(
@@ -250,20 +257,26 @@ class _Distillation:
             count,
         )
         replicated = {"out_shardings": placement.replicated, "static": static}
-        self._start, self._epoch, self._predict = {}, {}, {}
+        self._start, self._epoch, self._predict, self._pool = {}, {}, {}, {}
+
+        def gather(role, name, output):
+            spec = PredictSpec(predictors[role], self.dtype, output)
+            return gather_program(
+                programs,
+                f"{role}/{name}",
+                prediction(spec),
+                len(self.dataset.test),
+                placement,
+                static=static,
+            )
+
         for role, spec in specs.items():
             self._start[role] = programs.jit(f"{role}/start", initial_state(spec), **replicated)
             self._epoch[role] = epoch_program(
                 programs, f"{role}/epoch", training_step(spec), placement, static=static
             )
-            self._predict[role] = gather_program(
-                programs,
-                f"{role}/predict",
-                prediction(PredictSpec(predictors[role], self.dtype)),
-                len(self.dataset.test),
-                placement,
-                static=static,
-            )
+            self._predict[role] = gather(role, "predict", "logits")
+            self._pool[role] = gather(role, "pool", "pooled")
         table = TableSpec(
             predictors["teacher"],
             dtype=self.dtype,
@@ -429,15 +442,32 @@ class _Distillation:
 
     def _logits(self, role: str) -> np.ndarray:
         """Logits on the test images."""
+        return self._outputs(self._predict[role], role, np.arange(len(self.dataset.test)))
+
+    def _outputs(self, program: Any, role: str, ids: np.ndarray) -> np.ndarray:
+        """What a program of predictions makes of test images."""
         plan = place_plan(
-            np.arange(len(self.dataset.test)),
+            ids,
             self.config.eval_batch_size,
             self.run.placement,
             capacity=len(self.dataset.test),
         )
         key = rng.stream(self.config.seed, f"{role}/predict")
         images = self._test_images.visit(("test",), f"{role}/predict")
-        return fetch(self._predict[role](plan, key, self._operand(role), images))
+        return fetch(program(plan, key, self._operand(role), images))[ids]
+
+    def _comparison(self) -> dict[str, float]:
+        """Measures of `multilabel_comparison`."""
+        test, roles = self.dataset.test, ROLES[::-1] if self.has_teacher else ("student",)
+        ids = np.arange(len(test))
+        if len(ids) > MAX_RETRIEVED:
+            draw = rng.generator(self.config.seed, "retrieval")
+            ids = np.sort(draw.choice(len(test), MAX_RETRIEVED, replace=False))
+        return multilabel_comparison(
+            {role: np.asarray(self.protocol.probabilities(self._logits(role))) for role in roles},
+            {role: self._outputs(self._pool[role], role, ids) for role in roles},
+            test.labels[ids],
+        )
 
     def _teacher_table(self) -> jax.Array:
         """The teacher's logits `[N, V, C]` on all views of all training images."""
@@ -566,6 +596,8 @@ class _Distillation:
         if self.has_teacher:
             measures = {k: v for k, v in self.epochs["teacher"][-1].items() if k != "epoch"}
             results["teacher"] = {"name": self.teacher_name, **measures}
+        if self.protocol.compares:
+            results["comparison"] = self._comparison()
         save_classifier(student, workdir / "student")
         if self.config.export.program:
             save_program(student, workdir / "student", dtype=self.dtype)

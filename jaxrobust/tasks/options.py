@@ -10,7 +10,7 @@ import ml_collections
 
 from jaxrobust import methods, options
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.methods.baselines_options import Eaoa, Lfosa
+from jaxrobust.methods.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
 from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.kd_baselines_options import (
     At,
@@ -301,12 +301,18 @@ class Al(Options, section="al"):
     class_order: tuple[int, ...] = option(
         (), "[0, inf)", "permutation of class ids, the first ones are known; (): 0, 1, .."
     )
+    shuffle_classes: bool = option(
+        False, bool, "True: the seed draws class_order, so that several seeds see several of them"
+    )
     init_fraction: float = option(
         0.01, "(0, 1]", "of the known training images, labelled at the start"
     )
     query_size: int = option(1500, "[1, inf)", "images to annotate after a round")
     rounds: int = option(
         8, "[1, inf)", "models evaluated: on the initial set, then after each query"
+    )
+    query_last: bool = option(
+        False, bool, "True: query after the last round too, as BUAL's mean precision has it"
     )
     target_model: str = option(
         "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
@@ -316,6 +322,13 @@ class Al(Options, section="al"):
         ("test", "train"),
         "view in which the pool is scored, of every strategy; train: augmented, as BUAL's code",
     )
+
+    def check_combinations(self) -> None:
+        if self.shuffle_classes and self.class_order:
+            raise UserError(
+                "al.shuffle_classes=True draws the order that al.class_order="
+                f"{tuple(self.class_order)} gives; set one of the two."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,6 +348,9 @@ class ActiveLearning(Run):
     al: Al = Al()
     lfosa: Lfosa = Lfosa()
     eaoa: Eaoa = Eaoa()
+    typiclust: Typiclust = Typiclust()
+    probcover: Probcover = Probcover()
+    dropquery: Dropquery = Dropquery()
 
 
 # Noisy labels.
@@ -593,6 +609,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (task := config.get("task")) not in _TASKS:
         raise UserError(unknown_name("task", task, _TASKS))
     options.check(config, option_classes(task))
+    if task != "noisy_labels" and config.dataset.test2:
+        raise UserError(
+            f"Task {task} has one test set, and only noisy_labels a second: clear "
+            "--config.dataset.test2=."
+        )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":
             raise UserError(

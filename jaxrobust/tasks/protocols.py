@@ -13,11 +13,14 @@ from jaxrobust.tasks.options import (
     NoisyLabels,
 )
 
-DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "digits", "image_folder")
+DATASETS = (
+    *("cifar10", "cifar100", "tiny_imagenet"),
+    *("fashion_mnist", "digits", "image_folder", "features"),
+)
 
 OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
     f"{dataset}_openness_{openness}": (dataset, openness)
-    for dataset in ("cifar10", "cifar100", "tiny_imagenet")
+    for dataset in ("cifar10", "cifar100", "tiny_imagenet", "features")
     for openness in (0.2, 0.4, 0.6, 0.8)
 }
 """Variant of an active-learning recipe -> (data set, unknown classes / all classes)."""
@@ -46,6 +49,14 @@ _ACTIVE_LEARNING: dict[str, dict[str, Any]] = {
         "al.rounds": 6,
     },
     "image_folder": {"dataset.image_size": 32},
+    "features": {  # of a frozen network, so that a run takes seconds: see docs/results.md
+        "model.name": "mlp",
+        "num_epochs": 40,
+        "optimizer.learning_rate": 0.005,
+        "al.query_size": 100,
+        "al.rounds": 7,
+        "al.score_transform": "test",
+    },
 }
 
 

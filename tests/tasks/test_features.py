@@ -6,9 +6,12 @@ import importlib
 import numpy as np
 import pytest
 
-from jaxrobust import tasks
+from jaxrobust import report, tasks
 from jaxrobust.data import load_features
+from jaxrobust.data.features import feature_dataset
 from jaxrobust.errors import UserError
+from jaxrobust.tasks.common import load
+from jaxrobust.tasks.oracles import split_by_truth
 
 NUM_CLASSES = 4
 
@@ -84,14 +87,37 @@ def test_wrong_labels(tmp_path, features, recipe, changes):
     assert not (tmp_path / "figures" / "suspicious.png").exists()
 
 
+def test_without_a_test_part(tmp_path, features):
+    """A file that names no test part, and the same arrays in memory."""
+    arrays = dict(np.load(features))
+    source, labels = arrays["features"], arrays["labels"].astype(np.int32)
+    path = tmp_path / "train.npz"
+    config = _config("dpc", path, method="cross_entropy", **{"dataset.max_train": 0})
+    np.savez(path, features=source, labels=labels, split=["train"] * len(labels))
+    results = tasks.run(config, tmp_path / "file")
+    assert "accuracy" not in results["last"] and "best" not in results
+    assert results["last_epochs"]["labels"]["recall"] >= 0
+    dataset = feature_dataset(source, labels, "0123")
+    tasks.run(config, tmp_path / "memory", dataset=dataset)
+    tables = [(tmp_path / d / "label_quality.csv").read_text() for d in ("file", "memory")]
+    assert tables[0] == tables[1]
+    for name in ("classifier/classifier.json", "figures/epochs.png"):
+        assert (tmp_path / "memory" / name).exists()
+    assert not (tmp_path / "memory" / "confusion.csv").exists()
+    assert report.main([str(tmp_path / "memory")]) == 0
+
+
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
         ("dcfs", {}),
         ("bual", {"bual.nl_epochs": 2}),
         ("active_learning_baselines", {"method": "random", "augment.feature_dropout": 0.1}),
+        ("active_learning_baselines", {"method": "typiclust"}),
+        ("active_learning_baselines", {"method": "probcover", "checkpoint.every_seconds": np.inf}),
+        ("active_learning_baselines", {"method": "dropquery", "al.shuffle_classes": True}),
     ],
-    ids=["dcfs", "bual", "random"],
+    ids=["dcfs", "bual", "random", "typiclust", "probcover", "dropquery"],
 )
 def test_annotation(tmp_path, features, recipe, changes):
     config = _config(recipe, features, network="mlp", **ROUNDS, **changes)
@@ -152,6 +178,17 @@ def test_flags_by_count(tmp_path, features):
 def _truth(rows):
     by_id = {int(row["id"]): int(row["true_label"]) for row in rows}
     return np.array([by_id[i] for i in range(len(by_id))])
+
+
+def test_the_seed_draws_which_classes_are_known(features):
+    def known(seed, shuffle_classes):
+        config = _config("dcfs", features, seed=seed, **ROUNDS)
+        config.al.shuffle_classes = shuffle_classes
+        return split_by_truth(config, load(config, features=True)).known_classes
+
+    assert {known(seed, False) for seed in range(4)} == {(0, 1)}
+    assert known(3, True) == known(3, True)
+    assert len({known(seed, True) for seed in range(4)}) > 1
 
 
 def test_what_does_not_fit_is_refused_before_training(tmp_path, features):
