@@ -16,6 +16,7 @@ from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FEATURES, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
+from jaxrobust.embedding import embed
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.run import Run
@@ -117,15 +118,13 @@ AUTO = "auto"
 
 def _embedded(path: str | None) -> dict[str, np.ndarray]:
     """Features of a folder of images and their mirror images, as the arrays of a file of them."""
-    from jaxrobust.embedding import embed
-
     if path is None:
         raise UserError(
             f"dataset.features={AUTO!r} embeds a folder of images: set --config.dataset.path=."
         )
     log.info(
-        "Images are seen through a pretrained network, as features that are computed once; to train "
-        "from their pixels, start from the variant image_folder_pixels."
+        "Images are seen as the features of a pretrained network, computed once; to train from "
+        "their pixels instead, start from the variant image_folder_pixels."
     )
     found = embed(path, views=2, progress=True)
     arrays = {

@@ -5,11 +5,13 @@ import importlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxrobust import report, tasks
+from jaxrobust import embedding, report, tasks
 from jaxrobust.data import load_features
 from jaxrobust.data.features import feature_dataset
 from jaxrobust.errors import UserError
+from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import load
 from jaxrobust.tasks.oracles import split_by_truth
 
@@ -85,6 +87,47 @@ def test_wrong_labels(tmp_path, features, recipe, changes):
         f"{i:03d}.jpg" for i in range(160)
     }
     assert not (tmp_path / "figures" / "suspicious.png").exists()
+
+
+def test_a_folder_of_images_is_embedded_first(tmp_path, monkeypatch, caplog):
+    """With the extra `pretrained` the variant image_folder does so; here by a function."""
+    generator = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 180)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = generator.normal(level, 20, (4, 4, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    calls = []
+
+    def embed(folder, *, views, progress):
+        calls.append((folder, views))
+        network = lambda images: images.reshape(len(images), -1).astype(np.float32)  # noqa: E731
+        return embedding.embed(folder, backbone=network, views=views, size=2)
+
+    monkeypatch.setattr("jaxrobust.tasks.common.embed", embed)
+    config = importlib.import_module("jaxrobust.recipes.dpc").get_config("image_folder_pixels")
+    assert (config.dataset.name, config.dataset.features) == ("image_folder", "")
+    config = _config(
+        "dpc", "auto", method="cross_entropy", **{"noise.kind": "none", "dataset.max_train": 0}
+    )
+    with pytest.raises(UserError, match=r"set --config.dataset.path="):
+        tasks.run(config, tmp_path / "run")
+    config.dataset.path = str(tmp_path / "data")
+    caplog.set_level("INFO", "jaxrobust")
+    results = tasks.run(config, tmp_path / "run")
+    assert calls == [(str(tmp_path / "data"), 2)]
+    assert "start from the variant image_folder_pixels" in caplog.text
+    assert results["num_classes"] == 2 and results["last"]["accuracy"] == 1
+    with open(tmp_path / "run" / "label_quality.csv", newline="") as file:
+        assert {row["file"].split("/")[0] for row in csv.DictReader(file)} == {"dark", "light"}
+
+
+def test_the_variant_image_folder_depends_on_the_extra():
+    for recipe in ("dpc", "bldr"):
+        config = importlib.import_module(f"jaxrobust.recipes.{recipe}").get_config("image_folder")
+        expected = ("features", "auto") if has_pretrained() else ("image_folder", "")
+        assert (config.dataset.name, config.dataset.features) == expected
+        assert config.noise.kind == "none"
 
 
 def test_without_a_test_part(tmp_path, features):
