@@ -21,6 +21,7 @@ UNKNOWN = -2
 _LAZY = {
     "Features": "jaxrobust.embedding",
     "LabelIssues": "jaxrobust.label_issues",
+    "distill": "jaxrobust.distillation",
     "embed": "jaxrobust.embedding",
     "find_label_issues": "jaxrobust.label_issues",
     "load_classifier": "jaxrobust.classifiers",

@@ -121,7 +121,7 @@ def test_numbers_out_of_range_are_refused_by_name(field):
 def test_too_few_and_too_many_numbers_are_refused(field):
     for value in ((0.5,), (0.5,) * 4):
         with pytest.raises(UserError, match=f"{field}=.* must hold .* numbers"):
-            check(_config("dcfs", {field: value}))
+            check(_config(NUMBERS[field][0], {field: value}))
 
 
 @pytest.mark.parametrize("field", ["augment.area", "augment.aspect"])

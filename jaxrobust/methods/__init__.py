@@ -12,6 +12,7 @@ from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.methods.kd_baselines_options import (
     At,
+    Crd,
     Dist,
     Dkd,
     FitNet,
@@ -91,6 +92,9 @@ DISTILLERS = Registry(
             f"{_HERE}.dhkd:binary_kl", "DHKD's logit loss alone on one head", (Distill,)
         ),
         "cross_entropy": Entry(f"{_HERE}.kd_baselines:cross_entropy", "the labels alone"),
+        "crd": Entry(
+            f"{_HERE}.kd_baselines:crd", "contrast with memories of embeddings, ICLR 2020", (Crd,)
+        ),
         "cross_entropy_binary_kl": Entry(
             f"{_HERE}.dhkd:cross_entropy_binary_kl", "both losses of DHKD on one head", (Distill,)
         ),

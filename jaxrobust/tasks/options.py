@@ -14,6 +14,7 @@ from jaxrobust.methods.baselines_options import Dropquery, Eaoa, Lfosa, Probcove
 from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.kd_baselines_options import (
     At,
+    Crd,
     Dist,
     Dkd,
     FitNet,
@@ -494,6 +495,7 @@ class Distillation(Run):
     fitnet: FitNet = FitNet()
     sp: Sp = Sp()
     vid: Vid = Vid()
+    crd: Crd = Crd()
 
 
 @dataclasses.dataclass(frozen=True)

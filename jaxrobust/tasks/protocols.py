@@ -172,6 +172,7 @@ _DISTILLATION: dict[str, dict[str, Any]] = {
         "reviewkd.weight": 1.0,
         "reviewkd.warm_up": 3,
         "rld.warm_up": 3,
+        "crd.num_negatives": 1024,
     },
     "image_folder": {"dataset.image_size": 32},
     "imagenet": {

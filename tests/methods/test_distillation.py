@@ -48,7 +48,7 @@ def _features(batch, *, channels=3, width=4):
 
 def _problem(num_classes=4, *, student="resnet8", teacher="resnet14"):
     features = jax.eval_shape(lambda: _features(1))
-    return Problem(num_classes, student, teacher, features, features, jnp.float32)
+    return Problem(num_classes, student, teacher, features, features, jnp.float32, num_examples=8)
 
 
 def _apply(params, batch_stats, inputs, *, train, key=None, where=None, constants=None):
@@ -291,7 +291,7 @@ def test_a_connector_without_batch_norm_leaves_the_statistics_as_they_were(metho
     module = make_classifier("resnet8", num_classes=4, auxiliary="none", dtype=jnp.float32)
     images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
     outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
-    problem = Problem(4, "resnet8", "resnet8", outputs.features, outputs.features, jnp.float32)
+    problem = Problem(4, "resnet8", "resnet8", outputs.features, outputs.features, jnp.float32, 8)
     distiller = DISTILLERS[method](_config(), problem)
     spec = TrainSpec(
         module, distiller, optax.identity(), (8, 8, 3), 2, padding=0, flip=False, dtype=jnp.float32
