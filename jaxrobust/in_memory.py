@@ -142,7 +142,7 @@ def make_recipe(
     elif config is None or isinstance(config, Mapping):
         changes = config or {}
         module = importlib.import_module(f"jaxrobust.recipes.{recipe}")
-        found = _with_variant(module, _variant(inputs))
+        found = module.get_config(_variant(inputs, module.VARIANTS))
         found.method = method or default
     else:
         raise UserError(
@@ -190,40 +190,12 @@ def fit_to_size(
     set_fields(config, {name: size for name, size in sizes.items() if name not in given})
 
 
-def _variant(inputs: np.ndarray) -> str:
+def _variant(inputs: np.ndarray, variants: Collection[str]) -> str:
     if inputs.ndim == 3:
         return FEATURES
-    return "digits" if max(inputs.shape[1:3]) < _SMALL_IMAGE else "image_folder"
-
-
-def _with_variant(module, variant: str) -> ml_collections.ConfigDict:
-    if variant in module.VARIANTS:
-        return module.get_config(variant)
-    found = module.get_config("digits")
-    found.update_from_flattened_dict(
-        {
-            "dataset.name": FEATURES,
-            "model.name": "mlp",
-            "model.dropout": 0.5,
-            "augment.feature_dropout": 0.3,
-            "num_epochs": 20,
-            "batch_size": 64,
-            "optimizer.learning_rate": 0.002,
-            "optimizer.schedule": "cosine",
-            "optimizer.weight_decay": 1e-3,
-        }
-    )
-    if "al" in found:
-        changes = {"learning_rate": 0.005, "schedule": "constant", "weight_decay": 1e-4}
-        found.optimizer.update(changes)
-        found.update({"num_epochs": 40, "batch_size": 128})
-        found.model.dropout = found.augment.feature_dropout = 0.0
-        found.al.score_transform = "test"
-    if "dpc" in found:
-        found.dpc.warm_up = 3
-    if "bldr" in found:
-        found.bldr.update({"self_distillation": False, "warm_up": 5})
-    return found
+    if max(inputs.shape[1:3]) < _SMALL_IMAGE:
+        return "digits"
+    return next(name for name in ("image_folder_pixels", "image_folder") if name in variants)
 
 
 def _named(name: str) -> ml_collections.ConfigDict:
