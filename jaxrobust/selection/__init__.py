@@ -32,6 +32,8 @@ from jaxrobust.selection.mixture import excess_kurtosis as excess_kurtosis
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d as fit_gaussian_mixture_1d
 from jaxrobust.selection.mixture import gaussian_mixture_log_odds as gaussian_mixture_log_odds
 from jaxrobust.selection.mixture import gaussian_mixture_posterior as gaussian_mixture_posterior
+from jaxrobust.selection.neighbors import nearest_neighbors as nearest_neighbors
+from jaxrobust.selection.neighbors import neighbor_votes as neighbor_votes
 from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as aleatoric_uncertainty
 from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
 from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score

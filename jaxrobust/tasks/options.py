@@ -58,7 +58,10 @@ class Dataset(Options, section="dataset"):
         "of the images, if a person is to see them",
     )
     features: str = option(
-        "", str, "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings"
+        "",
+        str,
+        "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings; auto: "
+        "embed the images of path first",
     )
     labels: str = option(
         "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
@@ -101,6 +104,11 @@ class Augment(Options, section="augment"):
         0.0, "[0, inf)", "of features: standard deviation of the noise on each, in its own"
     )
     feature_dropout: float = option(0.0, "[0, 1)", "of features: share that is set to the mean")
+    feature_test: str = option(
+        "first",
+        ("first", "mean"),
+        "of features: what is tested and scored, the first view or the mean of all views",
+    )
     crop: str = option(
         "center",
         Names("jaxrobust.data.transforms:CROPS", extra=("multilabel",)),
@@ -379,6 +387,12 @@ class NoisyLabels(Run):
     task: str = option("noisy_labels", Names("jaxrobust.tasks:TASKS"), "the outer loop")
     method: str = option(
         "cross_entropy", Names("jaxrobust.methods:NOISY_LABEL_METHODS"), "learns from the labels"
+    )
+    flag_by: str = option(
+        "method",
+        ("method", "count"),
+        "which labels are called wrong: those that the method says; count: as many of its lowest "
+        "scores as the confident joint counts",
     )
     num_epochs: int = option(301, "[1, inf)", "DPC's code loops over 0..300")
     batch_size: int = option(

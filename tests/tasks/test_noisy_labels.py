@@ -224,7 +224,7 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
         for i in range(40):
             pixels = generator.normal(level, 30, (8, 8, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
-    config = recipe.get_config("image_folder")
+    config = recipe.get_config("image_folder_pixels")
     config.update_from_flattened_dict(
         {
             "writers": ("jsonl",),
