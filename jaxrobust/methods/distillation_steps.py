@@ -153,7 +153,7 @@ def distillation_step(
     """
 
     options: dict[str, Any] = {"train": True, "key": key, "where": batch.valid}
-    if distiller.contrasts:
+    if distiller.contrasts and teacher is not None:
         options["pairs"] = Pairs(teacher.features, batch.ids, batch.all_labels)
 
     def losses(params):
