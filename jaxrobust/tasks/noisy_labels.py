@@ -317,7 +317,14 @@ class _Learning:
         self._epoch = {}
         for stage in method.stages:
             step = _counted(training_step(stage, views))
-            epoch = epoch_program(programs, f"{stage.name}/epoch", step, placement, static=static)
+            epoch = epoch_program(
+                programs,
+                f"{stage.name}/epoch",
+                step,
+                placement,
+                static=static,
+                device_loop=True if len(self.problem.input_shape) == 1 else None,
+            )
             self._epoch[stage.name] = _uncounted(epoch, placement)
         self._predict = {
             split: gather_program(
