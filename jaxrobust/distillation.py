@@ -18,6 +18,7 @@ from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.subsets import hold_out
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.errors import UserError
+from jaxrobust.in_memory import called_from_python
 from jaxrobust.inputs import Labels, as_images, as_labels, as_logits, check_lengths
 from jaxrobust.models import storage
 from jaxrobust.options import replace, to_config
@@ -113,6 +114,7 @@ asked once about each | of logits |
         told = _told(given, fields, dataset)
     setup_jax(fields)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         task.run(fields, folder, dataset=dataset, teacher=told, bar=progress)
         classifier = load_classifier(pathlib.Path(folder) / "student")
