@@ -124,6 +124,13 @@ class TruthOracle:
         raise NotImplementedError
 
 
+class NoOracle:
+    """Nobody answers: a query is all that is wanted."""
+
+    truth = None
+    may_wait = True
+
+
 class PersonOracle:
     """A person answers, in a table. Only the answers are known: no recall, and AUROCs over them.
 
