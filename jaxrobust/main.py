@@ -171,7 +171,7 @@ def _help() -> str:
     lines = [
         "usage: jaxrobust run --config=RECIPE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]"
     ]
-    lines += ["", *__doc__.splitlines()[2:], "", "flags:"]
+    lines += ["", *(__doc__ or "").splitlines()[2:], "", "flags:"]
     names = ("config", "workdir", *_SEVERAL)
     lines += [f"  --{name}: {flags.FLAGS[name].help}" for name in names]
     if _CONFIG.value is None:

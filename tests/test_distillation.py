@@ -143,7 +143,10 @@ REFUSED = {
     "field of a section": ({"config": {"kd.temprature": 3}}, "did you mean 'kd.temperature'"),
     "value": ({"config": {"num_epochs": 0}}, "num_epochs"),
     "seeds": ({"config": {"num_seeds": 2}}, "call it once for every seed"),
-    "views": ({"config": {"augment.flip": True}}, "leave them out, or give a function"),
+    "views": (
+        {"config": {"augment.flip": True, "batch_size": 16}},
+        "leave them out, or give a function",
+    ),
     "fewer logits": ({"teacher": 2 * np.eye(2)}, "labels has 48 entries, but teacher has 2"),
     "other classes": ({"teacher": lambda x: np.zeros((len(x), 3))}, "3\\] for 38 images of 2 cl"),
     "probabilities": ({"teacher": np.full((48, 2), 0.5)}, "logits are probabilities"),
