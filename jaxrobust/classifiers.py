@@ -51,7 +51,7 @@ class Classifier:
     input_shape: tuple[int, ...]
     origin: str
     is_multilabel: bool
-    _probs: Callable[[jax.Array], jax.Array]
+    _probs: Callable[[np.ndarray], jax.Array]
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.input_shape))
@@ -108,8 +108,8 @@ def save_classifier(
     class_names: Sequence[str],
     num_examples: int,
     input_shape: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | np.ndarray,
+    std: Sequence[float] | np.ndarray,
 ) -> None:
     """Writes a folder that `load_classifier` reads.
 
@@ -124,8 +124,9 @@ def save_classifier(
       std: likewise.
     """
     arrays = traverse_util.flatten_dict({n: dict(v) for n, v in networks.items()}, sep="/")
+    plain: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
     content = io.BytesIO()
-    np.savez(content, **{name: np.asarray(arrays[name]) for name in sorted(arrays)})
+    np.savez(content, **plain)
     write_bytes(folder / VARIABLES, content.getvalue())
     facts = {
         "task": config.task,

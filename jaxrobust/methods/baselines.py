@@ -115,8 +115,8 @@ def badge(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
 
 
 def _without_padding(picks: jax.Array) -> np.ndarray:
-    picks = np.asarray(picks)
-    return picks[picks >= 0]
+    ids = np.asarray(picks)
+    return ids[ids >= 0]
 
 
 def _detector_phase(config: ml_collections.ConfigDict, problem: Problem, loss, **options) -> Phase:

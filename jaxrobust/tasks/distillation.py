@@ -309,7 +309,7 @@ class _Distillation:
         student = _classifier(config, dataset, config.student.name, self.distiller.auxiliary)
         labels_only = self.protocol.distillers[self.protocol.labels_only](config, None)
         asks = self.distiller.has_teacher and not has_table(config)
-        parts = {"norm_parts": batch_norm_parts(config, self.run.placement)}
+        parts: dict[str, Any] = {"norm_parts": batch_norm_parts(config, self.run.placement)}
         if self.distiller.connector is not None:
             connector = self.distiller.connector.clone(**parts)
             self.distiller = dataclasses.replace(self.distiller, connector=connector)
