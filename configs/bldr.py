@@ -5,17 +5,22 @@
     python -m jaxrobust.main --config=configs/bldr.py:digits --workdir=runs/digits
 
 Variants: those of `SETTINGS` (default cifar10n_worst). Other methods run by the same command with
-`--config.method=cross_entropy` or `mixup`, whose batches are twice `batch_size`.
+`--config.method=cross_entropy` or `mixup`, whose batches are twice `batch_size`, `dividemix` or
+`dpc`, with the numbers of configs/dpc.py for the same noise (for noise that is not there, those of
+`sym50` of the same data set).
 
 The text of the paper could not be read beyond its abstract: every number is the authors' code's, as
-of 28 June 2022. In its first upload the rate was 0.02, the term of v 25 times the noise rate, not
-squared, and the noise rate 0 at first; which of the two made the paper's tables is not known.
+of 28 June 2022. Its first upload had others, `_first_upload` behind any variant: a rate of 0.02,
+the term of v 25 times the noise rate, not squared, a noise rate of 0 at first, and another
+initialisation. Which of the two made the paper's tables is not known.
 
 Ablations, behind any variant, such as `digits_both`: `_positive` is the positive head alone (unit
-weights, noise rate 1, residual weight 1; SOP+ itself also lets the residual teach u, and clamps at
-1), `_negative` the negative head alone, `_nlnl` the same with one random complementary label,
-`_both` both heads without reweighting, `_reweighted` all but the exits. Also
-`--config.bldr.ema=False`; the accuracies of the single heads are always measured.
+weights, noise rate 1, residual weight 1), `_negative` the negative head alone, `_nlnl` the same
+with one random complementary label, `_both` both heads without reweighting, `_reweighted` all but
+the exits. Also `--config.bldr.ema=False`; the accuracies of the single heads are always measured.
+`_sop_plus` is a rival, SOP+ (ICML 2022): `_positive` without the average of the parameters, and as
+in SOP's code the residual teaches u too and the bound of u^2 and v^2 is 1. Network, rate and number
+of epochs are BLDR's, not those of SOP's authors.
 
 Where batches are not of 256 examples, the rates of u and v are scaled by `batch_size / 256`: the
 losses are means over the batch, so that an example's rows move as far per visit as in the authors'

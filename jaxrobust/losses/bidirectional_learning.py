@@ -15,7 +15,7 @@ from jaxrobust.arrays import at_least_float32, check_logits, label_mask, masked_
 from jaxrobust.losses.negative import negative_learning_loss
 
 _PROB_FLOOR = 1e-4
-_NOISE_CEILING = 1.0 - 1e-4
+_NOISE_CEILINGS = {"bldr": 1.0 - 1e-4, "sop": 1.0}
 
 
 def _clamp_below(x: jax.Array, low: float) -> jax.Array:
@@ -65,7 +65,7 @@ def class_balance_loss(probs: jax.Array, *, where: jax.Array | None = None) -> j
 
 
 def sop_noise_terms(
-    u_rows: jax.Array, v_rows: jax.Array, onehot: jax.Array
+    u_rows: jax.Array, v_rows: jax.Array, onehot: jax.Array, *, noise_terms: str = "bldr"
 ) -> tuple[jax.Array, jax.Array]:
     """Label noise that sparse over-parameterisation attributes to each example.
 
@@ -77,6 +77,7 @@ def sop_noise_terms(
         matters, so the two shapes are equivalent.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
       onehot: {0, 1} floats `[B, C]`, the given labels.
+      noise_terms: "bldr" for the bound above; "sop" for 1, that of SOP's own code.
 
     Returns:
       `(U, V)`, both floats `[B, C]`, at least float32.
@@ -85,17 +86,22 @@ def sop_noise_terms(
       Liu et al., "Robust Training under Label Noise by Over-parameterization", ICML 2022, with the
       bound of the code of Zong et al., arXiv 2209.01334.
     """
-    onehot = at_least_float32(onehot)
+    onehot, ceiling = at_least_float32(onehot), _NOISE_CEILINGS[noise_terms]
 
     def magnitude(rows):
         square = at_least_float32(rows) ** 2
-        return jnp.where(square <= _NOISE_CEILING, square, jnp.full_like(square, _NOISE_CEILING))
+        return jnp.where(square <= ceiling, square, jnp.full_like(square, ceiling))
 
     return magnitude(u_rows) * onehot, magnitude(v_rows) * (1.0 - onehot)
 
 
 def positive_learning_loss(
-    logits: jax.Array, labels: jax.Array, u_rows: jax.Array, v_rows: jax.Array
+    logits: jax.Array,
+    labels: jax.Array,
+    u_rows: jax.Array,
+    v_rows: jax.Array,
+    *,
+    noise_terms: str = "bldr",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Noise-corrected cross-entropy of the positive heads, and the residual that drives v.
 
@@ -108,25 +114,27 @@ def positive_learning_loss(
 
     `ce` and `q` give gradient to the logits and, on the label's column, to u. `mse` gives gradient
     to v only, off the label's column, and none to the logits: its prediction is hard. Where
-    `p + U - V` of the label is below the floor, `ce` gives none at all if V is zero.
+    `p + U - V` of the label is below the floor, `ce` gives none at all if V is zero. In SOP's own
+    code `mse` gives gradient to u as well, and U and V are bounded by 1: `noise_terms="sop"`.
 
     Args:
       logits: floats `[B, C]`.
       labels: integers `[B]` in `0..C-1`, the given labels; any other gives `ce` 0.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
+      noise_terms: "bldr", or "sop" for SOP's own.
 
     Returns:
       `(ce [B], mse [B], q [B, C])`, at least float32. The method sums `mean(weights * ce)`,
       `50 * noise_rate^2 * mean(mse)`, `0.1 * class_balance_loss(q)` and
-      `0.9 * mean(consistency_kl(...))`.
+      `0.9 * mean(consistency_kl(...))`; SOP+ has 1 in place of `50 * noise_rate^2`, and no weights.
 
     Raises:
       ValueError: if the labels or the table rows do not fit the logits, or there are fewer than
         two classes.
 
     References:
-      Zong et al., arXiv 2209.01334 (authors' code).
+      Zong et al., arXiv 2209.01334 (authors' code); Liu et al., ICML 2022, for `"sop"`.
     """
     logits = check_logits(logits)
     onehot = label_mask(logits, labels).astype(logits.dtype)
@@ -136,14 +144,16 @@ def positive_learning_loss(
             f"u_rows must have shape {wide} or {narrow} and v_rows {wide}, got "
             f"{jnp.shape(u_rows)} and {jnp.shape(v_rows)}; gather the batch's rows of the tables."
         )
-    noise_on, noise_off = sop_noise_terms(u_rows, v_rows, onehot)
+    noise_on, noise_off = sop_noise_terms(u_rows, v_rows, onehot, noise_terms=noise_terms)
     corrected = jax.nn.softmax(logits) + noise_on - jax.lax.stop_gradient(noise_off)
     corrected = _clamp_below(corrected, _PROB_FLOOR)
     corrected = corrected / jnp.sum(corrected, axis=-1, keepdims=True)
     corrected = _clamp_below(corrected, _PROB_FLOOR)
     ce = -jnp.sum(onehot * jnp.log(corrected), axis=-1)
     hard = jax.nn.one_hot(jnp.argmax(logits, axis=-1), wide[-1], dtype=logits.dtype)
-    residual = hard + jax.lax.stop_gradient(noise_on) - noise_off - onehot
+    if noise_terms == "bldr":
+        noise_on = jax.lax.stop_gradient(noise_on)
+    residual = hard + noise_on - noise_off - onehot
     return ce, jnp.sum(residual**2, axis=-1), corrected
 
 
@@ -245,7 +255,9 @@ def bldr_loss(
     *,
     positive: bool = True,
     negative: bool = True,
+    noise_terms: str = "bldr",
     reg_weight: float = 50.0,
+    reg_power: int = 2,
     balance_weight: float = 0.1,
     consistency_weight: float = 0.9,
     distillation_weight: float = 0.1,
@@ -285,7 +297,9 @@ def bldr_loss(
       noise_rate: scalar, the estimated share of wrong labels.
       positive: whether the positive head learns; without it there must be no exits.
       negative: whether the negative head learns; without it there must be no exits.
+      noise_terms: of `positive_learning_loss`.
       reg_weight: the 50 above.
+      reg_power: the exponent of the noise rate; 1 in the first upload of the authors' code.
       balance_weight: the 0.1 of `class_balance_loss`.
       consistency_weight: the 0.9 of `consistency_kl`.
       distillation_weight: the 0.1 of the exits' `self_distillation_loss`.
@@ -303,8 +317,8 @@ def bldr_loss(
       ValueError: if the shapes do not fit, or exits are given without one of the two heads.
 
     References:
-      Zong et al., arXiv 2209.01334 (authors' code). `positive` alone, with unit weights,
-      noise rate and `reg_weight`, is close to SOP+, in which the residual also teaches u.
+      Zong et al., arXiv 2209.01334 (authors' code). `positive` alone with unit weights, noise rate
+      and `reg_weight` and `noise_terms="sop"` is the objective of SOP+ (Liu et al., ICML 2022).
     """
     logits_weak, logits_strong, logits_again = map(
         check_logits, (logits_weak, logits_strong, logits_again)
@@ -335,8 +349,10 @@ def bldr_loss(
         return balance_weight * balance + consistency_weight * mean(divergence)
 
     def positive_part(head):
-        ce, mse, q = positive_learning_loss(logits_weak[:, head], labels, u_rows, v_rows)
-        fit = mean(weights * ce) + reg_weight * noise_rate**2 * mean(mse)
+        ce, mse, q = positive_learning_loss(
+            logits_weak[:, head], labels, u_rows, v_rows, noise_terms=noise_terms
+        )
+        fit = mean(weights * ce) + reg_weight * noise_rate**reg_power * mean(mse)
         return fit + regularizers(head, q)
 
     parts = {}

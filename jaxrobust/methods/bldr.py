@@ -284,7 +284,9 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     loss_options = (
         "positive",
         "negative",
+        "noise_terms",
         "reg_weight",
+        "reg_power",
         "balance_weight",
         "consistency_weight",
         "distillation_weight",

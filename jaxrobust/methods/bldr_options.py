@@ -23,8 +23,16 @@ class Bldr(Options, section="bldr", recipe="configs/bldr.py"):
         "classes that an image is said not to be of",
     )
     num_complementary: int = option(1, "[1, inf)", "complementary labels per image, for random")
+    noise_terms: str = option(
+        "bldr",
+        ("bldr", "sop"),
+        "sop: as in SOP's code the residual teaches u too, and the bound of u^2 and v^2 is 1",
+    )
     reg_weight: float = option(
-        50.0, "[0, inf)", "of the term that drives v, times the squared noise rate"
+        50.0, "[0, inf)", "of the residual that drives v; first upload: 25; SOP+: 1"
+    )
+    reg_power: int = option(
+        2, "[1, 2]", "of the noise rate that reg_weight is multiplied by; first upload: 1"
     )
     balance_weight: float = option(0.1, "[0, inf)", "of equally frequent predictions")
     consistency_weight: float = option(0.9, "[0, inf)", "of the strong views")

@@ -5,8 +5,9 @@ import dataclasses
 import ml_collections
 
 from jaxrobust.methods.bldr_options import Bldr
+from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.options import to_config
-from jaxrobust.recipes import choose
+from jaxrobust.recipes import choose, dpc
 from jaxrobust.tasks.options import ExitsModel, NoisyLabels, WarmUpSgd
 from jaxrobust.tasks.protocols import noisy_labels
 
@@ -50,6 +51,20 @@ ABLATIONS = {
     "both": {"bldr.reweighting": False, "bldr.self_distillation": False},
     "reweighted": {"bldr.self_distillation": False},
 }
+# SOP+ (ICML 2022), on BLDR's network and schedule.
+ABLATIONS["sop_plus"] = {
+    **ABLATIONS["positive"],
+    "bldr.noise_terms": "sop",
+    "bldr.ema": False,
+}
+# The code as first uploaded, before 28 June 2022.
+ABLATIONS["first_upload"] = {
+    "model.init": "kaiming_fan_out",
+    "optimizer.learning_rate": 0.02,
+    "bldr.noise_rate": 0.0,
+    "bldr.reg_weight": 25.0,
+    "bldr.reg_power": 1,
+}
 ABLATIONS["nlnl"] = {
     **ABLATIONS["negative"],
     "bldr.complementary": "random",
@@ -72,6 +87,7 @@ class Recipe(NoisyLabels):
         weight_decay=5e-4,
     )
     bldr: Bldr = Bldr()
+    dpc: Dpc = Dpc()  # of the rivals dividemix and dpc
 
 
 _BY_DATASET = {
@@ -93,12 +109,15 @@ VARIANTS = (*SETTINGS, *(f"{name}_{ablation}" for name in SETTINGS for ablation 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     """Recipe for one setting of `SETTINGS`, ablated or not."""
-    name, _, ablation = (variant or "cifar10n_worst").rpartition("_")
-    if variant in SETTINGS or ablation not in ABLATIONS:
-        name, ablation = variant, None
-    dataset, noise = SETTINGS[choose(name, "cifar10n_worst", SETTINGS)]
+    variant = variant or "cifar10n_worst"
+    ablation = next((name for name in ABLATIONS if variant.endswith(f"_{name}")), "")
+    name = choose(variant.removesuffix(f"_{ablation}"), "", SETTINGS)
+    dataset, noise = SETTINGS[name]
     fields = {f"noise.{field}": value for field, value in noise.items()}
     fields |= _BY_DATASET.get(dataset, {})
+    # Of noise that DPC's authors do not have, those of half of the labels.
+    setting = name if name in dpc.SETTINGS else f"{dataset}_sym50"
+    fields["dpc"] = Dpc.read(dpc.get_config(setting))
     # Batches are of each view; cross_entropy and mixup take twice as many.
     recipe = Recipe(method="bldr", num_epochs=320, batch_size=256)
-    return to_config(noisy_labels(recipe, dataset, fields | ABLATIONS.get(ablation or "", {})))
+    return to_config(noisy_labels(recipe, dataset, fields | ABLATIONS.get(ablation, {})))

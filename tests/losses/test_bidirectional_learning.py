@@ -315,6 +315,37 @@ def test_who_gets_gradient_from_what(seed):
     np.testing.assert_allclose(mse_only[2], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_residual_of_sop_teaches_u_up_to_a_bound_of_one(x64):
+    """Worked out by hand; in BLDR's code it teaches v alone, and 1 is beyond the bound."""
+    logits, labels = jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([0, 0])
+    u, v = jnp.array([[0.5], [1.0]]), jnp.full((2, 2), 0.2)
+
+    def mse(u, v, **options):
+        return positive_learning_loss(logits, labels, u, v, **options)[1]
+
+    np.testing.assert_allclose(mse(u, v, noise_terms="sop"), [0.75**2 + 0.96**2, 1 + 0.04**2])
+    gradient = jax.grad(lambda *rows: jnp.sum(mse(*rows, noise_terms="sop")), argnums=(0, 1))
+    of_u, of_v = gradient(u, v)
+    np.testing.assert_allclose(of_u[:, 0], [2 * -0.75 * 2 * 0.5, 2 * 1 * 2 * 1])
+    np.testing.assert_allclose(of_v, [[0, 2 * 0.96 * -2 * 0.2], [0, 2 * -0.04 * -2 * 0.2]])
+    assert not np.any(jax.grad(lambda u: jnp.sum(mse(u, v)))(u))
+
+
+def test_the_first_upload_takes_the_noise_rate_and_not_its_square(x64):
+    logits, labels, mask = random_rows(1, (3, 2, 4)), jnp.array([0, 1, 2]), jnp.zeros((3, 4))
+    rows, weights = jnp.full((3, 4), 0.3), jnp.zeros(3)
+
+    def residual(power):
+        features = jnp.zeros((3, 1, 2))
+        batch = (logits, logits, logits, features, labels, mask, rows, rows, weights, 0.2)
+        options = {"balance_weight": 0, "reg_weight": 25, "reg_power": power}
+        return bldr_loss(*batch, **options)[0]
+
+    expected = 25 * 0.2 * jnp.mean(positive_learning_loss(logits[:, 0], labels, rows, rows)[1])
+    np.testing.assert_allclose(residual(1), expected)
+    np.testing.assert_allclose(residual(2), 0.2 * expected)
+
+
 def test_gradient_of_u_by_formula(x64):
     logits, labels = random_rows(3, (5, 4)), jnp.array([0, 1, 2, 3, 0])
     u, v = jnp.full((5, 4), 0.3), jnp.zeros((5, 4))

@@ -20,7 +20,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask
-from jaxrobust.methods import bldr
+from jaxrobust.methods import NOISY_LABEL_METHODS, bldr
 from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
 from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.noisy_labels import Batch, Problem
@@ -397,6 +397,7 @@ def _build(config):
         ("digits_reweighted", ("pl", "nl"), {"positive", "negative"}),
         ("digits_both", ("pl", "nl"), {"positive", "negative"}),
         ("digits_positive", ("pl",), {"positive"}),
+        ("digits_sop_plus", ("pl",), {"positive"}),
         ("digits_negative", ("nl",), {"negative"}),
         ("digits_nlnl", ("nl",), {"negative"}),
     ],
@@ -488,8 +489,6 @@ WRONG = {
         "set bldr.head_agreement_weight=0",
     ),
     "schedule": ({"optimizer.schedule": "cosin"}, "did you mean 'cosine'"),
-    "other section": ({"method": "dpc"}, "start from --config=configs/dpc.py"),
-    "and another": ({"method": "dividemix"}, "start from --config=configs/dpc.py"),
 }
 
 
@@ -506,6 +505,18 @@ def test_the_recipe_of_another_method_lacks_the_section():
         Bldr.read(dpc_recipe.get_config("digits"))
 
 
+def test_rivals_run_on_its_splits_with_the_numbers_of_dpc():
+    for name in ("cifar10n_aggre", "digits", "fashion_mnist", "image_folder"):
+        assert recipe.get_config(name).dpc == dpc_recipe.get_config(name).dpc
+    assert recipe.get_config("cifar100_pair45").dpc == dpc_recipe.get_config("cifar100_sym50").dpc
+    for method in ("dividemix", "dpc"):
+        config = _config(method=method)
+        problem = Problem(num_classes=10, num_examples=90, input_shape=(8, 8, 3), dtype=jnp.float32)
+        built = NOISY_LABEL_METHODS[method](config, problem)
+        state = jax.eval_shape(built.start, jax.random.key(0))
+        assert "batch_stats" in state.variables
+
+
 def test_every_setting_of_the_issue_is_a_variant():
     for name in recipe.SETTINGS:
         for suffix in ("", *(f"_{ablation}" for ablation in recipe.ABLATIONS)):
@@ -520,6 +531,11 @@ def test_every_setting_of_the_issue_is_a_variant():
     assert (pairs.kind, pairs.rate, pairs.seed) == ("pairflip", 0.45, 0)
     alone = recipe.get_config("digits_positive").bldr
     assert (alone.noise_rate, alone.reg_weight) == (1, 1)
+    sop = recipe.get_config("digits_sop_plus").bldr
+    assert (sop.noise_terms, sop.noise_rate, sop.reg_weight, sop.ema) == ("sop", 1, 1, False)
+    first = recipe.get_config("cifar100n_first_upload")
+    assert (first.optimizer.learning_rate, first.model.init) == (0.02, "kaiming_fan_out")
+    assert (first.bldr.noise_rate, first.bldr.reg_weight, first.bldr.reg_power) == (0, 25, 1)
     for ablation in ("positive", "negative", "nlnl"):
         assert recipe.get_config(f"cifar100n_{ablation}").bldr.head_agreement_weight == 0
     assert not (alone.estimate_noise or alone.negative or alone.reweighting)
