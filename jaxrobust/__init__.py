@@ -5,7 +5,7 @@ losses, starts no backend and loads nothing heavy (PEP 562).
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxrobust.errors import UserError
 
@@ -26,7 +26,22 @@ _LAZY = {
     "load_classifier": "jaxrobust.classifiers",
 }
 
-__all__ = ["UNKNOWN", "UNLABELED", "UserError", "__version__", *_LAZY]
+if TYPE_CHECKING:
+    from jaxrobust.classifiers import load_classifier
+    from jaxrobust.embedding import Features, embed
+    from jaxrobust.label_issues import LabelIssues, find_label_issues
+
+__all__ = [
+    "UNKNOWN",
+    "UNLABELED",
+    "Features",
+    "LabelIssues",
+    "UserError",
+    "__version__",
+    "embed",
+    "find_label_issues",
+    "load_classifier",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -124,9 +124,9 @@ def save_classifier(
       std: likewise.
     """
     arrays = traverse_util.flatten_dict({n: dict(v) for n, v in networks.items()}, sep="/")
-    plain: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
+    host: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
     content = io.BytesIO()
-    np.savez(content, **plain)
+    np.savez(content, **host)
     write_bytes(folder / VARIABLES, content.getvalue())
     facts = {
         "task": config.task,

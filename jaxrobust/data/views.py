@@ -1,7 +1,6 @@
 """From raw images or features to what a network sees: augmentation and normalisation."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.augment import normalize, pad_crop_flip
-from jaxrobust.data.feature_views import FeatureViews
+from jaxrobust.data.feature_views import FeatureViews, Statistics
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
 
 POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
-
-Statistics = Mapping[str, np.ndarray | jax.Array]
 
 
 def statistics_of(mean: np.typing.ArrayLike, std: np.typing.ArrayLike) -> Statistics:
