@@ -25,6 +25,7 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
+from jaxrobust.data.features import Embedding
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.files import write_bytes, write_json
 from jaxrobust.engine.workdir import plain, read_object
@@ -42,9 +43,10 @@ class Classifier:
 
     Attributes:
       classes: names `[C]`.
-      input_shape: (H, W, 3) of images, (D,) of features.
+      input_shape: (H, W, 3) of images, (D,) of features; () for images of any size.
       origin: what it is, in a few words.
       is_multilabel: whether an image may have several labels.
+      embedding: how the features that it was trained on were computed, if known.
     """
 
     classes: np.ndarray
@@ -52,9 +54,10 @@ class Classifier:
     origin: str
     is_multilabel: bool
     _probs: Callable[[np.ndarray], jax.Array]
+    embedding: Embedding | None = None
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.input_shape))
+        shape = " x ".join(map(str, self.input_shape)) or "of any size"
         return f"Classifier({self.origin}, {len(self.classes)} classes, inputs {shape})"
 
     def predict_proba(self, inputs: Any, *, batch_size: int = 256) -> np.ndarray:
@@ -92,7 +95,7 @@ class Classifier:
         else:
             array = as_images(inputs, "inputs")
             shape = array.shape[1:]
-        if shape != tuple(self.input_shape):
+        if self.input_shape and shape != tuple(self.input_shape):
             raise UserError(
                 f"inputs are of shape {list(shape)}, but this classifier was trained on "
                 f"{list(self.input_shape)}; give them in that size."
@@ -110,6 +113,7 @@ def save_classifier(
     input_shape: Sequence[int],
     mean: Sequence[float] | np.ndarray,
     std: Sequence[float] | np.ndarray,
+    embedding: Embedding | None = None,
 ) -> None:
     """Writes a folder that `load_classifier` reads.
 
@@ -122,6 +126,7 @@ def save_classifier(
       input_shape: of an image (H, W, 3), or of features (D,).
       mean: of the data set.
       std: likewise.
+      embedding: how the features were computed, if known.
     """
     arrays = traverse_util.flatten_dict({n: dict(v) for n, v in networks.items()}, sep="/")
     host: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
@@ -136,6 +141,7 @@ def save_classifier(
         "input_shape": list(map(int, input_shape)),
         "mean": np.asarray(mean, float).tolist(),
         "std": np.asarray(std, float).tolist(),
+        "embedding": embedding and embedding._asdict(),
         "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
         "config": plain(config),
     }
@@ -190,6 +196,7 @@ def _of_run(folder: pathlib.Path) -> Classifier:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             networks = traverse_util.unflatten_dict(dict(arrays), sep="/")
         statistics = statistics_of(facts["mean"], facts["std"])
+        embedding = Embedding(**facts["embedding"]) if facts.get("embedding") else None
         predict = {"noisy_labels": _noisy_labels, "active_learning": _active_learning}
         forward = predict[facts["task"]](config, facts)
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
@@ -207,6 +214,7 @@ def _of_run(folder: pathlib.Path) -> Classifier:
         origin=f"{facts['method']}, {config.model.name}",
         is_multilabel=False,
         _probs=lambda raw: compiled(networks, raw),
+        embedding=embedding,
     )
 
 

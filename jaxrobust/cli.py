@@ -16,6 +16,9 @@ COMMANDS = Registry(
         "find-label-issues": Entry(
             "jaxrobust.array_commands:find_label_issues", "wrong labels, from files of arrays"
         ),
+        "predict": Entry(
+            "jaxrobust.predict:main", "classes of new images, by a trained classifier"
+        ),
         "report": Entry("jaxrobust.report.command:main", "one page about a run, or about several"),
         "compare": Entry("jaxrobust.compare:main", "a figure and a table of several runs"),
         "benchmark": Entry("jaxrobust.benchmark:main", "time the compiled programs of recipes"),

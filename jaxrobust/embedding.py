@@ -136,8 +136,8 @@ class Features:
             ) from None
 
 
-class _Images(NamedTuple):
-    """What is to be embedded: images that can be opened by number, and what is known of them."""
+class ImageSource(NamedTuple):
+    """Images that can be opened by number, and what is known of them."""
 
     open: Callable[[int], Any]
     hash: Callable[[int], bytes]
@@ -304,7 +304,7 @@ def _resumed(directory: pathlib.Path, count: int) -> tuple[np.ndarray | None, in
         return None, 0, {}
 
 
-def _views(found: "_Images", i: int, *, views: int, size: int) -> np.ndarray:
+def _views(found: "ImageSource", i: int, *, views: int, size: int) -> np.ndarray:
     """uint8 [V, size, size, 3] of an image, as `Features.array` has them."""
     image = found.open(i)
 
@@ -339,9 +339,9 @@ def _features_of(classifier: StoredClassifier) -> Callable[[np.ndarray], jax.Arr
 # ----------------------------------------------------------------------------------------- images
 
 
-def _images(images: Any) -> _Images:
+def _images(images: Any) -> ImageSource:
     if isinstance(images, str | os.PathLike):
-        return _of_folder(pathlib.Path(images).expanduser())
+        return folder_images(pathlib.Path(images).expanduser())
     if isinstance(images, np.ndarray | jax.Array):
         return _of_array(np.asarray(images))
     images = list(images)
@@ -353,7 +353,7 @@ def _images(images: Any) -> _Images:
     raise DataError("Images must be an array, a folder, or a list of paths or of Pillow images.")
 
 
-def _of_array(array: np.ndarray) -> _Images:
+def _of_array(array: np.ndarray) -> ImageSource:
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)):
         raise DataError(f"Images must be [N, H, W] or [N, H, W, 3], but are {list(array.shape)}.")
     is_float = np.issubdtype(array.dtype, np.floating)
@@ -371,20 +371,20 @@ def _of_array(array: np.ndarray) -> _Images:
         facts = repr((array.dtype.str, array.shape[1:])).encode()
         return hashlib.sha256(facts + array[i].tobytes()).digest()
 
-    return _Images(opened, hashed, (), [f"image {i}" for i in range(len(array))])
+    return ImageSource(opened, hashed, (), [f"image {i}" for i in range(len(array))])
 
 
-def _of_pillow(images: list[Image.Image]) -> _Images:
+def _of_pillow(images: list[Image.Image]) -> ImageSource:
     names = [f"image {i}" for i in range(len(images))]
 
     def hashed(i: int) -> bytes:
         image = to_rgb(names[i], images[i])
         return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
 
-    return _Images(lambda i: to_rgb(names[i], images[i]), hashed, (), names)
+    return ImageSource(lambda i: to_rgb(names[i], images[i]), hashed, (), names)
 
 
-def _of_files(paths: Sequence[pathlib.Path], files: tuple[str, ...], **facts: Any) -> _Images:
+def _of_files(paths: Sequence[pathlib.Path], files: tuple[str, ...], **facts: Any) -> ImageSource:
     names = [str(path) for path in paths]
 
     def hashed(i: int) -> bytes:
@@ -393,12 +393,17 @@ def _of_files(paths: Sequence[pathlib.Path], files: tuple[str, ...], **facts: An
         except OSError:  # decoding names it
             return bytes(32)
 
-    return _Images(lambda i: decode_image(names[i], paths[i]), hashed, files, names, **facts)
+    return ImageSource(lambda i: decode_image(names[i], paths[i]), hashed, files, names, **facts)
 
 
-def _of_folder(root: pathlib.Path) -> _Images:
+def folder_images(root: pathlib.Path) -> ImageSource:
+    """The images of a folder: of `train/CLASS/*` and the like, of `CLASS/*`, or alone.
+
+    Raises:
+      DataError: there is no such folder.
+    """
     if not root.is_dir():
-        raise DataError(f"There is no folder {root} to embed.")
+        raise DataError(f"There is no folder {root} of images.")
     parts = [(f, "train" if f == "train" else "test") for f in ("train", "test", "val")]
     parts = [part for part in parts if subfolders(root / part[0])][:2]
     entries = [

@@ -163,19 +163,25 @@ def noisy_label_curves(
 
     Args:
       runs: label -> results of one or more seeds (contents of `results.json`), as for
-        `learning_curves`. Detection is left out where the truth is not known.
+        `learning_curves`. The first two are left out where nothing was tested; where the truth is
+        not known, the share of labels that look wrong takes the place of the last.
       path: the PNG to write.
       columns: panels beside each other; None: all.
     """
     first = next(iter(runs.values()))[0]
-    panels = [
-        ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
-        ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
-    ]
+    panels = []
+    if "accuracy" in first["last"]:
+        panels += [
+            ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
+            ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
+        ]
     if "f1" in first["last"]["labels"]:
         panels.append(
             ("F1 of wrong labels found (%)", _of_epochs(lambda e: 100 * e["labels"]["f1"]))
         )
+    elif not panels:
+        flagged = _of_epochs(lambda e: 100 * e["labels"]["flagged_fraction"])
+        panels.append(("Labels that look wrong (%)", flagged))
     noise = first["noise"]
     figure, axes = _curves(runs, panels, columns=columns, markers=False)
     for axis in axes:

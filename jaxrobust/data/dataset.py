@@ -156,22 +156,31 @@ def check_labels(labels: np.ndarray, num_images: int) -> None:
         raise DataError(f"Multi-label targets must be 0 or 1, but reach {labels.max()}.")
 
 
-def check_parts(name: str, class_names: Sequence[str], train, test, unlabeled=None) -> None:
-    """Refuses parts of a data set that are empty, or whose labels and classes do not fit.
+def check_has_test(dataset) -> None:
+    """Refuses a data set without test images.
+
+    Raises:
+      DataError: if there are none.
+    """
+    if not len(dataset.test):
+        raise DataError(f"The test part of {dataset.name} holds no images.")
+
+
+def check_parts(name: str, class_names: Sequence[str], train, test) -> None:
+    """Refuses a training part that is empty, and parts whose labels and classes do not fit.
 
     Args:
       name: of the data set.
       class_names: one per label.
       train: examples, in memory or not.
-      test: likewise; there may be none if there are unlabelled ones.
-      unlabeled: likewise, or None.
+      test: likewise; there may be none.
     """
     num_classes = len(class_names)
     if num_classes < 2:
         raise DataError(f"{name} has {num_classes} class: at least 2 are needed.")
     for split, examples in (("train", train), ("test", test)):
         if not len(examples):
-            if split == "test" and unlabeled is not None:
+            if split == "test":
                 continue
             raise DataError(f"The {split} part of {name} holds no images.")
         if examples.is_multilabel != train.is_multilabel:
@@ -205,7 +214,7 @@ class Dataset(Classes):
       name: what reports call it: the name given to `load_dataset`, but `cifar10_jpeg` for the
         recompressed images, whose pixels are not the official ones.
       train: training examples; every class has some.
-      test: test examples; none only where there are unlabelled images.
+      test: test examples; there may be none.
       class_names: one per label.
       mean: of each channel on the [0, 1] scale.
       std: likewise, positive.
@@ -221,7 +230,7 @@ class Dataset(Classes):
     unlabeled: Examples | None = None
 
     def __post_init__(self):
-        check_parts(self.name, self.class_names, self.train, self.test, self.unlabeled)
+        check_parts(self.name, self.class_names, self.train, self.test)
         if self.unlabeled is not None and np.any(self.unlabeled.labels != NO_LABEL):
             raise DataError(f"Unlabelled images of {self.name} must all have the label {NO_LABEL}.")
         for split, examples in (("test", self.test), ("unlabelled", self.unlabeled)):

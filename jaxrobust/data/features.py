@@ -11,6 +11,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -100,6 +101,20 @@ class FeatureExamples(Labeled):
             yield self.read(np.arange(i, min(i + CHUNK, len(self))))
 
 
+class Embedding(NamedTuple):
+    """How features were computed of images, where `jaxrobust.embed` did it.
+
+    Attributes:
+      backbone: name of the network.
+      size: side in pixels that images were resized to.
+      weights_hash: SHA-256 of the network.
+    """
+
+    backbone: str
+    size: int
+    weights_hash: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureDataset(Classes):
     """A data set of features, with what is needed to normalise them and to name its classes.
@@ -107,11 +122,12 @@ class FeatureDataset(Classes):
     Attributes:
       name: what reports call it.
       train: training examples; every class has some.
-      test: test examples; none only where there are unlabelled ones.
+      test: test examples; there may be none.
       class_names: one per label.
       mean: float32 [D], of each dimension over all views of the training examples.
       std: likewise, positive.
       unlabeled: further training examples, all labelled `NO_LABEL`, if the set has any.
+      embedding: how the features were computed, if known.
     """
 
     name: str
@@ -121,9 +137,10 @@ class FeatureDataset(Classes):
     mean: np.ndarray
     std: np.ndarray
     unlabeled: FeatureExamples | None = None
+    embedding: Embedding | None = None
 
     def __post_init__(self):
-        check_parts(self.name, self.class_names, self.train, self.test, self.unlabeled)
+        check_parts(self.name, self.class_names, self.train, self.test)
         dimensions = (self.train.shape[1],)
         if np.shape(self.mean) != dimensions or np.shape(self.std) != dimensions:
             raise DataError(
@@ -133,6 +150,38 @@ class FeatureDataset(Classes):
             )
         if np.min(self.std) <= 0:
             raise DataError(f"std must be positive, but is {np.min(self.std)} in a dimension.")
+
+
+def feature_dataset(
+    features: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> FeatureDataset:
+    """Features in memory as a data set without a test part.
+
+    Args:
+      features: float [N, V, D], finite and within float16's range.
+      labels: int32 [N], `NO_LABEL` where there is none: these examples are `unlabeled`.
+      class_names: one per label.
+
+    Returns:
+      A `FeatureDataset`, both parts in the order given, its mean and std those of all examples.
+
+    Raises:
+      DataError: if features, labels and classes do not fit.
+    """
+    everything = FeatureExamples(features, np.arange(len(labels)), labels)
+    train, unlabeled = (
+        everything.take(np.flatnonzero(where)) for where in (labels != NO_LABEL, labels == NO_LABEL)
+    )
+    mean, std = _statistics([everything])
+    return FeatureDataset(
+        FEATURES,
+        train,
+        everything.take(np.arange(0)),
+        tuple(class_names),
+        mean,
+        std,
+        unlabeled if len(unlabeled) else None,
+    )
 
 
 def load_features(
@@ -180,7 +229,7 @@ def load_features(
     """
     path = _existing(features, "features")
     arrays = open_arrays(path)
-    source = _checked_source(path, arrays)
+    source = checked_source(path, arrays)
     num_rows = len(source)
     given = arrays.get("labels") if labels is None else read_labels(_existing(labels, "labels"))
     if given is None:
@@ -217,7 +266,16 @@ def load_features(
         mean,
         std,
         unlabeled,
+        embedding_of(arrays),
     )
+
+
+def embedding_of(arrays: dict[str, np.ndarray]) -> Embedding | None:
+    """How the features of a file were computed, from its arrays; None where they do not say."""
+    if not all(name in arrays and arrays[name].ndim == 0 for name in Embedding._fields):
+        return None
+    found = Embedding(**{name: arrays[name].item() for name in Embedding._fields})
+    return found if found.weights_hash else None  # a function of the user's own has none
 
 
 def _existing(path: str | os.PathLike, field: str) -> pathlib.Path:
@@ -283,8 +341,12 @@ def _mapped_member(
     return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order=order)
 
 
-def _checked_source(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """The features of a file as [N, V, D], every one of them finite and within float16's range."""
+def checked_source(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The features of a file as [N, V, D], every one of them finite and within float16's range.
+
+    Raises:
+      DataError: there are none, or others.
+    """
     if "features" in arrays:
         source = arrays["features"]
     else:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxrobust.data import class_folders, file_sets, image_sets, readers
-from jaxrobust.data.dataset import Dataset, Examples, FileDataset
+from jaxrobust.data.dataset import Dataset, Examples, FileDataset, check_has_test
 from jaxrobust.data.features import FEATURES
 from jaxrobust.data.subsets import subset
 from jaxrobust.errors import DataError, unknown_name
@@ -137,6 +137,8 @@ squeezed to squares |
         found = list_dataset(name, path=path, max_train=max_train, max_test=max_test, seed=seed)
         return found.decode(image_size)
     dataset = source.read(_existing(path), image_size, seed)
+    if dataset.unlabeled is None:
+        check_has_test(dataset)
     train = subset(dataset.train, max_train, "max_train", seed)
     test = subset(dataset.test, max_test, "max_test", seed)
     return dataclasses.replace(
@@ -200,6 +202,7 @@ TensorFlow Datasets `voc/2007` |
             "--config.dataset.stream=False. " + unknown_name("set", name, of_files)
         )
     dataset = find(_existing(path))
+    check_has_test(dataset)
     return dataclasses.replace(
         dataset,
         train=subset(dataset.train, max_train, "max_train", seed),

@@ -25,12 +25,23 @@ class Progress:
       done: epochs that an earlier attempt has finished.
       every_seconds: between two lines of a log.
       workdir: of the run, for warnings.
+      bar: whether a bar is shown, and no lines; None: on a terminal, and elsewhere lines.
     """
 
-    def __init__(self, total: int, done: int, *, every_seconds: float, workdir: pathlib.Path):
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        *,
+        every_seconds: float,
+        workdir: pathlib.Path,
+        bar: bool | None = None,
+    ):
         self._total = total
         self._every_seconds = every_seconds
         self._workdir = workdir
+        on_terminal = sys.stderr.isatty() and processes.is_main() and _is_only_run()
+        self._has_lines = bar is None and not on_terminal
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -38,7 +49,7 @@ class Progress:
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
-            disable=not (sys.stderr.isatty() and processes.is_main() and _is_only_run()),
+            disable=not (on_terminal if bar is None else bar),
         )
         self._since: tuple[float, float] | None = None  # place and time that a rate is taken from
         self._has_warned = False
@@ -61,7 +72,7 @@ class Progress:
                 log.warning("warning: %s", warning)
         self._bar.set_description(where, refresh=False)
         self._bar.update(step - self._bar.n)
-        if not self._bar.disable or now - self._last_line < self._every_seconds:
+        if not self._has_lines or now - self._last_line < self._every_seconds:
             return
         self._last_line = now
         left = ""

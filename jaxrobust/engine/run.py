@@ -85,12 +85,14 @@ class Run:
         workdir: pathlib.Path,
         programs: Programs,
         stop: Stop,
+        bar: bool | None = None,
     ):
         self.config = config
         self.workdir = workdir
         self.placement: Placement = programs.placement or sharding.make_placement()
         self.programs = programs
         self.is_resumed = False
+        self._bar = bar
         self._stop = stop
         self._checkpoints: Checkpoints | None = None
         self._writers: list[Writer] = []
@@ -176,7 +178,7 @@ class Run:
         )
 
     def start_progress(self, saved: Saved, *, total: int) -> None:
-        """Shows a bar on a terminal, or a line every `log_every_seconds` elsewhere.
+        """Shows a bar, or a line every `log_every_seconds`; see `open_run`.
 
         Args:
           saved: the run as it goes on.
@@ -189,6 +191,7 @@ class Run:
             self._epochs_before(saved.at),
             every_seconds=self.config.log_every_seconds,
             workdir=self.workdir,
+            bar=self._bar,
         )
 
     @property
@@ -407,6 +410,8 @@ def open_run(
     config: ml_collections.ConfigDict,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
+    *,
+    bar: bool | None = None,
 ) -> Iterator[Run]:
     """Locks a workdir for this process, checks that it belongs to `config`, and yields its `Run`.
 
@@ -416,6 +421,7 @@ def open_run(
       config: the whole recipe.
       workdir: a new folder, or that of an earlier attempt at the same recipe.
       programs: those of a run of the same recipe with another seed.
+      bar: whether a progress bar is shown; None: on a terminal, and elsewhere lines in the log.
 
     Raises:
       UserError: if the folder cannot be written, is in use by another process, or belongs to
@@ -435,7 +441,7 @@ def open_run(
         if processes.broadcast_from_main(refusal is not None):
             raise refusal or UserError("The main process could not open the workdir.")
         stop = stack.enter_context(stop_on_signals())
-        run = Run(config, workdir, programs or Programs(), stop)
+        run = Run(config, workdir, programs or Programs(), stop, bar)
         finish_saving = True
         try:
             yield run

@@ -1,6 +1,8 @@
 """The outer loops, each written once for every method."""
 
+import functools
 import os
+from typing import Any
 
 import ml_collections
 
@@ -22,12 +24,15 @@ TASKS = Registry(
 )
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+def run(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, dataset: Any = None
+) -> dict:
     """Runs a recipe from start to end, or from where an earlier attempt in `workdir` stopped.
 
     Args:
       config: what a file in `configs/` returns.
       workdir: folder for everything that the run writes.
+      dataset: a `Dataset` or `FeatureDataset` in memory, in place of the one that the recipe names.
 
     Returns:
       What `results.json` holds.
@@ -41,6 +46,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
     from jaxrobust.tasks.seeds import run_seeds
 
     setup_jax(config)
+    task = functools.partial(TASKS[config.task], dataset=dataset)
     if config.num_seeds > 1:
-        return run_seeds(TASKS[config.task], config, workdir)
-    return TASKS[config.task](config, workdir)
+        return run_seeds(task, config, workdir)
+    return task(config, workdir)

@@ -115,13 +115,18 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset)
         split = split_by_truth(config, dataset)
         check_batch_size(config, len(split.labeled))
     pool = int(np.sum(~split.labeled))
-    wanted = al.query_size * (al.rounds - 1)
+    wanted = al.query_size * num_queries(config)
     if wanted > pool:
         raise UserError(
             f"al.rounds={al.rounds} with al.query_size={al.query_size} asks for {wanted} "
             f"annotations, but the pool holds {pool} images; lower al.query_size or al.rounds."
         )
     return split
+
+
+def num_queries(config: ml_collections.ConfigDict) -> int:
+    """Queries of a run: one after every round, after the last one if the recipe says so."""
+    return config.al.rounds - 1 + config.al.query_last
 
 
 def _training_examples(dataset: Dataset | FeatureDataset) -> Examples | FeatureExamples:
@@ -307,7 +312,7 @@ class _Learning:
             if self.oracle.may_wait:
                 self._save_trained(round_)
             self._measure(round_)
-            if round_ + 1 < config.al.rounds and not self._query(round_):
+            if round_ < num_queries(config) and not self._query(round_):
                 return self._wait(round_)
             self._show(round_)
             self._predicted, self._members = {}, {}
@@ -321,7 +326,7 @@ class _Learning:
         """A phase of a round, or what is left of it."""
         run, saved, phase = self.run, self.saved, self.strategy.phases[index]
         seed, name = self.config.seed, phase.name
-        if phase.class_probs is None and round_ + 1 == self.config.al.rounds:
+        if phase.class_probs is None and round_ >= num_queries(self.config):
             return
         members = self._visited(round_, index)
         if not members.size:
@@ -681,6 +686,7 @@ class _Learning:
             input_shape=self.problem.input_shape,
             mean=self.dataset.mean,
             std=self.dataset.std,
+            embedding=getattr(self.dataset, "embedding", None),
         )
         lines = [
             f"last {_accuracy(self.rounds[-1])}, {self.run.seconds:.0f} s in all",

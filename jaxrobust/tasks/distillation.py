@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust.data.augment import num_views
-from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
+from jaxrobust.data.dataset import Dataset, FileDataset, check_has_test, fingerprint
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.loops import epoch_program, gather_program
@@ -120,6 +120,7 @@ class _Inputs:
 def _inputs(config: ml_collections.ConfigDict, given: Dataset | None = None) -> _Inputs:
     _check(config)
     dataset: Any = given or load(config, multilabel=None, streams=True)
+    check_has_test(dataset)
     protocol = MULTILABEL if dataset.is_multilabel else SINGLE_LABEL
     if config.method not in protocol.distillers:
         raise UserError(

@@ -107,7 +107,7 @@ def draw(
     labels: Labels,
     method: Method,
     images: ResidentImages | ResidentFeatures | StreamedImages,
-    test_probs: np.ndarray,
+    test_probs: np.ndarray | None,
     dataset: Dataset | FeatureDataset | FileDataset,
 ) -> None:
     """Draws `figures/`, and writes the tables that belong to the test images.
@@ -118,7 +118,7 @@ def draw(
       labels: of the training set.
       method: that judged them.
       images: of the training set.
-      test_probs: `[n, C]`, predicted probabilities of the test images.
+      test_probs: `[n, C]`, predicted probabilities of the test images; None: there are none.
       dataset: the data.
     """
     folder, names, label_scores = workdir / "figures", labels.class_names, labels.label_scores
@@ -133,7 +133,8 @@ def draw(
             folder / "suspicious.png",
             wrong=None if is_wrong is None else is_wrong[shown],
         )
-    write_test_files(workdir, test_probs, dataset.test.labels, names)
+    if test_probs is not None:
+        write_test_files(workdir, test_probs, dataset.test.labels, names)
     scores = {n: label_scores.get(f"{score}_{n}", label_scores[score]) for n in method.networks}
     figures.score_histogram(
         scores,
@@ -146,26 +147,29 @@ def draw(
 
 
 def summary(epochs: list[dict]) -> dict:
-    """Last epoch, best epoch, and the mean of the last ones."""
-    accuracies = np.array([e["accuracy"] for e in epochs])
-    best = int(np.argmax(accuracies))
+    """Last epoch, best epoch, and the mean of the last ones; without test images no best one."""
     tail = epochs[-NUM_LAST:]
     means = {
         name: float(np.mean([e[name] for e in tail]))
         for name, value in epochs[-1].items()
         if isinstance(value, float)
     }
-    return {
-        "last": epochs[-1],
-        "best": {
+    tested = {}
+    if "accuracy" in epochs[-1]:
+        accuracies = np.array([e["accuracy"] for e in epochs])
+        best = int(np.argmax(accuracies))
+        tested["best"] = {
             "epoch": best,
             "accuracy": float(accuracies[best]),
             "rule": "highest test accuracy of any epoch, known only by looking at the test set",
-        },
+        }
+        means["accuracy_std"] = float(np.std(accuracies[-NUM_LAST:]))
+    return {
+        "last": epochs[-1],
+        **tested,
         "last_epochs": {
             "num": len(tail),
             **means,
-            "accuracy_std": float(np.std(accuracies[-NUM_LAST:])),
             "labels": {
                 name: float(np.mean([e["labels"][name] for e in tail]))
                 for name in epochs[-1]["labels"]

@@ -4,12 +4,15 @@ The same loop serves every method. True labels are read in two places only: wher
 in, and where it is said how well the wrong labels were found.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import io
 import json
 import logging
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -84,11 +87,66 @@ def run(
     """
     check_common(config)
     data = dataset or load(config, streams=True, features=True)
-    check_network(config, data)
-    check_batch_size(config, len(data.train))
-    labels = given_labels(config.noise, data, seed=config.seed)
+    labels = _checked_labels(config, data)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, data, labels).learn()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learned:
+    """What a run has learned about N labels of C classes.
+
+    Attributes:
+      label_scores: `[N]` by name, as of `Method.score_labels`.
+      ranked: int `[N]`, ids, those whose label looks most wrong first.
+      pred_probs: float32 `[N, C]`, predicted for the training examples.
+      networks: variables by name, as `save_classifier` takes them.
+    """
+
+    label_scores: dict[str, np.ndarray]
+    ranked: np.ndarray
+    pred_probs: np.ndarray
+    networks: dict[str, Any]
+
+
+def learn(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset | FeatureDataset,
+    workdir: str | os.PathLike | None = None,
+    *,
+    programs: Programs | None = None,
+    bar: bool | None = False,
+) -> Learned:
+    """`run` on data in memory that gives back what was learned.
+
+    Args:
+      config: a recipe.
+      dataset: the data.
+      workdir: as of `run`; None: no file is left.
+      programs: those of a run of the same recipe on data of the same shapes.
+      bar: as of `open_run`.
+
+    Raises:
+      UserError: as of `run`.
+    """
+    check_common(config)
+    labels = _checked_labels(config, dataset)
+    with contextlib.ExitStack() as stack:
+        folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
+        run_ = stack.enter_context(open_run(config, folder, programs, bar=bar))
+        learning = _Learning(config, run_, dataset, labels)
+        if workdir is None:
+            learning.train()
+        else:
+            learning.learn()
+        return learning.learned()
+
+
+def _checked_labels(config: ml_collections.ConfigDict, dataset) -> np.ndarray:
+    """The labels that the method gets to see, of data that fits the recipe."""
+    check_network(config, dataset)
+    check_batch_size(config, len(dataset.train))
+    return given_labels(config.noise, dataset, seed=config.seed)
 
 
 # What is compiled
@@ -201,7 +259,9 @@ class _Learning:
         self.true_labels = None if config.noise.kind == "none" else dataset.train.labels
         placement = run.placement
         self._images = images_of(dataset.train, config, placement)
-        self._tests: dict[str, Examples | FeatureExamples | FileExamples] = {"test": dataset.test}
+        self._tests: dict[str, Examples | FeatureExamples | FileExamples] = (
+            {"test": dataset.test} if len(dataset.test) else {}
+        )
         if config.dataset.test2:
             if isinstance(dataset.train, FeatureExamples):
                 raise UserError(
@@ -272,13 +332,19 @@ class _Learning:
             split: programs.jit(
                 "probs" if split == "test" else f"{split}/probs", probabilities(method), **options
             )
-            for split in self._tests
+            for split in ("train", *self._tests)
         }
 
     # The loop
 
     def learn(self) -> dict:
-        """Trains, and returns the results."""
+        """Trains, writes every file and returns the results."""
+        self.train()
+        self.run.save(self.saved)
+        return self._finish()
+
+    def train(self) -> None:
+        """Trains, or goes on with it."""
         run, saved, num_epochs = self.run, self.saved, self.config.num_epochs
         self._write_noise()
         self._introduce()
@@ -293,10 +359,25 @@ class _Learning:
             entry["labels"] = detection(self._labels_so_far(), self.method.score)
             self._write("labels", epoch, entry["labels"])
             saved.record["epochs"].append(entry)
-            where = f"epoch {epoch + 1}/{num_epochs}, accuracy {100 * entry['accuracy']:.2f} %"
+            where = f"epoch {epoch + 1}/{num_epochs}"
+            if "accuracy" in entry:
+                where += f", accuracy {100 * entry['accuracy']:.2f} %"
             run.epoch_done(saved, at=(epoch + 1, 0), where=where)
-        run.save(saved)
-        return self._finish()
+
+    def learned(self) -> Learned:
+        """What the trained networks say of the training examples."""
+        method, last = self.method, self.config.num_epochs - 1
+        probs, _ = fetch(self._probs["train"](self._logits("train", last)))
+        return Learned(
+            label_scores=self.label_scores,
+            ranked=self._labels_so_far().by_suspicion(method.score),
+            pred_probs=probs,
+            networks=self._test_variables(),
+        )
+
+    def _test_variables(self) -> dict[str, Any]:
+        method, networks = self.method, self.saved.networks
+        return fetch({name: method.test_variables(networks[name]) for name in method.networks})
 
     def _train(self, epoch: int) -> None:
         """The passes of an epoch, or those that are left of it."""
@@ -487,25 +568,30 @@ class _Learning:
         workdir = self.run.workdir
         labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
-        probs, _ = fetch(self._probs["test"](self._logits("test", self.config.num_epochs - 1)))
+        probs = None
+        if "test" in self._tests:
+            logits = self._logits("test", self.config.num_epochs - 1)
+            probs, _ = fetch(self._probs["test"](logits))
         draw(workdir, results, labels, method, self._images, probs, self.dataset)
-        networks = {n: method.test_variables(self.saved.networks[n]) for n in method.networks}
         save_classifier(
             workdir / "classifier",
             config=self.config,
-            networks=fetch(networks),
+            networks=self._test_variables(),
             class_names=self.dataset.class_names,
             num_examples=len(self.labels),
             input_shape=self.problem.input_shape,
             mean=self.dataset.mean,
             std=self.dataset.std,
+            embedding=getattr(self.dataset, "embedding", None),
         )
-        lines = [
-            f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean of the last "
-            f"{results['last_epochs']['num']} epochs "
-            f"{100 * results['last_epochs']['accuracy']:.2f} %, calibration error "
-            f"{results['last']['ece']:.3f}, {self.run.seconds:.0f} s in all",
-        ]
+        lines = [f"{self.run.seconds:.0f} s in all"]
+        if "accuracy" in results["last"]:
+            lines = [
+                f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean of the last "
+                f"{results['last_epochs']['num']} epochs "
+                f"{100 * results['last_epochs']['accuracy']:.2f} %, calibration error "
+                f"{results['last']['ece']:.3f}, {self.run.seconds:.0f} s in all",
+            ]
         if self.true_labels is not None:
             found = results["last"]["labels"]
             lines.append(

@@ -300,6 +300,9 @@ class Al(Options, section="al"):
     rounds: int = option(
         8, "[1, inf)", "models evaluated: on the initial set, then after each query"
     )
+    query_last: bool = option(
+        False, bool, "True: query after the last round too, as BUAL's mean precision has it"
+    )
     target_model: str = option(
         "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
     )

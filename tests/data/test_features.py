@@ -162,7 +162,6 @@ GOOD = _features(6)
         ({"features": GOOD, "label_names": ["a", "b"]}, "labels must lie in 0 to 1"),
         ({"features": GOOD, "split": ["train"] * 5 + ["dev"]}, "has the split 'dev'"),
         ({"features": GOOD, "split": ["train"] * 5}, "5 entries in 'split' for 6 rows"),
-        ({"features": GOOD, "split": ["train"] * 6}, "The test part of features holds no"),
         ({"features": GOOD.astype(int)}, r"must be floats \[N, D\] or \[N, V, D\]"),
         ({"features": GOOD[:0], "labels": np.arange(0)}, "at least one of each"),
         ({"a": GOOD, "b": GOOD}, "no array named 'features'.*a, b, labels"),

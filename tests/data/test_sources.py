@@ -25,6 +25,7 @@ from jaxrobust.data import (
     load_dataset,
 )
 from jaxrobust.data.canvases import compose_canvases
+from jaxrobust.data.dataset import check_has_test
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.sources import SOURCES, Source
 from jaxrobust.errors import DataError
@@ -905,7 +906,7 @@ def test_datasets_check_labels_and_sizes(tiny):
         with pytest.raises(DataError, match="labels must lie in 0 to 1, but test labels reach"):
             dataclasses.replace(tiny, test=wrong)
     with pytest.raises(DataError, match="The test part of tiny holds no images"):
-        dataclasses.replace(tiny, test=tiny.test.take(np.array([], int)))
+        check_has_test(dataclasses.replace(tiny, test=tiny.test.take(np.array([], int))))
     larger = dataclasses.replace(tiny.test, images=_noise(2, 3))
     with pytest.raises(DataError, match=r"train \(2, 2\), test \(3, 3\). Set image_size"):
         dataclasses.replace(tiny, test=larger)

@@ -75,6 +75,20 @@ def test_a_run_keeps_its_books(method, tmp_path):
     assert set(traces.values()) == {1}
 
 
+def test_a_query_after_the_last_round_changes_nothing_before_it(tmp_path):
+    changes = {"model.name": "tiny", "al.rounds": 2, "num_epochs": 1}
+    without = tasks.run(_config(**changes), tmp_path / "without")
+    last = tasks.run(_config(**changes, **{"al.query_last": True}), tmp_path / "last")
+    query = last["rounds"][-1].pop("query")
+    assert last["rounds"] == without["rounds"]
+    assert query["size"] == 20 and (tmp_path / "last" / "queries" / "round_01.csv").exists()
+    mean = (query["precision"] + without["mean_query_precision"]) / 2
+    assert last["mean_query_precision"] == pytest.approx(mean)
+    assert last["last_query_recall"] == query["recall"] > without["last_query_recall"]
+    with pytest.raises(UserError, match="asks for 1500 annotations"):
+        tasks.run(_config(**{"al.query_last": True, "al.query_size": 500}), tmp_path / "more")
+
+
 @pytest.mark.stress  # tests/test_devices.py has the steps of every method
 def test_eight_devices_give_the_one_device_curve(tmp_path, monkeypatch):
     config = _config(**{"select.fine": "data"})

@@ -6,7 +6,8 @@ import importlib
 import numpy as np
 import pytest
 
-from jaxrobust import tasks
+from jaxrobust import report, tasks
+from jaxrobust.data.features import feature_dataset
 from jaxrobust.errors import UserError
 
 NUM_CLASSES = 4
@@ -81,6 +82,26 @@ def test_wrong_labels(tmp_path, features, recipe, changes):
         f"{i:03d}.jpg" for i in range(160)
     }
     assert not (tmp_path / "figures" / "suspicious.png").exists()
+
+
+def test_without_a_test_part(tmp_path, features):
+    """A file that names no test part, and the same arrays in memory."""
+    arrays = dict(np.load(features))
+    source, labels = arrays["features"], arrays["labels"].astype(np.int32)
+    path = tmp_path / "train.npz"
+    config = _config("dpc", path, method="cross_entropy", **{"dataset.max_train": 0})
+    np.savez(path, features=source, labels=labels, split=["train"] * len(labels))
+    results = tasks.run(config, tmp_path / "file")
+    assert "accuracy" not in results["last"] and "best" not in results
+    assert results["last_epochs"]["labels"]["recall"] >= 0
+    dataset = feature_dataset(source, labels, "0123")
+    tasks.run(config, tmp_path / "memory", dataset=dataset)
+    tables = [(tmp_path / d / "label_quality.csv").read_text() for d in ("file", "memory")]
+    assert tables[0] == tables[1]
+    for name in ("classifier/classifier.json", "figures/epochs.png"):
+        assert (tmp_path / "memory" / name).exists()
+    assert not (tmp_path / "memory" / "confusion.csv").exists()
+    assert report.main([str(tmp_path / "memory")]) == 0
 
 
 @pytest.mark.parametrize(
