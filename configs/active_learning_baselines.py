@@ -3,9 +3,10 @@
     python -m jaxrobust.main --config=configs/active_learning_baselines.py \
         --config.method=margin --workdir=runs/margin
 
-Methods: random (default), lc, margin, entropy, coreset, badge, lfosa, eaoa. Variants: those of
-`configs/bual.py`; what they reproduce is Table 1 of BUAL (ECCV 2024), the accuracy (%) after the
-seventh query, mean of 3 runs, in the columns `DATASET_openness_` 0.2, 0.4, 0.6, 0.8:
+Methods: random (default), lc, margin, entropy, coreset, badge, typiclust, probcover, dropquery,
+lfosa, eaoa. Variants: those of `configs/bual.py`; what they reproduce is Table 1 of BUAL (ECCV
+2024), the accuracy (%) after the seventh query, mean of 3 runs, in the columns `DATASET_openness_`
+0.2, 0.4, 0.6, 0.8:
 
                  cifar10                 cifar100                tiny_imagenet
     random       83.3 82.5 87.2 96.9     57.6 58.3 58.7 61.2     45.7 47.2 50.9 55.0

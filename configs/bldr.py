@@ -39,10 +39,11 @@ Measured with `:digits` (40 % of the labels wrong; seeds 0 to 2; mean of the las
     bldr           99.0 ± 0.6           1                100.0            99.6      98.6    99.1
     _reweighted    98.5 ± 0.7           1                 99.9            99.2      98.3    98.8
     _both          98.4 ± 0.8          11                 99.0            99.3      95.1    97.2
-    _positive      99.3 ± 0.3           1                100.0            99.9      98.6    99.3
+    _positive      98.6 ± 0.3           3                100.0            99.9      93.8    96.8
+    _sop_plus      99.0 ± 0.5           2                100.0            99.9      96.1    98.0
     cross_entropy  92.7 ± 1.3          32                 98.8            91.5      96.0    93.7
 
-(`_positive` with a residual weight of 50; with the 1 that it has now it is not measured.)
+With `--config.bldr.reg_weight=50`, `_positive` has 99.3 ± 0.3, a recall of 98.6 and an F1 of 99.3.
 """
 
 from jaxrobust.recipes.bldr import ABLATIONS, SETTINGS, get_config

@@ -3,10 +3,11 @@
     python -m jaxrobust.main --config=configs/bual.py:cifar10_openness_0.8 --workdir=runs/bual
     python -m jaxrobust.main --config=configs/bual.py:digits --workdir=runs/digits
 
-Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits and image_folder, each
-with 60 % of the classes unknown, and every setting of the paper's Table 1 under its own name. That
-table, the accuracy (%) of B-Margin after the seventh query, mean of 3 runs, and the number of known
-classes, of images labelled at the start, and of known and unknown images in the pool:
+Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits, image_folder and
+features (of a frozen network, `--config.dataset.features=`; also features_openness_0.4 and so on),
+each with 60 % of the classes unknown, and every setting of the paper's Table 1 under its own name.
+That table, the accuracy (%) of B-Margin after the seventh query, mean of 3 runs, and the number of
+known classes, of images labelled at the start, and of known and unknown images in the pool:
 
                                  accuracy    known    labelled    pool
     cifar10_openness_0.2             86.5        8         400    39,600 + 10,000
@@ -47,7 +48,8 @@ Its Fig. 6, accuracy of B-Margin on the initial set and after each query, read t
     tiny_imagenet_openness_0.6    29.6 34.2 38.7 42.9 47.5 50.8 53.4 55.7
 
 The strategies that the paper compares with run in the same loop with `--config.method=random`,
-`lc`, `margin`, `entropy`, `coreset`, `badge`, `lfosa` or `eaoa`; their numbers are in
+`lc`, `margin`, `entropy`, `coreset`, `badge`, `typiclust`, `probcover`, `dropquery`, `lfosa` or
+`eaoa`; their numbers are in
 `configs/active_learning_baselines.py`. A person instead of hidden labels: `--config.oracle=csv`.
 
 Measured on digits and reduced Fashion-MNIST in docs/results.md: low confidence of f_n does not mark

@@ -3,8 +3,9 @@
     python -m jaxrobust.main --config=configs/dcfs.py --workdir=runs/dcfs
     python -m jaxrobust.main --config=configs/dcfs.py:digits --workdir=runs/digits
 
-Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits, image_folder, each with
-60 % of the classes unknown; for the first three also as in `cifar10_openness_0.2` (0.4, 0.6, 0.8).
+Variants: cifar10 (default), cifar100, tiny_imagenet, fashion_mnist, digits, image_folder, features
+(of a frozen network, `--config.dataset.features=`), each with 60 % of the classes unknown; for the
+first three and features also as in `cifar10_openness_0.2` (0.4, 0.6, 0.8).
 Other strategies run in the same loop with `--config.method=random` or `entropy`.
 
 The method (arXiv 2409.17607) is a reconstruction: of the paper only the abstract was available, and

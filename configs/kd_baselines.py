@@ -18,6 +18,7 @@ optimiser, data. Methods, all on a single head, with the weights of the CIFAR-10
     fitnet         CE + 100 error of the second stage's map, through a regressor
     sp             CE + 3000 error of the last maps' similarities within the batch
     vid            CE + negative log-likelihood of every stage's map under a predicted Gaussian
+    crd            CE + 0.8 contrast of both embeddings with memories of 16,384 other images
     reviewkd       CE + 5 error of fused features, warmed up over 20 epochs; resnet56_resnet20 0.6,
                    resnet110_resnet32 1, resnet32x4_shuffle_v2 8 (ImageNet: 8 over 1 epoch)
     logit_mse      CE + mean squared error of the logits; the weight 1 is ours
@@ -26,8 +27,9 @@ and `dhkd_reviewkd`, DHKD with ReviewKD's loss added to that of its auxiliary he
 logits (CVPR 2024) are a switch: `--config.kd.standardize=True --config.kd.weight=9
 --config.kd.temperature=2`; with DKD alpha and beta are times 9; with DHKD `distill.standardize`.
 A published figure may be put beside ours only at its own setting: RLD's values per pair, for
-instance, are not known. CRD is a loss (`contrastive_loss`) but not a method yet: it needs a memory
-of embeddings.
+instance, are not known, and on ImageNet DKD's benchmark has batches of 512 and a rate of 0.2.
+CRD's negatives are drawn with replacement, as the paper's equations have it; its code draws each
+at most once per step.
 
 Test accuracy (%) on CIFAR-100 as others measured it (CRD's benchmark and the methods' authors):
 

@@ -21,9 +21,12 @@ UNKNOWN = -2
 _LAZY = {
     "Features": "jaxrobust.embedding",
     "LabelIssues": "jaxrobust.label_issues",
+    "QueryResult": "jaxrobust.querying",
+    "distill": "jaxrobust.distillation",
     "embed": "jaxrobust.embedding",
     "find_label_issues": "jaxrobust.label_issues",
     "load_classifier": "jaxrobust.classifiers",
+    "query": "jaxrobust.querying",
 }
 
 if TYPE_CHECKING:

@@ -1,12 +1,12 @@
 """Commands on files of arrays: `jaxrobust find-label-issues`."""
 
-import argparse
 import csv
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrobust.command_line import Parser
 from jaxrobust.data.features import open_arrays, read_labels
 from jaxrobust.errors import UserError
 from jaxrobust.label_issues import QUALITY_FILE
@@ -15,7 +15,8 @@ from jaxrobust.label_issues import find_label_issues as find
 
 def find_label_issues(argv: list[str] | None = None) -> int:
     """`jaxrobust find-label-issues`; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
+        "find-label-issues",
         description="Lists labels that are probably wrong, the most suspicious first.",
         epilog="A .npz file may hold labels, pred_probs and class_names together, and then needs "
         "no other file. Of a .csv file of labels the column 'label' is read, or the only one; one "

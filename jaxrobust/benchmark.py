@@ -9,7 +9,6 @@ pieces of up to two seconds, weighted by their steps. Since a run proper does no
 call, its host is idle for the device no less, and the device for the host no more than said here.
 """
 
-import argparse
 import ast
 import contextlib
 import itertools
@@ -28,6 +27,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import tasks
+from jaxrobust.command_line import Parser
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.engine.environment import ask_for_determinism, environment, setup_jax
 from jaxrobust.engine.files import write_json
@@ -323,7 +323,7 @@ def _in_words(report: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser("benchmark", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", action="append", required=True, metavar="FILE[:VARIANT]")
     parser.add_argument(
         "--batch_sizes", default="", help="measure each config at these, separated by commas"

@@ -7,7 +7,6 @@ detection by epoch; for distillation, accuracy, calibration and the agreement of
 or mAP and F1 where images have several labels.
 """
 
-import argparse
 import collections
 import contextlib
 import functools
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrobust.command_line import Parser
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.figures import (
@@ -246,7 +246,7 @@ def _kind(results: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser("compare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of finished runs")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the figure")
     parser.add_argument("--by", default="method", help="config field that tells groups apart")

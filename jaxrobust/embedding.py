@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 something the user can mend, in one sentence; 130 stopped 
 kill the same command goes on, and ends with the same bits.
 """
 
-import argparse
 import collections
 import dataclasses
 import functools
@@ -27,6 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from jaxrobust.command_line import Parser
 from jaxrobust.data.augment import normalize
 from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.dataset import NO_LABEL
@@ -432,7 +432,7 @@ def folder_images(root: pathlib.Path) -> ImageSource:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jaxrobust.embed")
+    parser = Parser("embed", description=__doc__.splitlines()[0])
     parser.add_argument("folder", metavar="DIR", help="folder of images, see jaxrobust.embed")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file.npz")
     parser.add_argument(

@@ -98,11 +98,21 @@ def _positions(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
 def find_label_issues(
     labels: Any,
     *,
-    pred_probs: Any,
+    features: Any = None,
+    pred_probs: Any = None,
+    images: Any = None,
+    method: str | None = None,
+    seed: int = 0,
+    config: Any = None,
     workdir: str | os.PathLike | None = None,
     class_names: Any = None,
+    progress: bool = False,
 ) -> LabelIssues:
-    """Finds labels that are probably wrong.
+    """Finds labels that are probably wrong, from features, probabilities or images.
+
+    With features or images a method of learning under wrong labels is trained on them, by the same
+    task and recipe as the command `jaxrobust run --config=dpc:features`, and says which labels it
+    does not believe. The number of examples in a batch becomes smaller for small sets.
 
     With `pred_probs` nothing is trained. Labels are ranked by their margin, log probability of the
     label minus the largest other one (`selection.logit_margin`); as many are taken for wrong as the
@@ -115,16 +125,45 @@ def find_label_issues(
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
         Face data set with a column `label`. Classes are the values that occur in sorted order;
         whole numbers below C are class ids, whether or not every class occurs.
+      features: float `[N, D]`, or `[N, V, D]` with V views of each example, such as of
+        `jaxrobust.embed`.
       pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
         `cross_val_predict(..., method="predict_proba")`; of a DataFrame whose columns are the
         classes in any order, by name.
-      workdir: folder in which to write `label_quality.csv`.
+      images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size.
+      method: of learning under wrong labels, `"dpc"` for None. Not with `pred_probs`.
+      seed: of the training.
+      config: a recipe in place of the method's own; the name of one, such as `"dpc:image_folder"`;
+        or fields to set in the method's, such as `{"num_epochs": 5, "dpc.warm_up": 2}`.
+      workdir: folder in which to write `label_quality.csv` and, where something is trained, all
+        that the command writes: the same call goes on there after an interruption. None: nothing
+        is kept.
       class_names: the C classes in the order of the columns: names of the class ids, or the values
         that occur in `labels`.
+      progress: whether a bar is shown.
 
     Raises:
       UserError: if an argument is not what it should be, in one sentence that names the first row.
     """
+    if pred_probs is None:
+        return _learn(
+            labels,
+            features=features,
+            images=images,
+            method=method,
+            seed=seed,
+            config=config,
+            workdir=workdir,
+            class_names=class_names,
+            progress=progress,
+        )[0]
+    if features is not None or images is not None:
+        raise UserError("Give one of features=, pred_probs= or images=, not several.")
+    if method is not None or config is not None:
+        raise UserError(
+            "With pred_probs= nothing is trained, so that method= and config= have no meaning; "
+            "leave them out, or give features= in place of the probabilities."
+        )
     index = getattr(labels, "index", None)
     index = None if callable(index) else index  # that of a list is a method
     class_names = _columns_as_classes(labels, pred_probs, class_names)
@@ -132,10 +171,82 @@ def find_label_issues(
     known = as_labels(labels, class_names=class_names, num_columns=probs.shape[1])
     check_lengths(labels=known.ids, pred_probs=probs)
     clean_prob, is_issue, ranked = _by_margin(probs, known.ids)
-    issues = _issues(known, "margin", clean_prob, is_issue, ranked, probs, index)
+    suggested = probs.argmax(axis=1)
+    issues = _issues(known, "margin", clean_prob, is_issue, ranked, probs, suggested, index)
     if workdir is not None:
         issues.save(pathlib.Path(workdir) / QUALITY_FILE)
     return issues
+
+
+def _learn(
+    labels: Any,
+    *,
+    features: Any,
+    images: Any,
+    method: str | None,
+    seed: int,
+    config: Any,
+    workdir: str | os.PathLike | None,
+    class_names: Any,
+    progress: bool,
+) -> tuple[LabelIssues, "Trained"]:
+    """What a method says of the labels that it was trained on, and what it has become."""
+    from jaxrobust import in_memory
+    from jaxrobust.tasks import noisy_labels
+
+    index = getattr(labels, "index", None)
+    index = None if callable(index) else index
+    name, inputs = in_memory.check_inputs(features=features, images=images)
+    known = as_labels(labels, class_names=class_names)
+    check_lengths(labels=known.ids, **{name: inputs})
+    # A class without an example cannot be learned: it gets a probability of zero.
+    present, ids = np.unique(known.ids, return_inverse=True)
+    scaling = in_memory.scaling_of(inputs) if name == "features" else None
+    dataset = in_memory.make_dataset(
+        name,
+        inputs if scaling is None else scaling(inputs),
+        ids.astype(np.int32),
+        tuple(known.names[i] for i in present),
+    )
+    recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
+    with (
+        in_memory.called_from_python(),
+        in_memory.programs_for(recipe, inputs.shape, len(present)) as programs,
+    ):
+        learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
+    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    probs[:, present] = learned.pred_probs
+    scores = learned.label_scores
+    issues = _issues(
+        known,
+        recipe.method,
+        scores["clean_prob"].astype(np.float32),
+        scores["flagged"].astype(bool),
+        learned.ranked,
+        probs,
+        present[scores["suggested"]],
+        index,
+    )
+    return issues, Trained(recipe, learned.networks, dataset.mean, dataset.std, scaling)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """What is needed to make a classifier of a method that was trained on features.
+
+    Attributes:
+      recipe: a ConfigDict.
+      networks: variables by name.
+      mean: float `[D]`, of the data set, after scaling.
+      std: likewise.
+      scaling: `in_memory.Scaling` of features, or None.
+    """
+
+    recipe: Any
+    networks: dict[str, Any]
+    mean: np.ndarray
+    std: np.ndarray
+    scaling: Any
 
 
 def _columns_as_classes(labels: Any, pred_probs: Any, class_names: Any) -> Any:
@@ -185,9 +296,9 @@ def _issues(
     is_issue: np.ndarray,
     ranked: np.ndarray,
     probs: np.ndarray,
+    suggested: np.ndarray,
     index: Any,
 ) -> LabelIssues:
-    suggested = probs.argmax(axis=1)
     pairs = np.stack([known.ids[is_issue], suggested[is_issue]], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
     confused = [

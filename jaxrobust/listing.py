@@ -1,11 +1,11 @@
 """`jaxrobust list`: recipes with their variants, methods, data sets and networks, a line each."""
 
-import argparse
 import shutil
 import textwrap
 from collections.abc import Iterator
 
 from jaxrobust import recipes
+from jaxrobust.command_line import Parser
 from jaxrobust.registry import Registry
 
 
@@ -61,7 +61,7 @@ KINDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description="Lists what jaxrobust has, a line each.")
+    parser = Parser("list", description="Lists what jaxrobust has, a line each.")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; all")
     chosen = parser.parse_args(argv).kinds
     for kind in chosen:

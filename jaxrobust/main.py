@@ -36,6 +36,8 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first 
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
+_SEVERAL = ("distributed", "coordinator", "num_processes", "process_id")
+
 # Full disk, quota, file size limit; no right to write.
 BEYOND_THE_RUN = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -137,15 +139,18 @@ def _sentence(error: BaseException) -> str:
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with every mistake on the command line told in one sentence."""
     argv = _with_recipe_located(argv)
+    asks_for_help = {"-h", "-help", "--help"} & set(argv)
+    argv = [argument for argument in argv if argument not in asks_for_help]
     absl_logging.set_verbosity(absl_logging.ERROR)  # what is wrong is said once, below
     try:
         rest = flags.FLAGS(argv)
-        if "-h" in argv or flags.FLAGS.help:
-            return app.parse_flags_with_usage(argv)
         given = config_flags.get_config_filename(flags.FLAGS["config"]) if _CONFIG.value else ""
         path = given.partition(":")[0]
         if path and not os.path.isfile(path):
             fail(no_recipe(path))
+        if asks_for_help:
+            print(_help())
+            sys.exit()
     except (UserError, flags.Error) as error:
         fail(_sentence(error))
     except (AttributeError, KeyError) as error:
@@ -159,6 +164,25 @@ def parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         fail(f"{rest[1]!r} is not a flag; give --config=FILE and --workdir=FOLDER.")
     return rest
+
+
+def _help() -> str:
+    """The flags and, where a recipe is given, its fields with their values."""
+    lines = [
+        "usage: jaxrobust run --config=RECIPE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]"
+    ]
+    lines += ["", *(__doc__ or "").splitlines()[2:], "", "flags:"]
+    names = ("config", "workdir", *_SEVERAL)
+    lines += [f"  --{name}: {flags.FLAGS[name].help}" for name in names]
+    if _CONFIG.value is None:
+        return "\n".join([*lines, "", "With --config= the fields of that recipe are listed too."])
+    fields = {name: _CONFIG.value for name in _config_fields(_CONFIG.value)}
+    lines += ["", "fields:"]
+    for name, value in fields.items():
+        for part in name.split("."):
+            value = value[part]
+        lines.append(f"  --config.{name}={value}")
+    return "\n".join(lines)
 
 
 def _is_one_of_several() -> bool:

@@ -161,7 +161,15 @@ def check(config: ml_collections.ConfigDict, classes: Iterable[type[Options]]) -
 
 
 def replace(options: Any, changes: Mapping[str, Any]) -> Any:
-    """`dataclasses.replace` that also takes dotted names of fields of sections."""
+    """`dataclasses.replace` that also takes dotted names of fields of sections.
+
+    Raises:
+      UserError: if there is no such field, or it may not have that value.
+    """
+    valid = [field.name for field in dataclasses.fields(options)]
+    for name in changes:
+        if name.partition(".")[0] not in valid:
+            raise _not_an_option(options.dotted(name), map(options.dotted, valid))
     own = {name: value for name, value in changes.items() if "." not in name}
     inner: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():

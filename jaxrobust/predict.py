@@ -3,7 +3,6 @@
 `python -m jaxrobust.predict CLASSIFIER DIR_OR_FEATURES --out=predictions.csv`
 """
 
-import argparse
 import itertools
 import pathlib
 import sys
@@ -15,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxrobust.classifiers import Classifier, load_classifier
+from jaxrobust.command_line import Parser
 from jaxrobust.data.features import checked_source, embedding_of, open_arrays
 from jaxrobust.data.readers import fit_square
 from jaxrobust.embedding import embed, folder_images
@@ -170,7 +170,7 @@ def _batches(count: int) -> Iterator[range]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser("predict", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "classifier",
         type=pathlib.Path,

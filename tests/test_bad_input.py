@@ -121,7 +121,7 @@ def test_numbers_out_of_range_are_refused_by_name(field):
 def test_too_few_and_too_many_numbers_are_refused(field):
     for value in ((0.5,), (0.5,) * 4):
         with pytest.raises(UserError, match=f"{field}=.* must hold .* numbers"):
-            check(_config("dcfs", {field: value}))
+            check(_config(NUMBERS[field][0], {field: value}))
 
 
 @pytest.mark.parametrize("field", ["augment.area", "augment.aspect"])
@@ -192,6 +192,11 @@ WRONG_RECIPES = {
     "budget above the pool": ("bual", {"al.query_size": 9999}, "the pool holds"),
     "one known class": ("dcfs", {"al.num_known": 1}, "num_known=1"),
     "classes named twice": ("dcfs", {"al.class_order": (0, 0)}, "must be a permutation"),
+    "classes shuffled and named": (
+        "dcfs",
+        {"al.class_order": tuple(range(10)), "al.shuffle_classes": True},
+        "set one of the two",
+    ),
     "nothing labelled": ("dcfs", {"al.init_fraction": 1e-5}, "leaves none labelled"),
     "view": ("bual", {"al.score_transform": "tset"}, "did you mean 'test'"),
     "target": ("bual", {"al.target_model": "none"}, "Unknown al.target_model 'none'"),

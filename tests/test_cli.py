@@ -36,11 +36,36 @@ def test_a_misspelt_command_is_answered(capsys):
     assert "Unknown command 'reprot': did you mean 'report'?" in capsys.readouterr().err
 
 
-def test_usage_of_a_command(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["compare", "--help"])
-    assert stop.value.code == 0
-    assert capsys.readouterr().out
+def answer(capfd, name, *arguments):
+    """Exit code, standard output and standard error of a command."""
+    if name == "run":  # whose flags exist once in a process
+        command = [sys.executable, "-m", "jaxrobust", name, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+    try:
+        code = cli.main([name, *arguments])
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capfd.readouterr()
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_answers_in_the_same_way(name, capfd):
+    code, out, error = answer(capfd, name, "--help")
+    assert code == 0 and not error
+    assert out.startswith(f"usage: jaxrobust {name} ") and len(out.splitlines()) > 3
+    wrong = ["--colour=red"] if name != "list" else ["animals"]
+    for arguments in ([], wrong):
+        if name == "list" and not arguments:
+            continue  # which needs none
+        code, out, error = answer(capfd, name, *arguments)
+        assert code == 2 and not out
+        assert error.startswith("jaxrobust: ") and len(error.splitlines()) == 1
+
+
+def test_help_with_a_recipe_lists_its_fields(capfd):
+    code, out, _ = answer(capfd, "run", "--config=dcfs:digits", "--help")
+    assert code == 0 and "  --config.al.query_size=30\n" in out
 
 
 def test_as_a_module_and_recipes_run_as_before(tmp_path):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import bldr, bual, dcfs, dhkd, dpc, l2d
+from configs import bldr, bual, dcfs, dhkd, dpc, kd_baselines, l2d
 from jaxrobust import models
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.engine import rng, run, sharding
@@ -56,7 +56,7 @@ def _active_learning(config, run_):
 
 
 def _distillation(config, run_):
-    task = distillation._Distillation(config, run_, distillation._inputs(config))
+    task = distillation._Distillation(config, run_, distillation.read_inputs(config))
     task._write_inputs()
     task._restore()
     run_.start_progress(task.saved, total=1)
@@ -79,6 +79,7 @@ METHODS = {
     "dcfs": (_active_learning, dcfs, ANNOTATION),
     "bual": (_active_learning, bual, {**ANNOTATION, "bual.aux_batch_size": BATCH}),
     "dhkd": (_distillation, dhkd, TEACHER),
+    "crd": (_distillation, kd_baselines, {**TEACHER, "method": "crd", "crd.num_negatives": 20}),
     "l2d": (_distillation, l2d, {**TEACHER, "decoder.width": 8, "decoder.hidden": 8}),
 }
 

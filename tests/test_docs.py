@@ -24,6 +24,7 @@ def test_every_example_of_the_losses_page_gives_what_it_says():
 
 def test_every_example_of_the_page_for_python_gives_what_it_says():
     pytest.importorskip("pandas")
+    pytest.importorskip("datasets")
     result = doctest.testfile(
         str(DOCS / "from_python.md"),
         module_relative=False,

@@ -28,8 +28,8 @@ CASES = {
     "edl_nll": (lambda y: losses.edl_nll(losses.dirichlet_log_alpha(LOGITS), y), 0),
     "energy_margin_loss": (
         lambda y: (
-            selection.energy_margin_loss(LOGITS, y)
-            - selection.energy_margin_loss(LOGITS, jnp.array([0, 1]))
+            losses.energy_margin_loss(LOGITS, y)
+            - losses.energy_margin_loss(LOGITS, jnp.array([0, 1]))
         ),
         0,
     ),

@@ -82,7 +82,7 @@ def test_a_recipe_is_replaced_by_dotted_names():
     assert (changed.noise.rate, changed.optimizer.momentum, changed.seed) == (0.2, 0.0, 3)
     assert NoisyLabels().noise.rate == 0.4
     assert to_config(changed).noise.kind == "symmetric"
-    with pytest.raises(TypeError, match="unexpected keyword argument 'rat'"):
+    with pytest.raises(UserError, match=r"did you mean 'noise\.rate'"):
         replace(NoisyLabels(), {"noise.rat": 0.2})
 
 

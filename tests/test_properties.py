@@ -119,6 +119,12 @@ LOSSES = {
     "positive_learning_loss": Loss(
         lambda x, g: sum(L.positive_learning_loss(x, g["labels"], g["u"], g["v"])[:2]), ("shift",)
     ),
+    "positive_learning_loss of SOP": Loss(
+        lambda x, g: sum(
+            L.positive_learning_loss(x, g["labels"], g["u"], g["v"], noise_terms="sop")[:2]
+        ),
+        ("positive", "shift"),
+    ),
     "self_distillation_loss": Loss(
         lambda x, g: L.self_distillation_loss(x, g["teacher"], g["teacher"]),
         ("positive", "shift"),
@@ -137,6 +143,8 @@ LOSSES = {
     "dkd_loss": Loss(
         lambda x, g: L.dkd_loss(x, g["teacher"], g["labels"]), ("positive", "shift", "zero")
     ),
+    "rld_loss": Loss(lambda x, g: L.rld_loss(x, g["teacher"], g["labels"]), ("positive", "shift")),
+    "standardize_logits": Loss(lambda x, g: L.standardize_logits(x), ("matched", "shift")),
     "dist_loss": Loss(lambda x, g: L.dist_loss(x, g["teacher"]), ("positive", "shift", "zero")),
     "logit_mse_loss": Loss(lambda x, g: L.logit_mse_loss(x, g["teacher"]), ("positive", "zero")),
     "multilabel_bce_loss": Loss(lambda x, g: L.multilabel_bce_loss(x, g["targets"]), ("positive",)),
@@ -176,9 +184,20 @@ LOSSES = {
     "attention_transfer_loss": _maps(
         lambda x, g: L.attention_transfer_loss([x], [g["teacher"]]), "positive", "zero"
     ),
+    "fitnet_loss": _maps(lambda x, g: L.fitnet_loss(x, g["teacher"]), "positive", "zero"),
+    "similarity_preserving_loss": _maps(
+        lambda x, g: L.similarity_preserving_loss(x, g["teacher"]), "positive", "zero"
+    ),
+    "variational_information_loss": _maps(
+        lambda x, g: L.variational_information_loss(x, g["teacher"], np.zeros(D, np.float32))
+    ),
+    # The first similarity is the image's own: columns are not alike.
+    "contrastive_loss": Loss(
+        lambda x, g: L.contrastive_loss(x, 10, log_normalizer=0.0), ("positive",), axes=(0, None)
+    ),
     # The last class is "unknown": classes are not alike.
     "energy_margin_loss": Loss(
-        lambda x, g: S.energy_margin_loss(x, g["labels"]), ("positive",), axes=(0, None)
+        lambda x, g: L.energy_margin_loss(x, g["labels"]), ("positive",), axes=(0, None)
     ),
     "etf_deviation": Loss(lambda x, g: L.etf_deviation(x.T), ("positive",)),
 }

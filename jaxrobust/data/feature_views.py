@@ -14,7 +14,7 @@ Statistics = Mapping[str, np.ndarray | jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureViews:
-    """Views of features: the first one ("test"), or a random one per visit ("weak", "strong").
+    """Views of features: those for testing ("test"), or a random one per visit ("weak", "strong").
 
     Views of an image, such as its mirror image and its crops, take the place of augmentation. In
     "weak" and "strong" ones, `noise * N(0, 1)` is added to each normalised feature, and then each
@@ -24,11 +24,13 @@ class FeatureViews:
       dtype: of the result.
       noise: in standard deviations of a feature.
       dropout: share of the features that is set to 0, their mean.
+      test: "first", the first view is tested, or "mean", the mean of all views.
     """
 
     dtype: Any
     noise: float = 0.0
     dropout: float = 0.0
+    test: str = "first"
 
     def __call__(
         self,
@@ -50,7 +52,9 @@ class FeatureViews:
         """
         mean, std = (statistics[name].reshape(1, -1) for name in ("mean", "std"))
         if kind == "test":
-            return ((raw[:, 0].astype(jnp.float32) - mean) / std).astype(self.dtype)
+            tested = raw if self.test == "mean" else raw[:, :1]
+            tested = jnp.mean(tested.astype(jnp.float32), axis=1)
+            return ((tested - mean) / std).astype(self.dtype)
         view_key, noise_key, dropout_key = jax.random.split(key, 3)
         batch, num_views, _ = raw.shape
         chosen = jax.random.randint(view_key, (batch, 1, 1), 0, num_views)

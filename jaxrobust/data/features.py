@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -185,7 +185,7 @@ def feature_dataset(
 
 
 def load_features(
-    features: str | os.PathLike,
+    features: str | os.PathLike | Mapping[str, np.ndarray],
     *,
     labels: str | os.PathLike | None = None,
     test_fraction: float = HELD_OUT,
@@ -210,8 +210,8 @@ def load_features(
     class is held out for testing: always the same rows, whatever the seed.
 
     Args:
-      features: `.npy` or `.npz` file. A `.npy` file and an uncompressed `.npz` are mapped into
-        memory.
+      features: `.npy` or `.npz` file, or the arrays of one by name. A `.npy` file and an
+        uncompressed `.npz` are mapped into memory.
       labels: `.npy` file of labels, or `.csv` file with a column `label` or with one column
         without a heading; None: those of the `.npz`.
       test_fraction: share of each class that is held out where the file names no split.
@@ -227,8 +227,11 @@ def load_features(
       DataError: a file is missing or damaged, a feature is not finite, lengths differ, or labels
         are missing or of one class only.
     """
-    path = _existing(features, "features")
-    arrays = open_arrays(path)
+    if isinstance(features, Mapping):
+        path, arrays = pathlib.Path("features"), features
+    else:
+        path = _existing(features, "features")
+        arrays = open_arrays(path)
     source = checked_source(path, arrays)
     num_rows = len(source)
     given = arrays.get("labels") if labels is None else read_labels(_existing(labels, "labels"))
@@ -341,7 +344,7 @@ def _mapped_member(
     return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order=order)
 
 
-def checked_source(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+def checked_source(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """The features of a file as [N, V, D], every one of them finite and within float16's range.
 
     Raises:

@@ -114,7 +114,9 @@ Views = ImageViews | FeatureViews
 def make_views(augment: Any, input_shape: tuple[int, ...], dtype: Any) -> Views:
     """The views of a recipe's section `augment`, of images (H, W, 3) or of features (D,)."""
     if len(input_shape) == 1:
-        return FeatureViews(jnp.dtype(dtype), augment.feature_noise, augment.feature_dropout)
+        return FeatureViews(
+            jnp.dtype(dtype), augment.feature_noise, augment.feature_dropout, augment.feature_test
+        )
     crops = {"padding": augment.padding, "flip": augment.flip, "dtype": jnp.dtype(dtype)}
     if "policy" in augment:
         names = ("policy", "cutout", "strong_mean", "strong_std")

@@ -1,5 +1,6 @@
 """Warnings about settings that are legal but probably unintended."""
 
+import math
 import pathlib
 import tempfile
 
@@ -26,7 +27,8 @@ def likely_mistakes(config: ml_collections.ConfigDict, placement: Placement) -> 
             "some of them idle in every step; choose a multiple."
         )
     if config.checkpoint.every_seconds > _LONG_SECONDS:
-        interval = tqdm.format_interval(config.checkpoint.every_seconds)
+        seconds = config.checkpoint.every_seconds
+        interval = "hours" if math.isinf(seconds) else tqdm.format_interval(seconds)
         warnings.append(
             f"checkpoint.every_seconds={config.checkpoint.every_seconds:g}: a kill may cost "
             f"{interval} of work (SIGTERM and Ctrl-C save at once)."

@@ -27,6 +27,7 @@ from jaxrobust.losses.dual_head import gradient_conflict_report as gradient_conf
 from jaxrobust.losses.dual_head import gradient_cosine as gradient_cosine
 from jaxrobust.losses.dual_head import logit_conflict as logit_conflict
 from jaxrobust.losses.dual_head import soft_target_kl as soft_target_kl
+from jaxrobust.losses.energy import energy_margin_loss as energy_margin_loss
 from jaxrobust.losses.evidential import dcfs_loss as dcfs_loss
 from jaxrobust.losses.evidential import dirichlet_alpha as dirichlet_alpha
 from jaxrobust.losses.evidential import dirichlet_kl_to_uniform as dirichlet_kl_to_uniform

@@ -4,7 +4,7 @@ The registries list every method by the name that `--config.method=` takes. List
 no method, and so no JAX; `STRATEGIES["bual"]` imports BUAL's file and returns its `build`.
 """
 
-from jaxrobust.methods.baselines_options import Eaoa, Lfosa
+from jaxrobust.methods.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
 from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.bual_options import Bual
 from jaxrobust.methods.dcfs_options import Discrepancy, Edl, Loss, Select
@@ -12,6 +12,7 @@ from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.methods.kd_baselines_options import (
     At,
+    Crd,
     Dist,
     Dkd,
     FitNet,
@@ -41,6 +42,9 @@ STRATEGIES = Registry(
             "Dirichlet-based coarse-to-fine selection, 2024",
             (Edl, Loss, Discrepancy, Select),
         ),
+        "dropquery": Entry(
+            f"{_HERE}.baselines:dropquery", "predictions that dropout changes, 2024", (Dropquery,)
+        ),
         "eaoa": Entry(
             f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025", (Eaoa,)
         ),
@@ -48,7 +52,13 @@ STRATEGIES = Registry(
         "lc": Entry(f"{_HERE}.baselines:least_confidence", "least confidence"),
         "lfosa": Entry(f"{_HERE}.baselines:lfosa", "surest of a known class, CVPR 2022", (Lfosa,)),
         "margin": Entry(f"{_HERE}.baselines:margin", "smallest margin of the top two classes"),
+        "probcover": Entry(
+            f"{_HERE}.baselines:probcover", "greedy coverage by balls, NeurIPS 2022", (Probcover,)
+        ),
         "random": Entry(f"{_HERE}.baselines:random", "uniform draws from the pool"),
+        "typiclust": Entry(
+            f"{_HERE}.baselines:typiclust", "typical images of clusters, ICML 2022", (Typiclust,)
+        ),
     }
 )
 """`(config, problem) -> Strategy` of the active-learning task."""
@@ -67,6 +77,7 @@ NOISY_LABEL_METHODS = Registry(
         "dpc": Entry(
             f"{_HERE}.dpc:build", "Dirichlet-based prediction calibration, AAAI 2024", (Dpc,)
         ),
+        "knn": Entry(f"{_HERE}.noisy_baselines:knn", "votes of the nearest features", (Baseline,)),
         "mixup": Entry(
             f"{_HERE}.noisy_baselines:mixup", "mixed images and labels, ICLR 2018", (Baseline,)
         ),
@@ -81,6 +92,9 @@ DISTILLERS = Registry(
             f"{_HERE}.dhkd:binary_kl", "DHKD's logit loss alone on one head", (Distill,)
         ),
         "cross_entropy": Entry(f"{_HERE}.kd_baselines:cross_entropy", "the labels alone"),
+        "crd": Entry(
+            f"{_HERE}.kd_baselines:crd", "contrast with memories of embeddings, ICLR 2020", (Crd,)
+        ),
         "cross_entropy_binary_kl": Entry(
             f"{_HERE}.dhkd:cross_entropy_binary_kl", "both losses of DHKD on one head", (Distill,)
         ),

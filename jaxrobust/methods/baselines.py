@@ -1,17 +1,20 @@
 """The strategies that BUAL and DCFS are measured against.
 
 `random`, `lc`, `margin`, `entropy`, `coreset` and `badge` look at the target classifier only;
-`lfosa` and `eaoa` train a (K+1)-way detector of unknown classes beside it.
+`typiclust`, `probcover` and `dropquery` at where images lie among each other; `lfosa` and `eaoa`
+train a (K+1)-way detector of unknown classes beside it.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from jaxrobust.losses import energy_margin_loss
 from jaxrobust.methods.active_learning import (
     Phase,
     Problem,
@@ -25,13 +28,15 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
-from jaxrobust.methods.baselines_options import Eaoa, Lfosa
+from jaxrobust.methods.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
 from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.selection import (
     aleatoric_uncertainty,
     badge_select,
     classifier_confidence,
-    energy_margin_loss,
+    cover_radius,
+    cover_select,
+    drop_query_select,
     epistemic_energy,
     fit_gaussian_mixture_1d,
     gaussian_mixture_log_odds,
@@ -41,6 +46,7 @@ from jaxrobust.selection import (
     reverse_neighbor_energy,
     select_coarse_to_fine,
     select_lowest,
+    typical_select,
 )
 
 
@@ -117,6 +123,104 @@ def badge(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
 def _without_padding(picks: jax.Array) -> np.ndarray:
     ids = np.asarray(picks)
     return ids[ids >= 0]
+
+
+def _placed_phase(
+    config: ml_collections.ConfigDict, problem: Problem, dropout: Dropquery | None = None
+) -> Phase:
+    """The target classifier, which also says where an image lies and how stable its class is.
+
+    `forward` gives `logits`; `place`, which is the input where that is the features of a frozen
+    network, else what the head reads; and with `dropout` the `disagreements` of DropQuery, whose
+    masks are applied to `place` and are the same in every round.
+    """
+    network, _, _ = recipe_parts(config, problem)
+    module = network(1)
+    is_vector = len(problem.input_shape) == 1
+
+    def forward(variables, images):
+        def classify(features):
+            return module.apply(variables, features, method="classify")[:, 0]
+
+        def read(images):
+            return module.apply(variables, images, method="features")
+
+        features = read(images)
+        place = images if is_vector else features
+        outputs = {"logits": classify(features), "place": place}
+        if dropout is not None:
+            top = jnp.argmax(outputs["logits"], axis=-1)
+            count = jnp.zeros(top.shape, jnp.int32)
+            for i in range(dropout.num_masks):
+                kept = jax.random.bernoulli(jax.random.key(i), 1 - dropout.rate, place.shape)
+                dropped = jnp.where(kept, place / (1 - dropout.rate), 0).astype(place.dtype)
+                logits = classify(read(dropped) if is_vector else dropped)
+                count += (jnp.argmax(logits, axis=-1) != top).astype(jnp.int32)
+            outputs["disagreements"] = count
+        return outputs
+
+    phase = target_phase(config, problem, with_features=True)
+    return dataclasses.replace(phase, forward=forward)
+
+
+def _lies(context: QueryContext) -> dict[str, Any]:
+    """Where images lie, who was asked about which, and chance: operands of the selections."""
+    place = np.asarray(context.predict("target")["place"], np.float32)
+    place = place.reshape(len(place), -1)
+    return {
+        "features": place,
+        "annotated": ~context.in_pool,
+        "where": context.in_pool,
+        "rng": context.rng,
+    }
+
+
+def typiclust(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+    """TypiClust (Hacohen et al., ICML 2022), see `typical_select`."""
+    options = dataclasses.asdict(Typiclust.read(config))
+
+    def query(context: QueryContext) -> Query:
+        return Query(typical_select(budget=context.budget, **_lies(context), **options), scores={})
+
+    return Strategy((_placed_phase(config, problem),), target="target", query=query)
+
+
+def probcover(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+    """ProbCover (Yehuda et al., NeurIPS 2022), see `cover_select`.
+
+    For the radius, the clusters are as many as the known classes and one more.
+    """
+    options = Probcover.read(config)
+
+    def query(context: QueryContext) -> Query:
+        lies = _lies(context)
+        lengths = np.linalg.norm(lies["features"], axis=1, keepdims=True)
+        lies["features"] = lies["features"] / np.maximum(lengths, 1e-12)
+        radius = options.radius or cover_radius(
+            lies["features"], problem.num_classes + 1, rng=context.rng, purity=options.purity
+        )
+        ids = cover_select(
+            budget=context.budget, radius=radius, num_covered=options.num_covered, **lies
+        )
+        return Query(ids, scores={}, notes={"radius": radius})
+
+    return Strategy((_placed_phase(config, problem),), target="target", query=query)
+
+
+def dropquery(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+    """DropQuery (Gupte et al., TMLR 2024), see `drop_query_select`."""
+    options = Dropquery.read(config)
+
+    def query(context: QueryContext) -> Query:
+        lies = _lies(context)
+        del lies["annotated"]
+        count = np.asarray(context.predict("target")["disagreements"])
+        ids = drop_query_select(
+            disagreements=count, budget=context.budget, num_masks=options.num_masks, **lies
+        )
+        return Query(ids, scores={"disagreements": count.astype(np.float32)})
+
+    return Strategy((_placed_phase(config, problem, options),), target="target", query=query)
 
 
 def _detector_phase(config: ml_collections.ConfigDict, problem: Problem, loss, **options) -> Phase:

@@ -40,6 +40,7 @@ from jaxrobust.methods.active_learning import (
 )
 from jaxrobust.methods.dcfs_options import Dcfs, Edl
 from jaxrobust.selection import (
+    classifier_confidence,
     coarse_score,
     fit_gaussian_mixture_1d,
     gaussian_mixture_posterior,
@@ -184,12 +185,16 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
     kappa = select.kappa
     if select.adaptive_kappa:
         kappa = kappa_after(kappa, context.precisions)
-    if select.coarse == "sequential" and select.stage_order == "uncertainty_first":
+    no_unknown_yet = not np.any(context.annotations == problem.num_classes)
+    by_uncertainty = select.stage_order == "uncertainty_first" or (
+        no_unknown_yet and select.first_round == "uncertainty"
+    )
+    if not by_uncertainty:
+        scores["coarse"] = scores["discrepancy"]
+    elif select.coarse == "sequential":
         scores["coarse"] = _sequential(scores, context, select.kappa_1 * kappa)
 
     fine = select.fine
-    if select.stage_order == "discrepancy_first":
-        scores["coarse"] = scores["discrepancy"]
     if fine == "random":
         scores["fine"] = context.rng.random(predictions.shape, np.float32)
     elif fine == "discrepancy_low":
@@ -197,7 +202,6 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
     else:
         scores["fine"] = scores[fine]
 
-    no_unknown_yet = not np.any(context.annotations == problem.num_classes)
     if no_unknown_yet and select.first_round == "coarse_only":
         kappa = 1
     if no_unknown_yet and select.first_round == "random":
@@ -237,6 +241,7 @@ def _scores(dcfs: Dcfs, logits, target_logits, in_pool) -> dict[str, jax.Array]:
     if target_logits is not None:
         log_probs = jax.nn.log_softmax(target_logits)
         scores["target_entropy"] = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+        scores["target_margin"] = -classifier_confidence(jnp.exp(log_probs), "margin")
     if select.coarse == "gmm_product":
         scores["coarse"] = 1 - _low_component(data, in_pool) * _low_component(dist, in_pool)
     elif select.coarse != "sequential":

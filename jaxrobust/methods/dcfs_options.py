@@ -80,7 +80,7 @@ class Select(Options, section="select", recipe=_RECIPE):
             *("weighted_sum", "product", "rank_sum", "data", "dist", "total"),
             *("sequential", "gmm_product"),
         ),
-        "score of the coarse stage, for uncertainty_first",
+        "score of the coarse stage, for uncertainty_first and first_round=uncertainty",
     )
     w_data: float = option(1.0, "[0, inf)", "of the data uncertainty in weighted_sum")
     w_dist: float = option(1.0, "[0, inf)", "of the distribution uncertainty in weighted_sum")
@@ -95,11 +95,17 @@ class Select(Options, section="select", recipe=_RECIPE):
     )
     fine: str = option(
         "data",
-        ("discrepancy", "discrepancy_low", "data", "total", "target_entropy", "random"),
-        "score of the fine stage",
+        (
+            *("discrepancy", "discrepancy_low", "data", "total"),
+            *("target_entropy", "target_margin", "random"),
+        ),
+        "score of the fine stage; target_*: of the separate classifier",
     )
     first_round: str = option(
-        "same", ("same", "coarse_only", "random"), "before any unknown is known"
+        "same",
+        ("same", "uncertainty", "coarse_only", "random"),
+        "before any unknown is known; uncertainty: coarse = `coarse`, since the heads' discrepancy "
+        "says nothing yet [ours]",
     )
 
     def check_combinations(self) -> None:
@@ -131,9 +137,9 @@ class Dcfs:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if self.shared and self.select.fine == "target_entropy":
+        if self.shared and self.select.fine.startswith("target_"):
             raise UserError(
-                "select.fine='target_entropy' needs the separate target classifier; set "
+                f"select.fine={self.select.fine!r} needs the separate target classifier; set "
                 "al.target_model='separate' or another select.fine."
             )
 

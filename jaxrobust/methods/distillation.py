@@ -27,6 +27,7 @@ class Problem:
       student_features: shapes of the student's features for one image.
       teacher_features: likewise of the teacher's.
       dtype: computation dtype of the networks.
+      num_examples: N, training images.
     """
 
     num_classes: int
@@ -35,6 +36,7 @@ class Problem:
     student_features: Features
     teacher_features: Features
     dtype: Any
+    num_examples: int
 
 
 # (student, teacher or None, labels [B] or targets [B, C], where [B]) -> numbers to report
@@ -65,6 +67,8 @@ class Distiller:
       merge: `(grad_cls, grad_kd) -> grad`; None adds them, which takes one backward pass less.
       connector: module from the student's features to those that `objective` sees, trained with
         the student and dropped with the auxiliary head.
+      contrasts: whether the connector compares with the teacher and with other images in training,
+        and takes `pairs`, as `ContrastiveMemory` does.
       until_epoch: the last epoch with distillation, counted from 1; 0: there is none.
       warm_up: epochs in which `ramp` grows from 1 / warm_up to 1; 0: it is 1 from the start.
       has_teacher: whether there is anything to distil.
@@ -76,6 +80,7 @@ class Distiller:
     auxiliary: str = "none"
     merge: Callable[[Any, Any], Any] | None = None
     connector: nn.Module | None = None
+    contrasts: bool = False
     until_epoch: int = 0
     warm_up: int = 0
     has_teacher: bool = True

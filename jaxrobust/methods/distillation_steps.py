@@ -22,6 +22,7 @@ from jaxrobust.data.streaming import views_at
 from jaxrobust.engine.training import TrainState, descend
 from jaxrobust.losses import gradient_cosine
 from jaxrobust.methods.distillation import Distiller, Outputs
+from jaxrobust.models.contrast import Pairs
 from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
 from jaxrobust.models.layers import Features
 
@@ -50,11 +51,15 @@ class Batch(NamedTuple):
       images: `[B, H, W, 3]`, augmented and normalised.
       labels: int32 `[B]`, or {0, 1} `[B, C]` where an image may have several.
       valid: bool `[B]`, False at padding.
+      ids: int32 `[B]`, which training images these are; any at padding.
+      all_labels: of the whole training set. Both are for a method that `contrasts`.
     """
 
     images: jax.Array
     labels: jax.Array
     valid: jax.Array
+    ids: jax.Array | None = None
+    all_labels: jax.Array | None = None
 
 
 # (params, batch_stats, images, *, train, key, where, constants) -> (Outputs, batch_stats)
@@ -69,11 +74,14 @@ def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Appl
       connector: as in `Distiller`; its variables lie under `CONNECTOR`.
 
     Returns:
-      `(params, batch_stats, images, *, train, key=None, where=None, constants=None) -> (outputs,
-      batch_stats)`; `key` for dropout; the statistics are new ones in training.
+      `(params, batch_stats, images, *, train, key=None, where=None, constants=None, pairs=None) ->
+      (outputs, batch_stats)`; `key` for dropout; `pairs` for a connector that takes them; the
+      statistics are new ones in training.
     """
 
-    def apply(params, batch_stats, images, *, train, key=None, where=None, constants=None):
+    def apply(
+        params, batch_stats, images, *, train, key=None, where=None, constants=None, pairs=None
+    ):
         def applied(module, variables, inputs, **options) -> tuple[Any, Any]:
             """(outputs, updates of the variables)."""
             if not train:
@@ -86,7 +94,8 @@ def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Appl
         outputs, updates = applied(module, of_student | (constants or {}), images, rngs=rngs)
         batch_stats = {**batch_stats, **updates.get("batch_stats", {})}
         if connector is not None:
-            features, updates = applied(connector, of_connector, outputs.features)
+            options = {} if pairs is None else {"pairs": pairs, "rngs": rngs}
+            features, updates = applied(connector, of_connector, outputs.features, **options)
             outputs = outputs._replace(features=features)
             if updates.get("batch_stats"):  # none: a connector without BatchNorm
                 batch_stats = {**batch_stats, CONNECTOR: updates["batch_stats"]}
@@ -145,15 +154,13 @@ def distillation_step(
       The student after the step, and the metrics.
     """
 
+    options: dict[str, Any] = {"train": True, "key": key, "where": batch.valid}
+    if distiller.contrasts and teacher is not None:
+        options["pairs"] = Pairs(teacher.features, batch.ids, batch.all_labels)
+
     def losses(params):
         outputs, batch_stats = apply(
-            params,
-            network.batch_stats,
-            batch.images,
-            train=True,
-            key=key,
-            where=batch.valid,
-            constants=network.constants,
+            params, network.batch_stats, batch.images, constants=network.constants, **options
         )
         loss_cls, loss_kd = distiller.objective(
             outputs, teacher, batch.labels, batch.valid, scalars["ramp"]
@@ -257,7 +264,8 @@ def training_step(spec: TrainSpec) -> Callable:
         (raw,) = views_at(images, rows, 1)
         numbers = draw_views(augment_key, len(raw), **crops)
         views = view_of(raw, numbers, **crops)
-        batch = Batch(normalize(views, **statistics, dtype=spec.dtype), labels[rows], ids >= 0)
+        inputs = normalize(views, **statistics, dtype=spec.dtype)
+        batch = Batch(inputs, labels[rows], ids >= 0, rows, labels)
         taught = None
         if spec.teacher is not None:
             taught = teach(spec.teacher, teacher, views, dtype=spec.dtype)
@@ -294,24 +302,27 @@ class PredictSpec:
     Attributes:
       module: the network, with its primary head alone.
       dtype: of normalised images.
+      output: "logits" or "pooled", the features that heads read.
     """
 
     module: nn.Module
     dtype: Any
+    output: str = "logits"
 
 
 def prediction(spec: PredictSpec) -> Callable:
     """The function of `gather_program`: `(ids, key, network, images) -> logits [width, C]`.
 
-    `network` is `{"variables", "statistics"}`.
+    `network` is `{"variables", "statistics"}`. Pooled features are `[width, D]`.
     """
 
-    def logits(ids, key, network, images):
+    def predict(ids, key, network, images):
         del key
         (raw,) = views_at(images, ids, 1)
-        return teach(spec.module, network, raw, dtype=spec.dtype).logits
+        outputs = teach(spec.module, network, raw, dtype=spec.dtype)
+        return outputs.logits if spec.output == "logits" else outputs.features.pooled
 
-    return logits
+    return predict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -393,7 +393,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
     def score_threshold(scores):
         is_auto = dpc.score_mode == "auto"
         by_mixture = is_auto and excess_kurtosis(scores) <= dpc.kurtosis_threshold
-        if dpc.score_mode == "gmm" or by_mixture:
+        if dpc.score_mode in ("gmm", "count") or by_mixture:
             return None
         low, high = float(scores.min()), float(scores.max())
         return low + dpc.threshold * (high - low)
@@ -422,6 +422,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
             threshold=dpc.threshold,
             kurtosis_threshold=dpc.kurtosis_threshold,
             reg_covar=dpc.reg_covar,
+            class_probs=objective.probs,
         ),
         score=dpc.score if dpc.score == "margin" else "negative_loss",
         score_threshold=score_threshold,

@@ -40,8 +40,9 @@ class Dpc(Options, section="dpc", recipe="configs/dpc.py"):
     score: str = option("margin", ("margin", "loss"), "logit margin; loss: small losses are clean")
     score_mode: str = option(
         "gmm",
-        ("gmm", "minmax", "auto"),
-        "mixture of two Gaussians; minmax: the scaled score itself; auto: by kurtosis (paper)",
+        ("gmm", "minmax", "auto", "count"),
+        "mixture of two Gaussians; minmax: the scaled score itself; auto: by kurtosis (paper); "
+        "count: a mixture that keeps all labels but as many as the confident joint counts",
     )
     kurtosis_threshold: float = option(
         1.2, "(-inf, inf)", "excess kurtosis above which auto is minmax"

@@ -22,6 +22,7 @@ from jaxrobust.losses import (
 )
 from jaxrobust.methods.distillation import Distiller
 from jaxrobust.methods.distillation_steps import student_apply, teach
+from jaxrobust.models.dual_head import Outputs
 
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
 
@@ -33,7 +34,8 @@ class DiagnosisSpec:
     Attributes:
       module: the student, as it is trained.
       distiller: how it learns.
-      teacher: the network that teaches; None if there is none, then only the head is looked at.
+      teacher: the network that teaches; None if its logits are given, or if there is none: then
+        only the head is looked at.
       temperature: of `binary_kl_loss`.
       dtype: of normalised images.
     """
@@ -50,28 +52,33 @@ def diagnosis(spec: DiagnosisSpec) -> Callable:
 
     Returns:
       `(variables, teacher, images, labels, statistics) -> {group: {measure: scalar}}`; `variables`
-      of the student, `teacher` `{"variables", "statistics"}` or `{}`, `images` uint8
+      of the student, `teacher` `{"variables", "statistics"}`, `{"logits"}` `[n, C]` or `{}`,
+      `images` uint8
       `[n, H, W, 3]`, `labels` int `[n]`. Group `head` has `etf_deviation`; `binary_kl`, that loss
-      on the primary head, and `distillation`, the method's own, have the measures of
-      `gradient_conflict_report` for each part, and `binary_kl` has `conflicting_examples`, the
-      share of images whose two gradients with respect to the logits disagree.
+      on the primary head, and `distillation`, the method's own if it does not contrast with other
+      images, have the measures of `gradient_conflict_report` for each part, and `binary_kl` has
+      `conflicting_examples`, the share of images whose two gradients with respect to the logits
+      disagree.
     """
     apply = student_apply(spec.module, spec.distiller.connector)
 
     def measures(student, teacher, images, labels, statistics):
         kernel = student["params"]["primary"]["Dense_0"]["kernel"]
         found = {"head": {"etf_deviation": etf_deviation(kernel.T)}}
-        if spec.teacher is None:
+        if not teacher:
             return found
         views = normalize(images, **statistics, dtype=spec.dtype)
-        taught = teach(spec.teacher, teacher, images, dtype=spec.dtype)
+        if spec.teacher is None:
+            taught = Outputs(teacher["logits"], aux_logits=None, features=None)
+        else:
+            taught = teach(spec.teacher, teacher, images, dtype=spec.dtype)
 
         def losses(params):
             outputs, _ = apply(params, student["batch_stats"], views, train=False)
             cross_entropy = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
             on_head = binary_kl_loss(outputs.logits, taught.logits, temperature=spec.temperature)
             losses = {"": jnp.mean(cross_entropy), "binary_kl": jnp.mean(on_head)}
-            if spec.distiller.has_teacher:
+            if spec.distiller.has_teacher and not spec.distiller.contrasts:
                 valid = jnp.ones(labels.shape, bool)
                 _, losses["distillation"] = spec.distiller.objective(
                     outputs, taught, labels, valid, jnp.float32(1)

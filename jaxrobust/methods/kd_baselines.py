@@ -10,6 +10,7 @@ import optax
 from jaxrobust.errors import UserError
 from jaxrobust.losses import (
     attention_transfer_loss,
+    contrastive_loss,
     dist_loss,
     dkd_loss,
     fitnet_loss,
@@ -29,6 +30,7 @@ from jaxrobust.methods import dhkd
 from jaxrobust.methods.distillation import Distiller, Problem
 from jaxrobust.methods.kd_baselines_options import (
     At,
+    Crd,
     Dist,
     Dkd,
     FitNet,
@@ -41,6 +43,7 @@ from jaxrobust.methods.kd_baselines_options import (
     Sp,
     Vid,
 )
+from jaxrobust.models.contrast import ContrastiveMemory
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
 from jaxrobust.models.review_fusion import ReviewFusion, review_activations, review_levels
@@ -261,6 +264,34 @@ def vid(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         return total
 
     return _distiller(loss, weight=options.weight, connector=connector)
+
+
+def crd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+    """CRD: which of many images an embedding belongs to, both ways. Tian et al., ICLR 2020."""
+    options = Crd.read(config)
+    connector = ContrastiveMemory(
+        num_examples=problem.num_examples,
+        teacher_width=problem.teacher_features.pooled.shape[-1],
+        width=options.width,
+        num_negatives=options.num_negatives,
+        momentum=options.momentum,
+        temperature=options.temperature,
+    )
+
+    def loss(student, teacher, labels, where):
+        del teacher, labels  # the connector has compared them
+        total = 0.0
+        for contrast in student.features.maps:
+            error = contrastive_loss(
+                contrast.similarities,
+                problem.num_examples,
+                log_normalizer=contrast.log_normalizer,
+                temperature=options.temperature,
+            )
+            total += masked_mean(error, where)
+        return total
+
+    return _distiller(loss, weight=options.weight, connector=connector, contrasts=True)
 
 
 def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:

@@ -67,6 +67,17 @@ class Vid(Options, section="vid", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
+class Crd(Options, section="crd", recipe=_RECIPE):
+    """CRD (ICLR 2020) of pooled features."""
+
+    weight: float = option(0.8, "[0, inf)", "of both contrastive terms")
+    width: int = option(128, "[1, inf)", "of the embeddings")
+    num_negatives: int = option(16384, "[1, inf)", "images of other classes per image and step")
+    momentum: float = option(0.5, "[0, 1)", "of the memories of embeddings")
+    temperature: float = option(0.07, "(0, inf)", "of the inner products")
+
+
+@dataclasses.dataclass(frozen=True)
 class Dist(Options, section="dist", recipe=_RECIPE):
     """DIST (NeurIPS 2022)."""
 

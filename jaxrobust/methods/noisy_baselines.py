@@ -1,14 +1,16 @@
-"""What the methods are compared with: cross-entropy and mixup on the given labels, DivideMix."""
+"""What the methods are compared with: cross-entropy, mixup, nearest neighbours, DivideMix."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.training import init_state, sgd_step
+from jaxrobust.engine.training import TrainState, init_state, sgd_step
+from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc_options import Dpc
@@ -19,10 +21,12 @@ from jaxrobust.methods.noisy_labels import (
     Problem,
     Stage,
     network_apply,
+    predicted_class,
     score_labels_by,
     single_head,
 )
 from jaxrobust.models import make_network
+from jaxrobust.selection import nearest_neighbors, neighbor_votes
 
 
 def cross_entropy(config: ml_collections.ConfigDict, problem: Problem) -> Method:
@@ -62,6 +66,91 @@ def dividemix_options(dpc: Dpc) -> Dpc:
         heads=1,
         entropy_penalty="none" if dpc.entropy_penalty == "clamped" else dpc.entropy_penalty,
     )
+
+
+def knn(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+    """The given labels of the nearest features, by cosine similarity, vote; nothing is trained.
+
+    The one epoch stores every training example, as it is tested. Of a training example its own
+    label does not count, so that its votes are out of sample. `clean_prob` is the share of the
+    votes for the given label, and a label is flagged where another one has more.
+
+    Zhu et al., "Detecting Corrupted Labels Without Training a Model to Predict", ICML 2022, section
+    3, have the votes of equal weight.
+    """
+    num_neighbors = Baseline.read(config).num_neighbors
+    if len(problem.input_shape) != 1:
+        raise UserError(
+            "method='knn' compares features, not images: start from --config=dpc:features, or "
+            "choose another --config.method=."
+        )
+    if num_neighbors >= problem.num_examples:
+        raise UserError(
+            f"baseline.num_neighbors={num_neighbors} must be below the number of training examples,"
+            f" {problem.num_examples}."
+        )
+    batch_size = 2 * config.batch_size
+
+    def start(key):
+        del key
+        features = jnp.zeros((problem.num_examples, *problem.input_shape), jnp.float16)
+        labels = jnp.zeros(problem.num_examples, jnp.int32)
+        return TrainState({"features": features, "labels": labels}, {}, {})
+
+    def step(network, peer, batches, key, scalars):
+        del peer, key, scalars
+        batch, stored = batches["all"], network.params
+        rows = jnp.where(batch.valid, batch.ids, problem.num_examples)  # dropped at padding
+        features = _unit(batch.views[0]).astype(jnp.float16)
+        params = {
+            "features": stored["features"].at[rows].set(features, mode="drop"),
+            "labels": stored["labels"].at[rows].set(batch.labels, mode="drop"),
+        }
+        return network.replace(params=params), {"stored": jnp.sum(batch.valid, dtype=jnp.float32)}
+
+    def passes(epoch, label_scores, generator):
+        del epoch, label_scores, generator
+        return [Pass("store", "net", {"all": np.arange(problem.num_examples)}, {})]
+
+    def forward(variables, images, ids=None):
+        stored = variables["params"]
+        nearness, neighbors = nearest_neighbors(
+            _unit(images), stored["features"], num_neighbors=num_neighbors, exclude=ids
+        )
+        votes = neighbor_votes(
+            nearness, stored["labels"][neighbors], num_classes=problem.num_classes
+        )
+        return jnp.log(votes)
+
+    def score_labels(logits, labels):
+        votes = jnp.exp(logits[0])
+        agreement = jnp.take_along_axis(votes, labels[:, None], axis=-1)[:, 0]
+        suggested = predicted_class(votes)
+        return {
+            "suggested": suggested,
+            "clean_prob": agreement,
+            "agreement": agreement,
+            "flagged": suggested != labels,
+        }
+
+    return Method(
+        networks=("net",),
+        start=start,
+        stages=(Stage("store", {"all": batch_size}, ("test",), step),),
+        passes=passes,
+        forward=forward,
+        class_probs=lambda logits: jax.nn.softmax(logits[0]),
+        score_labels=score_labels,
+        score="agreement",
+        score_forward=forward,
+        one_epoch=True,
+    )
+
+
+def _unit(features: jax.Array) -> jax.Array:
+    """Rows `[B, D]` of length 1 in float32; a row of zeros stays one."""
+    features = features.astype(jnp.float32)
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _single(

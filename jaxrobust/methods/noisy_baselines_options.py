@@ -1,4 +1,4 @@
-"""Options of cross-entropy and mixup on given labels."""
+"""Options of cross-entropy, mixup and nearest neighbours on given labels."""
 
 import dataclasses
 
@@ -7,7 +7,8 @@ from jaxrobust.options import Options, option
 
 @dataclasses.dataclass(frozen=True)
 class Baseline(Options, section="baseline", recipe="configs/dpc.py"):
-    """Cross-entropy and mixup."""
+    """Cross-entropy, mixup and nearest neighbours."""
 
     mixup_alpha: float = option(1.0, "(0, inf)", "of the Beta distribution of a pair's shares")
+    num_neighbors: int = option(20, "[1, inf)", "of knn, whose labels vote")
     threshold: float = option(0.5, "[0, 1)", "labels with a clean probability above it are kept")

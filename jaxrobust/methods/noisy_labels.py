@@ -10,7 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.engine.training import TrainState
-from jaxrobust.selection import clean_probability, select_clean
+from jaxrobust.selection import (
+    clean_probability,
+    clean_probability_given_count,
+    estimate_num_wrong,
+    select_clean,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +133,9 @@ class Method:
       test_variables: `state -> variables` that are tested.
       score_variables: `state -> variables` whose logits on the training set `score_labels` gets.
       score_view: the view of the training images for that: `"test"`, or a kind of `Stage.views`.
+      score_forward: `(variables, images, ids) -> logits` of training images in place of `forward`,
+        for a method that has to leave out what it keeps of these very images.
+      one_epoch: there is nothing to learn after the first epoch.
     """
 
     networks: tuple[str, ...]
@@ -145,6 +153,8 @@ class Method:
     test_variables: Callable[[Any], Mapping[str, Any]] = current_variables
     score_variables: Callable[[Any], Mapping[str, Any]] = current_variables
     score_view: str = "test"
+    score_forward: Callable[..., jax.Array] | None = None
+    one_epoch: bool = False
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -196,6 +206,7 @@ def score_labels_by(
     threshold: float,
     kurtosis_threshold: float = 1.2,
     reg_covar: float = 5e-4,
+    class_probs: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
 ) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
     """`Method.score_labels` by a score per example: every network splits, their mean decides.
 
@@ -203,10 +214,11 @@ def score_labels_by(
       networks: their names.
       score: `(logits [N, C], labels [N]) -> [N]`, high for labels that look right.
       name: of the score's column.
-      mode: of `clean_probability`.
+      mode: of `clean_probability`, or `"count"` for `clean_probability_given_count`.
       threshold: of `select_clean`.
       kurtosis_threshold: of `clean_probability`.
       reg_covar: of `clean_probability`.
+      class_probs: `logits [N, C] -> probabilities`, from which `"count"` counts.
 
     Returns:
       The function. With several networks, the scores of each carry its name.
@@ -214,9 +226,16 @@ def score_labels_by(
 
     how = {"mode": mode, "kurtosis_threshold": kurtosis_threshold, "reg_covar": reg_covar}
 
+    def clean_probs(scores, logits, labels):
+        if mode != "count":
+            return jnp.stack([clean_probability(s, **how) for s in scores])
+        counts = [estimate_num_wrong(class_probs(o), labels) for o in logits]
+        pairs = zip(scores, counts, strict=True)
+        return jnp.stack([clean_probability_given_count(s, count) for s, count in pairs])
+
     def score_labels(logits, labels):
         scores = jax.vmap(score, in_axes=(0, None))(logits, labels)
-        probs = jnp.stack([clean_probability(s, **how) for s in scores])
+        probs = clean_probs(scores, logits, labels)
         clean_prob = jnp.mean(probs, axis=0)
         label_scores = {
             "suggested": predicted_class(jnp.mean(logits, axis=0)),
@@ -232,6 +251,24 @@ def score_labels_by(
         return label_scores
 
     return score_labels
+
+
+def flag_by_count(method: Method) -> Method:
+    """The method with as many labels flagged as the confident joint counts.
+
+    Flagged are the `estimate_num_wrong` labels of the lowest `method.score`, unless the label is
+    the suggested class. `clean_prob` becomes `clean_probability_given_count` of that score, which
+    orders the labels as the score does. What the method itself trains on does not change.
+    """
+
+    def score_labels(logits, labels):
+        label_scores = method.score_labels(logits, labels)
+        num_wrong = estimate_num_wrong(method.class_probs(logits), labels)
+        clean_prob = clean_probability_given_count(label_scores[method.score], num_wrong)
+        flagged = (clean_prob < 0.5) & (label_scores["suggested"] != labels)
+        return {**label_scores, "clean_prob": clean_prob, "flagged": flagged}
+
+    return dataclasses.replace(method, score_labels=score_labels)
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:

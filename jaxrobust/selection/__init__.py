@@ -6,6 +6,10 @@ from jaxrobust.selection.bidirectional_uncertainty import (
 )
 from jaxrobust.selection.bidirectional_uncertainty import predicted_unknown as predicted_unknown
 from jaxrobust.selection.bidirectional_uncertainty import select_lowest as select_lowest
+from jaxrobust.selection.clusters import cover_radius as cover_radius
+from jaxrobust.selection.clusters import cover_select as cover_select
+from jaxrobust.selection.clusters import drop_query_select as drop_query_select
+from jaxrobust.selection.clusters import typical_select as typical_select
 from jaxrobust.selection.coarse_to_fine import coarse_score as coarse_score
 from jaxrobust.selection.coarse_to_fine import select_coarse_to_fine as select_coarse_to_fine
 from jaxrobust.selection.confident_joint import confident_joint as confident_joint
@@ -28,8 +32,9 @@ from jaxrobust.selection.mixture import excess_kurtosis as excess_kurtosis
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d as fit_gaussian_mixture_1d
 from jaxrobust.selection.mixture import gaussian_mixture_log_odds as gaussian_mixture_log_odds
 from jaxrobust.selection.mixture import gaussian_mixture_posterior as gaussian_mixture_posterior
+from jaxrobust.selection.neighbors import nearest_neighbors as nearest_neighbors
+from jaxrobust.selection.neighbors import neighbor_votes as neighbor_votes
 from jaxrobust.selection.open_set_baselines import aleatoric_uncertainty as aleatoric_uncertainty
-from jaxrobust.selection.open_set_baselines import energy_margin_loss as energy_margin_loss
 from jaxrobust.selection.open_set_baselines import epistemic_energy as epistemic_energy
 from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score
 from jaxrobust.selection.open_set_baselines import (

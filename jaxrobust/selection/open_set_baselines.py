@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrobust.arrays import at_least_float32, check_logits, label_mask, masked_mean
+from jaxrobust.arrays import at_least_float32, check_logits
 from jaxrobust.losses.negative import log_one_minus_softmax
 from jaxrobust.selection.mixture import fit_gaussian_mixture_1d, gaussian_mixture_log_odds
 
@@ -163,45 +163,6 @@ def _reverse_neighbor_counts(
     counts = lax.fori_loop(0, -(-jnp.sum(annotated) // block), visit, counts)
     members = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=features.dtype), axis=0)
     return counts, members
-
-
-def energy_margin_loss(
-    detector_logits: jax.Array,
-    labels: jax.Array,
-    *,
-    known_margin: float = -25.0,
-    unknown_margin: float = -7.0,
-    where: jax.Array | None = None,
-) -> jax.Array:
-    """Keeps the energy of known images low and that of unknown ones high.
-
-    `mean over known of relu(E - known_margin)^2 + mean over unknown of relu(unknown_margin - E)^2`
-    with `E = -logsumexp_{k < K} w_k`. EAOA adds it with weight 0.01 to the detector's (K+1)-way
-    cross-entropy. A batch quantity; a group that is absent from the batch counts 0.
-
-    Args:
-      detector_logits: floats `[B, K+1]`; class K is "unknown".
-      labels: integers `[B]` in `0..K`; any other counts as known.
-      known_margin: energy below which a known image costs nothing.
-      unknown_margin: energy above which an unknown image costs nothing.
-      where: bool `[B]`, the rows that count; `None` for all.
-
-    Returns:
-      Float scalar, at least float32.
-
-    Raises:
-      ValueError: if the labels are not integers, one per row of logits, or there is no known class.
-
-    References:
-      Zong and Huang, CVPR 2025.
-    """
-    detector_logits = check_logits(detector_logits)
-    unknown = label_mask(detector_logits, labels)[..., -1]
-    energy = _known_energy(detector_logits)
-    counted = jnp.ones_like(unknown) if where is None else where
-    return masked_mean(jax.nn.relu(energy - known_margin) ** 2, counted & ~unknown) + masked_mean(
-        jax.nn.relu(unknown_margin - energy) ** 2, counted & unknown
-    )
 
 
 def _known_energy(detector_logits: jax.Array) -> jax.Array:

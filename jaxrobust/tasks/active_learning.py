@@ -9,10 +9,13 @@ The same loop serves every strategy. What an annotator has said so far is one ar
   same command goes on. See `jaxrobust.tasks.annotator`.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -61,6 +64,7 @@ from jaxrobust.tasks.common import (
 )
 from jaxrobust.tasks.images import images_of
 from jaxrobust.tasks.oracles import (
+    NoOracle,
     Oracle,
     PersonOracle,
     TruthOracle,
@@ -100,6 +104,47 @@ def run(
     split = _split(config, data)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, data, split).learn()
+
+
+def choose(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset | FeatureDataset,
+    annotations: np.ndarray,
+    workdir: str | os.PathLike | None = None,
+    *,
+    precisions: tuple[float, ...] = (),
+    programs: Programs | None = None,
+    bar: bool | None = False,
+) -> tuple[Query, np.ndarray]:
+    """Trains on annotations and chooses the next images: one round, without an oracle.
+
+    Args:
+      config: a recipe; `al.query_size` images are chosen.
+      dataset: the data; K classes.
+      annotations: int32 `[N]` of its training images, then of its unlabelled ones: a class, K for
+        unknown, or `NOT_ANNOTATED`.
+      workdir: as of `run`; None: no file is left.
+      precisions: of earlier queries.
+      programs: those of a run of the same recipe on data of the same shapes.
+      bar: as of `open_run`.
+
+    Returns:
+      The query, and the target classifier's probabilities float32 `[N, K]`.
+
+    Raises:
+      UserError: as of `run`.
+    """
+    check_common(config)
+    check_network(config, dataset)
+    labeled = annotations != NOT_ANNOTATED
+    nothing = np.zeros(0, np.int32)
+    known = tuple(range(dataset.num_classes))
+    split = OpenSetSplit(known, annotations, labeled, nothing, nothing.astype(bool))
+    with contextlib.ExitStack() as stack:
+        folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
+        run_ = stack.enter_context(open_run(config, folder, programs, bar=bar))
+        learning = _Learning(config, run_, dataset, split, oracle=NoOracle())
+        return learning.choose(precisions, keep=workdir is not None)
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> OpenSetSplit:
@@ -218,6 +263,7 @@ class _Learning:
         run: Run,
         dataset: Dataset | FeatureDataset,
         split: OpenSetSplit,
+        oracle: Oracle | None = None,
     ):
         self.config = config
         self.run = run
@@ -226,7 +272,7 @@ class _Learning:
         self.examples = _training_examples(dataset)
         self.class_names = [dataset.class_names[c] for c in split.known_classes]
         placement = run.placement
-        self.oracle = _oracle(config, dataset, split, run.workdir / "queries")
+        self.oracle = oracle or _oracle(config, dataset, split, run.workdir / "queries")
         images = images_of(self.examples, config, placement)
         self.problem = Problem(
             num_classes=split.num_known,
@@ -300,15 +346,10 @@ class _Learning:
     def learn(self) -> dict:
         """Trains and queries, and returns the results, or what has to be answered first."""
         config, run, saved = self.config, self.run, self.saved
-        self._write_split()
-        self._introduce()
-        self._restore()
-        introduce_networks(saved.networks, self.problem.dtype, run)
-        run.start_progress(saved, total=self._epochs_before((config.al.rounds, 0, 0)))
+        self._begin()
         while saved.at[0] < config.al.rounds:
-            round_, first_phase, _ = saved.at
-            for index in range(first_phase, len(self.strategy.phases)):
-                self._train(round_, index)
+            round_ = saved.at[0]
+            self._train_round()
             if self.oracle.may_wait:
                 self._save_trained(round_)
             self._measure(round_)
@@ -321,6 +362,35 @@ class _Learning:
             run.epoch_done(saved, at=(round_ + 1, 0, 0), where=f"round {round_}")
         run.flush()
         return self._finish()
+
+    def choose(self, precisions: tuple[float, ...], *, keep: bool) -> tuple[Query, np.ndarray]:
+        """Trains one round and returns its query, and the target's probabilities `[N, K]`."""
+        self._begin()
+        self._train_round()
+        if keep:
+            self._save_trained(0)
+        stream = f"{self.config.method}/query"
+        context = self._context(0, stream, num_phases=len(self.strategy.phases))
+        context = dataclasses.replace(context, round=len(precisions), precisions=precisions)
+        query = self.strategy.query(context)
+        (target,) = [p for p in self.strategy.phases if p.name == self.strategy.target]
+        probs = self.jit("target/probs", target.class_probs)(self._predictions(target.name, 0))
+        self.run.flush()
+        return query, fetch(probs)
+
+    def _begin(self) -> None:
+        self._write_split()
+        self._introduce()
+        self._restore()
+        introduce_networks(self.saved.networks, self.problem.dtype, self.run)
+        total = self._epochs_before((self.config.al.rounds, 0, 0))
+        self.run.start_progress(self.saved, total=total)
+
+    def _train_round(self) -> None:
+        """The phases of a round, or those that are left of it."""
+        round_, first_phase, _ = self.saved.at
+        for index in range(first_phase, len(self.strategy.phases)):
+            self._train(round_, index)
 
     def _train(self, round_: int, index: int) -> None:
         """A phase of a round, or what is left of it."""

@@ -16,6 +16,7 @@ from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FEATURES, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
+from jaxrobust.embedding import embed
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.run import Run
@@ -94,21 +95,46 @@ def _load_features(
             f"Task {config.task} learns from images, not from features: choose another "
             "--config.dataset.name=."
         )
-    del path  # of the images, which only a person is shown
     if not fields.features:
         raise UserError(
-            f"dataset.name={FEATURES!r} reads a .npy or .npz file: set --config.dataset.features=."
+            f"dataset.name={FEATURES!r} reads a .npy or .npz file: set --config.dataset.features=, "
+            "or auto for the images of --config.dataset.path=."
         )
     if fields.stream:
         raise UserError(
             "Features are held in memory: set --config.dataset.stream=False, or stream images."
         )
     return load_features(
-        fields.features,
+        _embedded(path) if fields.features == AUTO else fields.features,
         labels=fields.labels or None,
         test_fraction=fields.test_fraction,
         **options,
     )
+
+
+AUTO = "auto"
+"""The `dataset.features` that are computed of the images of `dataset.path`."""
+
+
+def _embedded(path: str | None) -> dict[str, np.ndarray]:
+    """Features of a folder of images and their mirror images, as the arrays of a file of them."""
+    if path is None:
+        raise UserError(
+            f"dataset.features={AUTO!r} embeds a folder of images: set --config.dataset.path=."
+        )
+    log.info(
+        "Images are seen as the features of a pretrained network, computed once; to train from "
+        "their pixels instead, start from the variant image_folder_pixels."
+    )
+    found = embed(path, views=2, progress=True)
+    arrays = {
+        "features": found.array,
+        "labels": found.labels,
+        "label_names": found.label_names,
+        "files": found.files,
+        "split": found.split,
+    }
+    return {name: np.asarray(array) for name, array in arrays.items() if array is not None}
 
 
 def check_network(config: ml_collections.ConfigDict, dataset) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxrobust.data.augment import num_views
+from jaxrobust.data.augment import num_views, plain_view
 from jaxrobust.data.dataset import Dataset, FileDataset, check_has_test, fingerprint
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine import rng
@@ -56,9 +56,16 @@ from jaxrobust.tasks.common import (
     program_settings,
     write_test_files,
 )
-from jaxrobust.tasks.distillation_measures import MULTILABEL, SINGLE_LABEL, Protocol
+from jaxrobust.tasks.distillation_measures import (
+    MAX_RETRIEVED,
+    MULTILABEL,
+    SINGLE_LABEL,
+    Protocol,
+    multilabel_comparison,
+)
 from jaxrobust.tasks.images import images_of, view_transforms
 from jaxrobust.tasks.teachers import (
+    TeacherLogits,
     check_table,
     digest,
     has_table,
@@ -78,6 +85,8 @@ def run(
     programs: Programs | None = None,
     *,
     dataset: Dataset | None = None,
+    teacher: TeacherLogits | None = None,
+    bar: bool | None = None,
 ) -> dict:
     """Runs a whole distillation experiment, or what is left of it.
 
@@ -86,6 +95,8 @@ def run(
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
+      teacher: what a teacher says of these images, in place of the one that the recipe names.
+      bar: as of `open_run`.
 
     Returns:
       What `results.json` holds.
@@ -93,8 +104,8 @@ def run(
     Raises:
       UserError: if the recipe, the data, the teacher or the workdir is not usable.
     """
-    inputs = _inputs(config, dataset)
-    with open_run(config, workdir, programs) as run_:
+    inputs = read_inputs(config, dataset, teacher)
+    with open_run(config, workdir, programs, bar=bar) as run_:
         return _Distillation(config, run_, inputs).distill()
 
 
@@ -106,7 +117,9 @@ class _Inputs:
       dataset: the images.
       protocol: what is measured on them.
       distiller: the method.
-      stored: the teacher, None if it is to be trained or none is needed.
+      stored: the teacher, None if it is to be trained, if only its logits are given, or if none is
+        needed.
+      logits: those of a teacher that is not a network.
       backbones: by role, what the network starts from, None if from its initialisation.
     """
 
@@ -114,10 +127,20 @@ class _Inputs:
     protocol: Protocol
     distiller: Distiller
     stored: StoredClassifier | None
+    logits: TeacherLogits | None
     backbones: Mapping[str, StoredClassifier | None]
 
 
-def _inputs(config: ml_collections.ConfigDict, given: Dataset | None = None) -> _Inputs:
+def read_inputs(
+    config: ml_collections.ConfigDict,
+    given: Dataset | None = None,
+    logits: TeacherLogits | None = None,
+) -> _Inputs:
+    """What a run of these arguments would start from.
+
+    Raises:
+      UserError: if they cannot be right.
+    """
     _check(config)
     dataset: Any = given or load(config, multilabel=None, streams=True)
     check_has_test(dataset)
@@ -129,10 +152,10 @@ def _inputs(config: ml_collections.ConfigDict, given: Dataset | None = None) -> 
         )
     check_batch_size(config, len(dataset.train))
     stored = stored_teacher(config, dataset)
-    distiller = _distiller(config, dataset, protocol, stored)
-    check_table(config, distiller)
+    distiller = _distiller(config, dataset, protocol, stored, logits)
+    check_table(config, distiller, logits)
     backbones = {role: stored_backbone(config, role) for role in ROLES}
-    return _Inputs(dataset, protocol, distiller, stored, backbones)
+    return _Inputs(dataset, protocol, distiller, stored, logits, backbones)
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -165,6 +188,7 @@ def _distiller(
     dataset: Dataset | FileDataset,
     protocol: Protocol,
     stored: StoredClassifier | None,
+    logits: TeacherLogits | None,
 ) -> Distiller:
     """The recipe's method.
 
@@ -184,13 +208,15 @@ def _distiller(
         return outputs.features
 
     teacher = stored.module(dtype) if stored else _classifier(config, dataset, config.teacher.name)
+    given = stored.arch if stored else logits and logits.name
     problem = Problem(
         num_classes=dataset.num_classes,
         student=config.student.name,
-        teacher=stored.arch if stored else config.teacher.name,
+        teacher=given or config.teacher.name,
         student_features=features(_classifier(config, dataset, config.student.name)),
         teacher_features=features(teacher),
         dtype=dtype,
+        num_examples=len(dataset.train),
     )
     return protocol.distillers[config.method](config, problem)
 
@@ -203,16 +229,20 @@ class _Distillation:
         self.run = run_
         self.dataset, self.protocol = inputs.dataset, inputs.protocol
         self.stored, self.distiller = inputs.stored, inputs.distiller
+        self.teacher_logits = inputs.logits
         self.dtype = compute_dtype(config.dtype)
         dataset, put = self.dataset, run_.placement.put
         self._images = images_of(dataset.train, config, run_.placement)
         self._test_images = images_of(dataset.test, config, run_.placement)
         self.input_shape = self._images.shape
         self._crops = {"padding": config.augment.padding, "flip": config.augment.flip}
-        self.teacher_name = self.stored.arch if self.stored else config.teacher.name
+        self.teacher_name = config.teacher.name
+        if self.stored or self.teacher_logits:
+            self.teacher_name = self.stored.arch if self.stored else self.teacher_logits.name
         self.decoder = dict(config.decoder) if dataset.is_multilabel else None
         self.has_teacher = bool(self.stored) or self.distiller.has_teacher
-        self.trains_teacher = self.has_teacher and self.stored is None
+        is_given = bool(self.stored or self.teacher_logits)
+        self.trains_teacher = self.has_teacher and not is_given
         self.num_epochs = {
             "teacher": config.teacher.num_epochs if self.trains_teacher else 0,
             "student": config.num_epochs,
@@ -251,20 +281,26 @@ class _Distillation:
             count,
         )
         replicated = {"out_shardings": placement.replicated, "static": static}
-        self._start, self._epoch, self._predict = {}, {}, {}
+        self._start, self._epoch, self._predict, self._pool = {}, {}, {}, {}
+
+        def gather(role, name, output):
+            spec = PredictSpec(predictors[role], self.dtype, output)
+            return gather_program(
+                programs,
+                f"{role}/{name}",
+                prediction(spec),
+                len(self.dataset.test),
+                placement,
+                static=static,
+            )
+
         for role, spec in specs.items():
             self._start[role] = programs.jit(f"{role}/start", initial_state(spec), **replicated)
             self._epoch[role] = epoch_program(
                 programs, f"{role}/epoch", training_step(spec), placement, static=static
             )
-            self._predict[role] = gather_program(
-                programs,
-                f"{role}/predict",
-                prediction(PredictSpec(predictors[role], self.dtype)),
-                len(self.dataset.test),
-                placement,
-                static=static,
-            )
+            self._predict[role] = gather(role, "predict", "logits")
+            self._pool[role] = gather(role, "pool", "pooled")
         table = TableSpec(
             predictors["teacher"],
             dtype=self.dtype,
@@ -278,7 +314,7 @@ class _Distillation:
             spec = DiagnosisSpec(
                 specs["student"].module,
                 self.distiller,
-                predictors["teacher"] if self.has_teacher else None,
+                predictors["teacher"] if self.has_teacher and not self.teacher_logits else None,
                 config.distill.temperature or 2.0,
                 self.dtype,
             )
@@ -287,6 +323,9 @@ class _Distillation:
             self._diagnosed = placement.put(
                 (self._images.read(ids), self.dataset.train.labels[ids])
             )
+            if self.teacher_logits:
+                plain = self.teacher_logits.train[ids, plain_view(**self._crops)]
+                self._diagnosed_logits = placement.put(plain)
 
     def _specs(self) -> dict[str, TrainSpec]:
         """How each network is trained."""
@@ -430,18 +469,38 @@ class _Distillation:
 
     def _logits(self, role: str) -> np.ndarray:
         """Logits on the test images."""
+        return self._outputs(self._predict[role], role, np.arange(len(self.dataset.test)))
+
+    def _outputs(self, program: Any, role: str, ids: np.ndarray) -> np.ndarray:
+        """What a program of predictions makes of test images."""
         plan = place_plan(
-            np.arange(len(self.dataset.test)),
+            ids,
             self.config.eval_batch_size,
             self.run.placement,
             capacity=len(self.dataset.test),
         )
         key = rng.stream(self.config.seed, f"{role}/predict")
         images = self._test_images.visit(("test",), f"{role}/predict")
-        return fetch(self._predict[role](plan, key, self._operand(role), images))
+        return fetch(program(plan, key, self._operand(role), images))[ids]
+
+    def _comparison(self) -> dict[str, float]:
+        """Measures of `multilabel_comparison`."""
+        test, roles = self.dataset.test, ROLES[::-1] if self.has_teacher else ("student",)
+        ids = np.arange(len(test))
+        if len(ids) > MAX_RETRIEVED:
+            draw = rng.generator(self.config.seed, "retrieval")
+            ids = np.sort(draw.choice(len(test), MAX_RETRIEVED, replace=False))
+        return multilabel_comparison(
+            {role: np.asarray(self.protocol.probabilities(self._logits(role))) for role in roles},
+            {role: self._outputs(self._pool[role], role, ids) for role in roles},
+            test.labels[ids],
+        )
 
     def _teacher_table(self) -> jax.Array:
         """The teacher's logits `[N, V, C]` on all views of all training images."""
+        if self.teacher_logits:
+            dtype = self.config.teacher.table_dtype
+            return self.run.placement.put(self.teacher_logits.train.astype(dtype))
         count, views = len(self.dataset.train), num_views(**self._crops)
         size = count * views * self.dataset.num_classes
         bytes_ = size * jnp.dtype(self.config.teacher.table_dtype).itemsize
@@ -465,9 +524,13 @@ class _Distillation:
         return self.protocol.measures(self._logits(role), self.dataset.test.labels)
 
     def _diagnose_epoch(self, epoch: int) -> dict[str, dict[str, float]]:
+        if self.teacher_logits:
+            teacher = {"logits": self._diagnosed_logits}
+        else:
+            teacher = self._operand("teacher") if self.has_teacher else {}
         values = self._diagnose(
             self.saved.networks["student"].variables,
-            self._operand("teacher") if self.has_teacher else {},
+            teacher,
             *self._diagnosed,
             self._statistics["student"],
         )
@@ -499,6 +562,8 @@ class _Distillation:
             "class_names": list(self.dataset.class_names),
             "teacher_sha256": digest(self.stored.variables) if self.stored else None,
         }
+        if self.teacher_logits:
+            facts["teacher_sha256"] = digest(self.teacher_logits.arrays)
         self.run.begin("inputs.json", facts, dtype=self.dtype)
 
     def _settle_teacher(self) -> None:
@@ -507,7 +572,12 @@ class _Distillation:
             save_classifier(self._as_stored("teacher"), self.run.workdir / "teacher")
         elif self.stored and not self.epochs["teacher"]:
             self.epochs["teacher"].append(self._test_measures("teacher"))
-        if self.has_teacher:
+        elif self.teacher_logits and not self.epochs["teacher"]:
+            logits = self.teacher_logits.test
+            if logits is not None:
+                measures = self.protocol.measures(logits, self.dataset.test.labels)
+                self.epochs["teacher"].append(measures)
+        if self.epochs["teacher"]:
             scored = self.protocol.describe(self.epochs["teacher"][-1])
             log.info("Teacher %s: %s", self.teacher_name, scored)
 
@@ -565,8 +635,11 @@ class _Distillation:
             "epochs": epochs,
         }
         if self.has_teacher:
-            measures = {k: v for k, v in self.epochs["teacher"][-1].items() if k != "epoch"}
+            tested = self.epochs["teacher"][-1] if self.epochs["teacher"] else {}
+            measures = {k: v for k, v in tested.items() if k != "epoch"}
             results["teacher"] = {"name": self.teacher_name, **measures}
+        if self.protocol.compares:
+            results["comparison"] = self._comparison()
         save_classifier(student, workdir / "student")
         if self.config.export.program:
             save_program(student, workdir / "student", dtype=self.dtype)

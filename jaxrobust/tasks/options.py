@@ -10,10 +10,11 @@ import ml_collections
 
 from jaxrobust import methods, options
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.methods.baselines_options import Eaoa, Lfosa
+from jaxrobust.methods.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
 from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.kd_baselines_options import (
     At,
+    Crd,
     Dist,
     Dkd,
     FitNet,
@@ -57,7 +58,10 @@ class Dataset(Options, section="dataset"):
         "of the images, if a person is to see them",
     )
     features: str = option(
-        "", str, "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings"
+        "",
+        str,
+        "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings; auto: "
+        "embed the images of path first",
     )
     labels: str = option(
         "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
@@ -100,6 +104,11 @@ class Augment(Options, section="augment"):
         0.0, "[0, inf)", "of features: standard deviation of the noise on each, in its own"
     )
     feature_dropout: float = option(0.0, "[0, 1)", "of features: share that is set to the mean")
+    feature_test: str = option(
+        "first",
+        ("first", "mean"),
+        "of features: what is tested and scored, the first view or the mean of all views",
+    )
     crop: str = option(
         "center",
         Names("jaxrobust.data.transforms:CROPS", extra=("multilabel",)),
@@ -293,6 +302,9 @@ class Al(Options, section="al"):
     class_order: tuple[int, ...] = option(
         (), "[0, inf)", "permutation of class ids, the first ones are known; (): 0, 1, .."
     )
+    shuffle_classes: bool = option(
+        False, bool, "True: the seed draws class_order, so that several seeds see several of them"
+    )
     init_fraction: float = option(
         0.01, "(0, 1]", "of the known training images, labelled at the start"
     )
@@ -312,6 +324,13 @@ class Al(Options, section="al"):
         "view in which the pool is scored, of every strategy; train: augmented, as BUAL's code",
     )
 
+    def check_combinations(self) -> None:
+        if self.shuffle_classes and self.class_order:
+            raise UserError(
+                "al.shuffle_classes=True draws the order that al.class_order="
+                f"{tuple(self.class_order)} gives; set one of the two."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class ActiveLearning(Run):
@@ -330,6 +349,9 @@ class ActiveLearning(Run):
     al: Al = Al()
     lfosa: Lfosa = Lfosa()
     eaoa: Eaoa = Eaoa()
+    typiclust: Typiclust = Typiclust()
+    probcover: Probcover = Probcover()
+    dropquery: Dropquery = Dropquery()
 
 
 # Noisy labels.
@@ -365,6 +387,12 @@ class NoisyLabels(Run):
     task: str = option("noisy_labels", Names("jaxrobust.tasks:TASKS"), "the outer loop")
     method: str = option(
         "cross_entropy", Names("jaxrobust.methods:NOISY_LABEL_METHODS"), "learns from the labels"
+    )
+    flag_by: str = option(
+        "method",
+        ("method", "count"),
+        "which labels are called wrong: those that the method says; count: as many of its lowest "
+        "scores as the confident joint counts",
     )
     num_epochs: int = option(301, "[1, inf)", "DPC's code loops over 0..300")
     batch_size: int = option(
@@ -467,6 +495,7 @@ class Distillation(Run):
     fitnet: FitNet = FitNet()
     sp: Sp = Sp()
     vid: Vid = Vid()
+    crd: Crd = Crd()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -582,6 +611,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (task := config.get("task")) not in _TASKS:
         raise UserError(unknown_name("task", task, _TASKS))
     options.check(config, option_classes(task))
+    if task != "noisy_labels" and config.dataset.test2:
+        raise UserError(
+            f"Task {task} has one test set, and only noisy_labels a second: clear "
+            "--config.dataset.test2=."
+        )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":
             raise UserError(

@@ -10,6 +10,7 @@ from jaxrobust import metrics
 from jaxrobust.data.dataset import Dataset
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
+from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet
@@ -129,6 +130,13 @@ class TruthOracle:
         raise NotImplementedError
 
 
+class NoOracle:
+    """Nobody answers: a query is all that is wanted."""
+
+    truth = None
+    may_wait = True
+
+
 class PersonOracle:
     """A person answers, in a table. Only the answers are known: no recall, and AUROCs over them.
 
@@ -175,13 +183,17 @@ def split_by_truth(
 ) -> OpenSetSplit:
     """The protocol of the papers: classes are declared unknown, labels hidden."""
     al = config.al
+    class_order = tuple(al.class_order) or None
+    if al.shuffle_classes:
+        draw = rng.generator(config.seed, "open_set/class_order")
+        class_order = tuple(draw.permutation(dataset.num_classes).tolist())
     return open_set_split(
         dataset.train.labels,
         dataset.test.labels,
         num_classes=dataset.num_classes,
         openness=None if al.num_known else al.openness,
         num_known=al.num_known or None,
-        class_order=tuple(al.class_order) or None,
+        class_order=class_order,
         init_fraction=al.init_fraction,
         seed=config.seed,
     )

@@ -13,11 +13,14 @@ from jaxrobust.tasks.options import (
     NoisyLabels,
 )
 
-DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "digits", "image_folder")
+DATASETS = (
+    *("cifar10", "cifar100", "tiny_imagenet"),
+    *("fashion_mnist", "digits", "image_folder", "features"),
+)
 
 OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
     f"{dataset}_openness_{openness}": (dataset, openness)
-    for dataset in ("cifar10", "cifar100", "tiny_imagenet")
+    for dataset in ("cifar10", "cifar100", "tiny_imagenet", "features")
     for openness in (0.2, 0.4, 0.6, 0.8)
 }
 """Variant of an active-learning recipe -> (data set, unknown classes / all classes)."""
@@ -46,6 +49,14 @@ _ACTIVE_LEARNING: dict[str, dict[str, Any]] = {
         "al.rounds": 6,
     },
     "image_folder": {"dataset.image_size": 32},
+    "features": {  # of a frozen network, so that a run takes seconds: see docs/results.md
+        "model.name": "mlp",
+        "num_epochs": 40,
+        "optimizer.learning_rate": 0.005,
+        "al.query_size": 100,
+        "al.rounds": 7,
+        "al.score_transform": "test",
+    },
 }
 
 
@@ -83,6 +94,18 @@ NOISY_LABELS: dict[str, dict[str, Any]] = {
         "optimizer.decay_epochs": (30,),
     },
     "image_folder": {"dataset.image_size": 32},
+    "features": {
+        # Ours. A strong decay, as of the regression that cleanlab's users train, keeps linear heads
+        # from memorising; the views of an image are its augmentation.
+        "model.name": "linear",
+        "augment.feature_test": "mean",
+        "num_epochs": 16,
+        "batch_size": 256,
+        "optimizer.learning_rate": 0.01,
+        "optimizer.schedule": "cosine",
+        "optimizer.weight_decay": 0.1,
+        "flag_by": "count",
+    },
 }
 """Data set -> fields of every noisy-label recipe."""
 
@@ -149,6 +172,7 @@ _DISTILLATION: dict[str, dict[str, Any]] = {
         "reviewkd.weight": 1.0,
         "reviewkd.warm_up": 3,
         "rld.warm_up": 3,
+        "crd.num_negatives": 1024,
     },
     "image_folder": {"dataset.image_size": 32},
     "imagenet": {

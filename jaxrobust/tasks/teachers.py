@@ -1,5 +1,6 @@
 """Trained networks that a distillation run starts from: its teacher, and backbones of either."""
 
+import dataclasses
 import hashlib
 import logging
 from typing import Any
@@ -16,6 +17,27 @@ from jaxrobust.methods.distillation import Distiller
 from jaxrobust.models.storage import StoredClassifier, load_classifier
 
 log = logging.getLogger("jaxrobust")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TeacherLogits:
+    """What a teacher that is no network of ours says of the images of a data set.
+
+    Attributes:
+      name: what reports call it.
+      train: float32 `[N, V, C]`, on the V views of the training images that a recipe's crops have,
+        in the order of `draw_views`.
+      test: float32 `[n, C]`, on the test images; None if it was not asked.
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray | None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All logits."""
+        return {"train": self.train} | ({} if self.test is None else {"test": self.test})
 
 
 def stored_teacher(
@@ -63,7 +85,9 @@ def has_table(config: ml_collections.ConfigDict) -> bool:
     return config.teacher.get("logits", "step") == "table"
 
 
-def check_table(config: ml_collections.ConfigDict, distiller: Distiller) -> None:
+def check_table(
+    config: ml_collections.ConfigDict, distiller: Distiller, given: TeacherLogits | None
+) -> None:
     """Refuses a table of logits where a step needs anything else of the teacher.
 
     Raises:
@@ -71,6 +95,12 @@ def check_table(config: ml_collections.ConfigDict, distiller: Distiller) -> None
     """
     if not has_table(config):
         return
+    if given and not (distiller.has_teacher and distiller.logits_only):
+        reads = "a teacher's features too" if distiller.has_teacher else "labels alone"
+        raise UserError(
+            f"method {config.method} reads {reads}, but this teacher gives logits: choose one that "
+            "learns from logits, such as dhkd, kd, dkd or dist, or give the folder of a network."
+        )
     reason = None
     if not distiller.has_teacher:
         reason = f"method {config.method} learns from labels alone"

@@ -20,6 +20,8 @@ def test_the_first_view_is_tested_and_any_is_trained_on():
     views = FeatureViews(dtype=jnp.float32)
     expected = _normalized()
     np.testing.assert_allclose(views("test", KEY, RAW, STATISTICS), expected[:, 0], rtol=1e-6)
+    mean = FeatureViews(dtype=jnp.float32, test="mean")("test", KEY, RAW, STATISTICS)
+    np.testing.assert_allclose(mean, expected.mean(axis=1), rtol=1e-5, atol=1e-6)
     for kind in ("weak", "strong"):
         seen = np.asarray(jax.jit(views, static_argnums=0)(kind, KEY, jnp.asarray(RAW), STATISTICS))
         near = np.abs(seen[:, None] - expected).max(axis=2) < 1e-5

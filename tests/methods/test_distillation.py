@@ -16,7 +16,16 @@ from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl, standardize_logits
 from jaxrobust.methods import DISTILLERS, dhkd
 from jaxrobust.methods.distillation import Problem, distillation_schedule
-from jaxrobust.methods.distillation_steps import Batch, ClassifierState, distillation_step
+from jaxrobust.methods.distillation_steps import (
+    CONNECTOR,
+    Batch,
+    ClassifierState,
+    TrainSpec,
+    distillation_step,
+    initial_state,
+    student_apply,
+)
+from jaxrobust.models import make_classifier
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
 from jaxrobust.tasks.protocols import DISTILLATIONS
@@ -39,7 +48,7 @@ def _features(batch, *, channels=3, width=4):
 
 def _problem(num_classes=4, *, student="resnet8", teacher="resnet14"):
     features = jax.eval_shape(lambda: _features(1))
-    return Problem(num_classes, student, teacher, features, features, jnp.float32)
+    return Problem(num_classes, student, teacher, features, features, jnp.float32, num_examples=8)
 
 
 def _apply(params, batch_stats, inputs, *, train, key=None, where=None, constants=None):
@@ -275,6 +284,23 @@ def _outputs(seed, num_classes=4, batch=6):
     )
     logits = jnp.asarray(3 * generator.normal(size=(2, batch, num_classes)), jnp.float32)
     return Outputs(logits[0], logits[1], features)
+
+
+@pytest.mark.parametrize(("method", "normalizes"), [("vid", False), ("fitnet", True)])
+def test_a_connector_without_batch_norm_leaves_the_statistics_as_they_were(method, normalizes):
+    module = make_classifier("resnet8", num_classes=4, auxiliary="none", dtype=jnp.float32)
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+    problem = Problem(4, "resnet8", "resnet8", outputs.features, outputs.features, jnp.float32, 8)
+    distiller = DISTILLERS[method](_config(), problem)
+    spec = TrainSpec(
+        module, distiller, optax.identity(), (8, 8, 3), 2, padding=0, flip=False, dtype=jnp.float32
+    )
+    network = jax.eval_shape(initial_state(spec), jax.random.key(0))
+    apply = functools.partial(student_apply(module, distiller.connector), train=True)
+    _, after = jax.eval_shape(apply, network.params, network.batch_stats, images)
+    assert jax.tree.structure(after) == jax.tree.structure(network.batch_stats)
+    assert (CONNECTOR in after) == normalizes
 
 
 def _connected(connector, features):

@@ -162,7 +162,7 @@ def test_reviewkd_compares_the_final_maps():
         final = jax.ShapeDtypeStruct((1, 2, 2, channels), jnp.float32)
         return Features(jax.ShapeDtypeStruct((1, channels), jnp.float32), maps, maps, final)
 
-    problem = Problem(5, "a", "b", features(3), features(6), jnp.float32)
+    problem = Problem(5, "a", "b", features(3), features(6), jnp.float32, 8)
     config = _config(**{"reviewkd.width": 8})
     distiller = MULTILABEL_DISTILLERS["reviewkd"](config, problem)
     (student,), params = jax.eval_shape(

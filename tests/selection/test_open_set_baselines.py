@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from jaxrobust.losses import energy_margin_loss
 from jaxrobust.selection import (
     aleatoric_uncertainty,
-    energy_margin_loss,
     epistemic_energy,
     fit_gaussian_mixture_1d,
     gaussian_mixture_log_odds,

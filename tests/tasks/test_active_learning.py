@@ -189,6 +189,7 @@ WRONG = {
         {"method": "entropy", "al.target_model": "shared"},
         "set --config.al.target_model=separate",
     ),
+    "a second test set": ({"dataset.test2": "val"}, "clear --config.dataset.test2="),
     "unknown view": ({"al.score_transform": "tset"}, "al.score_transform"),
 }
 

@@ -179,17 +179,24 @@ def test_plain_training_needs_no_teacher(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_connector_is_trained_and_left_behind(finished, tmp_path):
-    config = _config(**{"method": "dhkd_reviewkd", "num_epochs": 1, "reviewkd.warm_up": 4})
+@pytest.mark.parametrize("method", ["dhkd_reviewkd", "crd"])
+def test_a_connector_is_trained_and_left_behind(method, finished, tmp_path):
+    changes = {"reviewkd.warm_up": 4, "crd.num_negatives": 20}
+    config = _config(**{"method": method, "num_epochs": 1, **changes})
     config.teacher.path = str(finished[0] / "teacher")
     results = tasks.run(config, tmp_path)
     (trained,) = _events(tmp_path, split="train")
-    assert trained["ramp"] == 0.25 and np.isfinite(trained["loss_kd"])
+    assert trained["ramp"] == (1 if method == "crd" else 0.25)
+    assert np.isfinite(trained["loss_kd"]) and trained["loss_kd"] > 0
     student = load_classifier(tmp_path / "student")
     assert student.variables["params"].keys() == {"backbone", "primary"}
     assert student.variables["batch_stats"].keys() == {"backbone"}
-    # Gradients of the connector are no part of the comparison with cross-entropy's head.
-    assert results["last"]["diagnosis"]["distillation"]["head_norm_kd"] == 0
+    # Gradients of the connector are no part of the comparison with cross-entropy's head; contrasts
+    # with other images are not compared.
+    if method == "crd":
+        assert "distillation" not in results["last"]["diagnosis"]
+    else:
+        assert results["last"]["diagnosis"]["distillation"]["head_norm_kd"] == 0
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-3)])

@@ -5,10 +5,15 @@ import importlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxrobust import report, tasks
+from jaxrobust import embedding, report, tasks
+from jaxrobust.data import load_features
 from jaxrobust.data.features import feature_dataset
 from jaxrobust.errors import UserError
+from jaxrobust.recipes import has_pretrained
+from jaxrobust.tasks.common import load
+from jaxrobust.tasks.oracles import split_by_truth
 
 NUM_CLASSES = 4
 
@@ -84,6 +89,47 @@ def test_wrong_labels(tmp_path, features, recipe, changes):
     assert not (tmp_path / "figures" / "suspicious.png").exists()
 
 
+def test_a_folder_of_images_is_embedded_first(tmp_path, monkeypatch, caplog):
+    """With the extra `pretrained` the variant image_folder does so; here by a function."""
+    generator = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 180)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = generator.normal(level, 20, (4, 4, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    calls = []
+
+    def embed(folder, *, views, progress):
+        calls.append((folder, views))
+        network = lambda images: images.reshape(len(images), -1).astype(np.float32)  # noqa: E731
+        return embedding.embed(folder, backbone=network, views=views, size=2)
+
+    monkeypatch.setattr("jaxrobust.tasks.common.embed", embed)
+    config = importlib.import_module("jaxrobust.recipes.dpc").get_config("image_folder_pixels")
+    assert (config.dataset.name, config.dataset.features) == ("image_folder", "")
+    config = _config(
+        "dpc", "auto", method="cross_entropy", **{"noise.kind": "none", "dataset.max_train": 0}
+    )
+    with pytest.raises(UserError, match=r"set --config.dataset.path="):
+        tasks.run(config, tmp_path / "run")
+    config.dataset.path = str(tmp_path / "data")
+    caplog.set_level("INFO", "jaxrobust")
+    results = tasks.run(config, tmp_path / "run")
+    assert calls == [(str(tmp_path / "data"), 2)]
+    assert "start from the variant image_folder_pixels" in caplog.text
+    assert results["num_classes"] == 2 and results["last"]["accuracy"] == 1
+    with open(tmp_path / "run" / "label_quality.csv", newline="") as file:
+        assert {row["file"].split("/")[0] for row in csv.DictReader(file)} == {"dark", "light"}
+
+
+def test_the_variant_image_folder_depends_on_the_extra():
+    for recipe in ("dpc", "bldr"):
+        config = importlib.import_module(f"jaxrobust.recipes.{recipe}").get_config("image_folder")
+        expected = ("features", "auto") if has_pretrained() else ("image_folder", "")
+        assert (config.dataset.name, config.dataset.features) == expected
+        assert config.noise.kind == "none"
+
+
 def test_without_a_test_part(tmp_path, features):
     """A file that names no test part, and the same arrays in memory."""
     arrays = dict(np.load(features))
@@ -110,8 +156,11 @@ def test_without_a_test_part(tmp_path, features):
         ("dcfs", {}),
         ("bual", {"bual.nl_epochs": 2}),
         ("active_learning_baselines", {"method": "random", "augment.feature_dropout": 0.1}),
+        ("active_learning_baselines", {"method": "typiclust"}),
+        ("active_learning_baselines", {"method": "probcover", "checkpoint.every_seconds": np.inf}),
+        ("active_learning_baselines", {"method": "dropquery", "al.shuffle_classes": True}),
     ],
-    ids=["dcfs", "bual", "random"],
+    ids=["dcfs", "bual", "random", "typiclust", "probcover", "dropquery"],
 )
 def test_annotation(tmp_path, features, recipe, changes):
     config = _config(recipe, features, network="mlp", **ROUNDS, **changes)
@@ -122,12 +171,77 @@ def test_annotation(tmp_path, features, recipe, changes):
     assert not (tmp_path / "queries" / "round_00.png").exists()
 
 
+def test_neighbors_vote_without_their_own_label(tmp_path, features):
+    """One epoch, whatever `num_epochs`; votes are as NumPy counts them, an example's own left out.
+
+    The votes of all but the example itself depend on its own label in nothing.
+    """
+    config = _config("dpc", features, method="knn", **{"baseline.num_neighbors": 5})
+    results = tasks.run(config, tmp_path)
+    assert len(results["epochs"]) == 1
+    dataset = load_features(features, max_train=96)
+    x = dataset.train.read_all()[:, 0].astype(np.float32)
+    x = (x - dataset.mean) / dataset.std
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x16, given = x.astype(np.float16).astype(np.float32), np.load(tmp_path / "noisy_labels.npy")
+    nearness = x @ x16.T
+    np.fill_diagonal(nearness, -np.inf)
+    nearest = np.argsort(-nearness, axis=1)[:, :5]
+    weights = np.maximum(np.take_along_axis(nearness, nearest, axis=1), 0)
+    votes = np.stack([(weights * (given[nearest] == c)).sum(1) for c in range(NUM_CLASSES)], 1)
+    votes = (votes + 1 / NUM_CLASSES) / (weights.sum(1, keepdims=True) + 1)
+    with open(tmp_path / "label_quality.csv", newline="") as file:
+        rows = {int(row["id"]): row for row in csv.DictReader(file)}
+    agreement = [float(rows[i]["agreement"]) for i in range(96)]
+    np.testing.assert_allclose(agreement, votes[np.arange(96), given], rtol=1e-4)
+    flagged = [rows[i]["flagged"] == "1" for i in range(96)]
+    np.testing.assert_array_equal(flagged, votes.argmax(1) != given)
+    assert results["last"]["labels"]["f1"] > 0.6  # chance: 0.3
+
+
+def test_flags_by_count(tmp_path, features):
+    """The number is that of the confident joint; the order is that of the score."""
+    config = _config(
+        "dpc", features, method="knn", flag_by="count", **{"baseline.num_neighbors": 5}
+    )
+    tasks.run(config, tmp_path)
+    with open(tmp_path / "label_quality.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    agreement, clean_prob = (
+        np.array([float(row[name]) for row in rows]) for name in ("agreement", "clean_prob")
+    )
+    assert (np.diff(agreement) >= 0).all() and (np.diff(clean_prob) >= 0).all()
+    flagged = np.array([row["flagged"] == "1" for row in rows])
+    agrees = np.array([row["suggested_label"] == row["given_label"] for row in rows])
+    np.testing.assert_array_equal(flagged, (clean_prob < 0.5) & ~agrees)
+    given = np.load(tmp_path / "noisy_labels.npy")
+    assert abs((clean_prob < 0.5).sum() - (given != _truth(rows)).sum()) < 12
+
+
+def _truth(rows):
+    by_id = {int(row["id"]): int(row["true_label"]) for row in rows}
+    return np.array([by_id[i] for i in range(len(by_id))])
+
+
+def test_the_seed_draws_which_classes_are_known(features):
+    def known(seed, shuffle_classes):
+        config = _config("dcfs", features, seed=seed, **ROUNDS)
+        config.al.shuffle_classes = shuffle_classes
+        return split_by_truth(config, load(config, features=True)).known_classes
+
+    assert {known(seed, False) for seed in range(4)} == {(0, 1)}
+    assert known(3, True) == known(3, True)
+    assert len({known(seed, True) for seed in range(4)}) > 1
+
+
 def test_what_does_not_fit_is_refused_before_training(tmp_path, features):
     digits = {"dataset.name": "digits", "dataset.features": ""}
     for recipe, changes, words in (
         ("dpc", {"model.name": "resnet8_small"}, "takes images, but .* holds features"),
         ("dpc", digits, "takes features, but digits holds images"),
         ("dpc", {"dataset.features": ""}, "set --config.dataset.features="),
+        ("dpc", {"method": "knn", "baseline.num_neighbors": 96}, "must be below the number"),
+        ("dpc", {**digits, "method": "knn", "model.name": "resnet8_small"}, "not images"),
         ("dpc", {"dataset.stream": True}, "held in memory: set --config.dataset.stream=False"),
         ("bldr", {"bldr.self_distillation": True}, "set --config.bldr.self_distillation=False"),
         ("dpc", {"dataset.labels": "none.csv"}, "There is no file none.csv"),

@@ -22,6 +22,7 @@ from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.tasks import distillation
+from jaxrobust.tasks.distillation_measures import multilabel_comparison
 
 PROGRAMS = Programs()  # of the runs of one recipe
 
@@ -92,6 +93,28 @@ def test_the_student_that_is_handed_over_is_the_one_evaluated(finished):
     logits = np.asarray(student.logits(test.images))
     ap = metrics.mean_average_precision(logits, test.labels)
     assert ap == pytest.approx(results["last"]["mAP"], abs=1e-3)
+
+
+def test_results_compare_the_networks_as_the_paper_does(finished):
+    workdir, results = finished
+    test = load_dataset("digit_canvases", max_train=60, max_test=40).test
+    correlations = [
+        metrics.class_correlation(1 / (1 + np.exp(-np.asarray(network.logits(test.images)))))
+        for network in (load_classifier(workdir / name) for name in ("student", "teacher"))
+    ]
+    apart = np.abs(np.subtract(*correlations)).sum() / 90
+    found = dict(results["comparison"])
+    assert found.pop("class_correlation_difference") == pytest.approx(apart, rel=1e-3)
+    assert set(found) == {"neighbor_precision_student", "neighbor_precision_teacher"}
+    assert all(0 < value < 1 for value in found.values())
+
+
+def test_what_is_compared_without_a_teacher_or_with_few_images():
+    probs, pooled = np.eye(6)[:, :3], np.arange(12.0).reshape(6, 2)
+    alone = multilabel_comparison({"student": probs}, {"student": pooled}, np.ones((6, 3)))
+    assert alone == {"neighbor_precision_student": 1}
+    pair = {"student": probs[:1], "teacher": probs[:1]}
+    assert multilabel_comparison(pair, {"student": pooled[:1]}, np.ones((1, 3))) == {}
 
 
 def test_every_seed_of_several_is_the_seed_alone_and_frees_its_memory(tmp_path, monkeypatch):

@@ -224,7 +224,7 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
         for i in range(40):
             pixels = generator.normal(level, 30, (8, 8, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
-    config = recipe.get_config("image_folder")
+    config = recipe.get_config("image_folder_pixels")
     config.update_from_flattened_dict(
         {
             "writers": ("jsonl",),
@@ -254,13 +254,19 @@ def test_webvision_is_streamed_and_a_stopped_run_goes_on(
     generator = np.random.default_rng(0)
     classes = np.arange(40) % 2
     levels = generator.normal(100 + 60 * classes[:, None, None, None], 40, (40, 11, 13, 3))
-    write_webvision(tmp_path / "data", levels.clip(0, 255).astype(np.uint8), classes.tolist())
+    images = levels.clip(0, 255).astype(np.uint8)
+    write_webvision(tmp_path / "data", images, classes.tolist())
+    for i in range(20):  # the second test set: every second image in a class that is not trained
+        folder = tmp_path / "val" / ("other" if i % 2 else str(classes[i // 2]))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i // 2]).save(folder / f"{i}.png")
     config = recipe.get_config("webvision_star")
     config.update_from_flattened_dict(
         {
             "writers": ("jsonl",),
             "checkpoint.every_seconds": 0.0,
             "dataset.path": str(tmp_path / "data"),
+            "dataset.test2": str(tmp_path / "val"),
             "dataset.image_size": 8,
             "augment.resize": 10,
             "augment.policy": "none",  # takes long to compile

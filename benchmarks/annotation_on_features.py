@@ -1,0 +1,230 @@
+"""Every annotation strategy on frozen features of photographs, with classes that nobody wants.
+
+    python benchmarks/annotation_on_features.py --features=train.npz,test.npz --out=runs/annotation
+    python benchmarks/annotation_on_features.py --features=features.npz --out=runs/bual \
+        --openness=0.6 --strategies=bual,bual+bual.base=entropy,bual+bual.subset_size=1000
+
+`--features` are files of `jaxrobust.embed` with a split of training and test images, joined if
+there are several. Each strategy runs the recipe `:features` by `jaxrobust.tasks.run`, with fields
+that follow a + changed, for seeds 0 upwards, which also draw the known classes; the seeds of a
+strategy share their compiled programs. `skactiveml_margin` is the smallest margin of a logistic
+regression by scikit-activeml, of the extra `bench`, which forgets images that turn out unknown.
+
+Prints one table for each openness, mean ± sample deviation over seeds in percent. Known classes
+differ by seed, and so do accuracies: what two strategies differ by stands in the columns "ahead of
+random", mean ± standard error of the differences at the same seed. "Regression" is the test
+accuracy of a logistic regression on the known images that were annotated in the end, whoever chose
+them. Runs that are finished are not repeated.
+"""
+
+import argparse
+import ast
+import csv
+import importlib
+import json
+import pathlib
+import time
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from jaxrobust import tasks
+from jaxrobust.methods import STRATEGIES
+
+OUTSIDE = "skactiveml_margin"
+COLUMNS = ("last", "AULC", "precision", "recall", "regression", "seconds")
+
+
+def joined(paths: list[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
+    """The file of features, or one of the rows of several."""
+    if len(paths) == 1:
+        return paths[0]
+    path = out / "features.npz"
+    if not path.exists():
+        loaded = [np.load(p) for p in paths]
+        names = ("features", "labels", "files", "split")
+        arrays = {name: np.concatenate([part[name] for part in loaded]) for name in names}
+        assert all((part["label_names"] == loaded[0]["label_names"]).all() for part in loaded)
+        out.mkdir(parents=True, exist_ok=True)
+        np.savez(path, label_names=loaded[0]["label_names"], **arrays)
+    return path
+
+
+class Photographs:
+    """Standardised first views and labels, for scikit-learn."""
+
+    def __init__(self, path: pathlib.Path):
+        with np.load(path) as arrays:
+            views = arrays["features"][:, 0].astype(np.float32)
+            train, self.names = arrays["split"] == "train", list(arrays["label_names"])
+            labels = arrays["labels"]
+        mean, std = views[train].mean(axis=0), np.maximum(views[train].std(axis=0), 1e-6)
+        self.train, self.test = (views[train] - mean) / std, (views[~train] - mean) / std
+        self.train_labels, self.test_labels = labels[train], labels[~train]
+
+    def regression(self, ids: np.ndarray, known: list[int]) -> float:
+        """Test accuracy on known classes of a regression on annotated images of them."""
+        ids = ids[np.isin(self.train_labels[ids], known)]
+        model = LogisticRegression(C=1e-3, max_iter=300)
+        model.fit(self.train[ids], self.train_labels[ids])
+        of_known = np.isin(self.test_labels, known)
+        return model.score(self.test[of_known], self.test_labels[of_known])
+
+
+def configured(strategy: str, features: pathlib.Path, openness: float, num_seeds: int):
+    """The recipe `:features` of a strategy, with the fields that follow a +."""
+    method, *changes = strategy.split("+")
+    name = method if method in ("bual", "dcfs") else "active_learning_baselines"
+    config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config("features")
+    config.update_from_flattened_dict(
+        {
+            "method": method,
+            "dataset.features": str(features),
+            "al.openness": openness,
+            "al.shuffle_classes": True,
+            "num_seeds": num_seeds,
+            "writers": (),
+        }
+    )
+    for field, value in (change.split("=") for change in changes):
+        try:
+            value = ast.literal_eval(value)
+        except ValueError:
+            pass  # text
+        config.update_from_flattened_dict({field: value})
+    return config
+
+
+def of_run(folder: pathlib.Path, photographs: Photographs) -> dict[str, float]:
+    """Measures of one finished seed."""
+    results = json.loads((folder / "results.json").read_text())
+    timing = json.loads((folder / "timing.json").read_text())
+    split = json.loads((folder / "split.json").read_text())
+    ids = list(split["initial_ids"])
+    for path in sorted((folder / "queries").glob("round_??.csv")):
+        with path.open(newline="") as file:
+            ids += [int(row["id"]) for row in csv.DictReader(file)]
+    known = [photographs.names.index(name) for name in split["known_classes"]]
+    return {
+        "last": results["last"]["accuracy"],
+        "AULC": results["area_under_accuracy_curve"],
+        "precision": results["mean_query_precision"],
+        "recall": results["last_query_recall"],
+        "regression": photographs.regression(np.array(ids), known),
+        "seconds": timing["seconds"],
+    }
+
+
+def outside(split: dict, photographs: Photographs, query_size: int, rounds: int) -> dict:
+    """scikit-activeml's margin from the same start."""
+    from skactiveml.classifier import SklearnClassifier
+    from skactiveml.pool import UncertaintySampling
+
+    began = time.perf_counter()
+    known = [photographs.names.index(name) for name in split["known_classes"]]
+    truth = photographs.train_labels
+    is_known, of_known = np.isin(truth, known), np.isin(photographs.test_labels, known)
+    labels = np.full(len(truth), np.nan)
+    labels[split["initial_ids"]] = truth[split["initial_ids"]]
+    asked = ~np.isnan(labels)
+    accuracies, annotated, precisions = [], [], []
+    for round_ in range(rounds):
+        model = SklearnClassifier(LogisticRegression(C=1e-3, max_iter=300), classes=known)
+        model.fit(photographs.train, labels)
+        test = photographs.test[of_known], photographs.test_labels[of_known]
+        accuracies.append(model.score(*test))
+        annotated.append(asked.sum())
+        if round_ + 1 == rounds:
+            break
+        ids = UncertaintySampling(method="margin_sampling", random_state=0).query(
+            photographs.train,
+            labels,
+            model,
+            fit_clf=False,
+            candidates=np.flatnonzero(~asked),
+            batch_size=query_size,
+        )
+        asked[ids] = True
+        labels[ids] = np.where(is_known[ids], truth[ids], np.nan)
+        precisions.append(is_known[ids].mean())
+    return {
+        "last": accuracies[-1],
+        "AULC": np.trapezoid(accuracies, annotated) / (annotated[-1] - annotated[0]),
+        "precision": np.mean(precisions),
+        "recall": np.sum(~np.isnan(labels)) / is_known.sum(),
+        "regression": accuracies[-1],
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def measured(
+    strategy: str,
+    features: pathlib.Path,
+    photographs: Photographs,
+    openness: float,
+    num_seeds: int,
+    out: pathlib.Path,
+) -> dict[str, np.ndarray]:
+    """Every measure `[seeds]` of a strategy."""
+    folder = out / f"openness_{openness}"
+    if strategy == OUTSIDE:
+        config = configured("random", features, openness, num_seeds)
+        splits = [folder / "random" / f"seed_{seed}" / "split.json" for seed in range(num_seeds)]
+        al = config.al
+        runs = [
+            outside(json.loads(path.read_text()), photographs, al.query_size, al.rounds)
+            for path in splits
+        ]
+    else:
+        config = configured(strategy, features, openness, num_seeds)
+        tasks.run(config, folder / strategy)
+        runs = [of_run(folder / strategy / f"seed_{s}", photographs) for s in range(num_seeds)]
+    return {name: np.array([run[name] for run in runs]) for name in COLUMNS}
+
+
+def row(strategy: str, measures: dict[str, np.ndarray], random: dict[str, np.ndarray]) -> str:
+    """Of the table, in Markdown."""
+
+    def percent(values, error=False):
+        spread = values.std(ddof=1) / (np.sqrt(len(values)) if error else 1)
+        return f"{100 * values.mean():.1f} ± {100 * spread:.1f}"
+
+    ahead = [percent(measures[name] - random[name], error=True) for name in ("last", "AULC")]
+    cells = [percent(measures[name]) for name in COLUMNS[:-1]]
+    cells[2:2] = ahead
+    return f"| {strategy} | {' | '.join(cells)} | {measures['seconds'].mean():.0f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--features", required=True, help=".npz files, separated by commas")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the runs")
+    parser.add_argument("--openness", default="0.6,0.4,0.8,0.2")
+    parser.add_argument("--num_seeds", type=int, default=5)
+    parser.add_argument(
+        "--strategies", default=",".join([*STRATEGIES, OUTSIDE]), help="random is always among them"
+    )
+    arguments = parser.parse_args()
+    if arguments.num_seeds < 2:
+        parser.error("--num_seeds must be at least 2, for a deviation.")
+    features = joined([pathlib.Path(p) for p in arguments.features.split(",")], arguments.out)
+    photographs = Photographs(features)
+    strategies = ["random", *(s for s in arguments.strategies.split(",") if s != "random")]
+    for openness in map(float, arguments.openness.split(",")):
+        print(f"\nOpenness {openness}, {arguments.num_seeds} seeds:\n")
+        print(
+            "| | last accuracy | AULC | last, ahead of random | AULC, ahead of random "
+            "| precision | recall | regression | seconds a run |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|", flush=True)
+        random: dict[str, np.ndarray] = {}
+        for strategy in strategies:
+            measures = measured(
+                strategy, features, photographs, openness, arguments.num_seeds, arguments.out
+            )
+            random = random or measures
+            print(row(strategy, measures, random), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Methods of the noisy-label task beside cleanlab, on the same features, labels and seeds.
+
+    python benchmarks/noisy_labels_on_features.py --train=train.npz --test=test.npz \
+        --human=CIFAR-10_human.pt --runs=dpc,dpc:knn --labels=aggre,sym40 --num_seeds=3
+
+Both files are of `jaxrobust.embed`. Labels are those of CIFAR-10N (`aggre`, `rand1`, `worst`), or
+`symN`, N % drawn anew by the seed. A run is a recipe, its variant `features` with noise and seed
+set, or `RECIPE:METHOD`. The other side: logistic regression (C = 1e-3) on the mean of the views,
+standardised, which is what the recipes test on; cleanlab's flags and its ranking by
+self-confidence on five folds that the seed shuffles; the test accuracy and calibration error of the
+regression on all labels, and on those that cleanlab keeps.
+
+Prints AUROC of the ranking, F1 of the flags, precision of the 100 most suspicious, test accuracy,
+expected calibration error (all in %) and seconds, mean of the seeds. Needs cleanlab, of the extra
+`test`.
+"""
+
+import argparse
+import csv
+import importlib
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+from cleanlab.filter import find_label_issues
+from cleanlab.rank import get_label_quality_scores
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+from jaxrobust import tasks
+from jaxrobust.data import load_features
+from jaxrobust.data.label_noise import given_labels
+from jaxrobust.metrics import auroc, detection_scores, expected_calibration_error
+
+MEASURES = ("AUROC", "F1", "first 100", "accuracy", "ECE", "seconds")
+_FIELDS = ("features", "labels", "files")
+
+
+def joined(train: pathlib.Path, test: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """One file of both, each row with its split."""
+    parts = [np.load(path) for path in (train, test)]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in _FIELDS}
+    names = ("train", "test")
+    split = [np.full(len(part["labels"]), name) for part, name in zip(parts, names, strict=True)]
+    path = folder / "features.npz"
+    label_names = parts[0]["label_names"]
+    np.savez(path, split=np.concatenate(split), label_names=label_names, **arrays)
+    return path
+
+
+def recipe_of(run: str, features: pathlib.Path, labels: str, human: str, seed: int):
+    """The recipe of a run, such as `dpc` or `dpc:knn`."""
+    name, _, method = run.partition(":")
+    config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config("features")
+    config.method = method or config.method
+    config.dataset.features, config.seed, config.writers = str(features), seed, ()
+    if labels.startswith("sym"):
+        config.noise.kind, config.noise.rate = "symmetric", float(labels[3:]) / 100
+    else:
+        config.noise.kind, config.noise.label_set, config.noise.path = "human", labels, human
+    return config
+
+
+def ours(config, folder: pathlib.Path, is_wrong: np.ndarray) -> list[float]:
+    started = time.perf_counter()
+    results = tasks.run(config, folder)
+    seconds = time.perf_counter() - started
+    with open(folder / "label_quality.csv", newline="", encoding="utf-8") as file:
+        ids = [int(row["id"]) for row in csv.DictReader(file)]
+    last = results["last"]
+    values = [
+        last["labels"]["auroc_clean_prob"],
+        last["labels"]["f1"],
+        is_wrong[ids[:100]].mean(),
+        last["accuracy"],
+        last["ece"],
+    ]
+    return [*(100 * float(x) for x in values), seconds]
+
+
+def theirs(dataset, labels: np.ndarray, is_wrong: np.ndarray, seed: int):
+    started = time.perf_counter()
+    train, test = (
+        (part.read_all().astype(np.float32).mean(axis=1) - dataset.mean) / dataset.std
+        for part in (dataset.train, dataset.test)
+    )
+    regression = LogisticRegression(C=1e-3, max_iter=200)
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    probs = cross_val_predict(regression, train, labels, cv=folds, method="predict_proba")
+    flags = find_label_issues(labels, probs, n_jobs=1)
+    suspicion = -get_label_quality_scores(labels, probs)
+    first = np.argsort(suspicion, kind="stable")[::-1][:100]
+    found = auroc(suspicion, is_wrong), detection_scores(flags, is_wrong)[2], is_wrong[first].mean()
+    values = {}
+    for name, kept in (("all", np.ones(len(labels), bool)), ("cleaned", ~flags)):
+        predicted = regression.fit(train[kept], labels[kept]).predict_proba(test)
+        accuracy = (predicted.argmax(axis=1) == dataset.test.labels).mean()
+        tested = accuracy, expected_calibration_error(predicted, dataset.test.labels)
+        seconds = time.perf_counter() - started
+        values[f"cleanlab, regression on {name}"] = [
+            *(100 * float(x) for x in (*found, *tested)),
+            seconds,
+        ]
+    return values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", type=pathlib.Path, required=True)
+    parser.add_argument("--test", type=pathlib.Path, required=True)
+    parser.add_argument("--human", default="datasets/CIFAR-10_human.pt", help="of CIFAR-10N")
+    parser.add_argument("--runs", default="dpc,bldr,dpc:cross_entropy,dpc:dividemix,dpc:knn")
+    parser.add_argument("--labels", default="aggre,rand1,worst,sym20,sym40,sym80")
+    parser.add_argument("--first_seed", type=int, default=0)
+    parser.add_argument("--num_seeds", type=int, default=3)
+    parser.add_argument("--cleanlab_seeds", type=int, help="the first of them; all by default")
+    arguments = parser.parse_args()
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.num_seeds)
+    num_theirs = len(seeds) if arguments.cleanlab_seeds is None else arguments.cleanlab_seeds
+    print("| labels | wrong | by |", " | ".join(MEASURES), "| seeds |")
+    print("|---" * (4 + len(MEASURES)) + "|")
+    with tempfile.TemporaryDirectory() as scratch:
+        features = joined(arguments.train, arguments.test, pathlib.Path(scratch))
+        dataset = load_features(features)
+        for name in arguments.labels.split(","):
+            found: dict[str, list[list[float]]] = {}
+            shares = []
+            for number, seed in enumerate(seeds):
+                for run in arguments.runs.split(","):
+                    config = recipe_of(run, features, name, arguments.human, seed)
+                    labels = given_labels(config.noise, dataset, seed=seed)
+                    is_wrong = labels != dataset.train.labels
+                    folder = pathlib.Path(tempfile.mkdtemp(dir=scratch))
+                    found.setdefault(run, []).append(ours(config, folder, is_wrong))
+                shares.append(is_wrong.mean())
+                if number < num_theirs:
+                    for by, values in theirs(dataset, labels, is_wrong, seed).items():
+                        found.setdefault(by, []).append(values)
+            for by, values in found.items():
+                cells = " | ".join(f"{x:.1f}" for x in np.mean(values, axis=0))
+                wrong = f"{100 * np.mean(shares):.1f} %"
+                print(f"| {name} | {wrong} | {by} | {cells} | {len(values)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""CRD's embeddings of student and teacher, and its memories of them."""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.models.layers import Features, Linear, Network
+
+
+class Contrast(NamedTuple):
+    """How near one network's embeddings are to the other's memory.
+
+    Attributes:
+      similarities: float32 `[B, M + 1]`, inner products; column 0 is of the image itself.
+      log_normalizer: float32 `[B, 1]`, log Z of `losses.contrastive_loss`, the same in every row.
+    """
+
+    similarities: jax.Array
+    log_normalizer: jax.Array
+
+
+class Pairs(NamedTuple):
+    """What is contrasted with a batch of the student's features.
+
+    Attributes:
+      teacher: features of the same images.
+      ids: int `[B]`, which images of the training set these are.
+      labels: int `[N]`, of the whole training set.
+    """
+
+    teacher: Features
+    ids: jax.Array
+    labels: jax.Array
+
+
+class ContrastiveMemory(Network):
+    """CRD's connector: linear embeddings of length 1, and what each image's were when last seen.
+
+    The memories are running averages, and lie in the collection of BatchNorm's: a training step
+    compares with what it finds there, then moves the rows of its images.
+
+    Attributes:
+      num_examples: N, images in the training set.
+      teacher_width: channels of the teacher's pooled features.
+      width: of the embeddings.
+      num_negatives: M, images of other classes, drawn anew at every visit with replacement.
+      momentum: share of an old row in the new one, which is then scaled to length 1.
+      temperature: of `losses.contrastive_loss`.
+    """
+
+    num_examples: int
+    teacher_width: int
+    width: int = 128
+    num_negatives: int = 16384
+    momentum: float = 0.5
+    temperature: float = 0.07
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Features,
+        *,
+        train: bool = False,
+        where: jax.Array | None = None,
+        pairs: Pairs | None = None,
+    ) -> Features:
+        """The features with the student's and the teacher's `Contrast` in place of `maps`.
+
+        Without `pairs` both are zeros: the shapes, for initialisation.
+        """
+        size, count = features.pooled.shape[0], self.num_examples
+        teacher = jnp.zeros((size, self.teacher_width)) if pairs is None else pairs.teacher.pooled
+        embeddings = {
+            "student": _unit(Linear(self.width, name="student_embedding")(features.pooled)),
+            "teacher": _unit(
+                Linear(self.width, name="teacher_embedding")(jax.lax.stop_gradient(teacher))
+            ),
+        }
+        memories = {
+            name: self.variable("batch_stats", f"{name}_memory", self._random_rows, i)
+            for i, name in enumerate(embeddings)
+        }
+        normalizers = {
+            name: self.variable("batch_stats", f"{name}_log_normalizer", jnp.zeros, ())
+            for name in embeddings
+        }
+        has_begun = self.variable("batch_stats", "has_begun", jnp.zeros, (), bool)
+        if pairs is None:
+            none = jnp.zeros((size, 1 + self.num_negatives))
+            return features._replace(maps=(Contrast(none, jnp.zeros((size, 1))),) * 2)
+        drawn = draw_negatives(
+            self.make_rng("dropout"), pairs.labels, pairs.ids, self.num_negatives
+        )
+        columns = jnp.concatenate([pairs.ids[:, None], drawn], axis=1)
+        valid = jnp.ones(size, bool) if where is None else where
+        contrasts = []
+        for name, other in (("student", "teacher"), ("teacher", "student")):
+            near = jnp.matmul(
+                embeddings[name], memories[other].value.T, precision=jax.lax.Precision.HIGHEST
+            )
+            near = jnp.take_along_axis(near, columns, axis=1)
+            first = jax.nn.logsumexp(
+                jax.lax.stop_gradient(near) / self.temperature,
+                where=valid[:, None],
+                axis=(0, 1),
+            )
+            # The mean over valid rows, times N.
+            first += math.log(count / columns.shape[1]) - jnp.log(jnp.sum(valid, dtype=jnp.float32))
+            log_z = jnp.where(has_begun.value, normalizers[name].value, first)
+            contrasts.append(Contrast(near, jnp.broadcast_to(log_z, (size, 1))))
+            if train:
+                normalizers[name].value = log_z
+        if train:
+            has_begun.value = jnp.ones((), bool)
+            rows = jnp.where(valid, pairs.ids, count)  # out of range at padding: dropped
+            for name, memory in memories.items():
+                old, new = memory.value[pairs.ids], jax.lax.stop_gradient(embeddings[name])
+                moved = _unit(self.momentum * old + (1 - self.momentum) * new)
+                memory.value = memory.value.at[rows].set(moved, mode="drop")
+        return features._replace(maps=tuple(contrasts))
+
+    def _random_rows(self, number: int) -> jax.Array:
+        key = jax.random.fold_in(self.make_rng("params"), number)
+        bound = math.sqrt(3 / self.width)
+        return jax.random.uniform(key, (self.num_examples, self.width), minval=-bound, maxval=bound)
+
+
+def draw_negatives(key: jax.Array, labels: jax.Array, ids: jax.Array, count: int) -> jax.Array:
+    """Images of other classes than those of `ids`, uniformly and with replacement.
+
+    Args:
+      key: of the draw.
+      labels: int `[N]`, of at least two classes.
+      ids: int `[B]`, in 0..N-1.
+      count: M, draws for each of them.
+
+    Returns:
+      int32 `[B, M]`.
+    """
+    by_class = jnp.argsort(labels)
+    own = labels[ids]
+    first, end = (
+        jnp.searchsorted(labels[by_class], own, side=side).astype(jnp.int32)
+        for side in ("left", "right")
+    )
+    others = len(labels) - (end - first)
+    places = jax.random.randint(key, (len(ids), count), 0, others[:, None], jnp.int32)
+    places += jnp.where(places >= first[:, None], (end - first)[:, None], 0)
+    return by_class[places].astype(jnp.int32)
+
+
+def _unit(rows: jax.Array) -> jax.Array:
+    """Rows of length 1; one of zeros stays."""
+    squares = jnp.sum(rows**2, axis=-1, keepdims=True)
+    return rows * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))

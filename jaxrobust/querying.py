@@ -1,0 +1,166 @@
+"""Which examples to annotate next: arrays in, ids out."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrobust import in_memory
+from jaxrobust.engine.programs import Programs
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.inputs import as_annotations, check_lengths
+from jaxrobust.methods import STRATEGIES
+from jaxrobust.methods.active_learning import NOT_ANNOTATED
+from jaxrobust.tasks import active_learning
+
+_UNLABELED, _UNKNOWN = -1, -2  # as in jaxrobust
+_OWN_RECIPES = ("bual", "dcfs")  # strategies with options of their own
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class QueryResult:
+    """What to annotate next.
+
+    Attributes:
+      ids: int `[b]`, positions in the annotations, in order of choice.
+      scores: columns float `[N]` that led to the choice, by name.
+      pred_probs: float32 `[N, K]`, of the target classifier.
+    """
+
+    ids: np.ndarray
+    scores: dict[str, np.ndarray]
+    pred_probs: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"QueryResult({len(self.ids)} of {len(self.pred_probs):,} examples to annotate)"
+
+
+def query(
+    annotations: Any,
+    *,
+    features: Any = None,
+    images: Any = None,
+    budget: int,
+    method: str = "bual",
+    num_classes: int | None = None,
+    precisions: Sequence[float | None] | None = (),
+    seed: int = 0,
+    config: Any = None,
+    workdir: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> QueryResult:
+    """Chooses examples to annotate, where some are of none of the classes (an open set).
+
+    One round of the annotation task, as `jaxrobust run --config=bual:features` has it: the networks
+    of the strategy are trained anew on what has been annotated, and score the others.
+
+    Args:
+      annotations: int `[N]`: a class 0..K-1; -1 (`jaxrobust.UNLABELED`), nobody has looked; or -2
+        (`jaxrobust.UNKNOWN`), looked at, and of none of the classes.
+      features: float `[N, D]`, or `[N, V, D]` with V views of each example.
+      images: `[N, H, W(, 3)]` in place of features.
+      budget: examples to choose; fewer are returned where fewer are left.
+      method: any annotation strategy; `jaxrobust list` names them.
+      num_classes: K; None for the highest class + 1.
+      precisions: of earlier queries, the share of each that was of a known class. None in place of
+        one, or of all, and nothing at all once an unknown example is known: the share among all
+        that has been annotated.
+      seed: of the training.
+      config: as of `find_label_issues`, of the strategy.
+      workdir: folder for the run's files: the same call goes on there after an interruption.
+      progress: whether a bar is shown.
+
+    Raises:
+      UserError: if an argument is not what it should be, nothing is annotated, or a class has no
+        example.
+    """
+    name, inputs = in_memory.check_inputs(features=features, images=images)
+    given, num_classes = as_annotations(annotations, num_classes)
+    check_lengths(annotations=given, **{name: inputs})
+    _check_budget(budget)
+    _check_classes(given, num_classes)
+    if method not in STRATEGIES:
+        raise UserError(unknown_name("method", method, STRATEGIES))
+    num_left = int((given == _UNLABELED).sum())
+    recipe = in_memory.make_recipe(
+        method if method in _OWN_RECIPES else "active_learning_baselines",
+        inputs,
+        config,
+        method=method,
+        default=method,
+        seed=seed,
+    )
+    recipe.oracle = "truth"
+    with recipe.unlocked():
+        recipe.al.update({"rounds": 1, "query_last": True, "query_size": min(budget, num_left)})
+    scaling = in_memory.scaling_of(inputs) if name == "features" else None
+    # The task has labelled examples first.
+    order = np.argsort(given < 0, kind="stable")
+    dataset = in_memory.make_dataset(
+        name,
+        (inputs if scaling is None else scaling(inputs))[order],
+        np.where(given < 0, -1, given)[order].astype(np.int32),
+        tuple(map(str, range(num_classes))),
+    )
+    targets = np.where(given == _UNLABELED, NOT_ANNOTATED, given)
+    targets = np.where(given == _UNKNOWN, num_classes, targets)[order].astype(np.int32)
+    with (
+        in_memory.called_from_python(),
+        in_memory.programs_for(recipe, inputs.shape, num_classes) as programs,
+    ):
+        chosen, probs = _choose(
+            recipe, dataset, targets, workdir, _filled_in(precisions, given), programs, progress
+        )
+    place = np.argsort(order)
+    return QueryResult(
+        ids=order[chosen.ids],
+        scores={n: np.asarray(x)[place].astype(np.float64) for n, x in chosen.scores.items()},
+        pred_probs=probs[place].astype(np.float32),
+    )
+
+
+def _choose(recipe, dataset, targets, workdir, precisions, programs: Programs, progress: bool):
+    return active_learning.choose(
+        recipe,
+        dataset,
+        targets,
+        workdir,
+        precisions=precisions,
+        programs=programs,
+        bar=progress,
+    )
+
+
+def _check_budget(budget: Any) -> None:
+    is_whole = isinstance(budget, (int, np.integer)) and not isinstance(budget, bool)
+    if not is_whole or budget < 1:
+        raise UserError(f"budget={budget!r} must be a whole number of examples, at least 1.")
+
+
+def _check_classes(given: np.ndarray, num_classes: int) -> None:
+    counts = np.bincount(given[given >= 0], minlength=num_classes)
+    if (counts == 0).any():
+        raise UserError(
+            f"annotations has no example of class {int(np.argmin(counts))}; annotate one of each "
+            f"of the {num_classes} classes, or number them from 0 without a gap."
+        )
+    if not (given == _UNLABELED).any():
+        raise UserError("annotations has no entry -1 (UNLABELED): there is nothing to choose from.")
+
+
+def _filled_in(precisions: Sequence[float | None] | None, given: np.ndarray) -> tuple[float, ...]:
+    """Precisions of earlier queries, with what has been annotated where they are not given."""
+    share = float((given >= 0).sum() / max((given != _UNLABELED).sum(), 1))
+    has_unknown = bool((given == _UNKNOWN).any())
+    if precisions is None or (len(precisions) == 0 and has_unknown):
+        return (share,) if has_unknown else ()
+    filled = tuple(share if value is None else float(value) for value in precisions)
+    for value in filled:
+        if not 0 <= value <= 1:
+            raise UserError(f"precisions holds {value}; each must lie in [0, 1], or be None.")
+    return filled

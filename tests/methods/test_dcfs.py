@@ -1,0 +1,72 @@
+"""What a query of DCFS looks at, on four images whose two heads are written by hand."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrobust.errors import UserError
+from jaxrobust.methods import dcfs
+from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext
+from jaxrobust.recipes.dcfs import get_config
+
+# 0: both heads sure of class 0, not quite alike. 1: no evidence, heads alike. 2: less sure,
+# and of different classes. 3 has been annotated.
+HEADS = np.array(
+    [
+        [[6.0, -6.0], [5.0, -5.0]],
+        [[-6.0, -6.0], [-6.0, -6.0]],
+        [[4.0, -6.0], [-6.0, 4.0]],
+        [[6.0, -6.0], [6.0, -6.0]],
+    ],
+    np.float32,
+)
+TARGET = np.array([[3.0, 0.0], [0.5, 0.0], [1.0, 0.0], [5.0, 0.0]], np.float32)
+
+
+def asked(annotation, budget=1, **select):
+    """Ids that are queried, with the fourth image annotated so."""
+    config = get_config("features")
+    config.update_from_flattened_dict({f"select.{k}": v for k, v in select.items()})
+    problem = Problem(num_classes=2, input_shape=(3,), dtype=np.float32, budget=budget)
+    annotations = np.array([NOT_ANNOTATED] * 3 + [annotation], np.int32)
+    context = QueryContext(
+        predict={"query": HEADS, "target": TARGET}.get,
+        observed=lambda name: None,
+        trained=frozenset({"target", "query"}),
+        in_pool=annotations == NOT_ANNOTATED,
+        annotations=annotations,
+        budget=budget,
+        round=0,
+        precisions=(),
+        rng=np.random.default_rng(0),
+        jit=lambda name, function: jax.jit(function),
+    )
+    return dcfs.build(config, problem).query(context).ids.tolist()
+
+
+KNOWN, UNKNOWN = 0, 2
+COARSE = {"kappa": 1.0, "class_balanced": False}
+
+
+@pytest.mark.parametrize("coarse", ["weighted_sum", "dist", "sequential"])
+def test_before_an_unknown_is_known_the_first_stage_may_sort_by_uncertainty(coarse):
+    by_uncertainty = {**COARSE, "first_round": "uncertainty", "coarse": coarse}
+    assert asked(KNOWN, **by_uncertainty) == [0]
+    assert asked(KNOWN, **COARSE, first_round="same") == [1]  # the heads differ least
+    # Once one is known both are by discrepancy.
+    assert asked(UNKNOWN, **by_uncertainty, stage_order="discrepancy_first") == [1]
+    assert asked(UNKNOWN, **by_uncertainty, stage_order="uncertainty_first") == [0]
+
+
+def test_fine_by_the_margin_of_the_target():
+    """All three are candidates; margins .905, .245, .462."""
+    everything = {"kappa": 3.0, "class_balanced": False, "fine": "target_margin"}
+    assert asked(UNKNOWN, budget=3, **everything) == [1, 2, 0]
+    assert asked(UNKNOWN, **everything) == [1]
+
+
+def test_a_score_of_the_target_needs_a_target():
+    config = get_config("features")
+    config.al.target_model, config.select.fine = "shared", "target_margin"
+    with pytest.raises(UserError, match="fine='target_margin' needs the separate"):
+        dcfs.build(config, Problem(2, (3,), np.float32, 1))

@@ -1,0 +1,104 @@
+"""What to annotate next, as a person calls it."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from jaxrobust import UNKNOWN, UNLABELED, QueryResult, UserError, query
+
+NUM_CLASSES, NUM_LABELED = 3, 24
+SHORT = {"num_epochs": 20, "model.name": "linear", "optimizer.learning_rate": 0.05}
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Points around five centres, of which three are known; annotations of some; the truth."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(120) % 5
+    features = 2 * rng.normal(size=(5, 8))[truth] + rng.normal(size=(120, 8))
+    annotations = np.full(120, UNLABELED)
+    annotations[:NUM_LABELED] = np.where(truth < NUM_CLASSES, truth, UNKNOWN)[:NUM_LABELED]
+    order = rng.permutation(120)
+    return features[order], annotations[order], truth[order]
+
+
+@pytest.fixture(scope="module")
+def result(task):
+    features, annotations, _ = task
+    return query(annotations, features=features, budget=10, config=SHORT)
+
+
+def test_bual(task, result):
+    _, annotations, truth = task
+    assert isinstance(result, QueryResult) and len(result) == 10
+    assert len(set(result.ids.tolist())) == 10
+    assert (annotations[result.ids] == UNLABELED).all()
+    assert result.pred_probs.shape == (120, NUM_CLASSES)
+    assert result.pred_probs.dtype == np.float32
+    np.testing.assert_allclose(result.pred_probs.sum(axis=1), 1, atol=1e-5)
+    assert set(result.scores) == {"conf_neg", "conf_pos", "unknown_prob", "score"}
+    assert all(column.shape == (120,) for column in result.scores.values())
+    chosen = result.scores["score"][result.ids]
+    assert (np.diff(chosen) >= 0).all()  # in order of choice
+    # Rows are in the order that they were given in.
+    known = truth < NUM_CLASSES
+    assert np.mean(result.pred_probs[known].argmax(axis=1) == truth[known]) > 0.7
+    pool = annotations == UNLABELED
+    assert roc_auc_score(~known[pool], result.scores["unknown_prob"][pool]) > 0.8
+    assert repr(result) == "QueryResult(10 of 120 examples to annotate)"
+
+
+def test_a_second_call_gives_the_same_and_a_workdir_goes_on(tmp_path, task, result):
+    features, annotations, _ = task
+    for _ in range(2):
+        again = query(annotations, features=features, budget=10, config=SHORT, workdir=tmp_path)
+        np.testing.assert_array_equal(again.ids, result.ids)
+    assert (tmp_path / "checkpoints").exists()
+    with pytest.raises(UserError, match=r"not what .* was started with"):
+        query(annotations, features=features + 1, budget=10, config=SHORT, workdir=tmp_path)
+
+
+def test_precisions_weigh_the_two_confidences(task, result):
+    features, annotations, _ = task
+    options = {"features": features, "budget": 10, "config": SHORT}
+    share = (annotations >= 0).sum() / NUM_LABELED
+    derived = query(annotations, precisions=[1.0, None], **options)
+    np.testing.assert_array_equal(derived.ids, result.ids)
+    given = query(annotations, precisions=[share], **options)
+    np.testing.assert_array_equal(given.scores["score"], result.scores["score"])
+    other = query(annotations, precisions=[0.0], **options)
+    assert (other.scores["score"] != result.scores["score"]).any()
+
+
+def test_before_an_unknown_has_been_seen_and_with_few_left(task):
+    features, annotations, truth = task
+    annotations = np.where(annotations == UNKNOWN, UNLABELED, annotations)
+    found = query(annotations, features=features, budget=10, config=SHORT)
+    assert len(found) == 10 and "unknown_prob" not in found.scores
+    left = np.flatnonzero(truth == 4)[:3]
+    annotations = np.where(truth < NUM_CLASSES, truth, UNKNOWN)
+    annotations[left] = UNLABELED
+    found = query(annotations, features=features, budget=10, config=SHORT, method="margin")
+    assert sorted(found.ids) == left.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        (lambda a: np.full_like(a, UNLABELED), {}, "holds nothing"),
+        (lambda a: np.where(a == 1, UNLABELED, a), {}, "no example of class 1"),
+        (lambda a: np.where(a > 0, UNLABELED, a), {}, "only the class 0"),
+        (lambda a: a, {"num_classes": 5}, "no example of class 3"),
+        (lambda a: np.maximum(a, 0), {}, "nothing to choose from"),
+        (lambda a: a - 1, {}, r"must be a class 0 to"),
+        (lambda a: a[1:], {}, "annotations has 119 entries, but features has 120"),
+        (lambda a: a, {"budget": 0}, "budget=0 must be a whole number"),
+        (lambda a: a, {"method": "bald"}, "did you mean 'bual'"),
+        (lambda a: a, {"precisions": [2.0]}, r"must lie in \[0, 1\]"),
+        (lambda a: a, {"features": None}, "Give one of features= or images=; none is given"),
+    ],
+)
+def test_what_does_not_fit_is_refused(task, change, options, words):
+    features, annotations, _ = task
+    with pytest.raises(UserError, match=words):
+        query(change(annotations), **{"features": features, "budget": 5, **options})
