@@ -57,6 +57,7 @@ from jaxrobust.tasks.common import (
     check_network,
     compute_dtype,
     introduce_networks,
+    introduce_pixels,
     load,
     next_command,
     program_settings,
@@ -696,6 +697,7 @@ class _Learning:
     # What the user sees
 
     def _introduce(self) -> None:
+        introduce_pixels(self.dataset)
         log.info(
             "%s on %s: %d training images, %d of %d classes known (%s), %d labelled at the start",
             self.config.method,

