@@ -31,19 +31,24 @@ _LAZY = {
 
 if TYPE_CHECKING:
     from jaxrobust.classifiers import load_classifier
+    from jaxrobust.distillation import distill
     from jaxrobust.embedding import Features, embed
     from jaxrobust.label_issues import LabelIssues, find_label_issues
+    from jaxrobust.querying import QueryResult, query
 
 __all__ = [
     "UNKNOWN",
     "UNLABELED",
     "Features",
     "LabelIssues",
+    "QueryResult",
     "UserError",
     "__version__",
+    "distill",
     "embed",
     "find_label_issues",
     "load_classifier",
+    "query",
 ]
 
 

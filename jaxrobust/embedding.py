@@ -432,7 +432,7 @@ def folder_images(root: pathlib.Path) -> ImageSource:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = Parser("embed", description=__doc__.splitlines()[0])
+    parser = Parser("embed", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", metavar="DIR", help="folder of images, see jaxrobust.embed")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file.npz")
     parser.add_argument(

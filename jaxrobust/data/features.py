@@ -273,7 +273,7 @@ def load_features(
     )
 
 
-def embedding_of(arrays: dict[str, np.ndarray]) -> Embedding | None:
+def embedding_of(arrays: Mapping[str, np.ndarray]) -> Embedding | None:
     """How the features of a file were computed, from its arrays; None where they do not say."""
     if not all(name in arrays and arrays[name].ndim == 0 for name in Embedding._fields):
         return None

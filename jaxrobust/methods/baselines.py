@@ -7,7 +7,7 @@ train a (K+1)-way detector of unknown classes beside it.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -140,10 +140,10 @@ def _placed_phase(
 
     def forward(variables, images):
         def classify(features):
-            return module.apply(variables, features, method="classify")[:, 0]
+            return cast(jax.Array, module.apply(variables, features, method="classify"))[:, 0]
 
         def read(images):
-            return module.apply(variables, images, method="features")
+            return cast(jax.Array, module.apply(variables, images, method="features"))
 
         features = read(images)
         place = images if is_vector else features

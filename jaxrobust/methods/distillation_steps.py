@@ -58,8 +58,8 @@ class Batch(NamedTuple):
     images: jax.Array
     labels: jax.Array
     valid: jax.Array
-    ids: jax.Array | None = None
-    all_labels: jax.Array | None = None
+    ids: Any = None
+    all_labels: Any = None
 
 
 # (params, batch_stats, images, *, train, key, where, constants) -> (Outputs, batch_stats)

@@ -280,7 +280,7 @@ def crd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del teacher, labels  # the connector has compared them
-        total = 0.0
+        total = jnp.float32(0)
         for contrast in student.features.maps:
             error = contrastive_loss(
                 contrast.similarities,

@@ -144,7 +144,7 @@ def choose(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(config, folder, programs, bar=bar))
-        learning = _Learning(config, run_, dataset, split, oracle=NoOracle())
+        learning = _Learning(config, run_, dataset, split, oracle=cast(Oracle, NoOracle()))
         return learning.choose(precisions, keep=workdir is not None)
 
 
@@ -375,7 +375,9 @@ class _Learning:
         context = dataclasses.replace(context, round=len(precisions), precisions=precisions)
         query = self.strategy.query(context)
         (target,) = [p for p in self.strategy.phases if p.name == self.strategy.target]
-        probs = self.jit("target/probs", target.class_probs)(self._predictions(target.name, 0))
+        probs = self.jit("target/probs", cast(Callable, target.class_probs))(
+            self._predictions(target.name, 0)
+        )
         self.run.flush()
         return query, fetch(probs)
 

@@ -237,8 +237,10 @@ class _Distillation:
         self.input_shape = self._images.shape
         self._crops = {"padding": config.augment.padding, "flip": config.augment.flip}
         self.teacher_name = config.teacher.name
-        if self.stored or self.teacher_logits:
-            self.teacher_name = self.stored.arch if self.stored else self.teacher_logits.name
+        if self.stored:
+            self.teacher_name = self.stored.arch
+        elif self.teacher_logits:
+            self.teacher_name = self.teacher_logits.name
         self.decoder = dict(config.decoder) if dataset.is_multilabel else None
         self.has_teacher = bool(self.stored) or self.distiller.has_teacher
         is_given = bool(self.stored or self.teacher_logits)
