@@ -211,7 +211,7 @@ def main(argv: list[str]) -> None:
     except SystemExit as stop:
         if _is_one_of_several():
             sys.stderr.flush()
-            os._exit(stop.code)
+            os._exit(stop.code if isinstance(stop.code, int) else bool(stop.code))
         raise
 
 

@@ -142,15 +142,15 @@ def optional_writers(
         logged in to.
     """
     writers: list[Writer] = []
-    names = writer_names(names)
-    if "tensorboard" in names or "auto" in names:
+    chosen = writer_names(names)
+    if "tensorboard" in chosen or "auto" in chosen:
         try:
             writers.append(TensorBoard(workdir / "tensorboard", first_step=first_step))
         except ModuleNotFoundError:
-            if "tensorboard" in names:
+            if "tensorboard" in chosen:
                 raise _not_installed("tensorboard") from None
             log.info("No TensorBoard files: pip install 'jaxrobust[tensorboard]' to have them.")
-    if "wandb" in names:
+    if "wandb" in chosen:
         try:
             writers.append(WeightsAndBiases(workdir, config))
         except ModuleNotFoundError:

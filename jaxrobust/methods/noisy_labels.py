@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -32,7 +32,7 @@ class Problem:
 
     num_classes: int
     num_examples: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     dtype: Any
     norm_parts: int = 1
 
@@ -151,9 +151,9 @@ class Method:
     score_threshold: Callable[[np.ndarray], float | None] = lambda scores: None
     peer_from: str = "now"
     heads: tuple[str, ...] = ()
-    end_epoch: Callable[[TrainState, jax.Array], TrainState] | None = None
-    test_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
-    score_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
+    end_epoch: Callable[[Any, jax.Array], TrainState] | None = None
+    test_variables: Callable[[Any], Mapping[str, Any]] = current_variables
+    score_variables: Callable[[Any], Mapping[str, Any]] = current_variables
     counts: bool = False
     score_view: str = "test"
     score_forward: Callable[..., jax.Array] | None = None
@@ -193,6 +193,11 @@ def network_apply(module: nn.Module) -> Apply:
         return output, updates.get("batch_stats", {})
 
     return apply
+
+
+def single_head(module: nn.Module) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+    """`Method.forward` of a network with one head."""
+    return lambda variables, images: cast(jax.Array, module.apply(variables, images))[:, 0]
 
 
 def score_labels_by(

@@ -14,7 +14,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ import numpy as np
 from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
 from jaxrobust.data.class_folders import test_folder
-from jaxrobust.data.dataset import Dataset, FileExamples, fingerprint
+from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
@@ -71,7 +71,7 @@ def run(
     workdir: str | os.PathLike,
     programs: Programs | None = None,
     *,
-    dataset: Dataset | None = None,
+    dataset: Dataset | FeatureDataset | FileDataset | None = None,
 ) -> dict:
     """Runs a whole noisy-label experiment, or what is left of it.
 
@@ -88,10 +88,10 @@ def run(
       UserError: if the recipe, the data or the workdir is not usable.
     """
     check_common(config)
-    dataset = dataset or load(config, streams=True, features=True)
-    labels = _checked_labels(config, dataset)
+    data = dataset or load(config, streams=True, features=True)
+    labels = _checked_labels(config, data)
     with open_run(config, workdir, programs) as run_:
-        return _Learning(config, run_, dataset, labels).learn()
+        return _Learning(config, run_, data, labels).learn()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -276,7 +276,7 @@ class _Learning:
         self,
         config: ml_collections.ConfigDict,
         run: Run,
-        dataset: Dataset,
+        dataset: Dataset | FeatureDataset | FileDataset,
         labels: np.ndarray,
     ):
         self.config = config
@@ -286,18 +286,20 @@ class _Learning:
         self.true_labels = None if config.noise.kind == "none" else dataset.train.labels
         placement = run.placement
         self._images = images_of(dataset.train, config, placement)
-        self._tests = {"test": dataset.test} if len(dataset.test) else {}
+        self._tests: dict[str, Examples | FeatureExamples | FileExamples] = (
+            {"test": dataset.test} if len(dataset.test) else {}
+        )
         if config.dataset.test2:
             if isinstance(dataset.train, FeatureExamples):
                 raise UserError(
                     "dataset.test2 is a folder of images, but this data set holds features; clear "
                     "--config.dataset.test2=."
                 )
-            in_files = isinstance(dataset.train, FileExamples)
+            size = dataset.train.images.shape[1] if isinstance(dataset.train, Examples) else None
             self._tests["test2"] = test_folder(
                 pathlib.Path(config.dataset.test2),
                 dataset.class_names,
-                image_size=None if in_files else dataset.train.images.shape[1],
+                image_size=size,
             )
         self._test_images = {
             split: images_of(examples, config, placement) for split, examples in self._tests.items()
@@ -477,7 +479,8 @@ class _Learning:
             for name, size in stage.batch_sizes.items()
         }
         (num_steps,) = {plan.num_steps for plan in plans.values()}
-        return Plan({name: plan.ids for name, plan in plans.items()}, num_steps)
+        ids = {name: cast(np.ndarray, plan.ids) for name, plan in plans.items()}
+        return Plan(ids, num_steps)
 
     def _logits(self, split: str, epoch: int) -> jax.Array:
         """Every predictor's logits `[M, n, C]` on all images of a split."""
