@@ -2,8 +2,8 @@
 
 `python -m jaxrobust.embed DIR --out=features.npz`
 
-Exit codes: 0 done; 2 something the user can mend, in one sentence; 130 stopped by Ctrl-C. After a
-kill the same command goes on, and ends with the same bits.
+Exit codes: 0 done; 2 an error that the user can fix, in one sentence; 130 stopped by Ctrl-C. After
+a kill the same command resumes, and ends with the same bits.
 """
 
 import collections

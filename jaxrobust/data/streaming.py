@@ -77,7 +77,7 @@ class FileStream:
       name: of the random stream.
       epoch: likewise.
       num_workers: processes that decode; 0: threads of this one.
-      on_corrupt: what becomes of a file that cannot be decoded: "stop" raises; "skip" says so
+      on_corrupt: how a file that cannot be decoded is treated: "stop" raises; "skip" says so
         once and puts another image of its row, with that one's id, in its place.
       reported: ids of the files that were named so far.
     """

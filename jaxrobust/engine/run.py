@@ -1,4 +1,4 @@
-"""A run: its position, which is saved, restored and left at a signal; its metrics and results."""
+"""A run: its state, saved and restored, also at a signal; its metrics and results."""
 
 import contextlib
 import dataclasses
@@ -139,7 +139,7 @@ class Run:
     def restore(self, saved: Saved, epochs_before: Callable[[tuple[int, ...]], int]) -> None:
         """Puts the latest checkpoint of this workdir, if there is one, into `saved`.
 
-        Opens the metric files, cut back to what the checkpoint vouches for.
+        Opens the metric files, cut back to their length at the checkpoint.
 
         Args:
           saved: the run at its start.
@@ -160,7 +160,7 @@ class Run:
         saved.record, saved.at = file["record"], tuple(file["at"])
         saved.row, saved.sums = file["row"], file["sums"]
         self._last_saved = saved.at, saved.row
-        # What the checkpoint vouches for stays: of an epoch under way, what it has written.
+        # Events up to the checkpoint stay, those of an unfinished epoch included.
         step = epochs_before(saved.at) + (2 if saved.row else 1)
         return self._open_writers(file, first_step=step)
 
@@ -446,7 +446,7 @@ def open_run(
         try:
             yield run
         except Exception as error:
-            # Another process may be gone, and the checkpoint under way would wait for it in vain.
+            # Another process may be gone, and the checkpoint under way would wait for it forever.
             expected = isinstance(error, UserError | Interrupted)
             finish_saving = expected or jax.process_count() == 1
             raise

@@ -29,7 +29,7 @@ class JsonLines:
     """`metrics.jsonl`: one JSON object per line."""
 
     def __init__(self, path: pathlib.Path, *, keep_bytes: int):
-        """Opens `path` and cuts it to `keep_bytes`, the length that the checkpoint vouches for."""
+        """Opens `path` and cuts it to `keep_bytes`, its length at the checkpoint."""
         self._file = open(path, "ab")
         self._file.truncate(min(keep_bytes, os.path.getsize(path)))
 

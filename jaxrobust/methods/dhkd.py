@@ -97,7 +97,7 @@ def dual_head_objective(
 def project_both(grad_cls: Any, grad_kd: Any) -> Any:
     """PCGrad of two gradients: each loses its component against the other, then they are added.
 
-    The order, random in the paper, is of no account for two.
+    The order, random in the paper, makes no difference for two gradients.
 
     References:
       Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, algorithm 1.

@@ -68,7 +68,7 @@ class Stage:
         `Method.start` makes it, `peer` the variables of another network (`{}` without one),
         `batches` a `Batch` by set, `scalars` those of the pass and `progress`, the share of its
         steps that are done.
-      last_batch: what becomes of a remainder, as in `make_plan`.
+      last_batch: how a remainder is treated, as in `make_plan`.
     """
 
     name: str

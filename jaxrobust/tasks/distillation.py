@@ -167,7 +167,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
         if cycle and num_epochs > cycle:
             raise UserError(
                 f"{field}={num_epochs} must be at most the {cycle} of optimizer.cycle_epochs, at "
-                "whose end the learning rate is next to nothing."
+                "whose end the learning rate is almost 0."
             )
 
 

@@ -384,7 +384,7 @@ class _Learning:
         return self._finish()
 
     def train(self) -> None:
-        """Trains, or goes on with it."""
+        """Trains, or resumes training."""
         run, saved, num_epochs = self.run, self.saved, self.num_epochs
         self._write_noise()
         self._introduce()
@@ -458,7 +458,7 @@ class _Learning:
                 saved.networks[name] = self._end_epoch(state, np.int32(epoch))
 
     def _peers(self) -> dict[str, Any]:
-        """Variables of the networks that this epoch's passes read, if not those of the moment."""
+        """Variables of the networks that this epoch's passes read, if not the current ones."""
         if self.method.peer_from != "epoch_start":
             return {}
         # Copies, because training consumes the arrays it starts from.
