@@ -83,6 +83,11 @@ asked once about each | of logits |
       UserError: if an argument is not what it should be, or the method reads more of a teacher than
         this one gives.
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise UserError(
+            "config must be fields by name, such as {'num_epochs': 60}; a whole recipe is run by "
+            "jaxrobust.tasks.run."
+        )
     given = _given(teacher)
     options = {"student.name": student, "seed": seed, "dataset.image_size": 0, **(config or {})}
     num_classes = None

@@ -2,8 +2,8 @@
 
 From any other folder `--config=dcfs:digits` names the recipe that is installed with jaxrobust.
 
-Exit codes: 0 done; 2 something the user can mend, in one sentence; 75 stopped by SIGTERM and 130 by
-Ctrl-C, both after saving: the same command goes on.
+Exit codes: 0 done; 2 an error that the user can fix, in one sentence; 75 stopped by SIGTERM and 130
+by Ctrl-C, both after saving: the same command resumes the run.
 """
 
 import difflib
@@ -211,7 +211,7 @@ def main(argv: list[str]) -> None:
     except SystemExit as stop:
         if _is_one_of_several():
             sys.stderr.flush()
-            os._exit(stop.code)
+            os._exit(stop.code if isinstance(stop.code, int) else bool(stop.code))
         raise
 
 

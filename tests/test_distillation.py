@@ -141,6 +141,7 @@ REFUSED = {
     "student": ({"student": "tiny5"}, "did you mean"),
     "field": ({"config": {"epochs": 3}}, "epochs"),
     "field of a section": ({"config": {"kd.temprature": 3}}, "did you mean 'kd.temperature'"),
+    "recipe": ({"config": dhkd.get_config("digits")}, "fields by name"),
     "value": ({"config": {"num_epochs": 0}}, "num_epochs"),
     "seeds": ({"config": {"num_seeds": 2}}, "call it once for every seed"),
     "views": (

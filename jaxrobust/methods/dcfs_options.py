@@ -152,5 +152,10 @@ class Dcfs:
         Raises:
           UserError: if a section is missing or has a wrong value.
         """
-        sections = (each.read(config) for each in (Edl, Loss, Discrepancy, Select))
-        return cls(*sections, shared=config.al.target_model == "shared")
+        return cls(
+            Edl.read(config),
+            Loss.read(config),
+            Discrepancy.read(config),
+            Select.read(config),
+            shared=config.al.target_model == "shared",
+        )

@@ -6,6 +6,8 @@ run on the host. Features should come from a network that learned from more than
 hand.
 """
 
+from typing import Any, cast
+
 import numpy as np
 
 _SMALL = 50  # clusters that plain k-means is used for, as in TypiClust's code; above: mini-batches
@@ -239,11 +241,15 @@ def _k_means(
     """Cluster `[N]` of every row and the centres `[C, D]`, by scikit-learn."""
     from sklearn.cluster import KMeans, MiniBatchKMeans  # takes long to import
 
-    options = {"n_clusters": num_clusters, "n_init": 1, "random_state": int(rng.integers(2**31))}
+    options: dict[str, Any] = {
+        "n_clusters": num_clusters,
+        "n_init": 1,
+        "random_state": int(rng.integers(2**31)),
+    }
     if num_clusters <= _SMALL:
         model = KMeans(max_iter=_STEPS, **options)
     else:
         passes = max(1, _STEPS * _BATCH // len(features))
         model = MiniBatchKMeans(batch_size=_BATCH, max_iter=passes, **options)
     model.fit(features)
-    return model.labels_, model.cluster_centers_
+    return np.asarray(model.labels_), cast(np.ndarray, model.cluster_centers_)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
-from jaxrobust.data.features import FEATURES, FeatureDataset, load_features
+from jaxrobust.data.features import FEATURES, Embedding, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.embedding import embed
 from jaxrobust.engine.files import escape_formula, format_number, write_table
@@ -134,6 +134,7 @@ def _embedded(path: str | None) -> dict[str, np.ndarray]:
         "label_names": found.label_names,
         "files": found.files,
         "split": found.split,
+        **{name: getattr(found, name) for name in Embedding._fields},
     }
     return {name: np.asarray(array) for name, array in arrays.items() if array is not None}
 

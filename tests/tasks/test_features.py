@@ -1,13 +1,14 @@
 """Every method of both tasks on features in place of images."""
 
 import csv
+import dataclasses
 import importlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrobust import embedding, report, tasks
+from jaxrobust import embedding, load_classifier, report, tasks
 from jaxrobust.data import load_features
 from jaxrobust.data.features import feature_dataset
 from jaxrobust.errors import UserError
@@ -103,7 +104,8 @@ def embedded(tmp_path, monkeypatch):
     def embed(folder, *, views, progress):
         calls.append((folder, views))
         network = lambda images: images.reshape(len(images), -1).astype(np.float32)  # noqa: E731
-        return embedding.embed(folder, backbone=network, views=views, size=2)
+        found = embedding.embed(folder, backbone=network, views=views, size=2)
+        return dataclasses.replace(found, backbone="network", weights_hash="0")
 
     monkeypatch.setattr("jaxrobust.tasks.common.embed", embed)
     return calls
@@ -124,6 +126,8 @@ def test_a_folder_of_images_is_embedded_first(tmp_path, embedded, caplog):
     assert embedded == [(str(tmp_path / "data"), 2)]
     assert "start from the variant image_folder_pixels" in caplog.text
     assert results["num_classes"] == 2 and results["last"]["accuracy"] == 1
+    assert (tmp_path / "run" / "figures" / "suspicious.png").exists()
+    assert load_classifier(tmp_path / "run").embedding == ("network", 2, "0")
     with open(tmp_path / "run" / "label_quality.csv", newline="") as file:
         assert {row["file"].split("/")[0] for row in csv.DictReader(file)} == {"dark", "light"}
 
