@@ -424,6 +424,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
             reg_covar=dpc.reg_covar,
             class_probs=objective.probs,
         ),
+        counts=dpc.score_mode == "count",
         score=dpc.score if dpc.score == "margin" else "negative_loss",
         score_threshold=score_threshold,
         peer_from=dpc.peer_from,

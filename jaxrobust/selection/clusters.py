@@ -65,25 +65,31 @@ def typical_select(
     order = np.lexsort((-sizes, asked))
     large = order[sizes[order] >= min_cluster_size]
     members = {c: pool[cluster[pool] == c] for c in order}
+    squares: dict[int, np.ndarray] = {}  # distances within the clusters that were visited
     picks: list[int] = []
     for visited in (large, np.setdiff1d(order, large)):
         while len(picks) < size and any(members[c].size for c in visited):
             for c in visited[: size - len(picks)]:
                 if not members[c].size:
                     continue
-                best = np.argmin(_mean_neighbor_distance(features[members[c]], num_neighbors))
+                if c not in squares:
+                    squares[c] = _squared_distances(features[members[c]], features[members[c]])
+                    np.fill_diagonal(squares[c], np.inf)
+                best = np.argmin(_mean_neighbor_distance(squares[c], num_neighbors))
                 picks.append(int(members[c][best]))
                 members[c] = np.delete(members[c], best)
+                squares[c] = np.delete(np.delete(squares[c], best, axis=0), best, axis=1)
     return np.array(picks, np.int64)
 
 
-def _mean_neighbor_distance(features: np.ndarray, num_neighbors: int) -> np.ndarray:
-    """Mean distance `[n]` of every row to its min(num_neighbors, n // 2) nearest others."""
-    count = min(num_neighbors, len(features) // 2)
+def _mean_neighbor_distance(squares: np.ndarray, num_neighbors: int) -> np.ndarray:
+    """Mean distance `[n]` of every row to its min(num_neighbors, n // 2) nearest others.
+
+    Of squared distances `[n, n]` with infinity on the diagonal.
+    """
+    count = min(num_neighbors, len(squares) // 2)
     if count == 0:
-        return np.zeros(len(features))
-    squares = _squared_distances(features, features)
-    np.fill_diagonal(squares, np.inf)
+        return np.zeros(len(squares))
     return np.sqrt(np.partition(squares, count - 1, axis=1)[:, :count]).mean(axis=1)
 
 

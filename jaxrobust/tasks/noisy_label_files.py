@@ -126,9 +126,11 @@ def draw(
     shown = labels.by_suspicion(score)[:NUM_SHOWN]
     captions = [f"{names[labels.given[i]]}\n→ {names[label_scores['suggested'][i]]}" for i in shown]
     is_wrong = labels.is_wrong
-    if len(images.shape) == 3:  # features cannot be shown
+    features = isinstance(images, ResidentFeatures)
+    pictures = images.pictures(shown) if features else images.read(shown)
+    if pictures is not None:
         figures.contact_sheet(
-            images.read(shown),
+            pictures,
             captions,
             folder / "suspicious.png",
             wrong=None if is_wrong is None else is_wrong[shown],

@@ -40,6 +40,7 @@ from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
+from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -148,6 +149,22 @@ def _checked_labels(config: ml_collections.ConfigDict, dataset) -> np.ndarray:
     check_network(config, dataset)
     check_batch_size(config, len(dataset.train))
     return given_labels(config.noise, dataset, seed=config.seed)
+
+
+def estimate_before_training(dataset: Dataset | FeatureDataset, labels: np.ndarray) -> float:
+    """How many labels of features are wrong, by out-of-sample scores; NaN of images.
+
+    Args:
+      dataset: the data.
+      labels: int32 `[N]`, the given labels.
+    """
+    if not isinstance(dataset, FeatureDataset):
+        return float("nan")
+    features = np.concatenate([x.mean(axis=1, dtype=np.float32) for x in dataset.train.content()])
+    scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
+    num_wrong = float(estimate_num_wrong(scores, labels))
+    log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
+    return num_wrong
 
 
 # What is compiled
@@ -299,6 +316,10 @@ class _Learning:
         method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
         self.method = flag_by_count(method) if config.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else config.num_epochs
+        self._num_wrong = ()
+        if self.method.counts:
+            num_wrong = estimate_before_training(dataset, labels)
+            self._num_wrong = (placement.put(np.float32(num_wrong)),)
         self.saved = Saved(at=(0, 0))  # epoch, pass
         self._build_programs()
 
@@ -499,7 +520,9 @@ class _Learning:
         return values
 
     def _label_scores(self, epoch: int) -> dict[str, np.ndarray]:
-        label_scores = fetch(self._score_labels(self._logits("train", epoch), self._labels))
+        label_scores = fetch(
+            self._score_labels(self._logits("train", epoch), self._labels, *self._num_wrong)
+        )
         for name, column in label_scores.items():
             if not np.isfinite(column).all():
                 raise UserError(
@@ -520,7 +543,10 @@ class _Learning:
         }
         shape = (len(self.method.predictors), len(self.labels), self.problem.num_classes)
         shapes = jax.eval_shape(
-            self.method.score_labels, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
+            self.method.score_labels,
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+            self._labels,
+            *self._num_wrong,
         )
         label_scores = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
         saved.arrays = {"peers": self._peers(), "label_scores": label_scores}

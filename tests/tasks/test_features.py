@@ -126,6 +126,7 @@ def test_a_folder_of_images_is_embedded_first(tmp_path, embedded, caplog):
     assert embedded == [(str(tmp_path / "data"), 2)]
     assert "start from the variant image_folder_pixels" in caplog.text
     assert results["num_classes"] == 2 and results["last"]["accuracy"] == 1
+    assert (tmp_path / "run" / "figures" / "suspicious.png").exists()
     assert load_classifier(tmp_path / "run").embedding == ("network", 2, "0")
     with open(tmp_path / "run" / "label_quality.csv", newline="") as file:
         assert {row["file"].split("/")[0] for row in csv.DictReader(file)} == {"dark", "light"}
