@@ -22,6 +22,7 @@ _LAZY = {
     "Features": "jaxrobust.embedding",
     "LabelIssues": "jaxrobust.label_issues",
     "QueryResult": "jaxrobust.querying",
+    "RobustClassifier": "jaxrobust.robust_classifier",
     "distill": "jaxrobust.distillation",
     "embed": "jaxrobust.embedding",
     "find_label_issues": "jaxrobust.label_issues",
