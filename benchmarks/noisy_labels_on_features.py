@@ -127,10 +127,11 @@ def main() -> None:
             found: dict[str, list[list[float]]] = {}
             shares = []
             for number, seed in enumerate(seeds):
-                for run in arguments.runs.split(","):
+                noise = recipe_of("dpc", features, name, arguments.human, seed).noise
+                labels = given_labels(noise, dataset, seed=seed)
+                is_wrong = labels != dataset.train.labels
+                for run in filter(None, arguments.runs.split(",")):
                     config = recipe_of(run, features, name, arguments.human, seed)
-                    labels = given_labels(config.noise, dataset, seed=seed)
-                    is_wrong = labels != dataset.train.labels
                     folder = pathlib.Path(tempfile.mkdtemp(dir=scratch))
                     found.setdefault(run, []).append(ours(config, folder, is_wrong))
                 shares.append(is_wrong.mean())

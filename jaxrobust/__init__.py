@@ -5,7 +5,7 @@ losses, starts no backend and loads nothing heavy (PEP 562).
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxrobust.errors import UserError
 
@@ -30,7 +30,27 @@ _LAZY = {
     "query": "jaxrobust.querying",
 }
 
-__all__ = ["UNKNOWN", "UNLABELED", "UserError", "__version__", *_LAZY]
+if TYPE_CHECKING:
+    from jaxrobust.classifiers import load_classifier
+    from jaxrobust.distillation import distill
+    from jaxrobust.embedding import Features, embed
+    from jaxrobust.label_issues import LabelIssues, find_label_issues
+    from jaxrobust.querying import QueryResult, query
+
+__all__ = [
+    "UNKNOWN",
+    "UNLABELED",
+    "Features",
+    "LabelIssues",
+    "QueryResult",
+    "UserError",
+    "__version__",
+    "distill",
+    "embed",
+    "find_label_issues",
+    "load_classifier",
+    "query",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -323,7 +323,7 @@ def _in_words(report: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = Parser("benchmark", description=__doc__.splitlines()[0])
+    parser = Parser("benchmark", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", action="append", required=True, metavar="FILE[:VARIANT]")
     parser.add_argument(
         "--batch_sizes", default="", help="measure each config at these, separated by commas"

@@ -55,7 +55,7 @@ class Classifier:
     input_shape: tuple[int, ...]
     origin: str
     is_multilabel: bool
-    _probs: Callable[[jax.Array], jax.Array]
+    _probs: Callable[[np.ndarray], jax.Array]
     embedding: Embedding | None = None
 
     def __repr__(self) -> str:
@@ -113,8 +113,8 @@ def save_classifier(
     class_names: Sequence[str],
     num_examples: int,
     input_shape: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | np.ndarray,
+    std: Sequence[float] | np.ndarray,
     embedding: Embedding | None = None,
 ) -> None:
     """Writes a folder that `load_classifier` reads.
@@ -131,8 +131,9 @@ def save_classifier(
       embedding: how the features were computed, if known.
     """
     arrays = traverse_util.flatten_dict({n: dict(v) for n, v in networks.items()}, sep="/")
+    host: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
     content = io.BytesIO()
-    np.savez(content, **{name: np.asarray(arrays[name]) for name in sorted(arrays)})
+    np.savez(content, **host)
     write_bytes(folder / VARIABLES, content.getvalue())
     facts = {
         "task": config.task,

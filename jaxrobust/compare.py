@@ -246,7 +246,7 @@ def _kind(results: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = Parser("compare", description=__doc__.splitlines()[0])
+    parser = Parser("compare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of finished runs")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the figure")
     parser.add_argument("--by", default="method", help="config field that tells groups apart")

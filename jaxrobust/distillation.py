@@ -5,17 +5,20 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from jaxrobust.classifiers import FACTS, Classifier, load_classifier
 from jaxrobust.data.augment import num_views, view_of
-from jaxrobust.data.dataset import Examples, with_own_statistics
+from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.subsets import hold_out
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.errors import UserError
+from jaxrobust.in_memory import called_from_python
 from jaxrobust.inputs import Labels, as_images, as_labels, as_logits, check_lengths
 from jaxrobust.models import storage
 from jaxrobust.options import replace, to_config
@@ -24,6 +27,9 @@ from jaxrobust.tasks.options import check
 from jaxrobust.tasks.protocols import distillation as recipe
 from jaxrobust.tasks.teachers import TeacherLogits
 
+Teacher = Callable[[np.ndarray], Any]
+"""uint8 `[B, H, W, 3]` -> logits `[B, C]`."""
+
 _ASKED_AT_A_TIME = 256  # images
 
 
@@ -31,7 +37,7 @@ def distill(
     images: Any,
     labels: Any,
     *,
-    teacher: str | os.PathLike | Callable[[np.ndarray], Any] | Any,
+    teacher: Any,
     student: str = "resnet8x4",
     method: str = "dhkd",
     test: tuple[Any, Any] | None = None,
@@ -77,23 +83,29 @@ asked once about each | of logits |
       UserError: if an argument is not what it should be, or the method reads more of a teacher than
         this one gives.
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise UserError(
+            "config must be fields by name, such as {'num_epochs': 60}; a whole recipe is run by "
+            "jaxrobust.tasks.run."
+        )
+    given = _given(teacher)
     options = {"student.name": student, "seed": seed, "dataset.image_size": 0, **(config or {})}
-    asked, stored, logits = _teacher(teacher)
-    if stored is None:
-        given = {"teacher.logits": "table", "augment.padding": 0}
-        options = {**given, **({} if logits is None else {"augment.flip": False}), **options}
-    else:
+    num_classes = None
+    if isinstance(given, storage.StoredClassifier):
         options["teacher.path"] = str(teacher)
-        class_names = stored.class_names or None if class_names is None else class_names
+        class_names = given.class_names or None if class_names is None else class_names
+        num_classes = given.num_classes
+    else:
+        options = {"teacher.logits": "table", "augment.padding": 0, **options}
+    if isinstance(given, np.ndarray):
+        options = {"augment.flip": False, **options}
+        num_classes = given.shape[1]
     fields = to_config(replace(recipe(method, "image_folder"), options))
     check(fields)
     if fields.num_seeds != 1:
         raise UserError("distill trains one student; call it once for every seed.")
-    num_classes = logits.shape[1] if logits is not None else stored and stored.num_classes
     known = as_labels(labels, class_names=class_names, num_columns=num_classes)
     examples = _examples(images, known, "images", "labels")
-    if logits is not None:
-        check_lengths(labels=known.ids, teacher=logits)
     if test is None:
         train, tested = hold_out(examples)
     else:
@@ -101,56 +113,70 @@ asked once about each | of logits |
         train, tested = examples, _examples(test[0], of_test, "test[0]", "test[1]")
     dataset = with_own_statistics("arrays", train, tested, known.names)
     told = None
-    if stored is None:
-        crops = {"padding": fields.augment.padding, "flip": fields.augment.flip}
-        if logits is not None and num_views(**crops) > 1:
-            raise UserError(
-                "Stored logits are of the images as they are, but augment.padding and augment.flip "
-                "ask for other views; leave them out, or give a function."
-            )
-        told = TeacherLogits("function" if logits is None else "logits", np.empty(0), None)
-        task.read_inputs(fields, dataset, told)  # what is wrong is said before the teacher is asked
-        if logits is None:
-            train_logits = _ask_about_views(asked, train.images, known.num_classes, crops)
-            test_logits = _ask(asked, tested.images, known.num_classes)
-        elif test is None:
-            train_logits, test_logits = logits[train.origin.ids, None], logits[tested.origin.ids]
-        else:
-            train_logits, test_logits = logits[:, None], None
-        told = dataclasses.replace(told, train=train_logits, test=test_logits)
+    if not isinstance(given, storage.StoredClassifier):
+        if isinstance(given, np.ndarray):
+            check_lengths(labels=known.ids, teacher=given)
+        told = _told(given, fields, dataset)
     setup_jax(fields)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         task.run(fields, folder, dataset=dataset, teacher=told, bar=progress)
         classifier = load_classifier(pathlib.Path(folder) / "student")
     return dataclasses.replace(classifier, classes=known.classes)
 
 
-def _teacher(
-    teacher: Any,
-) -> tuple[Callable | None, storage.StoredClassifier | None, np.ndarray | None]:
-    """A teacher as a function, as a network of ours, or as logits; two of them are None."""
+def _given(teacher: Any) -> storage.StoredClassifier | np.ndarray | Teacher:
+    """A teacher as a network of ours, as logits, or as a function."""
     if isinstance(teacher, Classifier):
-        return _log_probs(teacher), None, None
+        return _log_probs(teacher)
     if isinstance(teacher, str | os.PathLike):
         folder = pathlib.Path(teacher).expanduser()
         if (folder / FACTS).exists():
-            return _log_probs(load_classifier(folder)), None, None
-        return None, storage.load_classifier(folder), None
-    if callable(teacher):
-        return teacher, None, None
-    return None, None, as_logits(teacher, "the teacher's logits")
+            return _log_probs(load_classifier(folder))
+        return storage.load_classifier(folder)
+    return teacher if callable(teacher) else as_logits(teacher, "the teacher's logits")
 
 
-def _log_probs(classifier: Classifier) -> Callable[[np.ndarray], np.ndarray]:
+def _told(
+    teacher: np.ndarray | Teacher, fields: ml_collections.ConfigDict, dataset: Dataset
+) -> TeacherLogits:
+    """What the teacher says of the views that the recipe asks for.
+
+    Raises:
+      UserError: before a function is asked, if the recipe cannot be run on its logits; if it gives
+        none; or if stored ones are of other views.
+    """
+    padding, flip = fields.augment.padding, fields.augment.flip
+    is_stored = isinstance(teacher, np.ndarray)
+    told = TeacherLogits("logits" if is_stored else "function", np.empty(0), None)
+    task.read_inputs(fields, dataset, told)
+    train, test = dataset.train, dataset.test
+    if not isinstance(teacher, np.ndarray):
+        views = _all_views(train.images, padding=padding, flip=flip)
+        table = [_ask(teacher, images, dataset.num_classes) for images in views]
+        of_test = _ask(teacher, test.images, dataset.num_classes)
+        return dataclasses.replace(told, train=np.stack(table, axis=1), test=of_test)
+    if num_views(padding=padding, flip=flip) > 1:
+        raise UserError(
+            "Stored logits are of the images as they are, but augment.padding and augment.flip ask "
+            "for other views; leave them out, or give a function."
+        )
+    if train.origin and test.origin:  # held out of the same images
+        of_test = teacher[test.origin.ids]
+        return dataclasses.replace(told, train=teacher[train.origin.ids, None], test=of_test)
+    return dataclasses.replace(told, train=teacher[:, None])
+
+
+def _log_probs(classifier: Classifier) -> Teacher:
     if classifier.is_multilabel:
         raise UserError("This teacher gives several labels to an image, but a student has one.")
 
-    def classifier_(images):
+    def log_probs(images):
         probs = classifier.predict_proba(images)
         return np.log(np.maximum(probs, np.finfo(np.float32).tiny))
 
-    return classifier_
+    return log_probs
 
 
 def _examples(images: Any, known: Labels, of_images: str, of_labels: str) -> Examples:
@@ -159,22 +185,14 @@ def _examples(images: Any, known: Labels, of_images: str, of_labels: str) -> Exa
     return Examples(pixels, known.ids)
 
 
-def _ask_about_views(
-    teacher: Callable, images: np.ndarray, num_classes: int, crops: Mapping[str, Any]
-) -> np.ndarray:
-    """Logits float32 `[N, V, C]` on all views of the images, in the order of `draw_views`."""
-    count = num_views(**crops)
-    table = np.empty((len(images), count, num_classes), np.float32)
-    for view in range(count):
-        numbers = np.full(len(images), view, np.int32)
-        for start in range(0, len(images), _ASKED_AT_A_TIME):
-            rows = slice(start, start + _ASKED_AT_A_TIME)
-            views = np.asarray(view_of(images[rows], numbers[rows], **crops))
-            table[rows, view] = _ask(teacher, views, num_classes)
-    return table
+def _all_views(images: np.ndarray, *, padding: int, flip: bool) -> Iterator[np.ndarray]:
+    """The images `[N, H, W, 3]` in each view, in the order of `draw_views`."""
+    for number in range(num_views(padding=padding, flip=flip)):
+        numbers = jnp.full(len(images), number, jnp.int32)
+        yield np.asarray(view_of(jnp.asarray(images), numbers, padding=padding, flip=flip))
 
 
-def _ask(teacher: Callable, images: np.ndarray, num_classes: int) -> np.ndarray:
+def _ask(teacher: Teacher, images: np.ndarray, num_classes: int) -> np.ndarray:
     """Logits float32 `[N, C]` by a function of batches."""
     parts = []
     for start in range(0, len(images), _ASKED_AT_A_TIME):

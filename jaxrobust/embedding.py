@@ -2,8 +2,8 @@
 
 `python -m jaxrobust.embed DIR --out=features.npz`
 
-Exit codes: 0 done; 2 something the user can mend, in one sentence; 130 stopped by Ctrl-C. After a
-kill the same command goes on, and ends with the same bits.
+Exit codes: 0 done; 2 an error that the user can fix, in one sentence; 130 stopped by Ctrl-C. After
+a kill the same command resumes, and ends with the same bits.
 """
 
 import collections
@@ -17,7 +17,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import filelock
 import jax
@@ -35,6 +35,7 @@ from jaxrobust.data.places import images_in, listed, subfolders
 from jaxrobust.data.readers import decode_image, to_rgb
 from jaxrobust.engine.files import write_json
 from jaxrobust.errors import DataError, UserError, unknown_name
+from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.pretrained import load_pretrained, weights_hash
 from jaxrobust.models.storage import StoredClassifier
 
@@ -93,7 +94,7 @@ class Features:
     def save(self, path: str | os.PathLike) -> None:
         """Writes an uncompressed `.npz` of plain arrays, `features` and the attributes by name."""
         path = pathlib.Path(path)
-        arrays = {
+        arrays: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name != "array"
@@ -120,7 +121,7 @@ class Features:
         path = pathlib.Path(path)
         if not path.is_file():
             raise DataError(f"There is no file {path}.")
-        found = open_arrays(path)
+        found: dict[str, Any] = dict(open_arrays(path))
         for name, value in found.items():
             if not value.ndim:
                 found[name] = value.item()
@@ -223,10 +224,12 @@ def embed(
         weights,
         data.hexdigest(),
     )
-    return features.take(np.setdiff1d(features.ids, list(bad))) if bad else features
+    return features.take(np.setdiff1d(np.arange(len(array)), list(bad))) if bad else features
 
 
-def _run(found, function, views, size, batch_size, progress, on_corrupt, pool, directory):
+def _run(
+    found, function, views, size, batch_size, progress, on_corrupt, pool, directory
+) -> tuple[np.ndarray, dict[int, str]]:
     """(float16 [N, V, D], message by number of each image that cannot be decoded).
 
     With a directory the array is a file there, and what it holds already is not computed again.
@@ -277,9 +280,10 @@ def _run(found, function, views, size, batch_size, progress, on_corrupt, pool, d
                 array = _new_array(directory and directory / _ARRAY, shape)
             array[batch.start : batch.stop] = rows
             bar.update(len(batch))
-            if directory and (batch.stop % chunk == 0 or batch.stop == count):
+            if isinstance(array, np.memmap) and (batch.stop % chunk == 0 or batch.stop == count):
                 array.flush()
                 write_json(directory / _STATE, {"done": batch.stop, "bad": bad})
+    assert array is not None  # since there are images
     return array, bad
 
 
@@ -327,7 +331,7 @@ def _features_of(classifier: StoredClassifier) -> Callable[[np.ndarray], jax.Arr
     @jax.jit
     def pooled(variables, images):
         images = normalize(images, classifier.mean, classifier.std, dtype=jnp.float32)
-        return module.apply(variables, images).features.pooled
+        return cast(Outputs, module.apply(variables, images)).features.pooled
 
     return lambda images: pooled(variables, images)
 
@@ -428,7 +432,7 @@ def folder_images(root: pathlib.Path) -> ImageSource:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = Parser("embed", description=__doc__.splitlines()[0])
+    parser = Parser("embed", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", metavar="DIR", help="folder of images, see jaxrobust.embed")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file.npz")
     parser.add_argument(

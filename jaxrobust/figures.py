@@ -362,7 +362,7 @@ def class_bars(
     height = 0.9 + 0.19 * max(len(values), 4)
     figure, axis = pyplot.subplots(figsize=(4.5, height), layout="constrained")
     axis.barh(range(len(values)), 100 * values[order], color=COLORS[0])
-    axis.set_yticks(range(len(values)), [class_names[c] for c in order], fontsize=8)
+    axis.set_yticks(range(len(values)), [class_names[int(c)] for c in order], fontsize=8)
     axis.set_ylim(len(values) - 0.4, -0.6)
     axis.set_xlim(0, 100)
     axis.set_title(title, loc="left", fontsize=11)
@@ -471,7 +471,7 @@ def progress_curves(
     """
     losses: dict[str, list] = {}
     measures: dict[str, list] = {}
-    rounds: dict[str, int] = {}
+    rounds: dict[str, int | None] = {}
     for event in events:
         phase, step = str(event.get("phase", "")), event["step"]
         if event["split"] == "train" and "loss" in event:

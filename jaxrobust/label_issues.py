@@ -246,7 +246,9 @@ def learn(
         present[scores["suggested"]],
         index,
     )
-    return issues, Trained(recipe, learned.networks, dataset.mean, dataset.std, scaling)
+    return issues, Trained(
+        recipe, learned.networks, *map(np.asarray, (dataset.mean, dataset.std)), scaling
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,8 +2,8 @@
 
 From any other folder `--config=dcfs:digits` names the recipe that is installed with jaxrobust.
 
-Exit codes: 0 done; 2 something the user can mend, in one sentence; 75 stopped by SIGTERM and 130 by
-Ctrl-C, both after saving: the same command goes on.
+Exit codes: 0 done; 2 an error that the user can fix, in one sentence; 75 stopped by SIGTERM and 130
+by Ctrl-C, both after saving: the same command resumes the run.
 """
 
 import difflib
@@ -171,7 +171,7 @@ def _help() -> str:
     lines = [
         "usage: jaxrobust run --config=RECIPE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]"
     ]
-    lines += ["", *__doc__.splitlines()[2:], "", "flags:"]
+    lines += ["", *(__doc__ or "").splitlines()[2:], "", "flags:"]
     names = ("config", "workdir", *_SEVERAL)
     lines += [f"  --{name}: {flags.FLAGS[name].help}" for name in names]
     if _CONFIG.value is None:
@@ -211,7 +211,7 @@ def main(argv: list[str]) -> None:
     except SystemExit as stop:
         if _is_one_of_several():
             sys.stderr.flush()
-            os._exit(stop.code)
+            os._exit(stop.code if isinstance(stop.code, int) else bool(stop.code))
         raise
 
 

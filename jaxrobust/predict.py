@@ -6,7 +6,7 @@
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -158,7 +158,7 @@ def _embedded(
     return _rows(features.array, features.files)
 
 
-def _rows(features: np.ndarray, files: Sequence) -> tuple[Iterator[Batch], int]:
+def _rows(features: np.ndarray, files: Iterable) -> tuple[Iterator[Batch], int]:
     names = list(map(str, files))
     batches = (([names[i] for i in ids], features[ids]) for ids in _batches(len(features)))
     return batches, len(features)
@@ -170,7 +170,7 @@ def _batches(count: int) -> Iterator[range]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = Parser("predict", description=__doc__.splitlines()[0])
+    parser = Parser("predict", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "classifier",
         type=pathlib.Path,

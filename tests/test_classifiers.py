@@ -16,10 +16,11 @@ from jaxrobust.metrics import expected_calibration_error
 
 # Recipe -> what makes it short, and the number of classes. DPC averages four predictions of two
 # networks, BLDR two heads of a moving average; DCFS here reports a head of its query network.
+SHARED = {"al.target_model": "shared", "select.fine": "data"}
 RUNS = {
     "dpc": ({"dataset.max_train": 200, "num_epochs": 2, "dpc.warm_up": 1, "batch_size": 16}, 10),
     "bldr": ({"dataset.max_train": 200, "num_epochs": 2, "bldr.warm_up": 1}, 10),
-    "dcfs": ({"num_epochs": 2, "al.rounds": 2, "al.target_model": "shared"}, 4),
+    "dcfs": ({"num_epochs": 2, "al.rounds": 2, **SHARED}, 4),
     "active_learning_baselines": ({"num_epochs": 2, "al.rounds": 1}, 4),
 }
 

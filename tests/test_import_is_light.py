@@ -49,6 +49,7 @@ def test_the_package_itself_loads_no_jax():
 
 
 def test_every_public_name_is_there():
+    assert set(jaxrobust._LAZY) < set(jaxrobust.__all__)
     for name in jaxrobust.__all__:
         assert hasattr(jaxrobust, name)
     with pytest.raises(AttributeError, match="no attribute 'find_labels'"):

@@ -13,6 +13,10 @@ NEARLY = jnp.log(np.maximum(PROBS, 1e-30))
 FUNCTIONS = {
     "consistency_kl": lambda z: losses.consistency_kl(z, z),
     "strong_view_consistency": lambda z: losses.strong_view_consistency(z, z, 0),
+    "evidential_kl": lambda z: losses.evidential_kl(z, jnp.array([1, 0, 2]), jnp.float32(3)),
+    "gradient of evidential_kl": jax.grad(
+        lambda z: losses.evidential_kl(z, jnp.array([1, 0, 2])).sum()
+    ),
     "negative_entropy": lambda z: losses.negative_entropy(z, 0),
     "soft_target_kl": lambda z: losses.soft_target_kl(z, z),
     "calibrated_softmax": losses.calibrated_softmax,

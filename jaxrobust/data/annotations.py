@@ -69,7 +69,7 @@ def read_voc_objects(path: pathlib.Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_coco(path: pathlib.Path, class_names: Sequence[str]) -> tuple[Listing, tuple[str, ...]]:
+def read_coco(path: pathlib.Path, class_names: tuple[str, ...]) -> tuple[Listing, tuple[str, ...]]:
     """Images with at least one object in an annotation file of MS-COCO (JSON).
 
     Either the official `instances_*.json`, or a list of `{"file_name": ..., "labels": [...]}` with

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def pad_crop_flip(
@@ -102,8 +103,8 @@ def view_of(images: jax.Array, views: jax.Array, *, padding: int, flip: bool) ->
 
 def normalize(
     images: jax.Array,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: jax.Array | np.ndarray | Sequence[float],
+    std: jax.Array | np.ndarray | Sequence[float],
     *,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
@@ -118,7 +119,6 @@ def normalize(
     Returns:
       [..., C] of `dtype`.
     """
-    per_channel = (1,) * (images.ndim - 1) + (-1,)
-    mean = jnp.asarray(mean, jnp.float32).reshape(per_channel)
-    std = jnp.asarray(std, jnp.float32).reshape(per_channel)
-    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    centre, scale = (jnp.asarray(x, jnp.float32).reshape(shape) for x in (mean, std))
+    return ((images.astype(jnp.float32) / 255 - centre) / scale).astype(dtype)

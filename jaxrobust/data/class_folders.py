@@ -1,8 +1,10 @@
 """Sets with a folder of images for each class, read into memory or left in their files."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -29,9 +31,7 @@ UNLABELED = "unlabeled"
 def image_folder(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:
     """Class folders, read into memory."""
 
-    def build(*part):
-        return decoded(*part, image_size)
-
+    build = functools.partial(decoded, image_size=image_size)
     return with_own_statistics("image_folder", *image_folder_parts("image_folder", path, build))
 
 
@@ -158,5 +158,6 @@ def in_files(
 ) -> FileExamples:
     """Examples in files from entries, sorted by class and path."""
     entries, labels = in_order(split, root, entries, class_names)
-    names, files = (tuple(entry[k] for entry in entries) for k in (1, 2))
+    names = tuple(name for _, name, _ in entries)
+    files = tuple(cast(pathlib.Path, file) for _, _, file in entries)
     return FileExamples(names, files, labels)

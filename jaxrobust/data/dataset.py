@@ -202,7 +202,7 @@ def check_parts(name: str, class_names: Sequence[str], train, test) -> None:
         counts = train.labels.sum(axis=0, dtype=np.int64)
     else:
         counts = np.bincount(train.labels, minlength=num_classes)
-    if absent := [class_names[label] for label in np.flatnonzero(counts == 0)]:
+    if absent := [class_names[label] for label in np.flatnonzero(counts == 0).tolist()]:
         raise DataError(f"{name} has no training images of {', '.join(absent)}.")
 
 
@@ -308,5 +308,5 @@ def fingerprint(dataset) -> str:
     for examples in filter(None, (dataset.train, dataset.test, unlabeled)):
         for array in itertools.chain(examples.content(), [examples.labels]):
             digest.update(repr((array.dtype.str, array.shape)).encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -1,10 +1,15 @@
 """From raw features to what a network sees: a random view per visit, normalisation, noise."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Statistics = Mapping[str, np.ndarray | jax.Array]
+"""The constants of normalisation by name, `mean` and `std`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,11 @@ class FeatureViews:
     test: str = "first"
 
     def __call__(
-        self, kind: str, key: jax.Array, raw: jax.Array, statistics: dict[str, jax.Array]
+        self,
+        kind: str,
+        key: jax.Array,
+        raw: jax.Array,
+        statistics: Statistics,
     ) -> jax.Array:
         """A batch as a network sees it.
 

@@ -273,7 +273,7 @@ def load_features(
     )
 
 
-def embedding_of(arrays: dict[str, np.ndarray]) -> Embedding | None:
+def embedding_of(arrays: Mapping[str, np.ndarray]) -> Embedding | None:
     """How the features of a file were computed, from its arrays; None where they do not say."""
     if not all(name in arrays and arrays[name].ndim == 0 for name in Embedding._fields):
         return None
@@ -427,14 +427,14 @@ def _encoded(
     else:
         has_label = given != NO_LABEL
     if names is not None and len(names) and given.dtype.kind != "U":
-        names = tuple(map(str, names))
+        classes = tuple(map(str, names))
         low, high = given.min(), given.max()
-        if low < NO_LABEL or high >= len(names):
+        if low < NO_LABEL or high >= len(classes):
             raise DataError(
-                f"{path} names {len(names)} classes, so labels must lie in 0 to {len(names) - 1}, "
-                f"but reach from {low} to {high}."
+                f"{path} names {len(classes)} classes, so labels must lie in 0 to "
+                f"{len(classes) - 1}, but reach from {low} to {high}."
             )
-        return given.astype(np.int32), names
+        return given.astype(np.int32), classes
     values, positions = np.unique(given[has_label], return_inverse=True)
     if len(values) < 2:
         raise DataError(
@@ -494,7 +494,7 @@ def _statistics(parts: Iterator[FeatureExamples] | Sequence[FeatureExamples]):
     Chunks are combined as in Chan et al., "Updating formulae and a pairwise algorithm for computing
     sample variances", 1979, which loses no digits where the mean is large.
     """
-    count, mean, squares = 0, 0.0, 0.0
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
     for part in parts:
         for chunk in part.content():
             values = chunk.reshape(-1, chunk.shape[-1]).astype(np.float64)

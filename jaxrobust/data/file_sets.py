@@ -64,8 +64,9 @@ _MINI_CLASSES = 50  # of WebVision, as in the papers on wrong labels
 def coco2014(path: pathlib.Path | None) -> FileDataset:
     """MS-COCO 2014 from its folder or TensorFlow Datasets."""
     for place in find_places("coco2014", path):
-        files = [_coco_annotations(place, split) for split in ("train", "val")]
-        if all(files):
+        found = [_coco_annotations(place, split) for split in ("train", "val")]
+        files = [file for file in found if file is not None]
+        if len(files) == len(found):
             break
     else:
         if directory := find_tfds("coco/2014", path):
@@ -76,14 +77,13 @@ def coco2014(path: pathlib.Path | None) -> FileDataset:
             "put train2014, val2014 and annotations/instances_{train,val}2014.json into "
             "datasets/coco2014",
         )
-    parts, names = [], []
-    for split, file in zip(("train", "val"), files, strict=True):
-        listing, class_names = annotations.read_coco(file, COCO_CLASSES)
-        parts.append(_examples(place, f"{split}2014", listing.items(), class_names, source=file))
-        names.append(class_names)
-    if names[0] != names[1]:
+    (train, names), (test, test_names) = (
+        _coco_examples(place, split, file)
+        for split, file in zip(("train", "val"), files, strict=True)
+    )
+    if names != test_names:
         raise DataError(f"{files[0]} and {files[1]} have different categories.")
-    return FileDataset("coco2014", *parts, names[0])
+    return FileDataset("coco2014", train, test, names)
 
 
 def _coco_annotations(place: pathlib.Path, split: str) -> pathlib.Path | None:
@@ -91,12 +91,20 @@ def _coco_annotations(place: pathlib.Path, split: str) -> pathlib.Path | None:
     return next((place / name for name in names if (place / name).is_file()), None)
 
 
+def _coco_examples(
+    place: pathlib.Path, split: str, file: pathlib.Path
+) -> tuple[FileExamples, tuple[str, ...]]:
+    """(examples, class names)."""
+    listing, names = annotations.read_coco(file, COCO_CLASSES)
+    return _examples(place, f"{split}2014", listing.items(), names, source=file), names
+
+
 def voc2007(path: pathlib.Path | None) -> FileDataset:
     """Pascal VOC 2007 from its folder or TensorFlow Datasets."""
     for place in find_places("voc2007", path):
         roots = [_voc_root(place, split) for split in ("trainval", "test")]
-        if all(roots):
-            train, test = map(_voc_examples, roots, ("trainval", "test"))
+        if roots[0] and roots[1]:
+            train, test = _voc_examples(roots[0], "trainval"), _voc_examples(roots[1], "test")
             return FileDataset("voc2007", train, test, VOC_CLASSES)
         if any(roots):
             found, lacking = ("trainval", "test") if roots[0] else ("test", "trainval")
@@ -120,7 +128,8 @@ def _voc_root(place: pathlib.Path, split: str) -> pathlib.Path | None:
 
 def _voc_examples(root: pathlib.Path, split: str) -> FileExamples:
     sets = root / "ImageSets" / "Main"
-    listing = {image: () for image in annotations.read_lines(sets / f"{split}.txt")}
+    images = annotations.read_lines(sets / f"{split}.txt")
+    listing: annotations.Listing = {image: () for image in images}
     if (root / "Annotations").is_dir():
         source = root / "Annotations"
         for image in listing:
@@ -157,14 +166,14 @@ def nus_wide(path: pathlib.Path | None) -> FileDataset:
     )
     labels = _first(place, "TrainTestLabels", "Groundtruth/TrainTestLabels")
     images = _first(place, "Flickr", "images").name
-    parts = []
-    for split in ("Train", "Test"):
+
+    def examples(split: str) -> FileExamples:
         lines = annotations.read_lines(place / "ImageList" / f"{split}Imagelist.txt")
         files = [line.replace("\\", "/") for line in lines]
         columns = [labels / f"Labels_{name}_{split}.txt" for name in names]
-        targets = annotations.read_columns(columns, len(files))
-        parts.append(checked_files(place, images, files, targets))
-    return FileDataset("nus_wide", *parts, names)
+        return checked_files(place, images, files, annotations.read_columns(columns, len(files)))
+
+    return FileDataset("nus_wide", examples("Train"), examples("Test"), names)
 
 
 def _first(place: pathlib.Path, *names: str) -> pathlib.Path:
@@ -263,14 +272,9 @@ def mini_webvision(path: pathlib.Path | None) -> FileDataset:
     """The first classes of WebVision from its lists, or from class folders."""
     for place in find_places("webvision", path):
         if (place / "info").is_dir():
-            parts = [
-                _webvision_examples(place, f"info/{listing}", folder)
-                for listing, folder in (
-                    ("train_filelist_google.txt", ""),
-                    ("val_filelist.txt", "val_images_256"),
-                )
-            ]
-            return FileDataset("mini_webvision", *parts, _webvision_classes(place, parts[0]))
+            train = _webvision_examples(place, "info/train_filelist_google.txt", "")
+            test = _webvision_examples(place, "info/val_filelist.txt", "val_images_256")
+            return FileDataset("mini_webvision", train, test, _webvision_classes(place, train))
         if (place / "train").is_dir():
             return image_folder_files(place, "mini_webvision")
     raise missing_set(
@@ -352,8 +356,8 @@ def _from_tfds(
     try:
         feature = tfds.builder_from_directory(directory).info.features["objects"].feature["label"]
         names = [class_name.replace(" ", "_") for class_name in feature.names]
-        parts = []
-        for splits in (train, test):
+
+        def examples(splits: Sequence[str]) -> FileExamples:
             files, listing = [], []
             for split in splits:
                 for i, record in enumerate(readers.tfds_records(directory, split)):
@@ -362,7 +366,9 @@ def _from_tfds(
                         listing.append((record["image/filename"].decode(), sorted(classes)))
                         files.append(readers.TfdsImage(directory, split, i))
             targets = annotations.to_targets(listing, sorted(names), directory)
-            parts.append(FileExamples(tuple(n for n, _ in listing), tuple(files), targets))
+            return FileExamples(tuple(n for n, _ in listing), tuple(files), targets)
+
+        parts = examples(train), examples(test)
     except NotImplementedError as error:
         raise readers.tfds_needs_tensorflow(directory) from error
     except Exception as error:  # a missing split or file, other features, broken metadata

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -44,7 +45,7 @@ _DIGIT_CLASSES = tuple("0123456789")
 # customary ones (mean over images of the deviation inside each), not the deviation of all pixels.
 _CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _CIFAR100_STATISTICS = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
-_FASHION_MNIST_STATISTICS = ((0.2860,) * 3, (0.3530,) * 3)
+_FASHION_MNIST_STATISTICS = ((0.2860, 0.2860, 0.2860), (0.3530, 0.3530, 0.3530))
 _TINY_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _NUM_CANVASES = 1000  # of each part
 
@@ -73,7 +74,7 @@ def _held_out_digits(name: str, path: pathlib.Path | None) -> tuple[Examples, Ex
 
     if path is not None:
         raise DataError(f"{name} comes with scikit-learn: leave --config.dataset.path= empty.")
-    digits = load_digits()
+    digits = cast(Any, load_digits())  # a Bunch
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return hold_out(_examples((images, digits.target)))
 

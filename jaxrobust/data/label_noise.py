@@ -2,11 +2,12 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import TypeGuard, cast
 
 import ml_collections
 import numpy as np
 
-from jaxrobust.data.dataset import Dataset
+from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.noise import (
@@ -23,7 +24,7 @@ from jaxrobust.errors import UserError
 
 
 def given_labels(
-    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset, *, seed: int
+    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset | FileDataset, *, seed: int
 ) -> np.ndarray:
     """The training labels that a method gets to see.
 
@@ -64,7 +65,7 @@ def given_labels(
 
 
 def _asymmetric(
-    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset, seed: int
+    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset | FileDataset, seed: int
 ) -> np.ndarray:
     if dataset.name in ("cifar10", "cifar10_jpeg") or _is_cifar10_features(dataset):
         return asymmetric_noise_cifar10(dataset.train.labels, noise.rate, seed)
@@ -102,14 +103,16 @@ def _read_transition(path: str, num_classes: int) -> np.ndarray:
     return matrix
 
 
-def _is_cifar10_features(dataset: Dataset | FeatureDataset) -> bool:
+def _is_cifar10_features(dataset: object) -> TypeGuard[FeatureDataset]:
     return isinstance(dataset, FeatureDataset) and dataset.class_names == CIFAR10_CLASSES
 
 
-def _human(noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> np.ndarray:
+def _human(
+    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset | FileDataset
+) -> np.ndarray:
     """CIFAR-N's labels, from the archive's order to that of the images at hand."""
-    is_features = _is_cifar10_features(dataset)
-    if dataset.name not in ("cifar10", "cifar10_jpeg", "cifar100") and not is_features:
+    known = dataset.name in ("cifar10", "cifar10_jpeg", "cifar100")
+    if not known and not _is_cifar10_features(dataset):
         raise UserError(
             f"noise.kind='human' reads the labels of CIFAR-10N and CIFAR-100N, not of "
             f"{dataset.name}; choose another noise.kind, or features of CIFAR-10 with the names of "
@@ -121,9 +124,9 @@ def _human(noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) 
         else "datasets/CIFAR-10_human.pt"
     )
     clean, human = (read_cifarn_labels(path, key) for key in ("clean", noise.label_set))
-    if is_features:
+    if _is_cifar10_features(dataset):
         return human[_archive_ids(dataset.train.files, dataset.train.labels, clean)]
-    origin = dataset.train.origin
+    origin = cast(Dataset, dataset).train.origin  # CIFAR is never left in files
     whole = dataset.train.labels if origin is None else origin.labels
     order = archive_order(whole, clean)
     labels = np.empty_like(whole)

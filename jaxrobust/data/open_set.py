@@ -106,25 +106,27 @@ def open_set_split(
 
 
 def _num_known(num_classes: int, openness: float | None, num_known: int | None) -> int:
-    if (openness is None) == (num_known is None):
-        raise DataError(
-            "An open-set split needs exactly one of openness and num_known: "
-            f"openness={openness}, num_known={num_known}."
-        )
-    if openness is not None:
+    if openness is None and num_known is not None:
+        known = num_known
+    elif openness is not None and num_known is None:
         if not 0 <= openness < 1:
             raise DataError(
                 "openness is the share of unknown classes, at least 0 (closed set) and below 1, "
                 f"but is {openness}."
             )
-        num_known = num_classes - round(openness * num_classes)
-    if not 2 <= num_known <= num_classes:
+        known = num_classes - round(openness * num_classes)
+    else:
+        raise DataError(
+            "An open-set split needs exactly one of openness and num_known: "
+            f"openness={openness}, num_known={num_known}."
+        )
+    if not 2 <= known <= num_classes:
         given = f"num_known={num_known}" if openness is None else f"openness={openness}"
         raise DataError(
-            f"{given} makes {num_known} of {num_classes} classes known: at least 2 and at most "
+            f"{given} makes {known} of {num_classes} classes known: at least 2 and at most "
             f"{num_classes} must be."
         )
-    return num_known
+    return known
 
 
 def _class_ids(name: str, labels: np.ndarray, num_classes: int) -> np.ndarray:

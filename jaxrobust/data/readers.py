@@ -64,8 +64,8 @@ def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
                         f"{path} holds {member.name!r}, which is a link or a device, not a file: "
                         "no data set does. Download it again from its official page."
                     )
-                if member.isfile():
-                    yield member.name, tar.extractfile(member).read()
+                if (file := tar.extractfile(member)) is not None:
+                    yield member.name, file.read()
     except _DAMAGED as error:
         reason = str(error).splitlines()[0].rstrip(":")  # then follow tarfile's attempts
         raise DataError(
@@ -270,6 +270,10 @@ class TfdsImage:
         return tfds_records(self.directory, self.split)[self.position]["image"]
 
 
+Content = bytes | pathlib.Path | TfdsImage
+"""An encoded image, or what can be asked for it."""
+
+
 @functools.cache
 def tfds_records(directory: pathlib.Path, split: str):
     """A split of a prepared folder, its images still encoded."""
@@ -291,7 +295,7 @@ def tfds_needs_tensorflow(directory: pathlib.Path) -> DataError:
 
 
 def decode_images(
-    files: Sequence[tuple[str, bytes | pathlib.Path]],
+    files: Sequence[tuple[str, Content]],
     size: int | None = None,
     *,
     crop: bool = True,
@@ -350,12 +354,12 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
 _REPLACE_IMAGE = "Replace this file, or remove it from the data set."
 
 
-def _decode(name: str, file: bytes | pathlib.Path, size: int | None, crop: bool) -> np.ndarray:
+def _decode(name: str, file: Content, size: int | None, crop: bool) -> np.ndarray:
     rgb = decode_image(name, file)
     return np.asarray(rgb) if size is None else fit_square(rgb, size, crop=crop)
 
 
-def decode_image(name: str, file: bytes | pathlib.Path):
+def decode_image(name: str, file: Content):
     """A Pillow image in RGB, as `decode_images` makes it, of its own size.
 
     Raises:

@@ -19,7 +19,7 @@ import signal
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from absl import flags
@@ -77,7 +77,7 @@ class FileStream:
       name: of the random stream.
       epoch: likewise.
       num_workers: processes that decode; 0: threads of this one.
-      on_corrupt: what becomes of a file that cannot be decoded: "stop" raises; "skip" says so
+      on_corrupt: how a file that cannot be decoded is treated: "stop" raises; "skip" says so
         once and puts another image of its row, with that one's id, in its place.
       reported: ids of the files that were named so far.
     """
@@ -108,7 +108,8 @@ class FileStream:
         """
         import grain  # takes a second, which runs on images in memory need not spend
 
-        rows = grain.MapDataset.source(_Rows(self._without_reports(), ids))[first:]
+        source = _Rows(dataclasses.replace(self, reported=set()), ids)
+        rows = grain.MapDataset.source(cast(Sequence, source))[first:]  # it asks for no more
         if self.num_workers:
             if not flags.FLAGS.is_parsed():  # in a notebook; grain's workers read theirs
                 flags.FLAGS.mark_as_parsed()
@@ -129,9 +130,6 @@ class FileStream:
                 yield row_ids, views
         finally:
             iterator.close()
-
-    def _without_reports(self) -> "FileStream":
-        return dataclasses.replace(self, reported=set())
 
     def _row(self, step: int, ids: np.ndarray, name: str) -> tuple[np.ndarray, tuple, dict]:
         """(ids, views, messages by id of what cannot be decoded) of one row."""
@@ -185,8 +183,9 @@ class _Rows:
             name: self.stream._row(step, ids[step], f"{self.stream.name}/{name}")
             for name, ids in self.ids.items()
         }
-        ids, views, messages = ({n: row[k] for n, row in rows.items()} for k in range(3))
-        return ids, views, functools.reduce(dict.__or__, messages.values())
+        ids = {name: row[0] for name, row in rows.items()}
+        views = {name: row[1] for name, row in rows.items()}
+        return ids, views, functools.reduce(dict.__or__, (row[2] for row in rows.values()))
 
 
 def views_at(images: Any, rows: Any, num_views: int) -> tuple[Any, ...]:
@@ -236,7 +235,8 @@ def _start_worker(index: int, count: int) -> None:
     trainer = multiprocessing.parent_process()
 
     def end_with_trainer():
-        trainer.join()
+        if trainer is not None:
+            trainer.join()
         os._exit(1)
 
     threading.Thread(target=end_with_trainer, daemon=True).start()

@@ -7,6 +7,7 @@ position) gets the same pixels from any worker.
 
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -171,7 +172,7 @@ def apply_operation(
         case "Posterize":
             return ImageOps.posterize(image, round(8 - 4 * share))
         case "Solarize":
-            return ImageOps.solarize(image, 256 * (1 - share))
+            return ImageOps.solarize(image, cast(int, 256 * (1 - share)))  # it only compares
         case "ShearX":
             return _affine(image, _sign(generator) * 0.3 * share, 0, shear=True)
         case "ShearY":
@@ -275,8 +276,10 @@ def _crop(
 def _with_shorter_side(image: Image.Image, length: int) -> Image.Image:
     """The whole image, so scaled that its shorter side is `length` pixels."""
     scale = length / min(image.size)
-    size = tuple(max(length, round(scale * side)) for side in image.size)
-    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+    width, height = (max(length, round(scale * side)) for side in image.size)
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _random_rectangle(

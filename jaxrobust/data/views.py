@@ -1,7 +1,6 @@
 """From raw images or features to what a network sees: augmentation and normalisation."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,15 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.augment import normalize, pad_crop_flip
-from jaxrobust.data.feature_views import FeatureViews
+from jaxrobust.data.feature_views import FeatureViews, Statistics
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
 
 POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
 
-Statistics = dict[str, np.ndarray]
 
-
-def statistics_of(mean: Sequence[float], std: Sequence[float]) -> Statistics:
+def statistics_of(mean: np.typing.ArrayLike, std: np.typing.ArrayLike) -> Statistics:
     """The constants of normalisation as an operand of a compiled step.
 
     Args:
@@ -28,7 +25,7 @@ def statistics_of(mean: Sequence[float], std: Sequence[float]) -> Statistics:
       `mean` and `std`, float32 `[C]`, or `[1]` where all channels have the same one: by a scalar
       XLA computes what it does for constants, to the last bit.
     """
-    values = {"mean": np.float32(mean), "std": np.float32(std)}
+    values = {"mean": np.asarray(mean, np.float32), "std": np.asarray(std, np.float32)}
     return {name: x[:1] if np.all(x == x[0]) else x for name, x in values.items()}
 
 
@@ -47,7 +44,7 @@ class ImageViews:
     dtype: Any
 
     def __call__(
-        self, kind: str, key: jax.Array, raw: jax.Array, statistics: dict[str, jax.Array]
+        self, kind: str, key: jax.Array, raw: jax.Array, statistics: Statistics
     ) -> jax.Array:
         """A batch as a network sees it.
 
@@ -68,7 +65,7 @@ class ImageViews:
         """Cropped and mirrored at random, `[B, H, W, C]` of the dtype of `raw`."""
         return pad_crop_flip(key, raw, padding=self.padding, flip=self.flip)
 
-    def normalized(self, raw: jax.Array, statistics: dict[str, jax.Array]) -> jax.Array:
+    def normalized(self, raw: jax.Array, statistics: Statistics) -> jax.Array:
         """`(raw / 255 - mean) / std`, `[B, H, W, C]` of `dtype`."""
         return normalize(raw, statistics["mean"], statistics["std"], dtype=self.dtype)
 
@@ -91,7 +88,7 @@ class PolicyViews(ImageViews):
     strong_std: tuple[float, ...] = ()
 
     def __call__(
-        self, kind: str, key: jax.Array, raw: jax.Array, statistics: dict[str, jax.Array]
+        self, kind: str, key: jax.Array, raw: jax.Array, statistics: Statistics
     ) -> jax.Array:
         if kind == "test":
             return self.normalized(raw, statistics)

@@ -86,7 +86,7 @@ class Checkpoints:
                         record=ocp.args.JsonRestore(),
                     ),
                 )
-                return restored.state, restored.record
+                return restored["state"], restored["record"]
             except UserError:
                 raise
             except Exception as error:
@@ -140,7 +140,7 @@ class Checkpoints:
     def _check_layout(self, step: int, layout: int | None) -> None:
         """Raises UserError if a snapshot is of another layout than this program reads."""
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        found = self._manager.restore(step, args=args).record.get("layout", 1)
+        found = self._manager.restore(step, args=args)["record"].get("layout", 1)
         if layout is not None and found != layout:
             raise UserError(
                 f"{self.directory} holds checkpoints of layout {found}, from another version of "

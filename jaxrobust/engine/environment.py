@@ -43,7 +43,7 @@ def setup_jax(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: if `config.device` asks for an accelerator that JAX does not find.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update(
             "jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "jaxrobust" / "xla")
         )
@@ -115,8 +115,8 @@ def environment(dtype: Any = None) -> dict:
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "num_processes": jax.process_count(),
         "dtype": None if dtype is None else jnp.dtype(dtype).name,
-        "x64": bool(jax.config.jax_enable_x64),
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "x64": bool(jax.config.values["jax_enable_x64"]),
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"],
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
         "versions": versions,
         "commit": _git_commit(),

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -28,13 +28,14 @@ class Stream(Protocol):
     Among the operands of a program, a stream stands for its batch of each row.
     """
 
-    def batches(self, ids: Any, first: int = 0) -> Iterator[tuple[Any, Any]]:
+    def batches(self, ids: Any, first: int = 0) -> Generator[tuple[Any, Any]]:
         """For each row of `[steps, width]` ids: ids like them, and the batch for the step.
 
         The ids that come back are what the step receives, in place of those of the plan. Of
         several processes each is asked for the slots of its own devices. The rows before `first`
         are left out.
         """
+        ...
 
 
 def _is_streamed(operands: tuple) -> bool:
@@ -43,7 +44,7 @@ def _is_streamed(operands: tuple) -> bool:
 
 def _visited_rows(
     plan: Plan, operands: tuple, placement: Placement, first: int = 0
-) -> Iterator[tuple[np.int32, Any, tuple]]:
+) -> Generator[tuple[np.int32, Any, tuple]]:
     """(number, ids, operands) of each row from `first` on, the operands' stream followed."""
     (place,) = (k for k, operand in enumerate(operands) if isinstance(operand, Stream))
     ids = jax.tree.map(lambda x: local_slots(x)[: plan.num_steps], plan.ids)
@@ -132,9 +133,11 @@ def epoch_program(
         return advance(i, carry, jax.tree.map(lambda ids: ids[i], plan_ids), key, operands)
 
     def loop(rows, carry, plan_ids, key, operands):
-        return jax.lax.fori_loop(
-            *rows, lambda i, carry: advance_in_plan(i, carry, plan_ids, key, operands), carry
-        )
+        def body(i, carry):
+            return advance_in_plan(i, carry, plan_ids, key, operands)
+
+        first, last = rows
+        return jax.lax.fori_loop(first, last, body, carry)
 
     options = {"donate_argnums": 1, "out_shardings": placement.replicated, "static": static}
 
@@ -185,7 +188,7 @@ def epoch_program(
                         # While a step runs, the batch of the next one is on its way, and no other.
                         jax.block_until_ready(carry)
                         carry = compiled(advance)(i, carry, ids, key, row_operands)
-                if last < plan.num_steps:
+                if resume.on_pause and carry and last < plan.num_steps:
                     jax.block_until_ready(carry)
                     pace.took(last - row, time.monotonic() - started)
                     resume.on_pause(last, *carry)

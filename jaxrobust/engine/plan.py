@@ -43,7 +43,7 @@ def make_plan(
       batch_size: examples per step.
       capacity: largest `n` that the same program will ever see; fixes the plan's shape.
       width: slots per row, at least `batch_size` (rounded up to the number of devices).
-      last_batch: what becomes of a remainder: `"short"` keeps it as a row of its own, as PyTorch's
+      last_batch: how a remainder is treated: `"short"` keeps it as a row of its own, as PyTorch's
         loaders do; `"even"` makes all rows equally long up to one, so that BatchNorm never sees a
         row of one example; `"drop"` leaves it out where there is a full row.
 

@@ -46,7 +46,7 @@ class Programs:
         visits: Callable | None = None,
         **options,
     ) -> Callable:
-        """`jax.jit(function, **options)`, counted under `name`; what has that name already.
+        """`jax.jit(function, **options)`, counted under `name`, or the program of that name.
 
         Args:
           name: of the program.

@@ -1,4 +1,4 @@
-"""A run: its position, which is saved, restored and left at a signal; its metrics and results."""
+"""A run: its state, saved and restored, also at a signal; its metrics and results."""
 
 import contextlib
 import dataclasses
@@ -139,7 +139,7 @@ class Run:
     def restore(self, saved: Saved, epochs_before: Callable[[tuple[int, ...]], int]) -> None:
         """Puts the latest checkpoint of this workdir, if there is one, into `saved`.
 
-        Opens the metric files, cut back to what the checkpoint vouches for.
+        Opens the metric files, cut back to their length at the checkpoint.
 
         Args:
           saved: the run at its start.
@@ -150,6 +150,7 @@ class Run:
           UserError: if every checkpoint is damaged, or they are of another layout.
         """
         self._epochs_before = epochs_before
+        assert self._checkpoints is not None  # since `begin` was called
         found = self._checkpoints.restore(abstract_like(self._arrays(saved)), layout=LAYOUT)
         if found is None:
             return self._open_writers({"metrics_bytes": 0, "seconds": 0.0}, first_step=0)
@@ -159,7 +160,7 @@ class Run:
         saved.record, saved.at = file["record"], tuple(file["at"])
         saved.row, saved.sums = file["row"], file["sums"]
         self._last_saved = saved.at, saved.row
-        # What the checkpoint vouches for stays: of an epoch under way, what it has written.
+        # Events up to the checkpoint stay, those of an unfinished epoch included.
         step = epochs_before(saved.at) + (2 if saved.row else 1)
         return self._open_writers(file, first_step=step)
 
@@ -243,7 +244,7 @@ class Run:
 
         def on_pause(row, state, sums):
             here = f"{where}, step {row}"
-            self._progress.show(step + (part[0] + row / plan.num_steps) / part[1], here)
+            self._show(step + (part[0] + row / plan.num_steps) / part[1], here)
 
             def save():
                 values = {name: float(value) for name, value in fetch(sums).items()}
@@ -278,8 +279,12 @@ class Run:
           Interrupted: after saving, if a signal came.
         """
         saved.move(*at)
-        self._progress.show(self._epochs_before(at), where)
+        self._show(self._epochs_before(at), where)
         self._save_or_stop(where, lambda: self.save(saved))
+
+    def _show(self, epochs: float, where: str) -> None:
+        if self._progress is not None:
+            self._progress.show(epochs, where)
 
     def _save_or_stop(self, where: str, save: Callable[[], None]) -> None:
         """Saves if it is time or a signal came, and stops in the latter case."""
@@ -310,6 +315,7 @@ class Run:
         self._last_saved = saved.at, saved.row
 
     def _write_checkpoint(self, arrays: Any, file: dict) -> None:
+        assert self._checkpoints is not None  # since `begin` was called
         size = self._jsonl.size if self._jsonl else 0
         self._checkpoints.save(arrays, {**file, "seconds": self.seconds, "metrics_bytes": size})
         self._last_save = time.monotonic()
@@ -440,7 +446,7 @@ def open_run(
         try:
             yield run
         except Exception as error:
-            # Another process may be gone, and the checkpoint under way would wait for it in vain.
+            # Another process may be gone, and the checkpoint under way would wait for it forever.
             expected = isinstance(error, UserError | Interrupted)
             finish_saving = expected or jax.process_count() == 1
             raise

@@ -1,6 +1,8 @@
 """Data parallelism: one mesh axis, batches split along it, everything else replicated."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -73,8 +75,8 @@ def local_slots(plan_ids) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)], axis=1)
 
 
-def make_placement(devices: list[jax.Device] | None = None) -> Placement:
-    """Placement over `devices` (default: all of them)."""
+def make_placement(devices: Sequence[Any] | None = None) -> Placement:
+    """Placement over some `jax.Device`s (default: all of them)."""
     devices = jax.devices() if devices is None else devices
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     return Placement(mesh)

@@ -1,13 +1,15 @@
 """The training state of one network, and a step of gradient descent."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+
+State = TypeVar("State", bound="TrainState")
 
 
 class TrainState(struct.PyTreeNode):
@@ -32,20 +34,20 @@ def init_state(
     key: jax.Array,
     module: nn.Module,
     optimizer: optax.GradientTransformation,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
 ) -> TrainState:
-    """Fresh parameters, statistics and optimiser state for images of `input_shape` (H, W, C)."""
+    """Fresh parameters, statistics and optimiser state for inputs of `input_shape`, one of them."""
     variables = module.init(key, jnp.zeros((1, *input_shape)))
     params = variables["params"]
     return TrainState(params, variables.get("batch_stats", {}), optimizer.init(params))
 
 
 def sgd_step(
-    state: TrainState,
+    state: State,
     loss_fn: Callable,
     optimizer: optax.GradientTransformation,
     learning_rate: jax.Array,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[State, dict[str, jax.Array]]:
     """One descent step.
 
     Args:
@@ -64,11 +66,11 @@ def sgd_step(
 
 
 def descend(
-    state: TrainState,
+    state: State,
     grads: Any,
     optimizer: optax.GradientTransformation,
     learning_rate: jax.Array,
-) -> TrainState:
+) -> State:
     """The state with parameters and optimiser state after one step along known gradients."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, optax.tree.scale(-learning_rate, updates))

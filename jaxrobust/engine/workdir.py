@@ -104,8 +104,8 @@ def lock(workdir: pathlib.Path, settings: dict, stack: contextlib.ExitStack) -> 
 
 def remove_empty(folders: list[pathlib.Path]) -> None:
     """Removes the folders that a workdir was made with, the innermost first."""
-    if folders:
-        (folders[0] / ".lock").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # no longer empty
+    with contextlib.suppress(OSError):  # never made, or no longer empty
+        if folders:
+            (folders[0] / ".lock").unlink(missing_ok=True)
         for folder in folders:
             folder.rmdir()

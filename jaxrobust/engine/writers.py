@@ -29,7 +29,7 @@ class JsonLines:
     """`metrics.jsonl`: one JSON object per line."""
 
     def __init__(self, path: pathlib.Path, *, keep_bytes: int):
-        """Opens `path` and cuts it to `keep_bytes`, the length that the checkpoint vouches for."""
+        """Opens `path` and cuts it to `keep_bytes`, its length at the checkpoint."""
         self._file = open(path, "ab")
         self._file.truncate(min(keep_bytes, os.path.getsize(path)))
 
@@ -142,15 +142,15 @@ def optional_writers(
         logged in to.
     """
     writers: list[Writer] = []
-    names = writer_names(names)
-    if "tensorboard" in names or "auto" in names:
+    chosen = writer_names(names)
+    if "tensorboard" in chosen or "auto" in chosen:
         try:
             writers.append(TensorBoard(workdir / "tensorboard", first_step=first_step))
         except ModuleNotFoundError:
-            if "tensorboard" in names:
+            if "tensorboard" in chosen:
                 raise _not_installed("tensorboard") from None
             log.info("No TensorBoard files: pip install 'jaxrobust[tensorboard]' to have them.")
-    if "wandb" in names:
+    if "wandb" in chosen:
         try:
             writers.append(WeightsAndBiases(workdir, config))
         except ModuleNotFoundError:

@@ -149,7 +149,7 @@ def evidential_kl(
     num_classes = logits.shape[-1]
     if evidence_scale is None:
         gamma = _scalar_gamma(gamma, logits)
-        if _is_known(gamma) and gamma == 0:
+        if _is_known(gamma) and np.asarray(gamma) == 0:
             raise ValueError("gamma=0 leaves the scale of the evidence open: pass evidence_scale=.")
         log_scale = -jnp.log(gamma)
     else:

@@ -22,8 +22,8 @@ def rkd_loss(
     student: jax.typing.ArrayLike,
     teacher: jax.typing.ArrayLike,
     *,
-    w_distance: float = 10.0,
-    w_angle: float = 10.0,
+    w_distance: float | jax.Array = 10.0,
+    w_angle: float | jax.Array = 10.0,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Relational KD: distances between pairs and angles between triplets of a batch.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,7 @@ class Problem:
     """
 
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     dtype: Any
     budget: int
     truth: np.ndarray | None = dataclasses.field(default=None, compare=False)
@@ -184,7 +184,7 @@ def annotated(annotations: np.ndarray) -> np.ndarray:
 
 
 def fresh_start(
-    module: nn.Module, optimizer: optax.GradientTransformation, input_shape: tuple[int, int, int]
+    module: nn.Module, optimizer: optax.GradientTransformation, input_shape: tuple[int, ...]
 ) -> Callable[[jax.Array, Mapping[str, TrainState]], TrainState]:
     """`Phase.start` of a network that begins from its initialisation in every round."""
 
@@ -238,6 +238,9 @@ def classifier_phase(
       frozen_features: whether gradients stop at the head and BatchNorm stays as in evaluation.
     """
 
+    def classify(variables, features):
+        return cast(jax.Array, module.apply(variables, features, method="classify"))[:, 0]
+
     def step(state, images, labels, valid, pool_images, key, scalars):
         del pool_images
 
@@ -254,7 +257,7 @@ def classifier_phase(
             )
             if frozen_features:
                 features = jax.lax.stop_gradient(features)
-            logits = module.apply(variables, features, method="classify")[:, 0]
+            logits = classify(variables, features)
             value, metrics = loss(logits, labels, valid, key)
             return value, (updates.get("batch_stats", {}), metrics)
 
@@ -262,7 +265,7 @@ def classifier_phase(
 
     def forward(variables, images):
         features = module.apply(variables, images, method="features")
-        logits = module.apply(variables, features, method="classify")[:, 0]
+        logits = classify(variables, features)
         return {"logits": logits, "features": features} if with_features else logits
 
     def class_probs(outputs):

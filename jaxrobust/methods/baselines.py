@@ -7,7 +7,7 @@ train a (K+1)-way detector of unknown classes beside it.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -121,8 +121,8 @@ def badge(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
 
 
 def _without_padding(picks: jax.Array) -> np.ndarray:
-    picks = np.asarray(picks)
-    return picks[picks >= 0]
+    ids = np.asarray(picks)
+    return ids[ids >= 0]
 
 
 def _placed_phase(
@@ -140,10 +140,10 @@ def _placed_phase(
 
     def forward(variables, images):
         def classify(features):
-            return module.apply(variables, features, method="classify")[:, 0]
+            return cast(jax.Array, module.apply(variables, features, method="classify"))[:, 0]
 
         def read(images):
-            return module.apply(variables, images, method="features")
+            return cast(jax.Array, module.apply(variables, images, method="features"))
 
         features = read(images)
         place = images if is_vector else features

@@ -219,7 +219,7 @@ def ema_decay(epoch: jax.typing.ArrayLike) -> jax.Array:
 
 def end_epoch(
     state: BldrState,
-    epoch: jax.typing.ArrayLike,
+    epoch: jax.Array | int,
     *,
     warm_up: int = 20,
     reweighting: bool = True,

@@ -125,20 +125,18 @@ def _negative_phase(bual: Bual, config: ml_collections.ConfigDict, problem: Prob
         members=lambda context: _negative_members(bual, problem, context),
         frozen_features=head_only,
     )
-    verdict = None
-    if bual.stop_rule != "none":
 
-        def verdict(context: QueryContext) -> int:
-            selected = _query(bual, context).ids
-            if bual.stop_rule == "oracle":
-                return int(np.sum(problem.truth[selected] < problem.num_classes))
-            return zlib.crc32(np.sort(selected).astype("<i8").tobytes())
+    def verdict(context: QueryContext) -> int:
+        selected = _query(bual, context).ids
+        if bual.stop_rule == "oracle":
+            return int(np.sum(_is_known(problem, selected)))
+        return zlib.crc32(np.sort(selected).astype("<i8").tobytes())
 
     observation = Observation(
         first=0 if bual.nl_eval_at_start else bual.eval_interval,
         every=bual.eval_interval,
         measure=jax.nn.softmax,
-        verdict=verdict,
+        verdict=None if bual.stop_rule == "none" else verdict,
     )
     return dataclasses.replace(phase, start=start, class_probs=None, observation=observation)
 
@@ -153,11 +151,15 @@ def _negative_members(bual: Bual, problem: Problem, context: QueryContext) -> np
     if bual.subset_after_filter and "aux" in context.trained:
         unknown = np.asarray(predicted_unknown(context.predict("aux")))[pool]
         pool = pool if unknown.all() else pool[~unknown]
-    is_known = (
-        problem.truth[pool] < problem.num_classes if bual.subset_mode == "stratified" else None
-    )
+    is_known = _is_known(problem, pool) if bual.subset_mode == "stratified" else None
     subset = sample_unlabeled_subset(context.rng, pool, bual.subset_size, is_known=is_known)
     return np.concatenate([known(context.annotations, problem.num_classes), subset])
+
+
+def _is_known(problem: Problem, ids: np.ndarray) -> np.ndarray:
+    """The hidden truth about images, which options that reproduce the released code read."""
+    assert problem.truth is not None  # `build` refuses these options without it
+    return problem.truth[ids] < problem.num_classes
 
 
 def sample_unlabeled_subset(
@@ -210,7 +212,7 @@ def _query(bual: Bual, context: QueryContext) -> Query:
 
 
 def _scores(
-    bual: Bual, negative_probs, target_logits, aux_logits, has_aux, precision, in_pool
+    bual: Bual, negative_probs, target_logits, aux_logits, has_aux, precision: jax.Array, in_pool
 ) -> dict[str, jax.Array]:
     """Every score of the pool, `[N]`; `score` is +inf for images that are no candidates.
 
@@ -224,7 +226,7 @@ def _scores(
     conf_neg = classifier_confidence(negative_probs, bual.base)
     conf_pos = classifier_confidence(jax.nn.softmax(target_logits), bual.base)
     # The code's c_n + r c_p, at a precision of 1 or 0, is c_n + c_p or c_n.
-    constant = {"none": 1.0, "negative": 0.0}
+    constant: dict[str, jax.typing.ArrayLike] = {"none": 1.0, "negative": 0.0}
     with_aux, without_aux = (
         bidirectional_score(
             conf_neg,

@@ -18,7 +18,7 @@ swaps the two, is `"uncertainty_first"`.
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,7 @@ def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem
 
             def classify(features):
                 logits = module.apply(variables, features, method="classify")
-                return jnp.swapaxes(logits, 0, 1)
+                return jnp.swapaxes(cast(jax.Array, logits), 0, 1)
 
             logits = classify(features)
             routed = logits

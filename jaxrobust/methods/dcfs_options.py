@@ -87,22 +87,24 @@ class Select(Options, section="select", recipe=_RECIPE):
     w_discrepancy: float = option(
         0.0, "[0, inf)", "adds the min-max discrepancy to the weighted sum"
     )
-    kappa: float = option(5.0, "[1, inf)", "candidates per image to choose [family: EAOA]")
+    kappa: float = option(
+        10.0, "[1, inf)", "candidates per image to choose [ours, see docs/results.md]; EAOA: 5"
+    )
     kappa_1: float = option(2.0, "[1, inf)", "of sequential: first cut, in candidates")
     adaptive_kappa: bool = option(False, bool, "[family: EAOA]")
     class_balanced: bool = option(
         True, bool, "equal quotas by predicted class [family: EAOA, E2OAL]"
     )
     fine: str = option(
-        "data",
+        "target_margin",
         (
             *("discrepancy", "discrepancy_low", "data", "total"),
             *("target_entropy", "target_margin", "random"),
         ),
-        "score of the fine stage; target_*: of the separate classifier",
+        "score of the fine stage [ours]; target_*: of the separate classifier",
     )
     first_round: str = option(
-        "same",
+        "uncertainty",
         ("same", "uncertainty", "coarse_only", "random"),
         "before any unknown is known; uncertainty: coarse = `coarse`, since the heads' discrepancy "
         "says nothing yet [ours]",
@@ -150,5 +152,10 @@ class Dcfs:
         Raises:
           UserError: if a section is missing or has a wrong value.
         """
-        sections = (each.read(config) for each in (Edl, Loss, Discrepancy, Select))
-        return cls(*sections, shared=config.al.target_model == "shared")
+        return cls(
+            Edl.read(config),
+            Loss.read(config),
+            Discrepancy.read(config),
+            Select.read(config),
+            shared=config.al.target_model == "shared",
+        )

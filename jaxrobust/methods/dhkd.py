@@ -14,7 +14,7 @@ single head, `cross_entropy_binary_kl` both losses on it, which the paper finds 
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import ml_collections
@@ -86,7 +86,7 @@ def dual_head_objective(
     options = {}
     if own_temperature is not None:
         options["temperature"] = own_temperature if temperature is None else temperature
-    taught = primary_logits if head == "primary" else aux_logits
+    taught = primary_logits if head == "primary" else cast(jax.Array, aux_logits)
     if standardize:
         taught, teacher_logits = standardize_logits(taught), standardize_logits(teacher_logits)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels(primary_logits, labels)
@@ -97,7 +97,7 @@ def dual_head_objective(
 def project_both(grad_cls: Any, grad_kd: Any) -> Any:
     """PCGrad of two gradients: each loses its component against the other, then they are added.
 
-    The order, random in the paper, is of no account for two.
+    The order, random in the paper, makes no difference for two gradients.
 
     References:
       Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, algorithm 1.
@@ -115,7 +115,7 @@ def auxiliary_head(kind: str, *, student: str, teacher: str) -> str:
 
 def _family(name: str) -> str:
     """`resnet` of `resnet8x4`, `wrn` of `wrn_40_2`, `shufflev` of `ShuffleV1`."""
-    return re.match(r"[a-z]+", name.lower())[0]
+    return re.split(r"[^a-z]", name.lower(), maxsplit=1)[0]
 
 
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:

@@ -10,7 +10,7 @@ with, `{"mean": [3], "std": [3]}`.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from jaxrobust.losses import gradient_cosine
 from jaxrobust.methods.distillation import Distiller, Outputs
 from jaxrobust.models.contrast import Pairs
 from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
+from jaxrobust.models.layers import Features
 
 CONNECTOR = "connector"
 """Top-level key of parameters that only the distillation needs, beside those of the student."""
@@ -57,8 +58,8 @@ class Batch(NamedTuple):
     images: jax.Array
     labels: jax.Array
     valid: jax.Array
-    ids: jax.Array | None = None
-    all_labels: jax.Array | None = None
+    ids: Any = None
+    all_labels: Any = None
 
 
 # (params, batch_stats, images, *, train, key, where, constants) -> (Outputs, batch_stats)
@@ -81,19 +82,20 @@ def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Appl
     def apply(
         params, batch_stats, images, *, train, key=None, where=None, constants=None, pairs=None
     ):
-        options = {"train": train, "where": where}
-        if train:
+        def applied(module, variables, inputs, **options) -> tuple[Any, Any]:
+            """(outputs, updates of the variables)."""
+            if not train:
+                return module.apply(variables, inputs, train=False, where=where, **options), {}
             options["mutable"] = ["batch_stats"]
+            return module.apply(variables, inputs, train=True, where=where, **options)
+
         of_student, of_connector = _split({"params": params, "batch_stats": batch_stats})
         rngs = None if key is None else {"dropout": key}
-        outputs = module.apply({**of_student, **(constants or {})}, images, rngs=rngs, **options)
-        outputs, updates = outputs if train else (outputs, {})
+        outputs, updates = applied(module, of_student | (constants or {}), images, rngs=rngs)
         batch_stats = {**batch_stats, **updates.get("batch_stats", {})}
         if connector is not None:
-            if pairs is not None:
-                options |= {"pairs": pairs, "rngs": rngs}
-            features = connector.apply(of_connector, outputs.features, **options)
-            features, updates = features if train else (features, {})
+            options = {} if pairs is None else {"pairs": pairs, "rngs": rngs}
+            features, updates = applied(connector, of_connector, outputs.features, **options)
             outputs = outputs._replace(features=features)
             if updates.get("batch_stats"):  # none: a connector without BatchNorm
                 batch_stats = {**batch_stats, CONNECTOR: updates["batch_stats"]}
@@ -230,7 +232,7 @@ def initial_state(spec: TrainSpec) -> Callable[[jax.Array], ClassifierState]:
         variables = {"batch_stats": {}, **spec.module.init(key, images)}
         constants = {k: v for k, v in variables.items() if k not in ("params", "batch_stats")}
         if connector is not None:
-            features = spec.module.apply(variables, images).features
+            features = cast(Outputs, spec.module.apply(variables, images)).features
             added = connector.init(jax.random.fold_in(key, 1), features)
             for name, tree in added.items():
                 variables[name] = {**variables[name], CONNECTOR: tree}
@@ -265,11 +267,12 @@ def training_step(spec: TrainSpec) -> Callable:
         inputs = normalize(views, **statistics, dtype=spec.dtype)
         batch = Batch(inputs, labels[rows], ids >= 0, rows, labels)
         taught = None
-        if spec.distiller.has_teacher and spec.teacher is None:
-            logits = teacher["table"][rows, numbers].astype(jnp.float32)
-            taught = SingleLabelOutputs(logits, aux_logits=None, features=None)
-        elif spec.distiller.has_teacher:
+        if spec.teacher is not None:
             taught = teach(spec.teacher, teacher, views, dtype=spec.dtype)
+        elif spec.distiller.has_teacher:
+            logits = teacher["table"][rows, numbers].astype(jnp.float32)
+            # Of a teacher with a table nothing but logits is read.
+            taught = SingleLabelOutputs(logits, None, cast(Features, None))
         return distillation_step(
             network,
             batch,
@@ -284,10 +287,12 @@ def training_step(spec: TrainSpec) -> Callable:
     return step
 
 
-def teach(module: nn.Module, teacher: Mapping[str, Any], images: jax.Array, *, dtype: Any):
+def teach(
+    module: nn.Module, teacher: Mapping[str, Any], images: jax.Array, *, dtype: Any
+) -> Outputs:
     """What a teacher, `{"variables", "statistics"}`, computes for raw images `[B, H, W, 3]`."""
     images = normalize(images, **teacher["statistics"], dtype=dtype)
-    return module.apply(teacher["variables"], images)
+    return cast(Outputs, module.apply(teacher["variables"], images))
 
 
 @dataclasses.dataclass(frozen=True)

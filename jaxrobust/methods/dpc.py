@@ -48,6 +48,7 @@ from jaxrobust.methods.noisy_labels import (
     Stage,
     network_apply,
     score_labels_by,
+    single_head,
 )
 from jaxrobust.models import make_network, make_two_headed
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
@@ -86,7 +87,8 @@ class Objective:
     def per_example(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Loss `[B]` of given labels."""
         if self.evidential:
-            return sum(evidential_loss(logits, labels, **self._options))
+            nll, kl = evidential_loss(logits, labels, **self._options)
+            return nll + kl
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
     def mixed(
@@ -410,7 +412,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
             ),
         ),
         passes=_passes(dpc, config, problem),
-        forward=lambda variables, images: module.apply(variables, images)[:, 0],
+        forward=single_head(module),
         class_probs=lambda logits: objective.probs(jnp.mean(logits, axis=0)),
         score_labels=score_labels_by(
             PAIR,
@@ -422,6 +424,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
             reg_covar=dpc.reg_covar,
             class_probs=objective.probs,
         ),
+        counts=dpc.score_mode == "count",
         score=dpc.score if dpc.score == "margin" else "negative_loss",
         score_threshold=score_threshold,
         peer_from=dpc.peer_from,

@@ -6,7 +6,7 @@ backbone they do not.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from jaxrobust.losses import (
 from jaxrobust.methods.distillation import Distiller
 from jaxrobust.methods.distillation_steps import student_apply, teach
 from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.layers import Features
 
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
 
@@ -69,7 +70,7 @@ def diagnosis(spec: DiagnosisSpec) -> Callable:
             return found
         views = normalize(images, **statistics, dtype=spec.dtype)
         if spec.teacher is None:
-            taught = Outputs(teacher["logits"], aux_logits=None, features=None)
+            taught = Outputs(teacher["logits"], None, cast(Features, None))
         else:
             taught = teach(spec.teacher, teacher, images, dtype=spec.dtype)
 

@@ -217,7 +217,8 @@ def fitnet(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
             fitnet_loss(student.features.maps[0], teacher.features.maps[level]), where
         )
 
-    connector = HintRegressor(level, hint.shape[-1], hint.shape[1:3], dtype=problem.dtype)
+    _, height, width, channels = hint.shape
+    connector = HintRegressor(level, channels, (height, width), dtype=problem.dtype)
     return _distiller(loss, weight=options.weight, connector=connector)
 
 
@@ -251,7 +252,7 @@ def vid(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del labels
-        total = 0.0
+        total = jnp.float32(0)
         for prediction, target in zip(
             student.features.maps, teacher.features.maps[-count:], strict=True
         ):
@@ -279,7 +280,7 @@ def crd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del teacher, labels  # the connector has compared them
-        total = 0.0
+        total = jnp.float32(0)
         for contrast in student.features.maps:
             error = contrastive_loss(
                 contrast.similarities,

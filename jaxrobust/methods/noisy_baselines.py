@@ -23,6 +23,7 @@ from jaxrobust.methods.noisy_labels import (
     network_apply,
     predicted_class,
     score_labels_by,
+    single_head,
 )
 from jaxrobust.models import make_network
 from jaxrobust.selection import nearest_neighbors, neighbor_votes
@@ -218,7 +219,7 @@ def _single(
         start=lambda key: init_state(key, module, optimizer, problem.input_shape),
         stages=(Stage("train", {"all": batch_size}, ("weak",), step, config.last_batch),),
         passes=passes,
-        forward=lambda variables, images: module.apply(variables, images)[:, 0],
+        forward=single_head(module),
         class_probs=lambda logits: jax.nn.softmax(jnp.mean(logits, axis=0)),
         score_labels=score_labels_by(
             networks,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -32,7 +32,7 @@ class Problem:
 
     num_classes: int
     num_examples: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     dtype: Any
     norm_parts: int = 1
 
@@ -68,7 +68,7 @@ class Stage:
         `Method.start` makes it, `peer` the variables of another network (`{}` without one),
         `batches` a `Batch` by set, `scalars` those of the pass and `progress`, the share of its
         steps that are done.
-      last_batch: what becomes of a remainder, as in `make_plan`.
+      last_batch: how a remainder is treated, as in `make_plan`.
     """
 
     name: str
@@ -132,6 +132,8 @@ class Method:
       end_epoch: `(state, epoch) -> state`, once for every network after its last step of an epoch.
       test_variables: `state -> variables` that are tested.
       score_variables: `state -> variables` whose logits on the training set `score_labels` gets.
+      counts: `score_labels` takes a third operand, the number of wrong labels as it is estimated
+        before training; NaN where it is not.
       score_view: the view of the training images for that: `"test"`, or a kind of `Stage.views`.
       score_forward: `(variables, images, ids) -> logits` of training images in place of `forward`,
         for a method that has to leave out what it keeps of these very images.
@@ -149,9 +151,10 @@ class Method:
     score_threshold: Callable[[np.ndarray], float | None] = lambda scores: None
     peer_from: str = "now"
     heads: tuple[str, ...] = ()
-    end_epoch: Callable[[TrainState, jax.Array], TrainState] | None = None
-    test_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
-    score_variables: Callable[[TrainState], Mapping[str, Any]] = current_variables
+    end_epoch: Callable[[Any, jax.Array], TrainState] | None = None
+    test_variables: Callable[[Any], Mapping[str, Any]] = current_variables
+    score_variables: Callable[[Any], Mapping[str, Any]] = current_variables
+    counts: bool = False
     score_view: str = "test"
     score_forward: Callable[..., jax.Array] | None = None
     one_epoch: bool = False
@@ -192,6 +195,11 @@ def network_apply(module: nn.Module) -> Apply:
     return apply
 
 
+def single_head(module: nn.Module) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+    """`Method.forward` of a network with one head."""
+    return lambda variables, images: cast(jax.Array, module.apply(variables, images))[:, 0]
+
+
 def score_labels_by(
     networks: tuple[str, ...],
     score: Callable[[jax.Array, jax.Array], jax.Array],
@@ -216,21 +224,22 @@ def score_labels_by(
       class_probs: `logits [N, C] -> probabilities`, from which `"count"` counts.
 
     Returns:
-      The function. With several networks, the scores of each carry its name.
+      The function, in mode `"count"` one with a third operand, see `Method.counts`. With several
+      networks, the scores of each carry its name.
     """
 
     how = {"mode": mode, "kurtosis_threshold": kurtosis_threshold, "reg_covar": reg_covar}
 
-    def clean_probs(scores, logits, labels):
-        if mode != "count":
+    def clean_probs(scores, logits, labels, num_wrong):
+        if num_wrong is None:
             return jnp.stack([clean_probability(s, **how) for s in scores])
-        counts = [estimate_num_wrong(class_probs(o), labels) for o in logits]
+        counts = [_known_or_counted(num_wrong, class_probs(o), labels) for o in logits]
         pairs = zip(scores, counts, strict=True)
         return jnp.stack([clean_probability_given_count(s, count) for s, count in pairs])
 
-    def score_labels(logits, labels):
+    def score_labels(logits, labels, num_wrong=None):
         scores = jax.vmap(score, in_axes=(0, None))(logits, labels)
-        probs = clean_probs(scores, logits, labels)
+        probs = clean_probs(scores, logits, labels, num_wrong)
         clean_prob = jnp.mean(probs, axis=0)
         label_scores = {
             "suggested": predicted_class(jnp.mean(logits, axis=0)),
@@ -251,19 +260,27 @@ def score_labels_by(
 def flag_by_count(method: Method) -> Method:
     """The method with as many labels flagged as the confident joint counts.
 
-    Flagged are the `estimate_num_wrong` labels of the lowest `method.score`, unless the label is
-    the suggested class. `clean_prob` becomes `clean_probability_given_count` of that score, which
-    orders the labels as the score does. What the method itself trains on does not change.
+    Flagged are as many labels of the lowest `method.score` as are wrong by the estimate, unless the
+    label is the suggested class. The number is the one that the task estimates before training or,
+    if it does not, `estimate_num_wrong` of the method's own probabilities, which saw the labels and
+    therefore finds too few. `clean_prob` becomes `clean_probability_given_count` of that score,
+    which orders the labels as the score does. What the method trains on does not change.
     """
 
-    def score_labels(logits, labels):
-        label_scores = method.score_labels(logits, labels)
-        num_wrong = estimate_num_wrong(method.class_probs(logits), labels)
+    def score_labels(logits, labels, num_wrong):
+        known = (num_wrong,) if method.counts else ()
+        label_scores = method.score_labels(logits, labels, *known)
+        num_wrong = _known_or_counted(num_wrong, method.class_probs(logits), labels)
         clean_prob = clean_probability_given_count(label_scores[method.score], num_wrong)
         flagged = (clean_prob < 0.5) & (label_scores["suggested"] != labels)
         return {**label_scores, "clean_prob": clean_prob, "flagged": flagged}
 
-    return dataclasses.replace(method, score_labels=score_labels)
+    return dataclasses.replace(method, score_labels=score_labels, counts=True)
+
+
+def _known_or_counted(num_wrong: jax.Array, probs: jax.Array, labels: jax.Array) -> jax.Array:
+    """The number of wrong labels that is known, or what the confident joint counts."""
+    return jnp.where(jnp.isnan(num_wrong), estimate_num_wrong(probs, labels), num_wrong)
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:

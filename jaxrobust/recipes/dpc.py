@@ -1,6 +1,7 @@
 """DPC, Dirichlet-based prediction calibration (AAAI 2024); notes in configs/."""
 
 import dataclasses
+from typing import Any
 
 import ml_collections
 
@@ -11,7 +12,7 @@ from jaxrobust.tasks.options import Model, NoisyLabels
 from jaxrobust.tasks.protocols import noisy_labels
 
 # Variant -> (data set, noise, what else is set).
-SETTINGS = {
+SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     f"{dataset}_{short}{percent}": (
         dataset,
         {"kind": kind, "rate": percent / 100},

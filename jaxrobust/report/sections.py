@@ -61,7 +61,10 @@ def headline(groups: Groups) -> str:
 
 
 def _results(groups: Groups) -> dict[str, list[dict]]:
-    return {label: [run.results for run in runs] for label, runs in groups.items()}
+    return {
+        label: [run.results for run in runs if run.results is not None]
+        for label, runs in groups.items()
+    }
 
 
 def curves(groups: Groups, images: Images) -> str:
@@ -162,7 +165,7 @@ def _sum_of_confusion(runs: list[Run]) -> tuple[np.ndarray | None, list[str]]:
     if not header:
         return None, []
     same = {file: rows for file, rows in tables.items() if rows[:1] == header}
-    counts = sum(to_numbers(*item, 1).astype(int) for item in same.items())
+    counts = np.sum([to_numbers(*item, 1).astype(int) for item in same.items()], axis=0)
     return counts, header[0][1:]
 
 

@@ -43,3 +43,4 @@ from jaxrobust.selection.open_set_baselines import (
 from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
 from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs
+from jaxrobust.selection.ridge import leave_one_out_scores as leave_one_out_scores

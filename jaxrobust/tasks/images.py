@@ -1,12 +1,14 @@
 """Where a task's images or features are: on the devices, or in files that a stream reads."""
 
 import logging
+import pathlib
 
 import ml_collections
 import numpy as np
 
 from jaxrobust.data.dataset import Examples, FileExamples
 from jaxrobust.data.features import FeatureExamples
+from jaxrobust.data.readers import decode_images
 from jaxrobust.data.streaming import FileStream, packed, read_files
 from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
 from jaxrobust.engine.sharding import Placement
@@ -14,6 +16,8 @@ from jaxrobust.errors import UserError
 from jaxrobust.tasks.common import MULTILABEL
 
 log = logging.getLogger("jaxrobust")
+
+_PICTURE_SIZE = 64  # side in pixels of an image on a contact sheet, where there are features of it
 
 
 class ResidentImages:
@@ -46,8 +50,9 @@ class ResidentFeatures:
     `shape` is `(D,)`.
     """
 
-    def __init__(self, examples: FeatureExamples, placement: Placement):
+    def __init__(self, examples: FeatureExamples, placement: Placement, folder: str = ""):
         self._examples = examples
+        self._folder = folder
         self._features = placement.put(examples.read_all())
         self.shape = examples.shape[1:]
         self.names = examples.files
@@ -60,6 +65,16 @@ class ResidentFeatures:
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Some features, float16 `[n, V, D]`."""
         return self._examples.read(ids)
+
+    def pictures(self, ids: np.ndarray) -> np.ndarray | None:
+        """The images of some features, uint8 `[n, 64, 64, 3]`; None where they are not at hand."""
+        if not self._folder or self.names is None:
+            return None
+        folder = pathlib.Path(self._folder).expanduser()
+        files = [(self.names[i], folder / self.names[i]) for i in ids]
+        if not all(path.is_file() for _, path in files):
+            return None
+        return decode_images(files, _PICTURE_SIZE)
 
 
 class StreamedImages:
@@ -102,7 +117,7 @@ def images_of(
 ) -> ResidentImages | ResidentFeatures | StreamedImages:
     """The images or features of a split, on the devices or in their files."""
     if isinstance(examples, FeatureExamples):
-        return ResidentFeatures(examples, placement)
+        return ResidentFeatures(examples, placement, config.dataset.path)
     if isinstance(examples, FileExamples):
         return StreamedImages(examples, config)
     return ResidentImages(examples, placement)

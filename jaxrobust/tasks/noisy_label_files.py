@@ -3,11 +3,13 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from jaxrobust import figures, metrics
-from jaxrobust.data.dataset import Dataset
+from jaxrobust.data.dataset import Dataset, FileDataset
+from jaxrobust.data.features import FeatureDataset
 from jaxrobust.engine.files import escape_formula, format_number, write_table
 from jaxrobust.methods.noisy_labels import Method
 from jaxrobust.tasks.common import write_test_files
@@ -80,21 +82,21 @@ def write_label_quality(
       files: of the images, if they came from some.
     """
     names = [escape_formula(name) for name in labels.class_names]
-    files = [escape_formula(name) for name in files or ()]
+    cells_of_files = [escape_formula(name) for name in files or ()]
     label_scores = labels.label_scores
     is_class = [n for n in label_scores if n == "suggested" or n.startswith("prediction_")]
     others = [n for n in label_scores if n != "suggested"]
     truth = [] if labels.true is None else ["true_label"]
-    header = ["id", *(["file"] if files else []), "given_label", "suggested_label"]
-    rows = [[*header, *others, *truth]]
+    header = ["id", *(["file"] if cells_of_files else []), "given_label", "suggested_label"]
+    rows: list[list[Any]] = [[*header, *others, *truth]]
     for i in labels.by_suspicion(score):
-        file = [files[i]] if files else []
+        file = [cells_of_files[i]] if cells_of_files else []
         classes = [names[labels.given[i]], names[label_scores["suggested"][i]]]
         cells = [
             names[label_scores[n][i]] if n in is_class else format_number(label_scores[n][i])
             for n in others
         ]
-        true_label = [names[labels.true[i]]] if truth else []
+        true_label = [] if labels.true is None else [names[labels.true[i]]]
         rows.append([int(i), *file, *classes, *cells, *true_label])
     write_table(path, rows)
 
@@ -106,7 +108,7 @@ def draw(
     method: Method,
     images: ResidentImages | ResidentFeatures | StreamedImages,
     test_probs: np.ndarray | None,
-    dataset: Dataset,
+    dataset: Dataset | FeatureDataset | FileDataset,
 ) -> None:
     """Draws `figures/`, and writes the tables that belong to the test images.
 
@@ -124,9 +126,11 @@ def draw(
     shown = labels.by_suspicion(score)[:NUM_SHOWN]
     captions = [f"{names[labels.given[i]]}\n→ {names[label_scores['suggested'][i]]}" for i in shown]
     is_wrong = labels.is_wrong
-    if len(images.shape) == 3:  # features cannot be shown
+    features = isinstance(images, ResidentFeatures)
+    pictures = images.pictures(shown) if features else images.read(shown)
+    if pictures is not None:
         figures.contact_sheet(
-            images.read(shown),
+            pictures,
             captions,
             folder / "suspicious.png",
             wrong=None if is_wrong is None else is_wrong[shown],

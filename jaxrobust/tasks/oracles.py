@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.dataset import Dataset
+from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_text
@@ -27,8 +28,11 @@ class Oracle(Protocol):
       may_wait: whether a run may end before its queries are answered.
     """
 
-    truth: np.ndarray | None
-    may_wait: bool
+    @property
+    def truth(self) -> np.ndarray | None: ...
+
+    @property
+    def may_wait(self) -> bool: ...
 
     def asked(self, round_: int) -> Query | None:
         """The query of a round as an earlier attempt decided it, if it did."""
@@ -53,9 +57,11 @@ class Oracle(Protocol):
         Returns:
           Measures, the ids of images whose truth is known, and which of them are unknown.
         """
+        ...
 
     def waiting_for(self, round_: int) -> tuple[pathlib.Path, list[str]]:
         """The table that is to be filled, and what to tell the person."""
+        ...
 
 
 class TruthOracle:
@@ -172,7 +178,9 @@ class PersonOracle:
         ]
 
 
-def split_by_truth(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenSetSplit:
+def split_by_truth(
+    config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset
+) -> OpenSetSplit:
     """The protocol of the papers: classes are declared unknown, labels hidden."""
     al = config.al
     class_order = tuple(al.class_order) or None
@@ -191,7 +199,7 @@ def split_by_truth(config: ml_collections.ConfigDict, dataset: Dataset) -> OpenS
     )
 
 
-def split_by_hand(dataset: Dataset) -> OpenSetSplit:
+def split_by_hand(dataset: Dataset | FeatureDataset) -> OpenSetSplit:
     """Every class folder is a known class; of the unlabelled images nothing is known."""
     if dataset.unlabeled is None:
         raise UserError(

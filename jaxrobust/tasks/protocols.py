@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxrobust.options import replace
-from jaxrobust.recipes import choose
+from jaxrobust.recipes import choose, has_pretrained
 from jaxrobust.tasks.options import (
     ActiveLearning,
     Distillation,
@@ -13,15 +13,18 @@ from jaxrobust.tasks.options import (
     NoisyLabels,
 )
 
-DATASETS = (
-    *("cifar10", "cifar100", "tiny_imagenet"),
-    *("fashion_mnist", "digits", "image_folder", "features"),
-)
+DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "digits", "features")
 
-OPEN_SET = {dataset: (dataset, 0.6) for dataset in DATASETS} | {
-    f"{dataset}_openness_{openness}": (dataset, openness)
-    for dataset in ("cifar10", "cifar100", "tiny_imagenet", "features")
-    for openness in (0.2, 0.4, 0.6, 0.8)
+OPEN_SET = {
+    **{dataset: (dataset, 0.6) for dataset in DATASETS},
+    **{
+        f"{dataset}_openness_{openness}": (dataset, openness)
+        for dataset in ("cifar10", "cifar100", "tiny_imagenet", "features")
+        for openness in (0.2, 0.4, 0.6, 0.8)
+    },
+    "image_folder_pixels": ("image_folder", 0.6),
+    # With the extra `pretrained` a folder of images is embedded first.
+    "image_folder": ("features" if has_pretrained() else "image_folder", 0.6),
 }
 """Variant of an active-learning recipe -> (data set, unknown classes / all classes)."""
 
@@ -72,8 +75,11 @@ def active_learning(
       variant: as on the command line.
       by_dataset: data set -> further fields of this recipe.
     """
-    dataset, openness = OPEN_SET[choose(variant, "cifar10", OPEN_SET)]
+    name = choose(variant, "cifar10", OPEN_SET)
+    dataset, openness = OPEN_SET[name]
     fields = {"dataset.name": dataset, "al.openness": openness, **_ACTIVE_LEARNING[dataset]}
+    if (name, dataset) == ("image_folder", "features"):
+        fields["dataset.features"] = "auto"
     return replace(recipe, fields | by_dataset.get(dataset, {}))
 
 

@@ -112,6 +112,7 @@ def _side_by_side(
         left.put(seed)
 
     def work(mine: Programs) -> None:
+        assert mine.placement is not None
         with jax.default_device(mine.placement.mesh.devices.flat[0]):
             while not errors:
                 try:

@@ -149,5 +149,5 @@ def digest(variables: Any) -> str:
     hashed = hashlib.sha256()
     for path, x in jax.tree_util.tree_leaves_with_path(variables):
         hashed.update(jax.tree_util.keystr(path).encode())
-        hashed.update(np.ascontiguousarray(x))
+        hashed.update(np.ascontiguousarray(x).data)
     return hashed.hexdigest()

@@ -26,7 +26,7 @@ from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.noisy_labels import Batch, Problem
 from jaxrobust.metrics import topk_accuracy
 from jaxrobust.models.resnet import ResNet
-from jaxrobust.tasks import noisy_labels
+from jaxrobust.tasks import noisy_label_files
 
 STEP_CASES = ["cifar10_epoch", "cifar10_warmup", "cifar10_boundary", "cifar100"]
 HEADS = ("pl", "nl", "m1", "m2", "m3")
@@ -332,7 +332,7 @@ def _config(variant="digits", **changes):
 def finished(tmp_path_factory, two_stages, one_device):
     workdir = tmp_path_factory.mktemp("bldr")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(noisy_labels, "NUM_SHOWN", 5)
+        patch.setattr(noisy_label_files, "NUM_SHOWN", 5)
         return workdir, tasks.run(_config(), workdir)
 
 

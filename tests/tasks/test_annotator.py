@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 
 def _config(folder, method="random", **changes):
     recipe = RECIPES.get(method, dcfs)
-    config = recipe.get_config("image_folder")
+    config = recipe.get_config("image_folder_pixels")
     config.method = method
     config.oracle = "csv"
     config.dataset.path = str(folder[0])
@@ -297,7 +297,7 @@ def test_a_damaged_note_is_named(waiting, folder):
 def test_the_command(folder, tmp_path):
     """Exit code 0 and a message while it waits, 2 after a mistake, then to the end."""
     flags = [
-        "--config=configs/dcfs.py:image_folder",
+        "--config=configs/dcfs.py:image_folder_pixels",
         f"--config.dataset.path={folder[0]}",
         "--config.oracle=csv",
         "--config.method=random",

@@ -1,13 +1,14 @@
 """Every method of both tasks on features in place of images."""
 
 import csv
+import dataclasses
 import importlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrobust import embedding, report, tasks
+from jaxrobust import embedding, load_classifier, report, tasks
 from jaxrobust.data import load_features
 from jaxrobust.data.features import feature_dataset
 from jaxrobust.errors import UserError
@@ -89,8 +90,9 @@ def test_wrong_labels(tmp_path, features, recipe, changes):
     assert not (tmp_path / "figures" / "suspicious.png").exists()
 
 
-def test_a_folder_of_images_is_embedded_first(tmp_path, monkeypatch, caplog):
-    """With the extra `pretrained` the variant image_folder does so; here by a function."""
+@pytest.fixture
+def embedded(tmp_path, monkeypatch):
+    """`data` with dark and light images, embedded by a function, and the calls of it."""
     generator = np.random.default_rng(0)
     for name, level in (("dark", 60), ("light", 180)):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -102,9 +104,15 @@ def test_a_folder_of_images_is_embedded_first(tmp_path, monkeypatch, caplog):
     def embed(folder, *, views, progress):
         calls.append((folder, views))
         network = lambda images: images.reshape(len(images), -1).astype(np.float32)  # noqa: E731
-        return embedding.embed(folder, backbone=network, views=views, size=2)
+        found = embedding.embed(folder, backbone=network, views=views, size=2)
+        return dataclasses.replace(found, backbone="network", weights_hash="0")
 
     monkeypatch.setattr("jaxrobust.tasks.common.embed", embed)
+    return calls
+
+
+def test_a_folder_of_images_is_embedded_first(tmp_path, embedded, caplog):
+    """With the extra `pretrained` the variant image_folder does so."""
     config = importlib.import_module("jaxrobust.recipes.dpc").get_config("image_folder_pixels")
     assert (config.dataset.name, config.dataset.features) == ("image_folder", "")
     config = _config(
@@ -115,14 +123,33 @@ def test_a_folder_of_images_is_embedded_first(tmp_path, monkeypatch, caplog):
     config.dataset.path = str(tmp_path / "data")
     caplog.set_level("INFO", "jaxrobust")
     results = tasks.run(config, tmp_path / "run")
-    assert calls == [(str(tmp_path / "data"), 2)]
+    assert embedded == [(str(tmp_path / "data"), 2)]
     assert "start from the variant image_folder_pixels" in caplog.text
     assert results["num_classes"] == 2 and results["last"]["accuracy"] == 1
+    assert (tmp_path / "run" / "figures" / "suspicious.png").exists()
+    assert load_classifier(tmp_path / "run").embedding == ("network", 2, "0")
     with open(tmp_path / "run" / "label_quality.csv", newline="") as file:
         assert {row["file"].split("/")[0] for row in csv.DictReader(file)} == {"dark", "light"}
 
 
+def test_a_person_is_asked_about_images_that_were_embedded(tmp_path, embedded):
+    (tmp_path / "data" / "unlabeled").mkdir()
+    for path in sorted((tmp_path / "data").glob("*/1?.png")):
+        path.rename(tmp_path / "data" / "unlabeled" / f"{path.parent.name}{path.name}")
+    changes = {"oracle": "csv", "dataset.path": str(tmp_path / "data"), "dataset.max_train": 0}
+    config = _config("dcfs", "auto", **{**ROUNDS, **changes})
+    waiting = tasks.run(config, tmp_path / "run")["waiting_for"]
+    with open(waiting, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 and all(row["file"].startswith("unlabeled/") for row in rows)
+    assert (tmp_path / "run" / "queries" / "round_00.png").exists()
+
+
 def test_the_variant_image_folder_depends_on_the_extra():
+    for recipe in ("dcfs", "bual", "active_learning_baselines"):
+        config = importlib.import_module(f"jaxrobust.recipes.{recipe}").get_config("image_folder")
+        expected = ("features", "auto") if has_pretrained() else ("image_folder", "")
+        assert (config.dataset.name, config.dataset.features) == expected
     for recipe in ("dpc", "bldr"):
         config = importlib.import_module(f"jaxrobust.recipes.{recipe}").get_config("image_folder")
         expected = ("features", "auto") if has_pretrained() else ("image_folder", "")

@@ -1,0 +1,37 @@
+"""Leave-one-out scores."""
+
+import numpy as np
+import pytest
+
+from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores, ridge
+
+
+@pytest.mark.parametrize("chunk", [7, 100])
+def test_they_are_those_of_a_regression_on_all_others(monkeypatch, chunk):
+    monkeypatch.setattr(ridge, "_CHUNK", chunk)
+    generator = np.random.default_rng(0)
+    features = generator.normal(5, 3, (30, 4)).astype(np.float16)
+    features[:, 3] = 1  # a dimension of one value says nothing
+    labels = generator.integers(0, 3, 30)
+    scores = leave_one_out_scores(features, labels, num_classes=3, ridge=0.3)
+    x = features.astype(np.float64)
+    x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1)
+    onehot = np.eye(3)[labels]
+    shares = onehot.mean(0)
+    for i in range(30):
+        rest = np.arange(30) != i
+        gram = x[rest].T @ x[rest] + 0.3 * 30 * np.eye(4)
+        weights = np.linalg.solve(gram, x[rest].T @ (onehot - shares)[rest])
+        np.testing.assert_allclose(scores[i], np.maximum(shares + x[i] @ weights, 0), atol=2e-5)
+
+
+def test_wrong_labels_are_counted():
+    """Four clusters of 200, some labels drawn anew; three deviations of the draws are 7 %."""
+    generator = np.random.default_rng(1)
+    true = np.arange(800) % 4
+    features = 2 * generator.normal(size=(4, 30))[true] + generator.normal(size=(800, 30))
+    for rate in (0.1, 0.4):
+        is_wrong = generator.random(800) < rate
+        labels = np.where(is_wrong, (true + generator.integers(1, 4, 800)) % 4, true)
+        scores = leave_one_out_scores(features, labels, num_classes=4)
+        assert abs(float(estimate_num_wrong(scores, labels)) / is_wrong.sum() - 1) < 0.2

@@ -1,0 +1,54 @@
+"""The benchmark of annotation strategies: settings by their names, and lines of its table."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = ROOT / "benchmarks" / "annotation_on_features.py"
+    spec = importlib.util.spec_from_file_location("annotation_on_features", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_strategy_is_named_with_what_is_changed(benchmark):
+    config = benchmark.configured("bual+bual.base=lc+bual.subset_size=7", "f.npz", 0.4, 3)
+    assert (config.bual.base, config.bual.subset_size) == ("lc", 7)
+    assert (config.method, config.al.openness, config.num_seeds) == ("bual", 0.4, 3)
+    config = benchmark.configured("eaoa", "f.npz", 0.2, 2)
+    assert config.method == "eaoa" and config.al.shuffle_classes and config.num_epochs == 40
+
+
+def test_a_line_of_the_table(benchmark):
+    """Differences of +2 and 0: their mean 1, and the standard error of it 1."""
+    random = {name: np.array([0.5, 0.7]) for name in benchmark.COLUMNS}
+    ours = random | {"last": np.array([0.52, 0.7]), "seconds": np.array([2.0, 4.0])}
+    assert benchmark.row("bual", ours, random) == (
+        "| bual | 61.0 ± 12.7 | 60.0 ± 14.1 | 1.0 ± 1.0 | 0.0 ± 0.0 | 60.0 ± 14.1 | 60.0 ± 14.1 "
+        "| 60.0 ± 14.1 | 3 |"
+    )
+
+
+def test_scikit_activeml_from_the_same_start(benchmark, tmp_path):
+    """Two groups on a line, a third class is unknown; images that turn out to be so are dropped."""
+    pytest.importorskip("skactiveml")
+    labels = np.arange(60) % 3
+    features = (10 * labels[:, None, None] + np.linspace(0, 1, 60)[:, None, None]).astype(
+        np.float16
+    )
+    names, split = ["a", "b", "c"], np.repeat(["train", "test"], [45, 15])
+    np.savez(tmp_path / "f.npz", features=features, labels=labels, label_names=names, split=split)
+    photographs = benchmark.Photographs(tmp_path / "f.npz")
+    start = {"known_classes": ["a", "b"], "initial_ids": [0, 1, 3, 4]}
+    measures = benchmark.outside(start, photographs, query_size=10, rounds=3)
+    # Between the groups of a and b there is nothing: 41 are left, of which 26 are of them.
+    assert measures["last"] == measures["regression"] == 1
+    assert 4 / 30 < measures["recall"] <= 24 / 30
+    assert measures["recall"] * 30 == pytest.approx(4 + 20 * measures["precision"])
