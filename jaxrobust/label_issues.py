@@ -246,9 +246,8 @@ def learn(
         present[scores["suggested"]],
         index,
     )
-    return issues, Trained(
-        recipe, learned.networks, *map(np.asarray, (dataset.mean, dataset.std)), scaling
-    )
+    mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
+    return issues, Trained(recipe, learned.networks, mean, std, scaling)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
