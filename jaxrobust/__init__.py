@@ -22,6 +22,7 @@ _LAZY = {
     "Features": "jaxrobust.embedding",
     "LabelIssues": "jaxrobust.label_issues",
     "QueryResult": "jaxrobust.querying",
+    "RobustClassifier": "jaxrobust.robust_classifier",
     "distill": "jaxrobust.distillation",
     "embed": "jaxrobust.embedding",
     "find_label_issues": "jaxrobust.label_issues",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jaxrobust.embedding import Features, embed
     from jaxrobust.label_issues import LabelIssues, find_label_issues
     from jaxrobust.querying import QueryResult, query
+    from jaxrobust.robust_classifier import RobustClassifier
 
 __all__ = [
     "UNKNOWN",
@@ -42,6 +44,7 @@ __all__ = [
     "Features",
     "LabelIssues",
     "QueryResult",
+    "RobustClassifier",
     "UserError",
     "__version__",
     "distill",

@@ -1,8 +1,11 @@
-"""Commands on files of arrays: `jaxrobust find-label-issues`."""
+"""Commands on files of arrays: `jaxrobust find-label-issues` and `jaxrobust query`."""
 
+import argparse
 import csv
 import pathlib
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,25 +21,131 @@ def find_label_issues(argv: list[str] | None = None) -> int:
     parser = Parser(
         "find-label-issues",
         description="Lists labels that are probably wrong, the most suspicious first.",
-        epilog="A .npz file may hold labels, pred_probs and class_names together, and then needs "
-        "no other file. Of a .csv file of labels the column 'label' is read, or the only one; one "
-        "of probabilities has a column for each class, named by it in a first line or not.",
+        epilog="A .npz file may hold labels, pred_probs or features, and class_names together, and "
+        "then needs no other file. With features a method is trained on them. Of a .csv file of "
+        "labels the column 'label' is read, or the only one; one of probabilities has a column for "
+        "each class, named by it in a first line or not.",
     )
     parser.add_argument("labels", type=pathlib.Path, help=".npz, .npy or .csv file")
     parser.add_argument("--pred-probs", type=pathlib.Path, help=".npz, .npy or .csv file [N, C]")
+    parser.add_argument("--features", type=pathlib.Path, help=_FEATURES_HELP)
+    _add_training(parser, "of learning under wrong labels; default: dpc")
     parser.add_argument("--class-names", help="in the order of the columns, separated by commas")
     parser.add_argument("--out", type=pathlib.Path, default=QUALITY_FILE, help="table to write")
     arguments = parser.parse_args(argv)
     labels, names = _labels(arguments.labels)
-    probs, columns = _probabilities(arguments.pred_probs or arguments.labels)
-    names = arguments.class_names.split(",") if arguments.class_names else columns or names
-    issues = find(labels, pred_probs=probs, class_names=names)
+    given = arguments.class_names.split(",") if arguments.class_names else None
+    if arguments.pred_probs is not None or _holds(arguments.labels, "pred_probs"):
+        if arguments.features is not None:
+            raise UserError("Give one of --features= and --pred-probs=, not both.")
+        probs, columns = _probabilities(arguments.pred_probs or arguments.labels)
+        issues = find(
+            labels,
+            pred_probs=probs,
+            method=arguments.method,
+            config=arguments.config,
+            class_names=given or columns or names,
+        )
+    else:
+        issues = find(
+            labels,
+            features=_features(arguments.features or arguments.labels),
+            class_names=given or names,
+            **_training(arguments),
+        )
     issues.save(arguments.out)
     print(f"{issues.summary['num_issues']:,} of {len(issues):,} labels look wrong.")
     for given, suggested, count in issues.summary["most_confused"]:
         print(f"  {count:,} labelled {given} that look like {suggested}")
     print(f"every label, the most suspicious first: {arguments.out}")
     return 0
+
+
+def query(argv: list[str] | None = None) -> int:
+    """`jaxrobust query`; returns the exit code."""
+    parser = Parser(
+        "query",
+        description="Chooses examples to annotate, where some may be of none of the classes.",
+        epilog="Of a .csv file of annotations the column 'label' is read, or the only one: the "
+        "name of a class; empty, nobody has looked; 'unknown', of none of the classes. Numbers are "
+        "classes from 0, -1 nobody has looked, -2 of none.",
+    )
+    parser.add_argument("features", type=pathlib.Path, help=_FEATURES_HELP)
+    parser.add_argument("annotations", type=pathlib.Path, help=".csv or .npy file, a row for each")
+    parser.add_argument("--budget", type=int, required=True, help="examples to choose")
+    parser.add_argument("--out", type=pathlib.Path, default="query.csv", help="table to write")
+    _add_training(parser, "of annotation; default: bual")
+    arguments = parser.parse_args(argv)
+    from jaxrobust.engine.files import escape_formula, format_number, write_table
+    from jaxrobust.querying import query as choose
+
+    features = _features(arguments.features)
+    annotations, names = _annotations(arguments.annotations)
+    options = {name: x for name, x in _training(arguments).items() if x is not None}
+    result = choose(annotations, features=features, budget=arguments.budget, **options)
+    files = open_arrays(arguments.features).get("files") if _is_npz(arguments.features) else None
+    files = None if files is None or len(files) != len(annotations) else files
+    header = ["id", *([] if files is None else ["file"]), "predicted_label", *result.scores]
+    rows = [header]
+    for i in result.ids:
+        file = [] if files is None else [escape_formula(str(files[i]))]
+        predicted = escape_formula(names[result.pred_probs[i].argmax()])
+        scores = [format_number(column[i]) for column in result.scores.values()]
+        rows.append([int(i), *file, predicted, *scores])
+    write_table(arguments.out, rows)
+    print(f"{len(result)} examples to annotate, in order of choice: {arguments.out}")
+    return 0
+
+
+_FEATURES_HELP = ".npz or .npy file [N, D] or [N, V, D], such as of jaxrobust embed"
+
+
+_UNKNOWN = "unknown"  # what the annotation task calls it
+
+
+def _add_training(parser: argparse.ArgumentParser, methods: str) -> None:
+    parser.add_argument("--method", help=methods)
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument(
+        "--config", help="recipe in place of the method's own, such as dpc:features"
+    )
+    parser.add_argument("--workdir", type=pathlib.Path, help="keeps the run, to go on with it")
+
+
+def _training(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the function, a bar where a person is watching."""
+    names = ("method", "seed", "config", "workdir")
+    return {n: getattr(arguments, n) for n in names} | {"progress": sys.stderr.isatty()}
+
+
+def _features(path: pathlib.Path) -> np.ndarray:
+    _check_exists(path)
+    arrays = open_arrays(path)
+    if "features" not in arrays:
+        raise UserError(
+            f"{path} holds no array 'features' or 'pred_probs', only {', '.join(arrays)}; name a "
+            "file of one by --features= or --pred-probs=."
+        )
+    return arrays["features"]
+
+
+def _annotations(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
+    """Annotations of a file as numbers, and the names of the classes."""
+    _check_exists(path)
+    given = read_labels(path)
+    if given.dtype.kind in "iu":
+        return given, [str(i) for i in range(int(given.max(initial=-1)) + 1)]
+    names = sorted(set(given.tolist()) - {"", _UNKNOWN})
+    ids = {name: i for i, name in enumerate(names)} | {"": -1, _UNKNOWN: -2}
+    return np.array([ids[name] for name in given.tolist()]), names
+
+
+def _is_npz(path: pathlib.Path) -> bool:
+    return path.suffix == ".npz"
+
+
+def _holds(path: pathlib.Path, name: str) -> bool:
+    return _is_npz(path) and path.is_file() and name in open_arrays(path)
 
 
 def _labels(path: pathlib.Path) -> tuple[np.ndarray, Sequence[str] | None]:

@@ -11,8 +11,10 @@ measured on its test images.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
+import json
 import os
 import pathlib
 import zipfile
@@ -201,21 +203,48 @@ def _of_run(folder: pathlib.Path) -> Classifier:
         forward = predict[facts["task"]](config, facts)
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no classifier that can be read ({error}).") from None
-    views = make_views(config.augment, shape, jnp.float32)
-    key = jax.random.key(0)  # a test view draws nothing
-
-    def probs(networks, raw):
-        return forward(networks, views("test", key, raw, statistics))
-
-    compiled, networks = jax.jit(probs), jax.device_put(networks)
+    compiled, networks = _compiled(config, forward, shape), jax.device_put(networks)
     return Classifier(
         classes=names,
         input_shape=shape,
         origin=f"{facts['method']}, {config.model.name}",
         is_multilabel=False,
-        _probs=lambda raw: compiled(networks, raw),
+        _probs=lambda raw: compiled(networks, statistics, raw),
         embedding=embedding,
     )
+
+
+def _compiled(config: ml_collections.ConfigDict, forward: Callable, shape: tuple[int, ...]):
+    """`(networks, statistics, raw) -> probabilities` as one compiled function."""
+    views = make_views(config.augment, shape, jnp.float32)
+    key = jax.random.key(0)  # a test view draws nothing
+    return jax.jit(
+        lambda networks, statistics, raw: forward(networks, views("test", key, raw, statistics))
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def probabilities(
+    settings: str, num_classes: int, num_examples: int, input_shape: tuple[int, ...]
+) -> Callable:
+    """What a method under wrong labels predicts, compiled once for all classifiers of a kind.
+
+    Args:
+      settings: the recipe, as JSON.
+      num_classes: C.
+      num_examples: training examples.
+      input_shape: of an image (H, W, 3), or of features (D,).
+
+    Returns:
+      `(variables by network, statistics, raw inputs) -> probabilities [n, C]`.
+    """
+    config = ml_collections.ConfigDict(json.loads(settings), convert_dict=True)
+    facts = {
+        "class_names": range(num_classes),
+        "num_examples": num_examples,
+        "input_shape": input_shape,
+    }
+    return _compiled(config, _noisy_labels(config, facts), input_shape)
 
 
 def _noisy_labels(config: ml_collections.ConfigDict, facts: dict) -> Callable:

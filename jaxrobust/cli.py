@@ -16,6 +16,7 @@ COMMANDS = Registry(
         "find-label-issues": Entry(
             "jaxrobust.array_commands:find_label_issues", "wrong labels, from files of arrays"
         ),
+        "query": Entry("jaxrobust.array_commands:query", "what to annotate next, from files"),
         "predict": Entry(
             "jaxrobust.predict:main", "classes of new images, by a trained classifier"
         ),

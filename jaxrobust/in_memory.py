@@ -35,6 +35,7 @@ _MOST_TIMES = 4
 _LARGEST = 6e4  # float16 ends at 65,504
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
+_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _lock = threading.RLock()
 
 
@@ -239,7 +240,9 @@ def batch_size_for(num_examples: int, largest: int) -> int:
 
 
 @contextlib.contextmanager
-def programs_for(config: ml_collections.ConfigDict, *key: Any) -> Iterator[Programs]:
+def programs_for(
+    config: ml_collections.ConfigDict, *key: Any, is_quick: bool = False
+) -> Iterator[Programs]:
     """The compiled programs of a recipe on data of some shapes, from an earlier call if there was.
 
     One run at a time, because two that trace a program at once would trace it twice.
@@ -247,14 +250,18 @@ def programs_for(config: ml_collections.ConfigDict, *key: Any) -> Iterator[Progr
     Args:
       config: the recipe.
       *key: what else the programs depend on: shapes and number of classes.
+      is_quick: whether they are hardly optimised, for data so small that compiling is the cost.
     """
     setup_jax(config)
     # Networks on features are too small for several devices.
     is_small = config.dataset.name == FEATURES
     devices = tuple(jax.local_devices()[:1] if is_small else jax.devices())
-    full_key = (program_settings(config), devices, *key)
+    full_key = (program_settings(config), devices, is_quick, *key)
     with _lock:
-        programs = _programs.pop(full_key, None) or Programs(make_placement(list(devices)))
+        programs = _programs.pop(full_key, None)
+        if programs is None:
+            options = _QUICK if is_quick else None
+            programs = Programs(make_placement(list(devices)), compiler_options=options)
         yield programs
         _programs[full_key] = programs  # not after an error, which may leave some half compiled
         while len(_programs) > NUM_KEPT:

@@ -55,6 +55,24 @@ class LabelIssues:
             f"{len(self.classes)} classes, method {self.summary['method']})"
         )
 
+    def with_classes(self, classes: np.ndarray) -> "LabelIssues":
+        """The same with other values for the classes, `[C]`."""
+        positions = (_positions(self.classes, x) for x in (self.given, self.suggested))
+        given, suggested = (classes[i] for i in positions)
+        names = tuple(map(str, classes.tolist()))
+        new = dict(zip(self.class_names, names, strict=True))
+        by_class = {new[name]: n for name, n in self.summary["issues_by_class"].items()}
+        confused = [(new[a], new[b], n) for a, b, n in self.summary["most_confused"]]
+        summary = {**self.summary, "issues_by_class": by_class, "most_confused": confused}
+        return dataclasses.replace(
+            self,
+            given=given,
+            suggested=suggested,
+            classes=classes,
+            class_names=names,
+            summary=summary,
+        )
+
     def to_frame(self):
         """A pandas DataFrame in the order of the labels, with the index that they had.
 
@@ -146,7 +164,7 @@ def find_label_issues(
       UserError: if an argument is not what it should be, in one sentence that names the first row.
     """
     if pred_probs is None:
-        return _learn(
+        return learn(
             labels,
             features=features,
             images=images,
@@ -178,7 +196,7 @@ def find_label_issues(
     return issues
 
 
-def _learn(
+def learn(
     labels: Any,
     *,
     features: Any,
@@ -189,6 +207,7 @@ def _learn(
     workdir: str | os.PathLike | None,
     class_names: Any,
     progress: bool,
+    is_quick: bool = False,
 ) -> tuple[LabelIssues, "Trained"]:
     """What a method says of the labels that it was trained on, and what it has become."""
     from jaxrobust import in_memory
@@ -211,7 +230,7 @@ def _learn(
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
     with (
         in_memory.called_from_python(),
-        in_memory.programs_for(recipe, inputs.shape, len(present)) as programs,
+        in_memory.programs_for(recipe, inputs.shape, len(present), is_quick=is_quick) as programs,
     ):
         learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
     probs = np.zeros((len(ids), known.num_classes), np.float32)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxrobust import UserError, cli, find_label_issues, recipes
+from jaxrobust import UserError, cli, find_label_issues, query, recipes
 from jaxrobust.data.sources import SOURCES
 from jaxrobust.methods import STRATEGIES
 
@@ -174,4 +174,48 @@ def test_files_that_do_not_fit_are_refused(content, words, tmp_path, capsys):
 def test_an_npz_without_the_array_is_refused(tmp_path, capsys):
     np.savez(tmp_path / "data.npz", labels=LABELS)
     assert cli.main(["find-label-issues", str(tmp_path / "data.npz")]) == 2
-    assert "holds no array 'pred_probs', only labels" in capsys.readouterr().err
+    assert "holds no array 'features' or 'pred_probs', only labels" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def feature_file(tmp_path_factory):
+    """Points around three centres, with their labels."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % 3
+    features = 4 * np.eye(3, 8)[labels] + rng.normal(size=(48, 8))
+    path = tmp_path_factory.mktemp("features") / "features.npz"
+    files = [f"{i}.jpg" for i in range(48)]
+    np.savez(path, features=features.astype(np.float32), labels=labels, files=files)
+    return path
+
+
+def test_find_label_issues_from_features_is_the_function(feature_file, tmp_path, capsys):
+    out = tmp_path / "table.csv"
+    arguments = [str(feature_file), "--method=cross_entropy", "--seed=3", f"--out={out}"]
+    assert cli.main(["find-label-issues", *arguments]) == 0
+    assert "of 48 labels look wrong" in capsys.readouterr().out
+    arrays = np.load(feature_file)
+    options = {"features": arrays["features"], "method": "cross_entropy", "seed": 3}
+    find_label_issues(arrays["labels"], **options).save(tmp_path / "same.csv")
+    assert out.read_text() == (tmp_path / "same.csv").read_text()
+
+
+def test_query_is_the_function(feature_file, tmp_path, capsys):
+    """Class 2 is no class that is known; names are in sorted order."""
+    arrays = np.load(feature_file)
+    given = np.array(["bee", "ant", "unknown"])[arrays["labels"]]
+    given[12:] = ""
+    (tmp_path / "a.csv").write_text("\n".join(["file,label", *(f"x.jpg,{x}" for x in given)]))
+    arguments = [str(feature_file), str(tmp_path / "a.csv"), "--budget=5", "--method=margin"]
+    assert cli.main(["query", *arguments, f"--out={tmp_path / 'q.csv'}"]) == 0
+    assert "5 examples to annotate" in capsys.readouterr().out
+    annotations = np.select([given == "ant", given == "bee", given == ""], [0, 1, -1], -2)
+    same = query(annotations, features=arrays["features"], budget=5, method="margin")
+    with open(tmp_path / "q.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["id"]) for row in rows] == same.ids.tolist()
+    assert [row["file"] for row in rows] == [f"{i}.jpg" for i in same.ids]
+    predicted = np.array(["ant", "bee"])[same.pred_probs[same.ids].argmax(axis=1)]
+    assert [row["predicted_label"] for row in rows] == predicted.tolist()
+    assert cli.main(["query", *arguments[:2], "--budget=0"]) == 2
+    assert "budget=0 must be a whole number" in capsys.readouterr().err

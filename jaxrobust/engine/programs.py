@@ -1,7 +1,8 @@
 """The compiled programs of a recipe, each of them traced once."""
 
 import collections
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,23 @@ class Programs:
     of seconds to minutes every time; it is refused. Runs that differ in nothing but the seed share
     their programs: what depends on the seed or on the data is an operand of them.
 
+    Args:
+      placement: as the attribute.
+      compiler_options: of XLA, as of `jax.jit`.
+
     Attributes:
       traces: how often each program has been traced, by name.
       placement: where they run; None for all devices.
     """
 
-    def __init__(self, placement: Placement | None = None):
+    def __init__(
+        self,
+        placement: Placement | None = None,
+        *,
+        compiler_options: Mapping[str, Any] | None = None,
+    ):
         self.placement = placement
+        self._compiler_options = compiler_options
         self.traces: collections.Counter[str] = collections.Counter()
         self._jitted: dict[str, tuple[Hashable, Callable]] = {}
 
@@ -66,5 +77,6 @@ class Programs:
             return function(*args)
 
         counted.__name__ = name.replace("/", "_")
+        options["compiler_options"] = self._compiler_options
         self._jitted[name] = static, jax.jit(counted, **options)
         return self._jitted[name][1]
