@@ -151,7 +151,9 @@ def _checked_labels(config: ml_collections.ConfigDict, dataset) -> np.ndarray:
     return given_labels(config.noise, dataset, seed=config.seed)
 
 
-def estimate_before_training(dataset: Dataset | FeatureDataset, labels: np.ndarray) -> float:
+def estimate_before_training(
+    dataset: Dataset | FeatureDataset | FileDataset, labels: np.ndarray
+) -> float:
     """How many labels of features are wrong, by out-of-sample scores; NaN of images.
 
     Args:
