@@ -60,7 +60,7 @@ def test_finished_seeds_are_kept_and_further_ones_are_added(two_seeds, monkeypat
     monkeypatch.setitem(
         tasks.TASKS,
         "active_learning",
-        lambda config, folder, programs: started.append(folder.name) or _copy(workdir, config.seed),
+        lambda config, folder, *_, **__: started.append(folder.name) or _copy(workdir, config.seed),
     )
     after = tasks.run(_config(num_seeds=3), workdir)
     assert started == ["seed_2"]
