@@ -86,7 +86,7 @@ def query(argv: list[str] | None = None) -> int:
     files = open_arrays(arguments.features).get("files") if _is_npz(arguments.features) else None
     files = None if files is None or len(files) != len(annotations) else files
     header = ["id", *([] if files is None else ["file"]), "predicted_label", *result.scores]
-    rows = [header]
+    rows: list[list] = [header]
     for i in result.ids:
         file = [] if files is None else [escape_formula(str(files[i]))]
         predicted = escape_formula(names[result.pred_probs[i].argmax()])
