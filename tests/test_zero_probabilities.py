@@ -18,6 +18,10 @@ FUNCTIONS = {
         lambda z: losses.evidential_kl(z, jnp.array([1, 0, 2])).sum()
     ),
     "negative_entropy": lambda z: losses.negative_entropy(z, 0),
+    "gradient of negative_entropy": jax.grad(lambda z: losses.negative_entropy(z, 0).sum()),
+    "gradient of evidential_nll": jax.grad(
+        lambda z: losses.evidential_nll(z, jnp.array([1, 0, 2]), 0).sum()
+    ),
     "soft_target_kl": lambda z: losses.soft_target_kl(z, z),
     "calibrated_softmax": losses.calibrated_softmax,
     "dirichlet_uncertainties": selection.dirichlet_uncertainties,

@@ -50,7 +50,10 @@ def calibrated_log_softmax(
       DPC, Eq. 1.
     """
     logits = check_logits(logits)
-    return jax.nn.log_softmax(jnp.logaddexp(logits, jnp.log(_scalar_gamma(gamma, logits))))
+    evidence = _scalar_gamma(gamma, logits)
+    if gamma is not None and _is_known(gamma) and np.asarray(gamma) == 0:
+        return jax.nn.log_softmax(logits)  # logaddexp has no gradient where both are -inf
+    return jax.nn.log_softmax(jnp.logaddexp(logits, jnp.log(evidence)))
 
 
 def calibrated_softmax(
@@ -227,7 +230,7 @@ def negative_entropy(
         logits = jnp.maximum(logits, 1e-12)
     log_probs = calibrated_log_softmax(logits, gamma)
     probs = jnp.exp(log_probs)
-    return jnp.sum(jnp.where(probs > 0, probs * log_probs, 0), axis=-1)
+    return jnp.sum(probs * jnp.where(probs > 0, log_probs, 0), axis=-1)
 
 
 def uniform_prior_penalty(
