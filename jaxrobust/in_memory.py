@@ -16,6 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from jaxrobust import embedding, recipes
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
 from jaxrobust.engine.environment import setup_jax
@@ -70,10 +71,15 @@ def scaling_of(features: np.ndarray) -> Scaling | None:
     return Scaling(mean, np.where(std > 0, std, 1.0))
 
 
-def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
+def check_inputs(config: Any, progress: bool, **inputs: Any) -> tuple[str, np.ndarray]:
     """The one input that is given, by its argument's name, as an array of the library.
 
+    Photographs become features, as the command's `image_folder` has it, where the extra
+    `pretrained` is installed and no recipe is given that may want pixels.
+
     Args:
+      config: as of `make_recipe`.
+      progress: whether a bar is shown.
       **inputs: `features=` and `images=`; None for what is not given.
 
     Raises:
@@ -86,7 +92,11 @@ def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
         raise UserError(f"Give one of {names}; {what}.")
     (name,) = given
     if name == "images":
-        return name, as_images(inputs[name])
+        images = as_images(inputs[name])
+        has_recipe = isinstance(config, ml_collections.ConfigDict | str)
+        if has_recipe or max(images.shape[1:3]) < _SMALL_IMAGE or not recipes.has_pretrained():
+            return name, images
+        return FEATURES, embedding.embed(images, views=2, progress=progress).array
     array = as_features(inputs[name])
     return name, array[:, None] if array.ndim == 2 else array
 
@@ -169,20 +179,22 @@ def noisy_label_recipe(
     found = make_recipe(recipe, inputs, config, method=method, default="dpc", seed=seed)
     found.noise.kind = "none"
     if not isinstance(config, ml_collections.ConfigDict | str):
-        fit_to_size(found, len(inputs), config or {})
+        fit_to_size(found, inputs, config or {})
     return found
 
 
 def fit_to_size(
-    config: ml_collections.ConfigDict, num_examples: int, given: Collection[str]
+    config: ml_collections.ConfigDict, inputs: np.ndarray, given: Collection[str]
 ) -> None:
-    """Smaller batches and more epochs for small sets, except for fields that are `given`.
+    """Smaller batches and, on features, more epochs for small sets, except for `given` fields.
 
     Recipes are made for thousands of examples: with their batches a set of a hundred would see one
     step per epoch, and with their epochs too few steps in all. Everything that is counted in epochs
-    grows alike.
+    grows alike. Those of images have epochs enough.
     """
+    num_examples = len(inputs)
     times = min(math.ceil((_USUAL_SIZE / num_examples) ** 0.5), _MOST_TIMES)
+    times = times if inputs.ndim == 3 else 1
     sizes = {"batch_size": batch_size_for(num_examples, config.batch_size)}
     for name in ("num_epochs", "dpc.warm_up", "dpc.rampup_length", "bldr.warm_up"):
         section, _, field = name.rpartition(".")

@@ -148,7 +148,10 @@ def find_label_issues(
       pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
         `cross_val_predict(..., method="predict_proba")`; of a DataFrame whose columns are the
         classes in any order, by name.
-      images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size.
+      images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size. Photographs
+        of 16 pixels or more are embedded first, by `jaxrobust.embed` with two views, where the
+        extra `pretrained` is installed; else, or with a recipe in `config`, networks are trained
+        from pixels, which needs an accelerator.
       method: of learning under wrong labels, `"dpc"` for None. Not with `pred_probs`.
       seed: of the training.
       config: a recipe in place of the method's own; the name of one, such as `"dpc:image_folder"`;
@@ -215,7 +218,7 @@ def learn(
 
     index = getattr(labels, "index", None)
     index = None if callable(index) else index
-    name, inputs = in_memory.check_inputs(features=features, images=images)
+    name, inputs = in_memory.check_inputs(config, progress, features=features, images=images)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     # A class without an example cannot be learned: it gets a probability of zero.

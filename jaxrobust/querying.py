@@ -63,7 +63,7 @@ def query(
       annotations: int `[N]`: a class 0..K-1; -1 (`jaxrobust.UNLABELED`), nobody has looked; or -2
         (`jaxrobust.UNKNOWN`), looked at, and of none of the classes.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example.
-      images: `[N, H, W(, 3)]` in place of features.
+      images: `[N, H, W(, 3)]` in place of features, as of `find_label_issues`.
       budget: examples to choose; fewer are returned where fewer are left.
       method: any annotation strategy; `jaxrobust list` names them.
       num_classes: K; None for the highest class + 1.
@@ -79,7 +79,7 @@ def query(
       UserError: if an argument is not what it should be, nothing is annotated, or a class has no
         example.
     """
-    name, inputs = in_memory.check_inputs(features=features, images=images)
+    name, inputs = in_memory.check_inputs(config, progress, features=features, images=images)
     given, num_classes = as_annotations(annotations, num_classes)
     check_lengths(annotations=given, **{name: inputs})
     _check_budget(budget)

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import types
 
 import jax
 import numpy as np
@@ -46,6 +47,29 @@ def test_arrays(data, issues):
     assert (np.diff(issues.clean_prob[issues.ranked]) >= 0).all()
     assert issues.classes.tolist() == ["ant", "cat", "dog"]
     assert issues.summary["method"] == "dpc"
+
+
+def test_photographs_are_embedded_first_where_the_weights_are_installed(data, issues, monkeypatch):
+    features, labels, _ = data
+    monkeypatch.setattr(in_memory.recipes, "has_pretrained", lambda: True)
+
+    def embed(images, *, views, progress):
+        assert images.shape == (96, 16, 16, 3) and views == 2 and not progress
+        return types.SimpleNamespace(array=features)
+
+    monkeypatch.setattr(in_memory.embedding, "embed", embed)
+    again = find_label_issues(labels, images=np.zeros((96, 16, 16), np.uint8), config=SHORT)
+    np.testing.assert_array_equal(again.clean_prob, issues.clean_prob)
+
+
+def test_small_images_are_learned_from_pixels():
+    rng = np.random.default_rng(0)
+    true = np.arange(64) % 2
+    images = np.clip(true[:, None, None] + 0.2 * rng.normal(size=(64, 8, 8)), 0, 1)
+    labels = np.where(np.arange(64) % 8 == 0, 1 - true, true)
+    config = {"num_epochs": 4, "dpc.warm_up": 4, "batch_size": 8}
+    found = find_label_issues(labels, images=images, config=config)
+    assert roc_auc_score(labels != true, -found.clean_prob) > 0.9
 
 
 def test_the_same_as_the_command_for_the_same_arrays(tmp_path, data, issues):
