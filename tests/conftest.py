@@ -19,20 +19,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Nearly all of the suite's time is compiling. What one run compiled, the next one reads, as long as
-# the compiler is the same; commands that tests start have the cache of a user.
-jax.config.update(
-    "jax_compilation_cache_dir",
-    str(
-        pathlib.Path.home()
-        / ".cache"
-        / "jaxrobust"
-        / f"tests-{importlib.metadata.version('jaxlib')}"
-    ),
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
 # jax 0.10 still has the CPU compiler's old emitters, with which a loss takes half as long to
 # compile; newer ones refuse the flag. Commands that tests start are compiled as a user's are.
 if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not in os.environ:
