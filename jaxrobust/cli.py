@@ -4,6 +4,7 @@ Every command is a module's own `main`, so that `jaxrobust report DIR` and `pyth
 jaxrobust.report DIR` are the same; only the module of the given command is imported.
 """
 
+import os
 import sys
 
 from jaxrobust.errors import UserError, unknown_name
@@ -46,10 +47,17 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     sys.argv = [f"jaxrobust {name}", *rest]  # what usage messages begin with
     try:
-        return COMMANDS[name](rest)
+        code = COMMANDS[name](rest)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains at exit
+        return 0
 
 
 def _usage() -> str:

@@ -76,6 +76,14 @@ def test_as_a_module_and_recipes_run_as_before(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    command = [sys.executable, "-u", "-m", "jaxrobust", "list", "recipes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_list(capsys):
     assert cli.main(["list"]) == 0
     everything = capsys.readouterr().out
