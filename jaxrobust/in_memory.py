@@ -71,15 +71,10 @@ def scaling_of(features: np.ndarray) -> Scaling | None:
     return Scaling(mean, np.where(std > 0, std, 1.0))
 
 
-def check_inputs(config: Any, progress: bool, **inputs: Any) -> tuple[str, np.ndarray]:
+def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
     """The one input that is given, by its argument's name, as an array of the library.
 
-    Photographs become features, as the command's `image_folder` has it, where the extra
-    `pretrained` is installed and no recipe is given that may want pixels.
-
     Args:
-      config: as of `make_recipe`.
-      progress: whether a bar is shown.
       **inputs: `features=` and `images=`; None for what is not given.
 
     Raises:
@@ -92,13 +87,29 @@ def check_inputs(config: Any, progress: bool, **inputs: Any) -> tuple[str, np.nd
         raise UserError(f"Give one of {names}; {what}.")
     (name,) = given
     if name == "images":
-        images = as_images(inputs[name])
-        has_recipe = isinstance(config, ml_collections.ConfigDict | str)
-        if has_recipe or max(images.shape[1:3]) < _SMALL_IMAGE or not recipes.has_pretrained():
-            return name, images
-        return FEATURES, embedding.embed(images, views=2, progress=progress).array
+        return name, as_images(inputs[name])
     array = as_features(inputs[name])
     return name, array[:, None] if array.ndim == 2 else array
+
+
+def embed_photographs(
+    name: str, inputs: np.ndarray, config: Any, *, progress: bool
+) -> tuple[str, np.ndarray]:
+    """Photographs as features, as the command's `image_folder` has it; other inputs as they are.
+
+    Where the extra `pretrained` is installed, and no recipe is given that may want pixels.
+
+    Args:
+      name: `"features"` or `"images"`.
+      inputs: as of `check_inputs`.
+      config: as of `make_recipe`.
+      progress: whether a bar is shown.
+    """
+    has_recipe = isinstance(config, ml_collections.ConfigDict | str)
+    is_small = max(inputs.shape[1:3]) < _SMALL_IMAGE
+    if name == FEATURES or has_recipe or is_small or not recipes.has_pretrained():
+        return name, inputs
+    return FEATURES, embedding.embed(inputs, views=2, progress=progress).array
 
 
 def make_dataset(

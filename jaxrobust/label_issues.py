@@ -218,9 +218,10 @@ def learn(
 
     index = getattr(labels, "index", None)
     index = None if callable(index) else index
-    name, inputs = in_memory.check_inputs(config, progress, features=features, images=images)
+    name, inputs = in_memory.check_inputs(features=features, images=images)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
+    name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without an example cannot be learned: it gets a probability of zero.
     present, ids = np.unique(known.ids, return_inverse=True)
     scaling = in_memory.scaling_of(inputs) if name == "features" else None

@@ -79,13 +79,14 @@ def query(
       UserError: if an argument is not what it should be, nothing is annotated, or a class has no
         example.
     """
-    name, inputs = in_memory.check_inputs(config, progress, features=features, images=images)
+    name, inputs = in_memory.check_inputs(features=features, images=images)
     given, num_classes = as_annotations(annotations, num_classes)
     check_lengths(annotations=given, **{name: inputs})
     _check_budget(budget)
     _check_classes(given, num_classes)
     if method not in STRATEGIES:
         raise UserError(unknown_name("method", method, STRATEGIES))
+    name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     num_left = int((given == _UNLABELED).sum())
     recipe = in_memory.make_recipe(
         method if method in _OWN_RECIPES else "active_learning_baselines",

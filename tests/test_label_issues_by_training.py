@@ -60,6 +60,9 @@ def test_photographs_are_embedded_first_where_the_weights_are_installed(data, is
     monkeypatch.setattr(in_memory.embedding, "embed", embed)
     again = find_label_issues(labels, images=np.zeros((96, 16, 16), np.uint8), config=SHORT)
     np.testing.assert_array_equal(again.clean_prob, issues.clean_prob)
+    # What is wrong with the labels is said before the network is asked: 95 images would fail it.
+    with pytest.raises(UserError, match=r"96.*95|95.*96"):
+        find_label_issues(labels, images=np.zeros((95, 16, 16), np.uint8))
 
 
 def test_small_images_are_learned_from_pixels():
