@@ -107,7 +107,17 @@ _BY_DATASET = {
         "dpc.peer_from": "epoch_start",
     },
 }
-_BY_DATASET["features"] = {"dpc.warm_up": 6, "dpc.score_mode": "count", "dpc.lambda_u": 0.0}
+# A linear head has no layer that a second head could keep mistakes of the guesses from, so that
+# guesses are not learned; images mixed half and half are not what frozen features look like; and
+# the divergence at its full weight makes such a head too sure of itself.
+_BY_DATASET["features"] = {
+    "dpc.warm_up": 6,
+    "dpc.score_mode": "count",
+    "dpc.lambda_u": 0.0,
+    "dpc.heads": 1,
+    "dpc.mixup_alpha": 0.2,
+    "dpc.beta": 0.1,
+}
 _BY_NOISE = {
     "asymmetric": {"dpc.entropy_penalty": "plain"},
     "human": {"model.name": "resnet34", "dpc.entropy_penalty": "clamped"},
