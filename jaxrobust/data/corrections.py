@@ -105,7 +105,7 @@ def read_corrections(
             if i in first_line:
                 raise _Problem(f"repeats {find.name(i)} of line {first_line[i]}")
             first_line[i] = row.line
-            label = _decided(row, class_names[labels[i]], classes)
+            label = _decided(row, class_names[int(labels[i])], classes)
         except _Problem as problem:
             problems.append(f"line {row.line} {problem}")
             continue
