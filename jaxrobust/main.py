@@ -154,9 +154,6 @@ def parse_flags(argv: list[str]) -> list[str]:
         path = given.partition(":")[0]
         if path and not os.path.isfile(path):
             fail(no_recipe(path))
-        if asks_for_help:
-            print(_help())
-            sys.exit()
     except (UserError, flags.Error) as error:
         fail(_sentence(error))
     except (AttributeError, KeyError) as error:
@@ -167,6 +164,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(_unreadable(_given_config(argv), error))
     if _CONFIG.value is None and _given_config(argv):
         fail(f"get_config of {_given_config(argv)} returns no recipe; correct that file.")
+    if asks_for_help:
+        print(_help())
+        sys.exit()
     if len(rest) > 1:
         fail(f"{rest[1]!r} is not a flag; give --config=FILE and --workdir=FOLDER.")
     return rest
