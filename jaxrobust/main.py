@@ -174,9 +174,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _help() -> str:
     """The flags and, where a recipe is given, its fields with their values."""
-    lines = [
-        "usage: jaxrobust run RECIPE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]"
-    ]
+    lines = ["usage: jaxrobust run RECIPE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]"]
     lines += ["", *(__doc__ or "").splitlines()[2:], "", "flags:"]
     names = ("config", "workdir", *_SEVERAL)
     lines += [f"  --{name}: {flags.FLAGS[name].help}" for name in names]
