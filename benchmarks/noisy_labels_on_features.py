@@ -5,10 +5,11 @@
 
 Files are of `jaxrobust.embed`; `--train` takes several. Labels are those of CIFAR-10N (`aggre`,
 `rand1`, `worst`), or `symN`, N % drawn anew by the seed. A run is a recipe, its variant `features`
-with noise and seed set, or `RECIPE:METHOD`. The other side: logistic regression (C = 1e-3) on the
-mean of the views, standardised, which is what the recipes test on; cleanlab's flags and its ranking
-by self-confidence on five folds that the seed shuffles; the test accuracy and calibration error of
-the regression on all labels, and on those that cleanlab keeps.
+with noise and seed set, `RECIPE:METHOD`, or `RECIPE:METHOD:FIELD=VALUE:...`. The other side:
+logistic regression (C = 1e-3) on the mean of the views, standardised, which is what the recipes
+test on; cleanlab's flags and its ranking by self-confidence on five folds that the seed shuffles;
+the test accuracy and calibration error of the regression on all labels, and on those that cleanlab
+keeps.
 
 Prints AUROC of the ranking (of ours: the order of `label_quality.csv`), F1 of the flags, precision
 of the 100 most suspicious, test accuracy, expected calibration error (all in %) and seconds, mean
@@ -16,6 +17,7 @@ and standard deviation of the seeds. Needs cleanlab, of the extra `test`.
 """
 
 import argparse
+import ast
 import csv
 import importlib
 import pathlib
@@ -50,10 +52,12 @@ def joined(train: list[str], test: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def recipe_of(run: str, features: pathlib.Path, labels: str, human: str, seed: int):
-    """The recipe of a run, such as `dpc` or `dpc:knn`."""
-    name, _, method = run.partition(":")
+    """The recipe of a run, such as `dpc`, `dpc:knn` or `dpc:knn:baseline.num_neighbors=10`."""
+    name, *rest = run.split(":")
     config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config("features")
-    config.method = method or config.method
+    config.method = rest[0] if rest else config.method
+    changes = (change.split("=") for change in rest[1:])
+    config.update_from_flattened_dict({k: ast.literal_eval(v) for k, v in changes})
     config.dataset.features, config.seed, config.writers = str(features), seed, ()
     if labels.startswith("sym"):
         config.noise.kind, config.noise.rate = "symmetric", float(labels[3:]) / 100

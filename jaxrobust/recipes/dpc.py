@@ -111,6 +111,7 @@ _BY_DATASET = {
 # guesses are not learned; images mixed half and half are not what frozen features look like; and
 # the divergence at its full weight makes such a head too sure of itself.
 _BY_DATASET["features"] = {
+    "num_epochs": 30,
     "dpc.warm_up": 6,
     "dpc.score_mode": "count",
     "dpc.lambda_u": 0.0,
