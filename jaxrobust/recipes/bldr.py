@@ -111,8 +111,8 @@ _BY_DATASET = {
         "optimizer.learning_rate": 0.05,  # a negative head's gradients are small
         "bldr.self_distillation": False,
         "bldr.warm_up": 5,
-        # With the top class left out, a linear head gives most images to the class that happens to
-        # be ahead at the start: nothing ever pushes it down.
+        # With the top class left out too, the head gives most images to the class that is ahead at
+        # the start: nothing pushes it down, and no positive head shapes frozen features.
         "bldr.complementary": "all_but_label",
     },
 }

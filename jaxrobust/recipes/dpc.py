@@ -107,9 +107,8 @@ _BY_DATASET = {
         "dpc.peer_from": "epoch_start",
     },
 }
-# A linear head has no layer that a second head could keep mistakes of the guesses from, so that
-# guesses are not learned; images mixed half and half are not what frozen features look like; and
-# the divergence at its full weight makes such a head too sure of itself.
+# Ours, see docs/methods/dpc.md. Frozen features are no layer that a second head could keep the
+# mistakes of guesses from.
 _BY_DATASET["features"] = {
     "num_epochs": 30,
     "dpc.warm_up": 6,
