@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from jaxrobust import find_label_issues
-from jaxrobust.data.readers import read_cifarn_labels
+from jaxrobust.data.noise import read_cifarn_labels
 
 ROWS, COLUMNS = 3, 8
 
