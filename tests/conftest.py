@@ -103,7 +103,7 @@ def one_device():
     make_placement = sharding.make_placement
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        patch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()[:1]))
         yield
 
 
