@@ -318,6 +318,12 @@ class _Graph:
         axis = eqn.params["dimension"]
         return self.node("Concat", inputs, eqn.outvars[0].aval.shape, axis=axis)
 
+    def on_stack(self, eqn, *inputs):
+        axis, shape = eqn.params["axis"], eqn.outvars[0].aval.shape
+        one = (*shape[:axis], 1, *shape[axis + 1 :])
+        parts = [self.node("Unsqueeze", [x, np.array([axis])], one) for x in inputs]
+        return self.node("Concat", parts, shape, axis=axis)
+
     def on_slice(self, eqn, x):
         starts, ends = eqn.params["start_indices"], eqn.params["limit_indices"]
         steps = eqn.params["strides"] or (1,) * len(starts)
