@@ -83,23 +83,29 @@ def fit_linear_head(
         ids, test_size=_HELD_OUT, random_state=seed, stratify=stratify
     )
 
-    def regression(rows, strength):
-        views = ((features[rows].astype(np.float32) - mean) / std).reshape(-1, len(mean))
+    def regression(rows, num_views, strength):
+        views = (features[rows, :num_views].astype(np.float32) - mean) / std
         model = LogisticRegression(
             C=strength, max_iter=1000, tol=1e-3, class_weight="balanced" if balanced else None
         )
-        return model.fit(views, np.repeat(labels[rows], features.shape[1]))
+        return model.fit(views.reshape(-1, len(mean)), np.repeat(labels[rows], num_views))
 
     def loss(strength):
-        model = regression(fitted, strength)
+        model = regression(fitted, 1, strength)
         views = (features[held_out, 0].astype(np.float32) - mean) / std
         probs = np.full((len(held_out), num_classes), 1e-7)
         probs[:, model.classes_] = np.maximum(model.predict_proba(views), 1e-7)
         probs /= probs.sum(axis=1, keepdims=True)
         return log_loss(labels[held_out], probs, labels=np.arange(num_classes))
 
-    strength = min(_STRENGTHS, key=loss)
-    model = regression(ids, strength)
+    best, strength = np.inf, _STRENGTHS[0]
+    for candidate in _STRENGTHS:  # weaker and weaker penalties, each of which takes longer to fit
+        found = loss(candidate)
+        if found >= best:
+            break
+        best, strength = found, candidate
+    # Every image counts once, in however many views.
+    model = regression(ids, features.shape[1], strength / features.shape[1])
     kernel, bias = model.coef_.T, model.intercept_
     if num_classes == 2:  # sklearn has one column for two classes
         kernel, bias = (np.concatenate([-x / 2, x / 2], axis=-1) for x in (kernel, bias))

@@ -17,6 +17,7 @@ from jaxrobust.models.costs import cost
 from jaxrobust.models.linear_head import fit_linear_head
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
 from jaxrobust.recipes import dhkd
+from jaxrobust.report.command import write_report
 
 pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device")
 
@@ -299,3 +300,11 @@ def test_logits_that_do_not_fit_are_refused(taught, photographs, tmp_path):
         with pytest.raises(UserError) as caught:
             tasks.run(config, tmp_path / "run")
         assert words in str(caught.value)
+
+
+def test_the_report_says_what_was_gained(taught, tmp_path):
+    workdir, results = taught
+    page = write_report([workdir], tmp_path, by="method").read_text()
+    assert "student alone tiny4" in page and "GFLOP per image" in page
+    assert f"{100 * results['agreement']:.1f} % of the test images" in page
+    assert "Class by class" in page and ">owl</th>" in page
