@@ -1,7 +1,7 @@
 """Classifiers as ONNX files, each checked against the network that it was made of.
 
-    python -m jaxrobust.models.onnx_export runs/dhkd/student --out=student.onnx
-    python -m jaxrobust.models.onnx_export runs/dhkd/student --out=student.onnx --int8
+    jaxrobust export runs/dhkd/student --out=student.onnx
+    jaxrobust export runs/dhkd/student --out=student.int8.onnx --int8
 
 The file has one input, `images`, `[batch, H, W, 3]` for any batch size: raw pixels uint8, which are
 normalised inside, or float32 that are normalised already; and one output, `logits` or
@@ -13,7 +13,6 @@ It needs only onnxruntime, or anything else that reads ONNX:
     (logits,) = session.run(None, {"images": images})
 """
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -191,10 +190,7 @@ def _quantized(content: bytes) -> bytes:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    summary = (__doc__ or "").partition("\n")[0]
-    parser = Parser(
-        "models.onnx_export", description=summary, formatter_class=argparse.HelpFormatter
-    )
+    parser = Parser("export", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", metavar="DIR", type=pathlib.Path, help="student/ or teacher/")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file.onnx")
     parser.add_argument("--size", type=int, help="side of the images, where DIR does not know it")
@@ -222,7 +218,3 @@ def main(argv: list[str] | None = None) -> int:
         f"{written.difference:.1e} of the largest."
     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
