@@ -897,6 +897,8 @@ class _Distillation:
             f"figures: {workdir / 'figures'}",
             next_command(workdir),
         ]
+        if alone:
+            lines.insert(1, f"student alone: {self.protocol.describe(alone[-1])}")
         self.run.finish(results, lines)
         return results
 
