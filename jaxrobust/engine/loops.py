@@ -113,13 +113,15 @@ def epoch_program(
       placement: the batch axis is split over its devices.
       static: all that `step` closes over, as of `Programs.jit`.
       device_loop: whether the loop over operands without a stream is compiled; None chooses by
-        the backend.
+        `programs`, and then by the backend.
 
     Returns:
       `(state, plan, key, *operands, resume=Resume()) -> (state, sums of the metrics over the
       steps)`. Step `i` receives `fold_in(key, i)`, and of a `Stream` among the operands the batch
       of row `i`, wherever the epoch resumes; the state passed in is consumed.
     """
+    if device_loop is None:
+        device_loop = programs.device_loop
     if device_loop is None:
         device_loop = placement.mesh.devices.flat[0].platform != "cpu"
 
