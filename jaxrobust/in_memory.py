@@ -275,7 +275,7 @@ def programs_for(
       *key: what else the programs depend on: shapes and number of classes.
       is_quick: whether they are hardly optimised, for data so small that compiling is the cost.
     """
-    setup_jax(config)
+    setup_jax(config.device, deterministic=config.deterministic)
     # Networks on features are too small for several devices.
     is_small = config.dataset.name == FEATURES
     devices = tuple(jax.local_devices()[:1] if is_small else jax.devices())

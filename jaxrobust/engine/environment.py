@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from jaxrobust.engine.files import write_json
 from jaxrobust.errors import UserError
@@ -35,31 +34,33 @@ def ask_for_determinism() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
-def setup_jax(config: ml_collections.ConfigDict) -> None:
+def setup_jax(device: str, *, deterministic: bool) -> None:
     """Chooses the platform, and turns the persistent compilation cache on.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jaxrobust/xla`.
 
+    Args:
+      device: `"auto"`, `"cpu"`, `"gpu"` or `"tpu"`.
+      deterministic: whether the user asked for the same bits in every run.
+
     Raises:
-      UserError: if `config.device` asks for an accelerator that JAX does not find.
+      UserError: if `device` is an accelerator that JAX does not find.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update(
             "jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "jaxrobust" / "xla")
         )
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if config.device not in ("auto", "cpu", "gpu", "tpu"):
-        raise UserError(f"device={config.device!r} is unknown; choose auto, cpu, gpu or tpu.")
-    if config.device == "cpu":
+    if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    if config.device in ("gpu", "tpu") and jax.default_backend() != config.device:
+    if device in ("gpu", "tpu") and jax.default_backend() != device:
         raise UserError(
-            f"device={config.device!r} was asked for, but JAX finds only "
+            f"device={device!r} was asked for, but JAX finds only "
             f"{jax.default_backend()!r}; install jaxrobust[cuda13] or jaxrobust[tpu] on a machine "
             "that has one, or pass --config.device=auto."
         )
     if (
-        config.deterministic
+        deterministic
         and jax.default_backend() == "gpu"
         and DETERMINISTIC not in os.environ.get("XLA_FLAGS", "")
     ):

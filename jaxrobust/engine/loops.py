@@ -95,7 +95,7 @@ def epoch_program(
     step: Callable,
     placement: Placement,
     *,
-    static: Hashable = None,
+    static: Hashable,
     device_loop: bool | None = None,
 ) -> Callable:
     """Compiles an epoch: `step` over the rows of a plan, whatever their number.
@@ -215,7 +215,7 @@ def gather_program(
     num_examples: int,
     placement: Placement,
     *,
-    static: Hashable = None,
+    static: Hashable,
 ) -> Callable:
     """Compiles a whole-set evaluation: `forward` on a plan's ids, each result filed under its id.
 

@@ -22,10 +22,12 @@ from jaxrobust.data.views import statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim_options import Optimizer, StudentSgd
 from jaxrobust.engine.plan import make_plan, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
+from jaxrobust.engine.training import backbone_of, with_backbone
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods.distillation import Distiller, Problem, distillation_schedule
 from jaxrobust.methods.distillation_steps import (
@@ -71,7 +73,6 @@ from jaxrobust.tasks.teachers import (
     has_table,
     stored_backbone,
     stored_teacher,
-    with_backbone,
 )
 
 log = logging.getLogger("jaxrobust")
@@ -337,7 +338,7 @@ class _Distillation:
             np.arange(count), config.batch_size, capacity=count, last_batch=config.last_batch
         )
         common = {
-            "optimizer": make_optimizer(config.optimizer, full_epoch.num_steps),
+            "optimizer": make_optimizer(Optimizer.read(config), full_epoch.num_steps),
             "input_shape": self.input_shape,
             "batch_size": config.batch_size,
             "dtype": self.dtype,
@@ -449,10 +450,11 @@ class _Distillation:
         )
 
     def _learning_rate(self, role: str, epoch: int) -> float:
-        optimizer = self.config.optimizer.copy_and_resolve_references()
+        optimizer = Optimizer.read(self.config)
         name = self.teacher_name if role == "teacher" else self.config.student.name
-        if name in MOBILE_BACKBONES and "mobile_learning_rate" in optimizer:
-            optimizer.learning_rate = optimizer.mobile_learning_rate
+        if name in MOBILE_BACKBONES and isinstance(optimizer, StudentSgd):
+            rate = optimizer.mobile_learning_rate
+            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
         return learning_rate(optimizer, epoch, self.num_epochs[role])
 
     def _variables(self, role: str) -> dict[str, Any]:
@@ -551,7 +553,8 @@ class _Distillation:
         for role in ROLES if self.trains_teacher else ("student",):
             network = self._start[role](rng.stream(self.config.seed, f"{role}/start"))
             if stored := self._backbones[role]:
-                network = with_backbone(network, stored, self.run.placement)
+                given = self.run.placement.put(backbone_of(stored.variables))
+                network = with_backbone(network, given)
             self.saved.networks[role] = network
         self.run.restore(self.saved, self._epochs_before)
 

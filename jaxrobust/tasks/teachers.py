@@ -10,8 +10,6 @@ import ml_collections
 import numpy as np
 
 from jaxrobust.data.dataset import Dataset, FileDataset
-from jaxrobust.engine.sharding import Placement
-from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.methods.distillation import Distiller
 from jaxrobust.models.storage import StoredClassifier, load_classifier
@@ -131,17 +129,6 @@ def stored_backbone(config: ml_collections.ConfigDict, role: str) -> StoredClass
             f"--config.{role}.backbone=."
         )
     return stored
-
-
-def with_backbone(network: TrainState, stored: StoredClassifier, placement: Placement):
-    """The network with the parameters and statistics of a stored one's backbone."""
-    given = placement.put(
-        {key: stored.variables[key]["backbone"] for key in ("params", "batch_stats")}
-    )
-    return network.replace(
-        params={**network.params, "backbone": given["params"]},
-        batch_stats={**network.batch_stats, "backbone": given["batch_stats"]},
-    )
 
 
 def digest(variables: Any) -> str:

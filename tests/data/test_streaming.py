@@ -153,8 +153,8 @@ def test_programs_over_a_stream_give_what_they_give_over_an_array(files, num_dev
     results = []
     for operand in (images, _stream(files, (TEST,))):
         programs = Programs()
-        epoch = epoch_program(programs, "epoch", step, placement)
-        gather = gather_program(programs, "gather", forward, 7, placement)
+        epoch = epoch_program(programs, "epoch", step, placement, static=())
+        gather = gather_program(programs, "gather", forward, 7, placement, static=())
         placed = plan._replace(ids=jax.device_put(plan.ids, placement.plan))
         key = jax.random.key(0)
         state, sums = epoch(placement.put(np.float32(1)), placed, key, operand)

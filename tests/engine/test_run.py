@@ -120,9 +120,7 @@ def test_a_command_asks_xla_for_determinism_once(monkeypatch):
 
 def test_a_library_call_changes_no_environment_variable():
     before = dict(os.environ)
-    config = dcfs.get_config("digits")
-    config.deterministic = True
-    environment.setup_jax(config)
+    environment.setup_jax("auto", deterministic=True)
     assert dict(os.environ) == before
 
 

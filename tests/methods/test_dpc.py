@@ -1,17 +1,16 @@
 """DPC's steps on a toy network: the authors' recorded numbers, and what must hold besides."""
 
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 
 from configs import dpc as recipe
 from jaxrobust.engine.optim import make_optimizer
+from jaxrobust.engine.optim_options import Sgd
 from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
@@ -44,8 +43,7 @@ def _params(golden, case, prefix):
 def _sgd(golden=None, case=None, *, momentum=0.9, weight_decay=5e-4):
     if golden is not None:
         momentum, weight_decay = (float(golden[case, k]) for k in ("momentum", "weight_decay"))
-    config = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": False}
-    return make_optimizer(ml_collections.ConfigDict(config))
+    return make_optimizer(Sgd(momentum=momentum, weight_decay=weight_decay))
 
 
 def _state(params, optimizer):
@@ -251,16 +249,8 @@ def test_rampup_is_the_recorded_one(load_golden):
 
 
 def _passes(**changes):
-    config = ml_collections.ConfigDict(
-        {
-            "batch_size": 4,
-            "num_epochs": 10,
-            "optimizer": {"learning_rate": 0.1, "schedule": "constant"},
-        }
-    )
-    return dpc._passes(
-        Dpc(**{"warm_up": 2, **changes}), config, types.SimpleNamespace(num_examples=30)
-    )
+    options = Dpc(**{"warm_up": 2, **changes})
+    return dpc._passes(options, Sgd(), num_epochs=10, batch_size=4, num_examples=30)
 
 
 def _columns(num_clean_1, num_clean_2):

@@ -17,6 +17,7 @@ from jaxrobust import tasks
 from jaxrobust.data import Dataset, Examples, load_dataset, load_features
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.label_noise import given_labels
+from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import symmetric_noise
 from jaxrobust.engine import sharding
 from jaxrobust.engine.programs import Programs
@@ -378,9 +379,7 @@ def test_a_class_without_labels_and_labels_without_errors(tmp_path):
 
 
 def _noise(**changes):
-    noise = recipe.get_config("digits").noise
-    noise.update(changes)
-    return noise
+    return dataclasses.replace(Noise.read(recipe.get_config("digits")), **changes)
 
 
 def _toy(name, labels, num_classes):
