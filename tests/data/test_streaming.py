@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,7 @@ def _read(stream, ids):
 def _same(some, others):
     assert len(some) == len(others)
     for row, other in zip(some, others, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, row, other)
+        chex.assert_trees_all_equal(row, other)
 
 
 def test_batches_follow_the_plan(files):
@@ -160,4 +161,4 @@ def test_programs_over_a_stream_give_what_they_give_over_an_array(files, num_dev
         state, sums = epoch(placement.put(np.float32(1)), placed, key, operand)
         results.append(fetch((state, sums, gather(placed, key, operand))))
         assert programs.traces == {"epoch": 1, "gather": 1}
-    jax.tree.map(np.testing.assert_array_equal, *results)
+    chex.assert_trees_all_equal(*results)

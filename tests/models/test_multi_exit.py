@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -168,7 +169,7 @@ def test_masked_rows_leave_statistics_and_other_rows_alone(small):
     (spoilt_logits, spoilt_features), spoilt = run(images.at[4:].set(1e4))
     np.testing.assert_array_equal(logits[:4], spoilt_logits[:4])
     np.testing.assert_array_equal(features[:4], spoilt_features[:4])
-    jax.tree.map(np.testing.assert_array_equal, updates, spoilt)
+    chex.assert_trees_all_equal(updates, spoilt)
     assert np.any(updates["batch_stats"]["exit_1"]["BatchNorm_0"]["BatchNorm_0"]["mean"])
 
 
