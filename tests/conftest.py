@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,22 @@ class Golden:
 def load_golden():
     """Function from a paper's name to its recorded arrays."""
     return functools.cache(Golden)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium without a window; its tests are skipped where it is missing."""
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("playwright is not installed: pip install '.[test]'")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if path is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

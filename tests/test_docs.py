@@ -5,6 +5,7 @@ import inspect
 import pathlib
 import pkgutil
 import re
+import runpy
 
 import pytest
 
@@ -48,3 +49,27 @@ def test_every_module_is_in_the_reference(name):
     wanted = {module.name for module in modules if "._" not in module.name}
     listed = re.findall(r"^::: (\S+)$", (DOCS / "api" / f"{name}.md").read_text(), re.M)
     assert wanted == set(listed)
+
+
+def test_the_csv_of_the_results_is_that_of_the_page():
+    namespace = runpy.run_path(str(DOCS / "results_csv.py"))
+    made = namespace["as_csv"]((DOCS / "results.md").read_text())
+    assert made == (DOCS / "results.csv").read_text(), "python docs/results_csv.py"
+
+
+def test_a_table_as_csv():
+    rows = runpy.run_path(str(DOCS / "results_csv.py"))["rows"]
+    table = [
+        "## A",
+        "",
+        "| | x | y |",
+        "|---|---|---|",
+        "| **b** | −1,200.5 ± 3 | c \\| d |",
+        "| | 5 % | |",
+    ]
+    assert list(rows("\n".join(table))) == [
+        ("A", 1, 1, "**b**", "x", "−1,200.5 ± 3", "-1200.5", "3"),
+        ("A", 1, 1, "**b**", "y", "c | d", "", ""),
+        ("A", 1, 2, "**b**", "x", "5 %", "5", ""),
+        ("A", 1, 2, "**b**", "y", "", "", ""),
+    ]

@@ -10,6 +10,8 @@ import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+STYLE_SHEET = pathlib.Path(__file__).with_name("style.css")
+
 _MAX_EMBEDDED_PNG = 150_000  # bytes; larger contact sheets are embedded as JPEG
 
 

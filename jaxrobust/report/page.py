@@ -1,10 +1,9 @@
 """The whole page: its sections in order, and the style sheet inside it."""
 
 import html
-import pathlib
 from collections.abc import Sequence
 
-from jaxrobust.report.markup import Images, paragraph, section
+from jaxrobust.report.markup import STYLE_SHEET, Images, paragraph, section
 from jaxrobust.report.sections import (
     Groups,
     curves,
@@ -15,8 +14,6 @@ from jaxrobust.report.sections import (
     times,
 )
 from jaxrobust.report.workdir import TASKS
-
-_STYLE_SHEET = pathlib.Path(__file__).with_name("style.css")
 
 
 def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
@@ -39,7 +36,7 @@ def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
     details = [of_group(label, runs, images, alone=alone) for label, runs in groups.items()]
     parts += details if alone else [section("One by one", *details)]
     parts += [recipe(groups), environment(groups), times(groups)]
-    css = _STYLE_SHEET.read_text(encoding="utf-8")
+    css = STYLE_SHEET.read_text(encoding="utf-8")
     body = "\n".join(filter(None, parts))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -1,0 +1,89 @@
+"""What the site shows beside its text: formulas as MathML, notebooks, and summaries of modules.
+
+An extension of Python-Markdown, for Zensical and MkDocs. Nothing is fetched from elsewhere.
+"""
+
+import ast
+import base64
+import html
+import json
+import pathlib
+import re
+
+from latex2mathml.converter import convert
+from markdown import Extension
+from markdown.postprocessors import Postprocessor
+from markdown.preprocessors import Preprocessor
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+_INSERT = re.compile(r"<!-- (summary|notebook) ?(\S*) -->")
+
+
+class _Formulas(Postprocessor):
+    def run(self, text):
+        def mathml(match):
+            display = {"span": "inline", "div": "block"}[match[1]]
+            formula = convert(html.unescape(match[2]), display=display)
+            return f'<div class="formula">{formula}</div>' if display == "block" else formula
+
+        return _FORMULA.sub(mathml, text)
+
+
+def _summary(lines):
+    """A table of the public names of the modules that `::: MODULE` describes further down."""
+    rows = ["| name | what it is |", "|---|---|"]
+    for module in re.findall(r"^::: (\S+)$", "\n".join(lines), re.MULTILINE):
+        path = _ROOT.joinpath(*module.split("."))
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        for node in ast.parse(source.read_text()).body:
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if named and not node.name.startswith("_") and (doc := ast.get_docstring(node)):
+                first = " ".join(doc.split("\n\n")[0].split()).replace("|", "\\|")
+                rows.append(f"| [`{node.name}`][{module}.{node.name}] | {first} |")
+    return rows
+
+
+def _notebook(file):
+    """The cells of a notebook, each with what it put out."""
+    lines = []
+    for cell in json.loads((_ROOT / file).read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            lines += [*source.splitlines(), ""]
+            continue
+        lines += ["```python", *source.splitlines(), "```", ""]
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if image := data.get("image/png"):
+                image = base64.b64encode(base64.b64decode("".join(image))).decode()
+                lines += [f'<p><img alt="output" src="data:image/png;base64,{image}"></p>', ""]
+            elif page := data.get("text/html"):
+                page = "".join(line.strip() + " " for line in "".join(page).splitlines())
+                lines += [f'<div class="output">{page}</div>', ""]
+            elif text := "".join(output.get("text", data.get("text/plain", []))):
+                lines += ["```text", *text.splitlines(), "```", ""]
+    return lines
+
+
+class _Inserts(Preprocessor):
+    def run(self, lines):
+        result = []
+        for line in lines:
+            match = _INSERT.fullmatch(line.strip())
+            if match is None:
+                result.append(line)
+            else:
+                result += _summary(lines) if match[1] == "summary" else _notebook(match[2])
+        return result
+
+
+class SiteExtension(Extension):
+    def extendMarkdown(self, md):
+        md.preprocessors.register(_Inserts(md), "inserts", 31)  # before code blocks are found
+        md.postprocessors.register(_Formulas(md), "formulas", 0)  # after raw HTML is back
+
+
+def makeExtension(**options):
+    """Python-Markdown calls this."""
+    return SiteExtension(**options)

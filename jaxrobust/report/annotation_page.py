@@ -1,0 +1,58 @@
+"""The page on which a person annotates the images of one query."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxrobust.engine.files import unescape_formula
+from jaxrobust.report.answer_page import write_page
+
+
+def write(
+    path: pathlib.Path,
+    rows: Sequence[Sequence[object]],
+    class_names: Sequence[str],
+    *,
+    root: pathlib.Path | None = None,
+    pictures: np.ndarray | None = None,
+    title: str = "Which class does each image show?",
+) -> None:
+    """Writes the page; its Save button gives the table with the answers in its column `label`.
+
+    Answers that the table already has are shown. Those that are given on the page are kept by the
+    browser under a key made of the place of the page and of the table, so that every round of every
+    run has its own.
+
+    Args:
+      path: of the page, such as `queries/round_00.html`; the saved table has its name, as `.csv`.
+      rows: the table as it is written to CSV, with `escape_formula` done: the header, which begins
+        with `id`, `file`, `label`, and a row for each image, in order of choice.
+      class_names: of the known classes.
+      root: folder from which the files are relative; None: no pictures of them.
+      pictures: uint8 `[n, H, W, 3]` of the images, shown in place of their files.
+      title: above the page.
+    """
+    header, *images = [[str(cell) for cell in row] for row in rows]
+    files = [unescape_formula(row[header.index("file")]) for row in images]
+    table = path.with_suffix(".csv").name
+    write_page(
+        path,
+        title=title,
+        intro=f"Choose the class of each image, “unknown” for an image of none of the classes, or "
+        f"“skip” to be asked again later. Save gives {table}: put it in the place of the table "
+        f"beside this page, and repeat the command of the run.",
+        keys=[("u", "unknown: none of the classes"), ("s", "skip: asked again in a later round")],
+        data={
+            "kind": "annotation",
+            "columns": header,
+            "rows": images,
+            "classes": list(class_names),
+            "save_as": table,
+            "after_saving": f"Put it in the place of {table} beside this page.",
+        },
+        identity=[[row[0] for row in images], files, list(class_names)],
+        files=files,
+        root=root,
+        pictures=pictures,
+    )

@@ -1,0 +1,63 @@
+"""Opening a page in a browser as a person does, and what every page must keep to."""
+
+import contextlib
+import pathlib
+
+_CONTRASTS = """() => {
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.map((v) => v / 255)
+      .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const [r, g, b, a = 1] = channels(getComputedStyle(node).backgroundColor);
+      if (a === 1) return [r, g, b];
+    }
+    return [255, 255, 255];
+  };
+  const low = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!own || !node.getClientRects().length || node.disabled) continue;
+    const text = luminance(channels(getComputedStyle(node).color).slice(0, 3));
+    const back = luminance(behind(node));
+    const contrast = (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05);
+    if (contrast < 4.5) low.push([node.tagName, node.textContent.slice(0, 40), contrast]);
+  }
+  return low;
+}"""
+
+
+@contextlib.contextmanager
+def opened(browser, path: pathlib.Path, *, width: int = 1400, color_scheme: str = "light"):
+    """The page; errors of its scripts and dialogs that nobody asked for fail the test."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=color_scheme, accept_downloads=True
+    )
+    page = context.new_page()
+    complaints = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.goto(path.resolve().as_uri())
+    try:
+        yield page
+        assert not complaints
+    finally:
+        context.close()
+
+
+def downloaded(page, selector: str, folder: pathlib.Path) -> pathlib.Path:
+    """The file that a click gives."""
+    with page.expect_download() as download:
+        page.click(selector)
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def assert_legible(page) -> None:
+    """Nothing is wider than the window, and text has a contrast of 4.5 at least."""
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert page.evaluate(_CONTRASTS) == []
