@@ -1,4 +1,4 @@
-"""Which wrong labels a training set gets: the noise of a recipe, put into clean labels."""
+"""The labels that a method is given: clean ones with the noise of a recipe."""
 
 import pathlib
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from jaxrobust.errors import UserError
 def given_labels(
     noise: Noise, dataset: Dataset | FeatureDataset | FileDataset, *, seed: int
 ) -> np.ndarray:
-    """The training labels that a method gets to see.
+    """The training labels that a method is given.
 
     Args:
       noise: its options.

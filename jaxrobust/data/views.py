@@ -73,11 +73,11 @@ class ImageViews:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyViews(ImageViews):
-    """Views of raw images, of which "strong" ones follow a policy and have a hole besides.
+    """Views of raw images, of which "strong" ones follow a policy and have a square cut out.
 
     Attributes:
       policy: one of `POLICIES`.
-      cutout: side of the hole, in pixels; 0: there is none.
+      cutout: side of the square, in pixels; 0: none is cut out.
       strong_mean: what strong views are normalised with in place of `statistics`, C numbers on the
         [0, 1] scale; () for `statistics`.
       strong_std: likewise.

@@ -1,4 +1,4 @@
-"""Trained classifiers as files: two that any NumPy can read, and a program that needs only JAX.
+"""Trained classifiers as files: two that NumPy reads, and a program that needs only JAX.
 
     from jaxrobust.models.storage import load_classifier
     student = load_classifier("runs/dhkd/student")
@@ -194,7 +194,7 @@ def save_program(
       UserError: if flatbuffers is not installed, or the classifier does not know its images.
     """
     try:
-        import flatbuffers  # noqa: F401  jax.export needs it and does not bring it along
+        import flatbuffers  # noqa: F401  jax.export needs it without depending on it
     except ModuleNotFoundError:
         raise UserError(
             "A program can only be written with flatbuffers; pip install 'jaxrobust[export]', or "

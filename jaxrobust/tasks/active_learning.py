@@ -739,7 +739,7 @@ class _Learning:
         log.info(text)
 
     def _wait(self, round_: int) -> dict:
-        """Ends the command: the rest is up to the person."""
+        """Ends the command until the person has filled the table."""
         self.run.flush()
         table, lines = self.oracle.waiting_for(round_)
         for line in (f"round {round_}: {_accuracy(self.rounds[-1])} so far", *lines):

@@ -1,4 +1,4 @@
-"""What several tasks do alike with a recipe."""
+"""What the tasks share: loading data, checks of a recipe, test files, log lines."""
 
 import dataclasses
 import json
@@ -162,7 +162,7 @@ MULTILABEL = "multilabel"
 
 
 def check_common(config: ml_collections.ConfigDict) -> None:
-    """Refuses a recipe that no data could make right.
+    """Refuses a recipe that is wrong whatever the data.
 
     Raises:
       UserError: for the first field that is wrong.
@@ -210,7 +210,7 @@ def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) ->
 def write_test_files(
     workdir: pathlib.Path, probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> None:
-    """What a trained network makes of the test images, as tables and figures.
+    """Writes the predictions on the test images as tables and figures.
 
     `confusion.csv` or, of images with several labels, `classes.csv`; and `reliability.csv`.
 
@@ -257,7 +257,7 @@ def next_command(workdir: pathlib.Path) -> str:
 
 
 def introduce_pixels(dataset) -> None:
-    """Says of a folder that is learnt from its pixels what would make more of it."""
+    """Logs, where a folder of images is learnt from pixels, that pretrained features do better."""
     if dataset.name == "image_folder" and not has_pretrained():
         log.info(
             "Images are learnt from their pixels; with the features of a pretrained network, by "
@@ -266,7 +266,7 @@ def introduce_pixels(dataset) -> None:
 
 
 def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> None:
-    """Says on what devices which networks run, and whether an earlier attempt goes on."""
+    """Logs the devices, the networks and whether an earlier attempt is resumed."""
     devices = list(jax.tree.leaves(next(iter(networks.values())).params)[0].devices())
     sizes = ", ".join(
         f"{name} {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters"

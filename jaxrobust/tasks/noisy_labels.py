@@ -334,7 +334,7 @@ class _Learning:
 
     @property
     def label_scores(self) -> dict[str, np.ndarray]:
-        """What the method made of every label at the end of the last epoch, `[N]` by name."""
+        """What the method said about every label at the end of the last epoch, `[N]` by name."""
         return self.saved.arrays["label_scores"]
 
     # Programs

@@ -22,7 +22,7 @@ NUM_SHOWN = 60  # queried images on the contact sheet
 
 
 class Oracle(Protocol):
-    """One who knows, or is to find out, the classes of images.
+    """Whoever answers queries with the classes of images.
 
     Attributes:
       truth: int32 `[N]` annotations; None where nobody knows them.
@@ -132,7 +132,7 @@ class TruthOracle:
 
 
 class NoOracle:
-    """Nobody answers: a query is all that is wanted."""
+    """Never asked: for calls that end with a query."""
 
     truth = None
     may_wait = True
