@@ -8,7 +8,6 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from flax import traverse_util
 
 from jaxrobust import classifiers
 from jaxrobust.engine.sharding import Placement
@@ -54,23 +53,18 @@ class Backbone:
         Raises:
           UserError: naming the first parameter that differs.
         """
-        wanted, found = _shapes(backbone_of(network)), _shapes(self.variables)
-        if not wanted:
+        wanted = backbone_of(network)
+        if not wanted["params"]:
             raise UserError(
                 f"model.name={name!r} has heads alone, which no backbone fits; clear "
                 "--config.model.backbone=."
             )
-        for path in sorted(wanted.keys() | found.keys()):
-            if wanted.get(path) != found.get(path):
-                there, here = (
-                    f"has the shape {shapes[path]}" if path in shapes else "is missing"
-                    for shapes in (found, wanted)
-                )
-                raise UserError(
-                    f"{self.folder} holds the backbone of a {self.arch}, which does not fit "
-                    f"model.name={name!r}: {path} {there} there and {here} here; change "
-                    "--config.model.name= or --config.model.backbone=."
-                )
+        if difference := storage.first_difference(self.variables, wanted):
+            raise UserError(
+                f"{self.folder} holds the backbone of a {self.arch}, which does not fit "
+                f"model.name={name!r}: {difference}; change --config.model.name= or "
+                "--config.model.backbone=."
+            )
 
     def put_into(self, network: State, placement: Placement) -> State:
         """The network with this backbone in place of its own."""
@@ -102,11 +96,6 @@ def stored_backbone(config: ml_collections.ConfigDict, dataset: Any) -> Backbone
             dataset.name,
         )
     return backbone
-
-
-def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    arrays: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep="/")
-    return {path: np.shape(x) for path, x in arrays.items()}
 
 
 def _read(folder: pathlib.Path) -> Backbone:

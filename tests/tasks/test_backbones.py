@@ -118,8 +118,8 @@ def test_one_that_does_not_fit_is_refused_before_training(recipe, sizes, convert
     config.model.name = "resnet8_small"
     words = (
         r"holds the backbone of a tiny, which does not fit model\.name='resnet8_small': "
-        r"batch_stats/blocks_0/BatchNorm_0/BatchNorm_0/mean has the shape \(4,\) there and has the "
-        r"shape \(16,\) here; change --config\.model\.name="
+        r"batch_stats/blocks_0/BatchNorm_0/BatchNorm_0/mean has the shape \(4,\), but should have "
+        r"\(16,\); change --config\.model\.name="
     )
     with pytest.raises(UserError, match=words):
         tasks.run(config, tmp_path / "run")
