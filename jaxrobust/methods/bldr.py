@@ -270,10 +270,11 @@ def table_learning_rates(bldr: Bldr, batch_size: int) -> tuple[float, float]:
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     """BLDR as a method of the noisy-label task."""
     bldr = Bldr.read(config)
-    schedule = Optimizer.read(config)
+    schedule, model = Optimizer.read(config), ExitsModel.read(config)
     optimizer = make_optimizer(schedule)
     module = make_multi_exit(
-        **ExitsModel.read(config).architecture,
+        **model.architecture,
+        init=model.init,
         num_classes=problem.num_classes,
         exits=bldr.self_distillation,
         dtype=problem.dtype,

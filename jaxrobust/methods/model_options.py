@@ -41,8 +41,3 @@ class ExitsModel(Model):
     init: str = option(
         "torch_default", Names("jaxrobust.models:INITIALIZATIONS"), "of the convolutions"
     )
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """Arguments of `jaxrobust.models.make_multi_exit`."""
-        return {**super().architecture, "init": self.init}
