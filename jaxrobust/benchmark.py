@@ -239,7 +239,7 @@ def measure(config: ml_collections.ConfigDict, dataset: Dataset | None = None) -
       JSON-able: `programs`, a list ordered by the time spent in them, the share of the run in
       which the device had nothing to do, and the time to the first training step.
     """
-    setup_jax(config.device, deterministic=config.deterministic)
+    setup_jax(config)
     programs = MeasuredPrograms()
     with tempfile.TemporaryDirectory() as workdir, programs.watching_cache():
         run = tasks.TASKS[config.task]

@@ -117,7 +117,7 @@ asked once about each | of logits |
         if isinstance(given, np.ndarray):
             check_lengths(labels=known.ids, teacher=given)
         told = _told(given, fields, dataset)
-    setup_jax(fields.device, deterministic=fields.deterministic)
+    setup_jax(fields)
     with contextlib.ExitStack() as stack:
         stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))

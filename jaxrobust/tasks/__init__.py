@@ -45,7 +45,7 @@ def run(
     from jaxrobust.engine.environment import setup_jax
     from jaxrobust.tasks.seeds import run_seeds
 
-    setup_jax(config.device, deterministic=config.deterministic)
+    setup_jax(config)
     task = functools.partial(TASKS[config.task], dataset=dataset)
     if config.num_seeds > 1:
         return run_seeds(task, config, workdir)

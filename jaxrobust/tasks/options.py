@@ -69,6 +69,12 @@ class Dataset(Options, section="dataset"):
     labels: str = option(
         "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
     )
+    corrections: str = option(
+        "",
+        str,
+        "of noisy labels: tables that say which labels are right, such as label_review.html saves, "
+        "separated by commas; later ones count",
+    )
     test_fraction: float = option(
         0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
     )
@@ -107,6 +113,12 @@ class Run(Options):
     )
     device: str = option(
         "auto", ("auto", "cpu", "gpu", "tpu"), "refuse to start on anything but this"
+    )
+    device_count: int = option(
+        0,
+        "[0, inf)",
+        "devices that share a batch; 0: all, and a CPU is one; 2 or more split a CPU, by which "
+        "large networks train up to 1.6 times as fast on as many cores, and small ones slower",
     )
     deterministic: bool = option(
         False, bool, "True: the same bits in every run on a GPU too, but slower"
@@ -442,6 +454,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"Task {task} has one test set, and only noisy_labels a second: clear "
             "--config.dataset.test2=."
+        )
+    if task != "noisy_labels" and config.dataset.corrections:
+        raise UserError(
+            f"Task {task} takes labels as they are, and only noisy_labels corrects them: clear "
+            "--config.dataset.corrections=, and correct them by jaxrobust apply-corrections."
         )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":
