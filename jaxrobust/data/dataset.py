@@ -138,6 +138,11 @@ class FileExamples(Labeled):
         names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
         return FileExamples(names, files, self.labels[ids])
 
+    def join(self, other: "FileExamples") -> "FileExamples":
+        """These examples, then the others."""
+        labels = np.concatenate([self.labels, other.labels])
+        return FileExamples(self.names + other.names, self.files + other.files, labels)
+
     def content(self) -> Iterator[np.ndarray]:
         """What identifies the images, for `fingerprint`."""
         yield np.array(list(map(os.fsencode, self.names)))
@@ -268,6 +273,7 @@ class FileDataset(Classes):
       class_names: one per label.
       mean: of each channel on the [0, 1] scale, to normalise with.
       std: likewise; the default leaves the [0, 1] scale as it is.
+      unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
     """
 
     name: str
@@ -276,6 +282,7 @@ class FileDataset(Classes):
     class_names: tuple[str, ...]
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unlabeled: FileExamples | None = None
 
     def __post_init__(self):
         check_parts(self.name, self.class_names, self.train, self.test)

@@ -140,6 +140,9 @@ def one_cycle(
 def learning_rate(options: Optimizer, epoch: int, num_epochs: int) -> float:
     """Rate of one epoch, constant within it.
 
+    In the first w = `warm_up_epochs`, where a recipe has some, it is (epoch + 1) / (w + 1) of what
+    the schedule says.
+
     `constant`: lr. `step`: lr * decay_factor ** (epoch // decay_every). `milestones`: lr *
     decay_factor ** (how many of decay_epochs have been reached). `cosine`: from lr at epoch 0 to 0
     after the last. `constant_cosine`: lr up to epoch constant_epochs, from there a cosine to
@@ -150,6 +153,11 @@ def learning_rate(options: Optimizer, epoch: int, num_epochs: int) -> float:
       epoch: counted from 0.
       num_epochs: length of the training.
     """
+    warm_up = options.warm_up_epochs if isinstance(options, StudentSgd) else 0
+    return min((epoch + 1) / (warm_up + 1), 1.0) * _scheduled(options, epoch, num_epochs)
+
+
+def _scheduled(options: Optimizer, epoch: int, num_epochs: int) -> float:
     rate = options.learning_rate
     match options:
         case Sgd(schedule="step"):

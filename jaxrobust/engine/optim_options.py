@@ -71,6 +71,9 @@ class StudentSgd(MilestoneSgd):
         0.01, "[0, inf)", "in place of learning_rate, for networks made for mobile devices"
     )
     clip_norm: float = option(0.0, "[0, inf)", "of the merged gradient; 0: none")
+    warm_up_epochs: int = option(
+        0, "[0, inf)", "first epochs, in which the rate rises linearly to its schedule's"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

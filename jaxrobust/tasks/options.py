@@ -258,6 +258,13 @@ class Student(Options, section="student"):
     """The student."""
 
     name: str = option("resnet8x4", BACKBONES, "of a backbone in `jaxrobust.models`")
+    backbone: str = option(
+        "",
+        str,
+        "classifier of the same name whose backbone to start from: `efficientnet_lite0` (ImageNet "
+        "weights of jaxrobust[pretrained]), `hf:REPO`, or a folder that `jaxrobust.models.convert` "
+        "or a run wrote; empty: random",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,8 +277,36 @@ class Teacher(Options, section="teacher"):
         "folder of a trained one: `teacher` or `student` of another run, or what "
         "`jaxrobust.models.convert` wrote; empty: train one first, by this same recipe",
     )
-    name: str = option("resnet32x4", BACKBONES, "not read with a path")
-    num_epochs: int = option(240, "[1, inf)", "not read with a path")
+    logits_file: tuple[str, ...] = option(
+        (),
+        str,
+        ".npz files of what teachers say in place of a network, averaged: see "
+        "`jaxrobust.tasks.teachers.read_logits`",
+    )
+    name: str = option("resnet32x4", BACKBONES, "of one that is trained from its initialisation")
+    backbone: str = option(
+        "",
+        str,
+        "pretrained network to start from, as student.backbone, in place of name; not read with a "
+        "path",
+    )
+    train: str = option(
+        "head",
+        ("head", "all"),
+        "with a backbone; head: a linear head on its frozen features, minutes on a CPU; all: every "
+        "parameter, num_epochs long",
+    )
+    image_size: int = option(
+        0,
+        "[0, inf)",
+        "side of the images that the teacher sees, if they are not the student's: it is asked once "
+        "about each image and its mirror image, and a crop is taught what its image is; 0: the "
+        "student's images; with a head, what the backbone was trained on, or 128",
+    )
+    learning_rate: float = option(
+        0.01, "[0, inf)", "of the first epoch, in place of optimizer.learning_rate; with a backbone"
+    )
+    num_epochs: int = option(240, "[1, inf)", "not read with a path, logits or a head")
     logits: str = option(
         "step",
         ("step", "table"),
@@ -285,7 +320,27 @@ class Teacher(Options, section="teacher"):
 class Export(Options, section="export"):
     """What is written beside `student/`."""
 
-    program: bool = option(False, bool, "write student/program.bin")
+    onnx: bool = option(
+        False, bool, "write student/student.onnx, which onnxruntime has computed the same with"
+    )
+    int8: bool = option(
+        False, bool, "write student/student.int8.onnx, by onnxruntime's dynamic quantisation"
+    )
+    onnx_input: str = option(
+        "pixels",
+        ("pixels", "normalized"),
+        "what ONNX files take: uint8, normalised inside, or float32 that is normalised already",
+    )
+    onnx_output: str = option(
+        "logits",
+        ("logits", "probabilities"),
+        "what ONNX files give; probabilities: by softmax, of several labels by sigmoid",
+    )
+    program: bool = option(
+        False,
+        bool,
+        "write student/program.bin, which JAX promises to read for six months, an ONNX file lasts",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,6 +363,30 @@ class Distillation(Run):
     )
     num_diagnosed: int = option(
         512, "[1, inf)", "training images on which gradients are compared every epoch"
+    )
+    label_smoothing: float = option(0.0, "[0, 1)", "share of each label spread over all classes")
+    mixup: float = option(
+        0.0, "[0, inf)", "a of the Beta(a, a) that the shares of mixed images come from; 0: none"
+    )
+    class_weights: str = option(
+        "none",
+        ("none", "balanced"),
+        "of cross-entropy; balanced: every class counts as much, however many images it has",
+    )
+    use_unlabeled: bool = option(
+        True, bool, "the student learns from images without a label what the teacher says of them"
+    )
+    ema: float = option(
+        0.0,
+        "[0, 1)",
+        "share of a moving average of each network that stays at every step, which then predicts; "
+        "0: none",
+    )
+    with_baseline: bool = option(
+        False, bool, "train the student alone too, from the same start and on the same batches"
+    )
+    measure_latency: bool = option(
+        False, bool, "write latency.json: milliseconds of each network on the CPU"
     )
     augment: Augment = Augment()
     student: Student = Student()
@@ -335,18 +414,6 @@ class Distillation(Run):
     sp: Sp = Sp()
     vid: Vid = Vid()
     crd: Crd = Crd()
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneStudent(Student):
-    """The student, with a backbone to start from."""
-
-    backbone: str = option(
-        "",
-        str,
-        "folder of a classifier of the same name whose backbone to start from, such as what "
-        "`jaxrobust.models.convert` made of ImageNet weights; empty: random",
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -406,7 +473,7 @@ class MultilabelDistillation(Run):
     augment: Augment = Augment(  # the paper flips, its code does not
         crop="multilabel", padding=0, flip=False
     )
-    student: BackboneStudent = BackboneStudent(name="resnet34_imagenet")
+    student: Student = Student(name="resnet34_imagenet")
     teacher: BackboneTeacher = BackboneTeacher()
     decoder: Decoder = Decoder()
     optimizer: OneCycleAdam = OneCycleAdam()
