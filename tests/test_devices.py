@@ -2,13 +2,13 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from configs import bldr, bual, dcfs, dhkd, dpc, kd_baselines, l2d
 from jaxrobust import models
-from jaxrobust.data.label_noise import given_labels
 from jaxrobust.engine import rng, run, sharding
 from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
@@ -21,8 +21,8 @@ BATCH = 10  # is split into parts of 2 on eight devices, the last ones of paddin
 
 def _noisy_labels(config, run_):
     dataset = load(config)
-    labels = given_labels(config.noise, dataset, seed=0)
-    task = noisy_labels._Learning(config, run_, dataset, labels)
+    reviewed = noisy_labels._reviewed_labels(config, dataset)
+    task, labels = noisy_labels._Learning(config, run_, dataset, reviewed), reviewed.labels
     task._write_noise()
     task._restore()
     run_.start_progress(task.saved, total=1)
@@ -118,7 +118,7 @@ def test_eight_devices_give_the_numbers_of_one(method, tmp_path, monkeypatch):
         for devices in (jax.devices()[:1], jax.devices())
     )
     assert all(np.isfinite(values["loss"]) for values in one[1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, eight)
+    chex.assert_trees_all_close(one, eight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def epoch_program(
     step: Callable,
     placement: Placement,
     *,
-    static: Hashable = None,
+    static: Hashable,
     device_loop: bool | None = None,
 ) -> Callable:
     """Compiles an epoch: `step` over the rows of a plan, whatever their number.
@@ -187,7 +187,7 @@ def epoch_program(
                 else:
                     for i, ids, row_operands in itertools.islice(batches, last - row):
                         carry = carry or with_sums(state, resume.sums, ids, key, row_operands)
-                        # While a step runs, the batch of the next one is on its way, and no other.
+                        # While a step runs, only the batch of the next one is being transferred.
                         jax.block_until_ready(carry)
                         carry = compiled(advance)(i, carry, ids, key, row_operands)
                 if resume.on_pause and carry and last < plan.num_steps:
@@ -217,9 +217,9 @@ def gather_program(
     num_examples: int,
     placement: Placement,
     *,
-    static: Hashable = None,
+    static: Hashable,
 ) -> Callable:
-    """Compiles a whole-set evaluation: `forward` on a plan's ids, each result filed under its id.
+    """Compiles a whole-set evaluation: `forward` on a plan's ids, each result stored at its id.
 
     Args:
       programs: counts the traces.

@@ -52,7 +52,7 @@ class Programs:
         name: str,
         function: Callable,
         *,
-        static: Hashable = None,
+        static: Hashable,
         visits: Callable | None = None,
         is_start: bool = False,
         **options,
@@ -63,7 +63,7 @@ class Programs:
           name: of the program.
           function: what is compiled.
           static: all that the function closes over, comparable: numbers, strings, frozen
-            dataclasses of them. None where it closes over nothing.
+            dataclasses of them; () where it closes over nothing.
           visits: the same arguments -> (steps, images) of a call, for measurements.
           is_start: whether it makes initial networks, so that compiling it is its cost.
           **options: of `jax.jit`.
