@@ -18,6 +18,9 @@ COMMANDS = Registry(
             "jaxrobust.array_commands:find_label_issues", "wrong labels, from files of arrays"
         ),
         "query": Entry("jaxrobust.array_commands:query", "what to annotate next, from files"),
+        "apply-corrections": Entry(
+            "jaxrobust.review_commands:apply_corrections", "a clean table of labels, after review"
+        ),
         "predict": Entry(
             "jaxrobust.predict:main", "classes of new images, by a trained classifier"
         ),

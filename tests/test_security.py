@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrobust import figures
-from jaxrobust.engine.files import escape_formula, unescape_formula
+from jaxrobust.data.tables import escape_formula, unescape_formula
 from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
 from jaxrobust.models.storage import load_classifier

@@ -86,6 +86,11 @@ class Examples(Labeled):
         if self.files is not None and len(self.files) != len(self.images):
             raise DataError(f"There are {len(self.files)} files for {len(self.images)} images.")
 
+    @property
+    def file_names(self) -> tuple[str, ...] | None:
+        """Of each image, relative to the data set, where images are files."""
+        return self.files
+
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
@@ -122,6 +127,11 @@ class FileExamples(Labeled):
         check_labels(self.labels, len(self.files))
         if len(self.names) != len(self.files):
             raise DataError(f"There are {len(self.names)} names for {len(self.files)} files.")
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """As of `Examples`."""
+        return self.names
 
     def take(self, ids: np.ndarray) -> "FileExamples":
         """The examples at these positions, in this order."""

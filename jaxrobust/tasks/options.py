@@ -66,6 +66,12 @@ class Dataset(Options, section="dataset"):
     labels: str = option(
         "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
     )
+    corrections: str = option(
+        "",
+        str,
+        "of noisy labels: tables that say which labels are right, such as label_review.html saves, "
+        "separated by commas; later ones count",
+    )
     test_fraction: float = option(
         0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
     )
@@ -615,6 +621,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"Task {task} has one test set, and only noisy_labels a second: clear "
             "--config.dataset.test2=."
+        )
+    if task != "noisy_labels" and config.dataset.corrections:
+        raise UserError(
+            f"Task {task} takes labels as they are, and only noisy_labels corrects them: clear "
+            "--config.dataset.corrections=, and correct them by jaxrobust apply-corrections."
         )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":
