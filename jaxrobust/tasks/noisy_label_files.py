@@ -131,6 +131,8 @@ def write_review(
 ) -> bool:
     """Writes the page on which a person reviews the labels that are flagged, or the first 60.
 
+    Labels about which a person has decided are left out.
+
     Args:
       path: of the page.
       labels: of the training set.
@@ -139,10 +141,14 @@ def write_review(
       root: folder from which the names of the images are relative, if there is one.
 
     Returns:
-      Whether it was written: not without images, as where there are features of unknown files.
+      Whether it was written: not without images, as where there are features of unknown files, nor
+      where all is decided.
     """
     names, label_scores = labels.class_names, labels.label_scores
-    ids = labels.by_suspicion(score)[: max(int(label_scores["flagged"].sum()), NUM_SHOWN)]
+    ids = labels.by_suspicion(score)[: int(np.sum(~labels.is_decided))]
+    ids = ids[: max(int(np.sum(label_scores["flagged"] & ~labels.is_decided)), NUM_SHOWN)]
+    if not len(ids):
+        return False
     files = images.names
     pictures = None
     if files is None or root is None or not all((root / files[i]).is_file() for i in ids):
