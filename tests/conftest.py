@@ -149,8 +149,9 @@ def watched_programs():
 @pytest.fixture(scope="session")
 def quick_jit():
     """`jax.jit` that hardly optimises, for programs that run once: compiling is their cost."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return functools.partial(jax.jit, compiler_options=options)
+    from jaxrobust.engine.programs import HARDLY_OPTIMISED
+
+    return functools.partial(jax.jit, compiler_options=HARDLY_OPTIMISED)
 
 
 @pytest.fixture(scope="module")

@@ -297,7 +297,9 @@ class _Distillation:
             )
 
         for role, spec in specs.items():
-            self._start[role] = programs.jit(f"{role}/start", initial_state(spec), **replicated)
+            self._start[role] = programs.jit(
+                f"{role}/start", initial_state(spec), is_start=True, **replicated
+            )
             self._epoch[role] = epoch_program(
                 programs, f"{role}/epoch", training_step(spec), placement, static=static
             )

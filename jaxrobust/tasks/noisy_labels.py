@@ -345,7 +345,7 @@ class _Learning:
         static = program_settings(self.config), self.problem
         options = {"out_shardings": placement.replicated, "static": static}
         views = make_views(self.config.augment, self.problem.input_shape, self.problem.dtype)
-        self._start = programs.jit("start", method.start, **options)
+        self._start = programs.jit("start", method.start, is_start=True, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {}
         for stage in method.stages:
