@@ -42,7 +42,8 @@ def find_label_issues(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     labels, names = _labels(arguments.labels)
     given = arguments.class_names.split(",") if arguments.class_names else None
-    files = _files(arguments, len(labels)) if arguments.images is not None else None
+    folder = arguments.images
+    files = None if folder is None else _files(folder, arguments, len(labels))
     if arguments.pred_probs is not None or _holds(arguments.labels, "pred_probs"):
         if arguments.features is not None:
             raise UserError("Give one of --features= and --pred-probs=, not both.")
@@ -63,8 +64,8 @@ def find_label_issues(argv: list[str] | None = None) -> int:
         )
     issues.save(arguments.out)
     review = arguments.out.with_name("label_review.html")
-    if files is not None:
-        issues.save_review(review, files=files, folder=arguments.images)
+    if files is not None and folder is not None:
+        issues.save_review(review, files=files, folder=folder)
     print(f"{issues.summary['num_issues']:,} of {len(issues):,} labels look wrong.")
     for given, suggested, count in issues.summary["most_confused"]:
         print(f"  {count:,} labelled {given} that look like {suggested}")
@@ -74,17 +75,17 @@ def find_label_issues(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _files(arguments, count: int) -> np.ndarray:
-    """The names of the images, from the file of features or of labels.
+def _files(folder: pathlib.Path, arguments, count: int) -> list[str]:
+    """The names of the images in a folder, from the file of features or of labels.
 
     Raises:
       UserError: if neither names one for each label, or the folder is none.
     """
-    if not arguments.images.is_dir():
-        raise UserError(f"--images={arguments.images} is no folder.")
+    if not folder.is_dir():
+        raise UserError(f"--images={folder} is no folder.")
     for path in filter(None, (arguments.features, arguments.labels)):
         if _holds(path, "files") and len(files := open_arrays(path)["files"]) == count:
-            return files
+            return files.tolist()
     raise UserError(
         "--images= needs a .npz file in which `files` names an image for each label, as `python -m "
         "jaxrobust.embed` writes it."

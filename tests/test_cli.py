@@ -176,7 +176,7 @@ def test_labels_that_look_wrong_are_reviewed_on_a_page(tmp_path, capsys):
     assert page["folder"] == ".." and len(page["pictures"]) == 1
     for bad, words in (
         ([str(data), "--images=nowhere"], "--images=nowhere is no folder"),
-        (list(map(str, written(tmp_path, "npy"))) + [f"--images={tmp_path}"], "needs a .npz file"),
+        ([*map(str, written(tmp_path, "npy")), f"--images={tmp_path}"], "needs a .npz file"),
     ):
         assert cli.main(["find-label-issues", *bad]) == 2
         assert words in capsys.readouterr().err
