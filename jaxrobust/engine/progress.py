@@ -49,7 +49,7 @@ class Progress:
         self._bar = tqdm(
             total=total,
             initial=done,
-            bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}{postfix}",
+            bar_format="{desc}{percentage:3.0f} %|{bar}| {elapsed}{postfix}",
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
