@@ -105,7 +105,7 @@ def _train(method, devices, workdir, monkeypatch, **more):
             **more,
         }
     )
-    monkeypatch.setattr(sharding, "make_placement", lambda: make_placement(devices))
+    monkeypatch.setattr(sharding, "make_placement", lambda **_: make_placement(devices))
     with run.open_run(config, workdir) as run_:
         task = train(config, run_)
         return fetch(task.saved.networks), [fetch(values) for _, values, _ in run_._pending]

@@ -264,6 +264,12 @@ class Run(Options):
     device: str = option(
         "auto", ("auto", "cpu", "gpu", "tpu"), "refuse to start on anything but this"
     )
+    device_count: int = option(
+        0,
+        "[0, inf)",
+        "devices that share a batch; 0: all, and a CPU is one; 2 or more split a CPU, by which "
+        "large networks train up to 1.6 times as fast on as many cores, and small ones slower",
+    )
     deterministic: bool = option(
         False, bool, "True: the same bits in every run on a GPU too, but slower"
     )

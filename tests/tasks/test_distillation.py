@@ -215,7 +215,7 @@ def test_a_table_of_logits_teaches_as_the_teacher_does(finished, tmp_path, dtype
 
 @pytest.mark.slow
 def test_eight_devices_give_the_one_device_curve(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()))
+    monkeypatch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()))
     config = _config(**{"distill.auxiliary": "mlp", "distill_until_epoch": 2})
     config.teacher.path, config.num_epochs = str(finished[0] / "teacher"), 2
     tasks.run(config, tmp_path)

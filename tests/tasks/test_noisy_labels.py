@@ -46,7 +46,7 @@ def _config(**changes) -> ml_collections.ConfigDict:
 def one_device():
     """Tests run on the first of the eight virtual devices unless they say otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        patch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()[:1]))
         yield
 
 
