@@ -129,19 +129,19 @@ class Images:
         source = data_uri(content, photos=kind == "photos")
         image = f'<img src="{source}" alt="{html.escape(alt)}">'
         narrow = _narrow_sheet(content) if kind == "photos" else None
-        if narrow is not None:
+        if narrow is not None and narrow is not content:
             image = (
                 f'<picture><source media="(max-width: 40rem)" '
                 f'srcset="{data_uri(narrow, photos=True)}">{image}</picture>'
             )
-        elif kind != "plot":
+        elif narrow is None and kind != "plot":
             image = f'<div class="scroll" tabindex="0">{image}</div>'
         text = f"<figcaption>{html.escape(caption)}</figcaption>"
         return f'<figure class="{kind}">{image}{text}</figure>'
 
 
 def _narrow_sheet(content: bytes) -> bytes | None:
-    """A contact sheet in three columns, for a phone; None of other images."""
+    """A contact sheet in at most three columns, for a phone; None of other images."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as sheet:
