@@ -151,7 +151,7 @@ def _narrow_sheet(content: bytes) -> bytes | None:
         width, height, count = map(int, layout.split())
         columns = sheet.width // width
         if columns <= _NARROW_COLUMNS:
-            return None
+            return content
         size = (_NARROW_COLUMNS * width, -(-count // _NARROW_COLUMNS) * height)
         narrow = Image.new("RGB", size, "white")
         for n in range(count):
