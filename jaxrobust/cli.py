@@ -24,6 +24,7 @@ COMMANDS = Registry(
         "predict": Entry(
             "jaxrobust.predict:main", "classes of new images, by a trained classifier"
         ),
+        "export": Entry("jaxrobust.models.onnx_export:main", "a trained network as an ONNX file"),
         "report": Entry("jaxrobust.report.command:main", "one page about a run, or about several"),
         "compare": Entry("jaxrobust.compare:main", "a figure and a table of several runs"),
         "benchmark": Entry("jaxrobust.benchmark:main", "time the compiled programs of recipes"),
