@@ -40,6 +40,7 @@ from jaxrobust.methods.active_learning import (
 )
 from jaxrobust.methods.dcfs_options import Dcfs, Edl
 from jaxrobust.selection import (
+    badge_select,
     classifier_confidence,
     coarse_score,
     fit_gaussian_mixture_1d,
@@ -57,7 +58,8 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     query_phase = _query_phase(dcfs, config, problem)
     phases = (query_phase,)
     if not dcfs.shared:
-        phases = (target_phase(config, problem), query_phase)
+        with_features = dcfs.select.fine == "badge"
+        phases = (target_phase(config, problem, with_features=with_features), query_phase)
     return Strategy(
         phases=phases,
         target=phases[0].name,
@@ -175,9 +177,11 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
     """Scores the pool and runs the two stages."""
     select = dcfs.select
     score = context.jit("dcfs/scores", lambda *arrays: _scores(dcfs, *arrays))
-    target_logits = None
+    target_logits, target_features = None, None
     if not dcfs.shared:
         target_logits = context.predict("target")
+    if select.fine == "badge":
+        target_logits, target_features = (target_logits[x] for x in ("logits", "features"))
     scores = score(context.predict("query"), target_logits, context.in_pool)
     scores = {name: np.asarray(column) for name, column in scores.items()}
     predictions = scores["prediction"]
@@ -199,6 +203,8 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
         scores["fine"] = context.rng.random(predictions.shape, np.float32)
     elif fine == "discrepancy_low":
         scores["fine"] = -scores["discrepancy"]
+    elif fine == "badge":
+        scores["fine"] = scores["target_margin"]  # for what is missing where candidates are few
     else:
         scores["fine"] = scores[fine]
 
@@ -218,8 +224,23 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
             num_classes=problem.num_classes if select.class_balanced else None,
             where=context.in_pool,
         )
+        if fine == "badge":
+            drawn = _diverse(problem.budget, context, target_logits, target_features, candidates)
+            others = selected[~np.isin(selected, drawn)]
+            selected = np.concatenate([drawn, others])[: context.budget]
     scores["candidate"] = np.isin(np.arange(predictions.size), candidates)
     return Query(ids=selected, scores=scores, notes={"kappa": float(kappa)})
+
+
+def _diverse(budget: int, context: QueryContext, logits, features, candidates) -> np.ndarray:
+    """Candidates by k-means++ on the gradient embeddings of the target; see `badge_select`."""
+    key = jax.random.key(context.rng.integers(2**31))
+    pick = context.jit(
+        "dcfs/badge", lambda *arrays, where: badge_select(*arrays, budget, where=where)
+    )
+    where = np.isin(np.arange(len(context.in_pool)), candidates)
+    drawn = np.asarray(pick(key, logits, features, where=where))
+    return drawn[drawn >= 0]
 
 
 def _scores(dcfs: Dcfs, logits, target_logits, in_pool) -> dict[str, jax.Array]:

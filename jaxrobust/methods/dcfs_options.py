@@ -99,9 +99,10 @@ class Select(Options, section="select", recipe=_RECIPE):
         "target_margin",
         (
             *("discrepancy", "discrepancy_low", "data", "total"),
-            *("target_entropy", "target_margin", "random"),
+            *("target_entropy", "target_margin", "badge", "random"),
         ),
-        "score of the fine stage [ours]; target_*: of the separate classifier",
+        "score of the fine stage [ours]; target_*: of the separate classifier; badge: no score but "
+        "a draw by k-means++ on its gradient embeddings, uncertain and diverse [BADGE, ICLR 2020]",
     )
     first_round: str = option(
         "uncertainty",
@@ -139,7 +140,7 @@ class Dcfs:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if self.shared and self.select.fine.startswith("target_"):
+        if self.shared and self.select.fine.startswith(("target_", "badge")):
             raise UserError(
                 f"select.fine={self.select.fine!r} needs the separate target classifier; set "
                 "al.target_model='separate' or another select.fine."

@@ -150,7 +150,9 @@ def _pick_far(
     Returns:
       int32 `[num_picks]`; -1 once no candidate is left.
     """
-    block = min(_BLOCK, max(num_picks, 1))
+    if num_picks == 0:
+        return jnp.zeros(0, jnp.int32)
+    block = min(_BLOCK, num_picks)
 
     def pick(step, carry):
         nearest, candidate, picks, recent = carry

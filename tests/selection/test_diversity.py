@@ -115,6 +115,13 @@ def test_k_center_masks():
     assert np.all(picks[count:] == -1)
 
 
+def test_one_pick_or_none():
+    logits, features, _ = clusters()
+    key = jax.random.key(0)
+    assert badge(key, logits, features, 1) == badge(key, logits, features, 5)[:1]
+    assert badge(key, logits, features, 0).size == k_center(features, features, 0).size == 0
+
+
 def test_k_center_never_repeats_a_row():
     """Equal rows are all at distance 0 after the first, yet none is named twice."""
     picks = k_center(jnp.ones((6, 2)), jnp.zeros((1, 2)), 9)
