@@ -76,7 +76,8 @@ def query(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=pathlib.Path, default="query.csv", help="table to write")
     _add_training(parser, "of annotation; default: bual")
     arguments = parser.parse_args(argv)
-    from jaxrobust.engine.files import escape_formula, format_number, write_table
+    from jaxrobust.data.tables import escape_formula
+    from jaxrobust.engine.files import format_number, write_table
     from jaxrobust.querying import query as choose
 
     features = _features(arguments.features)

@@ -18,9 +18,13 @@ COMMANDS = Registry(
             "jaxrobust.array_commands:find_label_issues", "wrong labels, from files of arrays"
         ),
         "query": Entry("jaxrobust.array_commands:query", "what to annotate next, from files"),
+        "apply-corrections": Entry(
+            "jaxrobust.review_commands:apply_corrections", "a clean table of labels, after review"
+        ),
         "predict": Entry(
             "jaxrobust.predict:main", "classes of new images, by a trained classifier"
         ),
+        "export": Entry("jaxrobust.models.onnx_export:main", "a trained network as an ONNX file"),
         "report": Entry("jaxrobust.report.command:main", "one page about a run, or about several"),
         "compare": Entry("jaxrobust.compare:main", "a figure and a table of several runs"),
         "benchmark": Entry("jaxrobust.benchmark:main", "time the compiled programs of recipes"),

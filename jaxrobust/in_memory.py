@@ -20,7 +20,7 @@ from jaxrobust import embedding, recipes
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
 from jaxrobust.engine.environment import setup_jax
-from jaxrobust.engine.programs import Programs
+from jaxrobust.engine.programs import HARDLY_OPTIMISED, Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError, unknown_name
@@ -36,7 +36,6 @@ _MOST_TIMES = 4
 _LARGEST = 6e4  # float16 ends at 65,504
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _lock = threading.RLock()
 
 
@@ -283,7 +282,7 @@ def programs_for(
     with _lock:
         programs = _programs.pop(full_key, None)
         if programs is None:
-            options = _QUICK if is_quick else None
+            options = HARDLY_OPTIMISED if is_quick else None
             programs = Programs(make_placement(list(devices)), compiler_options=options)
         yield programs
         _programs[full_key] = programs  # not after an error, which may leave some half compiled

@@ -96,7 +96,8 @@ class LabelIssues:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `label_quality.csv` as the command does, the most suspicious label first."""
-        from jaxrobust.engine.files import escape_formula, format_number, write_table
+        from jaxrobust.data.tables import escape_formula
+        from jaxrobust.engine.files import format_number, write_table
 
         names = [escape_formula(name) for name in self.class_names]
         given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))

@@ -115,9 +115,15 @@ def _unknown_override(argv: list[str]) -> str | None:
 
 
 def _with_recipe_located(argv: list[str]) -> list[str]:
-    """The arguments with `--config` and its value in one word, the file where `locate` has it."""
-    located = []
-    for argument in argv:
+    """The arguments with `--config` and its value in one word, the file where `locate` has it.
+
+    A first argument that is no flag is the recipe, as in `jaxrobust run dcfs:digits --workdir=DIR`.
+    """
+    program, *arguments = argv
+    if arguments and not arguments[0].startswith("-"):
+        arguments[0] = f"--config={arguments[0]}"
+    located = [program]
+    for argument in arguments:
         if located and located[-1] in ("-config", "--config"):
             argument = f"{located.pop()}={argument}"
         flag, equals, value = argument.partition("=")
@@ -148,9 +154,6 @@ def parse_flags(argv: list[str]) -> list[str]:
         path = given.partition(":")[0]
         if path and not os.path.isfile(path):
             fail(no_recipe(path))
-        if asks_for_help:
-            print(_help())
-            sys.exit()
     except (UserError, flags.Error) as error:
         fail(_sentence(error))
     except (AttributeError, KeyError) as error:
@@ -161,6 +164,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(_unreadable(_given_config(argv), error))
     if _CONFIG.value is None and _given_config(argv):
         fail(f"get_config of {_given_config(argv)} returns no recipe; correct that file.")
+    if asks_for_help:
+        print(_help())
+        sys.exit()
     if len(rest) > 1:
         fail(f"{rest[1]!r} is not a flag; give --config=FILE and --workdir=FOLDER.")
     return rest
@@ -168,9 +174,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _help() -> str:
     """The flags and, where a recipe is given, its fields with their values."""
-    lines = [
-        "usage: jaxrobust run --config=RECIPE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]"
-    ]
+    lines = ["usage: jaxrobust run RECIPE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]"]
     lines += ["", *(__doc__ or "").splitlines()[2:], "", "flags:"]
     names = ("config", "workdir", *_SEVERAL)
     lines += [f"  --{name}: {flags.FLAGS[name].help}" for name in names]

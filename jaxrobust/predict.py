@@ -17,8 +17,9 @@ from jaxrobust.classifiers import Classifier, load_classifier
 from jaxrobust.command_line import Parser
 from jaxrobust.data.features import checked_source, embedding_of, open_arrays
 from jaxrobust.data.readers import fit_square
+from jaxrobust.data.tables import escape_formula
 from jaxrobust.embedding import embed, folder_images
-from jaxrobust.engine.files import escape_formula, format_number, write_table
+from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.errors import UserError
 
 BATCH_SIZE = 256

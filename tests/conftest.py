@@ -27,6 +27,15 @@ if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not 
     jax.devices()
     del os.environ["XLA_FLAGS"]
 
+# Nearly all of the suite's time is compiling, so that a second run takes a fraction of the first.
+if jax.config.values["jax_compilation_cache_dir"] is None:
+    cache = pathlib.Path.home() / ".cache" / "jaxrobust" / "tests"
+    jax.config.update(
+        "jax_compilation_cache_dir", str(cache / importlib.metadata.version("jaxlib"))
+    )
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
@@ -72,6 +81,13 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Frees the programs of a module: Linux lets a process map 65,530 regions, a few for each."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Runs one test in double precision."""
@@ -87,7 +103,7 @@ def one_device():
     make_placement = sharding.make_placement
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        patch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()[:1]))
         yield
 
 
@@ -149,8 +165,9 @@ def watched_programs():
 @pytest.fixture(scope="session")
 def quick_jit():
     """`jax.jit` that hardly optimises, for programs that run once: compiling is their cost."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return functools.partial(jax.jit, compiler_options=options)
+    from jaxrobust.engine.programs import HARDLY_OPTIMISED
+
+    return functools.partial(jax.jit, compiler_options=HARDLY_OPTIMISED)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pages
 import pytest
 from PIL import Image
 
-from jaxrobust.engine.files import escape_formula
+from jaxrobust.data.tables import escape_formula
 from jaxrobust.report import annotation_page, answer_page, review_page
 
 EVIL = "</script><script>document.title='evil'</script>"

@@ -34,7 +34,7 @@ def run(request, tmp_path_factory):
     config.update_from_flattened_dict(changes)
     workdir = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        patch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()[:1]))
         return request.param, workdir, tasks.run(config, workdir)
 
 

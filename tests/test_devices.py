@@ -8,7 +8,6 @@ import pytest
 
 from configs import bldr, bual, dcfs, dhkd, dpc, kd_baselines, l2d
 from jaxrobust import models
-from jaxrobust.data.label_noise import given_labels
 from jaxrobust.engine import rng, run, sharding
 from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
@@ -21,8 +20,8 @@ BATCH = 10  # is split into parts of 2 on eight devices, the last ones of paddin
 
 def _noisy_labels(config, run_):
     dataset = load(config)
-    labels = given_labels(config.noise, dataset, seed=0)
-    task = noisy_labels._Learning(config, run_, dataset, labels)
+    reviewed = noisy_labels._reviewed_labels(config, dataset)
+    task, labels = noisy_labels._Learning(config, run_, dataset, reviewed), reviewed.labels
     task._write_noise()
     task._restore()
     run_.start_progress(task.saved, total=1)
@@ -105,7 +104,7 @@ def _train(method, devices, workdir, monkeypatch, **more):
             **more,
         }
     )
-    monkeypatch.setattr(sharding, "make_placement", lambda: make_placement(devices))
+    monkeypatch.setattr(sharding, "make_placement", lambda **_: make_placement(devices))
     with run.open_run(config, workdir) as run_:
         task = train(config, run_)
         return fetch(task.saved.networks), [fetch(values) for _, values, _ in run_._pending]

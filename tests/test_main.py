@@ -47,6 +47,7 @@ WRONG_FLAGS = {
     "no such recipe": (("--config=configs/dfcs.py",), "configs/dfcs.py does not exist"),
     "spaced": (("--config", "dfcs:digits"), "dfcs does not exist; give a file or one of"),
     "no such variant": (("--config=configs/dcfs.py:digit",), "did you mean 'digits'"),
+    "no such variant, without a flag": (("dcfs:digit",), "did you mean 'digits'"),
     "misspelt field": (
         (DIGITS, "--config.select.kapa=3"),
         "no field 'select.kapa': did you mean --config.select.kappa?",

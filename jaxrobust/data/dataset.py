@@ -86,6 +86,11 @@ class Examples(Labeled):
         if self.files is not None and len(self.files) != len(self.images):
             raise DataError(f"There are {len(self.files)} files for {len(self.images)} images.")
 
+    @property
+    def file_names(self) -> tuple[str, ...] | None:
+        """Of each image, relative to the data set, where images are files."""
+        return self.files
+
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
@@ -123,10 +128,20 @@ class FileExamples(Labeled):
         if len(self.names) != len(self.files):
             raise DataError(f"There are {len(self.names)} names for {len(self.files)} files.")
 
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """As of `Examples`."""
+        return self.names
+
     def take(self, ids: np.ndarray) -> "FileExamples":
         """The examples at these positions, in this order."""
         names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
         return FileExamples(names, files, self.labels[ids])
+
+    def join(self, other: "FileExamples") -> "FileExamples":
+        """These examples, then the others."""
+        labels = np.concatenate([self.labels, other.labels])
+        return FileExamples(self.names + other.names, self.files + other.files, labels)
 
     def content(self) -> Iterator[np.ndarray]:
         """What identifies the images, for `fingerprint`."""
@@ -258,6 +273,7 @@ class FileDataset(Classes):
       class_names: one per label.
       mean: of each channel on the [0, 1] scale, to normalise with.
       std: likewise; the default leaves the [0, 1] scale as it is.
+      unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
     """
 
     name: str
@@ -266,6 +282,7 @@ class FileDataset(Classes):
     class_names: tuple[str, ...]
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unlabeled: FileExamples | None = None
 
     def __post_init__(self):
         check_parts(self.name, self.class_names, self.train, self.test)

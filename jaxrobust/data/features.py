@@ -70,6 +70,11 @@ class FeatureExamples(Labeled):
         """(V, D): views of each image, and dimensions."""
         return self.source.shape[1:]
 
+    @property
+    def file_names(self) -> tuple[str, ...] | None:
+        """As of `Examples`."""
+        return self.files
+
     def take(self, ids: np.ndarray) -> "FeatureExamples":
         """The examples at these positions, in this order; no feature is copied."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)

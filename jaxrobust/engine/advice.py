@@ -1,6 +1,7 @@
 """Warnings about settings that are legal but probably unintended."""
 
 import math
+import os
 import pathlib
 import tempfile
 
@@ -49,10 +50,17 @@ def slow_run(workdir: pathlib.Path, num_epochs: float, seconds_each: float) -> l
         return warnings
     if jax.default_backend() == "cpu":
         left, each = (tqdm.format_interval(s) for s in (num_epochs * seconds_each, seconds_each))
+        cores = os.cpu_count() or 1
+        split = (
+            f"; --config.device_count={cores} gives every core a part of each batch, which helps "
+            "large networks"
+            if jax.device_count() == 1 < cores
+            else ""
+        )
         warnings.append(
             f"on this CPU the run takes about {left} more, {each} for an epoch. It is meant for a "
             "GPU or TPU; --config.num_epochs= and --config.dataset.max_train= make it shorter, and "
-            "a :digits variant takes a minute or two."
+            f"a :digits variant takes a minute or two{split}."
         )
     if workdir.resolve().is_relative_to(pathlib.Path(tempfile.gettempdir()).resolve()):
         warnings.append(

@@ -36,12 +36,14 @@ def ask_for_determinism() -> None:
 
 
 def setup_jax(config: ml_collections.ConfigDict) -> None:
-    """Chooses the platform, and turns the persistent compilation cache on.
+    """Chooses the platform and its devices, and turns the persistent compilation cache on.
 
-    The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jaxrobust/xla`.
+    The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jaxrobust/xla`. A CPU is
+    split into `config.device_count` devices, if JAX has not started.
 
     Raises:
-      UserError: if `config.device` asks for an accelerator that JAX does not find.
+      UserError: if `config.device` asks for an accelerator that JAX does not find, or
+        `config.device_count` for more devices than there are.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update(
@@ -52,12 +54,17 @@ def setup_jax(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"device={config.device!r} is unknown; choose auto, cpu, gpu or tpu.")
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
+    if config.device_count and config.device in ("auto", "cpu"):
+        with contextlib.suppress(RuntimeError):  # JAX has started, with what it was told before
+            jax.config.update("jax_num_cpu_devices", config.device_count)
     if config.device in ("gpu", "tpu") and jax.default_backend() != config.device:
         raise UserError(
             f"device={config.device!r} was asked for, but JAX finds only "
             f"{jax.default_backend()!r}; install jaxrobust[cuda13] or jaxrobust[tpu] on a machine "
             "that has one, or pass --config.device=auto."
         )
+    if config.device_count:
+        _check_device_count(config.device_count)
     if (
         config.deterministic
         and jax.default_backend() == "gpu"
@@ -66,6 +73,20 @@ def setup_jax(config: ml_collections.ConfigDict) -> None:
         log.warning(
             "deterministic=True has no effect on this GPU: set XLA_FLAGS=%s before JAX starts.",
             DETERMINISTIC,
+        )
+
+
+def _check_device_count(count: int) -> None:
+    if jax.process_count() > 1:
+        raise UserError(
+            "Several processes use all of their devices: set --config.device_count=0, and name "
+            "the devices of each by CUDA_VISIBLE_DEVICES or its like."
+        )
+    if count > jax.device_count():
+        raise UserError(
+            f"device_count={count} was asked for, but JAX has {jax.device_count()} "
+            f"{jax.default_backend()} device(s) here; lower --config.device_count=. (A CPU can be "
+            "split only before JAX starts, in a new Python process.)"
         )
 
 
@@ -95,11 +116,12 @@ _PACKAGES = (
 _VARIABLES = ("JAX_", "XLA_", "LIBTPU_", "TF_", "NVIDIA_TF32", "CUDA_VISIBLE", "OMP_NUM", "TFDS_")
 
 
-def environment(dtype: Any = None) -> dict:
+def environment(dtype: Any = None, device_count: int | None = None) -> dict:
     """Versions, settings, devices, commit and command of this process.
 
     Args:
       dtype: of convolutions, if there are some.
+      device_count: over how many devices a batch is split; None: all.
     """
     versions = {}
     for name in _PACKAGES:
@@ -113,6 +135,7 @@ def environment(dtype: Any = None) -> dict:
         "host": platform.node(),
         "cpu_count": os.cpu_count(),
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
+        "device_count": device_count or jax.device_count(),
         "num_processes": jax.process_count(),
         "dtype": None if dtype is None else jnp.dtype(dtype).name,
         "x64": bool(jax.config.values["jax_enable_x64"]),
@@ -123,10 +146,24 @@ def environment(dtype: Any = None) -> dict:
     }
 
 
-def append_environment(path: pathlib.Path, dtype: Any) -> None:
-    """Adds an entry for this start, so that a run finished on another machine says so."""
+def append_environment(path: pathlib.Path, dtype: Any, device_count: int) -> None:
+    """Adds an entry for this start, so that a run finished on another machine says so.
+
+    Args:
+      path: of the file.
+      dtype, device_count: as of `environment`.
+    """
     try:
         starts = json.loads(path.read_text())["starts"]
     except (OSError, ValueError, KeyError):
         starts = []
-    write_json(path, {"starts": [*starts, environment(dtype)]})
+    before = starts[-1].get("device_count", device_count) if starts else device_count
+    if before != device_count:
+        log.warning(
+            "This run began on %d device(s) and goes on with %d: its results agree with those of "
+            "one device count up to rounding, no longer bit for bit, and statistics of "
+            "batch_norm=per_device are of other parts of a batch.",
+            before,
+            device_count,
+        )
+    write_json(path, {"starts": [*starts, environment(dtype, device_count)]})

@@ -14,8 +14,6 @@ import numpy as np
 
 from jaxrobust.engine import processes
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON-able value, indented."""
@@ -37,20 +35,6 @@ def write_table(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
 def format_number(value) -> str:
     """A number as text for a table: whole ones as they are, others with float32's nine digits."""
     return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(int(value))
-
-
-def escape_formula(text: str) -> str:
-    """Text for a table, so that no spreadsheet evaluates it as a formula, which could send data.
-
-    An apostrophe is put in front, which spreadsheets read as "this is text"; `unescape_formula`
-    removes it.
-    """
-    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
-
-
-def unescape_formula(written: str) -> str:
-    """The text that `escape_formula` was given."""
-    return written[1:] if written.startswith("'") else written
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

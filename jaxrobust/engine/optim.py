@@ -144,6 +144,9 @@ def one_cycle(
 def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int) -> float:
     """Rate of one epoch, constant within it.
 
+    In the first w = `warm_up_epochs`, where a recipe has some, it is (epoch + 1) / (w + 1) of what
+    the schedule says.
+
     `constant`: lr. `step`: lr * decay_factor ** (epoch // decay_every). `milestones`: lr *
     decay_factor ** (how many of decay_epochs have been reached). `cosine`: from lr at epoch 0 to 0
     after the last. `constant_cosine`: lr up to epoch constant_epochs, from there a cosine to
@@ -159,6 +162,11 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
     Raises:
       UserError: if the schedule is not one of `SCHEDULES`.
     """
+    warm_up = config.get("warm_up_epochs", 0)
+    return min((epoch + 1) / (warm_up + 1), 1.0) * _scheduled(config, epoch, num_epochs)
+
+
+def _scheduled(config: ml_collections.ConfigDict, epoch: int, num_epochs: int) -> float:
     match config.schedule:
         case "constant":
             return config.learning_rate

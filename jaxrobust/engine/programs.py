@@ -9,6 +9,13 @@ import jax.numpy as jnp
 
 from jaxrobust.engine.sharding import Placement
 
+# An initialisation unrolls the generator of every parameter: XLA's CPU backend compiles it for
+# seconds, six times as long as with these options, and the numbers are the same.
+HARDLY_OPTIMISED = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
 
 class Programs:
     """The jitted programs of one recipe, each of which may be traced once.
@@ -44,6 +51,7 @@ class Programs:
         *,
         static: Hashable = None,
         visits: Callable | None = None,
+        is_start: bool = False,
         **options,
     ) -> Callable:
         """`jax.jit(function, **options)`, counted under `name`, or the program of that name.
@@ -54,6 +62,7 @@ class Programs:
           static: all that the function closes over, comparable: numbers, strings, frozen
             dataclasses of them. None where it closes over nothing.
           visits: the same arguments -> (steps, images) of a call, for measurements.
+          is_start: whether it makes initial networks, so that compiling it is its cost.
           **options: of `jax.jit`.
 
         Raises:
@@ -77,6 +86,9 @@ class Programs:
             return function(*args)
 
         counted.__name__ = name.replace("/", "_")
-        options["compiler_options"] = self._compiler_options
+        compiler_options = dict(self._compiler_options or {})
+        if is_start and jax.default_backend() == "cpu":
+            compiler_options |= HARDLY_OPTIMISED
+        options["compiler_options"] = compiler_options or None
         self._jitted[name] = static, jax.jit(counted, **options)
         return self._jitted[name][1]

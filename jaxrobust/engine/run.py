@@ -89,7 +89,9 @@ class Run:
     ):
         self.config = config
         self.workdir = workdir
-        self.placement: Placement = programs.placement or sharding.make_placement()
+        self.placement: Placement = programs.placement or sharding.make_placement(
+            count=config.device_count
+        )
         self.programs = programs
         self.is_resumed = False
         self._bar = bar
@@ -125,7 +127,7 @@ class Run:
             )
         if processes.is_main():
             write_json(self.workdir / "config.json", plain(self.config))
-            append_environment(self.workdir / "environment.json", dtype)
+            append_environment(self.workdir / "environment.json", dtype, self.placement.num_devices)
         write_json(path, facts)
         self._checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep=self.config.checkpoint.keep

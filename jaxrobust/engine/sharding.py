@@ -75,9 +75,9 @@ def local_slots(plan_ids) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)], axis=1)
 
 
-def make_placement(devices: Sequence[Any] | None = None) -> Placement:
-    """Placement over some `jax.Device`s (default: all of them)."""
-    devices = jax.devices() if devices is None else devices
+def make_placement(devices: Sequence[Any] | None = None, *, count: int = 0) -> Placement:
+    """Placement over some `jax.Device`s (default: the first `count`; 0: all of them)."""
+    devices = jax.devices()[: count or None] if devices is None else devices
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     return Placement(mesh)
 

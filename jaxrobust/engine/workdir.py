@@ -17,7 +17,9 @@ from jaxrobust.errors import UserError
 log = logging.getLogger("jaxrobust")
 
 # Settings that change how a run is watched, not what it computes: a restart may alter them.
-FREE_ON_RESTART = ("checkpoint", "device", "log_every_seconds", "num_workers", "writers")
+FREE_ON_RESTART = (
+    *("checkpoint", "device", "device_count", "log_every_seconds", "num_workers", "writers"),
+)
 # What some network file systems and mounted buckets answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrobust.engine.files import unescape_formula
+from jaxrobust.data.tables import unescape_formula
 from jaxrobust.report.answer_page import write_page
 
 

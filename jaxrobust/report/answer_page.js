@@ -9,7 +9,7 @@
 
   // Tables -----------------------------------------------------------------------------------
 
-  // As escape_formula and unescape_formula of jaxrobust.engine.files.
+  // As escape_formula and unescape_formula of jaxrobust.data.tables.
   const escapeFormula = (text) => (/^[=+\-@\t\r']/.test(text) ? `'${text}` : text);
   const unescapeFormula = (text) => (text.startsWith("'") ? text.slice(1) : text);
   const quote = (cell) => (/[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);

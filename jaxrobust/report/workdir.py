@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrobust import compare
-from jaxrobust.engine.files import unescape_formula
+from jaxrobust.data.tables import unescape_formula
 from jaxrobust.errors import UserError
 
 TASKS = {

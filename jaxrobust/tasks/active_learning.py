@@ -322,7 +322,11 @@ class _Learning:
         for phase in self.strategy.phases:
             name = phase.name
             self._start[name] = programs.jit(
-                f"{name}/start", phase.start, static=static, out_shardings=placement.replicated
+                f"{name}/start",
+                phase.start,
+                static=static,
+                is_start=True,
+                out_shardings=placement.replicated,
             )
             step = training_step(phase, views)
             self._epoch[name] = epoch_program(

@@ -17,10 +17,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from jaxrobust.data.readers import decode_images
+from jaxrobust.data.tables import escape_formula, unescape_formula
 from jaxrobust.engine.files import (
-    escape_formula,
     format_number,
-    unescape_formula,
     write_json,
     write_text,
 )

@@ -16,8 +16,9 @@ from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FEATURES, Embedding, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
+from jaxrobust.data.tables import escape_formula
 from jaxrobust.embedding import embed
-from jaxrobust.engine.files import escape_formula, format_number, write_table
+from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement

@@ -10,7 +10,8 @@ import numpy as np
 from jaxrobust import figures, metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FeatureDataset
-from jaxrobust.engine.files import escape_formula, format_number, write_table
+from jaxrobust.data.tables import escape_formula
+from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.methods.noisy_labels import Method
 from jaxrobust.tasks.common import write_test_files
 from jaxrobust.tasks.images import ResidentFeatures, ResidentImages, StreamedImages
@@ -28,12 +29,14 @@ class Labels:
       true: likewise; None where nobody knows them.
       label_scores: of the method, `[N]` by name.
       class_names: of the C classes.
+      review: str `[N]`, as of `Reviewed`; None where nobody reviewed any.
     """
 
     given: np.ndarray
     true: np.ndarray | None
     label_scores: Mapping[str, np.ndarray]
     class_names: tuple[str, ...]
+    review: np.ndarray | None = None
 
     @property
     def is_wrong(self) -> np.ndarray | None:
@@ -41,8 +44,18 @@ class Labels:
         return None if self.true is None else self.given != self.true
 
     def by_suspicion(self, score: str) -> np.ndarray:
-        """Ids, those whose label looks most wrong first; `score` orders equal ones."""
-        return np.lexsort((self.label_scores[score], self.label_scores["clean_prob"]))
+        """Ids, those whose label looks most wrong first; `score` orders equal ones.
+
+        Labels that a person has decided about come last.
+        """
+        return np.lexsort(
+            (self.label_scores[score], self.label_scores["clean_prob"], self.is_decided)
+        )
+
+    @property
+    def is_decided(self) -> np.ndarray:
+        """bool `[N]`, whether a person said which label is right, who is not asked again."""
+        return np.zeros(len(self.given), bool) if self.review is None else self.review != ""
 
 
 def detection(labels: Labels, score: str) -> dict[str, float]:
@@ -75,6 +88,8 @@ def write_label_quality(
 ) -> None:
     """Writes a table of every training image, the most suspicious label first.
 
+    Labels that a person has decided about come last, and the column `reviewed` says so.
+
     Args:
       path: of the table.
       labels: of the training set.
@@ -83,12 +98,16 @@ def write_label_quality(
     """
     names = [escape_formula(name) for name in labels.class_names]
     cells_of_files = [escape_formula(name) for name in files or ()]
-    label_scores = labels.label_scores
+    label_scores = {
+        **labels.label_scores,
+        "flagged": labels.label_scores["flagged"] & ~labels.is_decided,
+    }
     is_class = [n for n in label_scores if n == "suggested" or n.startswith("prediction_")]
     others = [n for n in label_scores if n != "suggested"]
     truth = [] if labels.true is None else ["true_label"]
+    reviewed = [] if labels.review is None else ["reviewed"]
     header = ["id", *(["file"] if cells_of_files else []), "given_label", "suggested_label"]
-    rows: list[list[Any]] = [[*header, *others, *truth]]
+    rows: list[list[Any]] = [[*header, *others, *truth, *reviewed]]
     for i in labels.by_suspicion(score):
         file = [cells_of_files[i]] if cells_of_files else []
         classes = [names[labels.given[i]], names[label_scores["suggested"][i]]]
@@ -97,7 +116,8 @@ def write_label_quality(
             for n in others
         ]
         true_label = [] if labels.true is None else [names[labels.true[i]]]
-        rows.append([int(i), *file, *classes, *cells, *true_label])
+        review = [] if labels.review is None else [labels.review[i]]
+        rows.append([int(i), *file, *classes, *cells, *true_label, *review])
     write_table(path, rows)
 
 
@@ -123,7 +143,7 @@ def draw(
     """
     folder, names, label_scores = workdir / "figures", labels.class_names, labels.label_scores
     score = method.score
-    shown = labels.by_suspicion(score)[:NUM_SHOWN]
+    shown = labels.by_suspicion(score)[: min(NUM_SHOWN, int(np.sum(~labels.is_decided)))]
     captions = [f"{names[labels.given[i]]}\n→ {names[label_scores['suggested'][i]]}" for i in shown]
     is_wrong = labels.is_wrong
     features = isinstance(images, ResidentFeatures)

@@ -24,6 +24,7 @@ import numpy as np
 from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
 from jaxrobust.data.class_folders import test_folder
+from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed, read_all_corrections
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.label_noise import given_labels
@@ -89,7 +90,7 @@ def run(
     """
     check_common(config)
     data = dataset or load(config, streams=True, features=True)
-    labels = _checked_labels(config, data)
+    labels = _reviewed_labels(config, data)
     with open_run(config, workdir, programs) as run_:
         return _Learning(config, run_, data, labels).learn()
 
@@ -132,7 +133,7 @@ def learn(
       UserError: as of `run`.
     """
     check_common(config)
-    labels = _checked_labels(config, dataset)
+    labels = _reviewed_labels(config, dataset)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(config, folder, programs, bar=bar))
@@ -144,11 +145,16 @@ def learn(
         return learning.learned()
 
 
-def _checked_labels(config: ml_collections.ConfigDict, dataset) -> np.ndarray:
+def _reviewed_labels(config: ml_collections.ConfigDict, dataset) -> Reviewed:
     """The labels that the method gets to see, of data that fits the recipe."""
     check_network(config, dataset)
     check_batch_size(config, len(dataset.train))
-    return given_labels(config.noise, dataset, seed=config.seed)
+    return read_all_corrections(
+        list(filter(None, map(str.strip, config.dataset.corrections.split(",")))),
+        files=dataset.train.file_names,
+        labels=given_labels(config.noise, dataset, seed=config.seed),
+        class_names=dataset.class_names,
+    )
 
 
 def estimate_before_training(
@@ -279,12 +285,13 @@ class _Learning:
         config: ml_collections.ConfigDict,
         run: Run,
         dataset: Dataset | FeatureDataset | FileDataset,
-        labels: np.ndarray,
+        reviewed: Reviewed,
     ):
         self.config = config
         self.run = run
         self.dataset = dataset
-        self.labels = labels
+        self.labels = labels = reviewed.labels
+        self._review = reviewed.review if config.dataset.corrections else None
         self.true_labels = None if config.noise.kind == "none" else dataset.train.labels
         placement = run.placement
         self._images = images_of(dataset.train, config, placement)
@@ -337,7 +344,7 @@ class _Learning:
         static = program_settings(self.config), self.problem
         options = {"out_shardings": placement.replicated, "static": static}
         views = make_views(self.config.augment, self.problem.input_shape, self.problem.dtype)
-        self._start = programs.jit("start", method.start, **options)
+        self._start = programs.jit("start", method.start, is_start=True, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {}
         for stage in method.stages:
@@ -557,13 +564,16 @@ class _Learning:
         saved.arrays["label_scores"] = fetch(saved.arrays["label_scores"])
 
     def _labels_so_far(self) -> Labels:
-        return Labels(self.labels, self.true_labels, self.label_scores, self.dataset.class_names)
+        return Labels(
+            self.labels, self.true_labels, self.label_scores, self.dataset.class_names, self._review
+        )
 
     # Files
 
     def _write_noise(self) -> None:
         """`noise.json` and `noisy_labels.npy`: which labels the run saw."""
-        clean, noise = self.dataset.train.labels, self.config.noise
+        clean, noise = self.true_labels, self.config.noise
+        clean = self.labels if clean is None else clean
         facts = {
             "kind": noise.kind,
             "rate": noise.rate,
@@ -575,6 +585,10 @@ class _Learning:
             "class_names": list(self.dataset.class_names),
             "transition": transition_matrix(clean, self.labels, self.dataset.num_classes).tolist(),
         }
+        if self._review is not None:
+            counts = [int(np.sum(self._review == word)) for word in (CORRECTED, KEPT)]
+            facts |= {"num_corrected": counts[0], "num_kept": counts[1]}
+            log.info("%d labels were corrected and %d kept by review", *counts)
         self.run.begin("noise.json", facts, dtype=self.problem.dtype)
         content = io.BytesIO()
         np.save(content, self.labels)

@@ -66,6 +66,12 @@ class Dataset(Options, section="dataset"):
     labels: str = option(
         "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
     )
+    corrections: str = option(
+        "",
+        str,
+        "of noisy labels: tables that say which labels are right, such as label_review.html saves, "
+        "separated by commas; later ones count",
+    )
     test_fraction: float = option(
         0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
     )
@@ -227,6 +233,9 @@ class StudentSgd(MilestoneSgd):
         0.01, "[0, inf)", "in place of learning_rate, for networks made for mobile devices"
     )
     clip_norm: float = option(0.0, "[0, inf)", "of the merged gradient; 0: none")
+    warm_up_epochs: int = option(
+        0, "[0, inf)", "first epochs, in which the rate rises linearly to its schedule's"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +266,12 @@ class Run(Options):
     )
     device: str = option(
         "auto", ("auto", "cpu", "gpu", "tpu"), "refuse to start on anything but this"
+    )
+    device_count: int = option(
+        0,
+        "[0, inf)",
+        "devices that share a batch; 0: all, and a CPU is one; 2 or more split a CPU, by which "
+        "large networks train up to 1.6 times as fast on as many cores, and small ones slower",
     )
     deterministic: bool = option(
         False, bool, "True: the same bits in every run on a GPU too, but slower"
@@ -419,6 +434,13 @@ class Student(Options, section="student"):
     """The student."""
 
     name: str = option("resnet8x4", BACKBONES, "of a backbone in `jaxrobust.models`")
+    backbone: str = option(
+        "",
+        str,
+        "classifier of the same name whose backbone to start from: `efficientnet_lite0` (ImageNet "
+        "weights of jaxrobust[pretrained]), `hf:REPO`, or a folder that `jaxrobust.models.convert` "
+        "or a run wrote; empty: random",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -431,8 +453,36 @@ class Teacher(Options, section="teacher"):
         "folder of a trained one: `teacher` or `student` of another run, or what "
         "`jaxrobust.models.convert` wrote; empty: train one first, by this same recipe",
     )
-    name: str = option("resnet32x4", BACKBONES, "not read with a path")
-    num_epochs: int = option(240, "[1, inf)", "not read with a path")
+    logits_file: tuple[str, ...] = option(
+        (),
+        str,
+        ".npz files of what teachers say in place of a network, averaged: see "
+        "`jaxrobust.tasks.teachers.read_logits`",
+    )
+    name: str = option("resnet32x4", BACKBONES, "of one that is trained from its initialisation")
+    backbone: str = option(
+        "",
+        str,
+        "pretrained network to start from, as student.backbone, in place of name; not read with a "
+        "path",
+    )
+    train: str = option(
+        "head",
+        ("head", "all"),
+        "with a backbone; head: a linear head on its frozen features, minutes on a CPU; all: every "
+        "parameter, num_epochs long",
+    )
+    image_size: int = option(
+        0,
+        "[0, inf)",
+        "side of the images that the teacher sees, if they are not the student's: it is asked once "
+        "about each image and its mirror image, and a crop is taught what its image is; 0: the "
+        "student's images; with a head, what the backbone was trained on, or 128",
+    )
+    learning_rate: float = option(
+        0.01, "[0, inf)", "of the first epoch, in place of optimizer.learning_rate; with a backbone"
+    )
+    num_epochs: int = option(240, "[1, inf)", "not read with a path, logits or a head")
     logits: str = option(
         "step",
         ("step", "table"),
@@ -446,7 +496,27 @@ class Teacher(Options, section="teacher"):
 class Export(Options, section="export"):
     """What is written beside `student/`."""
 
-    program: bool = option(False, bool, "write student/program.bin")
+    onnx: bool = option(
+        False, bool, "write student/student.onnx, which onnxruntime has computed the same with"
+    )
+    int8: bool = option(
+        False, bool, "write student/student.int8.onnx, by onnxruntime's dynamic quantisation"
+    )
+    onnx_input: str = option(
+        "pixels",
+        ("pixels", "normalized"),
+        "what ONNX files take: uint8, normalised inside, or float32 that is normalised already",
+    )
+    onnx_output: str = option(
+        "logits",
+        ("logits", "probabilities"),
+        "what ONNX files give; probabilities: by softmax, of several labels by sigmoid",
+    )
+    program: bool = option(
+        False,
+        bool,
+        "write student/program.bin, which JAX promises to read for six months, an ONNX file lasts",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -469,6 +539,30 @@ class Distillation(Run):
     )
     num_diagnosed: int = option(
         512, "[1, inf)", "training images on which gradients are compared every epoch"
+    )
+    label_smoothing: float = option(0.0, "[0, 1)", "share of each label spread over all classes")
+    mixup: float = option(
+        0.0, "[0, inf)", "a of the Beta(a, a) that the shares of mixed images come from; 0: none"
+    )
+    class_weights: str = option(
+        "none",
+        ("none", "balanced"),
+        "of cross-entropy; balanced: every class counts as much, however many images it has",
+    )
+    use_unlabeled: bool = option(
+        True, bool, "the student learns from images without a label what the teacher says of them"
+    )
+    ema: float = option(
+        0.0,
+        "[0, 1)",
+        "share of a moving average of each network that stays at every step, which then predicts; "
+        "0: none",
+    )
+    with_baseline: bool = option(
+        False, bool, "train the student alone too, from the same start and on the same batches"
+    )
+    measure_latency: bool = option(
+        False, bool, "write latency.json: milliseconds of each network on the CPU"
     )
     augment: Augment = Augment()
     student: Student = Student()
@@ -496,18 +590,6 @@ class Distillation(Run):
     sp: Sp = Sp()
     vid: Vid = Vid()
     crd: Crd = Crd()
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneStudent(Student):
-    """The student, with a backbone to start from."""
-
-    backbone: str = option(
-        "",
-        str,
-        "folder of a classifier of the same name whose backbone to start from, such as what "
-        "`jaxrobust.models.convert` made of ImageNet weights; empty: random",
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -567,7 +649,7 @@ class MultilabelDistillation(Run):
     augment: Augment = Augment(  # the paper flips, its code does not
         crop="multilabel", padding=0, flip=False
     )
-    student: BackboneStudent = BackboneStudent(name="resnet34_imagenet")
+    student: Student = Student(name="resnet34_imagenet")
     teacher: BackboneTeacher = BackboneTeacher()
     decoder: Decoder = Decoder()
     optimizer: OneCycleAdam = OneCycleAdam()
@@ -615,6 +697,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"Task {task} has one test set, and only noisy_labels a second: clear "
             "--config.dataset.test2=."
+        )
+    if task != "noisy_labels" and config.dataset.corrections:
+        raise UserError(
+            f"Task {task} takes labels as they are, and only noisy_labels corrects them: clear "
+            "--config.dataset.corrections=, and correct them by jaxrobust apply-corrections."
         )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":

@@ -68,7 +68,7 @@ def run_seeds(
         return task(one, folder, programs)
 
     seeds = range(config.seed, config.seed + config.num_seeds)
-    devices = list(sharding.make_placement().mesh.devices.flat)
+    devices = list(sharding.make_placement(count=config.device_count).mesh.devices.flat)
     if len(devices) > 1 and jax.process_count() == 1:
         programs = [Programs(make_placement([device])) for device in devices[: len(seeds)]]
         runs = _side_by_side(run_one, seeds, programs)

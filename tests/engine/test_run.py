@@ -1,4 +1,5 @@
 import concurrent.futures
+import json
 import os
 import pathlib
 import signal
@@ -124,6 +125,28 @@ def test_a_library_call_changes_no_environment_variable():
     config.deterministic = True
     environment.setup_jax(config)
     assert dict(os.environ) == before
+
+
+def test_more_devices_than_there_are_are_refused():
+    config = dcfs.get_config("digits")
+    config.device_count = jax.device_count() + 1
+    with pytest.raises(UserError, match="device_count=9 was asked for, but JAX has 8 cpu device"):
+        environment.setup_jax(config)
+
+
+def test_a_run_uses_as_many_devices_as_it_was_told_and_says_when_their_number_changed(
+    tmp_path, caplog
+):
+    config = dcfs.get_config("digits")
+    for count in (2, 1):
+        config.device_count = count
+        with open_run(config, tmp_path) as run:
+            assert run.placement.num_devices == count
+            _begin(run)
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert [start["device_count"] for start in starts] == [2, 1]
+    (message,) = [r.getMessage() for r in caplog.records if "device(s)" in r.getMessage()]
+    assert message.startswith("This run began on 2 device(s) and goes on with 1")
 
 
 def test_what_is_saved_is_the_position_and_all_that_belongs_to_it(tmp_path):

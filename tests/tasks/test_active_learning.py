@@ -93,7 +93,7 @@ def test_a_query_after_the_last_round_changes_nothing_before_it(tmp_path):
 def test_eight_devices_give_the_one_device_curve(tmp_path, monkeypatch):
     config = _config(**{"select.fine": "data"})
     one = tasks.run(config, tmp_path / "one")
-    monkeypatch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()))
+    monkeypatch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()))
     eight = tasks.run(config, tmp_path / "eight")
 
     def losses(name):

@@ -45,7 +45,7 @@ def _config(**changes) -> ml_collections.ConfigDict:
 def one_device():
     """Tests run on the first of the eight virtual devices unless they say otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_placement", lambda: make_placement(jax.devices()[:1]))
+        patch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()[:1]))
         yield
 
 
@@ -541,3 +541,43 @@ def test_every_setting_of_the_paper_is_a_variant():
     assert recipe.get_config("webvision").num_epochs == 101
     with pytest.raises(UserError, match="did you mean 'cifar10_sym50'"):
         recipe.get_config("cifar10_sym5")
+
+
+def test_corrections_are_trained_on_and_not_asked_about_again(tmp_path):
+    labels = load_dataset("digits", max_train=300).train.labels
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    first.write_text(
+        f"id,label,decision\n7,{(labels[7] + 1) % 10},other\n8,{labels[8]},keep\n9,,unsure\n"
+    )
+    second.write_text(f"id,label\n10,{(labels[10] + 1) % 10}\n")
+    config = _config(
+        **{
+            "method": "cross_entropy",
+            "num_epochs": 1,
+            "noise.kind": "none",
+            "dataset.corrections": f"{first}, {second}",
+        }
+    )
+    workdir = tmp_path / "run"
+    tasks.run(config, workdir)
+    seen = np.load(workdir / "noisy_labels.npy")
+    assert np.flatnonzero(seen != labels).tolist() == [7, 10]
+    assert json.loads((workdir / "noise.json").read_text())["num_kept"] == 1
+    rows = _quality(workdir)
+    reviewed = {row["id"]: row for row in rows[-3:]}
+    assert {i: row["reviewed"] for i, row in reviewed.items()} == {
+        "7": "corrected",
+        "8": "kept",
+        "10": "corrected",
+    }
+    assert reviewed["7"]["given_label"] == str((labels[7] + 1) % 10)
+    assert {row["flagged"] for row in reviewed.values()} == {"0"}
+    assert all(row["reviewed"] == "" for row in rows[:-3]) and len(rows) == 300
+    # Other corrections are other labels: the run is not gone on with.
+    second.write_text(f"id,label\n11,{(labels[11] + 1) % 10}\n")
+    with pytest.raises(UserError, match="The data, labels or teacher are not what"):
+        tasks.run(config, workdir)
+    first.write_text("id,label\n300,1\n")
+    with pytest.raises(UserError, match="line 2 has the id '300', which must lie in 0 to 299"):
+        tasks.run(config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

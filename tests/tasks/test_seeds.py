@@ -87,7 +87,7 @@ def test_several_devices_take_a_seed_each_and_are_stopped_together(
 ):
     workdir, _ = two_seeds
     two_devices = make_placement(jax.devices()[2:4])
-    monkeypatch.setattr(sharding, "make_placement", lambda: two_devices)
+    monkeypatch.setattr(sharding, "make_placement", lambda **_: two_devices)
     made = []
 
     def programs(placement):

@@ -1,0 +1,188 @@
+"""`corrections.csv`: what a person decided about labels that look wrong, read and written.
+
+No JAX is loaded. By hand `file` (or `id`) and `label` are enough: a label equal to the given one is
+kept, an empty one is not decided yet.
+"""
+
+import dataclasses
+import os
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrobust.data.tables import (
+    Row,
+    Texts,
+    escape_formula,
+    read_rows,
+    refuse_if_any,
+    to_csv,
+    unescape_formula,
+)
+from jaxrobust.errors import DataError
+
+COLUMNS = ("id", "file", "given_label", "label", "decision")
+DECISIONS = ("keep", "accept", "other", "unsure")
+"""The given label is right; the suggested one is; another one is; nobody can tell."""
+
+
+class Correction(NamedTuple):
+    """A row of `corrections.csv`; `label` is empty if and only if the decision is `unsure`."""
+
+    id: int | None
+    file: str
+    given_label: str
+    label: str
+    decision: str
+
+
+KEPT, CORRECTED = "kept", "corrected"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reviewed:
+    """Labels of N examples after a person has looked at some of them.
+
+    Attributes:
+      labels: int32 `[N]`, the given one where nothing else was decided.
+      review: str `[N]`, `KEPT` or `CORRECTED`; empty where nobody has decided.
+    """
+
+    labels: np.ndarray
+    review: np.ndarray
+
+
+def write_corrections(path: str | os.PathLike, corrections: Iterable[Correction]) -> None:
+    """Writes a table that Excel, LibreOffice and `read_corrections` read; never half of one."""
+    rows = [
+        [
+            "" if row.id is None else row.id,
+            *map(escape_formula, (row.file, row.given_label, row.label)),
+            row.decision,
+        ]
+        for row in corrections
+    ]
+    path = pathlib.Path(path)
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(to_csv([COLUMNS, *rows]), encoding="utf-8", newline="")
+    scratch.replace(path)
+
+
+def read_corrections(
+    path: str | os.PathLike,
+    *,
+    files: Sequence[str] | None,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+) -> Reviewed:
+    """The labels of a data set after the corrections of a table.
+
+    Args:
+      path: of the table. Where it names both `file` and `id`, the file counts.
+      files: of the N examples, where they are files.
+      labels: int `[N]`, as they were given.
+      class_names: what these numbers mean.
+
+    Raises:
+      UserError: the table cannot be read, or rows of it are wrong, each by its line.
+    """
+    path = pathlib.Path(path).expanduser()
+    rows = read_rows(path, required=["label"])
+    if rows and not {"id", "file"} & rows[0].cells.keys():
+        raise DataError(f"{path} has neither a column file nor a column id; add one of them.")
+    find = _Finder(files, len(labels))
+    classes, number = Texts(class_names), {name: i for i, name in enumerate(class_names)}
+    corrected = np.array(labels, np.int32)
+    review = np.full(len(labels), "", f"<U{len(CORRECTED)}")
+    first_line: dict[int, int] = {}
+    problems = []
+    for row in rows:
+        try:
+            i = find(row)
+            if i in first_line:
+                raise _Problem(f"repeats {find.name(i)} of line {first_line[i]}")
+            first_line[i] = row.line
+            label = _decided(row, class_names[int(labels[i])], classes)
+        except _Problem as problem:
+            problems.append(f"line {row.line} {problem}")
+            continue
+        if label is not None:
+            corrected[i] = number[label]
+            review[i] = KEPT if corrected[i] == labels[i] else CORRECTED
+    refuse_if_any(path, problems)
+    return Reviewed(corrected, review)
+
+
+def read_all_corrections(
+    paths: Sequence[str | os.PathLike],
+    *,
+    files: Sequence[str] | None,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+) -> Reviewed:
+    """`read_corrections` of several tables, one after the other; a later one counts."""
+    corrected, is_decided = np.array(labels, np.int32), np.zeros(len(labels), bool)
+    for path in paths:
+        found = read_corrections(path, files=files, labels=corrected, class_names=class_names)
+        corrected, is_decided = found.labels, is_decided | (found.review != "")
+    review = np.where(corrected == labels, KEPT, CORRECTED)
+    return Reviewed(corrected, np.where(is_decided, review, ""))
+
+
+class _Problem(Exception):
+    """What is wrong with a row, as the end of a sentence that begins with its line."""
+
+
+class _Finder:
+    """The position of the example that a row is about."""
+
+    def __init__(self, files: Sequence[str] | None, count: int):
+        self._files = files
+        self._count = count
+        self._of_file = {_normal(file): i for i, file in enumerate(files or ())}
+
+    def name(self, i: int) -> str:
+        return f"id {i}" if self._files is None else self._files[i]
+
+    def __call__(self, row: Row) -> int:
+        file, number = (row.cells.get(name, "") for name in ("file", "id"))
+        if file and self._files is not None:
+            for written in (file, unescape_formula(file)):
+                if (i := self._of_file.get(_normal(written))) is not None:
+                    return i
+            raise _Problem(f"names {file!r}, which is no training image")
+        if not number:
+            raise _Problem("names no file and no id" if self._files else "names no id")
+        if not number.isdecimal() or int(number) >= self._count:
+            raise _Problem(f"has the id {number!r}, which must lie in 0 to {self._count - 1}")
+        return int(number)
+
+
+def _normal(file: str) -> str:
+    return unicodedata.normalize("NFC", file.replace("\\", "/")).removeprefix("./")
+
+
+def _decided(row: Row, given: str, classes: Texts) -> str | None:
+    """The class that a person decided for; None where nothing was decided."""
+    written, decision = row.cells["label"], row.cells.get("decision", "").lower()
+    label = classes.find(written) if written else None
+    if written and label is None:
+        raise _Problem(f"says {written!r}, which is no class: {classes.hint(written)}")
+    if decision and decision not in DECISIONS:
+        raise _Problem(f"has the decision {decision!r}; write one of {', '.join(DECISIONS)}")
+    if (was := row.cells.get("given_label")) and classes.find(was) not in (given, label):
+        raise _Problem(f"was written when the label was {was!r}, but now it is {given!r}")
+    if decision == "unsure":
+        if label is not None:
+            raise _Problem(f"is unsure, but says {written!r}; clear the one or the other")
+        return None
+    if decision == "keep":
+        if label not in (None, given):
+            raise _Problem(f"keeps the label {given!r}, but says {written!r}")
+        return given
+    if decision and label is None:
+        raise _Problem(f"has the decision {decision}, but no label")
+    return label
