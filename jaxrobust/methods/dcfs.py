@@ -12,9 +12,9 @@ Round:
   2. `query`: a two-headed evidential network on all annotated images, `dcfs_loss`;
   3. coarse: keep the pool images that look known; fine: of these, take the informative ones.
 
-By default the heads' discrepancy decides what looks known and the data uncertainty what is
-informative (`select.stage_order="discrepancy_first"`); the other reading of the abstract, which
-swaps the two, is `"uncertainty_first"`.
+By default the distribution uncertainty decides what looks known and the margin of the target what
+is informative; the heads' discrepancy takes the first part under
+`select.stage_order="discrepancy_first"`, and the second with `select.fine="discrepancy"`.
 """
 
 import math
@@ -178,15 +178,16 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
     select = dcfs.select
     score = context.jit("dcfs/scores", lambda *arrays: _scores(dcfs, *arrays))
     target_logits, target_features = None, None
-    if not dcfs.shared:
-        target_logits = context.predict("target")
     if select.fine == "badge":
-        target_logits, target_features = (target_logits[x] for x in ("logits", "features"))
+        outputs = context.predict("target")
+        target_logits, target_features = outputs["logits"], outputs["features"]
+    elif not dcfs.shared:
+        target_logits = context.predict("target")
     scores = score(context.predict("query"), target_logits, context.in_pool)
     scores = {name: np.asarray(column) for name, column in scores.items()}
     predictions = scores["prediction"]
 
-    kappa = select.kappa
+    kappa = select.kappa or max(1.0, select.pool_share * context.in_pool.sum() / context.budget)
     if select.adaptive_kappa:
         kappa = kappa_after(kappa, context.precisions)
     no_unknown_yet = not np.any(context.annotations == problem.num_classes)
@@ -235,11 +236,12 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
 def _diverse(budget: int, context: QueryContext, logits, features, candidates) -> np.ndarray:
     """Candidates by k-means++ on the gradient embeddings of the target; see `badge_select`."""
     key = jax.random.key(context.rng.integers(2**31))
-    pick = context.jit(
-        "dcfs/badge", lambda *arrays, where: badge_select(*arrays, budget, where=where)
-    )
+
+    def pick(key, logits, features, where):
+        return badge_select(key, logits, features, budget, where=where)
+
     where = np.isin(np.arange(len(context.in_pool)), candidates)
-    drawn = np.asarray(pick(key, logits, features, where=where))
+    drawn = np.asarray(context.jit("dcfs/badge", pick)(key, logits, features, where))
     return drawn[drawn >= 0]
 
 

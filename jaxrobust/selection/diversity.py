@@ -6,7 +6,7 @@ and a block is one matrix product: the same picks as with a pass over the pool f
 Memory is that of the features plus one block of distances; the loop is one compiled program.
 """
 
-import math
+import functools
 from collections.abc import Callable
 
 import jax
@@ -190,7 +190,7 @@ def _pick_far(
 
 def _sizes(factors: tuple[jax.Array, ...]) -> jax.Array:
     """Squared length `[N]` of every outer product of factors `[N, D_f]`."""
-    return math.prod(jnp.sum(x**2, axis=1) for x in factors)
+    return functools.reduce(jnp.multiply, (jnp.sum(x**2, axis=1) for x in factors))
 
 
 def _squared_distances(left: tuple[jax.Array, ...], right: tuple[jax.Array, ...]) -> jax.Array:
@@ -198,7 +198,7 @@ def _squared_distances(left: tuple[jax.Array, ...], right: tuple[jax.Array, ...]
 
     `prod |l_f|^2 + prod |r_f|^2 - 2 prod <l_f, r_f>` over the factors f.
     """
-    inner = math.prod(_dot(a, b.T) for a, b in zip(left, right, strict=True))
+    inner = functools.reduce(jnp.multiply, (_dot(a, b.T) for a, b in zip(left, right, strict=True)))
     return jnp.maximum(_sizes(left)[:, None] + _sizes(right)[None] - 2.0 * inner, 0.0)
 
 

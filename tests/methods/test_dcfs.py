@@ -53,12 +53,21 @@ COARSE = {"kappa": 1.0, "class_balanced": False}
 
 @pytest.mark.parametrize("coarse", ["weighted_sum", "dist", "sequential"])
 def test_before_an_unknown_is_known_the_first_stage_may_sort_by_uncertainty(coarse):
-    by_uncertainty = {**COARSE, "first_round": "uncertainty", "coarse": coarse}
-    assert asked(KNOWN, **by_uncertainty) == [0]
-    assert asked(KNOWN, **COARSE, first_round="same") == [1]  # the heads differ least
+    by_uncertainty = {**COARSE, "stage_order": "uncertainty_first", "coarse": coarse}
+    by_discrepancy = {**COARSE, "stage_order": "discrepancy_first", "coarse": coarse}
+    assert asked(KNOWN, **by_discrepancy, first_round="uncertainty") == [0]
+    assert asked(KNOWN, **by_discrepancy, first_round="same") == [1]  # the heads differ least
     # Once one is known both are by discrepancy.
-    assert asked(UNKNOWN, **by_uncertainty, stage_order="discrepancy_first") == [1]
-    assert asked(UNKNOWN, **by_uncertainty, stage_order="uncertainty_first") == [0]
+    assert asked(UNKNOWN, **by_discrepancy) == [1]
+    assert asked(UNKNOWN, **by_uncertainty) == [0]
+
+
+def test_candidates_are_a_share_of_the_pool_or_a_multiple_of_the_query():
+    """By distribution uncertainty 0, then 2, then 1; by margin the other way round."""
+    assert asked(UNKNOWN, class_balanced=False, pool_share=0.3) == [0]
+    assert asked(UNKNOWN, class_balanced=False, pool_share=0.6) == [2]
+    assert asked(UNKNOWN, class_balanced=False, pool_share=1.0) == [1]
+    assert asked(UNKNOWN, class_balanced=False, kappa=2.0) == [2]
 
 
 def test_fine_by_the_margin_of_the_target():
