@@ -1,6 +1,7 @@
 """The compiled programs of a recipe, each of them traced once."""
 
 import collections
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.engine.sharding import Placement
+
+log = logging.getLogger("jaxrobust")
 
 # An initialisation unrolls the generator of every parameter: XLA's CPU backend compiles it for
 # seconds, six times as long as with these options, and the numbers are the same.
@@ -25,12 +28,13 @@ class Programs:
     their programs: what depends on the seed or on the data is an operand of them.
 
     Args:
-      placement: as the attribute.
+      placement, device_loop: as the attributes.
       compiler_options: of XLA, as of `jax.jit`.
 
     Attributes:
       traces: how often each program has been traced, by name.
       placement: where they run; None for all devices.
+      device_loop: whether the steps of an epoch are one program; None chooses by the backend.
     """
 
     def __init__(
@@ -38,8 +42,10 @@ class Programs:
         placement: Placement | None = None,
         *,
         compiler_options: Mapping[str, Any] | None = None,
+        device_loop: bool | None = None,
     ):
         self.placement = placement
+        self.device_loop = device_loop
         self._compiler_options = compiler_options
         self.traces: collections.Counter[str] = collections.Counter()
         self._jitted: dict[str, tuple[Hashable, Callable]] = {}
@@ -49,7 +55,7 @@ class Programs:
         name: str,
         function: Callable,
         *,
-        static: Hashable = None,
+        static: Hashable,
         visits: Callable | None = None,
         is_start: bool = False,
         **options,
@@ -60,7 +66,7 @@ class Programs:
           name: of the program.
           function: what is compiled.
           static: all that the function closes over, comparable: numbers, strings, frozen
-            dataclasses of them. None where it closes over nothing.
+            dataclasses of them; () where it closes over nothing.
           visits: the same arguments -> (steps, images) of a call, for measurements.
           is_start: whether it makes initial networks, so that compiling it is its cost.
           **options: of `jax.jit`.
@@ -80,6 +86,7 @@ class Programs:
 
         def counted(*args):
             self.traces[name] += 1
+            log.info("compiling %s (%d of %d programs)", name, len(self.traces), len(self._jitted))
             if self.traces[name] > 1:
                 shapes = jax.tree.map(jnp.shape, args)
                 raise RuntimeError(f"Program {name!r} was traced twice; arguments {shapes}.")

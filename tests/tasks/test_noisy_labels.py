@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import pages
 import pytest
 from PIL import Image
 
@@ -17,6 +18,7 @@ from jaxrobust import tasks
 from jaxrobust.data import Dataset, Examples, load_dataset, load_features
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.label_noise import given_labels
+from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import symmetric_noise
 from jaxrobust.engine import sharding
 from jaxrobust.engine.programs import Programs
@@ -25,7 +27,7 @@ from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.methods.noisy_labels import Method, Pass, Stage
 from jaxrobust.selection import logit_margin
-from jaxrobust.tasks import noisy_labels
+from jaxrobust.tasks import noisy_label_files, noisy_labels
 
 FIGURES = {"confusion.png", "epochs.png", "margin.png", "reliability.png", "suspicious.png"}
 
@@ -104,6 +106,19 @@ def test_every_label_is_judged_the_most_suspicious_first(finished):
     assert found["recall"] == pytest.approx(hits / sum(wrong))
     assert found["precision"] == pytest.approx(hits / max(sum(flagged), 1))
     assert found["flagged_fraction"] == pytest.approx(np.mean(flagged))
+
+
+def test_flagged_labels_are_on_the_page_to_review(finished):
+    """Digits are arrays: they are inside the page, and no folder is named."""
+    workdir, _ = finished
+    data = pages.embedded_data(workdir / "label_review.html")
+    flagged = [r for r in _quality(workdir) if r["flagged"] == "1"]
+    assert len(flagged) > noisy_label_files.NUM_SHOWN
+    assert [row[0] for row in data["rows"]] == [r["id"] for r in flagged]
+    assert [row[2:4] for row in data["rows"]] == [
+        [r["given_label"], r["suggested_label"]] for r in flagged
+    ]
+    assert len(data["pictures"]) == len(flagged) and data["folder"] == ""
 
 
 def test_results_and_metrics_agree(finished):
@@ -378,9 +393,7 @@ def test_a_class_without_labels_and_labels_without_errors(tmp_path):
 
 
 def _noise(**changes):
-    noise = recipe.get_config("digits").noise
-    noise.update(changes)
-    return noise
+    return dataclasses.replace(Noise.read(recipe.get_config("digits")), **changes)
 
 
 def _toy(name, labels, num_classes):
@@ -477,7 +490,7 @@ def test_human_labels_find_the_images_of_features(tmp_path, cifar10n):
     }
     noise = _noise(kind="human", path=str(path), label_set="worst")
 
-    def given(**changes):
+    def given(noise=noise, **changes):
         np.savez(tmp_path / "features.npz", **{**arrays, **changes})
         return given_labels(noise, load_features(tmp_path / "features.npz"), seed=0)
 
@@ -489,9 +502,9 @@ def test_human_labels_find_the_images_of_features(tmp_path, cifar10n):
         given(files=["a.jpg", *files[order][1:]])
     with pytest.raises(UserError, match="with the names of its classes"):
         given(label_names=list("abcdefghij"))
-    noise.kind, noise.rate = "asymmetric", 1.0
     is_truck = arrays["labels"][::2] == 9
-    assert (given()[is_truck] == 1).all()
+    confused = given(_noise(kind="asymmetric", rate=1.0))
+    assert (confused[is_truck] == 1).all()
 
 
 WRONG = {
