@@ -30,7 +30,7 @@ class Origin(NamedTuple):
 
 
 class Labeled:
-    """What examples of every kind know by their `labels`, int32 [N] or uint8 {0, 1} [N, C]."""
+    """Properties that examples of every kind derive from `labels`, int32 [N] or {0, 1} [N, C]."""
 
     labels: np.ndarray
 
@@ -44,7 +44,7 @@ class Labeled:
 
 
 class Classes:
-    """What data sets of every kind know by their `class_names` and their part `train`."""
+    """Properties that data sets of every kind derive from `class_names` and `train`."""
 
     class_names: tuple[str, ...]
     train: Labeled
@@ -111,7 +111,7 @@ class Examples(Labeled):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileExamples(Labeled):
-    """Images that stay where they are until they are needed, and their labels.
+    """Images that are read from their files when they are needed, and their labels.
 
     Attributes:
       names: of each image, relative to the data set.

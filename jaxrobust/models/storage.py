@@ -170,18 +170,25 @@ def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None
     # 64 pixels leave a map of at least one in every network.
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     wanted = jax.eval_shape(classifier.module().init, jax.random.key(0), images)
+    if difference := first_difference(classifier.variables, wanted):
+        raise UserError(
+            f"{directory} is not a {classifier.arch} for {classifier.num_classes} classes: "
+            f"{difference}."
+        )
+
+
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Which variable is the first that has another shape than it should, in words; "" for none."""
 
     def shapes_of(tree) -> dict[str, tuple[int, ...]]:
         leaves: dict[str, Any] = traverse_util.flatten_dict(dict(tree), sep="/")
         return {name: np.shape(leaf) for name, leaf in leaves.items()}
 
-    shapes, found = shapes_of(wanted), shapes_of(classifier.variables)
-    for name in sorted(shapes.keys() | found.keys()):
-        if shapes.get(name) != found.get(name):
-            raise UserError(
-                f"{directory} is not a {classifier.arch} for {classifier.num_classes} classes: "
-                f"{name} has the shape {found.get(name)}, but should have {shapes.get(name)}."
-            )
+    have, need = shapes_of(found), shapes_of(wanted)
+    for name in sorted(have.keys() | need.keys()):
+        if have.get(name) != need.get(name):
+            return f"{name} has the shape {have.get(name)}, but should have {need.get(name)}"
+    return ""
 
 
 def save_program(
@@ -196,7 +203,7 @@ def save_program(
       UserError: if flatbuffers is not installed, or the classifier does not know its images.
     """
     try:
-        import flatbuffers  # noqa: F401  jax.export needs it and does not bring it along
+        import flatbuffers  # noqa: F401  jax.export needs it without depending on it
     except ModuleNotFoundError:
         raise UserError(
             "A program can only be written with flatbuffers; pip install 'jaxrobust[export]', or "

@@ -36,7 +36,7 @@ def _windows(x: Any) -> Any:
 
 
 def _across_the_seam(size: tuple[int, ...], shifts: tuple[int, ...]) -> np.ndarray:
-    """Bool [windows, 49, 49], True for pairs that only the cyclic shift has brought together."""
+    """Bool [windows, 49, 49], True for pairs that are neighbours only by the cyclic shift."""
     rows, columns = (
         np.select([np.arange(n) < n - WINDOW, np.arange(n) < n - shift], [0, 1], 2)
         if shift

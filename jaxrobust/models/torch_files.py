@@ -59,7 +59,7 @@ _SKIPPED = {
 
 
 class _Skipped:
-    """Stands for a value of `_SKIPPED`: takes whatever a pickle puts into it and keeps nothing."""
+    """Stands for a value of `_SKIPPED`: accepts and drops what a pickle assigns to it."""
 
     __slots__ = ()
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
+from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.open_set import OpenSetSplit
@@ -37,6 +38,7 @@ from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
+from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.figures import learning_curves
 from jaxrobust.methods import STRATEGIES
@@ -50,6 +52,7 @@ from jaxrobust.methods.active_learning import (
     Strategy,
 )
 from jaxrobust.tasks.annotator import Annotator
+from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -64,6 +67,7 @@ from jaxrobust.tasks.common import (
     write_test_files,
 )
 from jaxrobust.tasks.images import images_of
+from jaxrobust.tasks.options import Al
 from jaxrobust.tasks.oracles import (
     NoOracle,
     Oracle,
@@ -149,7 +153,7 @@ def choose(
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> OpenSetSplit:
-    al = config.al
+    al = Al.read(config)
     if config.oracle == "csv":
         split = split_by_hand(dataset)
     elif dataset.unlabeled is not None:
@@ -284,6 +288,11 @@ class _Learning:
             norm_parts=batch_norm_parts(config, placement),
         )
         self.strategy: Strategy = STRATEGIES[config.method](config, self.problem)
+        self._backbone = stored_backbone(config, dataset)
+        for phase in self.strategy.phases:
+            if self._backbone and phase.is_fresh:
+                shapes = jax.eval_shape(phase.start, jax.random.key(0), {})
+                self._backbone.check(shapes, config.model.name)
         self.saved = Saved(
             arrays={"observed": {}}, record={"rounds": [], "verdicts": []}, at=(0, 0, 0)
         )  # round, phase, epoch
@@ -309,7 +318,7 @@ class _Learning:
         programs, placement, config = self.run.programs, self.run.placement, self.config
         self._static = static = program_settings(config), self.problem
         views = self._views = make_views(
-            config.augment, self.problem.input_shape, self.problem.dtype
+            Augment.read(config), self.problem.input_shape, self.problem.dtype
         )
         view = "weak" if config.al.score_transform == "train" else "test"
         num_train, num_test = len(self.examples), len(self.dataset.test)
@@ -410,8 +419,7 @@ class _Learning:
             return
         first_epoch = saved.at[2] if saved.at[:2] == (round_, index) else 0
         if first_epoch == 0 and not saved.row:
-            key = rng.stream(seed, f"{name}/start", round_)
-            saved.networks[name] = self._start[name](key, self._before(index))
+            saved.networks[name] = self._started(round_, index)
             saved.record["verdicts"] = []
             if phase.observation is not None:
                 saved.arrays["observed"][name] = self._nothing_observed(phase, phase.observation)
@@ -486,6 +494,15 @@ class _Learning:
         row = self._row_observed[phase.name]
         total = np.zeros((len(self.examples), *row.shape[1:]), row.dtype)
         return self.run.placement.put({"sum": total, "count": np.int32(0)})
+
+    def _started(self, round_: int, index: int) -> TrainState:
+        """The network of a phase at the start of a round."""
+        phase = self.strategy.phases[index]
+        key = rng.stream(self.config.seed, f"{phase.name}/start", round_)
+        network = self._start[phase.name](key, self._before(index))
+        if self._backbone and phase.is_fresh:
+            network = self._backbone.put_into(network, self.run.placement)
+        return network
 
     def _before(self, index: int) -> dict:
         """Networks of the phases that precede phase `index` in a round."""
@@ -644,6 +661,7 @@ class _Learning:
             "initial_ids": initial.tolist(),
             "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
             "dataset_sha256": fingerprint(self.dataset),
+            **({"backbone_sha256": self._backbone.sha256} if self._backbone else {}),
         }
         self.run.begin("split.json", split, dtype=self.problem.dtype)
 
@@ -692,8 +710,7 @@ class _Learning:
         """The state at the start, or what the latest checkpoint holds."""
         saved = self.saved
         for index, phase in enumerate(self.strategy.phases):
-            key = rng.stream(self.config.seed, f"{phase.name}/start", 0)
-            saved.networks[phase.name] = self._start[phase.name](key, self._before(index))
+            saved.networks[phase.name] = self._started(0, index)
             if phase.observation is not None:
                 nothing = self._nothing_observed(phase, phase.observation)
                 saved.arrays["observed"][phase.name] = nothing
@@ -726,7 +743,7 @@ class _Learning:
         log.info(text)
 
     def _wait(self, round_: int) -> dict:
-        """Ends the command: the rest is up to the person."""
+        """Ends the command until the person has filled the table."""
         self.run.flush()
         table, lines = self.oracle.waiting_for(round_)
         for line in (f"round {round_}: {_accuracy(self.rounds[-1])} so far", *lines):

@@ -23,6 +23,7 @@ from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim_options import Optimizer, StudentSgd
 from jaxrobust.engine.plan import make_plan, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
@@ -476,7 +477,7 @@ class _Distillation:
             last_batch=config.last_batch,
         )
         common = {
-            "optimizer": make_optimizer(config.optimizer, full_epoch.num_steps),
+            "optimizer": make_optimizer(Optimizer.read(config), full_epoch.num_steps),
             "batch_size": config.batch_size,
             "dtype": self.dtype,
             "targets": self._targets,
@@ -607,12 +608,14 @@ class _Distillation:
         )
 
     def _learning_rate(self, role: str, epoch: int) -> float:
-        optimizer = self.config.optimizer.copy_and_resolve_references()
+        optimizer = Optimizer.read(self.config)
         name = self.teacher_name if role == "teacher" else self.config.student.name
-        if name in MOBILE_BACKBONES and "mobile_learning_rate" in optimizer:
-            optimizer.learning_rate = optimizer.mobile_learning_rate
+        if name in MOBILE_BACKBONES and isinstance(optimizer, StudentSgd):
+            rate = optimizer.mobile_learning_rate
+            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
         if role == "teacher" and self._backbones["teacher"] and "train" in self.config.teacher:
-            optimizer.learning_rate = self.config.teacher.learning_rate
+            rate = self.config.teacher.learning_rate
+            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
         return learning_rate(optimizer, epoch, self.num_epochs[role])
 
     def _variables(self, role: str) -> dict[str, Any]:

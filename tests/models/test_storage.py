@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import chex
 import flax
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def test_what_is_written_is_read(classifier, folder):
         if field.name != "variables":
             assert getattr(found, field.name) == getattr(classifier, field.name)
     assert jax.tree.structure(found.variables) == jax.tree.structure(classifier.variables)
-    jax.tree.map(np.testing.assert_array_equal, found.variables, classifier.variables)
+    chex.assert_trees_all_equal(found.variables, classifier.variables)
     count = sum(x.size for x in jax.tree.leaves(classifier.variables["params"]))
     assert json.loads((folder / "model.json").read_text())["num_parameters"] == count
 
