@@ -27,7 +27,7 @@ from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.class_folders import test_folder
 from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed, read_all_corrections
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
-from jaxrobust.data.features import FeatureDataset, FeatureExamples
+from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import transition_matrix
@@ -65,6 +65,7 @@ from jaxrobust.tasks.noisy_label_files import (
     matrix_text,
     summary,
     write_label_quality,
+    write_review,
 )
 
 log = logging.getLogger("jaxrobust")
@@ -171,7 +172,7 @@ def estimate_before_training(
     """
     if not isinstance(dataset, FeatureDataset):
         return float("nan")
-    features = np.concatenate([x.mean(axis=1, dtype=np.float32) for x in dataset.train.content()])
+    features = MeansOfViews(dataset.train)
     scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
     num_wrong = float(estimate_num_wrong(scores, labels))
     log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
@@ -542,8 +543,8 @@ class _Learning:
         for name, column in label_scores.items():
             if not np.isfinite(column).all():
                 raise UserError(
-                    f"The {name} of some training images is not finite after epoch {epoch}; lower "
-                    "optimizer.learning_rate, or set --config.dtype=float32."
+                    f"The {name} of some training images is not finite after epoch {epoch + 1}; "
+                    "lower optimizer.learning_rate, or set --config.dtype=float32."
                 )
         return label_scores
 
@@ -640,6 +641,14 @@ class _Learning:
         workdir = self.run.workdir
         labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
+        root = pathlib.Path(self.config.dataset.path).expanduser()
+        has_review = write_review(
+            workdir / "label_review.html",
+            labels,
+            method.score,
+            self._images,
+            root if self.config.dataset.path else None,
+        )
         probs = None
         if "test" in self._tests:
             logits = self._logits("test", self.num_epochs - 1)
@@ -658,21 +667,25 @@ class _Learning:
         )
         lines = [f"{self.run.seconds:.0f} s in all"]
         if "accuracy" in results["last"]:
+            tail = results["last_epochs"]
             lines = [
-                f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean of the last "
-                f"{results['last_epochs']['num']} epochs "
-                f"{100 * results['last_epochs']['accuracy']:.2f} %, calibration error "
-                f"{results['last']['ece']:.3f}, {self.run.seconds:.0f} s in all",
+                f"mean of the last {tail['num']} epochs: accuracy {100 * tail['accuracy']:.2f} %, "
+                f"calibration error {100 * tail['ece']:.2f} %; {lines[0]}",
             ]
         if self.true_labels is not None:
             found = results["last"]["labels"]
             lines.append(
-                f"wrong labels: {100 * found['recall']:.1f} % found, "
+                f"wrong labels after the last epoch: {100 * found['recall']:.1f} % found, "
                 f"{100 * found['precision']:.1f} % of those flagged are wrong"
             )
         lines += [
             f"results: {workdir / 'results.json'}",
             f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
+            *(
+                [f"page on which to review them: {workdir / 'label_review.html'}"]
+                if has_review
+                else []
+            ),
             f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",
             next_command(workdir),
