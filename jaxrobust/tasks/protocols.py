@@ -109,7 +109,7 @@ NOISY_LABELS: dict[str, dict[str, Any]] = {
         "batch_size": 256,
         "optimizer.learning_rate": 0.01,
         "optimizer.schedule": "cosine",
-        "optimizer.weight_decay": 0.1,
+        "optimizer.weight_decay": 0.03,
         "flag_by": "count",
     },
 }
