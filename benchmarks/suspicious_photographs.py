@@ -7,7 +7,7 @@
         --images=cifar10 --out=docs/figures/suspicious.png
 
 Features are of `jaxrobust.embed`, of the images `train/CLASS/NNNN.jpg` of a folder of CIFAR-10;
-labels those of CIFAR-10N. Nothing is picked by hand. Prints how many of the first rows are wrong.
+labels those of CIFAR-10N. No row is left out. Prints how many of the first rows are wrong.
 """
 
 import argparse
