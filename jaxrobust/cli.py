@@ -21,6 +21,13 @@ COMMANDS = Registry(
         "apply-corrections": Entry(
             "jaxrobust.review_commands:apply_corrections", "a clean table of labels, after review"
         ),
+        "export": Entry(
+            "jaxrobust.review_commands:export_questions",
+            "what a run asks, for Label Studio or CVAT",
+        ),
+        "import": Entry(
+            "jaxrobust.review_commands:import_answers", "answers of Label Studio or CVAT, to a run"
+        ),
         "predict": Entry(
             "jaxrobust.predict:main", "classes of new images, by a trained classifier"
         ),

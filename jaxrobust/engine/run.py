@@ -138,6 +138,12 @@ class Run:
         """Whether anything was written."""
         return self._checkpoints is not None
 
+    def position(self) -> tuple[int, ...] | None:
+        """`Saved.at` of the latest checkpoint, None where there is none; raises as `restore`."""
+        assert self._checkpoints is not None  # since `begin` was called
+        record = self._checkpoints.newest_record(layout=LAYOUT)
+        return None if record is None else tuple(record["at"])
+
     def restore(self, saved: Saved, epochs_before: Callable[[tuple[int, ...]], int]) -> None:
         """Puts the latest checkpoint of this workdir, if there is one, into `saved`.
 

@@ -39,6 +39,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
+from jaxrobust.health import FINDINGS, write_health
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
 from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
@@ -630,6 +631,15 @@ class _Learning:
         workdir = self.run.workdir
         labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
+        path = self.config.dataset.path
+        write_health(
+            workdir,
+            self.dataset,
+            self.labels,
+            self.label_scores["suggested"],
+            self.label_scores["flagged"].astype(bool) & ~labels.is_decided,
+            pathlib.Path(path).expanduser() if path else None,
+        )
         probs = None
         if "test" in self._tests:
             logits = self._logits("test", self.num_epochs - 1)
@@ -663,6 +673,7 @@ class _Learning:
         lines += [
             f"results: {workdir / 'results.json'}",
             f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
+            f"duplicates and outliers: {workdir / FINDINGS}",
             f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",
             next_command(workdir),

@@ -327,6 +327,20 @@ class Al(Options, section="al"):
     query_last: bool = option(
         False, bool, "True: query after the last round too, as BUAL's mean precision has it"
     )
+    finish: bool = option(
+        False,
+        bool,
+        "of oracle=csv: train once more on what is annotated, and end; without it, go on",
+    )
+    new_classes: str = option(
+        "",
+        str,
+        "of oracle=csv: names in the tables that no folder has and that are classes all the same, "
+        "separated by commas",
+    )
+    links: bool = option(
+        False, bool, "of oracle=csv: leave by_class/, links to all images by their class"
+    )
     target_model: str = option(
         "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
     )
