@@ -51,12 +51,14 @@ from jaxrobust.methods.active_learning import (
     Strategy,
 )
 from jaxrobust.tasks.annotation_files import (
+    ANSWERS,
     LINKS,
     PREDICTIONS,
     link_by_class,
+    write_annotations,
     write_predictions,
 )
-from jaxrobust.tasks.annotator import ANSWERS, UNKNOWN, Annotator, new_class_problem
+from jaxrobust.tasks.annotator import UNKNOWN, Annotator, new_class_problem
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -458,7 +460,6 @@ class _Learning:
         given = set(merged.labels.values()) - {UNKNOWN}
         known.begin_round(round_, sorted(given - set(known.class_names)))
         known.write()
-        oracle.write_annotations(self.run.workdir / ANSWERS, round_)
         count, names = known.changes_at(round_)
         if count or names:
             classes = f" and the classes {_shorten(names)}" if names else ""
@@ -863,6 +864,11 @@ class _Learning:
 
     # What the user sees
 
+    @property
+    def _num_classes(self) -> int:
+        """Known and unknown classes, as far as there are labels of them."""
+        return self.dataset.num_classes if self._known is None else self.problem.num_classes
+
     def _introduce(self) -> None:
         introduce_pixels(self.dataset)
         log.info(
@@ -871,7 +877,7 @@ class _Learning:
             self.dataset.name,
             len(self.examples),
             self.problem.num_classes,
-            self.dataset.num_classes,
+            self._num_classes,
             _shorten(self.class_names),
             int(self.split.labeled.sum()),
         )
@@ -901,7 +907,7 @@ class _Learning:
             "dataset": self.dataset.name,
             "seed": self.config.seed,
             "num_known_classes": self.problem.num_classes,
-            "num_classes": self.dataset.num_classes,
+            "num_classes": self._num_classes,
             **_summary(self.rounds),
             "rounds": self.rounds,
         }
@@ -944,7 +950,10 @@ class _Learning:
         workdir, last = self.run.workdir, self.rounds[-1]["round"]
         names, files = [*self.class_names, UNKNOWN], cast(tuple, self.examples.file_names)
         oracle = cast(PersonOracle, self.oracle)
-        oracle.write_annotations(workdir / ANSWERS, last + 1)
+        answers = oracle.merged(last + 1)
+        asked = (self.annotations != NOT_ANNOTATED) & (self.split.targets == NOT_ANNOTATED)
+        labels = {int(i): names[self.annotations[i]] for i in np.flatnonzero(asked)}
+        write_annotations(workdir / ANSWERS, files, labels | answers.labels, answers.rounds)
         phases = {phase.name: (i, phase) for i, phase in enumerate(self.strategy.phases)}
 
         def outputs(name: str) -> Any:
@@ -1003,7 +1012,8 @@ def _summary(rounds: list[dict]) -> dict:
     width, so that it is an accuracy too.
     """
     queries = [r["query"] for r in rounds if "query" in r]
-    summary = {"mean_query_precision": float(np.mean([q["precision"] for q in queries] or [0.0]))}
+    precisions = [q["precision"] for q in queries if q["size"]]
+    summary = {"mean_query_precision": float(np.mean(precisions or [0.0]))}
     if not queries or "recall" in queries[-1]:
         summary["last_query_recall"] = queries[-1]["recall"] if queries else 0.0
     if "accuracy" not in rounds[-1]:

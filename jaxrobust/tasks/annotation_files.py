@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,24 @@ from jaxrobust.engine.files import format_number, write_text
 
 log = logging.getLogger("jaxrobust")
 
-PREDICTIONS, LINKS = "predictions.csv", "by_class"
+ANSWERS, PREDICTIONS, LINKS = "annotations.csv", "predictions.csv", "by_class"
+
+
+def write_annotations(
+    path: pathlib.Path, files: Sequence[str], labels: Mapping[int, str], rounds: Mapping[int, int]
+) -> None:
+    """Writes every answer once.
+
+    Args:
+      path: of the table.
+      files: of every image by id.
+      labels: class or `unknown` by id.
+      rounds: whose table holds it, by id; none for an answer whose table is gone.
+    """
+    rows = [
+        [i, *map(escape_formula, (files[i], labels[i])), rounds.get(i, "")] for i in sorted(labels)
+    ]
+    write_text(path, to_csv([["id", "file", "label", "round"], *rows]))
 
 
 def write_predictions(

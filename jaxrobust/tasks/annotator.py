@@ -38,7 +38,6 @@ from jaxrobust.report import annotation_page
 UNKNOWN, SKIP = "unknown", "skip"
 """What a person writes for an image of none of the known classes, and for one to pass over."""
 
-ANSWERS = "annotations.csv"
 _MAX_SKIPS = 2
 _TILE = 96
 
@@ -245,14 +244,6 @@ class Annotator:
             if found.any():
                 return found
         return np.zeros_like(in_pool)
-
-    def write_annotations(self, path: pathlib.Path, merged: Merged) -> None:
-        """Writes `annotations.csv`: every answer of every round once."""
-        rows = [
-            [i, *map(escape_formula, (self.files[i], merged.labels[i])), merged.rounds[i]]
-            for i in sorted(merged.labels)
-        ]
-        write_text(path, to_csv([["id", "file", "label", "round"], *rows]))
 
 
 def _image(

@@ -187,10 +187,6 @@ class PersonOracle:
         """The answers to the first rounds, as the tables say now."""
         return self._annotator.merged(num_rounds)
 
-    def write_annotations(self, path: pathlib.Path, num_rounds: int) -> None:
-        """Writes every answer to the first rounds once."""
-        self._annotator.write_annotations(path, self.merged(num_rounds))
-
     def annotations(self, num_rounds: int, before: np.ndarray) -> np.ndarray:
         """Annotations int32 `[N]` by folder and by the answers to the first rounds.
 
