@@ -146,6 +146,8 @@ MALFORMED = {
         'file,label,note\ne.png,cat,"two\nlines"\nf.png,cat,\n',
         "line 4 names 'f.png'",
     ),
+    "a blank class": ('file,label\ne.png,"cat dog"\n', "says 'cat dog', which is no class"),
+    "a formula": ("file,label\ne.png,=1+1\n", "line 2 says '=1\\+1', which is no class"),
     "several": (
         "file,label\n" + "f.png,cat\n" * 8,
         "line 2 names .*line 6 names 'f.png', which is no training image; and 3 more. Correct",

@@ -493,6 +493,42 @@ def test_unusable_folders(folder, tmp_path):
 
 # Parts.
 
+MALFORMED = {
+    "empty": ("", "has no column id and no column file and no column label in its first line"),
+    "no label": ("id,file\n0,a.png\n", "no column label in its first line, but id, file"),
+    "two columns of labels": ("id,file,label,label\n", "has the column label twice"),
+    "a workbook": ("PK\x03\x04", "is a workbook, not text; save it as CSV in UTF-8"),
+    "an open quote": ('id,file,label\n0,"a.png,cat\n', "is not a table from line 2 on"),
+    "a comma": ("id,file,label\n0,a.png,cat,dog\n", "line 2 has 4 cells for 3 columns"),
+    "no such id": ("id,file,label\n7,a.png,cat\n", "line 2: id '7' was not asked about"),
+    "no id": ("id,file,label\n,a.png,cat\n", "line 2: id '' was not asked about"),
+    "a negative id": ("id,file,label\n-1,a.png,cat\n", "line 2: id '-1' was not asked about"),
+    "another file": ("id,file,label\n0,b.png,cat\n", "line 2: id 0 is a.png, not 'b.png'"),
+    "no file": ("id,file,label\n0,,cat\n", "line 2: id 0 is a.png, not ''"),
+    "twice": ("id,file,label\n0,a.png,cat\n0,a.png,cat\n", "line 3 repeats id 0 of line 2"),
+    "a row missing": ("id,file,label\n0,a.png,cat\n", "no line for id 1 \\(b.png\\)"),
+    "another case": ("id,file,label\n0,a.png,CAT\n", "line 2: 'CAT' is no class"),
+    "nearly": ("id,file,label\n0,a.png,ca\n", "'ca' is no class, did you mean 'cat'"),
+    "nearly unknown": ("id,file,label\n0,a.png,unknwon\n", "did you mean 'unknown'"),
+    "two classes": ("id,file,label\n0,a.png,cat dog\n", "line 2: 'cat dog' is no class"),
+    "a new class": (
+        "id,file,label\n0,a.png,zebra\n1,b.png,cat\n",
+        "line 2: 'zebra' is no class, use cat, dog, unknown, skip. Correct this, or, if 'zebra' is "
+        "a new class, add --config.al.new_classes=zebra and type",
+    ),
+    "no new class": ("id,file,label\n0,a.png,a/b\n1,b.png,\n", "skip. Correct this and type"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_table_is_answered_by_line(text, words, tmp_path):
+    annotator = Annotator(tmp_path, None, ("a.png", "b.png"), ("cat", "dog"))
+    annotator.ask(0, Query(ids=np.array([0, 1]), scores={}))
+    annotator.table(0).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=words) as caught:
+        annotator.answers(0)
+    assert str(annotator.table(0)) in str(caught.value) and "\n" not in str(caught.value)
+
 
 def test_query_rows():
     query = Query(
