@@ -17,6 +17,7 @@ from markdown.preprocessors import Preprocessor
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+_MODULE = re.compile(r"^::: (\S+)(?:\n    options: {members: \[(.*)\]})?$", re.MULTILINE)
 _INSERT = re.compile(r"<!-- (summary|notebook) ?(\S*) -->")
 
 
@@ -33,14 +34,17 @@ class _Formulas(Postprocessor):
 def _summary(lines):
     """A table of the public names of the modules that `::: MODULE` describes further down."""
     rows = ["| name | what it is |", "|---|---|"]
-    for module in re.findall(r"^::: (\S+)$", "\n".join(lines), re.MULTILINE):
+    for module, members in _MODULE.findall("\n".join(lines)):
         path = _ROOT.joinpath(*module.split("."))
         source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         for node in ast.parse(source.read_text()).body:
-            named = isinstance(node, ast.FunctionDef | ast.ClassDef)
-            if named and not node.name.startswith("_") and (doc := ast.get_docstring(node)):
-                first = " ".join(doc.split("\n\n")[0].split()).replace("|", "\\|")
-                rows.append(f"| [`{node.name}`][{module}.{node.name}] | {first} |")
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if members and node.name not in members.split(", "):
+                continue
+            first = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+            first = first.replace("|", "\\|")
+            rows.append(f"| [`{node.name}`][{module}.{node.name}] | {first} |")
     return rows
 
 
