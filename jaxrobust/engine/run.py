@@ -194,6 +194,8 @@ class Run:
         """
         for warning in likely_mistakes(self.config, self.placement):
             log.warning("warning: %s", warning)
+        if self._progress is not None:  # of fewer images or classes
+            self._progress.close()
         self._progress = Progress(
             total,
             self._epochs_before(saved.at),

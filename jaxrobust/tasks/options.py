@@ -647,6 +647,13 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"Task {task} takes labels as they are, and only noisy_labels corrects them: clear "
             "--config.dataset.corrections=, and correct them by jaxrobust apply-corrections."
         )
+    if task == "active_learning" and config.oracle != "csv":
+        for name in ("finish", "new_classes", "links"):
+            if getattr(Al.read(config), name):
+                raise UserError(
+                    f"al.{name} is for oracle='csv', where a person annotates; clear "
+                    f"--config.al.{name}=, or set --config.oracle=csv."
+                )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":
             raise UserError(

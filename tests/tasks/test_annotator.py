@@ -299,6 +299,10 @@ def test_a_name_that_cannot_be_a_class_is_refused(folder, tmp_path):
     for name in ("../up", "unknown", "a/b", ".hidden"):
         with pytest.raises(UserError, match=r"al\.new_classes="):
             tasks.run(_config(folder, **{"al.new_classes": name}), tmp_path / "run")
+    config = _config(folder, **{"al.finish": True})
+    config.oracle = "truth"
+    with pytest.raises(UserError, match=r"al\.finish is for oracle='csv'"):
+        tasks.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
