@@ -31,6 +31,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from jaxrobust import tasks
 from jaxrobust.data import load_features
 from jaxrobust.data.label_noise import given_labels
+from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.metrics import auroc, detection_scores, expected_calibration_error
 
 MEASURES = ("AUROC", "F1", "first 100", "accuracy", "ECE", "seconds")
@@ -127,7 +128,7 @@ def main() -> None:
             found: dict[str, list[list[float]]] = {}
             shares = []
             for number, seed in enumerate(seeds):
-                noise = recipe_of("dpc", features, name, arguments.human, seed).noise
+                noise = Noise.read(recipe_of("dpc", features, name, arguments.human, seed))
                 labels = given_labels(noise, dataset, seed=seed)
                 is_wrong = labels != dataset.train.labels
                 for run in filter(None, arguments.runs.split(",")):

@@ -73,8 +73,8 @@ class MeasuredPrograms(Programs):
       cache_hits: programs found in the persistent compilation cache.
     """
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, device_loop: bool | None = None):
+        super().__init__(device_loop=device_loop)
         self.notes: dict[str, dict] = {}
         self._measured: dict[str, Callable] = {}
         self.seconds_aside = 0.0
@@ -228,19 +228,25 @@ def measured_peak(dtype) -> float:
     return 2 * size**3 / best
 
 
-def measure(config: ml_collections.ConfigDict, dataset: Dataset | None = None) -> dict:
+def measure(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset | None = None,
+    *,
+    device_loop: bool | None = None,
+) -> dict:
     """Runs a recipe and reports on its programs.
 
     Args:
       config: the recipe.
       dataset: what it is run on; None for its own.
+      device_loop: as of `Programs`.
 
     Returns:
       JSON-able: `programs`, a list ordered by the time spent in them, the share of the run in
       which the device had nothing to do, and the time to the first training step.
     """
     setup_jax(config)
-    programs = MeasuredPrograms()
+    programs = MeasuredPrograms(device_loop)
     with tempfile.TemporaryDirectory() as workdir, programs.watching_cache():
         run = tasks.TASKS[config.task]
         run(config, pathlib.Path(workdir) / "run", programs, dataset=dataset)
@@ -339,6 +345,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field"
     )
+    parser.add_argument(
+        "--single_steps",
+        action="store_true",
+        help="call every step by itself, as on a CPU, where an accelerator runs them in a loop",
+    )
     parser.add_argument("--out", type=pathlib.Path, help="write the reports as JSON")
     arguments = parser.parse_args(argv)
     logging.getLogger("jaxrobust").setLevel(logging.WARNING)
@@ -357,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.random:
                 config.dataset.stream = False
                 dataset = random_dataset(config)
-            report = measure(config, dataset)
+            report = measure(config, dataset, device_loop=False if arguments.single_steps else None)
             reports.append({"config": path, "changes": changes, **report})
             print(f"\n{path} {' '.join(changes)}\n\n{table(report)}\n\n{_in_words(report)}")
     except UserError as error:

@@ -27,6 +27,7 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
+from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.features import Embedding
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.files import write_bytes, write_json
@@ -160,17 +161,26 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
     Raises:
       UserError: if there is none, or a file of it is damaged.
     """
+    folder = resolve(folder)
+    return (_of_run if (folder / FACTS).exists() else _of_storage)(folder)
+
+
+def resolve(folder: str | os.PathLike) -> pathlib.Path:
+    """The folder of a classifier, which may be named by the run that wrote it.
+
+    Raises:
+      UserError: if there is none.
+    """
     folder = pathlib.Path(folder).expanduser()
     for name in ("classifier", "student"):
         if (folder / name).is_dir() and not (folder / FACTS).exists():
             folder = folder / name
-    if (folder / FACTS).exists():
-        return _of_run(folder)
-    if (folder / storage.MODEL).exists():
-        return _of_storage(folder)
-    raise UserError(
-        f"{folder} holds no classifier; name the folder classifier/ or student/ of a finished run."
-    )
+    if not any((folder / name).exists() for name in (FACTS, storage.MODEL)):
+        raise UserError(
+            f"{folder} holds no classifier; name the folder classifier/ or student/ of a finished "
+            "run."
+        )
+    return folder
 
 
 def _of_storage(folder: pathlib.Path) -> Classifier:
@@ -187,22 +197,41 @@ def _of_storage(folder: pathlib.Path) -> Classifier:
     )
 
 
-def _of_run(folder: pathlib.Path) -> Classifier:
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError)
+
+
+def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `save_classifier` wrote: its facts, and the variables of its networks by name.
+
+    Raises:
+      UserError: if a file is damaged.
+    """
     facts = read_object(folder / FACTS)
     try:
-        config = ml_collections.ConfigDict(facts["config"], convert_dict=True)
-        names, shape = np.array(facts["class_names"]), tuple(facts["input_shape"])
         content = (folder / VARIABLES).read_bytes()
         if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
             raise ValueError(f"{VARIABLES} has changed since it was written")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            networks = traverse_util.unflatten_dict(dict(arrays), sep="/")
+            return facts, traverse_util.unflatten_dict(dict(arrays), sep="/")
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: pathlib.Path, error: Exception) -> UserError:
+    return UserError(f"{folder} holds no classifier that can be read ({error}).")
+
+
+def _of_run(folder: pathlib.Path) -> Classifier:
+    facts, networks = read_run(folder)
+    try:
+        config = ml_collections.ConfigDict(facts["config"], convert_dict=True)
+        names, shape = np.array(facts["class_names"]), tuple(facts["input_shape"])
         statistics = statistics_of(facts["mean"], facts["std"])
         embedding = Embedding(**facts["embedding"]) if facts.get("embedding") else None
         predict = {"noisy_labels": _noisy_labels, "active_learning": _active_learning}
         forward = predict[facts["task"]](config, facts)
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no classifier that can be read ({error}).") from None
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from None
     compiled, networks = _compiled(config, forward, shape), jax.device_put(networks)
     return Classifier(
         classes=names,
@@ -216,7 +245,7 @@ def _of_run(folder: pathlib.Path) -> Classifier:
 
 def _compiled(config: ml_collections.ConfigDict, forward: Callable, shape: tuple[int, ...]):
     """`(networks, statistics, raw) -> probabilities` as one compiled function."""
-    views = make_views(config.augment, shape, jnp.float32)
+    views = make_views(Augment.read(config), shape, jnp.float32)
     key = jax.random.key(0)  # a test view draws nothing
     return jax.jit(
         lambda networks, statistics, raw: forward(networks, views("test", key, raw, statistics))

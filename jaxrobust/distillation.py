@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,6 +56,7 @@ images, which the teacher sees too | all |
     | function, or `classifier/` of another run | every image and its mirror image; the teacher is \
 asked once about each | of logits |
     | logits `[N, C]` | every image as it is | of logits |
+    | list of folders and functions | as of a function, by the mean of their logits | of logits |
 
     Logits are of one view of an image, so the student sees no other; of a function,
     `config={"augment.padding": p}` adds crops, and asks it about all 2 (2 p + 1)^2 views.
@@ -88,8 +89,15 @@ asked once about each | of logits |
             "config must be fields by name, such as {'num_epochs': 60}; a whole recipe is run by "
             "jaxrobust.tasks.run."
         )
-    given = _given(teacher)
-    options = {"student.name": student, "seed": seed, "dataset.image_size": 0, **(config or {})}
+    several = isinstance(teacher, list | tuple) and all(map(_is_teacher, teacher))
+    given = _mean_of(teacher) if several and teacher else _given(teacher)
+    options = {
+        "student.name": student,
+        "seed": seed,
+        "dataset.image_size": 0,
+        "measure_latency": False,
+        **(config or {}),
+    }
     num_classes = None
     if isinstance(given, storage.StoredClassifier):
         options["teacher.path"] = str(teacher)
@@ -136,6 +144,20 @@ def _given(teacher: Any) -> storage.StoredClassifier | np.ndarray | Teacher:
             return _log_probs(load_classifier(folder))
         return storage.load_classifier(folder)
     return teacher if callable(teacher) else as_logits(teacher, "the teacher's logits")
+
+
+def _is_teacher(given: Any) -> bool:
+    return callable(given) or isinstance(given, str | os.PathLike | Classifier)
+
+
+def _mean_of(teachers: Sequence[Any]) -> Teacher:
+    """The mean of several teachers' logits, as a function."""
+
+    def function_of(given) -> Teacher:
+        return given.logits if isinstance(given, storage.StoredClassifier) else given
+
+    functions = [function_of(_given(teacher)) for teacher in teachers]
+    return lambda images: np.mean([np.asarray(each(images)) for each in functions], axis=0)
 
 
 def _told(

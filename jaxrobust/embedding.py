@@ -151,7 +151,7 @@ class ImageSource(NamedTuple):
 def embed(
     images: Any,
     *,
-    backbone: str | Callable = "efficientnet_lite0",
+    backbone: str | StoredClassifier | Callable = "efficientnet_lite0",
     views: int = 1,
     size: int = 128,
     batch_size: int = 64,
@@ -170,7 +170,8 @@ def embed(
         images alone; or a list of paths or of Pillow images; or an array uint8, or float in [0, 1],
         `[N, H, W]` or `[N, H, W, 3]`.
       backbone: `"efficientnet_lite0"`, `"hf:REPO"`, a folder of converted weights or of a run's
-        student, or a function of uint8 `[B, size, size, 3]` that returns `[B, D]` for any B.
+        student, a classifier in memory, or a function of uint8 `[B, size, size, 3]` that returns
+        `[B, D]` for any B.
       views: V, 1 to 10; see `Features.array`.
       size: side in pixels.
       batch_size: images at a time.
@@ -197,8 +198,10 @@ def embed(
     if callable(backbone):
         function, name, weights = backbone, getattr(backbone, "__name__", "function"), ""
     else:
-        classifier = load_pretrained(backbone)
-        function, name, weights = _features_of(classifier), backbone, weights_hash(classifier)
+        is_name = isinstance(backbone, str)
+        classifier = load_pretrained(backbone) if is_name else backbone
+        name = backbone if is_name else classifier.arch
+        function, weights = _features_of(classifier), weights_hash(classifier)
     with ThreadPoolExecutor() as pool:
         data = hashlib.sha256(b"".join(pool.map(found.hash, range(len(found.names)))))
         run = functools.partial(

@@ -93,7 +93,7 @@ def reliability_bins(
     count = np.bincount(bins, minlength=num_bins)
 
     def mean(values):
-        return np.bincount(bins, values, num_bins) / np.maximum(count, 1)
+        return _ratio(np.bincount(bins, values, num_bins), count)
 
     return {"count": count, "confidence": mean(confidence), "accuracy": mean(np.asarray(hits))}
 
@@ -130,7 +130,7 @@ def query_precision(is_known_selected: np.typing.ArrayLike) -> float:
       A number in [0, 1]; 0 for an empty query.
     """
     is_known = np.asarray(is_known_selected, bool)
-    return _ratio(is_known.sum(), is_known.size)
+    return float(_ratio(is_known.sum(), is_known.size))
 
 
 def query_recall(num_labeled_known: int, num_known_selected: int, num_known_in_pool: int) -> float:
@@ -149,7 +149,8 @@ def query_recall(num_labeled_known: int, num_known_selected: int, num_known_in_p
     References:
       Ning et al., "Active Learning for Open-set Annotation", CVPR 2022 (LfOSA).
     """
-    return _ratio(num_labeled_known + num_known_selected, num_labeled_known + num_known_in_pool)
+    total = num_labeled_known + num_known_in_pool
+    return float(_ratio(num_labeled_known + num_known_selected, total))
 
 
 def detection_scores(
@@ -174,9 +175,9 @@ def detection_scores(
         )
     hits = (predicted & truth).sum()
     return (
-        _ratio(hits, predicted.sum()),
-        _ratio(hits, truth.sum()),
-        _ratio(2 * hits, predicted.sum() + truth.sum()),
+        float(_ratio(hits, predicted.sum())),
+        float(_ratio(hits, truth.sum())),
+        float(_ratio(2 * hits, predicted.sum() + truth.sum())),
     )
 
 
@@ -203,11 +204,14 @@ def auroc(scores: np.typing.ArrayLike, positives: np.typing.ArrayLike) -> float:
     rank = (below + (count - 1) / 2)[level]
     num_positive = positives.sum()
     wins = rank[positives].sum() - num_positive * (num_positive - 1) / 2
-    return _ratio(wins, num_positive * (positives.size - num_positive))
+    return float(_ratio(wins, num_positive * (positives.size - num_positive)))
 
 
-def _ratio(numerator: float, denominator: float) -> float:
-    return float(numerator / denominator) if denominator else 0.0
+def _ratio(numerator: np.typing.ArrayLike, denominator: np.typing.ArrayLike) -> np.ndarray:
+    """Their ratio, 0 where there is no denominator."""
+    numerator, denominator = np.asarray(numerator), np.asarray(denominator)
+    nothing = denominator == 0
+    return np.where(nothing, 0.0, numerator / np.where(nothing, 1, denominator))
 
 
 def average_precision(scores: np.typing.ArrayLike, targets: np.typing.ArrayLike) -> float:
@@ -329,20 +333,16 @@ def multilabel_f1(
     hits = np.count_nonzero(predictions & targets, axis=0)
     predicted = np.count_nonzero(predictions, axis=0)
     actual = np.count_nonzero(targets, axis=0)
-
-    def ratio(numerator, denominator):
-        return numerator / np.where(denominator == 0, 1, denominator)
-
-    class_precision = np.mean(ratio(hits, predicted))
-    class_recall = np.mean(ratio(hits, actual))
+    class_precision = np.mean(_ratio(hits, predicted))
+    class_recall = np.mean(_ratio(hits, actual))
     results = {
-        "OP": ratio(hits.sum(), predicted.sum()),
-        "OR": ratio(hits.sum(), actual.sum()),
-        "OF1": ratio(2 * hits.sum(), predicted.sum() + actual.sum()),
+        "OP": _ratio(hits.sum(), predicted.sum()),
+        "OR": _ratio(hits.sum(), actual.sum()),
+        "OF1": _ratio(2 * hits.sum(), predicted.sum() + actual.sum()),
         "CP": class_precision,
         "CR": class_recall,
-        "CF1": np.mean(ratio(2 * hits, predicted + actual)),
-        "CF1_harmonic": ratio(2 * class_precision * class_recall, class_precision + class_recall),
+        "CF1": np.mean(_ratio(2 * hits, predicted + actual)),
+        "CF1_harmonic": _ratio(2 * class_precision * class_recall, class_precision + class_recall),
     }
     return {name: float(value) for name, value in results.items()}
 

@@ -8,7 +8,7 @@ Nothing here imports JAX.
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, KeysView, Mapping
 from typing import Any, ClassVar, Self
 
 import ml_collections
@@ -106,6 +106,8 @@ class Options:
     def read(cls, config: ml_collections.ConfigDict) -> Self:
         """The values that a recipe has, defaults where it has none.
 
+        As this class, or as the first of its subclasses that has all of the recipe's fields.
+
         Raises:
           UserError: if the section is missing, has a field that is not an option, or a wrong value.
         """
@@ -115,10 +117,23 @@ class Options:
                 f"recipe lacks; start from --config={cls.recipe}."
             )
         given = _fields_of(config, cls.section)
+        fitting = next((each for each in _subclasses(cls) if given.keys() <= _names(each)), cls)
         for name in given:
-            if name not in (names := [field.name for field in dataclasses.fields(cls)]):
-                raise _not_an_option(cls.dotted(name), map(cls.dotted, names))
-        return cls(**given)
+            if name not in _names(fitting):
+                raise _not_an_option(cls.dotted(name), map(cls.dotted, _names(cls)))
+        return fitting(**given)
+
+
+def _names(cls: type[Options]) -> KeysView[str]:
+    """Of its fields, in their order."""
+    return {field.name: None for field in dataclasses.fields(cls)}.keys()
+
+
+def _subclasses(cls: type[Options]) -> Iterator[type[Any]]:
+    """A class and all that derive from it."""
+    yield cls
+    for each in cls.__subclasses__():
+        yield from _subclasses(each)
 
 
 def check(config: ml_collections.ConfigDict, classes: Iterable[type[Options]]) -> None:
@@ -142,9 +157,7 @@ def check(config: ml_collections.ConfigDict, classes: Iterable[type[Options]]) -
     read = []
     for section in ("", *sections):
         given = _fields_of(config, section)
-        names = {
-            cls: {field.name for field in dataclasses.fields(cls)} for cls in by_section[section]
-        }
+        names = {cls: _names(cls) for cls in by_section[section]}
         fitting = [cls for cls in names if given.keys() <= names[cls]]
         for name in given:
             if not any(name in known for known in names.values()):
@@ -166,7 +179,7 @@ def replace(options: Any, changes: Mapping[str, Any]) -> Any:
     Raises:
       UserError: if there is no such field, or it may not have that value.
     """
-    valid = [field.name for field in dataclasses.fields(options)]
+    valid = _names(type(options))
     for name in changes:
         if name.partition(".")[0] not in valid:
             raise _not_an_option(options.dotted(name), map(options.dotted, valid))

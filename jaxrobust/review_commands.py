@@ -41,6 +41,7 @@ from jaxrobust.data.tables import (
 )
 from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
+from jaxrobust.export_command import TOOLS
 
 
 def apply_corrections(argv: list[str] | None = None) -> int:
@@ -224,7 +225,7 @@ def export_questions(argv: list[str] | None = None) -> int:
         "latest query, or those whose labels look wrong, with what the run suggests.",
     )
     _add_run(parser)
-    parser.add_argument("--to", choices=("label-studio", "cvat"), required=True)
+    parser.add_argument("--to", choices=TOOLS, required=True)
     parser.add_argument(
         "--url",
         default=LOCAL_FILES,

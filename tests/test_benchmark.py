@@ -27,7 +27,7 @@ def measured():
 @pytest.mark.parametrize("device_loop", [False, True])
 def test_an_epoch_is_counted_by_steps_and_images(measured, device_loop):
     programs, placement = measured
-    epoch = epoch_program(programs, "train", _step, placement, device_loop=device_loop)
+    epoch = epoch_program(programs, "train", _step, placement, device_loop=device_loop, static=())
     for _ in range(2):
         plan = make_plan(np.arange(20), 8, capacity=100)
         state, _ = epoch(placement.put(np.float32(0)), plan, jax.random.key(0))
@@ -42,7 +42,7 @@ def test_a_prediction_is_counted_by_images_and_its_cost_is_that_of_one_step(meas
     programs, placement = measured
     forward = jax.random.normal(jax.random.key(0), (64, 32))
     program = gather_program(
-        programs, "predict", lambda ids, key, x: x[ids] @ forward, 20, placement
+        programs, "predict", lambda ids, key, x: x[ids] @ forward, 20, placement, static=()
     )
     for _ in range(2):
         program(make_plan(np.arange(20), 8, capacity=20), jax.random.key(0), np.ones((20, 64), "f"))

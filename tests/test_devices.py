@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_eight_devices_give_the_numbers_of_one(method, tmp_path, monkeypatch):
         for devices in (jax.devices()[:1], jax.devices())
     )
     assert all(np.isfinite(values["loss"]) for values in one[1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, eight)
+    chex.assert_trees_all_close(one, eight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

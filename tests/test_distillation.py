@@ -127,6 +127,32 @@ def test_stored_logits_teach_as_the_function_that_gave_them(arrays, tmp_path):
     assert "head_cosine" in results["logits"]["last"]["diagnosis"]["distillation"]
 
 
+def test_several_teachers_teach_their_mean(arrays, teacher, tmp_path):
+    images, labels = arrays
+
+    def dim(batch):
+        return -3 * np.asarray(bright(batch))
+
+    for name, given in {"several": [bright, dim], "mean": lambda x: -np.asarray(bright(x))}.items():
+        options = {**SHORT, "num_epochs": 1}
+        distill(
+            images,
+            labels,
+            teacher=given,
+            student="tiny4",
+            method="kd",
+            config=options,
+            workdir=tmp_path / name,
+        )
+    several, mean = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("several", "mean")
+    )
+    assert several["epochs"] == mean["epochs"]
+    assert several["teacher"]["accuracy"] < 0.5  # the one that is wrong is surer
+    student = distill(images, labels, teacher=[teacher, bright], student="tiny4", config=SHORT)
+    assert student.classes.tolist() == ["dark", "light"]
+
+
 def test_without_a_test_set_the_held_out_rows_measure_the_logits(arrays, tmp_path):
     images, labels = arrays
     distill(images, labels, teacher=bright(images), student="tiny4", config=SHORT, workdir=tmp_path)

@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_bits_in_two_fresh_processes(tmp_path):
         assert _attempt("dhkd", tmp_path / name, None, *short, **fresh)
         outcomes.append(_outcome(tmp_path / name))
     assert not _differences(*outcomes)
-    assert {"results.json", "student/variables.npz", "figures/epochs.png"} <= outcomes[0].keys()
+    assert {"results.json", "student/model.safetensors", "figures/epochs.png"} <= outcomes[0].keys()
     (start,) = json.loads((tmp_path / "first" / "environment.json").read_text())["starts"]
     assert start["dtype"] == "float32" and start["devices"] and start["started"]
     assert start["variables"]["JAX_COMPILATION_CACHE_DIR"].endswith("cache_first")

@@ -70,7 +70,7 @@ def _run(workdir, data, *, kill_at=-1):
 
 
 def _outcome(workdir):
-    files = ("results.json", "student/variables.npz", "teacher/variables.npz")
+    files = ("results.json", "student/model.safetensors", "teacher/model.safetensors")
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     events = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
     return {name: (workdir / name).read_bytes() for name in files}, events

@@ -37,7 +37,7 @@ def test_every_option_has_a_default_what_it_may_be_and_a_comment(cls):
             low, high = map(float, allowed[1:-1].split(","))
             assert allowed[0] in "[(" and allowed[-1] in ")]" and low < high
         else:
-            assert allowed in (bool, str) or len(tuple(allowed)) > 1, field.name
+            assert allowed in (bool, str) or tuple(allowed), field.name
         if isinstance(allowed, Names) and not isinstance(field.default, Follows):
             assert field.default in tuple(allowed)
 

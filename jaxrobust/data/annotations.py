@@ -28,7 +28,7 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
 def _text(path: pathlib.Path) -> str:
     if not path.is_file():
-        raise DataError(f"{path} is missing: the data set is not whole, unpack it again.")
+        raise DataError(f"{path} is missing: the data set is incomplete, unpack it again.")
     try:
         return readers.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -61,7 +61,7 @@ def read_voc_objects(path: pathlib.Path) -> tuple[str, ...]:
     parser.CharacterDataHandler = text.append
     parser.StartDoctypeDeclHandler = refuse
     if not path.is_file():
-        raise DataError(f"{path} is missing: the data set is not whole, unpack it again.")
+        raise DataError(f"{path} is missing: the data set is incomplete, unpack it again.")
     try:
         parser.Parse(readers.read_bytes(path), True)
     except expat.ExpatError as error:

@@ -9,7 +9,7 @@ MAX_DIGITS = 5
 def compose_canvases(
     digits: np.ndarray, labels: np.ndarray, num_canvases: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lays 1 to `MAX_DIGITS` digits on each canvas, and notes which classes are there.
+    """Images with 1 to `MAX_DIGITS` digits each, and the classes that each shows.
 
     Digits, how many of them, their places and their contrast (1/2 to 1) are drawn uniformly. Of
     digits that overlap, the brighter pixel shows.

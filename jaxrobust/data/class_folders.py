@@ -36,8 +36,8 @@ def image_folder(path: pathlib.Path | None, image_size: int | None, seed: int) -
 
 
 def image_folder_files(path: pathlib.Path | None, name: str = "image_folder") -> FileDataset:
-    train, test, class_names, _ = image_folder_parts(name, path, in_files)
-    return FileDataset(name, train, test, class_names)
+    train, test, class_names, unlabeled = image_folder_parts(name, path, in_files)
+    return FileDataset(name, train, test, class_names, unlabeled=unlabeled)
 
 
 def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) -> tuple:

@@ -30,7 +30,7 @@ class Origin(NamedTuple):
 
 
 class Labeled:
-    """What examples of every kind know by their `labels`, int32 [N] or uint8 {0, 1} [N, C]."""
+    """Properties that examples of every kind derive from `labels`, int32 [N] or {0, 1} [N, C]."""
 
     labels: np.ndarray
 
@@ -44,7 +44,7 @@ class Labeled:
 
 
 class Classes:
-    """What data sets of every kind know by their `class_names` and their part `train`."""
+    """Properties that data sets of every kind derive from `class_names` and `train`."""
 
     class_names: tuple[str, ...]
     train: Labeled
@@ -111,7 +111,7 @@ class Examples(Labeled):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileExamples(Labeled):
-    """Images that stay where they are until they are needed, and their labels.
+    """Images that are read from their files when they are needed, and their labels.
 
     Attributes:
       names: of each image, relative to the data set.
@@ -137,6 +137,11 @@ class FileExamples(Labeled):
         """The examples at these positions, in this order."""
         names, files = (tuple(x[i] for i in ids) for x in (self.names, self.files))
         return FileExamples(names, files, self.labels[ids])
+
+    def join(self, other: "FileExamples") -> "FileExamples":
+        """These examples, then the others."""
+        labels = np.concatenate([self.labels, other.labels])
+        return FileExamples(self.names + other.names, self.files + other.files, labels)
 
     def content(self) -> Iterator[np.ndarray]:
         """What identifies the images, for `fingerprint`."""
@@ -268,6 +273,7 @@ class FileDataset(Classes):
       class_names: one per label.
       mean: of each channel on the [0, 1] scale, to normalise with.
       std: likewise; the default leaves the [0, 1] scale as it is.
+      unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
     """
 
     name: str
@@ -276,6 +282,7 @@ class FileDataset(Classes):
     class_names: tuple[str, ...]
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unlabeled: FileExamples | None = None
 
     def __post_init__(self):
         check_parts(self.name, self.class_names, self.train, self.test)

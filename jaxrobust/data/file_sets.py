@@ -180,7 +180,7 @@ def _first(place: pathlib.Path, *names: str) -> pathlib.Path:
     for name in names:
         if (place / name).exists():
             return place / name
-    raise DataError(f"{place} lacks {names[0]}: the data set is not whole, unpack it again.")
+    raise DataError(f"{place} lacks {names[0]}: the data set is incomplete, unpack it again.")
 
 
 def multilabel_folder(path: pathlib.Path | None) -> FileDataset:

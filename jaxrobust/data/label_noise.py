@@ -1,15 +1,15 @@
-"""Which wrong labels a training set gets: the noise of a recipe, put into clean labels."""
+"""The labels that a method is given: clean ones with the noise of a recipe."""
 
 import pathlib
 from collections.abc import Sequence
 from typing import TypeGuard, cast
 
-import ml_collections
 import numpy as np
 
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
+from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import (
     asymmetric_noise_cifar10,
     asymmetric_noise_cifar100,
@@ -24,12 +24,12 @@ from jaxrobust.errors import UserError
 
 
 def given_labels(
-    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset | FileDataset, *, seed: int
+    noise: Noise, dataset: Dataset | FeatureDataset | FileDataset, *, seed: int
 ) -> np.ndarray:
-    """The training labels that a method gets to see.
+    """The training labels that a method is given.
 
     Args:
-      noise: options as of `jaxrobust.tasks.options.Noise`.
+      noise: its options.
       dataset: the clean data.
       seed: of the run.
 
@@ -65,7 +65,7 @@ def given_labels(
 
 
 def _asymmetric(
-    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset | FileDataset, seed: int
+    noise: Noise, dataset: Dataset | FeatureDataset | FileDataset, seed: int
 ) -> np.ndarray:
     if dataset.name in ("cifar10", "cifar10_jpeg") or _is_cifar10_features(dataset):
         return asymmetric_noise_cifar10(dataset.train.labels, noise.rate, seed)
@@ -107,9 +107,7 @@ def _is_cifar10_features(dataset: object) -> TypeGuard[FeatureDataset]:
     return isinstance(dataset, FeatureDataset) and dataset.class_names == CIFAR10_CLASSES
 
 
-def _human(
-    noise: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset | FileDataset
-) -> np.ndarray:
+def _human(noise: Noise, dataset: Dataset | FeatureDataset | FileDataset) -> np.ndarray:
     """CIFAR-N's labels, from the archive's order to that of the images at hand."""
     known = dataset.name in ("cifar10", "cifar10_jpeg", "cifar100")
     if not known and not _is_cifar10_features(dataset):

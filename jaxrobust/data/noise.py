@@ -189,7 +189,7 @@ def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.nda
 
 
 def symmetric_transition(rate: float, num_classes: int) -> np.ndarray:
-    """Transition to every other class alike: `1 - rate` to stay, `rate / (C - 1)` to each other.
+    """Transition to all other classes alike: `1 - rate` to stay, `rate / (C - 1)` to each other.
 
     Unlike in `symmetric_noise`, `rate` is the share of labels that become wrong.
 

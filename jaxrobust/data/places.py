@@ -62,7 +62,7 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """The images in a folder, sorted."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is missing: the data set is not whole, unpack it again.")
+        raise DataError(f"{folder} is missing: the data set is incomplete, unpack it again.")
     return sorted(
         file
         for file in folder.iterdir()

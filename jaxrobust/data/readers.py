@@ -303,7 +303,7 @@ def decode_images(
     """Decodes image files to one array.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is laid over white, and
-    the camera's orientation mark is obeyed. Only the first frame of an animation is used.
+    the EXIF orientation is applied. Only the first frame of an animation is used.
 
     Args:
       files: (name for messages, content or path) of each image.

@@ -38,7 +38,7 @@ Ids = np.ndarray | dict[str, np.ndarray]
 
 
 class PackedPaths(Sequence):
-    """Paths as one array of bytes, which takes a tenth of their memory and travels fast.
+    """Paths as one array of bytes, a tenth of their memory and fast to send to workers.
 
     Args:
       paths: of files.
@@ -59,7 +59,7 @@ class PackedPaths(Sequence):
 
 
 def packed(files: Sequence[Any]) -> Sequence[Any]:
-    """The same files, as `PackedPaths` if paths are all that they are."""
+    """The same files, as `PackedPaths` if all of them are paths."""
     if all(isinstance(file, pathlib.Path) for file in files):
         return PackedPaths(files)
     return files
@@ -229,7 +229,7 @@ def read_files(
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Ctrl-C is the trainer's to answer, and a worker ends when the trainer does."""
+    """Ignores Ctrl-C, which the training process handles, and ends with that process."""
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     trainer = multiprocessing.parent_process()

@@ -53,7 +53,7 @@ def _multilabel(
 def random_cutout(
     image: np.ndarray, generator: np.random.Generator, *, factor: float = 0.5
 ) -> np.ndarray:
-    """`cutout` around any pixel, each as likely, in a colour drawn from all.
+    """`cutout` around a uniformly drawn pixel, in a uniformly drawn colour.
 
     Args:
       image: uint8 [H, W, 3].
@@ -143,7 +143,7 @@ OPERATIONS = (
 def apply_operation(
     image: Image.Image, name: str, magnitude: int, generator: np.random.Generator
 ) -> Image.Image:
-    """One operation of `rand_augment`; what it moves in from outside is grey.
+    """One operation of `rand_augment`; pixels from outside the image are grey.
 
     Args:
       image: RGB.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.augment import normalize, pad_crop_flip
+from jaxrobust.data.augment_options import Augment, StrongAugment
 from jaxrobust.data.feature_views import FeatureViews, Statistics
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
 
@@ -72,11 +73,11 @@ class ImageViews:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyViews(ImageViews):
-    """Views of raw images, of which "strong" ones follow a policy and have a hole besides.
+    """Views of raw images, of which "strong" ones follow a policy and have a square cut out.
 
     Attributes:
       policy: one of `POLICIES`.
-      cutout: side of the hole, in pixels; 0: there is none.
+      cutout: side of the square, in pixels; 0: none is cut out.
       strong_mean: what strong views are normalised with in place of `statistics`, C numbers on the
         [0, 1] scale; () for `statistics`.
       strong_std: likewise.
@@ -111,14 +112,14 @@ class PolicyViews(ImageViews):
 Views = ImageViews | FeatureViews
 
 
-def make_views(augment: Any, input_shape: tuple[int, ...], dtype: Any) -> Views:
-    """The views of a recipe's section `augment`, of images (H, W, 3) or of features (D,)."""
+def make_views(augment: Augment, input_shape: tuple[int, ...], dtype: Any) -> Views:
+    """The views that options ask for, of images (H, W, 3) or of features (D,)."""
     if len(input_shape) == 1:
         return FeatureViews(
             jnp.dtype(dtype), augment.feature_noise, augment.feature_dropout, augment.feature_test
         )
     crops = {"padding": augment.padding, "flip": augment.flip, "dtype": jnp.dtype(dtype)}
-    if "policy" in augment:
+    if isinstance(augment, StrongAugment):
         names = ("policy", "cutout", "strong_mean", "strong_std")
-        return PolicyViews(**{name: augment[name] for name in names}, **crops)
+        return PolicyViews(**{name: getattr(augment, name) for name in names}, **crops)
     return ImageViews(**crops)

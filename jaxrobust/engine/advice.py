@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jaxrobust.engine.sharding import Placement
 
-_LONG_SECONDS = 3600.0  # a run or an interval that a user may want to hear of
+_LONG_SECONDS = 3600.0  # longer runs and intervals are worth a warning
 
 
 def likely_mistakes(config: ml_collections.ConfigDict, placement: Placement) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints: the one file that knows orbax."""
+"""Checkpoints; the only module that uses orbax."""
 
 import copy
 import json

@@ -50,8 +50,6 @@ def setup_jax(config: ml_collections.ConfigDict) -> None:
             "jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "jaxrobust" / "xla")
         )
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if config.device not in ("auto", "cpu", "gpu", "tpu"):
-        raise UserError(f"device={config.device!r} is unknown; choose auto, cpu, gpu or tpu.")
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     if config.device_count and config.device in ("auto", "cpu"):
@@ -108,7 +106,7 @@ def _git_commit() -> str | None:
 _PACKAGES = (
     "jaxrobust",
     *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu"),
-    *("flax", "optax", "chex", "orbax-checkpoint", "ml_collections", "absl-py"),
+    *("flax", "optax", "orbax-checkpoint", "ml_collections", "absl-py"),
     *("numpy", "scipy", "scikit-learn", "ml_dtypes", "pillow", "matplotlib"),
     *("grain", "array_record", "tensorflow-datasets"),
     *("flatbuffers", "tensorboardX", "wandb", "tqdm"),

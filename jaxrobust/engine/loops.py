@@ -95,7 +95,7 @@ def epoch_program(
     step: Callable,
     placement: Placement,
     *,
-    static: Hashable = None,
+    static: Hashable,
     device_loop: bool | None = None,
 ) -> Callable:
     """Compiles an epoch: `step` over the rows of a plan, whatever their number.
@@ -113,13 +113,15 @@ def epoch_program(
       placement: the batch axis is split over its devices.
       static: all that `step` closes over, as of `Programs.jit`.
       device_loop: whether the loop over operands without a stream is compiled; None chooses by
-        the backend.
+        `programs`, and then by the backend.
 
     Returns:
       `(state, plan, key, *operands, resume=Resume()) -> (state, sums of the metrics over the
       steps)`. Step `i` receives `fold_in(key, i)`, and of a `Stream` among the operands the batch
       of row `i`, wherever the epoch resumes; the state passed in is consumed.
     """
+    if device_loop is None:
+        device_loop = programs.device_loop
     if device_loop is None:
         device_loop = placement.mesh.devices.flat[0].platform != "cpu"
 
@@ -185,7 +187,7 @@ def epoch_program(
                 else:
                     for i, ids, row_operands in itertools.islice(batches, last - row):
                         carry = carry or with_sums(state, resume.sums, ids, key, row_operands)
-                        # While a step runs, the batch of the next one is on its way, and no other.
+                        # While a step runs, only the batch of the next one is being transferred.
                         jax.block_until_ready(carry)
                         carry = compiled(advance)(i, carry, ids, key, row_operands)
                 if resume.on_pause and carry and last < plan.num_steps:
@@ -215,9 +217,9 @@ def gather_program(
     num_examples: int,
     placement: Placement,
     *,
-    static: Hashable = None,
+    static: Hashable,
 ) -> Callable:
-    """Compiles a whole-set evaluation: `forward` on a plan's ids, each result filed under its id.
+    """Compiles a whole-set evaluation: `forward` on a plan's ids, each result stored at its id.
 
     Args:
       programs: counts the traces.

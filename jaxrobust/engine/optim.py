@@ -5,58 +5,54 @@ import math
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from jaxrobust.arrays import at_least_float32
-from jaxrobust.errors import UserError, unknown_name
-
-SCHEDULES = {
-    "constant": (),
-    "step": ("decay_every", "decay_factor"),
-    "milestones": ("decay_epochs", "decay_factor"),
-    "cosine": (),
-    "constant_cosine": ("constant_epochs", "min_learning_rate"),
-}
-"""Schedule -> the fields of `optimizer` that it reads beside `learning_rate`."""
-
-OPTIMIZERS = ("sgd", "one_cycle_adam")
+from jaxrobust.engine.optim_options import (
+    MilestoneSgd,
+    OneCycleAdam,
+    Optimizer,
+    Sgd,
+    StudentSgd,
+    WarmUpSgd,
+)
+from jaxrobust.engine.training import is_head
+from jaxrobust.errors import UserError
 
 
-def make_optimizer(
-    config: ml_collections.ConfigDict, steps_per_epoch: int = 0
-) -> optax.GradientTransformation:
+def make_optimizer(options: Optimizer, steps_per_epoch: int = 0) -> optax.GradientTransformation:
     """SGD as the papers run it, or `one_cycle_adam`, without the learning rate.
 
     Weight decay is added to the gradient before the momentum, as in PyTorch, for every parameter.
-    The step multiplies the result by `-learning_rate(config, epoch)`: the rate is a traced scalar,
+    The step multiplies the result by `-learning_rate(options, epoch)`: the rate is a traced scalar,
     so a schedule never recompiles.
 
     Args:
-      config: `momentum`, `nesterov`, `weight_decay`; and, where a recipe has it, `clip_norm`, the
-        global norm above which a gradient is shortened, 0 for none. Where a recipe has the `name`
-        one_cycle_adam: what that takes, and `cycle_epochs`, the length of its cycle.
-      steps_per_epoch: for `one_cycle_adam`.
+      options: of the optimiser.
+      steps_per_epoch: for `OneCycleAdam`.
 
     Returns:
       The transformation from gradients to descent directions.
     """
-    name = config.get("name", "sgd")
-    if name not in OPTIMIZERS:
-        raise UserError(unknown_name("optimizer.name", name, OPTIMIZERS))
-    if name == "one_cycle_adam":
-        return one_cycle_adam(config, config.cycle_epochs * steps_per_epoch)
-    clip_norm = config.get("clip_norm", 0.0)
-    return optax.chain(
+    if isinstance(options, OneCycleAdam):
+        return one_cycle_adam(options, options.cycle_epochs * steps_per_epoch)
+    assert isinstance(options, Sgd)
+    clip_norm = options.clip_norm if isinstance(options, StudentSgd) else 0.0
+    sgd = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.trace(decay=config.momentum, nesterov=config.nesterov),
+        optax.add_decayed_weights(options.weight_decay),
+        optax.trace(decay=options.momentum, nesterov=options.nesterov),
     )
+    if options.head_factor == 1:
+        return sgd
+    return optax.chain(sgd, optax.masked(optax.scale(options.head_factor), _heads))
 
 
-def one_cycle_adam(
-    config: ml_collections.ConfigDict, num_steps: int
-) -> optax.GradientTransformation:
+def _heads(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_head(path, params), params)
+
+
+def one_cycle_adam(options: OneCycleAdam, num_steps: int) -> optax.GradientTransformation:
     """Adam under a one-cycle policy that also cycles its first moment's decay.
 
     Over `num_steps` the rate rises from `1 / div_factor` of the highest to the highest and falls to
@@ -65,7 +61,7 @@ def one_cycle_adam(
     come scaled by the cycle, so the rate to multiply them with stays the highest one throughout.
 
     Args:
-      config: `weight_decay`, `pct_start`, `div_factor`, `final_div_factor`.
+      options: of the cycle and the weight decay.
       num_steps: length of the whole cycle; a training that stops earlier ends within it.
 
     Returns:
@@ -77,10 +73,10 @@ def one_cycle_adam(
 
     def cycle(start, peak, end):
         return functools.partial(
-            one_cycle, num_steps=num_steps, start=start, peak=peak, end=end, rise=config.pct_start
+            one_cycle, num_steps=num_steps, start=start, peak=peak, end=end, rise=options.pct_start
         )
 
-    lowest = 1 / config.div_factor
+    lowest = 1 / options.div_factor
     with_schedules = optax.inject_hyperparams(optax.scale_by_adam, ("b2", "eps", "eps_root"))
     adam = with_schedules(b1=cycle(0.95, 0.85, 0.95))
 
@@ -90,9 +86,9 @@ def one_cycle_adam(
             return adam.update(updates, state, params)
 
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        optax.add_decayed_weights(options.weight_decay, mask=is_decayed),
         optax.GradientTransformation(adam.init, update),
-        optax.scale_by_schedule(cycle(lowest, 1.0, lowest / config.final_div_factor)),
+        optax.scale_by_schedule(cycle(lowest, 1.0, lowest / options.final_div_factor)),
     )
 
 
@@ -141,8 +137,11 @@ def one_cycle(
     return target + (origin - target) * jnp.cos(jnp.pi / 2 * jnp.clip(done, 0, 1)) ** 2
 
 
-def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int) -> float:
+def learning_rate(options: Optimizer, epoch: int, num_epochs: int) -> float:
     """Rate of one epoch, constant within it.
+
+    In the first w = `warm_up_epochs`, where a recipe has some, it is (epoch + 1) / (w + 1) of what
+    the schedule says.
 
     `constant`: lr. `step`: lr * decay_factor ** (epoch // decay_every). `milestones`: lr *
     decay_factor ** (how many of decay_epochs have been reached). `cosine`: from lr at epoch 0 to 0
@@ -150,35 +149,33 @@ def learning_rate(config: ml_collections.ConfigDict, epoch: int, num_epochs: int
     min_learning_rate after the last.
 
     Args:
-      config: `learning_rate`, `schedule`; `decay_factor` for `step`, with `decay_every`, and for
-        `milestones`, with `decay_epochs`; `constant_epochs` and `min_learning_rate` for
-        `constant_cosine`.
+      options: of the optimiser.
       epoch: counted from 0.
       num_epochs: length of the training.
-
-    Raises:
-      UserError: if the schedule is not one of `SCHEDULES`.
     """
-    match config.schedule:
-        case "constant":
-            return config.learning_rate
-        case "step":
-            return config.learning_rate * config.decay_factor ** (epoch // config.decay_every)
-        case "milestones":
-            reached = sum(epoch >= milestone for milestone in config.decay_epochs)
-            return config.learning_rate * config.decay_factor**reached
-        case "cosine":
-            return config.learning_rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
-        case "constant_cosine":
+    warm_up = options.warm_up_epochs if isinstance(options, StudentSgd) else 0
+    return min((epoch + 1) / (warm_up + 1), 1.0) * _scheduled(options, epoch, num_epochs)
+
+
+def _scheduled(options: Optimizer, epoch: int, num_epochs: int) -> float:
+    rate = options.learning_rate
+    match options:
+        case Sgd(schedule="step"):
+            return rate * options.decay_factor ** (epoch // options.decay_every)
+        case MilestoneSgd(schedule="milestones"):
+            reached = sum(epoch >= milestone for milestone in options.decay_epochs)
+            return rate * options.decay_factor**reached
+        case Optimizer(schedule="cosine"):
+            return rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
+        case WarmUpSgd(schedule="constant_cosine"):
             rate = constant_cosine(
                 epoch,
-                base_lr=config.learning_rate,
-                warmup_epochs=config.constant_epochs,
-                cosine_epochs=max(num_epochs - config.constant_epochs, 1),
-                min_lr=config.min_learning_rate,
+                base_lr=rate,
+                warmup_epochs=options.constant_epochs,
+                cosine_epochs=max(num_epochs - options.constant_epochs, 1),
+                min_lr=options.min_learning_rate,
             )
-            return float(rate)
-    raise UserError(unknown_name("optimizer.schedule", config.schedule, SCHEDULES))
+    return float(rate)
 
 
 def constant_cosine(

@@ -1,7 +1,7 @@
 """Several processes, on one machine or on many, that run one experiment together.
 
-Every process runs the same program on the same data and takes part in every compiled step; the
-first one alone writes files and speaks.
+Every process runs the same program on the same data and takes part in every compiled step; only the
+first one writes files and logs.
 """
 
 import jax
@@ -44,7 +44,7 @@ def join(
 
 
 def is_main() -> bool:
-    """Whether this process writes the files and speaks; does not start JAX."""
+    """Whether this process writes the files and logs; does not start JAX."""
     return _is_main
 
 

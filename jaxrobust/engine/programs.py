@@ -25,12 +25,13 @@ class Programs:
     their programs: what depends on the seed or on the data is an operand of them.
 
     Args:
-      placement: as the attribute.
+      placement, device_loop: as the attributes.
       compiler_options: of XLA, as of `jax.jit`.
 
     Attributes:
       traces: how often each program has been traced, by name.
       placement: where they run; None for all devices.
+      device_loop: whether the steps of an epoch are one program; None chooses by the backend.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Programs:
         placement: Placement | None = None,
         *,
         compiler_options: Mapping[str, Any] | None = None,
+        device_loop: bool | None = None,
     ):
         self.placement = placement
+        self.device_loop = device_loop
         self._compiler_options = compiler_options
         self.traces: collections.Counter[str] = collections.Counter()
         self._jitted: dict[str, tuple[Hashable, Callable]] = {}
@@ -49,7 +52,7 @@ class Programs:
         name: str,
         function: Callable,
         *,
-        static: Hashable = None,
+        static: Hashable,
         visits: Callable | None = None,
         is_start: bool = False,
         **options,
@@ -60,7 +63,7 @@ class Programs:
           name: of the program.
           function: what is compiled.
           static: all that the function closes over, comparable: numbers, strings, frozen
-            dataclasses of them. None where it closes over nothing.
+            dataclasses of them; () where it closes over nothing.
           visits: the same arguments -> (steps, images) of a call, for measurements.
           is_start: whether it makes initial networks, so that compiling it is its cost.
           **options: of `jax.jit`.

@@ -44,7 +44,7 @@ class Saved:
 
     Attributes:
       networks: training states by name.
-      arrays: whatever else a task carries along, arrays in dictionaries.
+      arrays: other arrays that a task needs to resume, in dictionaries.
       record: JSON-able results so far.
       at: the pass over data that comes next, or is under way: `(round, phase, epoch)`,
         `(epoch, pass)`, or what else the task counts by.
@@ -65,7 +65,7 @@ class Saved:
 
 
 class Run:
-    """Everything of a run that is not mathematics.
+    """The checkpoints, metrics, files and signals of a run.
 
     Made by `open_run`. A task calls `begin`, `restore`, and `start_progress`; in its loop `train`
     for every pass over data and `epoch_done` for every epoch, both of which save when it is time
@@ -388,7 +388,7 @@ class Run:
         )
 
     def finish(self, results: dict, lines: Iterable[str]) -> None:
-        """Writes `timing.json` and, as the last file, `results.json`; says what there is.
+        """Writes `timing.json` and, as the last file, `results.json`; logs what was written.
 
         Args:
           results: what `results.json` holds.

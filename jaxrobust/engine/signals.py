@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: noted when they come, answered when everything is saved."""
+"""SIGTERM and Ctrl-C: recorded when they arrive, acted on once everything is saved."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """A signal handler that notes the first signal; a second one interrupts at once.
+    """A signal handler that records the first signal; a second one interrupts at once.
 
     Attributes:
       signum: the signal that came, None before.
@@ -46,7 +46,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Notes SIGTERM and SIGINT, for all runs in it to stop at.
+    """Records SIGTERM and SIGINT, at which all runs inside this context stop.
 
     Within another one, also in another thread, it is that one. Python lets no thread but the main
     one handle signals: elsewhere, and outside of another one, none is noted.

@@ -1,6 +1,6 @@
 """The training state of one network, and a step of gradient descent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -28,6 +28,55 @@ class TrainState(struct.PyTreeNode):
     @property
     def variables(self) -> dict[str, Any]:
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+_HEADS = "heads_"  # of the parameters of a network whose backbone's lie beside them
+
+
+def is_head(path: tuple[Any, ...], params: Mapping[str, Any]) -> bool:
+    """Whether a parameter belongs to no backbone, by its path in the parameters of a network.
+
+    A network either has its backbone under the key `backbone`, or heads under `heads_0`, ...
+    """
+    name = path[0].key
+    return name != "backbone" if "backbone" in params else name.startswith(_HEADS)
+
+
+def backbone_of(network: "TrainState | Mapping[str, Any]") -> dict[str, Any]:
+    """Parameters and statistics of a network without those of heads.
+
+    Args:
+      network: a state, or the variables of a network.
+
+    Returns:
+      `params` and `batch_stats`.
+    """
+    variables = network.variables if isinstance(network, TrainState) else network
+    return {name: _backbone(variables.get(name, {})) for name in ("params", "batch_stats")}
+
+
+def with_backbone(network: State, variables: Mapping[str, Any]) -> State:
+    """The state with another backbone, and all else as it was.
+
+    Args:
+      network: the state.
+      variables: as `backbone_of` gives them.
+    """
+
+    def replaced(part, backbone):
+        if "backbone" in part:
+            return {**part, "backbone": backbone}
+        return {**part, **backbone}
+
+    return network.replace(
+        **{name: replaced(getattr(network, name), part) for name, part in variables.items()}
+    )
+
+
+def _backbone(part: Mapping[str, Any]) -> dict[str, Any]:
+    if "backbone" in part:
+        return dict(part["backbone"])
+    return {name: x for name, x in part.items() if not name.startswith(_HEADS)}
 
 
 def init_state(

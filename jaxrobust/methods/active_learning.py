@@ -12,8 +12,10 @@ import numpy as np
 import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import masked_mean
+from jaxrobust.methods.model_options import Model
 from jaxrobust.models import make_network
 
 NOT_ANNOTATED = -1
@@ -92,6 +94,8 @@ class Phase:
       class_probs: `forward`'s result -> class probabilities `[n, K]`, whose accuracy is reported.
         None for a network that only serves queries: it is not trained in the last round, which
         has none.
+      is_fresh: whether the network starts from `model.backbone` where there is one; False: from
+        another network of the round.
       pool_batch: number P of random pool images per step.
       observation: evaluations of the pool between epochs, if any.
     """
@@ -105,6 +109,7 @@ class Phase:
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     forward: Callable[[Mapping[str, Any], jax.Array], Any]
     class_probs: Callable[[Any], jax.Array] | None
+    is_fresh: bool = True
     pool_batch: int = 0
     observation: Observation | None = None
 
@@ -289,10 +294,11 @@ def classifier_phase(
 
 def recipe_parts(config: ml_collections.ConfigDict, problem: Problem):
     """Pieces that every phase of a recipe is built from: network maker, optimiser, rate."""
+    model, optimizer = Model.read(config), Optimizer.read(config)
 
     def network(num_heads: int, num_classes: int = problem.num_classes) -> nn.Module:
         return make_network(
-            config.model,
+            **model.architecture,
             num_classes=num_classes,
             num_heads=num_heads,
             dtype=problem.dtype,
@@ -300,9 +306,9 @@ def recipe_parts(config: ml_collections.ConfigDict, problem: Problem):
         )
 
     def rate(epoch: int, num_epochs: int = config.num_epochs) -> float:
-        return learning_rate(config.optimizer, epoch, num_epochs)
+        return learning_rate(optimizer, epoch, num_epochs)
 
-    return network, make_optimizer(config.optimizer), rate
+    return network, make_optimizer(optimizer), rate
 
 
 def target_phase(

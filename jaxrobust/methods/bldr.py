@@ -29,10 +29,12 @@ import optax
 
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, descend, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean
 from jaxrobust.methods.bldr_options import Bldr
+from jaxrobust.methods.model_options import ExitsModel
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,
@@ -268,9 +270,11 @@ def table_learning_rates(bldr: Bldr, batch_size: int) -> tuple[float, float]:
 def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     """BLDR as a method of the noisy-label task."""
     bldr = Bldr.read(config)
-    optimizer = make_optimizer(config.optimizer)
+    schedule, model = Optimizer.read(config), ExitsModel.read(config)
+    optimizer = make_optimizer(schedule)
     module = make_multi_exit(
-        config.model,
+        **model.architecture,
+        init=model.init,
         num_classes=problem.num_classes,
         exits=bldr.self_distillation,
         dtype=problem.dtype,
@@ -339,7 +343,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
                     problem.num_classes,
                 )
         ids = {"all": generator("net/order").permutation(problem.num_examples)}
-        rate = learning_rate(config.optimizer, epoch, config.num_epochs)
+        rate = learning_rate(schedule, epoch, config.num_epochs)
         return [Pass("train", "net", ids, {"learning_rate": rate})]
 
     learning = {"pl": (POSITIVE, bldr.positive), "nl": (NEGATIVE, bldr.negative)}

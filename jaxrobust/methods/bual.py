@@ -139,7 +139,9 @@ def _negative_phase(bual: Bual, config: ml_collections.ConfigDict, problem: Prob
         measure=jax.nn.softmax,
         verdict=None if bual.stop_rule == "none" else verdict,
     )
-    return dataclasses.replace(phase, start=start, class_probs=None, observation=observation)
+    return dataclasses.replace(
+        phase, start=start, is_fresh=False, class_probs=None, observation=observation
+    )
 
 
 def _all_but_head(params):

@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import jax
 import ml_collections
-import optax
 
 from jaxrobust.errors import check_option
 from jaxrobust.losses import (
@@ -31,7 +30,12 @@ from jaxrobust.losses import (
     standardize_logits,
 )
 from jaxrobust.methods.dhkd_options import Distill
-from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.methods.distillation import (
+    Distiller,
+    Problem,
+    SoftLabels,
+    cross_entropy_loss,
+)
 
 # Loss on logits -> function and temperature, None for one that has none.
 LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {
@@ -47,7 +51,7 @@ def dual_head_objective(
     primary_logits: jax.Array,
     aux_logits: jax.Array | None,
     teacher_logits: jax.Array,
-    labels: jax.Array,
+    labels: jax.Array | SoftLabels,
     *,
     gamma: float = 1.0,
     alpha: float = 1.0,
@@ -65,7 +69,7 @@ def dual_head_objective(
       primary_logits: float `[B, C]`.
       aux_logits: float `[B, C]`; not read with `head="primary"`.
       teacher_logits: float `[B, C]`; receives no gradient.
-      labels: int `[B]`.
+      labels: int `[B]`, or soft ones.
       gamma: weight of cross-entropy.
       alpha: weight of the distillation loss.
       temperature: of the distillation loss; None for the loss's own: 2, for `soft_target_kl` 4.
@@ -89,8 +93,7 @@ def dual_head_objective(
     taught = primary_logits if head == "primary" else cast(jax.Array, aux_logits)
     if standardize:
         taught, teacher_logits = standardize_logits(taught), standardize_logits(teacher_logits)
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(primary_logits, labels)
-    loss_cls = gamma * masked_mean(cross_entropy, where)
+    loss_cls = gamma * cross_entropy_loss(primary_logits, labels, where)
     return loss_cls, alpha * masked_mean(function(taught, teacher_logits, **options), where)
 
 

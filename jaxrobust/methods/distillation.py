@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxrobust.losses import masked_mean
 from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
@@ -39,19 +40,50 @@ class Problem:
     num_examples: int
 
 
+class SoftLabels(NamedTuple):
+    """Labels of images that have more than one class each, or none.
+
+    Attributes:
+      ids: int32 `[B]`, the class of each image for what reads a single one: of several the one that
+        counts most, of none what the teacher says.
+      targets: float32 `[B, C]`; a row sums to the weight of its image, 0 where it has no label.
+    """
+
+    ids: jax.Array
+    targets: jax.Array
+
+
+Labels = jax.Array | SoftLabels
+"""Int `[B]`, {0, 1} `[B, C]`, or soft ones."""
+
+
+def class_ids(labels: Labels) -> jax.Array:
+    """Int `[B]`, one class for each image."""
+    return labels.ids if isinstance(labels, SoftLabels) else labels
+
+
+def cross_entropy_loss(logits: jax.Array, labels: Labels, where: jax.Array | None) -> jax.Array:
+    """Mean of `-sum_c t_c log softmax(logits)_c` over the valid examples that have a label."""
+    if isinstance(labels, SoftLabels):
+        has_label = jnp.any(labels.targets > 0, axis=-1)
+        where = has_label if where is None else where & has_label
+        return masked_mean(optax.softmax_cross_entropy(logits, labels.targets), where)
+    return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), where)
+
+
 # (student, teacher or None, labels [B] or targets [B, C], where [B]) -> numbers to report
-Measures = Callable[[Outputs, Outputs | None, jax.Array, jax.Array], dict[str, jax.Array]]
+Measures = Callable[[Outputs, Outputs | None, Labels, jax.Array], dict[str, jax.Array]]
 
 # (student, teacher or None, labels [B] or targets [B, C], where [B], ramp) -> (loss_cls, loss_kd)
 Objective = Callable[
-    [Outputs, Outputs | None, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
+    [Outputs, Outputs | None, Labels, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
 ]
 
 
 def _accuracy(
-    student: Outputs, teacher: Outputs | None, labels: jax.Array, where: jax.Array
+    student: Outputs, teacher: Outputs | None, labels: Labels, where: jax.Array
 ) -> dict[str, jax.Array]:
-    hits = jnp.argmax(student.logits, axis=-1) == labels
+    hits = jnp.argmax(student.logits, axis=-1) == class_ids(labels)
     return {"accuracy": masked_mean(hits.astype(student.logits.dtype), where)}
 
 

@@ -21,7 +21,7 @@ from jaxrobust.data.augment import draw_views, normalize, num_views, view_of
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine.training import TrainState, descend
 from jaxrobust.losses import gradient_cosine
-from jaxrobust.methods.distillation import Distiller, Outputs
+from jaxrobust.methods.distillation import Distiller, Outputs, SoftLabels
 from jaxrobust.models.contrast import Pairs
 from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
 from jaxrobust.models.layers import Features
@@ -35,13 +35,20 @@ class ClassifierState(TrainState):
 
     Attributes:
       constants: further collections of variables by name, which no step changes.
+      average: moving average of `params` and `batch_stats`, None where none is kept.
     """
 
     constants: dict[str, Any]
+    average: dict[str, Any] | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
         return {**super().variables, **self.constants}
+
+    @property
+    def predicting(self) -> dict[str, Any]:
+        """The variables that predictions are made with: the average, where one is kept."""
+        return {**self.variables, **(self.average or {})}
 
 
 class Batch(NamedTuple):
@@ -49,14 +56,14 @@ class Batch(NamedTuple):
 
     Attributes:
       images: `[B, H, W, 3]`, augmented and normalised.
-      labels: int32 `[B]`, or {0, 1} `[B, C]` where an image may have several.
+      labels: int32 `[B]`, soft ones, or {0, 1} `[B, C]` where an image may have several.
       valid: bool `[B]`, False at padding.
       ids: int32 `[B]`, which training images these are; any at padding.
       all_labels: of the whole training set. Both are for a method that `contrasts`.
     """
 
     images: jax.Array
-    labels: jax.Array
+    labels: jax.Array | SoftLabels
     valid: jax.Array
     ids: Any = None
     all_labels: Any = None
@@ -193,6 +200,46 @@ def distillation_step(
 
 
 @dataclasses.dataclass(frozen=True)
+class Targets:
+    """What is made of the labels of a batch.
+
+    Attributes:
+      smoothing: share of each label that is spread over all classes.
+      mixup: a of the distribution Beta(a, a) of the shares in which two images, their labels and
+        what the teacher says are mixed; 0: none.
+      weighted: whether there are weights of classes, and labels of -1 for images without one.
+    """
+
+    smoothing: float = 0.0
+    mixup: float = 0.0
+    weighted: bool = False
+
+
+def soft_labels(
+    targets: Targets,
+    labels: jax.Array,
+    class_weights: jax.Array,
+    teacher: jax.Array | None,
+) -> SoftLabels:
+    """Labels as shares of classes.
+
+    Args:
+      targets: what is made of them.
+      labels: int32 `[B]`, -1 for an image without one.
+      class_weights: float32 `[C]`.
+      teacher: its logits `[B, C]`, whose class stands for a missing label; None without a teacher.
+    """
+    num_classes = len(class_weights)
+    onehot = jax.nn.one_hot(labels, num_classes)  # of -1: 0 everywhere
+    smooth = (1 - targets.smoothing) * onehot + targets.smoothing / num_classes
+    known = (labels >= 0).astype(jnp.float32)
+    weights = known * class_weights[jnp.maximum(labels, 0)]
+    if teacher is not None:
+        labels = jnp.where(labels >= 0, labels, jnp.argmax(teacher, axis=-1).astype(labels.dtype))
+    return SoftLabels(labels, weights[:, None] * smooth)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainSpec:
     """What the training step of a network is compiled from.
 
@@ -207,6 +254,8 @@ class TrainSpec:
       dtype: of normalised images.
       teacher: the network that is asked in every step; None if the step reads a table of logits, or
         if nothing is distilled.
+      targets: what is made of the labels; None: they are what they are.
+      ema: share of the moving average of the network that stays at every step; 0: none is kept.
     """
 
     module: nn.Module
@@ -218,6 +267,8 @@ class TrainSpec:
     flip: bool
     dtype: Any
     teacher: nn.Module | None = None
+    targets: Targets | None = None
+    ema: float = 0.0
 
 
 def initial_state(spec: TrainSpec) -> Callable[[jax.Array], ClassifierState]:
@@ -238,7 +289,9 @@ def initial_state(spec: TrainSpec) -> Callable[[jax.Array], ClassifierState]:
                 variables[name] = {**variables[name], CONNECTOR: tree}
         params = variables["params"]
         opt_state = spec.optimizer.init(params)
-        return ClassifierState(params, variables["batch_stats"], opt_state, constants)
+        batch_stats = variables["batch_stats"]
+        average = {"params": params, "batch_stats": batch_stats} if spec.ema else None
+        return ClassifierState(params, batch_stats, opt_state, constants, average)
 
     return state
 
@@ -249,8 +302,10 @@ def training_step(spec: TrainSpec) -> Callable:
     Returns:
       `(network, ids, key, teacher, images, labels, statistics, scalars) -> (network, metrics)`.
       `ids` int32 `[width]`, -1 at padding; `teacher` is `{"variables", "statistics"}` of
-      `spec.teacher`, `{"table": [N, V, C]}` of its logits on all views of all images, or `{}`;
-      `images` uint8 `[N, H, W, 3]` or a streamed batch; `labels` of all images; `scalars` as for
+      `spec.teacher`, `{"table": [N, V, C]}` of its logits on all views of all images (or on every
+      whole image, V = 1, and its mirror image, V = 2), or `{}`;
+      `images` uint8 `[N, H, W, 3]` or a streamed batch; `labels` of all images, with
+      `spec.targets` `{"labels": int32 [N], "class_weights": [C]}`; `scalars` as for
       `distillation_step`.
     """
     apply = student_apply(spec.module, spec.distiller.connector)
@@ -264,16 +319,30 @@ def training_step(spec: TrainSpec) -> Callable:
         (raw,) = views_at(images, rows, 1)
         numbers = draw_views(augment_key, len(raw), **crops)
         views = view_of(raw, numbers, **crops)
+        mix = _mixing(spec.targets, key, len(ids))
+        views = mix(views)
         inputs = normalize(views, **statistics, dtype=spec.dtype)
-        batch = Batch(inputs, labels[rows], ids >= 0, rows, labels)
         taught = None
         if spec.teacher is not None:
             taught = teach(spec.teacher, teacher, views, dtype=spec.dtype)
         elif spec.distiller.has_teacher:
-            logits = teacher["table"][rows, numbers].astype(jnp.float32)
+            table = teacher["table"]
+            # One with fewer views is of whole images: a crop is taught what its image is.
+            whole = table.shape[1] < num_views(**crops)
+            logits = table[rows, numbers % table.shape[1] if whole else numbers]
             # Of a teacher with a table nothing but logits is read.
+            logits = mix(logits.astype(jnp.float32))
             taught = SingleLabelOutputs(logits, None, cast(Features, None))
-        return distillation_step(
+        if spec.targets is None:
+            batch = Batch(inputs, labels[rows], ids >= 0, rows, labels)
+        else:
+            logits = None if taught is None else taught.logits
+            soft = soft_labels(
+                spec.targets, labels["labels"][rows], labels["class_weights"], logits
+            )
+            soft = soft._replace(targets=mix(soft.targets))
+            batch = Batch(inputs, soft, ids >= 0, rows)
+        network, metrics = distillation_step(
             network,
             batch,
             taught,
@@ -283,8 +352,30 @@ def training_step(spec: TrainSpec) -> Callable:
             distiller=spec.distiller,
             optimizer=spec.optimizer,
         )
+        if network.average is not None:
+            now = {"params": network.params, "batch_stats": network.batch_stats}
+            average = optax.incremental_update(now, network.average, 1 - spec.ema)
+            network = network.replace(average=average)
+        return network, metrics
 
     return step
+
+
+def _mixing(targets: Targets | None, key: jax.Array, count: int) -> Callable[[Any], Any]:
+    """The function that mixes each row of a batch with another, with a share of more than a half
+    of its own."""
+    if targets is None or not targets.mixup:
+        return lambda x: x
+    share_key, order_key = jax.random.split(jax.random.fold_in(key, 1))
+    share = jax.random.beta(share_key, targets.mixup, targets.mixup, dtype=jnp.float32)
+    share = jnp.maximum(share, 1 - share)
+    order = jax.random.permutation(order_key, count)
+
+    def mix(x):
+        x = x.astype(jnp.float32)
+        return share * x + (1 - share) * x[order]
+
+    return mix
 
 
 def teach(

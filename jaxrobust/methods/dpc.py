@@ -27,6 +27,7 @@ import optax
 
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import (
     calibrated_softmax,
@@ -39,6 +40,7 @@ from jaxrobust.losses import (
     uniform_prior_penalty,
 )
 from jaxrobust.methods.dpc_options import Dpc
+from jaxrobust.methods.model_options import Model
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,
@@ -342,17 +344,19 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
 def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) -> Method:
     """DPC, or an ablation of it, with options in place of those of the recipe."""
-    optimizer = make_optimizer(config.optimizer)
+    schedule = Optimizer.read(config)
+    optimizer = make_optimizer(schedule)
     objective = make_objective(dpc, problem.num_classes)
-    sizes = {
+    network = {
+        **Model.read(config).architecture,
         "num_classes": problem.num_classes,
         "dtype": problem.dtype,
         "norm_parts": problem.norm_parts,
     }
     if dpc.heads == 2:
-        module = make_two_headed(config.model, **sizes)
+        module = make_two_headed(**network)
     else:
-        module = make_network(config.model, num_heads=1, **sizes)
+        module = make_network(**network, num_heads=1)
     parts = {"apply": network_apply(module), "optimizer": optimizer, "objective": objective}
     batch_size = config.batch_size
 
@@ -411,7 +415,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
                 "drop",
             ),
         ),
-        passes=_passes(dpc, config, problem),
+        passes=_passes(dpc, schedule, config.num_epochs, batch_size, problem.num_examples),
         forward=single_head(module),
         class_probs=lambda logits: objective.probs(jnp.mean(logits, axis=0)),
         score_labels=score_labels_by(
@@ -432,14 +436,13 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
 
 
 def _passes(
-    dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem
+    dpc: Dpc, schedule: Optimizer, num_epochs: int, batch_size: int, num_examples: int
 ) -> Callable[..., list[Pass]]:
     """`Method.passes` of the co-divided training."""
-    batch_size = config.batch_size
 
     def passes(epoch, label_scores, generator):
         scalars = {
-            "learning_rate": learning_rate(config.optimizer, epoch, config.num_epochs),
+            "learning_rate": learning_rate(schedule, epoch, num_epochs),
             "epoch": float(epoch),
         }
         plans = []
@@ -461,7 +464,7 @@ def _passes(
                 )
                 divided = False
             if not divided:
-                ids = {"all": order.permutation(problem.num_examples)}
+                ids = {"all": order.permutation(num_examples)}
                 plans.append(Pass("warm_up", name, ids, scalars))
                 continue
             labeled, unlabeled = np.flatnonzero(clean), np.flatnonzero(~clean)

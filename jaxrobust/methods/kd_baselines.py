@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from jaxrobust.errors import UserError
 from jaxrobust.losses import (
@@ -27,7 +26,12 @@ from jaxrobust.losses import (
 )
 from jaxrobust.losses.feature_distillation import average_pool_to
 from jaxrobust.methods import dhkd
-from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.methods.distillation import (
+    Distiller,
+    Problem,
+    class_ids,
+    cross_entropy_loss,
+)
 from jaxrobust.methods.kd_baselines_options import (
     At,
     Crd,
@@ -56,9 +60,8 @@ def _distiller(loss: Loss, *, weight: float, ce_weight: float = 1.0, **options) 
     """`ce_weight * CE + weight * ramp * loss` on one head."""
 
     def objective(student, teacher, labels, where, ramp):
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(student.logits, labels)
-        loss_cls = ce_weight * masked_mean(cross_entropy, where)
-        return loss_cls, weight * ramp * loss(student, teacher, labels, where)
+        loss_cls = ce_weight * cross_entropy_loss(student.logits, labels, where)
+        return loss_cls, weight * ramp * loss(student, teacher, class_ids(labels), where)
 
     return Distiller(objective=objective, **options)
 

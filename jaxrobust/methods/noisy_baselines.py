@@ -9,11 +9,13 @@ import numpy as np
 import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc_options import Dpc
+from jaxrobust.methods.model_options import Model
 from jaxrobust.methods.noisy_baselines_options import Baseline
 from jaxrobust.methods.noisy_labels import (
     Method,
@@ -156,9 +158,10 @@ def _unit(features: jax.Array) -> jax.Array:
 def _single(
     options: Baseline, config: ml_collections.ConfigDict, problem: Problem, *, alpha: float
 ) -> Method:
-    optimizer = make_optimizer(config.optimizer)
+    schedule = Optimizer.read(config)
+    optimizer = make_optimizer(schedule)
     module = make_network(
-        config.model,
+        **Model.read(config).architecture,
         num_classes=problem.num_classes,
         num_heads=1,
         dtype=problem.dtype,
@@ -208,7 +211,7 @@ def _single(
     def passes(epoch, label_scores, generator):
         del label_scores
         ids = {"all": generator("net/order").permutation(problem.num_examples)}
-        rate = learning_rate(config.optimizer, epoch, config.num_epochs)
+        rate = learning_rate(schedule, epoch, config.num_epochs)
         return [Pass("train", "net", ids, {"learning_rate": rate})]
 
     def score(logits, labels):

@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
-import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.dual_head import AUXILIARY_HEADS, DualHeadClassifier
@@ -26,6 +25,8 @@ from jaxrobust.models.two_headed import TwoHeaded
 from jaxrobust.models.vgg import VGG
 from jaxrobust.models.wide_resnet import WideResNet
 
+_RESNET_SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+
 NETWORKS: dict[str, Callable[..., Network]] = {
     "inception_resnet_v2": InceptionResNetV2,
     "preact_resnet18": functools.partial(
@@ -37,6 +38,15 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "resnet18": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
     "resnet18_thin": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), widths=(16, 32, 64, 128)),
     "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
+    **{
+        f"{name}_imagenet": functools.partial(
+            ResNet,
+            stage_sizes=sizes,
+            stem="imagenet",
+            **({"block": BottleneckBlock} if name == "resnet50" else {}),
+        )
+        for name, sizes in _RESNET_SIZES.items()
+    },
     "resnet8_small": functools.partial(ResNet, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
     "linear": FeatureNetwork,
     "mlp": functools.partial(FeatureNetwork, width=256),
@@ -48,7 +58,6 @@ FEATURE_NETWORKS = ("linear", "mlp")
 INITIALIZATIONS = {"torch_default": torch_uniform, "kaiming_fan_out": he_normal}
 """How the weights of convolutions start, by the name that a recipe gives it."""
 
-_RESNET_SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 _VGG_SIZES = {
     8: (1, 1, 1, 1, 1),
     11: (1, 1, 2, 2, 2),
@@ -169,89 +178,99 @@ def make_multilabel_classifier(
 
 
 def make_network(
-    config: ml_collections.ConfigDict,
+    name: str,
     *,
     num_classes: int,
     num_heads: int,
     dtype: Any,
+    pool: str = "global",
+    dropout: float = 0.0,
     norm_parts: int = 1,
 ) -> Network:
-    """The network of a recipe.
+    """A network with linear heads on its pooled feature.
 
     Args:
-      config: `name` (a key of `NETWORKS`), `pool` (`"global"` or `"window4"`) and, for
-        `FEATURE_NETWORKS`, `dropout` (0 where there is none).
+      name: a key of `NETWORKS`.
       num_classes: outputs per head.
       num_heads: linear heads on the pooled feature.
       dtype: computation dtype.
+      pool: one of `POOLINGS`, of the last feature map.
+      dropout: of `FEATURE_NETWORKS`, share of the features that is dropped in training.
       norm_parts: of a batch, for BatchNorm.
 
     Raises:
       UserError: for an unknown name or pooling.
     """
-    if config.name not in NETWORKS:
-        raise UserError(unknown_name("model.name", config.name, NETWORKS))
-    if config.pool not in POOLINGS:
-        raise UserError(unknown_name("model.pool", config.pool, POOLINGS))
+    if name not in NETWORKS:
+        raise UserError(unknown_name("model.name", name, NETWORKS))
+    if pool not in POOLINGS:
+        raise UserError(unknown_name("model.pool", pool, POOLINGS))
     options: dict[str, Any] = {
         "num_classes": num_classes,
         "num_heads": num_heads,
         "dtype": dtype,
         "norm_parts": norm_parts,
     }
-    if config.name in FEATURE_NETWORKS:
-        options["dropout"] = config.get("dropout", 0.0)
-    if config.name in ("inception_resnet_v2", *FEATURE_NETWORKS):
-        if config.pool != "global":
-            raise UserError(f"model.pool={config.pool!r} is not for {config.name}; use 'global'.")
+    if name in FEATURE_NETWORKS:
+        options["dropout"] = dropout
+    if name in ("inception_resnet_v2", *FEATURE_NETWORKS):
+        if pool != "global":
+            raise UserError(f"model.pool={pool!r} is not for {name}; use 'global'.")
     else:
-        options["pool"] = config.pool
-    return NETWORKS[config.name](**options)
+        options["pool"] = pool
+    return NETWORKS[name](**options)
 
 
 def make_two_headed(
-    config: ml_collections.ConfigDict, *, num_classes: int, dtype: Any, norm_parts: int = 1
+    name: str, *, num_classes: int, dtype: Any, norm_parts: int = 1, **options: Any
 ) -> TwoHeaded:
-    """The network of a recipe with DPC's two heads; arguments and errors as for `make_network`."""
-    backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
+    """A network with DPC's two heads; arguments and errors as for `make_network`."""
+    backbone = make_network(name, num_classes=num_classes, num_heads=0, dtype=dtype, **options)
     return TwoHeaded(backbone, num_classes, norm_parts=norm_parts)
 
 
 def make_multi_exit(
-    config: ml_collections.ConfigDict,
+    name: str,
     *,
     num_classes: int,
     exits: bool,
     dtype: Any,
+    pool: str = "global",
+    dropout: float = 0.0,
+    init: str = "torch_default",
     norm_parts: int = 1,
 ) -> MultiExit:
-    """The network of a recipe with BLDR's two heads and its exits.
+    """A network with BLDR's two heads and its exits.
 
     Args:
-      config: `name` (a ResNet of `NETWORKS`, or without exits one of `FEATURE_NETWORKS`), `pool`
-        (`"global"`) and `init` (a key of `INITIALIZATIONS`).
+      name: a ResNet of `NETWORKS`, or without exits one of `FEATURE_NETWORKS`.
       num_classes: outputs per head.
       exits: whether there are exits after the stages before the last.
       dtype: computation dtype.
+      pool: `"global"`.
+      dropout: as of `make_network`.
+      init: a key of `INITIALIZATIONS`.
       norm_parts: of a batch, for BatchNorm.
 
     Raises:
       UserError: for another name, pooling or initialisation.
     """
-    if config.init not in INITIALIZATIONS:
-        raise UserError(unknown_name("model.init", config.init, INITIALIZATIONS))
-    if config.name == "inception_resnet_v2" or config.pool != "global":
+    if init not in INITIALIZATIONS:
+        raise UserError(unknown_name("model.init", init, INITIALIZATIONS))
+    if name == "inception_resnet_v2" or pool != "global":
         raise UserError(
-            f"BLDR's exits need a ResNet and global pooling, not model.name={config.name!r} with "
-            f"model.pool={config.pool!r}."
+            f"BLDR's exits need a ResNet and global pooling, not model.name={name!r} with "
+            f"model.pool={pool!r}."
         )
-    if exits and config.name in FEATURE_NETWORKS:
+    if exits and name in FEATURE_NETWORKS:
         raise UserError(
-            f"model.name={config.name!r} has no stages from which BLDR's exits could lead: set "
+            f"model.name={name!r} has no stages from which BLDR's exits could lead: set "
             "--config.bldr.self_distillation=False."
         )
-    kernel_init = INITIALIZATIONS[config.init]
-    backbone = make_network(config, num_classes=num_classes, num_heads=0, dtype=dtype)
+    kernel_init = INITIALIZATIONS[init]
+    backbone = make_network(
+        name, num_classes=num_classes, num_heads=0, dtype=dtype, dropout=dropout
+    )
     return MultiExit(
         backbone.clone(kernel_init=kernel_init),
         num_classes,

@@ -11,7 +11,7 @@ from jaxrobust.models.layers import Features, Linear, Network
 
 
 class Contrast(NamedTuple):
-    """How near one network's embeddings are to the other's memory.
+    """Similarities of one network's embeddings to the other's memory.
 
     Attributes:
       similarities: float32 `[B, M + 1]`, inner products; column 0 is of the image itself.

@@ -103,7 +103,7 @@ def _from_hub(repository: str) -> StoredClassifier:
         download = functools.partial(huggingface_hub.hf_hub_download, repository, file)
         try:
             return pathlib.Path(download(local_files_only=True))
-        except Exception:  # of many kinds; whatever it was, the next one names it
+        except Exception:  # of many types; the download below raises its own
             pass
         try:
             return pathlib.Path(download())

@@ -157,7 +157,7 @@ class ResNetBackbone(nn.Module):
 
 
 class ResNet(Network):
-    """ResNet with a 3x3 stem and linear heads, for images of 8 to 64 pixels.
+    """ResNet with linear heads, with a 3x3 stem for images of 8 to 64 pixels.
 
     Every head is a `Linear` layer initialised from its own key, so two heads never start equal.
 
@@ -167,6 +167,7 @@ class ResNet(Network):
       block: as for `ResNetBackbone`.
       stage_sizes: as for `ResNetBackbone`.
       widths: as for `ResNetBackbone`.
+      stem: as for `ResNetBackbone`.
       pool: as for `ResNetBackbone`.
       kernel_init: of every convolution; PyTorch's default.
       dtype: computation dtype of the convolutions; features and logits are float32.
@@ -177,6 +178,7 @@ class ResNet(Network):
     block: Callable[..., nn.Module] = BasicBlock
     stage_sizes: Sequence[int] = (2, 2, 2, 2)
     widths: Sequence[int] = (64, 128, 256, 512)
+    stem: str = "small"
     pool: str = "global"
     kernel_init: nn.initializers.Initializer = torch_uniform
     dtype: Any = jnp.float32
@@ -186,6 +188,7 @@ class ResNet(Network):
             block=self.block,
             stage_sizes=self.stage_sizes,
             widths=self.widths,
+            stem=self.stem,
             pool=self.pool,
             kernel_init=self.kernel_init,
             dtype=self.dtype,

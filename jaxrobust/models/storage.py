@@ -1,24 +1,27 @@
-"""Trained classifiers as files: two that any NumPy can read, and a program that needs only JAX.
+"""Trained classifiers as files: two that need no JAX to be read, and a program that needs only JAX.
 
     from jaxrobust.models.storage import load_classifier
     student = load_classifier("runs/dhkd/student")
     logits = student.logits(images)  # uint8 [n, H, W, 3] -> float32 [n, C]
 
-A folder holds `model.json` (architecture, classes, normalisation, checksum), `variables.npz`
+A folder holds `model.json` (architecture, classes, normalisation, checksum), `model.safetensors`
 (every array under its path, such as `params/primary/Dense_0/kernel`) and, where one was asked for,
 `program.bin`, images to logits with the parameters inside, for any batch size:
 
     import jax, pathlib
     program = jax.export.deserialize(pathlib.Path("runs/dhkd/student/program.bin").read_bytes())
     logits = program.call(images)
+
+JAX promises that versions of the next six months read such a program; what is to last longer is an
+ONNX file (`jaxrobust.models.onnx_export`).
 """
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,9 +34,9 @@ from flax import traverse_util
 from jaxrobust.data.augment import normalize
 from jaxrobust.engine.files import write_bytes, write_json
 from jaxrobust.errors import UserError
-from jaxrobust.models import make_classifier, make_multilabel_classifier
+from jaxrobust.models import make_classifier, make_multilabel_classifier, safetensors_file
 
-MODEL, VARIABLES, PROGRAM = "model.json", "variables.npz", "program.bin"
+MODEL, VARIABLES, PROGRAM = "model.json", "model.safetensors", "program.bin"
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -89,10 +92,8 @@ def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) 
     """Writes a folder that `load_classifier` reads; after a kill it is whole or refused."""
     directory = pathlib.Path(directory)
     arrays: dict[str, Any] = traverse_util.flatten_dict(dict(classifier.variables), sep="/")
-    content = io.BytesIO()
-    plain: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
-    np.savez(content, **plain)
-    write_bytes(directory / VARIABLES, content.getvalue())
+    content = safetensors_file.encoded({name: np.asarray(x) for name, x in arrays.items()})
+    write_bytes(directory / VARIABLES, content)
     facts = {
         **{
             field.name: getattr(classifier, field.name)
@@ -100,7 +101,7 @@ def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) 
             if field.name != "variables"
         },
         "num_parameters": sum(x.size for name, x in arrays.items() if name.startswith("params/")),
-        "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+        "variables_sha256": hashlib.sha256(content).hexdigest(),
     }
     write_json(directory / MODEL, facts)
 
@@ -126,11 +127,11 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
             "write it anew."
         )
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
-    except (ValueError, TypeError, AttributeError) as error:
+        arrays = safetensors_file.decoded(content)
+        variables = traverse_util.unflatten_dict(arrays, sep="/")
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise UserError(
-            f"{directory / VARIABLES} holds no plain arrays ({error}); write the folder anew."
+            f"{directory / VARIABLES} is no safetensors file ({error}); write the folder anew."
         ) from None
     variables.setdefault("batch_stats", {})
     classifier = StoredClassifier(
@@ -169,18 +170,25 @@ def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None
     # 64 pixels leave a map of at least one in every network.
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     wanted = jax.eval_shape(classifier.module().init, jax.random.key(0), images)
+    if difference := first_difference(classifier.variables, wanted):
+        raise UserError(
+            f"{directory} is not a {classifier.arch} for {classifier.num_classes} classes: "
+            f"{difference}."
+        )
+
+
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Which variable is the first that has another shape than it should, in words; "" for none."""
 
     def shapes_of(tree) -> dict[str, tuple[int, ...]]:
         leaves: dict[str, Any] = traverse_util.flatten_dict(dict(tree), sep="/")
         return {name: np.shape(leaf) for name, leaf in leaves.items()}
 
-    shapes, found = shapes_of(wanted), shapes_of(classifier.variables)
-    for name in sorted(shapes.keys() | found.keys()):
-        if shapes.get(name) != found.get(name):
-            raise UserError(
-                f"{directory} is not a {classifier.arch} for {classifier.num_classes} classes: "
-                f"{name} has the shape {found.get(name)}, but should have {shapes.get(name)}."
-            )
+    have, need = shapes_of(found), shapes_of(wanted)
+    for name in sorted(have.keys() | need.keys()):
+        if have.get(name) != need.get(name):
+            return f"{name} has the shape {have.get(name)}, but should have {need.get(name)}"
+    return ""
 
 
 def save_program(
@@ -188,13 +196,14 @@ def save_program(
 ) -> None:
     """Writes `program.bin`: raw images uint8 `[batch, H, W, 3]` to logits, parameters included.
 
-    It runs on CPU, CUDA and TPU with any batch size, by `jax.export.deserialize` alone.
+    It runs on CPU, CUDA and TPU with any batch size, by `jax.export.deserialize` alone, in versions
+    of JAX of the next six months.
 
     Raises:
       UserError: if flatbuffers is not installed, or the classifier does not know its images.
     """
     try:
-        import flatbuffers  # noqa: F401  jax.export needs it and does not bring it along
+        import flatbuffers  # noqa: F401  jax.export needs it without depending on it
     except ModuleNotFoundError:
         raise UserError(
             "A program can only be written with flatbuffers; pip install 'jaxrobust[export]', or "

@@ -36,7 +36,7 @@ def _windows(x: Any) -> Any:
 
 
 def _across_the_seam(size: tuple[int, ...], shifts: tuple[int, ...]) -> np.ndarray:
-    """Bool [windows, 49, 49], True for pairs that only the cyclic shift has brought together."""
+    """Bool [windows, 49, 49], True for pairs that are neighbours only by the cyclic shift."""
     rows, columns = (
         np.select([np.arange(n) < n - WINDOW, np.arange(n) < n - shift], [0, 1], 2)
         if shift
@@ -169,8 +169,11 @@ class SwinTransformer(nn.Module):
         for stage, (size, num_heads) in enumerate(zip(self.sizes, self.num_heads, strict=True)):
             if stage > 0:
                 x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
-                corners = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
-                x = norm(name=f"merge_{stage}_norm")(jnp.concatenate(corners, axis=-1))
+                batch, height, width, channels = x.shape
+                x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+                corners = x.transpose(0, 1, 3, 4, 2, 5)  # columns, then rows, as in PyTorch
+                x = corners.reshape(batch, height // 2, width // 2, 4 * channels)
+                x = norm(name=f"merge_{stage}_norm")(x)
                 x = nn.Dense(
                     self.width * 2**stage,
                     use_bias=False,

@@ -3,8 +3,6 @@ anything that a file may contain."""
 
 import collections
 import io
-import json
-import math
 import pathlib
 import pickle
 import struct
@@ -12,23 +10,11 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from jaxrobust.errors import UserError
-
-_SAFETENSORS_TYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": ml_dtypes.bfloat16,
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-    "BOOL": "?",
-}
+from jaxrobust.models import safetensors_file
+from jaxrobust.models.safetensors_file import DTYPES
 
 # By name of the class that PyTorch's pickles give each storage.
 _STORAGE_TYPES = {
@@ -73,7 +59,7 @@ _SKIPPED = {
 
 
 class _Skipped:
-    """Stands for a value of `_SKIPPED`: takes whatever a pickle puts into it and keeps nothing."""
+    """Stands for a value of `_SKIPPED`: accepts and drops what a pickle assigns to it."""
 
     __slots__ = ()
 
@@ -153,7 +139,7 @@ def _load_zip(content: bytes) -> object:
 
         def storage(key: str, kind: str, size: int) -> np.ndarray:
             data = archive.read(f"{root}data/{key}")
-            return np.frombuffer(data, _SAFETENSORS_TYPES[kind], count=size)
+            return np.frombuffer(data, DTYPES[kind], count=size)
 
         return _TensorUnpickler(io.BytesIO(pickled), storage).load()
 
@@ -184,7 +170,7 @@ def _load_legacy(content: bytes) -> object:
     scan.load()
     storages, keys = {}, plain()
     for key in keys:
-        kind = np.dtype(_SAFETENSORS_TYPES[kinds[str(key)]])
+        kind = np.dtype(DTYPES[kinds[str(key)]])
         (size,) = struct.unpack("<q", file.read(8))
         if not 0 <= size * kind.itemsize <= len(content) - file.tell():
             raise pickle.UnpicklingError("it is cut short")
@@ -209,19 +195,7 @@ def _read_torch(path: pathlib.Path) -> object:
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        content = path.read_bytes()
-        (length,) = struct.unpack_from("<Q", content)
-        header = json.loads(content[8 : 8 + length])
-        header.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in header.items():
-            start, stop = entry["data_offsets"]
-            shape, dtype = tuple(entry["shape"]), np.dtype(_SAFETENSORS_TYPES[entry["dtype"]])
-            if stop - start != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{name} does not have the size of its shape {list(shape)}")
-            buffer = content[8 + length + start : 8 + length + stop]
-            tensors[name] = np.frombuffer(buffer, dtype).reshape(shape)
-        return tensors
+        return safetensors_file.decoded(path.read_bytes())
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise UserError(f"{path} is not a safetensors file, or damaged: {error}.") from error
 

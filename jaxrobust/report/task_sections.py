@@ -149,31 +149,83 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
 
 
 def teaching(run: Run, slug: str, images: Images) -> list[str]:
-    """Student and teacher side by side."""
+    """What every network scores and costs, and what is gained or lost of each class."""
     del slug, images
     if run.results is None:
         return []
-    student, teacher = run.results["student"], run.results["teacher"]
-    last = {k: v for k, v in run.results["last"].items() if isinstance(v, float)}
-    rows = [[f"student {student['name']}", *map(percent, last.values())]]
-    if teacher:
-        measures = (teacher.get(name) for name in last)
-        rows.insert(
-            0,
-            [
-                f"teacher {teacher['name']}",
-                *("–" if value is None else percent(value) for value in measures),
-            ],
-        )
-    return [
-        paragraph(f"The student has {student['num_parameters']:,} parameters."),
+    results = run.results
+    last = {k: v for k, v in results["last"].items() if isinstance(v, float)}
+    alone = results.get("student_alone")
+    networks = {"teacher": results["teacher"], "student": {**results["student"], **last}}
+    if alone:
+        networks["student_alone"] = {"name": results["student"]["name"], **alone["last"]}
+    networks = {role: values for role, values in networks.items() if values}
+    titles = {role: f"{role.replace('_', ' ')} {x['name']}" for role, x in networks.items()}
+    parts = [
         table(
             "On the test images after the last epoch (%)",
             ["", *(name.replace("_", " ") for name in last)],
-            rows,
+            [
+                [titles[role], *(_or_dash(values.get(name), percent) for name in last)]
+                for role, values in networks.items()
+            ],
+            numeric=True,
+        )
+    ]
+    if "agreement" in results:
+        share = percent(results["agreement"])
+        parts.append(
+            paragraph(f"Student and teacher name the same class of {share} % of the test images.")
+        )
+    parts.append(_costs(run, networks, titles))
+    return [*parts, _classes(results)]
+
+
+def _or_dash(value, shown) -> str:
+    return "–" if value is None else shown(value)
+
+
+def _costs(run: Run, networks: dict, titles: dict) -> str:
+    """Size and speed of teacher and student."""
+    latency = read_json(run.workdir / "latency.json") or {}
+    batches = sorted({batch for times in latency.values() for batch in times}, key=int)
+    columns = {
+        "num_parameters": ("parameters", "{:,}".format),
+        "megabytes": ("MB in float32", "{:.2f}".format),
+        "gflop": ("GFLOP per image", "{:.3f}".format),
+    }
+    rows = []
+    for role in ("teacher", "student"):
+        if role in networks:
+            values = [_or_dash(networks[role].get(k), shown) for k, (_, shown) in columns.items()]
+            times = latency.get(role, {})
+            values += [_or_dash(times.get(batch), "{:.2f}".format) for batch in batches]
+            rows.append([titles[role], *values])
+    header = [title for title, _ in columns.values()]
+    header += [f"ms for {batch} on the CPU" for batch in batches]
+    return table("What the networks cost", ["", *header], rows, numeric=True)
+
+
+def _classes(results: dict) -> str:
+    """Share of each class that every network has right, the greatest losses first."""
+    classes = results.get("classes")
+    if not classes:
+        return ""
+    roles = [role for role in ("teacher", "student", "student_alone") if role in classes[0]]
+    if "teacher" in roles:
+        classes = sorted(classes, key=lambda row: row["student"] - row["teacher"])
+    return details(
+        "Class by class",
+        table(
+            "Test images of each class that a network has right (%), the greatest losses first",
+            ["class", "test images", *(role.replace("_", " ") for role in roles)],
+            [
+                [row["class"], row["test_images"], *(percent(row[role]) for role in roles)]
+                for row in classes
+            ],
             numeric=True,
         ),
-    ]
+    )
 
 
 TASK_SECTIONS = {

@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
+from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.open_set import OpenSetSplit
@@ -38,6 +39,7 @@ from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
+from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.figures import learning_curves
 from jaxrobust.methods import STRATEGIES
@@ -59,6 +61,7 @@ from jaxrobust.tasks.annotation_files import (
     write_predictions,
 )
 from jaxrobust.tasks.annotator import UNKNOWN, Annotator, new_class_problem
+from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -74,6 +77,7 @@ from jaxrobust.tasks.common import (
 )
 from jaxrobust.tasks.images import images_of
 from jaxrobust.tasks.known_images import KnownImages, View, joined
+from jaxrobust.tasks.options import Al
 from jaxrobust.tasks.oracles import (
     NoOracle,
     Oracle,
@@ -227,7 +231,7 @@ def choose(
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> OpenSetSplit:
-    al = config.al
+    al = Al.read(config)
     if dataset.unlabeled is not None:
         raise UserError(
             f"{config.dataset.path} has a folder of unlabelled images, which nobody can annotate; "
@@ -346,6 +350,11 @@ class _Learning:
             norm_parts=batch_norm_parts(config, placement),
         )
         self.strategy: Strategy = STRATEGIES[config.method](config, self.problem)
+        self._backbone = stored_backbone(config, dataset)
+        for phase in self.strategy.phases:
+            if self._backbone and phase.is_fresh:
+                shapes = jax.eval_shape(phase.start, jax.random.key(0), {})
+                self._backbone.check(shapes, config.model.name)
         self.saved = Saved(
             arrays={"observed": {}}, record={"rounds": [], "verdicts": []}, at=(0, 0, 0)
         )  # round, phase, epoch
@@ -374,7 +383,7 @@ class _Learning:
         programs, placement, config = self.run.programs, self.run.placement, self.config
         self._static = static = program_settings(config), self.problem
         views = self._views = make_views(
-            config.augment, self.problem.input_shape, self.problem.dtype
+            Augment.read(config), self.problem.input_shape, self.problem.dtype
         )
         view = "weak" if config.al.score_transform == "train" else "test"
         num_train, num_test = len(self.examples), len(self.dataset.test)
@@ -513,8 +522,7 @@ class _Learning:
             return
         first_epoch = saved.at[2] if saved.at[:2] == (round_, index) else 0
         if first_epoch == 0 and not saved.row:
-            key = rng.stream(seed, f"{name}/start", round_)
-            saved.networks[name] = self._start[name](key, self._before(index))
+            saved.networks[name] = self._started(round_, index)
             saved.record["verdicts"] = []
             if phase.observation is not None:
                 saved.arrays["observed"][name] = self._nothing_observed(phase, phase.observation)
@@ -595,6 +603,15 @@ class _Learning:
         row = self._row_observed[phase.name]
         total = np.zeros((len(self.examples), *row.shape[1:]), row.dtype)
         return self.run.placement.put({"sum": total, "count": np.int32(0)})
+
+    def _started(self, round_: int, index: int) -> TrainState:
+        """The network of a phase at the start of a round."""
+        phase = self.strategy.phases[index]
+        key = rng.stream(self.config.seed, f"{phase.name}/start", round_)
+        network = self._start[phase.name](key, self._before(index))
+        if self._backbone and phase.is_fresh:
+            network = self._backbone.put_into(network, self.run.placement)
+        return network
 
     def _before(self, index: int) -> dict:
         """Networks of the phases that precede phase `index` in a round."""
@@ -769,6 +786,7 @@ class _Learning:
             "initial_ids": initial.tolist(),
             "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
             "dataset_sha256": fingerprint(self.dataset),
+            **({"backbone_sha256": self._backbone.sha256} if self._backbone else {}),
         }
         self.run.begin("split.json", split, dtype=self.problem.dtype)
 
@@ -853,8 +871,7 @@ class _Learning:
         """The state at the start, or of the round to go on with, or of the latest checkpoint."""
         saved = self.saved
         for index, phase in enumerate(self.strategy.phases):
-            key = rng.stream(self.config.seed, f"{phase.name}/start", 0)
-            saved.networks[phase.name] = self._start[phase.name](key, self._before(index))
+            saved.networks[phase.name] = self._started(0, index)
             if phase.observation is not None:
                 nothing = self._nothing_observed(phase, phase.observation)
                 saved.arrays["observed"][phase.name] = nothing
@@ -893,7 +910,7 @@ class _Learning:
         log.info(text)
 
     def _wait(self, round_: int) -> dict:
-        """Ends the command: the rest is up to the person."""
+        """Ends the command until the person has filled the table."""
         self.run.flush()
         table, lines = self.oracle.waiting_for(round_)
         for line in (f"round {round_}: {_accuracy(self.rounds[-1])} so far", *lines):

@@ -1,4 +1,4 @@
-"""What several tasks do alike with a recipe."""
+"""What the tasks share: loading data, checks of a recipe, test files, log lines."""
 
 import dataclasses
 import json
@@ -19,16 +19,15 @@ from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.data.tables import escape_formula
 from jaxrobust.embedding import embed
 from jaxrobust.engine.files import format_number, write_table
-from jaxrobust.engine.optim import SCHEDULES
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten, plain
 from jaxrobust.engine.writers import writer_names
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.errors import UserError
 from jaxrobust.models import FEATURE_NETWORKS
 from jaxrobust.recipes import has_pretrained
-from jaxrobust.tasks.options import check
+from jaxrobust.tasks import options
 
 log = logging.getLogger("jaxrobust")
 
@@ -55,8 +54,8 @@ def load(
     Raises:
       UserError: if the data is not usable, or of the other kind.
     """
-    fields = config.dataset
-    options = {
+    fields = options.Dataset.read(config)
+    limits = {
         "path": fields.path or None,
         "max_train": fields.max_train or None,
         "max_test": fields.max_test or None,
@@ -67,11 +66,11 @@ def load(
             f"Task {config.task} holds its images in memory: set --config.dataset.stream=False."
         )
     if fields.name == FEATURES:
-        dataset = _load_features(config, can_learn=features, **options)
+        dataset = _load_features(config, can_learn=features, **limits)
     elif fields.stream:
-        dataset = list_dataset(fields.name, **options)
+        dataset = list_dataset(fields.name, **limits)
     else:
-        dataset = load_dataset(fields.name, image_size=fields.image_size or None, **options)
+        dataset = load_dataset(fields.name, image_size=fields.image_size or None, **limits)
     if multilabel is not None and dataset.is_multilabel != multilabel:
         has, wants = (
             ("several labels", "one") if dataset.is_multilabel else ("one label", "several")
@@ -82,16 +81,16 @@ def load(
         )
     return dataclasses.replace(
         dataset,
-        mean=tuple(fields.mean) or dataset.mean,
-        std=tuple(fields.std) or dataset.std,
+        mean=fields.mean or dataset.mean,
+        std=fields.std or dataset.std,
     )
 
 
 def _load_features(
-    config: ml_collections.ConfigDict, *, can_learn: bool, path: str | None, **options
+    config: ml_collections.ConfigDict, *, can_learn: bool, path: str | None, **limits
 ) -> FeatureDataset:
     """The file of features that a recipe names; arguments as of `load` and `load_features`."""
-    fields = config.dataset
+    fields = options.Dataset.read(config)
     if not can_learn:
         raise UserError(
             f"Task {config.task} learns from images, not from features: choose another "
@@ -110,7 +109,7 @@ def _load_features(
         _embedded(path) if fields.features == AUTO else fields.features,
         labels=fields.labels or None,
         test_fraction=fields.test_fraction,
-        **options,
+        **limits,
     )
 
 
@@ -164,18 +163,12 @@ MULTILABEL = "multilabel"
 
 
 def check_common(config: ml_collections.ConfigDict) -> None:
-    """Refuses a recipe that no data could make right.
+    """Refuses a recipe that is wrong whatever the data.
 
     Raises:
       UserError: for the first field that is wrong.
     """
-    check(config)
-    schedule = config.optimizer.schedule
-    if lacking := [name for name in SCHEDULES[schedule] if name not in config.optimizer]:
-        raise UserError(
-            f"optimizer.schedule={schedule!r} reads {' and '.join(lacking)}, which this recipe's "
-            "optimizer lacks; choose another schedule, or add them to the recipe."
-        )
+    options.check(config)
     writer_names(config.writers)  # which raises where one is unknown
 
 
@@ -193,15 +186,9 @@ def check_batch_size(config: ml_collections.ConfigDict, num_examples: int) -> No
 
 
 def compute_dtype(name: str):
-    """The dtype of convolutions that a recipe names.
-
-    Raises:
-      UserError: if it is none.
-    """
+    """The dtype of convolutions by its name in a recipe."""
     if name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    if name not in ("float32", "bfloat16"):
-        raise UserError(unknown_name("dtype", name, ("auto", "float32", "bfloat16")))
     return jnp.dtype(name)
 
 
@@ -224,7 +211,7 @@ def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) ->
 def write_test_files(
     workdir: pathlib.Path, probs: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> None:
-    """What a trained network makes of the test images, as tables and figures.
+    """Writes the predictions on the test images as tables and figures.
 
     `confusion.csv` or, of images with several labels, `classes.csv`; and `reliability.csv`.
 
@@ -271,7 +258,7 @@ def next_command(workdir: pathlib.Path) -> str:
 
 
 def introduce_pixels(dataset) -> None:
-    """Says of a folder that is learnt from its pixels what would make more of it."""
+    """Logs, where a folder of images is learnt from pixels, that pretrained features do better."""
     if dataset.name == "image_folder" and not has_pretrained():
         log.info(
             "Images are learnt from their pixels; with the features of a pretrained network, by "
@@ -280,7 +267,7 @@ def introduce_pixels(dataset) -> None:
 
 
 def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> None:
-    """Says on what devices which networks run, and whether an earlier attempt goes on."""
+    """Logs the devices, the networks and whether an earlier attempt is resumed."""
     devices = list(jax.tree.leaves(next(iter(networks.values())).params)[0].devices())
     sizes = ", ".join(
         f"{name} {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters"

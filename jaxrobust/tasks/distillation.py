@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxrobust.data.augment import num_views, plain_view
+from jaxrobust.data.augment import num_views
 from jaxrobust.data.dataset import Dataset, FileDataset, check_has_test, fingerprint
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine import rng
+from jaxrobust.engine.files import write_json
 from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim_options import Optimizer, StudentSgd
 from jaxrobust.engine.plan import make_plan, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
@@ -29,8 +31,10 @@ from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods.distillation import Distiller, Problem, distillation_schedule
 from jaxrobust.methods.distillation_steps import (
+    ClassifierState,
     PredictSpec,
     TableSpec,
+    Targets,
     TrainSpec,
     all_views,
     inference_variables,
@@ -44,7 +48,8 @@ from jaxrobust.models import (
     make_classifier,
     make_multilabel_classifier,
 )
-from jaxrobust.models.storage import StoredClassifier, save_classifier, save_program
+from jaxrobust.models.costs import cost, milliseconds
+from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -64,19 +69,32 @@ from jaxrobust.tasks.distillation_measures import (
     multilabel_comparison,
 )
 from jaxrobust.tasks.images import images_of, view_transforms
+from jaxrobust.tasks.student_folder import check_export, write_student
 from jaxrobust.tasks.teachers import (
+    TEACHER_LOGITS,
     TeacherLogits,
     check_table,
     digest,
+    frozen_teacher,
     has_table,
+    is_frozen,
+    logits_of,
+    read_logits,
+    sees_own_images,
     stored_backbone,
     stored_teacher,
+    teacher_size,
     with_backbone,
+    write_logits,
 )
 
 log = logging.getLogger("jaxrobust")
 
-ROLES = ("teacher", "student")
+LATENCY = "latency.json"
+"""Milliseconds on the CPU by network and number of images in a batch."""
+
+ROLES: tuple[str, ...] = ("teacher", "student", "student_alone")
+"""The networks of a run, in the order in which they are trained; not every run has all."""
 
 
 def run(
@@ -106,7 +124,7 @@ def run(
     """
     inputs = read_inputs(config, dataset, teacher)
     with open_run(config, workdir, programs, bar=bar) as run_:
-        return _Distillation(config, run_, inputs).distill()
+        return _Distillation(config, run_, _with_told(config, run_, inputs)).distill()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,18 +135,25 @@ class _Inputs:
       dataset: the images.
       protocol: what is measured on them.
       distiller: the method.
+      taught: training images of the student: the labelled ones, then those without a label.
       stored: the teacher, None if it is to be trained, if only its logits are given, or if none is
         needed.
-      logits: those of a teacher that is not a network.
+      logits: those of a teacher that is not asked in every step.
       backbones: by role, what the network starts from, None if from its initialisation.
+      own_images: what a teacher that sees other images than the student is trained on, None if it
+        is not trained on any.
+      size: side of the images of a teacher that sees other ones than the student, else 0.
     """
 
     dataset: Dataset | FileDataset
+    taught: Any
     protocol: Protocol
     distiller: Distiller
     stored: StoredClassifier | None
     logits: TeacherLogits | None
     backbones: Mapping[str, StoredClassifier | None]
+    own_images: Dataset | FileDataset | None = None
+    size: int = 0
 
 
 def read_inputs(
@@ -142,6 +167,7 @@ def read_inputs(
       UserError: if they cannot be right.
     """
     _check(config)
+    check_export(config)
     dataset: Any = given or load(config, multilabel=None, streams=True)
     check_has_test(dataset)
     protocol = MULTILABEL if dataset.is_multilabel else SINGLE_LABEL
@@ -152,10 +178,88 @@ def read_inputs(
         )
     check_batch_size(config, len(dataset.train))
     stored = stored_teacher(config, dataset)
-    distiller = _distiller(config, dataset, protocol, stored, logits)
+    backbones = {role: stored_backbone(config, role) for role in ROLES[:2]}
+    needs_teacher = bool(stored) or config.method != protocol.labels_only
+    own = needs_teacher and sees_own_images(config)
+    start = backbones["teacher"]
+    size = teacher_size(config, stored or cast(StoredClassifier, start)) if own else 0
+    taught = dataset.train
+    unlabeled = getattr(dataset, "unlabeled", None)
+    if config.get("use_unlabeled") and config.method != protocol.labels_only and unlabeled:
+        taught = taught.join(unlabeled)
+    if config.teacher.get("logits_file") and logits is None and needs_teacher:
+        logits = read_logits(config.teacher.logits_file, dataset, taught)
+    asked = stored or (start and dataclasses.replace(start, num_classes=dataset.num_classes))
+    distiller = _distiller(config, dataset, protocol, asked, logits)
     check_table(config, distiller, logits)
-    backbones = {role: stored_backbone(config, role) for role in ROLES}
-    return _Inputs(dataset, protocol, distiller, stored, logits, backbones)
+    if distiller.contrasts and _targets(config, dataset, taught):
+        raise UserError(
+            f"method {config.method} compares every image with others by their labels, so there "
+            "can be no images without a label, weights, smoothing or mixup: leave out "
+            "use_unlabeled, class_weights, label_smoothing and mixup."
+        )
+    own_images: Any = None
+    if own and not stored and not is_frozen(config):
+        if given is not None:
+            raise UserError(
+                "A teacher is fine-tuned on images of its own size from a folder; of images in "
+                "memory give it a head, --config.teacher.train=head."
+            )
+        at_its_size = config.copy_and_resolve_references()
+        at_its_size.dataset.image_size = size
+        own_images = load(at_its_size, multilabel=None, streams=True)
+    return _Inputs(
+        dataset, taught, protocol, distiller, stored, logits, backbones, own_images, size
+    )
+
+
+def _targets(config: ml_collections.ConfigDict, dataset: Any, taught: Any) -> Targets | None:
+    """What is made of the labels, None if nothing is."""
+    smoothing, mixup = config.get("label_smoothing", 0.0), config.get("mixup", 0.0)
+    has_weights = config.get("class_weights", "none") != "none"
+    weighted = has_weights or len(taught) > len(dataset.train)
+    if not (smoothing or mixup or weighted):
+        return None
+    return Targets(smoothing, mixup, weighted)
+
+
+def _class_weights(config: ml_collections.ConfigDict, dataset: Any) -> np.ndarray:
+    """Float32 `[C]`, of mean 1 over the labelled images."""
+    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    if config.get("class_weights", "none") == "none":
+        return np.ones(len(counts), np.float32)
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
+def _with_told(config: ml_collections.ConfigDict, run_: Run, inputs: _Inputs) -> _Inputs:
+    """The inputs with what a teacher says that sees other images than the student and needs no
+    training here: asked once, and read again by a run that goes on."""
+    needs = inputs.distiller.has_teacher or inputs.stored
+    if not inputs.size or inputs.own_images is not None or not needs:
+        return inputs
+    folder, file = run_.workdir / "teacher", run_.workdir / TEACHER_LOGITS
+    if file.exists():
+        told = read_logits((str(file),), inputs.dataset, inputs.taught)
+        stored = inputs.stored or load_classifier(folder)
+        return dataclasses.replace(
+            inputs, stored=stored, logits=dataclasses.replace(told, name=stored.arch)
+        )
+    options = {"root": config.dataset.path, "size": inputs.size}
+    stored = inputs.stored
+    if stored is None:
+        stored, told = frozen_teacher(
+            cast(StoredClassifier, inputs.backbones["teacher"]),
+            inputs.dataset,
+            inputs.taught,
+            seed=config.seed,
+            balanced=config.class_weights == "balanced",
+            **options,
+        )
+        save_classifier(stored, folder)
+    else:
+        told = logits_of(stored, inputs.dataset, inputs.taught, **options)
+    write_logits(file, told, inputs.dataset, inputs.taught)
+    return dataclasses.replace(inputs, stored=stored, logits=told)
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -230,13 +334,30 @@ class _Distillation:
         self.dataset, self.protocol = inputs.dataset, inputs.protocol
         self.stored, self.distiller = inputs.stored, inputs.distiller
         self.teacher_logits = inputs.logits
+        self.taught, self.own_images = inputs.taught, inputs.own_images
         self.dtype = compute_dtype(config.dtype)
         dataset, put = self.dataset, run_.placement.put
-        self._images = images_of(dataset.train, config, run_.placement)
-        self._test_images = images_of(dataset.test, config, run_.placement)
-        self.input_shape = self._images.shape
-        self._crops = {"padding": config.augment.padding, "flip": config.augment.flip}
-        self.teacher_name = config.teacher.name
+        self._backbones = inputs.backbones
+        images = images_of(inputs.taught, config, run_.placement)
+        tested = images_of(dataset.test, config, run_.placement)
+        self._images, self._test_images = dict.fromkeys(ROLES, images), dict.fromkeys(ROLES, tested)
+        crops = {"padding": config.augment.padding, "flip": config.augment.flip}
+        self._crops = dict.fromkeys(ROLES, crops)
+        if self.own_images is not None:
+            at_its_size = config.copy_and_resolve_references()
+            at_its_size.dataset.image_size = inputs.size
+            for of_role, part in (
+                (self._images, self.own_images.train),
+                (self._test_images, self.own_images.test),
+            ):
+                of_role["teacher"] = images_of(part, at_its_size, run_.placement)
+            padding = round(crops["padding"] * inputs.size / images.shape[0])
+            self._crops["teacher"] = {**crops, "padding": padding}
+        self.input_shape = images.shape
+        # Whether the teacher's logits are in a table before the student's first step.
+        self._tells = bool(self.teacher_logits) or self.own_images is not None
+        start = self._backbones["teacher"]
+        self.teacher_name = start.arch if start else config.teacher.name
         if self.stored:
             self.teacher_name = self.stored.arch
         elif self.teacher_logits:
@@ -245,20 +366,35 @@ class _Distillation:
         self.has_teacher = bool(self.stored) or self.distiller.has_teacher
         is_given = bool(self.stored or self.teacher_logits)
         self.trains_teacher = self.has_teacher and not is_given
+        has_baseline = config.get("with_baseline", False) and self.distiller.has_teacher
+        self.roles = ROLES if has_baseline else ROLES[:2]
         self.num_epochs = {
             "teacher": config.teacher.num_epochs if self.trains_teacher else 0,
             "student": config.num_epochs,
+            "student_alone": config.num_epochs if has_baseline else 0,
         }
         self.saved = Saved(  # at the role's place in `ROLES`, and its epoch
-            record={"epochs": {role: [] for role in ROLES}}, at=(0, 0)
+            record={"epochs": {role: [] for role in self.roles}}, at=(0, 0)
         )
-        self._labels = put(dataset.train.labels)
-        self._statistics = {role: put(statistics_of(dataset.mean, dataset.std)) for role in ROLES}
+        self._targets = _targets(config, dataset, self.taught)
+        self._labels: Any = put(self.taught.labels)
+        if self._targets:
+            weights = put(_class_weights(config, dataset))
+            self._labels = {"labels": self._labels, "class_weights": weights}
+        # A network sees images as it, or the backbone that it starts from, was trained on them.
+        self._normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+            role: (dataset.mean, dataset.std) for role in ROLES
+        }
+        for role, given in (("student", None), ("teacher", self.stored)):
+            known = given or (None if dataset.is_multilabel else self._backbones[role])
+            if known and known.mean:
+                self._normalization[role] = known.mean, known.std
+        self._normalization["student_alone"] = self._normalization["student"]
+        self._statistics = {
+            role: put(statistics_of(*constants)) for role, constants in self._normalization.items()
+        }
         if self.stored:
             self._given = put(self.stored.variables)
-            if self.stored.mean:  # it sees images as it was trained on them
-                self._statistics["teacher"] = put(statistics_of(self.stored.mean, self.stored.std))
-        self._backbones = inputs.backbones
         self._build_programs()
 
     @property
@@ -270,17 +406,20 @@ class _Distillation:
 
     def _build_programs(self) -> None:
         programs, placement, config = self.run.programs, self.run.placement, self.config
-        count = len(self.dataset.train)
+        count = len(self.taught)
         specs = self._specs()
+        student = _classifier(config, self.dataset, config.student.name)
         predictors = {
             "teacher": specs["teacher"].module,
-            "student": _classifier(config, self.dataset, config.student.name),
+            "student": student,
+            "student_alone": student,
         }
         static = (
             program_settings(config),
             self.input_shape,
             self.dataset.num_classes,
             count,
+            len(self.dataset.train),
         )
         replicated = {"out_shardings": placement.replicated, "static": static}
         self._start, self._epoch, self._predict, self._pool = {}, {}, {}, {}
@@ -309,7 +448,7 @@ class _Distillation:
             predictors["teacher"],
             dtype=self.dtype,
             table_dtype=config.teacher.get("table_dtype", "float32"),
-            **self._crops,
+            **self._crops["student"],
         )
         self._tabulate = gather_program(
             programs, "teacher/table", all_views(table), count, placement, static=static
@@ -318,60 +457,75 @@ class _Distillation:
             spec = DiagnosisSpec(
                 specs["student"].module,
                 self.distiller,
-                predictors["teacher"] if self.has_teacher and not self.teacher_logits else None,
+                predictors["teacher"] if self.has_teacher and not self._tells else None,
                 config.distill.temperature or 2.0,
                 self.dtype,
             )
             self._diagnose = programs.jit("diagnose", diagnosis(spec), **replicated)
-            ids = _diagnosed(config.seed, count, config.num_diagnosed)
-            self._diagnosed = placement.put(
-                (self._images.read(ids), self.dataset.train.labels[ids])
-            )
-            if self.teacher_logits:
-                plain = self.teacher_logits.train[ids, plain_view(**self._crops)]
-                self._diagnosed_logits = placement.put(plain)
+            ids = _diagnosed(config.seed, len(self.dataset.train), config.num_diagnosed)
+            images = self._images["student"].read(ids)
+            self._diagnosed_ids = ids
+            self._diagnosed = placement.put((images, self.dataset.train.labels[ids]))
 
     def _specs(self) -> dict[str, TrainSpec]:
         """How each network is trained."""
         config, dataset = self.config, self.dataset
-        count = len(dataset.train)
         full_epoch = make_plan(
-            np.arange(count), config.batch_size, capacity=count, last_batch=config.last_batch
+            np.arange(len(dataset.train)),
+            config.batch_size,
+            capacity=len(dataset.train),
+            last_batch=config.last_batch,
         )
         common = {
-            "optimizer": make_optimizer(config.optimizer, full_epoch.num_steps),
-            "input_shape": self.input_shape,
+            "optimizer": make_optimizer(Optimizer.read(config), full_epoch.num_steps),
             "batch_size": config.batch_size,
             "dtype": self.dtype,
-            **self._crops,
+            "targets": self._targets,
+            "ema": config.get("ema", 0.0),
         }
+        of_role = {
+            role: {"input_shape": self._images[role].shape, **self._crops[role]} for role in ROLES
+        }
+        name = self._backbones["teacher"].arch if self._backbones["teacher"] else None
         teacher = (
             self.stored.module(self.dtype)
             if self.stored
-            else _classifier(config, dataset, config.teacher.name)
+            else _classifier(config, dataset, name or config.teacher.name)
         )
         student = _classifier(config, dataset, config.student.name, self.distiller.auxiliary)
         labels_only = self.protocol.distillers[self.protocol.labels_only](config, None)
-        asks = self.distiller.has_teacher and not has_table(config)
+        asks = self.distiller.has_teacher and not self._looks_up
         parts: dict[str, Any] = {"norm_parts": batch_norm_parts(config, self.run.placement)}
         if self.distiller.connector is not None:
             connector = self.distiller.connector.clone(**parts)
             self.distiller = dataclasses.replace(self.distiller, connector=connector)
-        return {
-            "teacher": TrainSpec(teacher.clone(**parts), labels_only, **common),
+        specs = {
+            "teacher": TrainSpec(
+                teacher.clone(**parts), labels_only, **common, **of_role["teacher"]
+            ),
             "student": TrainSpec(
                 student.clone(**parts),
                 self.distiller,
                 teacher=teacher if asks else None,
                 **common,
+                **of_role["student"],
             ),
         }
+        if "student_alone" in self.roles:
+            alone = _classifier(config, dataset, config.student.name).clone(**parts)
+            specs["student_alone"] = TrainSpec(alone, labels_only, **common, **of_role["student"])
+        return specs
+
+    @property
+    def _looks_up(self) -> bool:
+        """Whether a step finds the teacher's logits in a table."""
+        return has_table(self.config) or self._tells
 
     # The loop
 
     def distill(self) -> dict:
         """Trains what is to be trained, and returns the results."""
-        run, saved = self.run, self.saved
+        run, saved, config = self.run, self.saved, self.config
         self._write_inputs()
         self._introduce()
         self._restore()
@@ -379,11 +533,12 @@ class _Distillation:
         total = sum(self.num_epochs.values())
         run.start_progress(saved, total=total)
         first = saved.at
-        for number in range(first[0], len(ROLES)):
-            role = ROLES[number]
-            if role == "student":
+        for number in range(first[0], len(self.roles)):
+            role = self.roles[number]
+            if role == "student" or (number == first[0] and role == "student_alone"):
                 self._settle_teacher()
-                if has_table(self.config) and self._epochs_before(saved.at) < total:
+            if role == "student" and self.distiller.has_teacher and self._looks_up:
+                if self._epochs_before(saved.at) < self._epochs_before((1, config.num_epochs)):
                     self._table = self._teacher_table()
             for epoch in range(first[1] if number == first[0] else 0, self.num_epochs[role]):
                 self._train(role, epoch)
@@ -398,7 +553,7 @@ class _Distillation:
     def _epochs_before(self, at: tuple[int, ...]) -> int:
         """Finished epochs of both networks."""
         number, epoch = at
-        return sum(self.num_epochs[role] for role in ROLES[:number]) + epoch
+        return sum(self.num_epochs[role] for role in self.roles[:number]) + epoch
 
     def _where(self, role: str, epoch: int) -> str:
         return f"{role} epoch {epoch + 1}/{self.num_epochs[role]}"
@@ -414,9 +569,11 @@ class _Distillation:
     def _train(self, role: str, epoch: int) -> None:
         """An epoch, or what is left of it."""
         config, seed = self.config, self.config.seed
-        count = len(self.dataset.train)
+        count = len(self.taught if role == "student" else self.dataset.train)
+        # The student alone starts from the same weights and sees the same batches.
+        drawn = "student" if role == "student_alone" else role
         plan = place_plan(
-            rng.generator(seed, f"{role}/order", epoch).permutation(count),
+            rng.generator(seed, f"{drawn}/order", epoch).permutation(count),
             config.batch_size,
             self.run.placement,
             capacity=count,
@@ -434,11 +591,11 @@ class _Distillation:
             role,
             self._epoch[role],
             plan,
-            rng.stream(seed, f"{role}/epoch", epoch),
+            rng.stream(seed, f"{drawn}/epoch", epoch),
             self._teacher_operand() if uses_teacher else {},
-            self._images.visit(("weak",), f"{role}/epoch", epoch),
+            self._images[role].visit(("weak",), f"{drawn}/epoch", epoch),
             self._labels,
-            self._statistics["student"],
+            self._statistics[role],
             scalars=scalars,
             at=(ROLES.index(role), epoch),
             event={
@@ -451,17 +608,22 @@ class _Distillation:
         )
 
     def _learning_rate(self, role: str, epoch: int) -> float:
-        optimizer = self.config.optimizer.copy_and_resolve_references()
+        optimizer = Optimizer.read(self.config)
         name = self.teacher_name if role == "teacher" else self.config.student.name
-        if name in MOBILE_BACKBONES and "mobile_learning_rate" in optimizer:
-            optimizer.learning_rate = optimizer.mobile_learning_rate
+        if name in MOBILE_BACKBONES and isinstance(optimizer, StudentSgd):
+            rate = optimizer.mobile_learning_rate
+            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
+        if role == "teacher" and self._backbones["teacher"] and "train" in self.config.teacher:
+            rate = self.config.teacher.learning_rate
+            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
         return learning_rate(optimizer, epoch, self.num_epochs[role])
 
     def _variables(self, role: str) -> dict[str, Any]:
         """What the predictions of a network need."""
         if role == "teacher" and self.stored:
             return self._given
-        return inference_variables(self.saved.networks[role].variables)
+        network = cast(ClassifierState, self.saved.networks[role])
+        return inference_variables(network.predicting)
 
     def _operand(self, role: str) -> dict[str, Any]:
         """A network that predicts, as an operand of programs."""
@@ -469,7 +631,7 @@ class _Distillation:
 
     def _teacher_operand(self) -> dict[str, Any]:
         """What a step finds the teacher's outputs in: a table of its logits, or the teacher."""
-        return {"table": self._table} if has_table(self.config) else self._operand("teacher")
+        return {"table": self._table} if self._looks_up else self._operand("teacher")
 
     def _logits(self, role: str) -> np.ndarray:
         """Logits on the test images."""
@@ -484,12 +646,13 @@ class _Distillation:
             capacity=len(self.dataset.test),
         )
         key = rng.stream(self.config.seed, f"{role}/predict")
-        images = self._test_images.visit(("test",), f"{role}/predict")
+        images = self._test_images[role].visit(("test",), f"{role}/predict")
         return fetch(program(plan, key, self._operand(role), images))[ids]
 
     def _comparison(self) -> dict[str, float]:
         """Measures of `multilabel_comparison`."""
-        test, roles = self.dataset.test, ROLES[::-1] if self.has_teacher else ("student",)
+        test = self.dataset.test
+        roles = ("student", "teacher") if self.has_teacher else ("student",)
         ids = np.arange(len(test))
         if len(ids) > MAX_RETRIEVED:
             draw = rng.generator(self.config.seed, "retrieval")
@@ -505,7 +668,7 @@ class _Distillation:
         if self.teacher_logits:
             dtype = self.config.teacher.table_dtype
             return self.run.placement.put(self.teacher_logits.train.astype(dtype))
-        count, views = len(self.dataset.train), num_views(**self._crops)
+        count, views = len(self.taught), num_views(**self._crops["student"])
         size = count * views * self.dataset.num_classes
         bytes_ = size * jnp.dtype(self.config.teacher.table_dtype).itemsize
         log.info(
@@ -521,7 +684,7 @@ class _Distillation:
             capacity=count,
         )
         key = rng.stream(self.config.seed, "teacher/table")
-        images = self._images.visit(("weak",), "teacher/table")
+        images = self._images["student"].visit(("weak",), "teacher/table")
         return self._tabulate(plan, key, self._operand("teacher"), images)
 
     def _test_measures(self, role: str) -> dict[str, float]:
@@ -529,7 +692,8 @@ class _Distillation:
 
     def _diagnose_epoch(self, epoch: int) -> dict[str, dict[str, float]]:
         if self.teacher_logits:
-            teacher = {"logits": self._diagnosed_logits}
+            plain = self.teacher_logits.plain(self._diagnosed_ids, **self._crops["student"])
+            teacher = {"logits": self.run.placement.put(plain)}
         else:
             teacher = self._operand("teacher") if self.has_teacher else {}
         values = self._diagnose(
@@ -550,9 +714,10 @@ class _Distillation:
 
     def _restore(self) -> None:
         """The networks at their start, or what the latest checkpoint holds."""
-        for role in ROLES if self.trains_teacher else ("student",):
-            network = self._start[role](rng.stream(self.config.seed, f"{role}/start"))
-            if stored := self._backbones[role]:
+        for role in self.roles if self.trains_teacher else self.roles[1:]:
+            drawn = "student" if role == "student_alone" else role
+            network = self._start[role](rng.stream(self.config.seed, f"{drawn}/start"))
+            if stored := self._backbones[drawn]:
                 network = with_backbone(network, stored, self.run.placement)
             self.saved.networks[role] = network
         self.run.restore(self.saved, self._epochs_before)
@@ -573,29 +738,93 @@ class _Distillation:
     def _settle_teacher(self) -> None:
         """`teacher/`, once it is trained, and what it scores."""
         if self.trains_teacher:
-            save_classifier(self._as_stored("teacher"), self.run.workdir / "teacher")
-        elif self.stored and not self.epochs["teacher"]:
-            self.epochs["teacher"].append(self._test_measures("teacher"))
+            trained = self._as_stored("teacher")
+            save_classifier(trained, self.run.workdir / "teacher")
+            if self.own_images is not None:
+                self._tell(trained)
         elif self.teacher_logits and not self.epochs["teacher"]:
             logits = self.teacher_logits.test
             if logits is not None:
                 measures = self.protocol.measures(logits, self.dataset.test.labels)
                 self.epochs["teacher"].append(measures)
+        elif self.stored and not self.epochs["teacher"]:
+            self.epochs["teacher"].append(self._test_measures("teacher"))
         if self.epochs["teacher"]:
             scored = self.protocol.describe(self.epochs["teacher"][-1])
             log.info("Teacher %s: %s", self.teacher_name, scored)
 
+    def _tell(self, trained: StoredClassifier) -> None:
+        """What a teacher of images of its own size says of the student's, asked once."""
+        file = self.run.workdir / TEACHER_LOGITS
+        if file.exists():
+            told = read_logits((str(file),), self.dataset, self.taught)
+            self.teacher_logits = dataclasses.replace(told, name=trained.arch)
+            return
+        size, root = trained.image_shape[0], self.config.dataset.path
+        told = logits_of(trained, self.dataset, self.taught, root=root, size=size)
+        write_logits(file, told, self.dataset, self.taught)
+        self.teacher_logits = told
+
     def _as_stored(self, role: str) -> StoredClassifier:
-        dataset = self.dataset
+        dataset, (mean, std) = self.dataset, self._normalization[role]
         return StoredClassifier(
             arch=self.teacher_name if role == "teacher" else self.config.student.name,
             num_classes=dataset.num_classes,
             variables=fetch(self._variables(role)),
             class_names=dataset.class_names,
-            image_shape=self.input_shape,
-            mean=dataset.mean,
-            std=dataset.std,
+            image_shape=self._images[role].shape,
+            mean=mean,
+            std=std,
             decoder=self.stored.decoder if role == "teacher" and self.stored else self.decoder,
+        )
+
+    def _teacher(self) -> StoredClassifier | None:
+        """The teacher, None where there is none or only its logits are known."""
+        if self.stored or not self.trains_teacher:
+            stored = self.stored
+            if stored and not stored.image_shape:
+                return dataclasses.replace(stored, image_shape=self.input_shape)
+            return stored
+        return self._as_stored("teacher")
+
+    def _class_by_class(self) -> dict[str, Any]:
+        """`agreement`, the share of test images of which student and teacher name the same class,
+        and `classes`, what every network has right of each class."""
+        labels, predicted = self.dataset.test.labels, {}
+        for role in ("student", "student_alone"):
+            if role in self.roles:
+                predicted[role] = self._logits(role).argmax(axis=1)
+        if self.teacher_logits:
+            if self.teacher_logits.test is not None:
+                predicted["teacher"] = self.teacher_logits.test.argmax(axis=1)
+        elif self.has_teacher:
+            predicted["teacher"] = self._logits("teacher").argmax(axis=1)
+        names = self.dataset.class_names
+        counts = np.bincount(labels, minlength=len(names))
+        right = {
+            role: np.bincount(labels[classes == labels], minlength=len(names))
+            for role, classes in predicted.items()
+        }
+        rows = [
+            {
+                "class": name,
+                "test_images": int(counts[i]),
+                **{role: float(hits[i] / max(counts[i], 1)) for role, hits in right.items()},
+            }
+            for i, name in enumerate(names)
+        ]
+        found: dict[str, Any] = {"classes": rows}
+        if "teacher" in predicted:
+            same = predicted["student"] == predicted["teacher"]
+            found["agreement"] = float(same.mean())
+        return found
+
+    def _measure_latency(self, student: StoredClassifier) -> None:
+        """`latency.json`, apart from the results, which are the same in every run."""
+        networks = {"student": student, "teacher": self._teacher() if self.has_teacher else None}
+        write_json(
+            self.run.workdir / LATENCY,
+            {role: milliseconds(network) for role, network in networks.items() if network},
         )
 
     def _draw(self, results: dict) -> None:
@@ -613,7 +842,7 @@ class _Distillation:
             "%s on %s: %d training images, %d classes, %s%s",
             self.config.method,
             self.dataset.name,
-            len(self.dataset.train),
+            len(self.taught),
             self.dataset.num_classes,
             self.config.student.name,
             f" taught by {self.teacher_name}" if self.has_teacher else "",
@@ -631,7 +860,7 @@ class _Distillation:
             "student": {
                 "name": student.arch,
                 "auxiliary": self.distiller.auxiliary,
-                "num_parameters": sum(x.size for x in jax.tree.leaves(student.variables["params"])),
+                **cost(student)._asdict(),
             },
             "teacher": None,
             "last": epochs[-1],
@@ -642,11 +871,24 @@ class _Distillation:
             tested = self.epochs["teacher"][-1] if self.epochs["teacher"] else {}
             measures = {k: v for k, v in tested.items() if k != "epoch"}
             results["teacher"] = {"name": self.teacher_name, **measures}
+            if teacher := self._teacher():
+                results["teacher"] |= cost(teacher)._asdict()
+        if alone := self.epochs.get("student_alone"):
+            results["student_alone"] = {"last": alone[-1], "best": self.protocol.best(alone)}
+        if not self.dataset.is_multilabel:
+            results |= self._class_by_class()
+        if self.config.get("measure_latency"):
+            self._measure_latency(student)
         if self.protocol.compares:
             results["comparison"] = self._comparison()
-        save_classifier(student, workdir / "student")
-        if self.config.export.program:
-            save_program(student, workdir / "student", dtype=self.dtype)
+        results["student"]["files"] = write_student(
+            workdir / "student",
+            student,
+            self.config,
+            dtype=self.dtype,
+            results=results,
+            num_examples=len(self.dataset.train),
+        )
         self._draw(results)
         best = results["best"]
         lines = [
@@ -658,6 +900,8 @@ class _Distillation:
             f"figures: {workdir / 'figures'}",
             next_command(workdir),
         ]
+        if alone:
+            lines.insert(1, f"student alone: {self.protocol.describe(alone[-1])}")
         self.run.finish(results, lines)
         return results
 

@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.dataset import Examples, FileExamples
 from jaxrobust.data.features import FeatureExamples
 from jaxrobust.data.readers import decode_images
@@ -129,7 +130,7 @@ def view_transforms(config: ml_collections.ConfigDict) -> dict[str, Transform]:
     Raises:
       UserError: if the recipe's crops are none.
     """
-    augment, size = config.augment, config.dataset.image_size
+    augment, size = Augment.read(config), config.dataset.image_size
     if not size:
         raise UserError(
             "dataset.stream=True needs the side of the images: set --config.dataset.image_size=."
@@ -142,15 +143,15 @@ def view_transforms(config: ml_collections.ConfigDict) -> dict[str, Transform]:
             f"augment.resize={augment.resize} is less than dataset.image_size={size}: crops would "
             "not fit; raise the one, or lower the other."
         )
-    resized = {"shorter_side": augment.resize}
     weak = crop_transform(
         size,
         augment.crop,
         shorter_side=0 if augment.crop_from == "original" else augment.resize,
-        area=tuple(augment.area),
-        aspect=tuple(augment.aspect),
+        area=augment.area,
+        aspect=augment.aspect,
     )
     strong = weak
     if augment.crop == "random_resized":  # DPC's are all of one size
-        strong = crop_transform(size, "random", **resized)
-    return {"weak": weak, "strong": strong, "test": crop_transform(size, "center", **resized)}
+        strong = crop_transform(size, "random", shorter_side=augment.resize)
+    test = crop_transform(size, "center", shorter_side=augment.resize)
+    return {"weak": weak, "strong": strong, "test": test}

@@ -22,7 +22,7 @@ NUM_SHOWN = 60  # images on the contact sheet
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The labels of a training set, and what a method makes of them.
+    """The labels of a training set, and what a method says about them.
 
     Attributes:
       given: int32 `[N]`.

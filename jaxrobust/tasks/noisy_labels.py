@@ -23,11 +23,13 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
+from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.class_folders import test_folder
 from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed, read_all_corrections
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.label_noise import given_labels
+from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views, make_views, statistics_of
@@ -43,6 +45,7 @@ from jaxrobust.health import FINDINGS, write_health
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
 from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
+from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -153,7 +156,7 @@ def _reviewed_labels(config: ml_collections.ConfigDict, dataset) -> Reviewed:
     return read_all_corrections(
         list(filter(None, map(str.strip, config.dataset.corrections.split(",")))),
         files=dataset.train.file_names,
-        labels=given_labels(config.noise, dataset, seed=config.seed),
+        labels=given_labels(Noise.read(config), dataset, seed=config.seed),
         class_names=dataset.class_names,
     )
 
@@ -330,12 +333,16 @@ class _Learning:
         if self.method.counts:
             num_wrong = estimate_before_training(dataset, labels)
             self._num_wrong = (placement.put(np.float32(num_wrong)),)
+        self._backbone = stored_backbone(config, dataset)
+        if self._backbone:
+            shapes = jax.eval_shape(method.start, jax.random.key(0))
+            self._backbone.check(shapes, config.model.name)
         self.saved = Saved(at=(0, 0))  # epoch, pass
         self._build_programs()
 
     @property
     def label_scores(self) -> dict[str, np.ndarray]:
-        """What the method made of every label at the end of the last epoch, `[N]` by name."""
+        """What the method said about every label at the end of the last epoch, `[N]` by name."""
         return self.saved.arrays["label_scores"]
 
     # Programs
@@ -344,7 +351,7 @@ class _Learning:
         programs, placement, method = self.run.programs, self.run.placement, self.method
         static = program_settings(self.config), self.problem
         options = {"out_shardings": placement.replicated, "static": static}
-        views = make_views(self.config.augment, self.problem.input_shape, self.problem.dtype)
+        views = make_views(Augment.read(self.config), self.problem.input_shape, self.problem.dtype)
         self._start = programs.jit("start", method.start, is_start=True, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {}
@@ -548,9 +555,11 @@ class _Learning:
     def _restore(self) -> None:
         """The state at the start, or what the latest checkpoint holds."""
         saved, seed = self.saved, self.config.seed
-        saved.networks = {
-            name: self._start(rng.stream(seed, f"{name}/start")) for name in self.method.networks
-        }
+        for name in self.method.networks:
+            network = self._start(rng.stream(seed, f"{name}/start"))
+            if self._backbone:
+                network = self._backbone.put_into(network, self.run.placement)
+            saved.networks[name] = network
         shape = (len(self.method.predictors), len(self.labels), self.problem.num_classes)
         shapes = jax.eval_shape(
             self.method.score_labels,
@@ -585,6 +594,7 @@ class _Learning:
             "dataset_sha256": fingerprint(self.dataset),
             "class_names": list(self.dataset.class_names),
             "transition": transition_matrix(clean, self.labels, self.dataset.num_classes).tolist(),
+            **({"backbone_sha256": self._backbone.sha256} if self._backbone else {}),
         }
         if self._review is not None:
             counts = [int(np.sum(self._review == word)) for word in (CORRECTED, KEPT)]

@@ -9,6 +9,9 @@ import dataclasses
 import ml_collections
 
 from jaxrobust import methods, options
+from jaxrobust.data.augment_options import Augment, StrongAugment
+from jaxrobust.data.label_noise_options import Noise
+from jaxrobust.engine.optim_options import MilestoneSgd, OneCycleAdam, Sgd, StudentSgd, WarmUpSgd
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
 from jaxrobust.methods.dhkd_options import Distill
@@ -28,11 +31,11 @@ from jaxrobust.methods.kd_baselines_options import (
     Vid,
 )
 from jaxrobust.methods.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
+from jaxrobust.methods.model_options import ExitsModel, Model
 from jaxrobust.methods.noisy_baselines_options import Baseline
-from jaxrobust.options import Follows, Names, Options, option
+from jaxrobust.options import Names, Options, option
 from jaxrobust.registry import Registry
 
-NETWORKS = Names("jaxrobust.models:NETWORKS")
 BACKBONES = Names("jaxrobust.models:BACKBONES")
 
 # Shared sections.
@@ -98,159 +101,6 @@ class Dataset(Options, section="dataset"):
         Names("jaxrobust.data.streaming:ON_CORRUPT"),
         "streamed; skip: say which and train on others in their place",
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Augment(Options, section="augment"):
-    """What is done to training images."""
-
-    padding: int = option(4, "[0, inf)", "pixels on each side before a random crop")
-    flip: bool = option(True, bool, "mirror every second image")
-    feature_noise: float = option(
-        0.0, "[0, inf)", "of features: standard deviation of the noise on each, in its own"
-    )
-    feature_dropout: float = option(0.0, "[0, 1)", "of features: share that is set to the mean")
-    feature_test: str = option(
-        "first",
-        ("first", "mean"),
-        "of features: what is tested and scored, the first view or the mean of all views",
-    )
-    crop: str = option(
-        "center",
-        Names("jaxrobust.data.transforms:CROPS", extra=("multilabel",)),
-        "of streamed images, before the padding; multilabel: squeezed to a square, cutout and "
-        "RandAugment in training",
-    )
-    resize: int = option(0, "[0, inf)", "of the shorter side, before a crop; 0: dataset.image_size")
-    crop_from: str = option("original", ("original", "resized"), "where random_resized crops from")
-    area: tuple[float, ...] = option(
-        (0.08, 1.0), "(0, 1]", "of random_resized, shares of the image", lengths=(2,)
-    )
-    aspect: tuple[float, ...] = option(
-        (0.75, 4 / 3), "(0, inf)", "of random_resized, width / height", lengths=(2,)
-    )
-
-    def check_combinations(self) -> None:
-        for name in ("area", "aspect"):
-            low, high = value = getattr(self, name)
-            if low > high:
-                raise UserError(
-                    f"augment.{name}={value} must hold the smaller number first; correct "
-                    f"--config.augment.{name}=."
-                )
-
-
-@dataclasses.dataclass(frozen=True)
-class StrongAugment(Augment):
-    """Also of strong views."""
-
-    policy: str = option(
-        "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's, of strong views"
-    )
-    cutout: int = option(16, "[0, inf)", "side of the square cut out of strong views; 0: none")
-    strong_mean: tuple[float, ...] = option(
-        (),
-        "[0, 1]",
-        "of strong views in memory; (): dataset.mean; DPC's code: CIFAR-10's on CIFAR-100 too",
-        lengths=(0, 3),
-    )
-    strong_std: tuple[float, ...] = option(
-        (), "(0, inf)", "likewise; (): dataset.std", lengths=(0, 3)
-    )
-
-    def check_combinations(self) -> None:
-        super().check_combinations()
-        if len(self.strong_mean) != len(self.strong_std):
-            raise UserError(
-                f"augment.strong_mean={self.strong_mean} and augment.strong_std={self.strong_std} "
-                "must hold as many numbers, or none; correct one of the two."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Model(Options, section="model"):
-    """The network."""
-
-    name: str = option("resnet18", NETWORKS, "of a network in `jaxrobust.models`")
-    pool: str = option(
-        "global",
-        Names("jaxrobust.models.resnet:POOLINGS"),
-        "of the last feature map; window4: windows of 4 x 4, as BUAL on Tiny-ImageNet",
-    )
-    dropout: float = option(
-        0.0, "[0, 1)", "of linear and mlp: share of what the heads read, dropped in training"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class ExitsModel(Model):
-    """A network with exits: BLDR's."""
-
-    init: str = option(
-        "torch_default", Names("jaxrobust.models:INITIALIZATIONS"), "of the convolutions"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sgd(Options, section="optimizer"):
-    """SGD, its learning rate constant within an epoch."""
-
-    learning_rate: float = option(0.01, "[0, inf)", "of the first epoch")
-    schedule: str = option(
-        "constant", Names("jaxrobust.engine.optim:SCHEDULES"), "of the learning rate over epochs"
-    )
-    decay_every: int = option(60, "[1, inf)", "epochs, for step")
-    decay_factor: float = option(0.5, "(0, 1]", "for step and milestones")
-    momentum: float = option(0.9, "[0, 1)", "of SGD")
-    nesterov: bool = option(False, bool, "Nesterov's momentum")
-    weight_decay: float = option(1e-4, "[0, inf)", "of every parameter, as in PyTorch")
-
-
-@dataclasses.dataclass(frozen=True)
-class MilestoneSgd(Sgd):
-    """SGD with milestones."""
-
-    decay_epochs: tuple[int, ...] = option(
-        (150,), "[0, inf)", "full epochs before each decay, for milestones"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class WarmUpSgd(MilestoneSgd):
-    """SGD with a constant rate, then a cosine: BLDR's."""
-
-    constant_epochs: int = option(
-        Follows("bldr.warm_up", both_ways=True), "[0, inf)", "before the cosine; BLDR's warm_up"
-    )
-    min_learning_rate: float = option(2e-4, "[0, inf)", "at the end of the cosine")
-
-
-@dataclasses.dataclass(frozen=True)
-class StudentSgd(MilestoneSgd):
-    """SGD of students and teachers."""
-
-    mobile_learning_rate: float = option(
-        0.01, "[0, inf)", "in place of learning_rate, for networks made for mobile devices"
-    )
-    clip_norm: float = option(0.0, "[0, inf)", "of the merged gradient; 0: none")
-
-
-@dataclasses.dataclass(frozen=True)
-class OneCycleAdam(Options, section="optimizer"):
-    """Adam under a one-cycle policy: L2D's."""
-
-    name: str = option(
-        "one_cycle_adam", Names("jaxrobust.engine.optim:OPTIMIZERS"), "of the optimiser"
-    )
-    learning_rate: float = option(1e-4, "[0, inf)", "the highest")
-    schedule: str = option(
-        "constant", Names("jaxrobust.engine.optim:SCHEDULES"), "the cycle is the optimiser's"
-    )
-    cycle_epochs: int = option(80, "[1, inf)", "of the teacher's cycle too")
-    pct_start: float = option(0.2, "(0, 1)", "share of the cycle in which the rate rises")
-    div_factor: float = option(25.0, "[1, inf)", "highest rate / first rate")
-    final_div_factor: float = option(1e4, "[1, inf)", "first rate / last rate")
-    weight_decay: float = option(1e-4, "[0, inf)", "of kernels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,29 +234,6 @@ class ActiveLearning(Run):
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise(Options, section="noise"):
-    """The wrong labels."""
-
-    kind: str = option(
-        "symmetric",
-        ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human"),
-        "symmetric: the true class is among those drawn; uniform: never the true class; "
-        "asymmetric: of CIFAR; transition: a matrix in a file; human: CIFAR-N",
-    )
-    rate: float = option(0.4, "[0, 1]", "share of labels that are drawn anew")
-    seed: int = option(
-        -1, "[-1, 4294967295]", "-1: the run's; the authors of DPC have 123 for every run"
-    )
-    path: str = option("", str, "of the matrix, or of CIFAR-N's label file")
-    label_set: str = option(
-        "worst",
-        Names("jaxrobust.data.noise:CIFARN_KEYS"),
-        "for human: aggre, worst, rand1, rand2, rand3; of CIFAR-100N noisy100",
-    )
-    groups: str = option("blocks", ("blocks", "superclasses"), "for asymmetric CIFAR-100")
-
-
-@dataclasses.dataclass(frozen=True)
 class NoisyLabels(Run):
     """A recipe of the noisy-label task, with DPC's numbers for training; rivals have their own."""
 
@@ -445,6 +272,13 @@ class Student(Options, section="student"):
     """The student."""
 
     name: str = option("resnet8x4", BACKBONES, "of a backbone in `jaxrobust.models`")
+    backbone: str = option(
+        "",
+        str,
+        "classifier of the same name whose backbone to start from: `efficientnet_lite0` (ImageNet "
+        "weights of jaxrobust[pretrained]), `hf:REPO`, or a folder that `jaxrobust.models.convert` "
+        "or a run wrote; empty: random",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -457,8 +291,36 @@ class Teacher(Options, section="teacher"):
         "folder of a trained one: `teacher` or `student` of another run, or what "
         "`jaxrobust.models.convert` wrote; empty: train one first, by this same recipe",
     )
-    name: str = option("resnet32x4", BACKBONES, "not read with a path")
-    num_epochs: int = option(240, "[1, inf)", "not read with a path")
+    logits_file: tuple[str, ...] = option(
+        (),
+        str,
+        ".npz files of what teachers say in place of a network, averaged: see "
+        "`jaxrobust.tasks.teachers.read_logits`",
+    )
+    name: str = option("resnet32x4", BACKBONES, "of one that is trained from its initialisation")
+    backbone: str = option(
+        "",
+        str,
+        "pretrained network to start from, as student.backbone, in place of name; not read with a "
+        "path",
+    )
+    train: str = option(
+        "head",
+        ("head", "all"),
+        "with a backbone; head: a linear head on its frozen features, minutes on a CPU; all: every "
+        "parameter, num_epochs long",
+    )
+    image_size: int = option(
+        0,
+        "[0, inf)",
+        "side of the images that the teacher sees, if they are not the student's: it is asked once "
+        "about each image and its mirror image, and a crop is taught what its image is; 0: the "
+        "student's images; with a head, what the backbone was trained on, or 128",
+    )
+    learning_rate: float = option(
+        0.01, "[0, inf)", "of the first epoch, in place of optimizer.learning_rate; with a backbone"
+    )
+    num_epochs: int = option(240, "[1, inf)", "not read with a path, logits or a head")
     logits: str = option(
         "step",
         ("step", "table"),
@@ -472,7 +334,27 @@ class Teacher(Options, section="teacher"):
 class Export(Options, section="export"):
     """What is written beside `student/`."""
 
-    program: bool = option(False, bool, "write student/program.bin")
+    onnx: bool = option(
+        False, bool, "write student/student.onnx, which onnxruntime has computed the same with"
+    )
+    int8: bool = option(
+        False, bool, "write student/student.int8.onnx, by onnxruntime's dynamic quantisation"
+    )
+    onnx_input: str = option(
+        "pixels",
+        ("pixels", "normalized"),
+        "what ONNX files take: uint8, normalised inside, or float32 that is normalised already",
+    )
+    onnx_output: str = option(
+        "logits",
+        ("logits", "probabilities"),
+        "what ONNX files give; probabilities: by softmax, of several labels by sigmoid",
+    )
+    program: bool = option(
+        False,
+        bool,
+        "write student/program.bin, which JAX promises to read for six months, an ONNX file lasts",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -495,6 +377,30 @@ class Distillation(Run):
     )
     num_diagnosed: int = option(
         512, "[1, inf)", "training images on which gradients are compared every epoch"
+    )
+    label_smoothing: float = option(0.0, "[0, 1)", "share of each label spread over all classes")
+    mixup: float = option(
+        0.0, "[0, inf)", "a of the Beta(a, a) that the shares of mixed images come from; 0: none"
+    )
+    class_weights: str = option(
+        "none",
+        ("none", "balanced"),
+        "of cross-entropy; balanced: every class counts as much, however many images it has",
+    )
+    use_unlabeled: bool = option(
+        True, bool, "the student learns from images without a label what the teacher says of them"
+    )
+    ema: float = option(
+        0.0,
+        "[0, 1)",
+        "share of a moving average of each network that stays at every step, which then predicts; "
+        "0: none",
+    )
+    with_baseline: bool = option(
+        False, bool, "train the student alone too, from the same start and on the same batches"
+    )
+    measure_latency: bool = option(
+        False, bool, "write latency.json: milliseconds of each network on the CPU"
     )
     augment: Augment = Augment()
     student: Student = Student()
@@ -522,18 +428,6 @@ class Distillation(Run):
     sp: Sp = Sp()
     vid: Vid = Vid()
     crd: Crd = Crd()
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneStudent(Student):
-    """The student, with a backbone to start from."""
-
-    backbone: str = option(
-        "",
-        str,
-        "folder of a classifier of the same name whose backbone to start from, such as what "
-        "`jaxrobust.models.convert` made of ImageNet weights; empty: random",
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -593,7 +487,7 @@ class MultilabelDistillation(Run):
     augment: Augment = Augment(  # the paper flips, its code does not
         crop="multilabel", padding=0, flip=False
     )
-    student: BackboneStudent = BackboneStudent(name="resnet34_imagenet")
+    student: Student = Student(name="resnet34_imagenet")
     teacher: BackboneTeacher = BackboneTeacher()
     decoder: Decoder = Decoder()
     optimizer: OneCycleAdam = OneCycleAdam()

@@ -18,12 +18,13 @@ from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet
 from jaxrobust.methods.active_learning import Query
 from jaxrobust.tasks.annotator import SKIP, UNKNOWN, Annotator, Merged, query_rows
+from jaxrobust.tasks.options import Al
 
 NUM_SHOWN = 60  # queried images on the contact sheet
 
 
 class Oracle(Protocol):
-    """One who knows, or is to find out, the classes of images.
+    """Whoever answers queries with the classes of images.
 
     Attributes:
       truth: int32 `[N]` annotations; None where nobody knows them.
@@ -140,7 +141,7 @@ class TruthOracle:
 
 
 class NoOracle:
-    """Nobody answers: a query is all that is wanted."""
+    """Never asked: for calls that end with a query."""
 
     truth = None
     may_wait = True
@@ -225,8 +226,8 @@ def split_by_truth(
     config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset
 ) -> OpenSetSplit:
     """The protocol of the papers: classes are declared unknown, labels hidden."""
-    al = config.al
-    class_order = tuple(al.class_order) or None
+    al = Al.read(config)
+    class_order = al.class_order or None
     if al.shuffle_classes:
         draw = rng.generator(config.seed, "open_set/class_order")
         class_order = tuple(draw.permutation(dataset.num_classes).tolist())

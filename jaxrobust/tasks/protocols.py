@@ -180,7 +180,7 @@ _DISTILLATION: dict[str, dict[str, Any]] = {
         "rld.warm_up": 3,
         "crd.num_negatives": 1024,
     },
-    "image_folder": {"dataset.image_size": 32},
+    "image_folder": {"dataset.image_size": 32, "measure_latency": True},
     "imagenet": {
         "dataset.stream": True,
         "dataset.image_size": 224,

@@ -1,22 +1,37 @@
-"""Trained networks that a distillation run starts from: its teacher, and backbones of either."""
+"""What a distillation run is taught by: a network, a head on a frozen one, or stored logits; and
+the backbones that networks start from."""
 
 import dataclasses
 import hashlib
+import io
 import logging
+import pathlib
+import zipfile
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from jaxrobust.data.dataset import Dataset, FileDataset
+from jaxrobust.data.augment import normalize, num_views, plain_view
+from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
+from jaxrobust.embedding import embed
+from jaxrobust.engine.files import write_bytes
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.methods.distillation import Distiller
-from jaxrobust.models.storage import StoredClassifier, load_classifier
+from jaxrobust.models.linear_head import fit_linear_head
+from jaxrobust.models.pretrained import load_pretrained
+from jaxrobust.models.storage import MODEL, StoredClassifier, load_classifier
 
 log = logging.getLogger("jaxrobust")
+
+_DEFAULT_SIZE = 128  # of images whose features are taken, as of `jaxrobust.embed`
+
+TEACHER_LOGITS = "teacher_logits.npz"
+"""What a teacher that is asked once has said, in a run's folder; see `read_logits`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,13 +41,18 @@ class TeacherLogits:
     Attributes:
       name: what reports call it.
       train: float32 `[N, V, C]`, on the V views of the training images that a recipe's crops have,
-        in the order of `draw_views`.
+        in the order of `draw_views`; or on the whole images, V = 1, and their mirror images, V = 2.
       test: float32 `[n, C]`, on the test images; None if it was not asked.
     """
 
     name: str
     train: np.ndarray
     test: np.ndarray | None
+
+    def plain(self, ids: np.ndarray, *, padding: int, flip: bool) -> np.ndarray:
+        """Float32 `[n, C]`, on some training images as they are; arguments as of `num_views`."""
+        has_all = self.train.shape[1] == num_views(padding=padding, flip=flip)
+        return self.train[ids, plain_view(padding=padding, flip=flip) if has_all else 0]
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -93,20 +113,29 @@ def check_table(
     Raises:
       UserError: for such a method, or streamed images.
     """
-    if not has_table(config):
+    tells = bool(given) or (sees_own_images(config) and distiller.has_teacher)
+    if not has_table(config) and not tells:
         return
+    if tells and not given and not distiller.logits_only:
+        raise UserError(
+            f"method {config.method} reads a teacher's features of the images that the student "
+            "sees, but this teacher has images of its own (a head on frozen features, or "
+            "teacher.image_size): choose a method of logits, such as dhkd, kd, dkd or dist."
+        )
     if given and not (distiller.has_teacher and distiller.logits_only):
         reads = "a teacher's features too" if distiller.has_teacher else "labels alone"
         raise UserError(
             f"method {config.method} reads {reads}, but this teacher gives logits: choose one that "
             "learns from logits, such as dhkd, kd, dkd or dist, or give the folder of a network."
         )
+    if sees_own_images(config):
+        return
     reason = None
     if not distiller.has_teacher:
         reason = f"method {config.method} learns from labels alone"
     elif not distiller.logits_only:
         reason = f"method {config.method} reads the teacher's features too"
-    elif config.dataset.stream:
+    elif config.dataset.stream and not given:
         reason = "streamed images are cropped anew on the host, and no two crops are alike"
     if reason:
         raise UserError(
@@ -122,10 +151,14 @@ def stored_backbone(config: ml_collections.ConfigDict, role: str) -> StoredClass
       UserError: if there is none at that place, it is damaged, or it is another one.
     """
     path, name = config[role].get("backbone", ""), config[role].name
-    if not path or (role == "teacher" and config.teacher.path):
+    if not path or (
+        role == "teacher" and (config.teacher.path or config.teacher.get("logits_file"))
+    ):
         return None
-    stored = load_classifier(path)
-    if stored.arch != name:
+    is_folder = (pathlib.Path(path).expanduser() / MODEL).exists()
+    stored = load_classifier(path) if is_folder else load_pretrained(path)
+    # Of a teacher with one label the backbone is the architecture.
+    if stored.arch != name and not (role == "teacher" and "train" in config.teacher):
         raise UserError(
             f"{path} holds a {stored.arch}, not the {name} of {role}.name; give another "
             f"--config.{role}.backbone=."
@@ -135,13 +168,226 @@ def stored_backbone(config: ml_collections.ConfigDict, role: str) -> StoredClass
 
 def with_backbone(network: TrainState, stored: StoredClassifier, placement: Placement):
     """The network with the parameters and statistics of a stored one's backbone."""
-    given = placement.put(
-        {key: stored.variables[key]["backbone"] for key in ("params", "batch_stats")}
+    given = {key: stored.variables[key].get("backbone", {}) for key in ("params", "batch_stats")}
+
+    def joined():
+        # Not the same buffers twice: a step gives its own back.
+        mine = placement.put(given)
+        return {
+            "params": {**network.params, "backbone": mine["params"]},
+            "batch_stats": {**network.batch_stats, "backbone": mine["batch_stats"]},
+        }
+
+    changes: dict[str, Any] = joined()
+    if getattr(network, "average", None) is not None:
+        changes["average"] = jax.tree.map(lambda x: x + 0, joined())
+    return network.replace(**changes)
+
+
+def sees_own_images(config: ml_collections.ConfigDict) -> bool:
+    """Whether the teacher sees other images than the student: frozen features, or another size."""
+    teacher = config.teacher
+    if teacher.get("logits_file") or not (teacher.path or teacher.get("backbone")):
+        return False
+    return is_frozen(config) or teacher.get("image_size", 0) not in (0, config.dataset.image_size)
+
+
+def is_frozen(config: ml_collections.ConfigDict) -> bool:
+    """Whether the teacher is a head on the frozen features of its backbone."""
+    teacher = config.teacher
+    starts = teacher.get("backbone") and not teacher.path and not teacher.get("logits_file")
+    return bool(starts) and teacher.get("train") == "head"
+
+
+def teacher_size(config: ml_collections.ConfigDict, stored: StoredClassifier) -> int:
+    """Side of the images that a teacher with images of its own sees.
+
+    Raises:
+      UserError: if it is not known how they are normalised.
+    """
+    known = stored.image_shape[0] if stored.image_shape else _DEFAULT_SIZE
+    if not stored.mean:
+        raise UserError(
+            f"The teacher's {stored.arch} does not say how its images are normalised: convert its "
+            "weights again with --mean= and --std=."
+        )
+    return config.teacher.image_size or known
+
+
+def frozen_teacher(
+    backbone: StoredClassifier,
+    dataset: Dataset | FileDataset,
+    taught: Examples | FileExamples,
+    *,
+    root: str,
+    size: int,
+    seed: int,
+    balanced: bool,
+) -> tuple[StoredClassifier, TeacherLogits]:
+    """A linear head on the frozen features of a backbone, and what it says.
+
+    Args:
+      backbone: any classifier; its own head is not used.
+      dataset: labelled images, on which the head is fitted, and test images.
+      taught: images that it is asked about, the labelled ones first.
+      root: folder of the data set, if its images are files.
+      size: side in pixels of the images that it sees.
+      seed: of `fit_linear_head`.
+      balanced: likewise.
+    """
+    log.info("Teacher: a head on the frozen features of %s, %d pixels", backbone.arch, size)
+    features = _of_images(backbone, taught, root, size=size, views=2)
+    labels = dataset.train.labels
+    head = fit_linear_head(
+        features[: len(labels)],
+        labels,
+        num_classes=dataset.num_classes,
+        seed=seed,
+        balanced=balanced,
     )
-    return network.replace(
-        params={**network.params, "backbone": given["params"]},
-        batch_stats={**network.batch_stats, "backbone": given["batch_stats"]},
-    )
+    tested = _of_images(backbone, dataset.test, root, size=size, views=1)
+    stored = head.on(backbone, dataset.class_names, size)
+    return stored, TeacherLogits(backbone.arch, head(features), head(tested)[:, 0])
+
+
+def logits_of(
+    stored: StoredClassifier,
+    dataset: Dataset | FileDataset,
+    taught: Examples | FileExamples,
+    *,
+    root: str,
+    size: int,
+) -> TeacherLogits:
+    """What a network says of images of its own size; arguments as of `frozen_teacher`."""
+    log.info("Teacher %s is asked once about every image of %d pixels", stored.arch, size)
+    module = stored.module()
+
+    @jax.jit
+    def logits(variables, images):
+        images = normalize(images, stored.mean, stored.std)
+        outputs: Any = module.apply(variables, images)
+        return outputs.logits
+
+    variables = jax.device_put(dict(stored.variables))
+
+    def function(images):
+        return logits(variables, images)
+
+    train = _of_images(function, taught, root, size=size, views=2)
+    test = _of_images(function, dataset.test, root, size=size, views=1)[:, 0]
+    return TeacherLogits(stored.arch, train, test)
+
+
+def _of_images(
+    network: StoredClassifier | Callable,
+    examples: Examples | FileExamples,
+    root: str,
+    *,
+    size: int,
+    views: int,
+) -> np.ndarray:
+    """Float32 `[N, V, D]` by a network of images of some size, in one pass."""
+    if isinstance(examples, FileExamples):
+        images: Any = list(examples.files)
+    elif examples.files is not None and root:
+        folder = pathlib.Path(root).expanduser()
+        images = [folder / name for name in examples.files]
+    else:
+        images = examples.images
+    if not len(images):
+        raise UserError("There are no test images that the teacher could be measured on.")
+    found = embed(images, backbone=network, views=views, size=size, progress=True)
+    return found.array.astype(np.float32)
+
+
+def write_logits(path: pathlib.Path, told: TeacherLogits, dataset: Any, taught: Any) -> None:
+    """Writes what `read_logits` reads: `logits` and, where images are files, `files`."""
+    logits = [told.train]
+    names = list(_names(taught) or ())
+    if names and told.test is not None and (tested := _names(dataset.test)):
+        logits.append(np.repeat(told.test[:, None], told.train.shape[1], axis=1))
+        names += tested
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {"logits": np.concatenate(logits)}
+    if not names and told.test is not None:
+        arrays["test_logits"] = told.test
+    if names:
+        arrays["files"] = np.array(names)
+    np.savez(content, class_names=np.array(dataset.class_names), **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def read_logits(
+    paths: Sequence[str], dataset: Dataset | FileDataset, taught: Examples | FileExamples
+) -> TeacherLogits:
+    """What teachers have said, averaged over them.
+
+    A file holds `logits`, float `[M, C]` of images as they are or `[M, V, C]` of them and, V = 2,
+    their mirror images; and either `files` `[M]`, the images relative to the data set, or `ids`
+    `[M]`, their positions among the training images (those without a label last), or neither:
+    then rows are in this order. The teacher is measured if all test images are among `files`, or
+    `test_logits` `[n, C]` are there. `class_names` `[C]`, if there, must be those of the data set.
+
+    Raises:
+      UserError: if a file is none, is of other classes, or has nothing on some image.
+    """
+    found = [_read_logits(pathlib.Path(path), dataset, taught) for path in paths]
+    views = max(told.train.shape[1] for told in found)
+    shape = (len(taught), views, dataset.num_classes)
+    train = np.mean([np.broadcast_to(told.train, shape) for told in found], axis=0)
+    tests = [told.test for told in found if told.test is not None]
+    test = np.mean(tests, axis=0) if len(tests) == len(found) else None
+    name = found[0].name if len(found) == 1 else f"mean of {len(found)} teachers"
+    return TeacherLogits(name, train.astype(np.float32), test)
+
+
+def _read_logits(path: pathlib.Path, dataset: Any, taught: Any) -> TeacherLogits:
+    try:
+        with np.load(path.expanduser(), allow_pickle=False) as arrays:
+            facts = dict(arrays)
+        logits = np.asarray(facts["logits"], np.float32)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} holds no logits of a teacher ({error!r}).") from None
+    logits = logits[:, None] if logits.ndim == 2 else logits
+    shape = [len(logits), "1 or 2", dataset.num_classes]
+    if logits.ndim != 3 or logits.shape[1] > 2 or logits.shape[2] != dataset.num_classes:
+        raise UserError(f"The logits of {path} are {list(logits.shape)}, but should be {shape}.")
+    if not np.isfinite(logits).all():
+        raise UserError(f"The logits of {path} are not all finite.")
+    names = tuple(map(str, facts.get("class_names", ())))
+    if names and names != tuple(dataset.class_names):
+        raise UserError(
+            f"The logits of {path} are of the classes {_shortened(names)}, but {dataset.name} has "
+            f"{_shortened(tuple(dataset.class_names))}."
+        )
+    count, test = len(taught), None
+    if "files" in facts:
+        place = {name: i for i, name in enumerate(facts["files"].tolist())}
+        wanted = _names(taught)
+        if wanted is None:
+            raise UserError(f"{path} names files, but the images of {dataset.name} have no names.")
+        rows = [place.get(name) for name in wanted]
+        if missing := [name for name, row in zip(wanted, rows, strict=True) if row is None]:
+            more = f" and {len(missing) - 1} other images" if len(missing) > 1 else ""
+            raise UserError(f"{path} has no logits of {missing[0]}{more}.")
+        tested = [place.get(name) for name in _names(dataset.test) or (None,)]
+        test = None if None in tested else logits[np.array(tested, int), 0]
+    else:
+        ids = np.asarray(facts.get("ids", np.arange(len(logits))))
+        if sorted(ids.tolist()) != list(range(count)):
+            raise UserError(
+                f"{path} has the logits of {len(ids)} images, but must have each of the {count} "
+                f"training images of {dataset.name} once."
+            )
+        rows = np.argsort(ids)
+        if "test_logits" in facts:
+            test = np.asarray(facts["test_logits"], np.float32)
+    return TeacherLogits(path.stem, logits[np.array(rows, int)], test)
+
+
+def _names(examples: Any) -> tuple[str, ...] | None:
+    """Of images that are files, relative to the data set."""
+    return examples.names if isinstance(examples, FileExamples) else examples.files
 
 
 def digest(variables: Any) -> str:

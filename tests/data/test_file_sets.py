@@ -137,7 +137,7 @@ def test_missing_annotations_and_images_are_named(voc):
     (root / "JPEGImages" / "test_000002.jpg").unlink()
     _refused("voc2007", root, r"1 of 5 images that the labels of .* missing, .*test_000002.jpg")
     (root / "Annotations" / "trainval_000001.xml").unlink()
-    _refused("voc2007", root, r"trainval_000001.xml is missing: the data set is not whole")
+    _refused("voc2007", root, r"trainval_000001.xml is missing: the data set is incomplete")
 
 
 def test_images_are_decoded_whole(voc):
@@ -262,7 +262,7 @@ def test_bad_files_of_nus_wide_are_named(nus):
     file.write_text(content[2:])
     _refused("nus_wide", root, "water_Test.txt has 3 lines for 4 images")
     file.unlink()
-    _refused("nus_wide", root, "water_Test.txt is missing: the data set is not whole")
+    _refused("nus_wide", root, "water_Test.txt is missing: the data set is incomplete")
     (root / "Concepts81.txt").unlink()
     _refused("nus_wide", root, "lacks Concepts81.txt")
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,7 @@ def _read(stream, ids):
 def _same(some, others):
     assert len(some) == len(others)
     for row, other in zip(some, others, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, row, other)
+        chex.assert_trees_all_equal(row, other)
 
 
 def test_batches_follow_the_plan(files):
@@ -153,11 +154,11 @@ def test_programs_over_a_stream_give_what_they_give_over_an_array(files, num_dev
     results = []
     for operand in (images, _stream(files, (TEST,))):
         programs = Programs()
-        epoch = epoch_program(programs, "epoch", step, placement)
-        gather = gather_program(programs, "gather", forward, 7, placement)
+        epoch = epoch_program(programs, "epoch", step, placement, static=())
+        gather = gather_program(programs, "gather", forward, 7, placement, static=())
         placed = plan._replace(ids=jax.device_put(plan.ids, placement.plan))
         key = jax.random.key(0)
         state, sums = epoch(placement.put(np.float32(1)), placed, key, operand)
         results.append(fetch((state, sums, gather(placed, key, operand))))
         assert programs.traces == {"epoch": 1, "gather": 1}
-    jax.tree.map(np.testing.assert_array_equal, *results)
+    chex.assert_trees_all_equal(*results)

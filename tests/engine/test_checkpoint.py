@@ -1,6 +1,7 @@
 import logging
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_the_newest_comes_back_bit_equal(tmp_path, placement):
     _saved(tmp_path, placement, steps=(1, 2, 3, 4, 5))
     tree, record = _restore(tmp_path, placement)
     assert record == {"epoch": 5, "rounds": [{"a": 0.1}]}
-    jax.tree.map(np.testing.assert_array_equal, tree, _tree(placement, 5))
+    chex.assert_trees_all_equal(tree, _tree(placement, 5))
     assert tree["w"].sharding == placement.replicated
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["3", "4", "5"]
     assert len(list(tmp_path.glob("*.files.json"))) == 3
@@ -81,7 +82,7 @@ def test_damage_to_the_newest_falls_back_in_one_sentence(
     with caplog.at_level(logging.WARNING, logger="jaxrobust"):
         tree, record = _restore(tmp_path, placement)
     assert record["epoch"] == 2
-    jax.tree.map(np.testing.assert_array_equal, tree, _tree(placement, 2))
+    chex.assert_trees_all_equal(tree, _tree(placement, 2))
     (message,) = [r.message for r in caplog.records if r.name == "jaxrobust"]
     assert f"Checkpoint {tmp_path / '3'} is damaged" in message
     assert (tmp_path / "damaged_3").is_dir()

@@ -47,7 +47,7 @@ def test_a_pool_of_1_3_million_is_planned_and_scored_in_chunks(host_bytes):
         del ids, key
         return jnp.sum(images.astype(jnp.float32), axis=1)
 
-    score = gather_program(Programs(), "score", forward, POOL, placement)
+    score = gather_program(Programs(), "score", forward, POOL, placement, static=())
     stream, key = _Stream(), jax.random.key(0)
 
     def round_(pool):

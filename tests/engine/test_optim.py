@@ -1,6 +1,5 @@
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -11,26 +10,23 @@ from jaxrobust.engine.optim import (
     one_cycle,
     one_cycle_adam,
 )
+from jaxrobust.engine.optim_options import (
+    MilestoneSgd,
+    OneCycleAdam,
+    Sgd,
+    StudentSgd,
+    WarmUpSgd,
+)
 from jaxrobust.errors import UserError
 
 
-def _config(**changes):
-    return ml_collections.ConfigDict(
-        {
-            "learning_rate": 0.1,
-            "schedule": "constant",
-            "decay_every": 60,
-            "decay_factor": 0.5,
-            "momentum": 0.9,
-            "nesterov": False,
-            "weight_decay": 0.01,
-            **changes,
-        }
-    )
+def _options(cls=Sgd, **changes):
+    defaults = {"learning_rate": 0.1, "decay_factor": 0.5, "weight_decay": 0.01}
+    return cls(**{**defaults, **changes})
 
 
 def test_sgd_decays_before_the_momentum_like_pytorch():
-    optimizer = make_optimizer(_config())
+    optimizer = make_optimizer(_options())
     params, velocity = jnp.float32(2.0), 0.0
     state = optimizer.init(params)
     for gradient in (1.0, -0.5, 0.25):
@@ -42,27 +38,29 @@ def test_sgd_decays_before_the_momentum_like_pytorch():
 
 def test_a_clipped_gradient_is_shortened_before_anything_else():
     gradients = {"a": jnp.float32(3.0), "b": jnp.float32(4.0)}
-    optimizer = make_optimizer(_config(clip_norm=1.0, weight_decay=0.0, momentum=0.0))
+    optimizer = make_optimizer(_options(StudentSgd, clip_norm=1.0, weight_decay=0.0, momentum=0.0))
     clipped, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
     np.testing.assert_allclose([clipped["a"], clipped["b"]], [0.6, 0.8], rtol=1e-6)
-    optimizer = make_optimizer(_config(clip_norm=10.0, weight_decay=0.0, momentum=0.0))
+    optimizer = make_optimizer(_options(StudentSgd, clip_norm=10.0, weight_decay=0.0, momentum=0.0))
     whole, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
     assert whole == gradients
 
 
 def test_schedules():
-    assert learning_rate(_config(), 99, 100) == 0.1
-    step = [learning_rate(_config(schedule="step"), e, 200) for e in (0, 59, 60, 120)]
+    assert learning_rate(_options(), 99, 100) == 0.1
+    step = [learning_rate(_options(schedule="step"), e, 200) for e in (0, 59, 60, 120)]
     np.testing.assert_allclose(step, [0.1, 0.1, 0.05, 0.025])
-    config = _config(schedule="milestones", decay_epochs=(60, 80))
-    milestones = [learning_rate(config, e, 200) for e in (0, 59, 60, 79, 80, 199)]
+    options = _options(MilestoneSgd, schedule="milestones", decay_epochs=(60, 80))
+    milestones = [learning_rate(options, e, 200) for e in (0, 59, 60, 79, 80, 199)]
     np.testing.assert_allclose(milestones, [0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
-    cosine = [learning_rate(_config(schedule="cosine"), e, 10) for e in (0, 5)]
+    cosine = [learning_rate(_options(schedule="cosine"), e, 10) for e in (0, 5)]
     np.testing.assert_allclose(cosine, [0.1, 0.05])
-    config = _config(schedule="constant_cosine", constant_epochs=4, min_learning_rate=0.02)
-    rates = [learning_rate(config, e, 10) for e in (0, 4, 7, 10)]
+    options = _options(
+        WarmUpSgd, schedule="constant_cosine", constant_epochs=4, min_learning_rate=0.02
+    )
+    rates = [learning_rate(options, e, 10) for e in (0, 4, 7, 10)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.06, 0.02], rtol=1e-6)
-    assert learning_rate(config, 3, 4) == rates[0]  # no room for a cosine
+    assert learning_rate(options, 3, 4) == rates[0]  # no room for a cosine
 
 
 @pytest.mark.parametrize("case", ["cifar10", "cifar100"])
@@ -82,12 +80,12 @@ def test_constant_cosine_has_the_recorded_rates(load_golden, x64, case):
 
 def test_an_unknown_schedule_is_named():
     with pytest.raises(UserError, match=r"'cosin'.*'cosine'"):
-        learning_rate(_config(schedule="cosin"), 0, 10)
+        _options(schedule="cosin")
 
 
-def _one_cycle_config(**changes):
-    defaults = {"weight_decay": 0.0, "pct_start": 0.2, "div_factor": 25.0, "final_div_factor": 1e4}
-    return ml_collections.ConfigDict({**defaults, **changes})
+def test_a_schedule_without_its_fields_is_refused():
+    with pytest.raises(UserError, match=r"optimizer\.schedule='milestones' reads decay_epochs"):
+        _options(schedule="milestones")
 
 
 def test_one_cycle_equals_the_recorded_rates_and_betas(load_golden, x64):
@@ -124,7 +122,7 @@ def test_adam_under_one_cycle_equals_the_recorded_weights(case, load_golden, x64
     kernels, biases = golden[case, "kernel"], golden[case, "bias"]
     assert len(kernels) - 1 == golden[case, "epochs"] * golden[case, "steps_per_epoch"]
     optimizer = one_cycle_adam(
-        _one_cycle_config(weight_decay=float(golden[case, "weight_decay"])), len(kernels) - 1
+        OneCycleAdam(weight_decay=float(golden[case, "weight_decay"])), len(kernels) - 1
     )
     params = {"kernel": jnp.asarray(kernels[0]), "bias": jnp.asarray(biases[0])}
     state, rate = optimizer.init(params), float(golden[case, "max_lr"])
@@ -143,8 +141,21 @@ def test_adam_under_one_cycle_equals_the_recorded_weights(case, load_golden, x64
 
 def test_one_cycle_adam_spares_vectors_and_biases_of_any_rank_from_decay():
     params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2), "heads": {"bias": jnp.ones((2, 2))}}
-    optimizer = one_cycle_adam(_one_cycle_config(weight_decay=0.1), 10)
+    optimizer = one_cycle_adam(OneCycleAdam(weight_decay=0.1), 10)
     zeros = jax.tree.map(jnp.zeros_like, params)
     directions, _ = optimizer.update(zeros, optimizer.init(params), params)
     assert np.all(directions["kernel"] > 0)
     assert not np.any(directions["scale"]) and not np.any(directions["heads"]["bias"])
+
+
+def test_heads_learn_at_a_rate_of_their_own():
+    for params in (
+        {"backbone": {"w": jnp.ones(2)}, "primary": {"w": jnp.ones(2)}},
+        {"blocks_0": {"w": jnp.ones(2)}, "heads_0": {"w": jnp.ones(2)}},
+    ):
+        backbone, head = params
+        same, faster = (make_optimizer(Sgd(head_factor=factor)) for factor in (1.0, 10.0))
+        expected, _ = same.update(params, same.init(params), params)
+        found, _ = faster.update(params, faster.init(params), params)
+        np.testing.assert_array_equal(found[backbone]["w"], expected[backbone]["w"])
+        np.testing.assert_array_equal(found[head]["w"], 10 * expected[head]["w"])

@@ -1,6 +1,7 @@
 import dataclasses
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +34,7 @@ def _step(state, ids, key, data):
 def test_an_epoch_visits_the_plan_and_is_traced_once(device_loop):
     placement = make_placement(jax.devices()[:1])
     counted = Programs()
-    epoch = epoch_program(counted, "toy", _step, placement, device_loop=device_loop)
+    epoch = epoch_program(counted, "toy", _step, placement, device_loop=device_loop, static=())
     data = placement.put(np.arange(10, dtype=np.float32))
     key = jax.random.key(0)
     for n in (10, 3, 7):
@@ -77,7 +78,9 @@ def test_an_epoch_is_left_between_steps_and_taken_up_again(kind, monkeypatch):
     stream = _Stream(data)
     step, operand = (_step_of_stream, stream) if kind == "stream" else (_step, placement.put(data))
     counted = Programs()
-    epoch = epoch_program(counted, "toy", step, placement, device_loop=kind == "device_loop")
+    epoch = epoch_program(
+        counted, "toy", step, placement, device_loop=kind == "device_loop", static=()
+    )
     plan = _put(placement, make_plan(np.arange(10), 2, capacity=16))
     key = jax.random.key(0)
 
@@ -101,7 +104,7 @@ def test_an_epoch_is_left_between_steps_and_taken_up_again(kind, monkeypatch):
     sums = {name: float(value) for name, value in sums.items()}  # as a checkpoint keeps them
     end = run(state, row=3, sums=sums, on_pause=lambda row, *_: rows.append(row))
     assert rows == [4]
-    jax.tree.map(np.testing.assert_array_equal, end, whole)
+    chex.assert_trees_all_equal(end, whole)
     assert counted.traces == {"toy": 1}
 
 
@@ -109,7 +112,7 @@ def test_pieces_of_an_epoch_last_as_long_as_they_should(monkeypatch):
     clock = iter(np.arange(0.0, 100.0, 0.5))  # every look at it is half a second later
     monkeypatch.setattr(loops, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     placement = make_placement(jax.devices()[:1])
-    epoch = epoch_program(Programs(), "toy", _step, placement, device_loop=True)
+    epoch = epoch_program(Programs(), "toy", _step, placement, device_loop=True, static=())
     plan = _put(placement, make_plan(np.arange(100), 1, capacity=100))
     rows = []
     resume = Resume(on_pause=lambda row, *_: rows.append(row))
@@ -122,7 +125,7 @@ def test_eight_devices_give_the_one_device_epoch():
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
         placement = make_placement(devices)
-        epoch = epoch_program(Programs(), "toy", _step, placement)
+        epoch = epoch_program(Programs(), "toy", _step, placement, static=())
         plan = make_plan(np.arange(10), 3, capacity=10, width=placement.round_up(3))
         state, sums = epoch(
             placement.put(np.float32(1)),
@@ -142,7 +145,7 @@ def test_gather_files_results_under_their_ids(num_devices):
         del key
         return {"square": data[ids] ** 2, "pair": jnp.stack([ids, -ids], axis=1)}
 
-    evaluate = gather_program(Programs(), "toy", forward, 12, placement)
+    evaluate = gather_program(Programs(), "toy", forward, 12, placement, static=())
     ids = np.array([11, 2, 5, 7, 3])
     plan = make_plan(ids, 2, capacity=12, width=placement.round_up(2))
     out = fetch(
@@ -160,7 +163,7 @@ def test_gather_files_results_under_their_ids(num_devices):
 
 
 def test_a_second_trace_is_refused():
-    square = Programs().jit("square", lambda x: x * x)
+    square = Programs().jit("square", lambda x: x * x, static=())
     square(np.zeros(3, np.float32))
     square(np.ones(3, np.float32))
     with pytest.raises(RuntimeError, match="'square' was traced twice"):
@@ -202,6 +205,8 @@ def test_a_plan_may_hold_several_sets():
     x, u = (make_plan(np.arange(*r), 2, capacity=10) for r in ((5, 9), (0, 4)))
     plan = _put(placement, x._replace(ids={"x": x.ids, "u": u.ids}))
     for device_loop in (True, False):
-        epoch = epoch_program(Programs(), "toy", step, placement, device_loop=device_loop)
+        epoch = epoch_program(
+            Programs(), "toy", step, placement, device_loop=device_loop, static=()
+        )
         state, sums = epoch(placement.put(np.float32(0)), plan, jax.random.key(0), data)
         assert float(state) == float(sums["total"]) == 20

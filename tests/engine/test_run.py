@@ -6,6 +6,7 @@ import signal
 import tempfile
 import types
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -169,8 +170,8 @@ def test_what_is_saved_is_the_position_and_all_that_belongs_to_it(tmp_path):
         assert run.is_resumed
     assert (found.at, found.row, found.sums) == ((2, 1), 5, {"loss": 1.5})
     assert found.record == {"epochs": [{"accuracy": 0.5}]}
-    jax.tree.map(np.testing.assert_array_equal, found.networks, saved.networks)
-    jax.tree.map(np.testing.assert_array_equal, found.arrays, saved.arrays)
+    chex.assert_trees_all_equal(found.networks, saved.networks)
+    chex.assert_trees_all_equal(found.arrays, saved.arrays)
 
 
 def test_a_checkpoint_of_another_layout_is_refused_and_kept(tmp_path):

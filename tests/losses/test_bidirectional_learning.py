@@ -1,6 +1,7 @@
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -615,10 +616,8 @@ def test_jit_and_half_precision():
         (head_agreement_loss, (a, b)),
     ]
     for function, args in functions:
-        for eager, jitted in zip(
-            jax.tree.leaves(function(*args)), jax.tree.leaves(jax.jit(function)(*args)), strict=True
-        ):
-            np.testing.assert_allclose(jitted, eager, rtol=1e-5, atol=1e-6)
+        jitted, eager = jax.jit(function)(*args), function(*args)
+        chex.assert_trees_all_close(jitted, eager, rtol=1e-5, atol=1e-6)
         halves = function(*(x.astype(jnp.bfloat16) for x in args))
         assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(halves))
 

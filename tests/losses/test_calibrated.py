@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
@@ -545,12 +546,8 @@ def test_derivatives(x64, name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_jit_changes_nothing(name):
     logits = random_logits(24, (4, 5))
-    for compiled, plain in zip(
-        jax.tree.leaves(jax.jit(LOSSES[name])(logits)),
-        jax.tree.leaves(LOSSES[name](logits)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(compiled, plain, rtol=2e-6, atol=5e-7)
+    compiled, plain = jax.jit(LOSSES[name])(logits), LOSSES[name](logits)
+    chex.assert_trees_all_close(compiled, plain, rtol=2e-6, atol=5e-7)
 
 
 @pytest.mark.parametrize("loss", [evidential_nll, evidential_kl])
@@ -595,7 +592,7 @@ def test_half_precision_is_computed_in_single():
     low, high = outputs(half), outputs(half.astype(jnp.float32))
     # The one that sharpens starts with JAX's own softmax, in the precision of its input.
     del low["sharpen"], high["sharpen"]
-    jax.tree.map(np.testing.assert_array_equal, low, high)
+    chex.assert_trees_all_equal(low, high)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from configs import dpc as dpc_recipe
 from jaxrobust import models, tasks
 from jaxrobust.engine import optim
 from jaxrobust.engine.loops import epoch_program
+from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.plan import Plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
@@ -163,7 +164,7 @@ def test_eight_devices_give_the_recorded_epoch_too(load_golden, x64):
     for i, row in enumerate(plan):
         row[: np.sum(number == i)] = ids[number == i]
     plan = Plan(jax.device_put(plan, placement.plan), len(plan))
-    epoch = epoch_program(Programs(), "train", step, placement)
+    epoch = epoch_program(Programs(), "train", step, placement, static=())
     state, sums = epoch(placement.put(_recorded(golden, case)), plan, jax.random.key(0))
     np.testing.assert_allclose(sums["loss"], golden[case, "total_loss"].sum(), rtol=1e-12)
     for name in ("u", "v"):
@@ -286,12 +287,13 @@ def test_the_recipe_has_the_authors_learning_rates(case, name, load_golden):
     recorded = golden[f"lr/{case}", "lr_used"]
     assert config.num_epochs == len(recorded)
     assert config.bldr.warm_up == golden[f"lr/{case}", "warmup_epochs"]
-    rates = [optim.learning_rate(config.optimizer, e, config.num_epochs) for e in (0, 20, 40, 41)]
+    schedule = Optimizer.read(config)
+    rates = [optim.learning_rate(schedule, e, config.num_epochs) for e in (0, 20, 40, 41)]
     np.testing.assert_allclose(rates, recorded[[0, 20, 40, 41]], rtol=1e-5)
-    last = optim.learning_rate(config.optimizer, len(recorded) - 1, len(recorded))
+    last = optim.learning_rate(schedule, len(recorded) - 1, len(recorded))
     np.testing.assert_allclose(last, recorded[-1], rtol=1e-4)
     config.bldr.warm_up = 60  # moves the schedule with it
-    assert optim.learning_rate(config.optimizer, 60, config.num_epochs) == np.float32(0.04)
+    assert optim.learning_rate(Optimizer.read(config), 60, config.num_epochs) == np.float32(0.04)
 
 
 @pytest.mark.parametrize("case", ["case0", "case1"])

@@ -12,6 +12,7 @@ import pytest
 
 from configs import dhkd as recipe
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl, standardize_logits
 from jaxrobust.methods import DISTILLERS, dhkd
@@ -105,7 +106,7 @@ def _stepper(distiller, optimizer):
 @functools.cache
 def _dual_head_step(options):
     config = _config(**dict(options))
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = make_optimizer(Optimizer.read(config))
     return _stepper(dhkd.build(config, _problem()), optimizer), optimizer
 
 
@@ -237,7 +238,7 @@ def test_without_alpha_the_rest_is_plain_training(x64):
     trained = {}
     for method, gradients in (("cross_entropy", "sum"), ("dhkd", "sum"), ("dhkd", "align")):
         config = _config(**{"distill.alpha": 0.0, "distill.gradients": gradients})
-        optimizer = make_optimizer(config.optimizer)
+        optimizer = make_optimizer(Optimizer.read(config))
         step = _stepper(DISTILLERS[method](config, _problem()), optimizer)
         params = _random_params(1)
         if method == "cross_entropy":
@@ -254,7 +255,7 @@ def test_without_alpha_the_rest_is_plain_training(x64):
 
 def test_both_losses_fall_and_the_auxiliary_head_nears_the_teacher():
     config = _config()
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = make_optimizer(Optimizer.read(config))
     step = _stepper(dhkd.build(config, _problem()), optimizer)
     single = functools.partial(jax.tree.map, lambda x: jnp.asarray(x, jnp.float32))
     params = single(_random_params(3, hidden=16))
@@ -452,7 +453,8 @@ def test_learning_rates_as_recorded(load_golden):
         assert config.optimizer[field] == pytest.approx(base)
         config.optimizer.learning_rate = config.optimizer[field]
         rates = [
-            learning_rate(config.optimizer, e, config.num_epochs) for e in range(int(num_epochs))
+            learning_rate(Optimizer.read(config), e, config.num_epochs)
+            for e in range(int(num_epochs))
         ]
         np.testing.assert_allclose(rates, golden["lr", f"{case}/lr"], rtol=1e-12)
     assert rates[0] == 0.1

@@ -1,17 +1,17 @@
 """DPC's steps on a toy network: the authors' recorded numbers, and what must hold besides."""
 
 import functools
-import types
 
+import chex
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 
 from configs import dpc as recipe
 from jaxrobust.engine.optim import make_optimizer
+from jaxrobust.engine.optim_options import Sgd
 from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
@@ -44,16 +44,11 @@ def _params(golden, case, prefix):
 def _sgd(golden=None, case=None, *, momentum=0.9, weight_decay=5e-4):
     if golden is not None:
         momentum, weight_decay = (float(golden[case, k]) for k in ("momentum", "weight_decay"))
-    config = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": False}
-    return make_optimizer(ml_collections.ConfigDict(config))
+    return make_optimizer(Sgd(momentum=momentum, weight_decay=weight_decay))
 
 
 def _state(params, optimizer):
     return TrainState(params, {}, optimizer.init(params))
-
-
-def _assert_trees_close(found, expected, **tolerance):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), found, expected)
 
 
 def _batch(views, labels=None, **columns):
@@ -112,7 +107,9 @@ def test_two_steps_are_those_of_the_authors(case, load_golden, x64):
         plain = TrainState(network.params, {}, optax.EmptyState())
         stepped, _ = semi_supervised_step(plain, *arguments, **options)
         gradient = jax.tree.map(jnp.subtract, network.params, stepped.params)
-        _assert_trees_close(gradient, _params(golden, case, f"grad{i}"), rtol=1e-9, atol=1e-10)
+        chex.assert_trees_all_close(
+            gradient, _params(golden, case, f"grad{i}"), rtol=1e-9, atol=1e-10
+        )
 
         arguments, options = _recorded_step(golden, case, i, optimizer=optimizer)
         seen = options["objective"] = _Witness(gamma=options["objective"].gamma)
@@ -126,7 +123,9 @@ def test_two_steps_are_those_of_the_authors(case, load_golden, x64):
             np.testing.assert_allclose(metrics[name], golden[case, key][i], rtol=1e-10)
         for name in ("hard_a", "hard_b", "mixed_targets_u"):
             np.testing.assert_allclose(seen.targets[name], golden[case, name][i], rtol=1e-10)
-    _assert_trees_close(network.params, _params(golden, case, "net_after"), rtol=1e-9, atol=1e-11)
+    chex.assert_trees_all_close(
+        network.params, _params(golden, case, "net_after"), rtol=1e-9, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize(("case", "penalty"), [("warm_sym", "none"), ("warm_asym", "plain")])
@@ -148,8 +147,10 @@ def test_warm_up_is_that_of_the_authors_and_leaves_head_2(case, penalty, load_go
             frozen="h2",
         )
         np.testing.assert_allclose(metrics["loss"], golden[case, "loss"][i], rtol=1e-10)
-    _assert_trees_close(network.params, _params(golden, case, "net_after"), rtol=1e-9, atol=1e-11)
-    _assert_trees_close(network.params["h2"], before["h2"], rtol=0)
+    chex.assert_trees_all_close(
+        network.params, _params(golden, case, "net_after"), rtol=1e-9, atol=1e-11
+    )
+    chex.assert_trees_all_equal(network.params["h2"], before["h2"])
     momentum = optax.tree_utils.tree_get(network.opt_state, "trace")
     assert all(not np.any(x) for x in jax.tree.leaves(momentum["h2"]))
     assert all(np.any(x) for x in jax.tree.leaves(momentum["h1"]))
@@ -161,7 +162,7 @@ def test_without_unsupervised_weight_head_2_only_decays(load_golden, x64):
     arguments, options = _recorded_step(golden, case, 0, optimizer=optax.identity())
     arguments[-1]["weight_u"] = jnp.asarray(0.0)
     stepped, _ = semi_supervised_step(network, *arguments, **options)
-    _assert_trees_close(stepped.params["h2"], network.params["h2"], rtol=0)
+    chex.assert_trees_all_equal(stepped.params["h2"], network.params["h2"])
 
 
 def test_an_unmixed_batch_costs_the_plain_evidential_loss(load_golden, x64):
@@ -235,7 +236,7 @@ def test_guesses_side_by_side_are_guesses_one_after_another():
     for i in range(4):
         expected, stats = one(network.params, stats, views[i], key=jax.random.key(3))
         np.testing.assert_allclose(logits[i][:, 0], expected[:, 0], rtol=1e-4, atol=1e-5)
-    _assert_trees_close(batch_stats, stats, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(batch_stats, stats, rtol=1e-5, atol=1e-6)
 
 
 def test_rampup_is_the_recorded_one(load_golden):
@@ -251,16 +252,8 @@ def test_rampup_is_the_recorded_one(load_golden):
 
 
 def _passes(**changes):
-    config = ml_collections.ConfigDict(
-        {
-            "batch_size": 4,
-            "num_epochs": 10,
-            "optimizer": {"learning_rate": 0.1, "schedule": "constant"},
-        }
-    )
-    return dpc._passes(
-        Dpc(**{"warm_up": 2, **changes}), config, types.SimpleNamespace(num_examples=30)
-    )
+    options = Dpc(**{"warm_up": 2, **changes})
+    return dpc._passes(options, Sgd(), num_epochs=10, batch_size=4, num_examples=30)
 
 
 def _columns(num_clean_1, num_clean_2):

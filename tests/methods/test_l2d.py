@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,7 +202,7 @@ def test_groups_reach_over_all_devices():
         for placement in placements
     ]
     assert found[0][1]["cd"] > 0.1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *found)
+    chex.assert_trees_all_close(*found, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -234,7 +235,7 @@ def test_masked_rows_touch_no_statistics_of_backbone_and_heads(small, train):
     spoilt, spoilt_updates = train(images.at[4:].set(1e4), where, 0)
     np.testing.assert_array_equal(outputs.logits[:4], spoilt.logits[:4])
     np.testing.assert_array_equal(outputs.aux_logits[:4], spoilt.aux_logits[:4])
-    jax.tree.map(np.testing.assert_array_equal, updates, spoilt_updates)
+    chex.assert_trees_all_equal(updates, spoilt_updates)
     assert "auxiliary" in updates["batch_stats"]
 
 

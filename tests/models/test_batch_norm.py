@@ -106,7 +106,7 @@ def test_a_recipe_chooses():
     config.batch_norm = "per_device"
     num_parts = batch_norm_parts(config, placement)
     module = make_network(
-        config.model, num_classes=3, num_heads=1, dtype=jnp.float32, norm_parts=num_parts
+        config.model.name, num_classes=3, num_heads=1, dtype=jnp.float32, norm_parts=num_parts
     )
     images = jnp.ones((12, 8, 8, 3))
     variables = module.init(jax.random.key(0), images)

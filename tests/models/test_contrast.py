@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,4 +87,4 @@ def test_a_step_compares_with_the_memories_and_then_moves_its_rows():
         np.testing.assert_array_equal(contrast.log_normalizer, first.log_normalizer)
     assert np.any(again["batch_stats"]["student_memory"] != after["student_memory"])
     _, kept = apply(variables, jax.random.key(4), train=False)
-    jax.tree.map(np.testing.assert_array_equal, kept["batch_stats"], variables["batch_stats"])
+    chex.assert_trees_all_equal(kept["batch_stats"], variables["batch_stats"])

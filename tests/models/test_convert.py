@@ -6,7 +6,7 @@ import pickle
 import struct
 import zipfile
 
-import jax
+import chex
 import numpy as np
 import pytest
 
@@ -198,7 +198,7 @@ def test_command_converts_every_kind_of_file(kind, tmp_path, converted, capsys):
         assert "resnet8, 3 classes, 77,587 parameters" in capsys.readouterr().out
         stored = load_classifier(out)
         assert (stored.arch, stored.num_classes) == ("resnet8", 3)
-        jax.tree.map(np.testing.assert_array_equal, stored.variables, converted[1])
+        chex.assert_trees_all_equal(stored.variables, converted[1])
         assert main(arguments) == 2
         assert "holds a model already" in capsys.readouterr().err
 
@@ -514,4 +514,4 @@ def test_the_command_records_what_is_known_of_the_images(tmp_path, capsys):
 def test_the_second_head_of_a_dhkd_student_is_left_out(converted):
     second = {"fc2.weight": np.ones((3, 64), np.float32), "fc2.bias": np.ones(3, np.float32)}
     _, variables = convert_state_dict("resnet8", {**_resnet8(), **second})
-    jax.tree.map(np.testing.assert_array_equal, variables, converted[1])
+    chex.assert_trees_all_equal(variables, converted[1])

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -17,13 +16,9 @@ from jaxrobust.models import (
 INPUTS = jax.random.normal(jax.random.key(0), (6, 5))
 
 
-def _config(name):
-    return ml_collections.ConfigDict({"name": name, "pool": "global", "init": "torch_default"})
-
-
 @pytest.mark.parametrize("name", FEATURE_NETWORKS)
 def test_heads_features_and_parameters(name):
-    module = make_network(_config(name), num_classes=3, num_heads=2, dtype=jnp.float32)
+    module = make_network(name, num_classes=3, num_heads=2, dtype=jnp.float32)
     variables = module.init(jax.random.key(1), INPUTS)
     assert set(variables) == {"params"}
     logits = module.apply(variables, INPUTS)
@@ -48,19 +43,19 @@ def test_heads_features_and_parameters(name):
 @pytest.mark.parametrize("name", FEATURE_NETWORKS)
 def test_two_heads_and_no_exits(name):
     sizes = {"num_classes": 3, "dtype": jnp.float32}
-    two_headed = make_two_headed(_config(name), **sizes)
+    two_headed = make_two_headed(name, **sizes)
     variables = two_headed.init(jax.random.key(1), INPUTS)
     assert two_headed.apply(variables, INPUTS).shape == (6, 2, 3)
-    module = make_multi_exit(_config(name), exits=False, **sizes)
+    module = make_multi_exit(name, exits=False, **sizes)
     variables = module.init(jax.random.key(1), INPUTS)
     logits, features = module.apply(variables, INPUTS)
     assert logits.shape == (6, 2, 3) and features.shape[:2] == (6, 1)
     with pytest.raises(UserError, match=r"set --config\.bldr\.self_distillation=False"):
-        make_multi_exit(_config(name), exits=True, **sizes)
+        make_multi_exit(name, exits=True, **sizes)
 
 
 def test_dropout_only_in_training():
-    module = make_network(_config("linear"), num_classes=3, num_heads=1, dtype=jnp.float32).clone(
+    module = make_network("linear", num_classes=3, num_heads=1, dtype=jnp.float32).clone(
         dropout=0.5
     )
     variables = module.init(jax.random.key(1), INPUTS)

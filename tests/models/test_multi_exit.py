@@ -2,10 +2,10 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -15,12 +15,6 @@ from jaxrobust.models.layers import global_average
 from jaxrobust.models.multi_exit import ExitBlock, MultiExit
 from jaxrobust.models.resnet import BasicBlock, ResNet
 from jaxrobust.models.torch_weights import load_torch_weights
-
-
-def _config(name, **changes):
-    return ml_collections.ConfigDict(
-        {"name": name, "pool": "global", "init": "torch_default", **changes}
-    )
 
 
 def _count(tree):
@@ -39,7 +33,7 @@ def _count(tree):
     ],
 )
 def test_live_parameters_are_those_of_the_authors_networks(name, num_classes, parameters, backbone):
-    module = make_multi_exit(_config(name), num_classes=num_classes, exits=True, dtype=jnp.float32)
+    module = make_multi_exit(name, num_classes=num_classes, exits=True, dtype=jnp.float32)
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     (logits, features), variables = jax.eval_shape(
         module.init_with_output, jax.random.key(0), images
@@ -175,7 +169,7 @@ def test_masked_rows_leave_statistics_and_other_rows_alone(small):
     (spoilt_logits, spoilt_features), spoilt = run(images.at[4:].set(1e4))
     np.testing.assert_array_equal(logits[:4], spoilt_logits[:4])
     np.testing.assert_array_equal(features[:4], spoilt_features[:4])
-    jax.tree.map(np.testing.assert_array_equal, updates, spoilt)
+    chex.assert_trees_all_equal(updates, spoilt)
     assert np.any(updates["batch_stats"]["exit_1"]["BatchNorm_0"]["BatchNorm_0"]["mean"])
 
 
@@ -213,7 +207,7 @@ def test_initialization_reaches_every_convolution_and_nothing_else(small):
 )
 def test_initializations_by_name(init, variance):
     module = make_multi_exit(
-        _config("resnet8_small", init=init), num_classes=3, exits=True, dtype=jnp.float32
+        "resnet8_small", init=init, num_classes=3, exits=True, dtype=jnp.float32
     )
     assert module.kernel_init is module.backbone.kernel_init
     kernel = module.kernel_init(jax.random.key(0), (3, 3, 50, 100))
@@ -222,8 +216,8 @@ def test_initializations_by_name(init, variance):
 
 def test_networks_without_stages_are_refused_in_words():
     def make(**changes):
-        config = _config(**{"name": "resnet18", **changes})
-        return make_multi_exit(config, num_classes=3, exits=True, dtype=jnp.float32)
+        options = {"name": "resnet18", **changes}
+        return make_multi_exit(**options, num_classes=3, exits=True, dtype=jnp.float32)
 
     with pytest.raises(UserError, match="exits need a ResNet"):
         make(name="inception_resnet_v2")

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +79,7 @@ def test_a_network_of_the_hub_is_read_from_its_cache(hub, tiny_backbones, monkey
     }
     hub("timm/resnet18.a1_in1k", json.dumps(config), _published(module, variables))
     found = load_pretrained("hf:timm/resnet18.a1_in1k")
-    jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
+    chex.assert_trees_all_equal(found.variables, variables)
     assert (found.mean, found.std) == ((0.5,) * 3, (0.25,) * 3)
     assert found.class_names == ("ant", "bee", "cat")
 

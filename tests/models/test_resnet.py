@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,8 +76,8 @@ def test_masked_rows_do_not_touch_statistics_or_other_rows(small):
     spoilt_logits, spoilt_updates = run(images.at[4:].set(1e4), where)
     np.testing.assert_allclose(logits[:4], short_logits, atol=2e-6)
     np.testing.assert_array_equal(logits[:4], spoilt_logits[:4])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), updates, short_updates)
-    jax.tree.map(np.testing.assert_array_equal, updates, spoilt_updates)
+    chex.assert_trees_all_close(updates, short_updates, atol=1e-6)
+    chex.assert_trees_all_equal(updates, spoilt_updates)
 
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_state(small):

@@ -5,14 +5,16 @@ import json
 import subprocess
 import sys
 
+import chex
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxrobust.errors import UserError
-from jaxrobust.models import make_classifier
+from jaxrobust.models import make_classifier, safetensors_file
 from jaxrobust.models.storage import (
     StoredClassifier,
     load_classifier,
@@ -52,7 +54,7 @@ def test_what_is_written_is_read(classifier, folder):
         if field.name != "variables":
             assert getattr(found, field.name) == getattr(classifier, field.name)
     assert jax.tree.structure(found.variables) == jax.tree.structure(classifier.variables)
-    jax.tree.map(np.testing.assert_array_equal, found.variables, classifier.variables)
+    chex.assert_trees_all_equal(found.variables, classifier.variables)
     count = sum(x.size for x in jax.tree.leaves(classifier.variables["params"]))
     assert json.loads((folder / "model.json").read_text())["num_parameters"] == count
 
@@ -117,7 +119,7 @@ def test_without_flatbuffers_it_says_what_to_install(classifier, tmp_path, monke
 
 
 def _shorten(folder):
-    path = folder / "variables.npz"
+    path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
 
 
@@ -127,8 +129,8 @@ def _swap_arch(folder):
 
 
 DAMAGES = {
-    "changed": (_shorten, "variables.npz has changed since it was written"),
-    "missing": (lambda f: (f / "variables.npz").unlink(), "variables.npz cannot be read"),
+    "changed": (_shorten, "model.safetensors has changed since it was written"),
+    "missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors cannot be read"),
     "unreadable": (lambda f: (f / "model.json").write_text("{"), "model.json is damaged"),
     "incomplete": (lambda f: (f / "model.json").write_text("{}"), "model.json is damaged"),
     "no facts": (lambda f: (f / "model.json").unlink(), "holds no model.json"),
@@ -152,7 +154,25 @@ def test_the_folder_around_is_answered_with_the_one_meant(folder, tmp_path):
         load_classifier(tmp_path / "nowhere")
 
 
-def test_variables_lie_under_readable_names(classifier, folder):
-    with np.load(folder / "variables.npz", allow_pickle=False) as arrays:
-        assert set(arrays) == set(flax.traverse_util.flatten_dict(classifier.variables, sep="/"))
-        assert "params/primary/Dense_0/kernel" in arrays
+def test_the_library_of_the_format_reads_the_variables(classifier, folder):
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    expected = flax.traverse_util.flatten_dict(classifier.variables, sep="/")
+    assert "params/primary/Dense_0/kernel" in arrays
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_every_type_of_array_comes_back():
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array(7, np.int64),
+        "c": np.zeros((0, 2), np.uint8),
+        "d": np.array([True, False]),
+        "e": np.asfortranarray(np.arange(4, dtype=np.float16).reshape(2, 2)),
+    }
+    found = safetensors_file.decoded(safetensors_file.encoded(arrays))
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name], array)

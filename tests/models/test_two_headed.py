@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -14,10 +13,6 @@ from jaxrobust.models.preact_resnet import PreActBlock
 from jaxrobust.models.resnet import ResNet
 from jaxrobust.models.torch_weights import load_torch_weights
 from jaxrobust.models.two_headed import UNSUPERVISED_HEAD, TwoHeaded
-
-
-def _config(name):
-    return ml_collections.ConfigDict({"name": name, "pool": "global"})
 
 
 def _count(variables, collection="params"):
@@ -34,7 +29,7 @@ def _count(variables, collection="params"):
     ],
 )
 def test_two_headed_networks_have_the_published_size(name, num_classes, parameters, buffers):
-    module = make_two_headed(_config(name), num_classes=num_classes, dtype=jnp.float32)
+    module = make_two_headed(name, num_classes=num_classes, dtype=jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     assert _count(variables) == parameters
     assert _count(variables, "batch_stats") == buffers
@@ -52,7 +47,7 @@ def test_two_headed_networks_have_the_published_size(name, num_classes, paramete
     ],
 )
 def test_one_headed_networks_have_the_published_size(name, num_classes, parameters):
-    module = make_network(_config(name), num_classes=num_classes, num_heads=1, dtype=jnp.float32)
+    module = make_network(name, num_classes=num_classes, num_heads=1, dtype=jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))
     assert _count(variables) == parameters
 

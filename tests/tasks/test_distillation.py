@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from typing import ClassVar
 
 import flax.linen as nn
@@ -152,9 +153,9 @@ def test_figures_can_be_opened(finished):
 def test_a_finished_run_is_finished_and_its_teacher_teaches_again(finished, tmp_path):
     workdir, results = finished
     config = _config(**{"distill.auxiliary": "mlp", "distill_until_epoch": 2})
-    teacher = (workdir / "teacher" / "variables.npz").read_bytes()
+    teacher = (workdir / "teacher" / "model.safetensors").read_bytes()
     assert distillation.run(config, workdir, PROGRAMS) == results
-    assert (workdir / "teacher" / "variables.npz").read_bytes() == teacher
+    assert (workdir / "teacher" / "model.safetensors").read_bytes() == teacher
     config.teacher.path = str(workdir / "teacher")
     config.teacher.name = "resnet8"  # not read
     again = distillation.run(config, tmp_path)
@@ -392,3 +393,31 @@ def test_recipes_differ_in_the_method_alone():
     assert (ours.method, theirs.method) == ("dhkd", "kd")
     theirs.method = ours.method
     assert ours.to_json() == theirs.to_json()
+
+
+def test_what_is_handed_over_beside_the_parameters(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    config = _config(num_epochs=1, method="cross_entropy")
+    config.export.update({"onnx": True, "int8": True, "onnx_output": "probabilities"})
+    results = tasks.run(config, tmp_path)
+    folder = tmp_path / "student"
+    files = {"model.safetensors", "student.onnx", "student.int8.onnx"}
+    assert results["student"]["files"] == {name: (folder / name).stat().st_size for name in files}
+    images = load_dataset("digits", seed=0).test.images[:5]
+    session = onnxruntime.InferenceSession(folder / "student.onnx")
+    (probs,) = session.run(["probabilities"], {"images": images})
+    expected = jax.nn.softmax(load_classifier(folder).logits(images))
+    np.testing.assert_allclose(probs, expected, atol=1e-5)
+    card = (folder / "README.md").read_text()
+    accuracy = 100 * results["last"]["accuracy"]
+    assert f"| student | {accuracy:.2f} |" in card and "`student.int8.onnx`" in card
+    assert "8 x 8 pixels" in card and "program.bin" not in card
+
+
+def test_an_export_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    config = _config()
+    config.export.int8 = True
+    with pytest.raises(UserError, match=r"pip install 'jaxrobust\[onnx\]'"):
+        tasks.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -17,6 +17,7 @@ from jaxrobust import tasks
 from jaxrobust.data import Dataset, Examples, load_dataset, load_features
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.label_noise import given_labels
+from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import symmetric_noise
 from jaxrobust.engine import sharding
 from jaxrobust.engine.programs import Programs
@@ -378,9 +379,7 @@ def test_a_class_without_labels_and_labels_without_errors(tmp_path):
 
 
 def _noise(**changes):
-    noise = recipe.get_config("digits").noise
-    noise.update(changes)
-    return noise
+    return dataclasses.replace(Noise.read(recipe.get_config("digits")), **changes)
 
 
 def _toy(name, labels, num_classes):
@@ -477,7 +476,7 @@ def test_human_labels_find_the_images_of_features(tmp_path, cifar10n):
     }
     noise = _noise(kind="human", path=str(path), label_set="worst")
 
-    def given(**changes):
+    def given(noise=noise, **changes):
         np.savez(tmp_path / "features.npz", **{**arrays, **changes})
         return given_labels(noise, load_features(tmp_path / "features.npz"), seed=0)
 
@@ -489,9 +488,9 @@ def test_human_labels_find_the_images_of_features(tmp_path, cifar10n):
         given(files=["a.jpg", *files[order][1:]])
     with pytest.raises(UserError, match="with the names of its classes"):
         given(label_names=list("abcdefghij"))
-    noise.kind, noise.rate = "asymmetric", 1.0
     is_truck = arrays["labels"][::2] == 9
-    assert (given()[is_truck] == 1).all()
+    confused = given(_noise(kind="asymmetric", rate=1.0))
+    assert (confused[is_truck] == 1).all()
 
 
 WRONG = {

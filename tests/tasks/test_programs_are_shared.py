@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import active_learning_baselines, dpc
+from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.programs import Programs
@@ -91,7 +92,7 @@ def test_a_step_is_called_without_a_run():
     config, dataset = _config("noisy_labels", 0), _dataset(0)
     problem = Problem(num_classes=4, num_examples=80, input_shape=(8, 8, 3), dtype="float32")
     method = NOISY_LABEL_METHODS["cross_entropy"](config, problem)
-    views = make_views(config.augment, (8, 8, 3), "float32")
+    views = make_views(Augment.read(config), (8, 8, 3), "float32")
     (stage,) = method.stages
     step = jax.jit(noisy_labels.training_step(stage, views))
     before = method.start(jax.random.key(0))

@@ -1,0 +1,224 @@
+"""Classifiers as ONNX files, each checked against the network that it was made of.
+
+    jaxrobust export runs/dhkd/student --out=student.onnx
+    jaxrobust export runs/dhkd/student --out=student.int8.onnx --int8
+
+The file has one input, `images`, `[batch, H, W, 3]` for any batch size: raw pixels uint8, which are
+normalised inside, or float32 that are normalised already; and one output, `logits` or
+`probabilities`, float32 `[batch, C]`. The names of the classes are among the model's properties.
+It needs only onnxruntime, or anything else that reads ONNX:
+
+    import onnxruntime
+    session = onnxruntime.InferenceSession("student.onnx")
+    (logits,) = session.run(None, {"images": images})
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.command_line import Parser
+from jaxrobust.engine.files import write_bytes
+from jaxrobust.errors import UserError
+from jaxrobust.models.jaxpr_to_onnx import OPSET, to_onnx
+from jaxrobust.models.storage import StoredClassifier, load_classifier
+
+TOLERANCE = 1e-5
+"""Largest difference of an output from the network's, as a share of its largest output."""
+
+_BATCHES = (1, 3)  # images that a file is checked with
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxFile:
+    """What is known of a file that was written.
+
+    Attributes:
+      num_bytes: its size.
+      opset: version of ONNX's operators.
+      difference: largest difference of an output from the network's, as a share of the largest.
+    """
+
+    num_bytes: int
+    opset: int
+    difference: float
+
+
+def check_packages() -> None:
+    """Refuses where onnx or onnxruntime is missing.
+
+    Raises:
+      UserError: naming what to install.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"ONNX files are written with the package {error.name}, which is not installed; "
+            "pip install 'jaxrobust[onnx]', or leave out export.onnx and export.int8."
+        ) from None
+
+
+def save_onnx(
+    classifier: StoredClassifier,
+    path: pathlib.Path,
+    *,
+    normalize: bool = True,
+    probabilities: bool = False,
+    int8: bool = False,
+) -> OnnxFile:
+    """Writes a classifier as an ONNX file, once onnxruntime has computed the same with it.
+
+    Args:
+      classifier: with the shape and, if they are to be inside, the normalisation of its images.
+      path: of the file.
+      normalize: whether images are raw, uint8, and normalised inside; else float32, normalised.
+      probabilities: whether softmax, or sigmoid where an image may have several labels, is inside.
+      int8: whether weights are stored in 8 bits and activations are quantised as they come
+        (onnxruntime's dynamic quantisation). Such a file computes something else: it is checked to
+        run, and how far it is from the network is told.
+
+    Returns:
+      `OnnxFile`.
+
+    Raises:
+      UserError: if a package is missing, the network cannot be written, or the file computes
+        something else than the network.
+    """
+    check_packages()
+    if not classifier.image_shape:
+        raise UserError(
+            f"This {classifier.arch} does not know the size of its images, which an ONNX file "
+            "states; set image_shape."
+        )
+    if normalize and not classifier.mean:
+        raise UserError(
+            f"This {classifier.arch} does not say how its images are normalised; export it for "
+            "images that are normalised already, or set its mean and std."
+        )
+    function = _function(classifier, normalize=normalize, probabilities=probabilities)
+    model = to_onnx(
+        function,
+        classifier.image_shape,
+        np.uint8 if normalize else np.float32,
+        output="probabilities" if probabilities else "logits",
+        metadata=_properties(classifier, normalize),
+    )
+    content = model.SerializeToString()
+    difference = _difference(content, function, classifier.image_shape, normalize)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"The outputs of this {classifier.arch} as an ONNX file differ by {difference:.1e} of "
+            f"the largest from the network's, more than {TOLERANCE:.0e}, so it was not written. "
+            "Please report it."
+        )
+    if int8:
+        content = _quantized(content)
+        difference = _difference(content, function, classifier.image_shape, normalize)
+    write_bytes(path, content)
+    return OnnxFile(len(content), OPSET, difference)
+
+
+def _function(classifier: StoredClassifier, *, normalize: bool, probabilities: bool):
+    """Images to outputs; float32 throughout."""
+    module = classifier.module(jnp.float32)
+    link = jax.nn.softmax if classifier.decoder is None else jax.nn.sigmoid
+
+    def outputs(images):
+        if normalize:
+            logits = classifier.logits(images)
+        else:
+            applied: Any = module.apply(classifier.variables, images)
+            logits = applied.logits
+        return link(logits) if probabilities else logits
+
+    return outputs
+
+
+def _properties(classifier: StoredClassifier, normalize: bool) -> dict[str, str]:
+    facts: dict[str, Any] = {"arch": classifier.arch, "class_names": classifier.class_names}
+    if not normalize:
+        facts |= {"mean": classifier.mean, "std": classifier.std}
+    return {name: x if isinstance(x, str) else json.dumps(x) for name, x in facts.items()}
+
+
+def _difference(content: bytes, function, image_shape: tuple[int, ...], raw: bool) -> float:
+    """Largest difference between a file's outputs and the function's, as a share of the largest."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    generator, differences = np.random.default_rng(0), []
+    reference = jax.jit(function)
+    for count in _BATCHES:
+        shape = (count, *image_shape)
+        images = generator.integers(0, 256, shape).astype(np.uint8)
+        if not raw:
+            images = generator.normal(size=shape).astype(np.float32)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            expected = np.asarray(reference(images))
+        (found,) = session.run(None, {"images": images})
+        differences.append(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+    return float(max(differences))
+
+
+def _quantized(content: bytes) -> bytes:
+    """A model by onnxruntime's dynamic quantisation."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # it advises a preparation that changes nothing here
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "int8.onnx"
+            # Its convolutions of signed weights have no kernel on CPUs.
+            model = onnx.load_from_string(content)
+            quantize_dynamic(model, path, weight_type=QuantType.QUInt8)
+            return path.read_bytes()
+    finally:
+        logging.root.setLevel(level)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = Parser(
+        "export",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="What a run asks a person: jaxrobust export RUN --to=label-studio, or --to=cvat.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=pathlib.Path, help="student/ or teacher/")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="file.onnx")
+    parser.add_argument("--size", type=int, help="side of the images, where DIR does not know it")
+    parser.add_argument("--normalized", action="store_true", help="images are normalised already")
+    parser.add_argument("--probabilities", action="store_true", help="in place of logits")
+    parser.add_argument("--int8", action="store_true", help="dynamic quantisation")
+    args = parser.parse_args(argv)
+    try:
+        classifier = load_classifier(args.folder)
+        if args.size:
+            shape = (args.size, args.size, 3)
+            classifier = dataclasses.replace(classifier, image_shape=shape)
+        written = save_onnx(
+            classifier,
+            args.out,
+            normalize=not args.normalized,
+            probabilities=args.probabilities,
+            int8=args.int8,
+        )
+    except UserError as error:
+        print(f"jaxrobust: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{args.out}: {written.num_bytes / 1e6:.2f} MB, opset {written.opset}, outputs differ by "
+        f"{written.difference:.1e} of the largest."
+    )
+    return 0

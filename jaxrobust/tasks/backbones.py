@@ -1,0 +1,111 @@
+"""Weights that the networks of a run start from, in place of random ones."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from jaxrobust import classifiers
+from jaxrobust.engine.sharding import Placement
+from jaxrobust.engine.training import State, TrainState, backbone_of, with_backbone
+from jaxrobust.errors import UserError
+from jaxrobust.methods.model_options import Model
+from jaxrobust.models import storage
+from jaxrobust.tasks.teachers import digest
+
+log = logging.getLogger("jaxrobust")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """A trained backbone.
+
+    Attributes:
+      folder: where it was read.
+      arch: name of the network that it is of.
+      variables: `params` and `batch_stats` on the host, without those of heads.
+      mean: of the images that it was trained on, on the [0, 1] scale; () if not known.
+      std: likewise.
+    """
+
+    folder: str
+    arch: str
+    variables: Mapping[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all of its arrays."""
+        return digest(self.variables)
+
+    def check(self, network: TrainState | Mapping[str, Any], name: str) -> None:
+        """Refuses another network than that of which this is the backbone.
+
+        Args:
+          network: a state or variables, or their shapes.
+          name: of the network.
+
+        Raises:
+          UserError: naming the first parameter that differs.
+        """
+        wanted = backbone_of(network)
+        if not wanted["params"]:
+            raise UserError(
+                f"model.name={name!r} has heads alone, which no backbone fits; clear "
+                "--config.model.backbone=."
+            )
+        if difference := storage.first_difference(self.variables, wanted):
+            raise UserError(
+                f"{self.folder} holds the backbone of a {self.arch}, which does not fit "
+                f"model.name={name!r}: {difference}; change --config.model.name= or "
+                "--config.model.backbone=."
+            )
+
+    def put_into(self, network: State, placement: Placement) -> State:
+        """The network with this backbone in place of its own."""
+        return with_backbone(network, placement.put(dict(self.variables)))
+
+
+def stored_backbone(config: ml_collections.ConfigDict, dataset: Any) -> Backbone | None:
+    """What the networks of an image task start from, None if the recipe names nothing.
+
+    Args:
+      config: a recipe with a section `model`.
+      dataset: whose images are to be seen.
+
+    Raises:
+      UserError: if there is nothing at that place, or it is damaged.
+    """
+    path = Model.read(config).backbone
+    if not path:
+        return None
+    backbone = _read(classifiers.resolve(path))
+    log.info("Networks start from the backbone of a %s in %s", backbone.arch, path)
+    theirs = (backbone.mean, backbone.std)
+    if len(backbone.mean) == 3 and not np.allclose((dataset.mean, dataset.std), theirs, atol=0.01):
+        log.warning(
+            "The backbone in %s was trained on images that were normalised by mean %s and std %s, "
+            "those of %s are not: set --config.dataset.mean= and --config.dataset.std= to these.",
+            path,
+            *theirs,
+            dataset.name,
+        )
+    return backbone
+
+
+def _read(folder: pathlib.Path) -> Backbone:
+    if not (folder / classifiers.FACTS).exists():
+        stored = storage.load_classifier(folder)
+        return Backbone(
+            str(folder), stored.arch, backbone_of(stored.variables), stored.mean, stored.std
+        )
+    facts, networks = classifiers.read_run(folder)
+    variables = next(iter(networks.values()))  # DPC has two, which learned the same
+    name = facts["config"]["model"]["name"]
+    statistics = (tuple(facts[x]) for x in ("mean", "std"))
+    return Backbone(str(folder), name, backbone_of(variables), *statistics)
