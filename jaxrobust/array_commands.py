@@ -32,9 +32,18 @@ def find_label_issues(argv: list[str] | None = None) -> int:
     _add_training(parser, "of learning under wrong labels; default: dpc")
     parser.add_argument("--class-names", help="in the order of the columns, separated by commas")
     parser.add_argument("--out", type=pathlib.Path, default=QUALITY_FILE, help="table to write")
+    parser.add_argument(
+        "--images",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folder of the images that `files` of the .npz file names; writes label_review.html "
+        "beside --out",
+    )
     arguments = parser.parse_args(argv)
     labels, names = _labels(arguments.labels)
     given = arguments.class_names.split(",") if arguments.class_names else None
+    folder = arguments.images
+    files = None if folder is None else _files(folder, arguments, len(labels))
     if arguments.pred_probs is not None or _holds(arguments.labels, "pred_probs"):
         if arguments.features is not None:
             raise UserError("Give one of --features= and --pred-probs=, not both.")
@@ -54,11 +63,33 @@ def find_label_issues(argv: list[str] | None = None) -> int:
             **_training(arguments),
         )
     issues.save(arguments.out)
+    review = arguments.out.with_name("label_review.html")
+    if files is not None and folder is not None:
+        issues.save_review(review, files=files, folder=folder)
     print(f"{issues.summary['num_issues']:,} of {len(issues):,} labels look wrong.")
     for given, suggested, count in issues.summary["most_confused"]:
         print(f"  {count:,} labelled {given} that look like {suggested}")
     print(f"every label, the most suspicious first: {arguments.out}")
+    if files is not None:
+        print(f"page on which to review them: {review}")
     return 0
+
+
+def _files(folder: pathlib.Path, arguments, count: int) -> list[str]:
+    """The names of the images in a folder, from the file of features or of labels.
+
+    Raises:
+      UserError: if neither names one for each label, or the folder is none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--images={folder} is no folder.")
+    for path in filter(None, (arguments.features, arguments.labels)):
+        if _holds(path, "files") and len(files := open_arrays(path)["files"]) == count:
+            return files.tolist()
+    raise UserError(
+        "--images= needs a .npz file in which `files` names an image for each label, as `python -m "
+        "jaxrobust.embed` writes it."
+    )
 
 
 def query(argv: list[str] | None = None) -> int:

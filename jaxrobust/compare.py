@@ -40,13 +40,17 @@ class _Comparison(NamedTuple):
     Attributes:
       problem: results -> what must be the same in all runs.
       columns: heading -> results -> fraction in [0, 1].
+      note: results -> of which rounds or epochs the columns are.
       figures: quantity on the horizontal axis, the default first -> drawing function.
     """
 
     problem: Callable[[dict], tuple]
     columns: dict[str, Callable[[dict], float]]
+    note: Callable[[dict], str]
     figures: dict[str, Callable]
 
+
+_BEST = "; the best epoch is known only by looking at the test images."
 
 _COMPARISONS = {
     "active_learning": _Comparison(
@@ -58,6 +62,7 @@ _COMPARISONS = {
             "mean query precision": lambda r: r["mean_query_precision"],
             "last query recall": lambda r: r["last_query_recall"],
         },
+        note=lambda r: "Means are over all rounds.",
         figures={x: functools.partial(learning_curves, x=x) for x in ("rounds", "annotated")},
     ),
     "distillation": _Comparison(
@@ -68,6 +73,7 @@ _COMPARISONS = {
             "top-5 accuracy": lambda r: r["last"]["top5_accuracy"],
             "calibration error": lambda r: r["last"]["ece"],
         },
+        note=lambda r: f"After the last epoch{_BEST}",
         figures={"epochs": distillation_curves},
     ),
     "multi-label distillation": _Comparison(
@@ -78,6 +84,7 @@ _COMPARISONS = {
             "CF1": lambda r: r["last"]["CF1"],
             "best mAP": lambda r: r["best"]["mAP"],
         },
+        note=lambda r: f"After the last epoch{_BEST}",
         figures={"epochs": multilabel_curves},
     ),
     "noisy_labels": _Comparison(
@@ -91,6 +98,7 @@ _COMPARISONS = {
             "detection recall": _of_labels("recall"),
             "detection F1": _of_labels("f1"),
         },
+        note=lambda r: f"Means of the last {r['last_epochs']['num']} epochs{_BEST}",
         figures={"epochs": noisy_label_curves},
     ),
 }
@@ -210,6 +218,11 @@ def statistics(groups: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, f
     return found
 
 
+def note(groups: dict[str, list[dict]]) -> str:
+    """Of which rounds or epochs the measures are."""
+    return _comparison(groups).note(next(iter(groups.values()))[0])
+
+
 def draw(
     groups: dict[str, list[dict]],
     path: pathlib.Path,
@@ -259,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
-    text = table(groups)
+    text = f"{table(groups)}\n\nIn percent. {note(groups)}"
     print(text)
     write_text(arguments.out / "table.md", text + "\n")
     print(f"figure: {figure}")

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,54 @@ class LabelIssues:
             for i, flag in zip(self.ranked.tolist(), self.is_issue[self.ranked], strict=True)
         ]
         write_table(pathlib.Path(path), rows)
+
+    def save_review(
+        self,
+        path: str | os.PathLike,
+        *,
+        images: np.ndarray | None = None,
+        files: Sequence[str] | None = None,
+        folder: str | os.PathLike = ".",
+    ) -> None:
+        """Writes `label_review.html`, on which a person reviews the labels that look wrong.
+
+        Args:
+          path: of the page.
+          images: uint8 `[N, H, W, 3]`; of the labels that look wrong the first 1,000 are shown.
+          files: of the N images, in place of `images`.
+          folder: from which the files are relative.
+
+        Raises:
+          UserError: if there are neither images nor files, or not N of them.
+        """
+        from jaxrobust.report import answer_page, review_page
+
+        shown = images if files is None else files
+        if shown is None:
+            raise UserError("A review needs images= or files=, of every label.")
+        if len(shown) != len(self):
+            raise UserError(f"There are {len(shown)} images for {len(self)} labels.")
+        ids = self.ranked[self.is_issue[self.ranked]]
+        if files is None:
+            ids = ids[: answer_page.NUM_EMBEDDED]
+        given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
+        suspects = [
+            review_page.Suspect(
+                id=int(i),
+                file="" if files is None else str(files[i]),
+                given=self.class_names[given[i]],
+                suggested=self.class_names[suggested[i]],
+                clean_prob=float(self.clean_prob[i]),
+            )
+            for i in ids
+        ]
+        review_page.write(
+            pathlib.Path(path),
+            suspects,
+            self.class_names,
+            root=None if files is None else pathlib.Path(folder).expanduser(),
+            pictures=None if images is None or files is not None else images[ids],
+        )
 
 
 def _positions(classes: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Opening a page in a browser as a person does, and what every page must keep to."""
 
 import contextlib
+import json
 import pathlib
 
 _CONTRASTS = """() => {
@@ -46,6 +47,12 @@ def opened(browser, path: pathlib.Path, *, width: int = 1400, color_scheme: str 
         assert not complaints
     finally:
         context.close()
+
+
+def embedded_data(path: pathlib.Path) -> dict:
+    """What a page of answers hands to its script."""
+    _, _, rest = path.read_text(encoding="utf-8").partition('id="data">')
+    return json.loads(rest.partition("</script>")[0])
 
 
 def downloaded(page, selector: str, folder: pathlib.Path) -> pathlib.Path:

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pages
 import pytest
+from PIL import Image
 
 from jaxrobust import UserError, cli, find_label_issues, query, recipes
 from jaxrobust.data.sources import SOURCES
@@ -157,6 +159,38 @@ def test_find_label_issues_is_the_function(kind, tmp_path, capsys):
     with open(out, newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["id"], first["given_label"], first["suggested_label"]) == ("2", "ant", "bee")
+
+
+def test_labels_that_look_wrong_are_reviewed_on_a_page(tmp_path, capsys):
+    """The page names the files, which lie in the folder of `--images=`."""
+    files = [f"{i}.png" for i in range(6)]
+    Image.new("RGB", (8, 8)).save(tmp_path / "2.png")
+    data = tmp_path / "data.npz"
+    np.savez(data, labels=LABELS, pred_probs=PROBS, files=files, class_names=["ant", "bee"])
+    arguments = [str(data), f"--images={tmp_path}", f"--out={tmp_path / 'out' / 'table.csv'}"]
+    assert cli.main(["find-label-issues", *arguments]) == 0
+    review = tmp_path / "out" / "label_review.html"
+    assert str(review) in capsys.readouterr().out
+    page = pages.embedded_data(review)
+    assert [row[:4] for row in page["rows"]] == [["2", "2.png", "ant", "bee"]]
+    assert page["folder"] == ".." and len(page["pictures"]) == 1
+    for bad, words in (
+        ([str(data), "--images=nowhere"], "--images=nowhere is no folder"),
+        ([*map(str, written(tmp_path, "npy")), f"--images={tmp_path}"], "needs a .npz file"),
+    ):
+        assert cli.main(["find-label-issues", *bad]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_review_of_arrays_shows_them(tmp_path):
+    issues = find_label_issues(LABELS, pred_probs=PROBS)
+    issues.save_review(tmp_path / "a.html", images=np.zeros((6, 8, 8, 3), np.uint8))
+    page = pages.embedded_data(tmp_path / "a.html")
+    assert page["rows"][0][:2] == ["2", ""] and page["pictures"][0].startswith("data:image/png")
+    with pytest.raises(UserError, match="needs images= or files="):
+        issues.save_review(tmp_path / "a.html")
+    with pytest.raises(UserError, match="There are 2 images for 6 labels"):
+        issues.save_review(tmp_path / "a.html", files=["a", "b"])
 
 
 @pytest.mark.parametrize(

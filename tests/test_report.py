@@ -1,17 +1,21 @@
 """Pages of small workdirs that are written by hand."""
 
+import base64
 import html.parser
+import io
 import json
 import pathlib
+import re
 
 import numpy as np
+import pages
 import pytest
 import written_runs
 from PIL import Image
 
 from jaxrobust import figures, report
 from jaxrobust.errors import UserError
-from jaxrobust.report.markup import data_uri
+from jaxrobust.report.markup import Images, data_uri
 from jaxrobust.report.workdir import read_rows
 
 EVIL = '<script>alert("x")</script>'
@@ -97,9 +101,10 @@ def _noisy(root):
     _json(workdir / "noise.json", {**noise, "transition": [[0.7, 0.3], [0.4, 0.6]]})
     header = ["id", "given_label", "suggested_label", "clean_prob", "margin", "true_label"]
     _csv(workdir / "label_quality.csv", header, [17, "'=x", "cat", 0.01, -3, "cat"])
-    images = np.zeros((1, 12, 12, 3), np.uint8)
+    (workdir / "label_review.html").touch()
+    images = np.zeros((9, 12, 12, 3), np.uint8)
     for name in ("suspicious", "margin", "epochs"):
-        figures.contact_sheet(images, ["cat\n→ dog"], workdir / "figures" / f"{name}.png")
+        figures.contact_sheet(images, ["cat\n→ dog"] * 9, workdir / "figures" / f"{name}.png")
     return workdir
 
 
@@ -189,9 +194,11 @@ def test_a_page_of_an_annotation_run(tmp_path):
 def test_pages_of_the_other_tasks(tmp_path):
     page = _written(_noisy(tmp_path), f"--out={tmp_path / 'a'}")
     assert "=x" in page.text and "'=x" not in page.text
+    assert "Means of the last 3 epochs; the best epoch is known only" in page.text
     assert "36.0 % are wrong" in page.text and "1 most suspicious of 1 labels" in page.text
     assert {"suspicious_dpc.png", "margin_dpc.png", "noise_dpc.png"} <= _files(tmp_path / "a")
     assert "epochs_dpc.png" not in _files(tmp_path / "a")
+    assert [a["href"] for a in page.named("a")] == ["../noisy/label_review.html"]
     page = _written(_distilled(tmp_path), f"--out={tmp_path / 'b'}")
     assert "teacher resnet14" in page.text and "1,234" in page.text
     page = _written(_multilabel(tmp_path), f"--out={tmp_path / 'c'}")
@@ -292,6 +299,40 @@ def test_damaged_tables_are_named(tmp_path, capsys, make, name, damage):
     assert report.main([str(workdir), f"--out={tmp_path / 'out'}"]) == 2
     stderr = capsys.readouterr().err
     assert f"{name} is damaged" in stderr and len(stderr.strip().splitlines()) == 1, stderr
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_pages_are_legible(browser, tmp_path, width, color_scheme):
+    """Also where methods have long names: nothing is wider than the window."""
+    for name in ("dcfs", "random"):
+        for seed in (0, 1):
+            _active(tmp_path / name, f"seed_{seed}", method=name, seed=seed, shift=0.1 * seed)
+    report.main([str(_noisy(tmp_path))])
+    report.main([*(str(tmp_path / n) for n in ("dcfs", "random")), f"--out={tmp_path / 'both'}"])
+    for path in (tmp_path / "noisy" / "report", tmp_path / "both"):
+        options = {"width": width, "color_scheme": color_scheme}
+        with pages.opened(browser, path / "index.html", **options) as page:
+            page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+            pages.assert_legible(page)
+            # On a phone all of a comparison and of a contact sheet is in sight.
+            for part in page.locator(".stacked, .photos img").all():
+                box = part.bounding_box()
+                assert box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+def test_a_contact_sheet_has_three_columns_on_a_phone(tmp_path):
+    """Every image is found again, in the same order."""
+    images = np.arange(1, 11, dtype=np.uint8)[:, None, None, None] * np.ones((96, 96, 3), np.uint8)
+    figures.contact_sheet(images, [""] * 10, tmp_path / "sheet.png")
+    page = Images(tmp_path).found(tmp_path / "sheet.png", "copy", "alt", "caption", "photos")
+    narrow = base64.b64decode(re.search(r'srcset="data:image/png;base64,([^"]+)"', page)[1])
+    with Image.open(io.BytesIO(narrow)) as sheet:
+        assert sheet.width == 300
+        pixels = np.asarray(sheet)[:, :, 0]
+    assert [pixels[row * 118 + 50, column * 100 + 50] for row in range(4) for column in range(3)][
+        :10
+    ] == list(range(1, 11))
 
 
 def test_large_contact_sheets_are_embedded_as_jpeg(tmp_path):

@@ -41,7 +41,7 @@ def noisy_labels(method, *, seed=0, accuracy=0.9, rate=0.4):
         "noise": {"kind": "symmetric", "rate": rate, "realised_rate": 0.36},
         "last": epochs[-1],
         "best": {"accuracy": accuracy},
-        "last_epochs": {"accuracy": accuracy, "ece": 0.1, "labels": labels},
+        "last_epochs": {"num": 3, "accuracy": accuracy, "ece": 0.1, "labels": labels},
         "epochs": epochs,
     }
 

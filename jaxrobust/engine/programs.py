@@ -1,6 +1,7 @@
 """The compiled programs of a recipe, each of them traced once."""
 
 import collections
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.engine.sharding import Placement
+
+log = logging.getLogger("jaxrobust")
 
 # An initialisation unrolls the generator of every parameter: XLA's CPU backend compiles it for
 # seconds, six times as long as with these options, and the numbers are the same.
@@ -83,6 +86,7 @@ class Programs:
 
         def counted(*args):
             self.traces[name] += 1
+            log.info("compiling %s (%d of %d programs)", name, len(self.traces), len(self._jitted))
             if self.traces[name] > 1:
                 shapes = jax.tree.map(jnp.shape, args)
                 raise RuntimeError(f"Program {name!r} was traced twice; arguments {shapes}.")

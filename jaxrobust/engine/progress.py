@@ -6,6 +6,7 @@ import pathlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -25,6 +26,8 @@ class Progress:
       done: epochs that an earlier attempt has finished.
       every_seconds: between two lines of a log.
       workdir: of the run, for warnings.
+      num_compiled: how many programs have been compiled so far; what is left is estimated from the
+        times in which none was.
       bar: whether a bar is shown, and no lines; None: on a terminal, and elsewhere lines.
     """
 
@@ -35,6 +38,7 @@ class Progress:
         *,
         every_seconds: float,
         workdir: pathlib.Path,
+        num_compiled: Callable[[], int],
         bar: bool | None = None,
     ):
         self._total = total
@@ -45,13 +49,15 @@ class Progress:
         self._bar = tqdm(
             total=total,
             initial=done,
-            bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left",
+            bar_format="{desc}{percentage:3.0f} %|{bar}| {elapsed}{postfix}",
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
             disable=not (on_terminal if bar is None else bar),
         )
-        self._since: tuple[float, float] | None = None  # place and time that a rate is taken from
+        self._num_compiled = num_compiled
+        self._last: tuple[float, float, int] | None = None  # place, time, programs at a report
+        self._measured = (0.0, 0.0)  # epochs, and their seconds, in which nothing was compiled
         self._has_warned = False
         self._last_line = -math.inf
 
@@ -63,22 +69,33 @@ class Progress:
           where: the same in words.
         """
         now = time.monotonic()
-        # The time to the first report went into compiling, and says nothing about what is left.
-        first, since = self._since = self._since or (step, now)
-        each = (now - since) / (step - first) if step > first else None
-        if each is not None and now - since >= _SURE_SECONDS and not self._has_warned:
-            self._has_warned = True
-            for warning in slow_run(self._workdir, self._total - step, each):
-                log.warning("warning: %s", warning)
+        left = self._left(step, now)
+        text = "" if left is None else f"{tqdm.format_interval(left)} left"
         self._bar.set_description(where, refresh=False)
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
         if not self._has_lines or now - self._last_line < self._every_seconds:
             return
         self._last_line = now
-        left = ""
-        if each is not None:
-            left = f" | {tqdm.format_interval((self._total - step) * each)} left"
-        log.info("%s | %.0f %% of the run%s", where, 100 * step / self._total, left)
+        text = f" | {text}" if text else ""
+        log.info("%s | %.0f %% of the run%s", where, 100 * step / self._total, text)
+
+    def _left(self, step: float, now: float) -> float | None:
+        """Seconds that are left, None while nothing is known; warns of a long run once."""
+        num_compiled = self._num_compiled()
+        if self._last is not None and self._last[2] == num_compiled:
+            epochs, seconds = self._measured
+            self._measured = epochs + step - self._last[0], seconds + now - self._last[1]
+        self._last = step, now, num_compiled
+        epochs, seconds = self._measured
+        if epochs <= 0:
+            return None
+        each = seconds / epochs
+        if seconds >= _SURE_SECONDS and not self._has_warned:
+            self._has_warned = True
+            for warning in slow_run(self._workdir, self._total - step, each):
+                log.warning("warning: %s", warning)
+        return (self._total - step) * each
 
     def close(self) -> None:
         """Removes the bar."""

@@ -201,6 +201,7 @@ class Run:
             self._epochs_before(saved.at),
             every_seconds=self.config.log_every_seconds,
             workdir=self.workdir,
+            num_compiled=self.programs.traces.total,
             bar=self._bar,
         )
 

@@ -6,25 +6,47 @@ Functions whose names are those of elements take text and return markup.
 import base64
 import html
 import io
+import os
 import pathlib
 import re
+import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
+
+from jaxrobust.figures import SHEET_LAYOUT
 
 STYLE_SHEET = pathlib.Path(__file__).with_name("style.css")
 
+_NARROW_COLUMNS = 3  # of a contact sheet on a phone
 _MAX_EMBEDDED_PNG = 150_000  # bytes; larger contact sheets are embedded as JPEG
 
 
 def table(
-    caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, numeric: bool = False
+    caption: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numeric: bool = False,
+    stacked: bool = False,
 ) -> str:
-    """A table whose first column names its rows; it scrolls where it is too wide."""
+    """A table whose first column names its rows; it scrolls where it is too wide.
+
+    Args:
+      caption: above it.
+      header: of the columns.
+      rows: cells.
+      numeric: whether cells but the first are numbers.
+      stacked: on a phone each cell becomes a line after its heading, so that all are in sight.
+    """
     head = "".join(f'<th scope="col">{html.escape(str(cell))}</th>' for cell in header)
     body = ""
     for first, *others in rows:
-        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in others)
+        cells = "".join(
+            f'<td data-name="{html.escape(str(name), quote=True)}">{html.escape(str(cell))}</td>'
+            for name, cell in zip(header[1:], others, strict=True)
+        )
         body += f'<tr><th scope="row">{html.escape(str(first))}</th>{cells}</tr>\n'
-    kind = ' class="numeric"' if numeric else ""
+    kind = " ".join(filter(None, ["numeric" * numeric, "stacked" * stacked]))
+    kind = f' class="{kind}"' if kind else ""
     label = html.escape(caption, quote=True)
     return (
         f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table{kind}>'
@@ -95,13 +117,50 @@ class Images:
         (self._folder / f"{name}.png").write_bytes(content)
         return self._figure(content, alt, caption, kind)
 
+    def link(self, target: pathlib.Path, text: str) -> str:
+        """A link to a file of the run's, or nothing if it is not there."""
+        if not target.exists():
+            return ""
+        place = os.path.relpath(target.resolve(), self._folder.resolve()).replace(os.sep, "/")
+        address = html.escape(urllib.parse.quote(place), quote=True)
+        return f'<p><a href="{address}">{html.escape(text)}</a></p>'
+
     def _figure(self, content: bytes, alt: str, caption: str, kind: str) -> str:
         source = data_uri(content, photos=kind == "photos")
         image = f'<img src="{source}" alt="{html.escape(alt)}">'
-        if kind != "plot":
+        narrow = _narrow_sheet(content) if kind == "photos" else None
+        if narrow is not None and narrow is not content:
+            image = (
+                f'<picture><source media="(max-width: 40rem)" '
+                f'srcset="{data_uri(narrow, photos=True)}">{image}</picture>'
+            )
+        elif narrow is None and kind != "plot":
             image = f'<div class="scroll" tabindex="0">{image}</div>'
         text = f"<figcaption>{html.escape(caption)}</figcaption>"
         return f'<figure class="{kind}">{image}{text}</figure>'
+
+
+def _narrow_sheet(content: bytes) -> bytes | None:
+    """A contact sheet in at most three columns, for a phone; None of other images."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as sheet:
+        layout = sheet.info.get(SHEET_LAYOUT)
+        if layout is None:
+            return None
+        width, height, count = map(int, layout.split())
+        columns = sheet.width // width
+        if columns <= _NARROW_COLUMNS:
+            return content
+        size = (_NARROW_COLUMNS * width, -(-count // _NARROW_COLUMNS) * height)
+        narrow = Image.new("RGB", size, "white")
+        for n in range(count):
+            left, top = n % columns * width, n // columns * height
+            cell = sheet.crop((left, top, left + width, top + height))
+            narrow.paste(cell, (n % _NARROW_COLUMNS * width, n // _NARROW_COLUMNS * height))
+    found = io.BytesIO()
+    narrow.save(found, "PNG")
+    return found.getvalue()
 
 
 def data_uri(content: bytes, *, photos: bool = False) -> str:

@@ -42,6 +42,7 @@ def headline(groups: Groups) -> str:
         }
         for label, values in measured.items()
     }
+    what = compare.note(_results(groups))
     if len(groups) == 1:
         ((label, text),) = texts.items()
         tiles = "".join(
@@ -50,14 +51,15 @@ def headline(groups: Groups) -> str:
             for name in names
         )
         count = len(groups[label])
-        note = f"Mean ± standard deviation of {count} seeds." if count > 1 else ""
-        return f'<dl class="tiles">{tiles}</dl>' + (paragraph(note, "note") if note else "")
+        seeds = f" Mean ± standard deviation of {count} seeds." if count > 1 else ""
+        return f'<dl class="tiles">{tiles}</dl>{paragraph(f"{what}{seeds}", "note")}'
     rows = [
         [label, len(groups[label]), *(text.get(name, "–") for name in names)]
         for label, text in texts.items()
     ]
     caption = "In percent; mean ± standard deviation where there are several seeds"
-    return table(caption, ["", "seeds", *names], rows, numeric=True)
+    header = ["", "seeds", *names]
+    return table(caption, header, rows, numeric=True, stacked=True) + paragraph(what, "note")
 
 
 def _results(groups: Groups) -> dict[str, list[dict]]:
@@ -76,7 +78,7 @@ def curves(groups: Groups, images: Images) -> str:
         images.plot(
             "curves",
             f"Curves of {shown}: the measures above by round or epoch.",
-            "The measures by round or epoch." + band,
+            "The measures by round, from 0, or by epoch, from 1." + band,
             lambda path, columns: compare.draw(results, path, columns=columns),
         )
     ]
@@ -98,20 +100,23 @@ def of_group(label: str, runs: list[Run], images: Images, *, alone: bool) -> str
     chosen = select(runs[0], file_stem(label), images)
     if len(runs) > 1 and chosen:
         chosen.insert(0, paragraph(f"Of seed {runs[0].config['seed']}.", "note"))
-    progress = ""
-    if any(event["split"] in ("train", "test") for event in runs[0].events):
+    progress, events = "", runs[0].events
+    finished = runs[0].results is not None  # its measures are under Curves
+    if any(event["split"] in (("train",) if finished else ("train", "test")) for event in events):
         progress = images.plot(
             f"progress_{file_stem(label)}",
-            f"Training loss and measures of {label} by epoch.",
+            f"Training loss of {label} by epoch{'' if finished else ', and what was measured'}.",
             "As logged in metrics.jsonl" + (" of the first seed" if runs[1:] else ""),
-            lambda path, columns: figures.progress_curves(runs[0].events, path, columns=columns),
+            lambda path, columns: figures.progress_curves(
+                events, path, with_measures=not finished, columns=columns
+            ),
         )
     if alone:
         return "\n".join(
             (
                 section(title, *chosen),
                 section("Test images", tested),
-                section("Training", progress),
+                section("Training loss" if finished else "Training", progress),
             )
         )
     return details(label, *chosen, tested, progress)

@@ -40,6 +40,10 @@ def queries(run: Run, slug: str, images: Images) -> list[str]:
         parts.append(
             details(
                 f"Query of round {int(file.stem[-2:])}",
+                images.link(
+                    file.with_suffix(".html"),
+                    f"The page on which to annotate them, {file.stem}.html",
+                ),
                 _score_histograms(file, slug, images),
                 images.found(
                     file.with_suffix(".png"),
@@ -118,6 +122,13 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
         parts.append(details("The noise", side_by_side(matrix)))
     parts.insert(
         0,
+        images.link(
+            run.workdir / "label_review.html",
+            "The page on which to review the labels that look wrong, label_review.html",
+        ),
+    )
+    parts.insert(
+        1,
         images.found(
             folder / "suspicious.png",
             f"suspicious_{slug}",

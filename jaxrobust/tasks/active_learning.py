@@ -153,8 +153,10 @@ def _run_with_a_person(
     folder = workdir / "queries"
     overridden = bool(config.dataset.mean) or bool(config.dataset.std)
     known = KnownImages(folder / "images.json", data, root, overridden=overridden)
+    backbone = stored_backbone(config, data)
+    facts = known.facts() | ({"backbone_sha256": backbone.sha256} if backbone else {})
     with open_run(config, workdir, programs) as run_:
-        run_.begin("split.json", known.facts(), dtype=compute_dtype(config.dtype))
+        run_.begin("split.json", facts, dtype=compute_dtype(config.dtype))
         known.write()
         if known.moved:
             log.info("%d images were found again under other names", known.moved)

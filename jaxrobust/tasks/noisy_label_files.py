@@ -13,6 +13,7 @@ from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.tables import escape_formula
 from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.methods.noisy_labels import Method
+from jaxrobust.report import answer_page, review_page
 from jaxrobust.tasks.common import write_test_files
 from jaxrobust.tasks.images import ResidentFeatures, ResidentImages, StreamedImages
 
@@ -119,6 +120,55 @@ def write_label_quality(
         review = [] if labels.review is None else [labels.review[i]]
         rows.append([int(i), *file, *classes, *cells, *true_label, *review])
     write_table(path, rows)
+
+
+def write_review(
+    path: pathlib.Path,
+    labels: Labels,
+    score: str,
+    images: ResidentImages | ResidentFeatures | StreamedImages,
+    root: pathlib.Path | None,
+) -> bool:
+    """Writes the page on which a person reviews the labels that are flagged, or the first 60.
+
+    Labels about which a person has decided are left out.
+
+    Args:
+      path: of the page.
+      labels: of the training set.
+      score: the column of the method's score.
+      images: of the training set.
+      root: folder from which the names of the images are relative, if there is one.
+
+    Returns:
+      Whether it was written: not without images, as where there are features of unknown files, nor
+      where all is decided.
+    """
+    names, label_scores = labels.class_names, labels.label_scores
+    ids = labels.by_suspicion(score)[: int(np.sum(~labels.is_decided))]
+    ids = ids[: max(int(np.sum(label_scores["flagged"] & ~labels.is_decided)), NUM_SHOWN)]
+    if not len(ids):
+        return False
+    files = images.names
+    pictures = None
+    if files is None or root is None or not all((root / files[i]).is_file() for i in ids):
+        ids, root = ids[: answer_page.NUM_EMBEDDED], None
+        is_features = isinstance(images, ResidentFeatures)
+        pictures = images.pictures(ids) if is_features else images.read(ids)
+        if pictures is None:
+            return False
+    suspects = [
+        review_page.Suspect(
+            id=int(i),
+            file=files[i] if files else "",
+            given=names[labels.given[i]],
+            suggested=names[label_scores["suggested"][i]],
+            clean_prob=float(label_scores["clean_prob"][i]),
+        )
+        for i in ids
+    ]
+    review_page.write(path, suspects, names, root=root, pictures=pictures)
+    return True
 
 
 def draw(

@@ -66,6 +66,7 @@ from jaxrobust.tasks.noisy_label_files import (
     matrix_text,
     summary,
     write_label_quality,
+    write_review,
 )
 
 log = logging.getLogger("jaxrobust")
@@ -543,8 +544,8 @@ class _Learning:
         for name, column in label_scores.items():
             if not np.isfinite(column).all():
                 raise UserError(
-                    f"The {name} of some training images is not finite after epoch {epoch}; lower "
-                    "optimizer.learning_rate, or set --config.dtype=float32."
+                    f"The {name} of some training images is not finite after epoch {epoch + 1}; "
+                    "lower optimizer.learning_rate, or set --config.dtype=float32."
                 )
         return label_scores
 
@@ -642,13 +643,17 @@ class _Learning:
         labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
         path = self.config.dataset.path
+        root = pathlib.Path(path).expanduser() if path else None
+        has_review = write_review(
+            workdir / "label_review.html", labels, method.score, self._images, root
+        )
         write_health(
             workdir,
             self.dataset,
             self.labels,
             self.label_scores["suggested"],
             self.label_scores["flagged"].astype(bool) & ~labels.is_decided,
-            pathlib.Path(path).expanduser() if path else None,
+            root,
         )
         probs = None
         if "test" in self._tests:
@@ -668,21 +673,25 @@ class _Learning:
         )
         lines = [f"{self.run.seconds:.0f} s in all"]
         if "accuracy" in results["last"]:
+            tail = results["last_epochs"]
             lines = [
-                f"last accuracy {100 * results['last']['accuracy']:.2f} %, mean of the last "
-                f"{results['last_epochs']['num']} epochs "
-                f"{100 * results['last_epochs']['accuracy']:.2f} %, calibration error "
-                f"{results['last']['ece']:.3f}, {self.run.seconds:.0f} s in all",
+                f"mean of the last {tail['num']} epochs: accuracy {100 * tail['accuracy']:.2f} %, "
+                f"calibration error {100 * tail['ece']:.2f} %; {lines[0]}",
             ]
         if self.true_labels is not None:
             found = results["last"]["labels"]
             lines.append(
-                f"wrong labels: {100 * found['recall']:.1f} % found, "
+                f"wrong labels after the last epoch: {100 * found['recall']:.1f} % found, "
                 f"{100 * found['precision']:.1f} % of those flagged are wrong"
             )
         lines += [
             f"results: {workdir / 'results.json'}",
             f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
+            *(
+                [f"page on which to review them: {workdir / 'label_review.html'}"]
+                if has_review
+                else []
+            ),
             f"duplicates and outliers: {workdir / FINDINGS}",
             f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",

@@ -51,6 +51,19 @@ def test_an_epoch_visits_the_plan_and_is_traced_once(device_loop):
     assert counted.traces == {"toy": 1}
 
 
+def test_what_is_compiled_is_said_before(caplog):
+    programs = Programs()
+    first, second = (programs.jit(name, jnp.sin) for name in ("one", "two/epoch"))
+    with caplog.at_level("INFO", "jaxrobust"):
+        for _ in range(2):
+            first(jnp.ones(2))
+        second(jnp.ones(2))
+    assert caplog.messages == [
+        "compiling one (1 of 2 programs)",
+        "compiling two/epoch (2 of 2 programs)",
+    ]
+
+
 class _Stream:
     """The values of the rows, made on the host."""
 

@@ -71,14 +71,30 @@ def test_lines_of_a_log_estimate_the_rest_without_the_time_to_compile(tmp_path, 
     config.checkpoint.every_seconds = 3600.0
     with caplog.at_level("INFO", "jaxrobust"), open_run(config, tmp_path) as run:
         saved = _begin(run, total=11)
-        for step, seconds in ((1, 500.0), (2, 530.0), (3, 560.0)):
-            clock[0] = seconds
+        # A program is compiled in the first epoch, and another one in the third.
+        for step, seconds, programs in ((1, 500, 1), (2, 530, 1), (3, 960, 2), (4, 990, 2)):
+            clock[0] = float(seconds)
+            run.programs.traces["epoch"] = programs
             run.epoch_done(saved, at=(step,), where=f"epoch {step}/11")
     assert caplog.messages == [
         "epoch 1/11 | 9 % of the run",
         "epoch 2/11 | 18 % of the run | 04:30 left",
         "epoch 3/11 | 27 % of the run | 04:00 left",
+        "epoch 4/11 | 36 % of the run | 03:30 left",
     ]
+
+
+def test_a_bar_shows_the_same_estimate(tmp_path, clock, capsys):
+    shown = progress.Progress(
+        11, 0, every_seconds=1.0, workdir=tmp_path, num_compiled=lambda: 1, bar=True
+    )
+    for step, seconds in ((1, 500.0), (2, 530.0)):
+        clock[0] = seconds
+        shown.show(step, f"epoch {step}/11")
+        shown._bar.refresh()
+    shown.close()
+    lines = capsys.readouterr().err.split("\r")
+    assert "epoch 2/11:  18 %" in lines[-3] and lines[-3].rstrip().endswith(", 04:30 left")
 
 
 def test_a_slow_run_is_told_once(tmp_path, clock, caplog):

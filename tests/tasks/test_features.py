@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 
 import numpy as np
+import pages
 import pytest
 from PIL import Image
 
@@ -88,6 +89,7 @@ def test_wrong_labels(tmp_path, features, recipe, changes):
         f"{i:03d}.jpg" for i in range(160)
     }
     assert not (tmp_path / "figures" / "suspicious.png").exists()
+    assert not (tmp_path / "label_review.html").exists()
 
 
 @pytest.fixture
@@ -130,6 +132,8 @@ def test_a_folder_of_images_is_embedded_first(tmp_path, embedded, caplog):
     assert load_classifier(tmp_path / "run").embedding == ("network", 2, "0")
     with open(tmp_path / "run" / "label_quality.csv", newline="") as file:
         assert {row["file"].split("/")[0] for row in csv.DictReader(file)} == {"dark", "light"}
+    review = pages.embedded_data(tmp_path / "run" / "label_review.html")
+    assert review["folder"] == "../data" and all(review["pictures"])
 
 
 def test_a_person_is_asked_about_images_that_were_embedded(tmp_path, embedded):

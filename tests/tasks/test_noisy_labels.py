@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import pages
 import pytest
 from PIL import Image
 
@@ -26,7 +27,7 @@ from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.methods.noisy_labels import Method, Pass, Stage
 from jaxrobust.selection import logit_margin
-from jaxrobust.tasks import noisy_labels
+from jaxrobust.tasks import noisy_label_files, noisy_labels
 
 FIGURES = {"confusion.png", "epochs.png", "margin.png", "reliability.png", "suspicious.png"}
 
@@ -105,6 +106,19 @@ def test_every_label_is_judged_the_most_suspicious_first(finished):
     assert found["recall"] == pytest.approx(hits / sum(wrong))
     assert found["precision"] == pytest.approx(hits / max(sum(flagged), 1))
     assert found["flagged_fraction"] == pytest.approx(np.mean(flagged))
+
+
+def test_flagged_labels_are_on_the_page_to_review(finished):
+    """Digits are arrays: they are inside the page, and no folder is named."""
+    workdir, _ = finished
+    data = pages.embedded_data(workdir / "label_review.html")
+    flagged = [r for r in _quality(workdir) if r["flagged"] == "1"]
+    assert len(flagged) > noisy_label_files.NUM_SHOWN
+    assert [row[0] for row in data["rows"]] == [r["id"] for r in flagged]
+    assert [row[2:4] for row in data["rows"]] == [
+        [r["given_label"], r["suggested_label"]] for r in flagged
+    ]
+    assert len(data["pictures"]) == len(flagged) and data["folder"] == ""
 
 
 def test_results_and_metrics_agree(finished):
