@@ -22,11 +22,15 @@ from jaxrobust.selection import nearest_neighbors
 
 REPORT, FINDINGS = "health.json", "health.csv"
 
-NEAR = 0.95
-"""Least cosine of two images' features, less the mean of all, that makes near duplicates."""
+NEAR = 0.9
+"""Least cosine of two images' features, less the mean of all, that makes near duplicates.
+
+Of 10,000 photographs of CIFAR-10 in features of EfficientNet-Lite0 one pair reaches it, and half
+of the photographs with their own mirror images do.
+"""
 NUM_NEIGHBORS = 10
 """The distance to which neighbour tells an outlier."""
-FAR = 3.0
+FAR = 1.5
 """Interquartile ranges above the upper quartile that this distance is at least, of an outlier."""
 
 _MAX_EXAMPLES = 100_000  # beyond, files are not hashed and neighbours are not looked for
