@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -540,6 +541,7 @@ class _Learning:
         label_scores = fetch(
             self._score_labels(self._logits("train", epoch), self._labels, *self._num_wrong)
         )
+        chex.assert_shape(list(label_scores.values()), self.labels.shape)
         for name, column in label_scores.items():
             if not np.isfinite(column).all():
                 raise UserError(
