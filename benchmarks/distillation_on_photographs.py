@@ -1,12 +1,12 @@
 """Students of photographs, alone and under a teacher that is a linear head on frozen features.
 
-    python benchmarks/distillation_on_photographs.py --images=DIR --train=train.npz \
-        --test=test.npz --num_epochs=10 --out=photographs --seeds 0 1 2
+    python benchmarks/distillation_on_photographs.py --images=DIR --train=features.npz \
+        --test=features.npz --num_epochs=10 --out=photographs --seeds 0 1 2
 
-DIR holds `train/CLASS/*` and `test/CLASS/*`, of which the two files of `jaxrobust.embed` are (with
-mirror images: `--views=2`). The teacher is the logistic regression that `teacher.train=head` fits;
-what it says of each image and its mirror image is looked up by the methods, in runs that differ in
-nothing else. A finished run is not repeated.
+DIR holds `train/CLASS/*` and `test/CLASS/*`; the files of `jaxrobust.embed DIR --views=2` hold the
+features of both parts, in one file or in two. The teacher is the logistic regression that
+`teacher.train=head` fits; what it says of each image and its mirror image is looked up by the
+methods, in runs that differ in nothing else. A finished run is not repeated.
 
 Prints, of every method, the mean and standard deviation over seeds of the last epoch's test
 accuracy and calibration error and of the agreement with the teacher's classes, and the seconds of a
@@ -47,7 +47,8 @@ def recipe(fields: dict, args: argparse.Namespace, seed: int):
     epochs = args.num_epochs
     changes = {
         "dataset.path": str(args.images),
-        "dataset.image_size": 32,
+        "dataset.image_size": args.size,
+        "augment.padding": args.size // 8,
         "student.name": args.student,
         "teacher.logits": "table",
         "num_epochs": epochs,
@@ -79,13 +80,14 @@ def main() -> None:
     parser.add_argument("--train", type=pathlib.Path, required=True)
     parser.add_argument("--test", type=pathlib.Path, required=True)
     parser.add_argument("--student", default="resnet8")
+    parser.add_argument("--size", type=int, default=32, help="side of the student's images")
     parser.add_argument("--num_epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
 
-    dataset = load_dataset("image_folder", path=str(args.images), image_size=32)
+    dataset = load_dataset("image_folder", path=str(args.images), image_size=args.size)
     features = [
         aligned(path, part.files)
         for path, part in ((args.train, dataset.train), (args.test, dataset.test))

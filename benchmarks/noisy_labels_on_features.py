@@ -3,19 +3,21 @@
     python benchmarks/noisy_labels_on_features.py --train=train.npz --test=test.npz \
         --human=CIFAR-10_human.pt --runs=dpc,dpc:knn --labels=aggre,sym40 --num_seeds=3
 
-Both files are of `jaxrobust.embed`. Labels are those of CIFAR-10N (`aggre`, `rand1`, `worst`), or
-`symN`, N % drawn anew by the seed. A run is a recipe, its variant `features` with noise and seed
-set, or `RECIPE:METHOD`. The other side: logistic regression (C = 1e-3) on the mean of the views,
-standardised, which is what the recipes test on; cleanlab's flags and its ranking by
-self-confidence on five folds that the seed shuffles; the test accuracy and calibration error of the
-regression on all labels, and on those that cleanlab keeps.
+Files are of `jaxrobust.embed`; `--train` takes several. Labels are those of CIFAR-10N (`aggre`,
+`rand1`, `worst`), or `symN`, N % drawn anew by the seed. A run is a recipe, its variant `features`
+with noise and seed set, `RECIPE:METHOD`, or `RECIPE:METHOD:FIELD=VALUE:...`. The other side:
+logistic regression (C = 1e-3) on the mean of the views, standardised, which is what the recipes
+test on; cleanlab's flags and its ranking by self-confidence on five folds that the seed shuffles;
+the test accuracy and calibration error of the regression on all labels, and on those that cleanlab
+keeps.
 
-Prints AUROC of the ranking, F1 of the flags, precision of the 100 most suspicious, test accuracy,
-expected calibration error (all in %) and seconds, mean of the seeds. Needs cleanlab, of the extra
-`test`.
+Prints AUROC of the ranking (of ours: the order of `label_quality.csv`), F1 of the flags, precision
+of the 100 most suspicious, test accuracy, expected calibration error (all in %) and seconds, mean
+and standard deviation of the seeds. Needs cleanlab, of the extra `test`.
 """
 
 import argparse
+import ast
 import csv
 import importlib
 import pathlib
@@ -38,11 +40,11 @@ MEASURES = ("AUROC", "F1", "first 100", "accuracy", "ECE", "seconds")
 _FIELDS = ("features", "labels", "files")
 
 
-def joined(train: pathlib.Path, test: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """One file of both, each row with its split."""
-    parts = [np.load(path) for path in (train, test)]
+def joined(train: list[str], test: str, folder: pathlib.Path) -> pathlib.Path:
+    """One file of all, each row with its split."""
+    parts = [np.load(path) for path in (*train, test)]
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in _FIELDS}
-    names = ("train", "test")
+    names = (*("train" for _ in train), "test")
     split = [np.full(len(part["labels"]), name) for part, name in zip(parts, names, strict=True)]
     path = folder / "features.npz"
     label_names = parts[0]["label_names"]
@@ -51,10 +53,12 @@ def joined(train: pathlib.Path, test: pathlib.Path, folder: pathlib.Path) -> pat
 
 
 def recipe_of(run: str, features: pathlib.Path, labels: str, human: str, seed: int):
-    """The recipe of a run, such as `dpc` or `dpc:knn`."""
-    name, _, method = run.partition(":")
+    """The recipe of a run, such as `dpc`, `dpc:knn` or `dpc:knn:baseline.num_neighbors=10`."""
+    name, *rest = run.split(":")
     config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config("features")
-    config.method = method or config.method
+    config.method = rest[0] if rest else config.method
+    changes = (change.split("=") for change in rest[1:])
+    config.update_from_flattened_dict({k: ast.literal_eval(v) for k, v in changes})
     config.dataset.features, config.seed, config.writers = str(features), seed, ()
     if labels.startswith("sym"):
         config.noise.kind, config.noise.rate = "symmetric", float(labels[3:]) / 100
@@ -70,8 +74,10 @@ def ours(config, folder: pathlib.Path, is_wrong: np.ndarray) -> list[float]:
     with open(folder / "label_quality.csv", newline="", encoding="utf-8") as file:
         ids = [int(row["id"]) for row in csv.DictReader(file)]
     last = results["last"]
+    place = np.empty(len(ids))
+    place[ids] = np.arange(len(ids))
     values = [
-        last["labels"]["auroc_clean_prob"],
+        auroc(-place, is_wrong),
         last["labels"]["f1"],
         is_wrong[ids[:100]].mean(),
         last["accuracy"],
@@ -108,8 +114,8 @@ def theirs(dataset, labels: np.ndarray, is_wrong: np.ndarray, seed: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", type=pathlib.Path, required=True)
-    parser.add_argument("--test", type=pathlib.Path, required=True)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
     parser.add_argument("--human", default="datasets/CIFAR-10_human.pt", help="of CIFAR-10N")
     parser.add_argument("--runs", default="dpc,bldr,dpc:cross_entropy,dpc:dividemix,dpc:knn")
     parser.add_argument("--labels", default="aggre,rand1,worst,sym20,sym40,sym80")
@@ -122,7 +128,7 @@ def main() -> None:
     print("| labels | wrong | by |", " | ".join(MEASURES), "| seeds |")
     print("|---" * (4 + len(MEASURES)) + "|")
     with tempfile.TemporaryDirectory() as scratch:
-        features = joined(arguments.train, arguments.test, pathlib.Path(scratch))
+        features = joined(arguments.train.split(","), arguments.test, pathlib.Path(scratch))
         dataset = load_features(features)
         for name in arguments.labels.split(","):
             found: dict[str, list[list[float]]] = {}
@@ -140,7 +146,11 @@ def main() -> None:
                     for by, values in theirs(dataset, labels, is_wrong, seed).items():
                         found.setdefault(by, []).append(values)
             for by, values in found.items():
-                cells = " | ".join(f"{x:.1f}" for x in np.mean(values, axis=0))
+                columns = np.transpose(values)
+                cells = " | ".join(
+                    f"{x.mean():.1f}" + (f" ± {x.std(ddof=1):.1f}" if len(x) > 1 else "")
+                    for x in columns
+                )
                 wrong = f"{100 * np.mean(shares):.1f} %"
                 print(f"| {name} | {wrong} | {by} | {cells} | {len(values)} |", flush=True)
 

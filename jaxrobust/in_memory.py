@@ -57,15 +57,14 @@ def scaling_of(features: np.ndarray) -> Scaling | None:
     They do not where they are beyond its range, or where it would round a dimension by more than a
     hundredth of that dimension's standard deviation.
     """
+    if features.dtype == np.float16:
+        return None
     rows = features.reshape(-1, features.shape[-1])
     with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.abs(rows).max(axis=0).astype(np.float64)
+        largest = np.maximum(rows.max(axis=0), -rows.min(axis=0)).astype(np.float64)
         mean, std = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     rounding = np.maximum(largest * 2.0**-11, 2.0**-24)
-    if (
-        features.dtype == np.float16
-        or not ((largest > _LARGEST) | ((std > 0) & (rounding > 0.01 * std))).any()
-    ):
+    if not ((largest > _LARGEST) | ((std > 0) & (rounding > 0.01 * std))).any():
         return None
     return Scaling(mean, np.where(std > 0, std, 1.0))
 

@@ -222,7 +222,7 @@ def test_a_workdir_in_use_is_refused(tmp_path):
 def test_a_workdir_of_another_recipe_is_refused_and_names_the_difference(unkilled):
     code, stderr = _run(*TINY, "--config.select.kappa=2", f"--workdir={unkilled}")
     assert code == 2
-    assert "select.kappa=10.0" in stderr and "select.kappa=2.0" in stderr
+    assert "select.kappa=0.0" in stderr and "select.kappa=2.0" in stderr
 
 
 def test_a_machine_without_the_accelerator_asked_for(tmp_path):

@@ -106,6 +106,18 @@ class FeatureExamples(Labeled):
             yield self.read(np.arange(i, min(i + CHUNK, len(self))))
 
 
+class MeansOfViews:
+    """The mean of the views of each example, float32 [N, D], computed where rows are asked for."""
+
+    def __init__(self, examples: FeatureExamples):
+        self._examples = examples
+        self.shape = (len(examples), examples.shape[1])
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        ids = np.arange(len(self._examples))[rows]
+        return self._examples.read(ids).mean(axis=1, dtype=np.float32)
+
+
 class Embedding(NamedTuple):
     """How features were computed of images, where `jaxrobust.embed` did it.
 

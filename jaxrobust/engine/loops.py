@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Hashable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +130,7 @@ def epoch_program(
         state, sums = carry
         ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
         state, metrics = step(state, ids, jax.random.fold_in(key, i), *operands)
+        chex.assert_rank(jax.tree.leaves(metrics), 0)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
     def advance_in_plan(i, carry, plan_ids, key, operands):
@@ -236,7 +238,9 @@ def gather_program(
 
     def outputs(i, row_ids, key, operands):
         ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
-        return ids, forward(jnp.maximum(ids, 0), jax.random.fold_in(key, i), *operands)
+        rows = forward(jnp.maximum(ids, 0), jax.random.fold_in(key, i), *operands)
+        chex.assert_tree_shape_prefix(rows, ids.shape)
+        return ids, rows
 
     def empty(*row):
         _, shapes = jax.eval_shape(outputs, *row)

@@ -41,6 +41,7 @@ from jaxrobust.selection import (
     fit_gaussian_mixture_1d,
     gaussian_mixture_log_odds,
     k_center_greedy,
+    leading_components,
     lfosa_score,
     min_max_normalize,
     reverse_neighbor_energy,
@@ -163,12 +164,12 @@ def _placed_phase(
     return dataclasses.replace(phase, forward=forward)
 
 
-def _lies(context: QueryContext) -> dict[str, Any]:
+def _lies(context: QueryContext, num_components: int) -> dict[str, Any]:
     """Where images lie, who was asked about which, and chance: operands of the selections."""
     place = np.asarray(context.predict("target")["place"], np.float32)
     place = place.reshape(len(place), -1)
     return {
-        "features": place,
+        "features": leading_components(place, num_components) if num_components else place,
         "annotated": ~context.in_pool,
         "where": context.in_pool,
         "rng": context.rng,
@@ -178,9 +179,11 @@ def _lies(context: QueryContext) -> dict[str, Any]:
 def typiclust(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     """TypiClust (Hacohen et al., ICML 2022), see `typical_select`."""
     options = dataclasses.asdict(Typiclust.read(config))
+    num_components = options.pop("num_components")
 
     def query(context: QueryContext) -> Query:
-        return Query(typical_select(budget=context.budget, **_lies(context), **options), scores={})
+        lies = _lies(context, num_components)
+        return Query(typical_select(budget=context.budget, **lies, **options), scores={})
 
     return Strategy((_placed_phase(config, problem),), target="target", query=query)
 
@@ -193,7 +196,7 @@ def probcover(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     options = Probcover.read(config)
 
     def query(context: QueryContext) -> Query:
-        lies = _lies(context)
+        lies = _lies(context, options.num_components)
         lengths = np.linalg.norm(lies["features"], axis=1, keepdims=True)
         lies["features"] = lies["features"] / np.maximum(lengths, 1e-12)
         radius = options.radius or cover_radius(
@@ -212,7 +215,7 @@ def dropquery(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     options = Dropquery.read(config)
 
     def query(context: QueryContext) -> Query:
-        lies = _lies(context)
+        lies = _lies(context, options.num_components)
         del lies["annotated"]
         count = np.asarray(context.predict("target")["disagreements"])
         ids = drop_query_select(

@@ -28,7 +28,17 @@ class Eaoa(Options, section="eaoa", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Typiclust(Options, section="typiclust", recipe=_RECIPE):
+class _Places:
+    num_components: int = option(
+        128,
+        "[0, inf)",
+        "leading principal components that distances are measured in, which keeps a query of "
+        "50,000 images in seconds, see docs/results.md; 0: all features, as in the papers",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Typiclust(_Places, Options, section="typiclust", recipe=_RECIPE):
     """TypiClust (ICML 2022); the authors' code's numbers."""
 
     num_neighbors: int = option(20, "[1, inf)", "whose mean distance is the typicality's inverse")
@@ -37,7 +47,7 @@ class Typiclust(Options, section="typiclust", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Probcover(Options, section="probcover", recipe=_RECIPE):
+class Probcover(_Places, Options, section="probcover", recipe=_RECIPE):
     """ProbCover (NeurIPS 2022)."""
 
     radius: float = option(
@@ -50,7 +60,7 @@ class Probcover(Options, section="probcover", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dropquery(Options, section="dropquery", recipe=_RECIPE):
+class Dropquery(_Places, Options, section="dropquery", recipe=_RECIPE):
     """DropQuery (TMLR 2024)."""
 
     num_masks: int = option(3, "[1, inf)", "of dropout, whose predictions are compared")

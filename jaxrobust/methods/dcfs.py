@@ -12,9 +12,9 @@ Round:
   2. `query`: a two-headed evidential network on all annotated images, `dcfs_loss`;
   3. coarse: keep the pool images that look known; fine: of these, take the informative ones.
 
-By default the heads' discrepancy decides what looks known and the data uncertainty what is
-informative (`select.stage_order="discrepancy_first"`); the other reading of the abstract, which
-swaps the two, is `"uncertainty_first"`.
+By default the distribution uncertainty decides what looks known and the margin of the target what
+is informative; the heads' discrepancy takes the first part under
+`select.stage_order="discrepancy_first"`, and the second with `select.fine="discrepancy"`.
 """
 
 import math
@@ -40,6 +40,7 @@ from jaxrobust.methods.active_learning import (
 )
 from jaxrobust.methods.dcfs_options import Dcfs, Edl
 from jaxrobust.selection import (
+    badge_select,
     classifier_confidence,
     coarse_score,
     fit_gaussian_mixture_1d,
@@ -57,7 +58,8 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     query_phase = _query_phase(dcfs, config, problem)
     phases = (query_phase,)
     if not dcfs.shared:
-        phases = (target_phase(config, problem), query_phase)
+        with_features = dcfs.select.fine == "badge"
+        phases = (target_phase(config, problem, with_features=with_features), query_phase)
     return Strategy(
         phases=phases,
         target=phases[0].name,
@@ -175,14 +177,17 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
     """Scores the pool and runs the two stages."""
     select = dcfs.select
     score = context.jit("dcfs/scores", lambda *arrays: _scores(dcfs, *arrays))
-    target_logits = None
-    if not dcfs.shared:
+    target_logits, target_features = None, None
+    if select.fine == "badge":
+        outputs = context.predict("target")
+        target_logits, target_features = outputs["logits"], outputs["features"]
+    elif not dcfs.shared:
         target_logits = context.predict("target")
     scores = score(context.predict("query"), target_logits, context.in_pool)
     scores = {name: np.asarray(column) for name, column in scores.items()}
     predictions = scores["prediction"]
 
-    kappa = select.kappa
+    kappa = select.kappa or max(1.0, select.pool_share * context.in_pool.sum() / context.budget)
     if select.adaptive_kappa:
         kappa = kappa_after(kappa, context.precisions)
     no_unknown_yet = not np.any(context.annotations == problem.num_classes)
@@ -199,6 +204,8 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
         scores["fine"] = context.rng.random(predictions.shape, np.float32)
     elif fine == "discrepancy_low":
         scores["fine"] = -scores["discrepancy"]
+    elif fine == "badge":
+        scores["fine"] = scores["target_margin"]  # for what is missing where candidates are few
     else:
         scores["fine"] = scores[fine]
 
@@ -218,8 +225,24 @@ def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
             num_classes=problem.num_classes if select.class_balanced else None,
             where=context.in_pool,
         )
+        if fine == "badge":
+            drawn = _diverse(problem.budget, context, target_logits, target_features, candidates)
+            others = selected[~np.isin(selected, drawn)]
+            selected = np.concatenate([drawn, others])[: context.budget]
     scores["candidate"] = np.isin(np.arange(predictions.size), candidates)
     return Query(ids=selected, scores=scores, notes={"kappa": float(kappa)})
+
+
+def _diverse(budget: int, context: QueryContext, logits, features, candidates) -> np.ndarray:
+    """Candidates by k-means++ on the gradient embeddings of the target; see `badge_select`."""
+    key = jax.random.key(context.rng.integers(2**31))
+
+    def pick(key, logits, features, where):
+        return badge_select(key, logits, features, budget, where=where)
+
+    where = np.isin(np.arange(len(context.in_pool)), candidates)
+    drawn = np.asarray(context.jit("dcfs/badge", pick)(key, logits, features, where))
+    return drawn[drawn >= 0]
 
 
 def _scores(dcfs: Dcfs, logits, target_logits, in_pool) -> dict[str, jax.Array]:

@@ -69,13 +69,13 @@ class Select(Options, section="select", recipe=_RECIPE):
         "mean_score", ("mean_score", "mean_alpha", "head1"), "of the two heads' uncertainties"
     )
     stage_order: str = option(
-        "discrepancy_first",
+        "uncertainty_first",
         ("uncertainty_first", "discrepancy_first"),
-        "discrepancy_first [ours]: coarse = discrepancy (low = known), fine = uncertainty; ahead "
-        "of the other reading on digits, see docs/results.md. uncertainty_first: coarse = `coarse`",
+        "uncertainty_first: coarse = `coarse`, ahead of the other reading on photographs, see "
+        "docs/results.md. discrepancy_first: coarse = discrepancy (low = known)",
     )
     coarse: str = option(
-        "weighted_sum",
+        "dist",
         (
             *("weighted_sum", "product", "rank_sum", "data", "dist", "total"),
             *("sequential", "gmm_product"),
@@ -87,11 +87,14 @@ class Select(Options, section="select", recipe=_RECIPE):
     w_discrepancy: float = option(
         0.0, "[0, inf)", "adds the min-max discrepancy to the weighted sum"
     )
+    pool_share: float = option(
+        0.3, "(0, 1]", "share of the pool that is candidate [ours, see docs/results.md]"
+    )
     kappa: float = option(
-        10.0, "[1, inf)", "candidates per image to choose [ours, see docs/results.md]; EAOA: 5"
+        0.0, "[0, inf)", "candidates per image to choose, in place of pool_share; EAOA: 5; 0: none"
     )
     kappa_1: float = option(2.0, "[1, inf)", "of sequential: first cut, in candidates")
-    adaptive_kappa: bool = option(False, bool, "[family: EAOA]")
+    adaptive_kappa: bool = option(False, bool, "kappa follows the precision [family: EAOA]")
     class_balanced: bool = option(
         True, bool, "equal quotas by predicted class [family: EAOA, E2OAL]"
     )
@@ -99,9 +102,10 @@ class Select(Options, section="select", recipe=_RECIPE):
         "target_margin",
         (
             *("discrepancy", "discrepancy_low", "data", "total"),
-            *("target_entropy", "target_margin", "random"),
+            *("target_entropy", "target_margin", "badge", "random"),
         ),
-        "score of the fine stage [ours]; target_*: of the separate classifier",
+        "score of the fine stage [ours]; target_*: of the separate classifier; badge: no score but "
+        "a draw by k-means++ on its gradient embeddings, uncertain and diverse [BADGE, ICLR 2020]",
     )
     first_round: str = option(
         "uncertainty",
@@ -111,6 +115,13 @@ class Select(Options, section="select", recipe=_RECIPE):
     )
 
     def check_combinations(self) -> None:
+        if 0 < self.kappa < 1:
+            raise UserError(
+                f"select.kappa={self.kappa} leaves fewer candidates than images to choose; set 1 "
+                "or more, or 0 for select.pool_share."
+            )
+        if self.adaptive_kappa and not self.kappa:
+            raise UserError("select.adaptive_kappa=True needs a select.kappa to start from, as 5.")
         if self.w_discrepancy and self.coarse != "weighted_sum":
             raise UserError(
                 f"select.w_discrepancy={self.w_discrepancy} is a term of the weighted sum; set "
@@ -139,7 +150,7 @@ class Dcfs:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if self.shared and self.select.fine.startswith("target_"):
+        if self.shared and self.select.fine.startswith(("target_", "badge")):
             raise UserError(
                 f"select.fine={self.select.fine!r} needs the separate target classifier; set "
                 "al.target_model='separate' or another select.fine."

@@ -107,7 +107,17 @@ _BY_DATASET = {
         "dpc.peer_from": "epoch_start",
     },
 }
-_BY_DATASET["features"] = {"dpc.warm_up": 6, "dpc.score_mode": "count", "dpc.lambda_u": 0.0}
+# Ours, see docs/methods/dpc.md. Frozen features are no layer that a second head could keep the
+# mistakes of guesses from.
+_BY_DATASET["features"] = {
+    "num_epochs": 30,
+    "dpc.warm_up": 6,
+    "dpc.score_mode": "count",
+    "dpc.lambda_u": 0.0,
+    "dpc.heads": 1,
+    "dpc.mixup_alpha": 0.2,
+    "dpc.beta": 0.1,
+}
 _BY_NOISE = {
     "asymmetric": {"dpc.entropy_penalty": "plain"},
     "human": {"model.name": "resnet34", "dpc.entropy_penalty": "clamped"},

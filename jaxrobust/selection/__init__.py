@@ -9,6 +9,7 @@ from jaxrobust.selection.bidirectional_uncertainty import select_lowest as selec
 from jaxrobust.selection.clusters import cover_radius as cover_radius
 from jaxrobust.selection.clusters import cover_select as cover_select
 from jaxrobust.selection.clusters import drop_query_select as drop_query_select
+from jaxrobust.selection.clusters import leading_components as leading_components
 from jaxrobust.selection.clusters import typical_select as typical_select
 from jaxrobust.selection.coarse_to_fine import coarse_score as coarse_score
 from jaxrobust.selection.coarse_to_fine import select_coarse_to_fine as select_coarse_to_fine

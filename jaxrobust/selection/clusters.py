@@ -3,7 +3,7 @@
 They ask about typical images of large clusters, about images whose neighbourhood covers most
 others, and about one image from each cluster of those whose prediction is not stable. All of them
 run on the host. Features should come from a network that learned from more than the few labels at
-hand.
+hand. Time is that of distances: `leading_components` makes them ten times cheaper.
 """
 
 from typing import Any, cast
@@ -14,6 +14,27 @@ _SMALL = 50  # clusters that plain k-means is used for, as in TypiClust's code; 
 _BATCH = 1024
 _STEPS = 50  # of mini-batches, so that 50,000 images take seconds
 _BLOCK = 500  # rows whose distances are held at once
+
+
+def leading_components(
+    features: np.ndarray, num_components: int, *, num_rows: int = 10_000
+) -> np.ndarray:
+    """Coordinates along the directions in which features vary most.
+
+    Args:
+      features: floats `[N, D]`.
+      num_components: C.
+      num_rows: the directions are those of at most so many rows, evenly spaced.
+
+    Returns:
+      `[N, C]`, or the features themselves where there are not more than C dimensions or rows.
+    """
+    if min(features.shape) <= num_components:
+        return features
+    from sklearn.decomposition import PCA  # takes long to import
+
+    some = features[np.linspace(0, len(features) - 1, min(num_rows, len(features)), dtype=int)]
+    return PCA(num_components, svd_solver="covariance_eigh").fit(some).transform(features)
 
 
 def typical_select(
@@ -250,6 +271,7 @@ def _k_means(
         model = KMeans(max_iter=_STEPS, **options)
     else:
         passes = max(1, _STEPS * _BATCH // len(features))
-        model = MiniBatchKMeans(batch_size=_BATCH, max_iter=passes, **options)
+        # k-means++ takes longer than all steps, and ends with clusters that are no tighter.
+        model = MiniBatchKMeans(batch_size=_BATCH, max_iter=passes, init="random", **options)
     model.fit(features)
     return np.asarray(model.labels_), cast(np.ndarray, model.cluster_centers_)

@@ -1,8 +1,13 @@
 """Diverse selections: greedy k-center (Coreset) and gradient embeddings (BADGE).
 
-Both keep one distance per pool row and update it after each pick, so memory is that of the
-features plus one block of distances; the loop over picks is one compiled program.
+Both take the row of the highest score, which a further pick can only lower. So every row keeps the
+distance to the picks of whole blocks, only rows that come first are compared with the picks since,
+and a block is one matrix product: the same picks as with a pass over the pool for each of them.
+Memory is that of the features plus one block of distances; the loop is one compiled program.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +15,7 @@ from jax import lax
 
 from jaxrobust.arrays import at_least_float32
 
-_BLOCK = 256
+_BLOCK = 64
 
 
 def k_center_greedy(
@@ -53,18 +58,8 @@ def k_center_greedy(
     if centers.shape[0] == 0:
         raise ValueError("k-center needs a centre to start from: labeled_features has no row.")
     nearest = _nearest_center(features, centers, labeled_where)
-    # A row out of the running is nearer than any distance.
-    nearest = nearest if where is None else jnp.where(where, nearest, -jnp.inf)
-
-    def pick(step, carry):
-        nearest, picks = carry
-        row = jnp.argmax(nearest).astype(jnp.int32)
-        picks = picks.at[step].set(jnp.where(nearest[row] < 0, -1, row))
-        distance = jnp.sum((features - features[row][None]) ** 2, axis=1)
-        return jnp.minimum(nearest, distance).at[row].set(-jnp.inf), picks
-
-    picks = jnp.zeros(_num_picks(budget, len(features)), jnp.int32)
-    return lax.fori_loop(0, picks.size, pick, (nearest, picks))[1]
+    candidate = jnp.ones(len(features), bool) if where is None else jnp.asarray(where, bool)
+    return _pick_far((features,), nearest, candidate, _num_picks(budget, len(features)))
 
 
 def badge_select(
@@ -110,35 +105,101 @@ def badge_select(
         )
     top = jax.nn.one_hot(jnp.argmax(logits, axis=1), logits.shape[1], dtype=logits.dtype)
     residuals = jax.nn.softmax(logits) - top
-    sizes = jnp.sum(residuals**2, axis=1) * jnp.sum(features**2, axis=1)
-    candidate = jnp.ones(len(logits), bool) if where is None else where
-    picks = jnp.zeros(_num_picks(budget, len(logits)), jnp.int32)
+    factors = residuals, features
+    candidate = jnp.ones(len(logits), bool) if where is None else jnp.asarray(where, bool)
+    num_picks = _num_picks(budget, len(logits))
+    if num_picks == 0:
+        return jnp.zeros(0, jnp.int32)
+    longest = jnp.argmax(jnp.where(candidate, _sizes(factors), -1.0)).astype(jnp.int32)
+    nearest = _squared_distances(factors, (residuals[longest][None], features[longest][None]))[:, 0]
+    first = jnp.where(candidate[longest], longest, -1)
+
+    others = _pick_far(
+        factors,
+        nearest,
+        candidate.at[longest].set(False),
+        num_picks - 1,
+        # The bound lets exact duplicates of a pick be drawn, but only when nothing else is left.
+        score=lambda nearest: jnp.log(jnp.maximum(nearest, jnp.finfo(nearest.dtype).tiny)),
+        noise=lambda step: jax.random.gumbel(
+            jax.random.fold_in(key, step), nearest.shape, nearest.dtype
+        ),
+    )
+    return jnp.concatenate([first[None], others])
+
+
+def _pick_far(
+    factors: tuple[jax.Array, ...],
+    nearest: jax.Array,
+    candidate: jax.Array,
+    num_picks: int,
+    *,
+    score: Callable[[jax.Array], jax.Array] = lambda nearest: nearest,
+    noise: Callable[[jax.Array], jax.Array] = jnp.zeros_like,
+) -> jax.Array:
+    """One after another the candidate of the largest `score(nearest) + noise(step)`.
+
+    Args:
+      factors: of the points, see `_squared_distances`.
+      nearest: `[N]`, squared distance of every point to the nearest pick so far.
+      candidate: bool `[N]`.
+      num_picks: static.
+      score: elementwise and ascending.
+      noise: of step 0, 1, ..., `[N]` or a scalar.
+
+    Returns:
+      int32 `[num_picks]`; -1 once no candidate is left.
+    """
+    if num_picks == 0:
+        return jnp.zeros(0, jnp.int32)
+    block = min(_BLOCK, num_picks)
 
     def pick(step, carry):
-        nearest, candidate, picks = carry
-        # The bound lets exact duplicates of a pick be drawn, but only when nothing else is left.
-        log_odds = jnp.log(jnp.maximum(nearest, jnp.finfo(nearest.dtype).tiny))
-        noise = jax.random.gumbel(jax.random.fold_in(key, step), nearest.shape, nearest.dtype)
-        noise = jnp.where(step == 0, jnp.zeros_like(noise), noise)
-        row = jnp.argmax(jnp.where(candidate, log_odds + noise, -jnp.inf)).astype(jnp.int32)
+        nearest, candidate, picks, recent = carry
+        num_recent = step % block
+        at_recent = tuple(x[recent] for x in factors)
+        drawn = jnp.broadcast_to(noise(step), nearest.shape).astype(nearest.dtype)
+
+        def look(carry):
+            """Brings the row that comes first up to date; it has been so if nothing changes."""
+            nearest, scores, _, _ = carry
+            row = jnp.argmax(scores).astype(jnp.int32)
+            distances = _squared_distances(tuple(x[row][None] for x in factors), at_recent)[0]
+            distances = jnp.where(jnp.arange(block) < num_recent, distances, jnp.inf)
+            exact = jnp.minimum(nearest[row], jnp.min(distances))
+            is_first = (exact >= nearest[row]) | ~candidate[row]
+            value = jnp.where(candidate[row], score(exact) + drawn[row], -jnp.inf)
+            return nearest.at[row].set(exact), scores.at[row].set(value), row, is_first
+
+        scores = jnp.where(candidate, score(nearest) + drawn, -jnp.inf)
+        start = nearest, scores, jnp.int32(0), jnp.bool_(False)
+        nearest, _, row, _ = lax.while_loop(lambda carry: ~carry[3], look, start)
         picks = picks.at[step].set(jnp.where(candidate[row], row, -1))
-        distance = _outer_product_distance(residuals, features, sizes, row)
-        nearest = jnp.where(step == 0, distance, jnp.minimum(nearest, distance))
-        return nearest, candidate.at[row].set(False), picks
+        recent = recent.at[num_recent].set(row)
 
-    return lax.fori_loop(0, picks.size, pick, (sizes, candidate, picks))[2]
+        def after_block(nearest):
+            distances = _squared_distances(factors, tuple(x[recent] for x in factors))
+            return jnp.minimum(nearest, jnp.min(distances, axis=1))
+
+        nearest = lax.cond(num_recent + 1 == block, after_block, lambda x: x, nearest)
+        return nearest, candidate.at[row].set(False), picks, recent
+
+    empty = jnp.zeros(num_picks, jnp.int32), jnp.zeros(block, jnp.int32)
+    return lax.fori_loop(0, num_picks, pick, (nearest, candidate, *empty))[2]
 
 
-def _outer_product_distance(
-    left: jax.Array, right: jax.Array, sizes: jax.Array, row: jax.Array
-) -> jax.Array:
-    """Squared distance `[N]` of every outer product `left_i right_i^T` to that of one row.
+def _sizes(factors: tuple[jax.Array, ...]) -> jax.Array:
+    """Squared length `[N]` of every outer product of factors `[N, D_f]`."""
+    return functools.reduce(jnp.multiply, (jnp.sum(x**2, axis=1) for x in factors))
 
-    `|l_i|^2 |r_i|^2 + |l_j|^2 |r_j|^2 - 2 <l_i, l_j> <r_i, r_j>`, with `sizes` the first term:
-    the products themselves are never formed.
+
+def _squared_distances(left: tuple[jax.Array, ...], right: tuple[jax.Array, ...]) -> jax.Array:
+    """`[L, R]` between outer products of rows, which are never formed; of vectors, with one factor.
+
+    `prod |l_f|^2 + prod |r_f|^2 - 2 prod <l_f, r_f>` over the factors f.
     """
-    inner = _dot(left, left[row]) * _dot(right, right[row])
-    return jnp.maximum(sizes + sizes[row] - 2.0 * inner, 0.0)
+    inner = functools.reduce(jnp.multiply, (_dot(a, b.T) for a, b in zip(left, right, strict=True)))
+    return jnp.maximum(_sizes(left)[:, None] + _sizes(right)[None] - 2.0 * inner, 0.0)
 
 
 def _num_picks(budget: int, rows: int) -> int:
@@ -155,16 +216,16 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 def _nearest_center(features: jax.Array, centers: jax.Array, where: jax.Array | None) -> jax.Array:
     """Squared distance `[N]` to the nearest of the centres `[L, D]`, a block of them at a time."""
     block = min(_BLOCK, len(centers))
-    center_sizes = jnp.sum(centers**2, axis=1)
-    if where is not None:
-        center_sizes = jnp.where(where, center_sizes, jnp.inf)
+    counted = jnp.ones(len(centers), bool) if where is None else jnp.asarray(where, bool)
+    # Whole blocks of the rows that count, then padding.
+    rows = jnp.nonzero(counted, size=-(-len(centers) // block) * block, fill_value=-1)[0]
 
     def visit(index, nearest):
-        # The last block is moved back inside the array: it repeats rows, which a minimum ignores.
-        rows = lax.dynamic_slice_in_dim(centers, index * block, block)
-        sizes = lax.dynamic_slice_in_dim(center_sizes, index * block, block)
-        return jnp.minimum(nearest, jnp.min(sizes[None] - 2.0 * _dot(features, rows.T), axis=1))
+        ids = lax.dynamic_slice_in_dim(rows, index * block, block)
+        distances = _squared_distances((features,), (centers[ids],))
+        return jnp.minimum(
+            nearest, jnp.min(distances, axis=1, where=ids[None] >= 0, initial=jnp.inf)
+        )
 
     start = jnp.full(len(features), jnp.inf, features.dtype)
-    nearest = lax.fori_loop(0, -(-len(centers) // block), visit, start)
-    return jnp.maximum(nearest + jnp.sum(features**2, axis=1), 0.0)
+    return lax.fori_loop(0, -(-jnp.sum(counted) // block), visit, start)

@@ -1,12 +1,23 @@
 """Out-of-sample scores in closed form, by leaving out one example at a time."""
 
+from typing import Protocol
+
 import numpy as np
 
 _CHUNK = 16_384  # examples at a time
 
 
+class Rows(Protocol):
+    """`[N, D]`, of which slices of rows are asked for: an array, or what reads one in parts."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
 def leave_one_out_scores(
-    features: np.ndarray, labels: np.ndarray, *, num_classes: int, ridge: float = 0.3
+    features: Rows, labels: np.ndarray, *, num_classes: int, ridge: float = 0.3
 ) -> np.ndarray:
     """What ridge regression of the labels predicts of each example without having seen it.
 
@@ -18,7 +29,7 @@ def leave_one_out_scores(
     so that one solve of D x D stands for N trainings. Centring and standardising see all examples.
 
     Args:
-      features: floats `[N, D]`, of any scale.
+      features: floats `[N, D]`, of any scale; read four times, some thousand rows at a time.
       labels: int `[N]` in `0..C-1`.
       num_classes: C.
       ridge: of the squared weights, per example.

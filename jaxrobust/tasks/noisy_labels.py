@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -27,7 +28,7 @@ from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.class_folders import test_folder
 from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed, read_all_corrections
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
-from jaxrobust.data.features import FeatureDataset, FeatureExamples
+from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import transition_matrix
@@ -172,7 +173,7 @@ def estimate_before_training(
     """
     if not isinstance(dataset, FeatureDataset):
         return float("nan")
-    features = np.concatenate([x.mean(axis=1, dtype=np.float32) for x in dataset.train.content()])
+    features = MeansOfViews(dataset.train)
     scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
     num_wrong = float(estimate_num_wrong(scores, labels))
     log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
@@ -540,6 +541,7 @@ class _Learning:
         label_scores = fetch(
             self._score_labels(self._logits("train", epoch), self._labels, *self._num_wrong)
         )
+        chex.assert_shape(list(label_scores.values()), self.labels.shape)
         for name, column in label_scores.items():
             if not np.isfinite(column).all():
                 raise UserError(

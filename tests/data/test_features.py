@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.data import fingerprint
-from jaxrobust.data.features import CHUNK, load_features
+from jaxrobust.data.features import CHUNK, MeansOfViews, load_features
 from jaxrobust.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -198,3 +198,13 @@ def test_files_that_are_none_are_refused(tmp_path):
     for fraction in (0, 1):
         with pytest.raises(DataError, match="test_fraction must be above 0 and below 1"):
             load_features(tmp_path / "x.npy", labels=tmp_path / "y.npy", test_fraction=fraction)
+
+
+def test_means_of_views_are_read_in_parts(tmp_path):
+    features = np.random.default_rng(0).normal(size=(9, 2, 3)).astype(np.float16)
+    path = tmp_path / "features.npz"
+    np.savez(path, features=features, labels=np.arange(9) % 2, split=["train", "test", "train"] * 3)
+    means = MeansOfViews(load_features(path).train)
+    expected = features[[0, 2, 3, 5, 6, 8]].mean(axis=1, dtype=np.float32)
+    assert means.shape == expected.shape
+    np.testing.assert_array_equal(means[2:99], expected[2:])

@@ -53,7 +53,7 @@ def test_an_epoch_visits_the_plan_and_is_traced_once(device_loop):
 
 def test_what_is_compiled_is_said_before(caplog):
     programs = Programs()
-    first, second = (programs.jit(name, jnp.sin) for name in ("one", "two/epoch"))
+    first, second = (programs.jit(name, jnp.sin, static=None) for name in ("one", "two/epoch"))
     with caplog.at_level("INFO", "jaxrobust"):
         for _ in range(2):
             first(jnp.ones(2))
@@ -223,3 +223,21 @@ def test_a_plan_may_hold_several_sets():
         )
         state, sums = epoch(placement.put(np.float32(0)), plan, jax.random.key(0), data)
         assert float(state) == float(sums["total"]) == 20
+
+
+def test_a_step_and_a_prediction_that_break_their_contract_are_refused_when_traced():
+    placement = make_placement(jax.devices()[:1])
+    plan = make_plan(np.arange(6), 4, capacity=6)
+    key = jax.random.key(0)
+
+    def step(state, ids, key):
+        return state, {"loss": jnp.zeros(len(ids))}
+
+    epoch = epoch_program(Programs(), "toy", step, placement, static=None)
+    with pytest.raises(AssertionError, match="assert_rank"):
+        epoch(placement.put(np.float32(0)), plan, key)
+    predict = gather_program(
+        Programs(), "toy", lambda ids, key: jnp.zeros((3, 2)), 6, placement, static=None
+    )
+    with pytest.raises(AssertionError, match="assert_tree_shape_prefix"):
+        predict(plan, key)

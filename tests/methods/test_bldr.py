@@ -507,7 +507,7 @@ def test_the_recipe_of_another_method_lacks_the_section():
         Bldr.read(dpc_recipe.get_config("digits"))
 
 
-def test_rivals_run_on_its_splits_with_the_numbers_of_dpc():
+def test_rivals_run_on_its_splits_with_the_numbers_of_dpc(two_stages):
     for name in ("cifar10n_aggre", "digits", "fashion_mnist", "image_folder"):
         assert recipe.get_config(name).dpc == dpc_recipe.get_config(name).dpc
     assert recipe.get_config("cifar100_pair45").dpc == dpc_recipe.get_config("cifar100_sym50").dpc

@@ -29,8 +29,11 @@ def asked(annotation, budget=1, **select):
     config.update_from_flattened_dict({f"select.{k}": v for k, v in select.items()})
     problem = Problem(num_classes=2, input_shape=(3,), dtype=np.float32, budget=budget)
     annotations = np.array([NOT_ANNOTATED] * 3 + [annotation], np.int32)
+    target = TARGET
+    if config.select.fine == "badge":
+        target = {"logits": TARGET, "features": np.array([[1.0], [2.0], [1.9], [1.0]], np.float32)}
     context = QueryContext(
-        predict={"query": HEADS, "target": TARGET}.get,
+        predict={"query": HEADS, "target": target}.get,
         observed=lambda name: None,
         trained=frozenset({"target", "query"}),
         in_pool=annotations == NOT_ANNOTATED,
@@ -50,12 +53,21 @@ COARSE = {"kappa": 1.0, "class_balanced": False}
 
 @pytest.mark.parametrize("coarse", ["weighted_sum", "dist", "sequential"])
 def test_before_an_unknown_is_known_the_first_stage_may_sort_by_uncertainty(coarse):
-    by_uncertainty = {**COARSE, "first_round": "uncertainty", "coarse": coarse}
-    assert asked(KNOWN, **by_uncertainty) == [0]
-    assert asked(KNOWN, **COARSE, first_round="same") == [1]  # the heads differ least
+    by_uncertainty = {**COARSE, "stage_order": "uncertainty_first", "coarse": coarse}
+    by_discrepancy = {**COARSE, "stage_order": "discrepancy_first", "coarse": coarse}
+    assert asked(KNOWN, **by_discrepancy, first_round="uncertainty") == [0]
+    assert asked(KNOWN, **by_discrepancy, first_round="same") == [1]  # the heads differ least
     # Once one is known both are by discrepancy.
-    assert asked(UNKNOWN, **by_uncertainty, stage_order="discrepancy_first") == [1]
-    assert asked(UNKNOWN, **by_uncertainty, stage_order="uncertainty_first") == [0]
+    assert asked(UNKNOWN, **by_discrepancy) == [1]
+    assert asked(UNKNOWN, **by_uncertainty) == [0]
+
+
+def test_candidates_are_a_share_of_the_pool_or_a_multiple_of_the_query():
+    """By distribution uncertainty 0, then 2, then 1; by margin the other way round."""
+    assert asked(UNKNOWN, class_balanced=False, pool_share=0.3) == [0]
+    assert asked(UNKNOWN, class_balanced=False, pool_share=0.6) == [2]
+    assert asked(UNKNOWN, class_balanced=False, pool_share=1.0) == [1]
+    assert asked(UNKNOWN, class_balanced=False, kappa=2.0) == [2]
 
 
 def test_fine_by_the_margin_of_the_target():
@@ -65,8 +77,18 @@ def test_fine_by_the_margin_of_the_target():
     assert asked(UNKNOWN, **everything) == [1]
 
 
-def test_a_score_of_the_target_needs_a_target():
+def test_fine_by_gradient_embeddings():
+    """Shares of the other class .047, .378, .269, times features: first the longest one."""
+    everything = {"kappa": 3.0, "class_balanced": False, "fine": "badge"}
+    assert asked(UNKNOWN, **everything) == [1]
+    assert sorted(asked(UNKNOWN, budget=3, **everything)) == [0, 1, 2]
+    # The candidate alone, whatever else there is: heads that differ least, little uncertainty.
+    assert asked(UNKNOWN, **COARSE, fine="badge", stage_order="uncertainty_first") == [0]
+
+
+@pytest.mark.parametrize("fine", ["target_margin", "badge"])
+def test_a_score_of_the_target_needs_a_target(fine):
     config = get_config("features")
-    config.al.target_model, config.select.fine = "shared", "target_margin"
-    with pytest.raises(UserError, match="fine='target_margin' needs the separate"):
+    config.al.target_model, config.select.fine = "shared", fine
+    with pytest.raises(UserError, match=f"fine='{fine}' needs the separate"):
         dcfs.build(config, Problem(2, (3,), np.float32, 1))

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from jaxrobust.selection import cover_radius, cover_select, drop_query_select, typical_select
+from jaxrobust.selection import (
+    cover_radius,
+    cover_select,
+    drop_query_select,
+    leading_components,
+    typical_select,
+)
 
 # Two far groups on a line, of 4 and of 3; the middle of each is nearest to its neighbours.
 LINE = np.array([0.0, 1.0, 1.5, 3.0, 100.0, 101.0, 103.0], np.float32)[:, None]
@@ -12,6 +18,24 @@ NOBODY, ALL = np.zeros(7, bool), np.ones(7, bool)
 
 def rng():
     return np.random.default_rng(0)
+
+
+def test_leading_components_keep_distances_where_little_is_left_out():
+    """Rows in a plane of five dimensions, and a thousandth beside it."""
+    random = np.random.default_rng(0)
+    plane = np.linalg.qr(random.normal(size=(5, 2)))[0]
+    features = random.normal(size=(90, 2)) @ plane.T + 1e-3 * random.normal(size=(90, 5)) + 7
+    features = features.astype(np.float32)
+
+    def distances(x):
+        return np.linalg.norm(x[:, None] - x[None], axis=-1)
+
+    for num_rows in (90, 30):
+        found = leading_components(features, 2, num_rows=num_rows)
+        assert found.shape == (90, 2)
+        np.testing.assert_allclose(distances(found), distances(features), atol=0.01)
+    assert leading_components(features, 5) is features
+    assert leading_components(features[:2], 2).shape == (2, 5)  # two rows lie on a line
 
 
 def typical(budget, annotated=NOBODY, features=LINE, **options):

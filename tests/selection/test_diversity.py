@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrobust.selection import badge_select, k_center_greedy
-from jaxrobust.selection.diversity import _outer_product_distance
+from jaxrobust.selection.diversity import _squared_distances
 
 k_center = jax.jit(k_center_greedy, static_argnums=2)
 badge = jax.jit(badge_select, static_argnums=3)
@@ -47,13 +47,12 @@ def test_badge_golden(load_golden, x64):
     logits, features = golden["base0", "logits"], golden["base0", "unlabeled_features"]
     embeddings = golden["base0", "badge_grad"].reshape(len(logits), -1)
     residuals = jax.nn.softmax(logits) - np.eye(logits.shape[1])[logits.argmax(axis=1)]
-    sizes = jnp.sum(residuals**2, axis=1) * jnp.sum(features**2, axis=1)
-    for row in (0, 17, 39):
-        np.testing.assert_allclose(
-            _outer_product_distance(residuals, jnp.asarray(features), sizes, row),
-            np.sum((embeddings - embeddings[row]) ** 2, axis=1),
-            atol=1e-9,
-        )
+    factors, rows = (residuals, jnp.asarray(features)), np.array([0, 17, 39])
+    np.testing.assert_allclose(
+        _squared_distances(factors, tuple(x[rows] for x in factors)),
+        np.sum((embeddings[:, None] - embeddings[None, rows]) ** 2, axis=-1),
+        atol=1e-9,
+    )
     picks = badge(jax.random.key(0), logits, features, int(golden["base0", "query_size"]))
     assert int(picks[0]) == golden["base0", "badge_first"]
     assert len(set(np.asarray(picks))) == int(golden["base0", "query_size"])
@@ -75,6 +74,34 @@ def test_k_center_over_several_blocks_of_centres():
     np.testing.assert_array_equal(picks, greedy_by_hand(features, labeled, 5))
 
 
+@pytest.mark.parametrize("budget", [63, 64, 65, 150])
+def test_k_center_over_several_blocks_of_picks(budget):
+    rng = np.random.default_rng(2)
+    features, labeled = (rng.normal(size=(n, 8)).astype(np.float32) for n in (300, 5))
+    picks = k_center(features, labeled, budget)
+    np.testing.assert_array_equal(picks, greedy_by_hand(features, labeled, budget))
+
+
+def test_badge_over_several_blocks_of_picks():
+    """The same draws as with every distance brought up to date after every pick."""
+    rng = np.random.default_rng(3)
+    logits, features = (
+        jnp.asarray(rng.normal(size=(200, 4))),
+        jnp.asarray(rng.normal(size=(200, 6))),
+    )
+    key = jax.random.key(4)
+    picks = np.asarray(badge(key, logits, features, 140))
+    residuals = jax.nn.softmax(logits) - jax.nn.one_hot(logits.argmax(1), 4)
+    embeddings = np.asarray(residuals[:, :, None] * features[:, None]).reshape(200, -1)
+    nearest = np.full(200, np.inf)
+    for step, pick in enumerate(picks[:-1]):
+        nearest = np.minimum(nearest, np.sum((embeddings - embeddings[pick]) ** 2, axis=1))
+        noise = np.asarray(jax.random.gumbel(jax.random.fold_in(key, step), (200,), jnp.float32))
+        odds = np.log(np.maximum(nearest, 1e-30)) + noise
+        odds[picks[: step + 1]] = -np.inf
+        assert picks[step + 1] == np.argmax(odds)
+
+
 def test_k_center_masks():
     rng = np.random.default_rng(1)
     features, labeled = (rng.normal(size=(n, 3)).astype(np.float32) for n in (20, 5))
@@ -86,6 +113,13 @@ def test_k_center_masks():
     ]
     np.testing.assert_array_equal(picks[:count], kept)
     assert np.all(picks[count:] == -1)
+
+
+def test_one_pick_or_none():
+    logits, features, _ = clusters()
+    key = jax.random.key(0)
+    assert badge(key, logits, features, 1) == badge(key, logits, features, 5)[:1]
+    assert badge(key, logits, features, 0).size == k_center(features, features, 0).size == 0
 
 
 def test_k_center_never_repeats_a_row():

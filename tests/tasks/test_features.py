@@ -65,8 +65,9 @@ ROUNDS = {"al.rounds": 2, "al.query_size": 8, "al.init_fraction": 0.2}
         (
             "bldr",
             {
-                "model.name": "mlp",
                 "num_epochs": 8,
+                "optimizer.learning_rate": 0.05,
+                "bldr.complementary": "all_but_label",
                 "bldr.self_distillation": False,
                 "bldr.warm_up": 6,
                 "bldr.ema": False,  # the average of so few epochs lags behind
