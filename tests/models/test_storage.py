@@ -111,6 +111,19 @@ assert not {"grain", "matplotlib", "optax", "orbax"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_without_flatbuffers_a_run_is_refused_before_it_trains(monkeypatch):
+    from configs import dhkd
+    from jaxrobust.tasks.student_folder import check_export
+
+    config = dhkd.get_config("digits")
+    check_export(config)
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    check_export(config)
+    config.export.program = True
+    with pytest.raises(UserError, match=r"pip install 'jaxrobust\[export\]'"):
+        check_export(config)
+
+
 def test_without_flatbuffers_it_says_what_to_install(classifier, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(UserError, match=r"pip install 'jaxrobust\[export\]'"):
