@@ -21,10 +21,16 @@ COMMANDS = Registry(
         "apply-corrections": Entry(
             "jaxrobust.review_commands:apply_corrections", "a clean table of labels, after review"
         ),
+        "import": Entry(
+            "jaxrobust.review_commands:import_answers", "answers of Label Studio or CVAT, to a run"
+        ),
         "predict": Entry(
             "jaxrobust.predict:main", "classes of new images, by a trained classifier"
         ),
-        "export": Entry("jaxrobust.models.onnx_export:main", "a trained network as an ONNX file"),
+        "export": Entry(
+            "jaxrobust.export_command:main",
+            "a trained network as an ONNX file; what a run asks, for Label Studio or CVAT",
+        ),
         "report": Entry("jaxrobust.report.command:main", "one page about a run, or about several"),
         "compare": Entry("jaxrobust.compare:main", "a figure and a table of several runs"),
         "benchmark": Entry("jaxrobust.benchmark:main", "time the compiled programs of recipes"),

@@ -308,7 +308,7 @@ def reliability_diagram(bins: Mapping[str, np.ndarray], path: pathlib.Path) -> N
     figure, (top, bottom) = pyplot.subplots(
         2, 1, figsize=(4.5, 5.8), layout="constrained", sharex=True, height_ratios=(3, 1)
     )
-    parts = {"accuracy": ~is_few, f"of fewer than {_FEW}": is_few}
+    parts = {"accuracy": ~is_few, f"of fewer than {_FEW} predictions": is_few}
     for (label, part), color in zip(parts.items(), (COLORS[0], _PALE_BLUE), strict=True):
         if part.any():
             style = {"width": edges[1], "align": "edge", "ec": "white", "color": color}

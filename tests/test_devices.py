@@ -35,8 +35,7 @@ def _noisy_labels(config, run_):
 
 def _active_learning(config, run_):
     dataset = load(config)
-    split = active_learning._split(config, dataset)
-    task = active_learning._Learning(config, run_, dataset, split)
+    task = active_learning._under_truth(config, run_, dataset)
     task._write_split()
     task._restore()
     run_.start_progress(task.saved, total=1)

@@ -124,7 +124,7 @@ def test_a_reliability_diagram_counts_its_bins_and_hides_none(monkeypatch):
     assert colors[20] == colors[40] != colors[60] == colors[80]
     (legend,) = figure.legends
     names = {text.get_text() for text in legend.get_texts()}
-    assert names == {"accuracy", "of fewer than 10", "calibrated"}
+    assert names == {"accuracy", "of fewer than 10 predictions", "calibrated"}
     assert not legend.get_window_extent().overlaps(top.get_window_extent())
     figures._pyplot().close(figure)
 

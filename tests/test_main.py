@@ -195,9 +195,9 @@ def test_what_lands_in_the_workdir(unkilled):
         "timing.json",
     } <= found
     assert any(name.startswith("tensorboard/events.out") for name in found)
-    header, *rows = (unkilled / "queries/round_00.csv").read_text().splitlines()
+    header, *rows = (unkilled / "queries/round_00.csv").read_text("utf-8-sig").splitlines()
     columns = header.split(",")
-    assert columns[0] == "id" and columns[-1] == "label"
+    assert columns[:2] == ["id", "label"]
     assert {"data", "dist", "coarse", "fine", "discrepancy", "prediction"} <= set(columns)
     assert len(rows) == 20
     results = json.loads((unkilled / "results.json").read_text())

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from jaxrobust import figures
-from jaxrobust.data.tables import escape_formula, unescape_formula
+from jaxrobust.data.tables import escape_formula, to_csv, unescape_formula
 from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
 from jaxrobust.models.storage import load_classifier
-from jaxrobust.tasks.annotator import Annotator, query_table
+from jaxrobust.tasks.annotator import Annotator, query_rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 FORMULAS = ("=HYPERLINK(0)", "+1", "-1", "@SUM(1)", "\tx", "\rx", "'quoted")
@@ -33,15 +33,14 @@ def test_other_names_stay_as_they_are(name):
 def test_a_table_with_formulas_comes_back_as_it_was_asked(tmp_path):
     query = Query(ids=np.array([1, 0]), scores={"a": np.float32([-0.5, 0.25])})
     files, classes = ("=1+1/0.png", "@x/1.png"), ("=cat", "dog")
-    table = query_table(query, files, ["=cat", "dog"])
-    assert table.splitlines()[1:] == ["1,'@x/1.png,0.25,'=cat", "0,'=1+1/0.png,-0.5,dog"]
-    annotator = Annotator(tmp_path, tmp_path, files, classes)
-    annotator.table(0).write_text(table)
-    answers, _ = annotator.answers(0, query)
-    assert answers.tolist() == [0, 1]
+    table = to_csv(query_rows(query, files, ["=cat", "dog"]))
+    assert table.splitlines()[1:] == ["1,'@x/1.png,'=cat,0.25", "0,'=1+1/0.png,dog,-0.5"]
+    annotator = Annotator(tmp_path, None, files, classes)
+    annotator.ask(0, query)
     # A spreadsheet may take the apostrophes off, and a person need not write one.
-    annotator.table(0).write_text(table.replace("'", ""))
-    assert annotator.answers(0, query)[0].tolist() == [0, 1]
+    for written in (table, table.replace("'", "")):
+        annotator.table(0).write_text(written, encoding="utf-8")
+        assert annotator.answers(0).labels == {1: "=cat", 0: "dog"}
 
 
 def test_names_are_drawn_as_they_are(tmp_path):

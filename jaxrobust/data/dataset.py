@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -301,8 +301,14 @@ def with_own_statistics(
     unlabeled: Examples | None = None,
 ) -> Dataset:
     """Data set normalised by the mean and deviation of its own training pixels."""
+    mean, std = pixel_statistics(filter(None, (train, unlabeled)))
+    return Dataset(name, train, test, class_names, mean, std, unlabeled)
+
+
+def pixel_statistics(parts: Iterable[Examples]) -> tuple[tuple, tuple]:
+    """Mean and deviation of each channel over the images of some parts, on the [0, 1] scale."""
     counts = np.zeros((3, 256))
-    for examples in filter(None, (train, unlabeled)):
+    for examples in parts:
         for image in examples.images:
             for channel in range(3):
                 counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
@@ -311,8 +317,7 @@ def with_own_statistics(
     mean = share @ values
     std = np.sqrt(np.maximum(share @ values**2 - mean**2, 0))
     std = np.where(std > 0, std, 1)  # a channel of one value is only centred
-    mean, std = tuple(mean.tolist()), tuple(std.tolist())
-    return Dataset(name, train, test, class_names, mean, std, unlabeled)
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def fingerprint(dataset) -> str:

@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -189,7 +189,7 @@ def feature_dataset(
     train, unlabeled = (
         everything.take(np.flatnonzero(where)) for where in (labels != NO_LABEL, labels == NO_LABEL)
     )
-    mean, std = _statistics([everything])
+    mean, std = feature_statistics([everything])
     return FeatureDataset(
         FEATURES,
         train,
@@ -277,7 +277,7 @@ def load_features(
         tuple(map(str, files)) if files is not None and len(files) else None,
     )
     train, test, unlabeled = _parts(everything, arrays.get("split"), test_fraction, path)
-    mean, std = _statistics(part for part in (train, unlabeled) if part is not None)
+    mean, std = feature_statistics(part for part in (train, unlabeled) if part is not None)
     return FeatureDataset(
         FEATURES,
         subset(train, max_train, "max_train", seed),
@@ -505,7 +505,7 @@ def _parts(
     )
 
 
-def _statistics(parts: Iterator[FeatureExamples] | Sequence[FeatureExamples]):
+def feature_statistics(parts: Iterable[FeatureExamples]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation float32 [D] over all views, added up chunk by chunk in float64.
 
     Chunks are combined as in Chan et al., "Updating formulae and a pairwise algorithm for computing

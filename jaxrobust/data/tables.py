@@ -121,8 +121,13 @@ def _named(delimiter: str) -> str:
     return {",": "a comma", ";": "a semicolon", "\t": "a tab"}[delimiter]
 
 
-def refuse_if_any(path: pathlib.Path, problems: Sequence[str]) -> None:
+def refuse_if_any(path: pathlib.Path, problems: Sequence[str], otherwise: str = "") -> None:
     """Names the problems of a table, the first five in full.
+
+    Args:
+      path: of the table.
+      problems: each by its line.
+      otherwise: what could be done instead of correcting them.
 
     Raises:
       UserError: if there are some.
@@ -132,8 +137,8 @@ def refuse_if_any(path: pathlib.Path, problems: Sequence[str]) -> None:
     shown = "; ".join(problems[:MAX_PROBLEMS])
     more = len(problems) - MAX_PROBLEMS
     raise UserError(
-        f"{path}: {shown}{f'; and {more} more' if more > 0 else ''}. Correct this and type the "
-        "same command again."
+        f"{path}: {shown}{f'; and {more} more' if more > 0 else ''}. Correct this{otherwise} and "
+        "type the same command again."
     )
 
 
@@ -144,11 +149,11 @@ class Texts:
     `Cat`. Composed and decomposed umlauts are the same, as between macOS and others.
 
     Args:
-      texts: distinct.
+      texts: repeated ones count once.
     """
 
     def __init__(self, texts: Iterable[str]):
-        self.texts = tuple(texts)
+        self.texts = tuple(dict.fromkeys(texts))
         self._exact = {text: text for text in self.texts}
         self._normal = _unambiguous((_normal(text), text) for text in self.texts)
         self._converted = _unambiguous(

@@ -6,6 +6,7 @@ import logging
 import pathlib
 import threading
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -74,19 +75,31 @@ class Checkpoints:
           UserError: if there are snapshots and every one of them is damaged, or one is of another
             layout.
         """
+
+        def read(step: int) -> tuple[Any, dict]:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract_tree),
+                    record=ocp.args.JsonRestore(),
+                ),
+            )
+            return restored["state"], restored["record"]
+
+        return self._newest(read, layout)
+
+    def newest_record(self, *, layout: int | None = None) -> dict | None:
+        """The record alone of what `restore` would give; arguments and errors as there."""
+        return self._newest(self._record, layout)
+
+    def _newest(self, read: Callable[[int], Any], layout: int | None) -> Any:
+        """What `read` makes of the newest undamaged snapshot."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
                 self._verify(step)
                 self._check_layout(step, layout)
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract_tree),
-                        record=ocp.args.JsonRestore(),
-                    ),
-                )
-                return restored["state"], restored["record"]
+                return read(step)
             except UserError:
                 raise
             except Exception as error:
@@ -139,14 +152,17 @@ class Checkpoints:
 
     def _check_layout(self, step: int, layout: int | None) -> None:
         """Raises UserError if a snapshot is of another layout than this program reads."""
-        args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        found = self._manager.restore(step, args=args)["record"].get("layout", 1)
+        found = self._record(step).get("layout", 1)
         if layout is not None and found != layout:
             raise UserError(
                 f"{self.directory} holds checkpoints of layout {found}, from another version of "
                 f"jaxrobust, but this one reads layout {layout}: finish the run with the version "
                 "that began it, or choose another --workdir."
             )
+
+    def _record(self, step: int) -> dict:
+        args = ocp.args.Composite(record=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["record"]
 
     def _set_aside(self, step: int) -> None:
         if processes.is_main():

@@ -138,6 +138,12 @@ class Run:
         """Whether anything was written."""
         return self._checkpoints is not None
 
+    def position(self) -> tuple[int, ...] | None:
+        """`Saved.at` of the latest checkpoint, None where there is none; raises as `restore`."""
+        assert self._checkpoints is not None  # since `begin` was called
+        record = self._checkpoints.newest_record(layout=LAYOUT)
+        return None if record is None else tuple(record["at"])
+
     def restore(self, saved: Saved, epochs_before: Callable[[tuple[int, ...]], int]) -> None:
         """Puts the latest checkpoint of this workdir, if there is one, into `saved`.
 
@@ -188,6 +194,8 @@ class Run:
         """
         for warning in likely_mistakes(self.config, self.placement):
             log.warning("warning: %s", warning)
+        if self._progress is not None:  # of fewer images or classes
+            self._progress.close()
         self._progress = Progress(
             total,
             self._epochs_before(saved.at),

@@ -19,6 +19,9 @@ log = logging.getLogger("jaxrobust")
 # Settings that change how a run is watched, not what it computes: a restart may alter them.
 FREE_ON_RESTART = (
     *("checkpoint", "device", "device_count", "log_every_seconds", "num_workers", "writers"),
+    # Nor does it matter where the images are, which are recognised by their content, or what a
+    # person decides between two rounds.
+    *("dataset.path", "al.finish", "al.links", "al.new_classes"),
 )
 # What some network file systems and mounted buckets answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -65,7 +68,7 @@ def check_same_config(config: dict, path: pathlib.Path) -> None:
     """
     before, now = flatten(read_object(path)), flatten(config)
     for name in sorted(before.keys() | now.keys()):
-        if name.split(".")[0] in FREE_ON_RESTART:
+        if name in FREE_ON_RESTART or name.split(".")[0] in FREE_ON_RESTART:
             continue
         if before.get(name) != now.get(name):
             raise UserError(

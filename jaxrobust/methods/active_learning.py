@@ -170,12 +170,15 @@ class Strategy:
       query: chooses the next images.
       unknown_scores: columns of `Query.scores` whose AUROC for unknown classes over the pool is
         reported: below 0.5 they are lower on unknown than on known ones.
+      detector: name of the phase whose network has a class K of its own for the unknown ones, whose
+        logits `[N, K+1]` its `forward` gives, alone or as `"logits"`; "" for none.
     """
 
     phases: tuple[Phase, ...]
     target: str
     query: Callable[[QueryContext], Query]
     unknown_scores: tuple[str, ...] = ()
+    detector: str = ""
 
 
 def known(annotations: np.ndarray, num_classes: int) -> np.ndarray:

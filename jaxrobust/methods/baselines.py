@@ -269,7 +269,8 @@ def lfosa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         return Query(order[lowest], {"unknown_prob": np.asarray(jax.nn.sigmoid(-known))})
 
     phases = (target_phase(config, problem), _detector_phase(config, problem, loss))
-    return Strategy(phases, target="target", query=query, unknown_scores=("unknown_prob",))
+    scores = ("unknown_prob",)
+    return Strategy(phases, "target", query, unknown_scores=scores, detector="detector")
 
 
 def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
@@ -346,5 +347,5 @@ def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         target_phase(config, problem),
         _detector_phase(config, problem, loss, with_features=True),
     )
-    unknown_scores = ("energy", "neighbor_energy")
-    return Strategy(phases, target="target", query=query, unknown_scores=unknown_scores)
+    scores = ("energy", "neighbor_energy")
+    return Strategy(phases, "target", query, unknown_scores=scores, detector="detector")

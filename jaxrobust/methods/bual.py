@@ -69,6 +69,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         target="target",
         query=lambda context: _query(bual, context),
         unknown_scores=("unknown_prob", "conf_neg", "conf_pos"),
+        detector="aux",
     )
 
 

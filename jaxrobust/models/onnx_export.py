@@ -190,7 +190,11 @@ def _quantized(content: bytes) -> bytes:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = Parser("export", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(
+        "export",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="What a run asks a person: jaxrobust export RUN --to=label-studio, or --to=cvat.",
+    )
     parser.add_argument("folder", metavar="DIR", type=pathlib.Path, help="student/ or teacher/")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file.onnx")
     parser.add_argument("--size", type=int, help="side of the images, where DIR does not know it")

@@ -191,6 +191,21 @@ def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str
     return ""
 
 
+def check_program_packages() -> None:
+    """Refuses to write programs without the package that does it.
+
+    Raises:
+      UserError: if flatbuffers is not installed.
+    """
+    try:
+        import flatbuffers  # noqa: F401  jax.export needs it without depending on it
+    except ModuleNotFoundError:
+        raise UserError(
+            "A program can only be written with flatbuffers; pip install 'jaxrobust[export]', or "
+            "set --config.export.program=False."
+        ) from None
+
+
 def save_program(
     classifier: StoredClassifier, directory: str | os.PathLike, *, dtype: Any = jnp.float32
 ) -> None:
@@ -202,13 +217,7 @@ def save_program(
     Raises:
       UserError: if flatbuffers is not installed, or the classifier does not know its images.
     """
-    try:
-        import flatbuffers  # noqa: F401  jax.export needs it without depending on it
-    except ModuleNotFoundError:
-        raise UserError(
-            "A program can only be written with flatbuffers; pip install 'jaxrobust[export]', or "
-            "set --config.export.program=False."
-        ) from None
+    check_program_packages()
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), jnp.uint8)
     function = jax.jit(lambda images: classifier.logits(images, dtype=dtype))

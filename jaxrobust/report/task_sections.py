@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from jaxrobust import figures
+from jaxrobust.report.health_section import health
 from jaxrobust.report.markup import Images, details, paragraph, percent, side_by_side, table
 from jaxrobust.report.workdir import Run, read_json, read_rows, to_numbers
 
@@ -155,7 +156,7 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
                 ),
             )
         )
-    return parts
+    return [*parts, *health(run)]
 
 
 def teaching(run: Run, slug: str, images: Images) -> list[str]:

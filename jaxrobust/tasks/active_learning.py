@@ -5,8 +5,9 @@ The same loop serves every strategy. What an annotator has said so far is one ar
 
 - `truth`: the data set's labels do. They are read in `jaxrobust.tasks.oracles` alone.
 - `csv`: a person does, about the images of an `image_folder` that lie in `unlabeled`. All class
-  folders are known classes. The run writes its questions and stops; once the table is filled the
-  same command goes on. See `jaxrobust.tasks.annotator`.
+  folders are known classes. The run writes its questions and stops; once the table is filled, or a
+  part of it, the same command goes on. Images and classes may come in between two rounds. See
+  `jaxrobust.tasks.annotator` and `jaxrobust.tasks.known_images`.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from jaxrobust import metrics
 from jaxrobust.classifiers import save_classifier
 from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
-from jaxrobust.data.features import FeatureDataset, FeatureExamples
+from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.data.views import Views, make_views, statistics_of
 from jaxrobust.engine import rng
@@ -51,7 +52,15 @@ from jaxrobust.methods.active_learning import (
     QueryContext,
     Strategy,
 )
-from jaxrobust.tasks.annotator import Annotator
+from jaxrobust.tasks.annotation_files import (
+    ANSWERS,
+    LINKS,
+    PREDICTIONS,
+    link_by_class,
+    write_annotations,
+    write_predictions,
+)
+from jaxrobust.tasks.annotator import UNKNOWN, Annotator, new_class_problem
 from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
     batch_norm_parts,
@@ -67,13 +76,14 @@ from jaxrobust.tasks.common import (
     write_test_files,
 )
 from jaxrobust.tasks.images import images_of
+from jaxrobust.tasks.known_images import KnownImages, View, joined
 from jaxrobust.tasks.options import Al
 from jaxrobust.tasks.oracles import (
     NoOracle,
     Oracle,
     PersonOracle,
     TruthOracle,
-    split_by_hand,
+    check_by_hand,
     split_by_truth,
 )
 
@@ -106,9 +116,78 @@ def run(
     check_common(config)
     data = dataset or cast(Dataset | FeatureDataset, load(config, features=True))
     check_network(config, data)
-    split = _split(config, data)
+    if config.oracle == "csv":
+        return _run_with_a_person(config, pathlib.Path(workdir), programs, data)
+    _split(config, data)  # what is wrong is refused before anything is written
     with open_run(config, workdir, programs) as run_:
-        return _Learning(config, run_, data, split).learn()
+        return cast(dict, _under_truth(config, run_, data).learn())
+
+
+def _under_truth(
+    config: ml_collections.ConfigDict, run_: Run, dataset: Dataset | FeatureDataset
+) -> "_Learning":
+    """An experiment in which the labels of the data set answer."""
+    split, examples = _split(config, dataset), joined(dataset)
+    view = _whole(dataset, split)
+    images = examples.images if isinstance(examples, Examples) else None
+    folder = run_.workdir / "queries"
+    oracle = TruthOracle(split, list(view.class_names), images, examples.files, folder)
+    return _Learning(config, run_, dataset, view, oracle)
+
+
+def _run_with_a_person(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    programs: Programs | None,
+    data: Dataset | FeatureDataset,
+) -> dict:
+    """`run` where a person answers: what takes part may change from round to round."""
+    check_by_hand(data, config.dataset.features or data.name)
+    new_classes = _new_classes(config, data)
+    root = pathlib.Path(config.dataset.path).expanduser() if config.dataset.path else None
+    if config.al.links and root is None:
+        raise UserError(
+            "al.links=True links to the images; set --config.dataset.path= to the folder that the "
+            "names in the file of features are relative to."
+        )
+    folder = workdir / "queries"
+    overridden = bool(config.dataset.mean) or bool(config.dataset.std)
+    known = KnownImages(folder / "images.json", data, root, overridden=overridden)
+    backbone = stored_backbone(config, data)
+    facts = known.facts() | ({"backbone_sha256": backbone.sha256} if backbone else {})
+    with open_run(config, workdir, programs) as run_:
+        run_.begin("split.json", facts, dtype=compute_dtype(config.dtype))
+        known.write()
+        if known.moved:
+            log.info("%d images were found again under other names", known.moved)
+        round_, before = (run_.position() or (0,))[0], None
+        while True:
+            view = known.view(round_)
+            others = (*known.class_names, *new_classes)
+            annotator = Annotator(folder, root, known.files, view.class_names, others)
+            oracle = PersonOracle(annotator, view.split.targets)
+            learning = _Learning(config, run_, data, view, oracle, known=known, before=before)
+            results = learning.learn()
+            if results is not None:
+                return results
+            # Other shapes need other programs.
+            before, round_ = learning, learning.saved.at[0]
+            run_.programs = Programs(run_.placement)
+
+
+def _new_classes(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> list[str]:
+    """Names that a person has confirmed to be those of classes."""
+    names = [name.strip() for name in config.al.new_classes.split(",") if name.strip()]
+    for name in names:
+        if problem := new_class_problem(name):
+            raise UserError(f"al.new_classes={config.al.new_classes}: {problem}; correct it.")
+    return [name for name in names if name not in dataset.class_names]
+
+
+def _whole(dataset: Dataset | FeatureDataset, split: OpenSetSplit) -> View:
+    """All images of a data set."""
+    names = tuple(dataset.class_names[c] for c in split.known_classes)
+    return View(joined(dataset), split, names, dataset.mean, dataset.std)
 
 
 def choose(
@@ -148,22 +227,20 @@ def choose(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(config, folder, programs, bar=bar))
-        learning = _Learning(config, run_, dataset, split, oracle=cast(Oracle, NoOracle()))
+        view = _whole(dataset, split)
+        learning = _Learning(config, run_, dataset, view, cast(Oracle, NoOracle()))
         return learning.choose(precisions, keep=workdir is not None)
 
 
 def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> OpenSetSplit:
     al = Al.read(config)
-    if config.oracle == "csv":
-        split = split_by_hand(dataset)
-    elif dataset.unlabeled is not None:
+    if dataset.unlabeled is not None:
         raise UserError(
             f"{config.dataset.path} has a folder of unlabelled images, which nobody can annotate; "
             "set --config.oracle=csv to be asked yourself, or take the folder away."
         )
-    else:
-        split = split_by_truth(config, dataset)
-        check_batch_size(config, len(split.labeled))
+    split = split_by_truth(config, dataset)
+    check_batch_size(config, len(split.labeled))
     pool = int(np.sum(~split.labeled))
     wanted = al.query_size * num_queries(config)
     if wanted > pool:
@@ -177,34 +254,6 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset)
 def num_queries(config: ml_collections.ConfigDict) -> int:
     """Queries of a run: one after every round, after the last one if the recipe says so."""
     return config.al.rounds - 1 + config.al.query_last
-
-
-def _training_examples(dataset: Dataset | FeatureDataset) -> Examples | FeatureExamples:
-    """Labelled, then unlabelled images: what ids refer to."""
-    if dataset.unlabeled is None:
-        return dataset.train
-    return cast(Any, dataset.train).join(dataset.unlabeled)  # both of one kind
-
-
-def _oracle(
-    config: ml_collections.ConfigDict,
-    dataset: Dataset | FeatureDataset,
-    split: OpenSetSplit,
-    folder: pathlib.Path,
-) -> Oracle:
-    """Who answers, and writes to `folder` what was asked."""
-    names = [dataset.class_names[c] for c in split.known_classes]
-    examples = _training_examples(dataset)
-    if config.oracle == "csv":
-        root = pathlib.Path(config.dataset.path).expanduser() if config.dataset.path else None
-        if examples.files is None:
-            raise UserError(
-                f"oracle='csv' asks about files, and {config.dataset.features} names none: write "
-                "it with python -m jaxrobust.embed."
-            )
-        return PersonOracle(Annotator(folder, root, examples.files, names))
-    images = examples.images if isinstance(examples, Examples) else None
-    return TruthOracle(split, names, images, examples.files, folder)
 
 
 # What is compiled
@@ -260,24 +309,39 @@ def prediction(
 
 
 class _Learning:
-    """One experiment in progress."""
+    """One experiment in progress.
+
+    Args:
+      config: a recipe.
+      run: opened.
+      dataset: the data, of which the test part is read.
+      view: what takes part of it.
+      oracle: who answers.
+      known: where a person does, the images that may take part; the run has begun.
+      before: the same run up to the end of a round with fewer images or classes.
+    """
 
     def __init__(
         self,
         config: ml_collections.ConfigDict,
         run: Run,
         dataset: Dataset | FeatureDataset,
-        split: OpenSetSplit,
-        oracle: Oracle | None = None,
+        view: View,
+        oracle: Oracle,
+        *,
+        known: KnownImages | None = None,
+        before: "_Learning | None" = None,
     ):
         self.config = config
         self.run = run
         self.dataset = dataset
-        self.split = split
-        self.examples = _training_examples(dataset)
-        self.class_names = [dataset.class_names[c] for c in split.known_classes]
+        self.split = split = view.split
+        self.examples = view.examples
+        self.class_names = list(view.class_names)
+        self._mean, self._std = view.mean, view.std
+        self._known = known
         placement = run.placement
-        self.oracle = oracle or _oracle(config, dataset, split, run.workdir / "queries")
+        self.oracle = oracle
         images = images_of(self.examples, config, placement)
         self.problem = Problem(
             num_classes=split.num_known,
@@ -299,12 +363,15 @@ class _Learning:
         self._set_annotations(
             np.where(split.labeled, split.targets, NOT_ANNOTATED).astype(np.int32)
         )
+        self._follows = before is not None
+        if before is not None:
+            self._follow(before)
         self._row_observed: dict[str, Any] = {}
         self._predicted: dict[str, Any] = {}
         self._members: dict[str, np.ndarray] = {}
         self._images = images.visit((), "")
         self._test_images = images_of(dataset.test, config, placement).visit((), "")
-        self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
+        self._statistics = placement.put(statistics_of(view.mean, view.std))
         self._build_programs()
 
     @property
@@ -357,25 +424,60 @@ class _Learning:
 
     # The loop
 
-    def learn(self) -> dict:
-        """Trains and queries, and returns the results, or what has to be answered first."""
+    def learn(self) -> dict | None:
+        """Trains and queries, and returns the results, or what has to be answered first.
+
+        None: the next round has other images or classes, and goes on with what is `saved`.
+        """
         config, run, saved = self.config, self.run, self.saved
         self._begin()
-        while saved.at[0] < config.al.rounds:
+        while saved.at[0] < config.al.rounds and not saved.record.get("ended"):
             round_ = saved.at[0]
             self._train_round()
             if self.oracle.may_wait:
                 self._save_trained(round_)
             self._measure(round_)
-            if round_ < num_queries(config) and not self._query(round_):
-                return self._wait(round_)
+            goes_on = self._asks(round_)
+            if goes_on and not self._query(round_):
+                if not config.al.finish:
+                    return self._wait(round_)
+                goes_on = False
             self._show(round_)
             self._predicted, self._members = {}, {}
+            saved.record["ended"] = not goes_on
+            if goes_on and self._known is not None and self._is_other_round(round_ + 1):
+                saved.move(round_ + 1, 0, 0)
+                run.flush()
+                return None
             saved.move(round_ + 1, 0, 0)
             run.save(saved)
             run.epoch_done(saved, at=(round_ + 1, 0, 0), where=f"round {round_}")
         run.flush()
         return self._finish()
+
+    def _asks(self, round_: int) -> bool:
+        """Whether a round ends with a query."""
+        if round_ >= num_queries(self.config):
+            return False
+        if self._known is None or self.oracle.asked(round_) is not None:
+            return True
+        eligible = self.oracle.eligible(round_, self.annotations == NOT_ANNOTATED)
+        return not self.config.al.finish and bool(eligible.any())
+
+    def _is_other_round(self, round_: int) -> bool:
+        """Begins a round with all answers so far; whether other images or classes take part."""
+        known, oracle = cast(KnownImages, self._known), cast(PersonOracle, self.oracle)
+        merged = oracle.merged(round_)
+        given = set(merged.labels.values()) - {UNKNOWN}
+        known.begin_round(round_, sorted(given - set(known.class_names)))
+        known.write()
+        count, names = known.changes_at(round_)
+        if count or names:
+            classes = f" and the classes {_shorten(names)}" if names else ""
+            log.info("%d new images%s take part from round %d on", count, classes, round_)
+            return True
+        self._set_annotations(oracle.annotations(round_, self.annotations))
+        return False
 
     def choose(self, precisions: tuple[float, ...], *, keep: bool) -> tuple[Query, np.ndarray]:
         """Trains one round and returns its query, and the target's probabilities `[N, K]`."""
@@ -395,9 +497,12 @@ class _Learning:
         return query, fetch(probs)
 
     def _begin(self) -> None:
-        self._write_split()
+        if self._known is None:
+            self._write_split()
         self._introduce()
         self._restore()
+        if self._known is not None:
+            self._take_up_changes()
         introduce_networks(self.saved.networks, self.problem.dtype, self.run)
         total = self._epochs_before((self.config.al.rounds, 0, 0))
         self.run.start_progress(self.saved, total=total)
@@ -412,7 +517,7 @@ class _Learning:
         """A phase of a round, or what is left of it."""
         run, saved, phase = self.run, self.saved, self.strategy.phases[index]
         seed, name = self.config.seed, phase.name
-        if phase.class_probs is None and round_ >= num_queries(self.config):
+        if phase.class_probs is None and not self._is_read(name, round_):
             return
         members = self._visited(round_, index)
         if not members.size:
@@ -446,6 +551,12 @@ class _Learning:
                 where=where,
             )
             run.epoch_done(saved, at=(round_, index, epoch + 1), where=where)
+
+    def _is_read(self, name: str, round_: int) -> bool:
+        """Whether anything reads a network without class probabilities after a round."""
+        if self._asks(round_):
+            return True
+        return self._known is not None and name == self.strategy.detector
 
     def _visited(self, round_: int, index: int) -> np.ndarray:
         """Ids that phase `index` visits in this round."""
@@ -577,7 +688,9 @@ class _Learning:
             annotations=self.annotations.copy(),
             budget=self.config.al.query_size,
             round=round_,
-            precisions=tuple(r["query"]["precision"] for r in self.rounds if "query" in r),
+            precisions=tuple(
+                r["query"]["precision"] for r in self.rounds if r.get("query", {}).get("size")
+            ),
             rng=rng.generator(self.config.seed, stream, round_),
             jit=self.jit,
         )
@@ -587,21 +700,35 @@ class _Learning:
         query = self.oracle.asked(round_)
         if query is None:
             stream = f"{self.config.method}/query"
+            context = self._context(round_, stream, num_phases=len(self.strategy.phases))
+            eligible = self.oracle.eligible(round_, context.in_pool)
+            budget = min(context.budget, int(eligible.sum()))
             query = self.strategy.query(
-                self._context(round_, stream, num_phases=len(self.strategy.phases))
+                dataclasses.replace(context, in_pool=eligible, budget=budget)
             )
             self._write_scores(round_, query)
-            self.oracle.ask(round_, query)
-        answers = self.oracle.answers(round_, query)
-        if answers is None:
+            self.oracle.ask(round_, query, self._suggestions(round_, query.ids))
+        answered = self.oracle.answers(round_, query)
+        if answered is None:
             return False
-        entry = self._judge(query, answers)
+        ids, answers = answered
+        entry = self._judge(dataclasses.replace(query, ids=ids), answers)
         annotations = self.annotations.copy()
-        annotations[query.ids] = answers
+        annotations[ids] = answers
         self._set_annotations(annotations)
         self.rounds[-1]["query"] = entry
         self._log_round(round_, "query", entry)
         return True
+
+    def _suggestions(self, round_: int, ids: np.ndarray) -> list[tuple[str, float]]:
+        """What the target classifier takes images for, where a person is asked."""
+        if self._known is None:
+            return []
+        name = self.strategy.target
+        (target,) = [phase for phase in self.strategy.phases if phase.name == name]
+        probs = self.jit("target/probs", cast(Callable, target.class_probs))
+        rows = fetch(probs(self._predictions(name, round_)))[ids]
+        return [(self.class_names[row.argmax()], float(row.max())) for row in rows]
 
     def _predictions(self, name: str, round_: int) -> Any:
         if name not in self._predicted:
@@ -702,22 +829,64 @@ class _Learning:
 
     def _save_trained(self, round_: int) -> None:
         """Saves the networks that a person's questions come from."""
-        last = len(self.strategy.phases) - 1
-        self.saved.move(round_, last, self.strategy.phases[last].num_epochs)
+        self.saved.move(round_, *self._trained_at)
         self.run.save(self.saved)
 
+    @property
+    def _trained_at(self) -> tuple[int, int]:
+        """Phase and epoch at the end of the training of a round."""
+        last = len(self.strategy.phases) - 1
+        return last, self.strategy.phases[last].num_epochs
+
+    def _follow(self, before: "_Learning") -> None:
+        """Takes over what was measured and annotated with fewer images or classes."""
+        self.saved.record = before.saved.record
+        self.saved.move(*before.saved.at)
+        annotations = self.annotations.copy()
+        was_unknown = before.annotations == before.problem.num_classes
+        annotations[: len(before.annotations)] = np.where(
+            was_unknown, self.problem.num_classes, before.annotations
+        )
+        oracle = cast(PersonOracle, self.oracle)
+        self._set_annotations(oracle.annotations(self.saved.at[0], annotations))
+
+    def _take_up_changes(self) -> None:
+        """Says what was changed in earlier tables; where nothing would follow, trains again."""
+        saved, oracle = self.saved, cast(PersonOracle, self.oracle)
+        last = saved.at[0] - 1
+        annotations = oracle.annotations(last + 1, self.annotations)
+        changed = int(np.sum(annotations != self.annotations))
+        has_ended = saved.record.get("ended", False)
+        if changed:
+            when = "trained on again" if has_ended else "taken up from the next round on"
+            log.info("%d answers of earlier rounds are not what they were: %s", changed, when)
+        if not has_ended or not (changed or self._asks(last)):
+            return
+        saved.record["ended"] = False
+        self.rounds.pop()
+        if oracle.asked(last) is not None:  # its answers come next
+            return saved.move(last, *self._trained_at)
+        self._set_annotations(annotations)
+        saved.move(last, 0, 0)
+
     def _restore(self) -> None:
-        """The state at the start, or what the latest checkpoint holds."""
+        """The state at the start, or of the round to go on with, or of the latest checkpoint."""
         saved = self.saved
         for index, phase in enumerate(self.strategy.phases):
             saved.networks[phase.name] = self._started(0, index)
             if phase.observation is not None:
                 nothing = self._nothing_observed(phase, phase.observation)
                 saved.arrays["observed"][phase.name] = nothing
-        self.run.restore(saved, self._epochs_before)
-        self.annotations = np.asarray(saved.arrays["annotations"])
+        if not self._follows:
+            self.run.restore(saved, self._epochs_before)
+            self.annotations = np.asarray(saved.arrays["annotations"])
 
     # What the user sees
+
+    @property
+    def _num_classes(self) -> int:
+        """Known and unknown classes, as far as there are labels of them."""
+        return self.dataset.num_classes if self._known is None else self.problem.num_classes
 
     def _introduce(self) -> None:
         introduce_pixels(self.dataset)
@@ -727,7 +896,7 @@ class _Learning:
             self.dataset.name,
             len(self.examples),
             self.problem.num_classes,
-            self.dataset.num_classes,
+            self._num_classes,
             _shorten(self.class_names),
             int(self.split.labeled.sum()),
         )
@@ -747,7 +916,7 @@ class _Learning:
         self.run.flush()
         table, lines = self.oracle.waiting_for(round_)
         for line in (f"round {round_}: {_accuracy(self.rounds[-1])} so far", *lines):
-            log.info(line)
+            log.info("%s", line)
         return {"waiting_for": str(table)}
 
     def _finish(self) -> dict:
@@ -757,7 +926,7 @@ class _Learning:
             "dataset": self.dataset.name,
             "seed": self.config.seed,
             "num_known_classes": self.problem.num_classes,
-            "num_classes": self.dataset.num_classes,
+            "num_classes": self._num_classes,
             **_summary(self.rounds),
             "rounds": self.rounds,
         }
@@ -779,20 +948,78 @@ class _Learning:
             class_names=self.class_names,
             num_examples=len(self.examples),
             input_shape=self.problem.input_shape,
-            mean=self.dataset.mean,
-            std=self.dataset.std,
+            mean=self._mean,
+            std=self._std,
             embedding=getattr(self.dataset, "embedding", None),
         )
         lines = [
             f"last {_accuracy(self.rounds[-1])}, {self.run.seconds:.0f} s in all",
             f"results: {workdir / 'results.json'}",
             f"queried images and their scores: {workdir / 'queries'}",
+            *(self._hand_back() if self._known is not None else ()),
             f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
             f"figure: {figure}",
             next_command(workdir),
         ]
         self.run.finish(results, lines)
         return results
+
+    def _hand_back(self) -> list[str]:
+        """Writes what a person annotated for; returns lines that say what there is."""
+        workdir, last = self.run.workdir, self.rounds[-1]["round"]
+        names, files = [*self.class_names, UNKNOWN], cast(tuple, self.examples.file_names)
+        oracle = cast(PersonOracle, self.oracle)
+        answers = oracle.merged(last + 1)
+        asked = (self.annotations != NOT_ANNOTATED) & (self.split.targets == NOT_ANNOTATED)
+        labels = {int(i): names[self.annotations[i]] for i in np.flatnonzero(asked)}
+        write_annotations(workdir / ANSWERS, files, labels | answers.labels, answers.rounds)
+        phases = {phase.name: (i, phase) for i, phase in enumerate(self.strategy.phases)}
+
+        def outputs(name: str) -> Any:
+            programs = self.run.programs
+            forward = prediction(phases[name][1], "test", self._views)
+            program = gather_program(
+                programs,
+                f"{name}/all",
+                forward,
+                len(self.examples),
+                self.run.placement,
+                static=self._static,
+            )
+            plan = self._plan(np.arange(len(self.examples)), self.config.eval_batch_size)
+            key = rng.stream(self.config.seed, f"{name}/all")
+            variables = self.saved.networks[name].variables
+            return program(plan, key, variables, self._images, self._statistics)
+
+        target, detector = self.strategy.target, self.strategy.detector
+        probs = fetch(cast(Callable, phases[target][1].class_probs)(outputs(target)))
+        unknown_probs = None
+        has_unknown = bool(np.any(self.annotations == self.problem.num_classes))
+        if detector and has_unknown and self._visited(last, phases[detector][0]).size:
+            logits = outputs(detector)
+            logits = logits["logits"] if isinstance(logits, dict) else logits
+            unknown_probs = fetch(jax.nn.softmax(logits, axis=-1))[:, -1]
+        rest = np.flatnonzero(self.annotations == NOT_ANNOTATED)
+        write_predictions(
+            workdir / PREDICTIONS,
+            [files[i] for i in rest],
+            self.class_names,
+            probs[rest],
+            None if unknown_probs is None else unknown_probs[rest],
+        )
+        lines = [
+            f"your annotations of all rounds: {workdir / ANSWERS}",
+            f"classes of the {len(rest)} other images: {workdir / PREDICTIONS}",
+        ]
+        if self.config.al.links:
+            labels = np.where(
+                self.annotations == NOT_ANNOTATED, probs.argmax(axis=1), self.annotations
+            )
+            root = pathlib.Path(self.config.dataset.path).expanduser()
+            folder = workdir / LINKS
+            count = link_by_class(folder, root, files, [names[label] for label in labels])
+            lines.append(f"links to {count} images by class: {folder}")
+        return lines
 
 
 def _summary(rounds: list[dict]) -> dict:
@@ -804,7 +1031,8 @@ def _summary(rounds: list[dict]) -> dict:
     width, so that it is an accuracy too.
     """
     queries = [r["query"] for r in rounds if "query" in r]
-    summary = {"mean_query_precision": float(np.mean([q["precision"] for q in queries] or [0.0]))}
+    precisions = [q["precision"] for q in queries if q["size"]]
+    summary = {"mean_query_precision": float(np.mean(precisions or [0.0]))}
     if not queries or "recall" in queries[-1]:
         summary["last_query_recall"] = queries[-1]["recall"] if queries else 0.0
     if "accuracy" not in rounds[-1]:

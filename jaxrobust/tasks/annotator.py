@@ -1,15 +1,18 @@
 """A person as oracle: questions as a table with an empty column, answers read back from it.
 
 The images of a round are decided once. `queries/round_XX.json` keeps them from then on, and the
-table `queries/round_XX.csv` and the contact sheet `queries/round_XX.png` are written after it, each
-in one piece and never over an existing table. So after a kill, a deleted file or a repeated
-computation the same images are asked about, and a written answer is never asked for again.
+table `queries/round_XX.csv`, the page `round_XX.html` and the contact sheet `round_XX.png` are
+written after it, each in one piece and never over an existing table. So after a kill, a deleted
+file or a repeated computation the same images are asked about.
+
+A cell of the column `label` is a class, `unknown`, `skip`, or empty. A round goes on with what is
+answered; an entirely empty table waits. What was left empty may be asked about again in any later
+round, what was skipped only when nothing else is left, and what was skipped twice never again. The
+tables are read anew before every round, so that an answer may be changed, or given late.
 """
 
-import csv
+import collections
 import dataclasses
-import difflib
-import io
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -17,21 +20,61 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from jaxrobust.data.readers import decode_images
-from jaxrobust.data.tables import escape_formula, unescape_formula
-from jaxrobust.engine.files import (
-    format_number,
-    write_json,
-    write_text,
+from jaxrobust.data.tables import (
+    Row,
+    Texts,
+    escape_formula,
+    read_rows,
+    refuse_if_any,
+    to_csv,
+    unescape_formula,
 )
+from jaxrobust.engine.files import format_number, write_json, write_text
 from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet
 from jaxrobust.methods.active_learning import Query
+from jaxrobust.report import annotation_page
 
-UNKNOWN = "unknown"
-"""What a person writes for an image of none of the known classes."""
+UNKNOWN, SKIP = "unknown", "skip"
+"""What a person writes for an image of none of the known classes, and for one to pass over."""
 
-_MAX_PROBLEMS = 5
+_MAX_SKIPS = 2
 _TILE = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a person wrote into a table.
+
+    Attributes:
+      labels: class or `UNKNOWN` by id.
+      skipped: ids.
+      empty: lines without an answer.
+    """
+
+    labels: dict[int, str]
+    skipped: tuple[int, ...]
+    empty: tuple[int, ...]
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was written at all."""
+        return not self.labels and not self.skipped
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """The answers of several rounds; a later one counts.
+
+    Attributes:
+      labels: class or `UNKNOWN` by id.
+      rounds: in which each id was answered.
+      skips: how often each id was skipped.
+    """
+
+    labels: dict[int, str]
+    rounds: dict[int, int]
+    skips: collections.Counter[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,62 +84,92 @@ class Annotator:
     Attributes:
       folder: `queries/` of the workdir.
       root: folder of the data set, from which `files` are relative; None: no contact sheets.
-      files: of every training image.
-      class_names: the K known classes, in the order of their labels.
+      files: of every image by id, where it is now.
+      class_names: the known classes.
+      new_classes: names that the person has confirmed to be classes too.
     """
 
     folder: pathlib.Path
     root: pathlib.Path | None
     files: Sequence[str]
     class_names: Sequence[str]
+    new_classes: Sequence[str] = ()
 
     def table(self, round_: int) -> pathlib.Path:
         """The file that the person fills."""
         return self.folder / f"round_{round_:02d}.csv"
 
+    def page(self, round_: int) -> pathlib.Path:
+        """The page on which it is filled by looking."""
+        return self.table(round_).with_suffix(".html")
+
     def sheet(self, round_: int) -> pathlib.Path:
         """The contact sheet."""
         return self.table(round_).with_suffix(".png")
 
-    def asked(self, round_: int) -> Query | None:
+    def _note(self, round_: int) -> pathlib.Path:
+        return self.table(round_).with_suffix(".json")
+
+    def is_asked(self, round_: int) -> bool:
+        """Whether the images of a round have been decided."""
+        return self._note(round_).exists()
+
+    def asked(self, round_: int, count: int) -> Query | None:
         """The query of a round as it was decided, or None; scores only at its ids, NaN elsewhere.
+
+        Args:
+          round_: counted from 0.
+          count: N, images that take part in it.
 
         Raises:
           UserError: if the note of it is damaged.
         """
-        path = self.table(round_).with_suffix(".json")
-        if not path.exists():
+        if not self.is_asked(round_):
             return None
+        query, _ = self._read_note(round_, count)
+        return query
+
+    def _read_note(self, round_: int, count: int) -> tuple[Query, list[str]]:
+        """The query of a round, and the files of its images as they were then."""
         try:
-            note = json.loads(path.read_text())
+            note = json.loads(self._note(round_).read_text())
             ids = np.array(note["ids"], np.int64)
-            columns = {name: np.full(len(self.files), np.nan) for name in note["scores"]}
+            columns = {name: np.full(count, np.nan) for name in note["scores"]}
             for name, column in columns.items():
                 column[ids] = note["scores"][name]
+            return Query(ids=ids, scores=columns, notes=note["notes"]), list(note["files"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise UserError(
-                f"{path} is damaged ({error}); restore it, or delete it if {self.table(round_)} is "
-                "still empty."
+                f"{self._note(round_)} is damaged ({error}); restore it, or delete it if "
+                f"{self.table(round_)} is still empty."
             ) from None
-        return Query(ids=ids, scores=columns, notes=note["notes"])
 
-    def ask(self, round_: int, query: Query) -> None:
-        """Writes the questions, for the program and for the person."""
+    def ask(self, round_: int, query: Query, suggestions: Sequence[tuple[str, float]] = ()) -> None:
+        """Writes the questions, for the program and for the person.
+
+        Args:
+          round_: counted from 0.
+          query: what is asked about.
+          suggestions: the most probable class of each image, and its probability; noted for other
+            tools, not shown.
+        """
         note = {
             "ids": [int(i) for i in query.ids],
+            "files": [self.files[int(i)] for i in query.ids],
             "scores": {
                 name: np.asarray(column, np.float64)[query.ids].tolist()
                 for name, column in query.scores.items()
             },
             "notes": query.notes,
+            "suggestions": list(suggestions),
         }
-        write_json(self.table(round_).with_suffix(".json"), note)
+        write_json(self._note(round_), note)
         self.show(round_, query)
 
     def show(self, round_: int, query: Query) -> None:
-        """Writes the contact sheet and the table where they are missing."""
+        """Writes the contact sheet, the table and the page where they are missing."""
+        files = [self.files[int(i)] for i in query.ids]
         if self.root is not None and not self.sheet(round_).exists():
-            files = [self.files[int(i)] for i in query.ids]
             # The first line of the table is its header.
             captions = [f"{n}: {pathlib.Path(f).name}" for n, f in enumerate(files, start=2)]
             contact_sheet(
@@ -104,105 +177,121 @@ class Annotator:
                 captions,
                 self.sheet(round_),
             )
+        rows = query_rows(query, self.files)
         if not self.table(round_).exists():
-            write_text(self.table(round_), query_table(query, self.files))
+            write_text(self.table(round_), to_csv(rows))
+        if not self.page(round_).exists():
+            annotation_page.write(self.page(round_), rows, self.class_names, root=self.root)
 
-    def answers(self, round_: int, query: Query) -> tuple[np.ndarray | None, str]:
-        """What the person wrote.
-
-        Returns:
-          (int32 `[b]` annotations in the order of `query.ids`, "") or (None, what is missing).
+    def answers(self, round_: int) -> Answers:
+        """What the person wrote about the images of a round.
 
         Raises:
           UserError: if the table is not as it was written but for the labels, or a label is not a
             class; the lines are named.
         """
         path = self.table(round_)
-        labels = {name: label for label, name in enumerate([*self.class_names, UNKNOWN])}
-        asked = {int(i): self.files[i] for i in query.ids}
-        answers: dict[int, int] = {}
+        query, files = self._read_note(round_, len(self.files))
+        # By where an image is now, and where it was then.
+        asked = {
+            int(i): {self.files[int(i)], file} for i, file in zip(query.ids, files, strict=True)
+        }
+        valid = Texts([*self.class_names, *self.new_classes, UNKNOWN, SKIP])
+        labels: dict[int, str] = {}
         first_line: dict[int, int] = {}
-        empty, problems = [], []
-        for line, row in _rows(path):
-            row = {name: (row.get(name) or "").strip() for name in ("id", "file", "label")}
-            image = int(row["id"]) if row["id"].isdecimal() else None
-            if image not in asked:
-                problems.append(f"line {line}: id {row['id']!r} was not asked about")
-            elif image in first_line:
-                problems.append(f"line {line} repeats id {image} of line {first_line[image]}")
-            else:
-                first_line[image] = line
-                label = row["label"] if row["label"] in labels else unescape_formula(row["label"])
-                if asked[image] not in (row["file"], unescape_formula(row["file"])):
-                    problems.append(
-                        f"line {line}: id {image} is {asked[image]}, not {row['file']!r}"
-                    )
-                elif not row["label"]:
-                    empty.append(line)
-                elif label not in labels:
-                    problems.append(f"line {line}: {_no_class(label, labels)}")
-                else:
-                    answers[image] = labels[label]
-        problems += [f"no line for id {i} ({f})" for i, f in asked.items() if i not in first_line]
-        if problems:
-            shown = "; ".join(problems[:_MAX_PROBLEMS])
-            more = len(problems) - _MAX_PROBLEMS
-            raise UserError(
-                f"{path}: {shown}{f'; and {more} more' if more > 0 else ''}. Correct this and type "
-                "the same command again."
-            )
-        if empty:
-            return (
-                None,
-                f"{len(empty)} of {len(asked)} labels are empty, the first in line {empty[0]}",
-            )
-        return np.array([answers[int(i)] for i in query.ids], np.int32), ""
+        empty, problems, strange = [], [], []
+        for row in read_rows(path, required=("id", "file", "label")):
+            image, problem = _image(row, asked, first_line)
+            if image is not None:
+                first_line[image] = row.line
+            if problem:
+                problems.append(problem)
+            elif not row.cells["label"]:
+                empty.append(row.line)
+            elif (label := valid.find(row.cells["label"])) is None:
+                name = unescape_formula(row.cells["label"])
+                strange.append(name)
+                problems.append(f"line {row.line}: {name!r} is no class, {valid.hint(name)}")
+            elif image is not None:
+                labels[image] = label
+        problems += [f"no line for id {i} ({self.files[i]})" for i in asked if i not in first_line]
+        refuse_if_any(path, problems, _confirmation(strange))
+        skipped = tuple(i for i, label in labels.items() if label == SKIP)
+        return Answers(
+            {i: label for i, label in labels.items() if label != SKIP}, skipped, tuple(empty)
+        )
+
+    def merged(self, num_rounds: int) -> Merged:
+        """The answers of the first rounds, as far as their tables are there."""
+        labels, rounds, skips = {}, {}, collections.Counter()
+        for round_ in range(num_rounds):
+            if not self.is_asked(round_) or not self.table(round_).exists():
+                continue
+            answers = self.answers(round_)
+            labels |= answers.labels
+            rounds |= dict.fromkeys(answers.labels, round_)
+            skips.update(answers.skipped)
+        return Merged(labels, rounds, skips)
+
+    def eligible(self, num_rounds: int, in_pool: np.ndarray) -> np.ndarray:
+        """bool `[N]`, images of the pool that may be asked about after the first rounds."""
+        skips = np.zeros(len(in_pool), np.int64)
+        for i, count in self.merged(num_rounds).skips.items():
+            if i < len(skips):
+                skips[i] = count
+        for count in range(_MAX_SKIPS):
+            found = in_pool & (skips == count)
+            if found.any():
+                return found
+        return np.zeros_like(in_pool)
 
 
-def query_table(
+def _image(
+    row: Row, asked: dict[int, set[str]], first_line: dict[int, int]
+) -> tuple[int | None, str]:
+    """The id that a row is about, None if there is none, and what is wrong with the row."""
+    written, file = row.cells["id"], row.cells["file"]
+    image = int(written) if written.isdecimal() else None
+    if image not in asked:
+        return None, f"line {row.line}: id {written!r} was not asked about"
+    if image in first_line:
+        return None, f"line {row.line} repeats id {image} of line {first_line[image]}"
+    if Texts(asked[image]).find(file) is None:
+        return image, f"line {row.line}: id {image} is {sorted(asked[image])[0]}, not {file!r}"
+    return image, ""
+
+
+def _confirmation(names: Iterable[str]) -> str:
+    """How to say that names which are no classes are to become some."""
+    names = list(dict.fromkeys(name for name in names if not new_class_problem(name)))
+    if not names:
+        return ""
+    whose = f"{names[0]!r} is a new class" if len(names) == 1 else "these are new classes"
+    return f", or, if {whose}, add --config.al.new_classes={','.join(names)}"
+
+
+def new_class_problem(name: str) -> str:
+    """Why a name cannot become that of a class, or nothing."""
+    if name in (UNKNOWN, SKIP, "unlabeled"):
+        return f"{name!r} has a meaning of its own"
+    if not name or name.startswith(".") or set(name) & set("/\\,\0"):
+        return f"{name!r} cannot be the name of a folder"
+    return ""
+
+
+def query_rows(
     query: Query, files: Sequence[str] | None, labels: Sequence[str] | None = None
-) -> str:
-    """The chosen images in order of choice, with every score that led to it, as CSV.
+) -> list[list]:
+    """The chosen images in order of choice, with every score that led to it; the header first.
 
     Args:
       query: what was chosen.
       files: of every training image, if images are files.
       labels: of the chosen images; None leaves the column empty.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", *(["file"] if files else []), *query.scores, "label"])
+    rows: list[list] = [["id", *(["file"] if files else []), "label", *query.scores]]
     for n, i in enumerate(query.ids):
         cells = [format_number(column[i]) for column in query.scores.values()]
         file = [escape_formula(files[int(i)])] if files else []
-        table.writerow([int(i), *file, *cells, escape_formula(labels[n]) if labels else ""])
-    return text.getvalue()
-
-
-def _rows(path: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of a table that may have been through a spreadsheet."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); save it as CSV in UTF-8.") from None
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    absent = {"id", "file", "label"} - set(reader.fieldnames or ())
-    if absent:
-        raise UserError(
-            f"{path} has no column {', '.join(sorted(absent))} in its first line; put the header "
-            "back, or delete the file to have it written again without labels."
-        )
-    try:
-        return [(reader.line_num, row) for row in reader if any(row.values())]
-    except csv.Error as error:
-        raise UserError(
-            f"{path} is not a table from line {reader.line_num} on ({error}); save it as CSV."
-        ) from None
-
-
-def _no_class(name: str, labels: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(labels), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(labels)}"
-    return f"{name!r} is no class, {hint}"
+        rows.append([int(i), *file, escape_formula(labels[n]) if labels else "", *cells])
+    return rows

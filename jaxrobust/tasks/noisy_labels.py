@@ -42,6 +42,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
+from jaxrobust.health import FINDINGS, write_health
 from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
 from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
@@ -643,13 +644,18 @@ class _Learning:
         workdir = self.run.workdir
         labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
-        root = pathlib.Path(self.config.dataset.path).expanduser()
+        path = self.config.dataset.path
+        root = pathlib.Path(path).expanduser() if path else None
         has_review = write_review(
-            workdir / "label_review.html",
-            labels,
-            method.score,
-            self._images,
-            root if self.config.dataset.path else None,
+            workdir / "label_review.html", labels, method.score, self._images, root
+        )
+        write_health(
+            workdir,
+            self.dataset,
+            self.labels,
+            self.label_scores["suggested"],
+            self.label_scores["flagged"].astype(bool) & ~labels.is_decided,
+            root,
         )
         probs = None
         if "test" in self._tests:
@@ -688,6 +694,7 @@ class _Learning:
                 if has_review
                 else []
             ),
+            f"duplicates and outliers: {workdir / FINDINGS}",
             f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",
             next_command(workdir),

@@ -177,6 +177,20 @@ class Al(Options, section="al"):
     query_last: bool = option(
         False, bool, "True: query after the last round too, as BUAL's mean precision has it"
     )
+    finish: bool = option(
+        False,
+        bool,
+        "of oracle=csv: train once more on what is annotated, and end; without it, go on",
+    )
+    new_classes: str = option(
+        "",
+        str,
+        "of oracle=csv: names in the tables that no folder has and that are classes all the same, "
+        "separated by commas",
+    )
+    links: bool = option(
+        False, bool, "of oracle=csv: leave by_class/, links to all images by their class"
+    )
     target_model: str = option(
         "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
     )
@@ -527,6 +541,13 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"Task {task} takes labels as they are, and only noisy_labels corrects them: clear "
             "--config.dataset.corrections=, and correct them by jaxrobust apply-corrections."
         )
+    if task == "active_learning" and config.oracle != "csv":
+        for name in ("finish", "new_classes", "links"):
+            if getattr(Al.read(config), name):
+                raise UserError(
+                    f"al.{name} is for oracle='csv', where a person annotates; clear "
+                    f"--config.al.{name}=, or set --config.oracle=csv."
+                )
     if task == "active_learning" and config.method != "dcfs":
         if Al.read(config).target_model == "shared":
             raise UserError(

@@ -1,6 +1,7 @@
 """Who answers the queries of active learning: the labels of the data set, or a person."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import ml_collections
@@ -10,12 +11,13 @@ from jaxrobust import metrics
 from jaxrobust.data.dataset import Dataset
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.open_set import OpenSetSplit, open_set_split
+from jaxrobust.data.tables import to_csv
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
 from jaxrobust.figures import contact_sheet
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Query
-from jaxrobust.tasks.annotator import UNKNOWN, Annotator, query_table
+from jaxrobust.methods.active_learning import Query
+from jaxrobust.tasks.annotator import SKIP, UNKNOWN, Annotator, Merged, query_rows
 from jaxrobust.tasks.options import Al
 
 NUM_SHOWN = 60  # queried images on the contact sheet
@@ -38,11 +40,15 @@ class Oracle(Protocol):
     def asked(self, round_: int) -> Query | None:
         """The query of a round as an earlier attempt decided it, if it did."""
 
-    def ask(self, round_: int, query: Query) -> None:
-        """Hands a query over."""
+    def eligible(self, round_: int, in_pool: np.ndarray) -> np.ndarray:
+        """bool `[N]`, images of the pool that may be asked about after a round."""
+        ...
 
-    def answers(self, round_: int, query: Query) -> np.ndarray | None:
-        """int32 `[b]`, the class of each image of a query, K for unknown; None for not yet."""
+    def ask(self, round_: int, query: Query, suggestions: Sequence[tuple[str, float]]) -> None:
+        """Hands a query over, with the most probable class of each image and its probability."""
+
+    def answers(self, round_: int, query: Query) -> tuple[np.ndarray, np.ndarray] | None:
+        """Ids that were annotated, and int32 the class of each, K for unknown; None: not yet."""
 
     def judge(
         self, query: Query, answers: np.ndarray, in_pool: np.ndarray, num_labeled_known: int
@@ -95,13 +101,16 @@ class TruthOracle:
     def asked(self, round_: int) -> None:
         return None
 
-    def ask(self, round_: int, query: Query) -> None:
+    def eligible(self, round_: int, in_pool: np.ndarray) -> np.ndarray:
+        return in_pool
+
+    def ask(self, round_: int, query: Query, suggestions: Sequence[tuple[str, float]]) -> None:
         pass
 
-    def answers(self, round_: int, query: Query) -> np.ndarray:
+    def answers(self, round_: int, query: Query) -> tuple[np.ndarray, np.ndarray]:
         answers = self.truth[query.ids]
-        table = query_table(query, self._files, [self._names[a] for a in answers])
-        write_text(self._folder / f"round_{round_:02d}.csv", table)
+        rows = query_rows(query, self._files, [self._names[a] for a in answers])
+        write_text(self._folder / f"round_{round_:02d}.csv", to_csv(rows))
         shown = query.ids[:NUM_SHOWN]
         if shown.size and self._images is not None:
             contact_sheet(
@@ -110,7 +119,7 @@ class TruthOracle:
                 self._folder / f"round_{round_:02d}.png",
                 wrong=answers[:NUM_SHOWN] == len(self._names) - 1,
             )
-        return answers
+        return query.ids, answers
 
     def judge(
         self, query: Query, answers: np.ndarray, in_pool: np.ndarray, num_labeled_known: int
@@ -143,39 +152,73 @@ class PersonOracle:
 
     Args:
       annotator: the person's side of the run.
+      labels: int32 `[N]` of the images by the folders that they lie in, `NOT_ANNOTATED` for none.
     """
 
     truth = None
     may_wait = True
 
-    def __init__(self, annotator: Annotator):
+    def __init__(self, annotator: Annotator, labels: np.ndarray):
         self._annotator = annotator
-        self._still_empty = ""
+        self._labels = labels
+        self._names = {name: i for i, name in enumerate(annotator.class_names)}
 
     def asked(self, round_: int) -> Query | None:
-        return self._annotator.asked(round_)
+        return self._annotator.asked(round_, len(self._labels))
 
-    def ask(self, round_: int, query: Query) -> None:
-        self._annotator.ask(round_, query)
+    def eligible(self, round_: int, in_pool: np.ndarray) -> np.ndarray:
+        return self._annotator.eligible(round_, in_pool)
 
-    def answers(self, round_: int, query: Query) -> np.ndarray | None:
+    def ask(self, round_: int, query: Query, suggestions: Sequence[tuple[str, float]]) -> None:
+        self._annotator.ask(round_, query, suggestions)
+
+    def answers(self, round_: int, query: Query) -> tuple[np.ndarray, np.ndarray] | None:
         self._annotator.show(round_, query)
-        answers, self._still_empty = self._annotator.answers(round_, query)
-        return answers
+        answers = self._annotator.answers(round_)
+        if answers.is_untouched:
+            return None
+        ids = np.array([i for i in query.ids if int(i) in answers.labels], np.int64)
+        return ids, np.array([self._code(answers.labels[int(i)]) for i in ids], np.int32)
+
+    def _code(self, label: str) -> int:
+        """Of an answer; a class that does not take part in the round yet is unknown to it."""
+        return self._names.get(label, len(self._names))
+
+    def merged(self, num_rounds: int) -> Merged:
+        """The answers to the first rounds, as the tables say now."""
+        return self._annotator.merged(num_rounds)
+
+    def annotations(self, num_rounds: int, before: np.ndarray) -> np.ndarray:
+        """Annotations int32 `[N]` by folder and by the answers to the first rounds.
+
+        Args:
+          num_rounds: rounds whose tables count.
+          before: annotations so far, which stay for images whose table is gone.
+        """
+        annotations = self._labels.copy()
+        for round_ in range(num_rounds):
+            query = self.asked(round_)
+            if query is not None and not self._annotator.table(round_).exists():
+                annotations[query.ids] = before[query.ids]
+        for i, label in self.merged(num_rounds).labels.items():
+            annotations[i] = self._code(label)
+        return annotations
 
     def judge(
         self, query: Query, answers: np.ndarray, in_pool: np.ndarray, num_labeled_known: int
     ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-        return {}, query.ids, answers == len(self._annotator.class_names)
+        return {}, query.ids, answers == len(self._names)
 
     def waiting_for(self, round_: int) -> tuple[pathlib.Path, list[str]]:
         annotator = self._annotator
-        table = annotator.table(round_)
+        table, page = annotator.table(round_), annotator.page(round_)
+        count = len(annotator.answers(round_).empty)
         return table, [
-            f"{self._still_empty}: fill the column `label` of {table}",
-            f"images in the same order: {annotator.sheet(round_)}",
-            f"write one of {', '.join([*annotator.class_names, UNKNOWN])}; leave the images where "
-            "they are, and type the same command to go on",
+            f"{count} images to annotate: open {page} in a browser and put the table that it saves "
+            f"in the place of {table}, or fill the column `label` of {table}",
+            f"write one of {', '.join([*annotator.class_names, UNKNOWN])}, {SKIP} to pass an image "
+            "over, or nothing to be asked again later; then type the same command to go on, for "
+            "the last time with --config.al.finish=True",
         ]
 
 
@@ -200,23 +243,29 @@ def split_by_truth(
     )
 
 
-def split_by_hand(dataset: Dataset | FeatureDataset) -> OpenSetSplit:
-    """Every class folder is a known class; of the unlabelled images nothing is known."""
+def check_by_hand(dataset: Dataset | FeatureDataset, source: str) -> None:
+    """Refuses data about which nobody can be asked.
+
+    Args:
+      dataset: the data.
+      source: file or folder that it was read from, for messages.
+
+    Raises:
+      UserError: it has no unlabelled images or no files, or a class is called like an answer.
+    """
     if dataset.unlabeled is None:
         raise UserError(
             f"oracle='csv' asks a person about unlabelled images, and {dataset.name} has none; use "
             "configs/...:image_folder with the images in a folder `unlabeled` beside the classes."
         )
-    if UNKNOWN in dataset.class_names:
+    if dataset.train.file_names is None:
         raise UserError(
-            f"A class folder may not be called {UNKNOWN!r} with oracle='csv', since that is the "
-            "answer for images of no class; rename it."
+            f"oracle='csv' asks about files, and {source} names none: write it with python -m "
+            "jaxrobust.embed."
         )
-    num_labeled, num_unlabeled = len(dataset.train), len(dataset.unlabeled)
-    return OpenSetSplit(
-        known_classes=tuple(range(dataset.num_classes)),
-        targets=np.concatenate([dataset.train.labels, np.full(num_unlabeled, NOT_ANNOTATED)]),
-        labeled=np.arange(num_labeled + num_unlabeled) < num_labeled,
-        test_targets=dataset.test.labels,
-        test_known=np.ones(len(dataset.test), bool),
-    )
+    for name in (UNKNOWN, SKIP):
+        if name in dataset.class_names:
+            raise UserError(
+                f"A class folder may not be called {name!r} with oracle='csv', since that is an "
+                "answer of its own; rename it."
+            )

@@ -11,7 +11,7 @@ import ml_collections
 import jaxrobust
 from jaxrobust.engine import processes
 from jaxrobust.engine.files import write_text
-from jaxrobust.models import onnx_export
+from jaxrobust.models import onnx_export, storage
 from jaxrobust.models.storage import (
     MODEL,
     PROGRAM,
@@ -32,6 +32,8 @@ def check_export(config: ml_collections.ConfigDict) -> None:
     """
     if config.export.onnx or config.export.int8:
         onnx_export.check_packages()
+    if config.export.program:
+        storage.check_program_packages()
 
 
 def write_student(

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from configs import bual
 from jaxrobust import cli
 from jaxrobust.data.corrections import (
     Correction,
@@ -14,6 +15,7 @@ from jaxrobust.data.corrections import (
     write_corrections,
 )
 from jaxrobust.errors import UserError
+from jaxrobust.tasks.options import check
 
 CLASSES = ("01", "Cat", "Käfer", "cat", "true")
 FILES = ("train/a.png", "train/b,c.png", "train/=d.png", "train/ü.png", "e.png")
@@ -146,6 +148,8 @@ MALFORMED = {
         'file,label,note\ne.png,cat,"two\nlines"\nf.png,cat,\n',
         "line 4 names 'f.png'",
     ),
+    "a blank class": ('file,label\ne.png,"cat dog"\n', "says 'cat dog', which is no class"),
+    "a formula": ("file,label\ne.png,=1+1\n", "line 2 says '=1\\+1', which is no class"),
     "several": (
         "file,label\n" + "f.png,cat\n" * 8,
         "line 2 names .*line 6 names 'f.png', which is no training image; and 3 more. Correct",
@@ -159,6 +163,13 @@ def test_a_malformed_table_is_answered_by_line(text, words, tmp_path):
     with pytest.raises(UserError, match=words) as caught:
         _read(path, text)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_only_noisy_labels_are_corrected():
+    config = bual.get_config("digits")
+    config.dataset.corrections = "c.csv"
+    with pytest.raises(UserError, match="correct them by jaxrobust apply-corrections"):
+        check(config)
 
 
 # The command.

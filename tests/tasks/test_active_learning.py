@@ -53,7 +53,7 @@ def test_a_run_keeps_its_books(method, tmp_path):
     for i, entry in enumerate(results["rounds"][:-1]):
         rows = (tmp_path / "queries" / f"round_{i:02d}.csv").read_text().splitlines()[1:]
         ids = [int(row.split(",")[0]) for row in rows]
-        labels = [row.rsplit(",", 1)[1] for row in rows]
+        labels = [row.split(",")[1] for row in rows]
         assert len(set(ids)) == 20 and not seen & set(ids)
         seen |= set(ids)
         known = sum(label != "unknown" for label in labels)

@@ -14,11 +14,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from configs import bual, dcfs
-from jaxrobust import tasks
+from jaxrobust import load_classifier, tasks
 from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
-from jaxrobust.tasks.annotator import Annotator, query_table
+from jaxrobust.tasks.annotator import Annotator, query_rows
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 
@@ -74,7 +74,7 @@ def _config(folder, method="random", **changes):
 
 
 def _rows(table):
-    return list(csv.DictReader(io.StringIO(table.read_text())))
+    return list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"))))
 
 
 def _write(table, rows, delimiter=","):
@@ -82,7 +82,7 @@ def _write(table, rows, delimiter=","):
     writer = csv.DictWriter(text, rows[0].keys(), delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    table.write_text(text.getvalue())
+    table.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _answer(folder, table, **options):
@@ -147,10 +147,13 @@ def test_what_the_person_is_given(folder, tmp_path, caplog):
         waiting = tasks.run(config, tmp_path)
     table = tmp_path / "queries" / "round_00.csv"
     assert waiting == {"waiting_for": str(table)}
-    assert "6 of 6 labels are empty" in caplog.text and str(table) in caplog.text
-    assert "0, 1, 2, unknown" in caplog.text
+    assert "6 images to annotate" in caplog.text and str(table) in caplog.text
+    assert "0, 1, 2, unknown, skip" in caplog.text
+    assert str(table.with_suffix(".html")) in caplog.text
+    assert "round_00.csv" in table.with_suffix(".html").read_text(encoding="utf-8")
+    assert table.read_bytes().startswith("\ufeffid,file,label,".encode())
     rows = _rows(table)
-    assert list(rows[0]) == ["id", "file", "conf_neg", "conf_pos", "score", "label"]
+    assert list(rows[0]) == ["id", "file", "label", "conf_neg", "conf_pos", "score"]
     assert all((folder[0] / row["file"]).exists() and row["label"] == "" for row in rows)
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted(scores)
@@ -161,12 +164,146 @@ def test_what_the_person_is_given(folder, tmp_path, caplog):
     np.testing.assert_array_equal(pixels[2:98, 2:98], first)
     assert pixels[99:, :96].min() < 128  # the caption
 
-    # Half filled is not yet an answer, and nothing is lost.
-    rows[0]["label"] = "unknown"
-    _write(table, rows)
+    # An empty table is not yet an answer.
     before = table.read_bytes()
     assert tasks.run(config, tmp_path) == waiting
     assert table.read_bytes() == before
+
+
+def _fill(table, answers):
+    """Writes answers in the order of the table; returns its rows."""
+    rows = _rows(table)
+    _write(table, [r | {"label": a} for r, a in zip(rows, answers, strict=True)])
+    return rows
+
+
+def test_a_part_of_the_answers_late_ones_and_changed_ones(folder, tmp_path, caplog):
+    config = _config(folder, **{"al.rounds": 8, "al.links": True})
+    tables = [tmp_path / "queries" / f"round_{i:02d}.csv" for i in range(3)]
+    tasks.run(config, tmp_path)
+    first = _fill(tables[0], ["0", "1", "unknown", "skip", "", ""])
+    assert tasks.run(config, tmp_path)["waiting_for"] == str(tables[1])
+    second = _fill(tables[1], ["2", "2", "2", "2", "2", "2"])
+    asked = [[row["id"] for row in rows] for rows in (first, second)]
+    assert not set(asked[0][:4]) & set(asked[1])  # what was skipped is not asked about now
+    # The first answer was wrong, the last one comes late, and a table that is gone loses nothing.
+    _fill(tables[0], ["1", "1", "unknown", "skip", "", "2"])
+    with caplog.at_level("INFO", logger="jaxrobust"):
+        assert tasks.run(config, tmp_path)["waiting_for"] == str(tables[2])
+    assert "2 answers of earlier rounds are not what they were" in caplog.text
+    config.al.finish = True
+    tables[1].unlink()
+    _fill(tables[2], ["unknown"] * 6)
+    results = tasks.run(config, tmp_path)
+    assert [r.get("query", {}).get("size") for r in results["rounds"]] == [3, 6, 6, None]
+    expected = dict(zip(asked[0], ["1", "1", "unknown", None, None, "2"], strict=True))
+    expected |= dict.fromkeys(asked[1], "2")
+    expected |= dict.fromkeys((row["id"] for row in _rows(tables[2])), "unknown")
+    annotations = _rows(tmp_path / "annotations.csv")
+    assert {r["id"]: r["label"] for r in annotations} == {i: a for i, a in expected.items() if a}
+    last = results["rounds"][-1]
+    num_annotated = last["num_labeled_known"] + last["num_labeled_unknown"] - 18
+    assert num_annotated == len(annotations)
+    predictions = _rows(tmp_path / "predictions.csv")
+    assert list(predictions[0]) == ["file", "class", "probability"]
+    assert len(predictions) == 40 - num_annotated
+    assert {row["class"] for row in predictions} <= set(KNOWN)
+    assert not {r["file"] for r in first[:3]} & {row["file"] for row in predictions}
+    links = sorted((tmp_path / "by_class").glob("*/*"))
+    assert len(links) == 58 and all(link.resolve().is_file() for link in links)
+    assert {link.parent.name for link in links} == {*KNOWN, "unknown"}
+    # Nothing has changed: nothing is trained. An answer is corrected: the last round is.
+    assert tasks.run(config, tmp_path) == results
+    _fill(tables[0], ["1", "1", "1", "skip", "", "2"])
+    again = tasks.run(config, tmp_path)["rounds"]
+    assert len(again) == 4
+    assert again[-1]["num_labeled_known"] == last["num_labeled_known"] + 1
+    # It goes on after all.
+    config.al.finish = False
+    assert tasks.run(config, tmp_path)["waiting_for"].endswith("round_03.csv")
+
+
+def test_what_is_left_is_asked_about_and_what_was_skipped_comes_last(folder, tmp_path):
+    config = _config(folder, **{"al.rounds": 9, "al.query_size": 25, "num_epochs": 1})
+    tables = [tmp_path / "queries" / f"round_{i:02d}.csv" for i in range(4)]
+    tasks.run(config, tmp_path)
+    first = _fill(tables[0], ["skip"] * 25)
+    tasks.run(config, tmp_path)
+    second = _fill(tables[1], ["0"] * 15)
+    tasks.run(config, tmp_path)
+    third = _fill(tables[2], ["skip"] * 25)
+    assert not {r["id"] for r in first} & {r["id"] for r in second}
+    assert {r["id"] for r in first} == {r["id"] for r in third}
+    results = tasks.run(config, tmp_path)
+    assert not tables[3].exists() and len(results["rounds"]) == 4
+    assert [r.get("query", {}).get("size") for r in results["rounds"]] == [0, 15, 0, None]
+    assert len(_rows(tmp_path / "predictions.csv")) == 25
+
+
+def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
+    root, truth = tmp_path / "data", dict(folder[1])
+    shutil.copytree(folder[0], root)
+    config = _config((root, truth), "lfosa", **{"al.rounds": 9, "num_epochs": 1})
+    workdir = tmp_path / "run"
+    tables = [workdir / "queries" / f"round_{i:02d}.csv" for i in range(3)]
+    tasks.run(config, workdir)
+    rows = _fill(tables[0], ["3", "0", "unknown", "3", "", ""])
+    words = r"line 2: '3' is no class, use .*Correct this, or, if '3' is a new class, add "
+    with pytest.raises(UserError, match=words + r"--config\.al\.new_classes=3 and type"):
+        tasks.run(config, workdir)
+    config.al.new_classes = "3"
+    # The whole folder moves, an image that was asked about has another name, and others come.
+    root = root.rename(tmp_path / "moved")
+    config.dataset.path = str(root)
+    unlabeled = root / "train" / "unlabeled"
+    (root / rows[0]["file"]).rename(unlabeled / "renamed.png")
+    for i in range(3):
+        image = np.full((8, 8), 60 * i, np.uint8)
+        Image.fromarray(image).save(unlabeled / f"0000{i}.png")
+    with caplog.at_level("INFO", logger="jaxrobust"):
+        assert tasks.run(config, workdir)["waiting_for"] == str(tables[1])
+    assert "1 images were found again under other names" in caplog.text
+    assert "3 new images and the classes 3 take part from round 1 on" in caplog.text
+    note = json.loads((workdir / "queries" / "images.json").read_text())
+    files = [image["file"] for image in note["images"]]
+    assert note["classes"] == {"0": 0, "1": 0, "2": 0, "3": 1} and len(files) == 61
+    assert files[int(rows[0]["id"])] == "train/unlabeled/renamed.png"
+    assert [files[int(r["id"])] for r in rows[1:]] == [r["file"] for r in rows[1:]]
+    assert files[58:] == [f"train/unlabeled/0000{i}.png" for i in range(3)]
+    # Killed and typed again, it is the same round; the flag is not needed any more.
+    config.al.new_classes = ""
+    before = tables[1].read_bytes()
+    assert tasks.run(config, workdir)["waiting_for"] == str(tables[1])
+    assert tables[1].read_bytes() == before
+    _fill(tables[1], ["3", "unknown", "1", "1", "1", "3"])
+    config.al.finish = True
+    results = tasks.run(config, workdir)
+    assert [r["num_labeled_per_class"] for r in results["rounds"]] == [
+        [6, 6, 6],
+        [7, 6, 6, 2],
+        [7, 9, 6, 4],
+    ]
+    assert results["num_known_classes"] == 4
+    predictions = _rows(workdir / "predictions.csv")
+    assert list(predictions[0]) == ["file", "class", "probability", "unknown_probability"]
+    assert len(predictions) == 43 - 10
+    assert load_classifier(workdir).classes.tolist() == ["0", "1", "2", "3"]
+    assert len(_rows(workdir / "annotations.csv")) == 10
+    # What is gone is named.
+    (unlabeled / "renamed.png").unlink()
+    with pytest.raises(UserError, match=r"renamed\.png is gone; put them back under any name"):
+        tasks.run(config, workdir)
+
+
+def test_a_name_that_cannot_be_a_class_is_refused(folder, tmp_path):
+    for name in ("../up", "unknown", "a/b", ".hidden"):
+        with pytest.raises(UserError, match=r"al\.new_classes="):
+            tasks.run(_config(folder, **{"al.new_classes": name}), tmp_path / "run")
+    config = _config(folder, **{"al.finish": True})
+    config.oracle = "truth"
+    with pytest.raises(UserError, match=r"al\.finish is for oracle='csv'"):
+        tasks.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 MISTAKES = {
@@ -321,7 +458,7 @@ def test_the_command(folder, tmp_path):
 
     table = tmp_path / "queries" / "round_00.csv"
     code, stderr = command()
-    assert code == 0 and f"fill the column `label` of {table}" in stderr
+    assert code == 0 and f"or fill the column `label` of {table}" in stderr
     rows = _answer(folder, table)
     _write(table, [*rows[:-1], rows[-1] | {"label": "3"}])
     code, stderr = command()
@@ -360,17 +497,55 @@ def test_unusable_folders(folder, tmp_path):
 
 # Parts.
 
+MALFORMED = {
+    "empty": ("", "has no column id and no column file and no column label in its first line"),
+    "no label": ("id,file\n0,a.png\n", "no column label in its first line, but id, file"),
+    "two columns of labels": ("id,file,label,label\n", "has the column label twice"),
+    "a workbook": ("PK\x03\x04", "is a workbook, not text; save it as CSV in UTF-8"),
+    "an open quote": ('id,file,label\n0,"a.png,cat\n', "is not a table from line 2 on"),
+    "a comma": ("id,file,label\n0,a.png,cat,dog\n", "line 2 has 4 cells for 3 columns"),
+    "no such id": ("id,file,label\n7,a.png,cat\n", "line 2: id '7' was not asked about"),
+    "no id": ("id,file,label\n,a.png,cat\n", "line 2: id '' was not asked about"),
+    "a negative id": ("id,file,label\n-1,a.png,cat\n", "line 2: id '-1' was not asked about"),
+    "another file": ("id,file,label\n0,b.png,cat\n", "line 2: id 0 is a.png, not 'b.png'"),
+    "no file": ("id,file,label\n0,,cat\n", "line 2: id 0 is a.png, not ''"),
+    "twice": ("id,file,label\n0,a.png,cat\n0,a.png,cat\n", "line 3 repeats id 0 of line 2"),
+    "a row missing": ("id,file,label\n0,a.png,cat\n", "no line for id 1 \\(b.png\\)"),
+    "another case": ("id,file,label\n0,a.png,CAT\n", "line 2: 'CAT' is no class"),
+    "nearly": ("id,file,label\n0,a.png,ca\n", "'ca' is no class, did you mean 'cat'"),
+    "nearly unknown": ("id,file,label\n0,a.png,unknwon\n", "did you mean 'unknown'"),
+    "two classes": ("id,file,label\n0,a.png,cat dog\n", "line 2: 'cat dog' is no class"),
+    "a new class": (
+        "id,file,label\n0,a.png,zebra\n1,b.png,cat\n",
+        "line 2: 'zebra' is no class, use cat, dog, unknown, skip. Correct this, or, if 'zebra' is "
+        "a new class, add --config.al.new_classes=zebra and type",
+    ),
+    "no new class": ("id,file,label\n0,a.png,a/b\n1,b.png,\n", "skip. Correct this and type"),
+}
 
-def test_query_table():
+
+@pytest.mark.parametrize(("text", "words"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_table_is_answered_by_line(text, words, tmp_path):
+    annotator = Annotator(tmp_path, None, ("a.png", "b.png"), ("cat", "dog"))
+    annotator.ask(0, Query(ids=np.array([0, 1]), scores={}))
+    annotator.table(0).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=words) as caught:
+        annotator.answers(0)
+    assert str(annotator.table(0)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_query_rows():
     query = Query(
         ids=np.array([2, 0]),
         scores={"a": np.float32([0.1, 0.2, 1 / 3]), "n": np.array([1, 2, 3])},
     )
-    assert (
-        query_table(query, None, ["cat", "dog"])
-        == "id,a,n,label\n2,0.333333343,3,cat\n0,0.100000001,1,dog\n"
-    )
-    assert (
-        query_table(query, ["x", "y", "z,"])
-        == 'id,file,a,n,label\n2,"z,",0.333333343,3,\n0,x,0.100000001,1,\n'
-    )
+    assert query_rows(query, None, ["cat", "=dog"]) == [
+        ["id", "label", "a", "n"],
+        [2, "cat", "0.333333343", "3"],
+        [0, "'=dog", "0.100000001", "1"],
+    ]
+    assert query_rows(query, ["x", "y", "z,"]) == [
+        ["id", "file", "label", "a", "n"],
+        [2, "z,", "", "0.333333343", "3"],
+        [0, "x", "", "0.100000001", "1"],
+    ]
