@@ -44,8 +44,11 @@ def leave_one_out_scores(
     """
     num_examples, num_dimensions = features.shape
     parts = [slice(i, i + _CHUNK) for i in range(0, num_examples, _CHUNK)]
-    mean = sum(np.sum(features[p], axis=0, dtype=np.float64) for p in parts) / num_examples
-    squares = sum(np.sum((features[p] - mean) ** 2, axis=0) for p in parts) / num_examples
+    mean, squares = np.zeros(num_dimensions), np.zeros(num_dimensions)
+    for part in parts:
+        mean += np.sum(features[part], axis=0, dtype=np.float64) / num_examples
+    for part in parts:
+        squares += np.sum((features[part] - mean) ** 2, axis=0) / num_examples
     std = np.sqrt(np.where(squares > 0, squares, 1))
     mean, std = mean.astype(np.float32), std.astype(np.float32)
     shares = np.bincount(labels, minlength=num_classes) / num_examples
