@@ -173,7 +173,7 @@ class Texts:
     def hint(self, cell: str) -> str:
         """What may be meant by a cell that is none of the texts."""
         near = difflib.get_close_matches(cell, self.texts, n=1)
-        return f"did you mean {near[0]!r}?" if near else f"use {shortened(self.texts)}"
+        return f"perhaps {near[0]!r} is meant" if near else f"use {shortened(self.texts)}"
 
 
 def _normal(text: str) -> str:

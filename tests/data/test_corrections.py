@@ -128,7 +128,10 @@ MALFORMED = {
     "a negative id": ("id,label\n-1,cat\n", "line 2 has the id '-1'"),
     "a fraction": ("id,label\n1.0,cat\n", "line 2 has the id '1.0'"),
     "twice": ("file,label\ne.png,cat\ne.png,cat\n", "line 3 repeats e.png of line 2"),
-    "no class": ("file,label\ne.png,catt\n", "says 'catt', which is no class: did you mean 'cat'"),
+    "no class": (
+        "file,label\ne.png,catt\n",
+        "says 'catt', which is no class: perhaps 'cat' is meant",
+    ),
     "another case": ("file,label\ne.png,CAT\n", "line 2 says 'CAT', which is no class"),
     "nothing like it": ("file,label\ne.png,zebra\n", "use 01, Cat, Käfer, cat, true"),
     "unknown": ("file,label\ne.png,unknown\n", "says 'unknown', which is no class"),

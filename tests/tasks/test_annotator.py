@@ -309,7 +309,7 @@ def test_a_name_that_cannot_be_a_class_is_refused(folder, tmp_path):
 MISTAKES = {
     "no class": (
         lambda rows: rows[1].update(label="unknwon"),
-        r"line 3: 'unknwon' is no class, did you mean 'unknown'",
+        r"line 3: 'unknwon' is no class, perhaps 'unknown' is meant",
     ),
     "nothing like a class": (
         lambda rows: rows[5].update(label="zebra"),
@@ -512,8 +512,8 @@ MALFORMED = {
     "twice": ("id,file,label\n0,a.png,cat\n0,a.png,cat\n", "line 3 repeats id 0 of line 2"),
     "a row missing": ("id,file,label\n0,a.png,cat\n", "no line for id 1 \\(b.png\\)"),
     "another case": ("id,file,label\n0,a.png,CAT\n", "line 2: 'CAT' is no class"),
-    "nearly": ("id,file,label\n0,a.png,ca\n", "'ca' is no class, did you mean 'cat'"),
-    "nearly unknown": ("id,file,label\n0,a.png,unknwon\n", "did you mean 'unknown'"),
+    "nearly": ("id,file,label\n0,a.png,ca\n", "'ca' is no class, perhaps 'cat' is meant"),
+    "nearly unknown": ("id,file,label\n0,a.png,unknwon\n", "perhaps 'unknown' is meant"),
     "two classes": ("id,file,label\n0,a.png,cat dog\n", "line 2: 'cat dog' is no class"),
     "a new class": (
         "id,file,label\n0,a.png,zebra\n1,b.png,cat\n",
