@@ -197,7 +197,9 @@ def draw(
     captions = [f"{names[labels.given[i]]}\n→ {names[label_scores['suggested'][i]]}" for i in shown]
     is_wrong = labels.is_wrong
     features = isinstance(images, ResidentFeatures)
-    pictures = images.pictures(shown) if features else images.read(shown)
+    pictures = None
+    if len(shown):  # else every label is decided
+        pictures = images.pictures(shown) if features else images.read(shown)
     if pictures is not None:
         figures.contact_sheet(
             pictures,

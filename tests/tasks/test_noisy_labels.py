@@ -594,3 +594,20 @@ def test_corrections_are_trained_on_and_not_asked_about_again(tmp_path):
     with pytest.raises(UserError, match="line 2 has the id '300', which must lie in 0 to 299"):
         tasks.run(config, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_whose_labels_are_all_decided_shows_none(tmp_path):
+    labels = load_dataset("digits", max_train=300).train.labels
+    table = tmp_path / "corrections.csv"
+    table.write_text("id,label\n" + "".join(f"{i},{c}\n" for i, c in enumerate(labels)))
+    config = _config(
+        **{
+            "method": "cross_entropy",
+            "num_epochs": 1,
+            "noise.kind": "none",
+            "dataset.corrections": str(table),
+        }
+    )
+    tasks.run(config, tmp_path / "run")
+    assert {row["reviewed"] for row in _quality(tmp_path / "run")} == {"kept"}
+    assert not (tmp_path / "run" / "figures" / "suspicious.png").exists()
