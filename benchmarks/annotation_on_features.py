@@ -102,7 +102,7 @@ def of_run(folder: pathlib.Path, photographs: Photographs) -> dict[str, float]:
     split = json.loads((folder / "split.json").read_text())
     ids = list(split["initial_ids"])
     for path in sorted((folder / "queries").glob("round_??.csv")):
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             ids += [int(row["id"]) for row in csv.DictReader(file)]
     known = [photographs.names.index(name) for name in split["known_classes"]]
     return {

@@ -71,7 +71,7 @@ def ours(config, folder: pathlib.Path, is_wrong: np.ndarray) -> list[float]:
     started = time.perf_counter()
     results = tasks.run(config, folder)
     seconds = time.perf_counter() - started
-    with open(folder / "label_quality.csv", newline="", encoding="utf-8") as file:
+    with open(folder / "label_quality.csv", newline="", encoding="utf-8-sig") as file:
         ids = [int(row["id"]) for row in csv.DictReader(file)]
     last = results["last"]
     place = np.empty(len(ids))

@@ -182,7 +182,11 @@ WRONG_RECIPES = {
     "student": ("dhkd", {"student.name": "resnet9"}, "Unknown student.name 'resnet9'"),
     "teacher": ("dhkd", {"teacher.name": "resnet9"}, "Unknown teacher.name 'resnet9'"),
     "no such teacher": ("dhkd", {"teacher.path": "/nowhere"}, "/nowhere holds no model.json"),
-    "no such backbone": ("l2d", {"student.backbone": "/nowhere"}, "/nowhere holds no model.json"),
+    "no such backbone": (
+        "l2d",
+        {"student.backbone": "/nowhere"},
+        "There is no backbone '/nowhere'",
+    ),
     "head": ("dhkd", {"distill.head": "both"}, "Unknown distill.head 'both'"),
     "decoder heads": ("l2d", {"decoder.num_heads": 5}, "decoder.width=32"),
     "label loss": ("l2d", {"labels.loss": "bec"}, "did you mean 'bce'"),

@@ -118,7 +118,7 @@ def read_rows(path: pathlib.Path) -> list[list[str]]:
       UserError: if it is damaged.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [list(map(unescape_formula, row)) for row in csv.reader(file)]
         if any(len(row) != len(rows[0]) for row in rows):
             raise ValueError("its lines differ in length")

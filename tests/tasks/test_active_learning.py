@@ -120,7 +120,13 @@ OPTIONS = (
     {"select.first_round": "coarse_only", "select.class_balanced": False, "edl.loss": "mse"},
     {"al.target_model": "shared", "select.fine": "data", "edl.evidence": "softplus"},
     {"loss.dis_route": "heads", "loss.amplify": "hinge", "discrepancy.kind": "js"},
-    {**FIRST, "loss.pool_amplify": 0.1, "select.w_discrepancy": 1.0, "edl.clip": float("inf")},
+    {
+        **FIRST,
+        "loss.pool_amplify": 0.1,
+        "select.coarse": "weighted_sum",
+        "select.w_discrepancy": 1.0,
+        "edl.clip": float("inf"),
+    },
 )
 
 
