@@ -169,12 +169,19 @@
     return `${folder.replace(/\/+$/, "")}/${file}`;
   }
 
+  function magnify(image) {
+    image.addEventListener("load", () => {
+      const side = Math.max(image.naturalWidth, image.naturalHeight);
+      image.classList.toggle("small", side <= data.small);
+    });
+  }
+
   function picture(item) {
     const source = data.pictures[item.index] ?? address(item);
     const none = () => make("span", { class: "none" }, "no picture");
     if (!source) return none();
     const image = make("img", { src: source, alt: item.file || `image ${item.id}` });
-    if (data.is_small) image.classList.add("small");
+    magnify(image);
     image.addEventListener("error", () => image.replaceWith(none()));
     return image;
   }
@@ -267,7 +274,7 @@
     whole.addEventListener("error", () => {
       if (data.pictures[item.index]) whole.src = data.pictures[item.index];
     }, { once: true });
-    whole.classList.toggle("small", data.is_small);
+    magnify(whole);
     const close = make("button", { type: "button" }, "Close");
     close.addEventListener("click", () => element("whole").close());
     element("whole").replaceChildren(whole, make("p", {}, facts(item).join(", ")), close);

@@ -70,7 +70,7 @@ def write_page(
         "key": f"jaxrobust {data['kind']} {hashlib.sha256(identity.encode()).hexdigest()[:24]}",
         "pictures": embedded,
         "folder": folder,
-        "is_small": pictures is not None and max(pictures.shape[1:3]) <= _SMALL,
+        "small": _SMALL,
     }
     script = _SCRIPT.read_text(encoding="utf-8")
     # Nothing but this script runs, whatever a file or a class is called.
