@@ -106,7 +106,7 @@ def _git_commit() -> str | None:
 _PACKAGES = (
     "jaxrobust",
     *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu"),
-    *("flax", "optax", "orbax-checkpoint", "ml_collections", "absl-py"),
+    *("flax", "optax", "chex", "orbax-checkpoint", "ml_collections", "absl-py"),
     *("numpy", "scipy", "scikit-learn", "ml_dtypes", "pillow", "matplotlib"),
     *("grain", "array_record", "tensorflow-datasets"),
     *("flatbuffers", "tensorboardX", "wandb", "tqdm"),
