@@ -81,10 +81,10 @@ from jaxrobust.tasks.teachers import (
     logits_of,
     read_logits,
     sees_own_images,
+    start_from,
     stored_backbone,
     stored_teacher,
     teacher_size,
-    with_backbone,
     write_logits,
 )
 
@@ -718,7 +718,7 @@ class _Distillation:
             drawn = "student" if role == "student_alone" else role
             network = self._start[role](rng.stream(self.config.seed, f"{drawn}/start"))
             if stored := self._backbones[drawn]:
-                network = with_backbone(network, stored, self.run.placement)
+                network = start_from(network, stored, self.run.placement)
             self.saved.networks[role] = network
         self.run.restore(self.saved, self._epochs_before)
 

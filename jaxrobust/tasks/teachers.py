@@ -19,7 +19,7 @@ from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
 from jaxrobust.embedding import embed
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.engine.sharding import Placement
-from jaxrobust.engine.training import TrainState
+from jaxrobust.engine.training import TrainState, backbone_of, with_backbone
 from jaxrobust.errors import UserError
 from jaxrobust.methods.distillation import Distiller
 from jaxrobust.models.linear_head import fit_linear_head
@@ -166,22 +166,17 @@ def stored_backbone(config: ml_collections.ConfigDict, role: str) -> StoredClass
     return stored
 
 
-def with_backbone(network: TrainState, stored: StoredClassifier, placement: Placement):
-    """The network with the parameters and statistics of a stored one's backbone."""
-    given = {key: stored.variables[key].get("backbone", {}) for key in ("params", "batch_stats")}
+def start_from(network: TrainState, stored: StoredClassifier, placement: Placement) -> TrainState:
+    """The network, and its moving average if it has one, with the backbone of a stored one."""
 
     def joined():
         # Not the same buffers twice: a step gives its own back.
-        mine = placement.put(given)
-        return {
-            "params": {**network.params, "backbone": mine["params"]},
-            "batch_stats": {**network.batch_stats, "backbone": mine["batch_stats"]},
-        }
+        return with_backbone(network, placement.put(backbone_of(stored.variables)))
 
-    changes: dict[str, Any] = joined()
-    if getattr(network, "average", None) is not None:
-        changes["average"] = jax.tree.map(lambda x: x + 0, joined())
-    return network.replace(**changes)
+    started = joined()
+    if getattr(network, "average", None) is None:
+        return started
+    return started.replace(average=jax.tree.map(lambda x: x + 0, joined().variables))
 
 
 def sees_own_images(config: ml_collections.ConfigDict) -> bool:
