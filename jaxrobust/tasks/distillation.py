@@ -266,8 +266,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no method could run with."""
     check_common(config)
     cycle = config.optimizer.get("cycle_epochs", 0)
-    for field in ("num_epochs", "teacher.num_epochs"):
-        num_epochs = config.teacher.num_epochs if "teacher" in field else config.num_epochs
+    trained = {"num_epochs": config.num_epochs}
+    if not config.teacher.path and config.method != "bce":
+        trained["teacher.num_epochs"] = config.teacher.num_epochs
+    for field, num_epochs in trained.items():
         if cycle and num_epochs > cycle:
             raise UserError(
                 f"{field}={num_epochs} must be at most the {cycle} of optimizer.cycle_epochs, at "

@@ -212,6 +212,13 @@ def test_a_wrong_recipe_is_answered_by_one_sentence(config, words, tmp_path):
         distillation.run(_config(**config), tmp_path)
 
 
+def test_epochs_of_a_teacher_that_is_given_are_not_checked(tmp_path):
+    config = _config(**{"teacher.path": str(tmp_path / "none"), "teacher.num_epochs": 5})
+    with pytest.raises(UserError, match="none") as error:
+        distillation.run(config, tmp_path / "run")
+    assert "cycle_epochs" not in str(error.value)
+
+
 def test_a_teacher_of_images_with_several_labels_is_refused_elsewhere(finished, tmp_path):
     config = dhkd.get_config("digits")
     config.teacher.path = str(finished[0] / "teacher")
