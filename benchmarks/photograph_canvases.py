@@ -1,8 +1,10 @@
 """A multi-label set of real photographs: canvases on which four of them lie, two by two.
 
-    python benchmarks/photograph_canvases.py --images=DIR --out=canvases
+    python benchmarks/photograph_canvases.py --images=DIR --out=canvases --num_train=2500 --side=16
     python -m jaxrobust.main --config=l2d:digits --config.dataset.name=multilabel_folder \
-        --config.dataset.path=canvases --config.dataset.image_size=64 --workdir=runs/canvases
+        --config.dataset.path=canvases --config.dataset.image_size=32 --config.augment.padding=4 \
+        --config.augment.flip=True --config.num_epochs=20 --config.optimizer.cycle_epochs=20 \
+        --config.teacher.path=runs/teacher/student --workdir=runs/l2d
 
 DIR holds `train/CLASS/*` and `test/CLASS/*`, small square photographs such as CIFAR's. Labels of a
 canvas are the set of classes on it; training and test canvases share no photograph. Between one
