@@ -20,7 +20,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
 from jaxrobust.tasks.annotator import Annotator, query_rows
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
 
 RECIPES = {"bual": bual, "dcfs": dcfs}
 KNOWN = ("0", "1", "2")
