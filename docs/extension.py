@@ -1,4 +1,4 @@
-"""What the site shows beside its text: formulas as MathML, notebooks, and summaries of modules.
+"""What the site shows beside its text: formulas as MathML, notebooks, tables of names.
 
 An extension of Python-Markdown, for Zensical and MkDocs. Nothing is fetched from elsewhere.
 """
@@ -15,10 +15,12 @@ from markdown import Extension
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 
+from jaxrobust import methods
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _MODULE = re.compile(r"^::: (\S+)(?:\n    options: {members: \[(.*)\]})?$", re.MULTILINE)
-_INSERT = re.compile(r"<!-- (summary|notebook) ?(\S*) -->")
+_INSERT = re.compile(r"<!-- (summary|notebook|methods) ?(\S*) -->")
 
 
 class _Formulas(Postprocessor):
@@ -46,6 +48,13 @@ def _summary(lines):
             first = first.replace("|", "\\|")
             rows.append(f"| [`{node.name}`][{module}.{node.name}] | {first} |")
     return rows
+
+
+def _methods(registry):
+    """A table of a registry of `jaxrobust.methods`, as `jaxrobust list methods` prints it."""
+    entries = getattr(methods, registry)
+    rows = [f"| `{name}` | {entries.entry(name).summary} |" for name in sorted(entries)]
+    return ["| `--config.method=` | what it is |", "|---|---|", *rows]
 
 
 def _notebook(file):
@@ -77,8 +86,10 @@ class _Inserts(Preprocessor):
             match = _INSERT.fullmatch(line.strip())
             if match is None:
                 result.append(line)
+            elif match[1] == "summary":
+                result += _summary(lines)
             else:
-                result += _summary(lines) if match[1] == "summary" else _notebook(match[2])
+                result += {"notebook": _notebook, "methods": _methods}[match[1]](match[2])
         return result
 
 
