@@ -20,6 +20,8 @@ from jaxrobust import methods
 _ROOT = pathlib.Path(__file__).parents[1]
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _MODULE = re.compile(r"^::: (\S+)(?:\n    options: {members: \[(.*)\]})?$", re.MULTILINE)
+# Of a function without brackets: browsers set no space after its name.
+_NAME = re.compile(r"(<mi>(?:log|cosh)</mi>)(?!<mo)")
 _INSERT = re.compile(r"<!-- (summary|notebook|methods) ?(\S*) -->")
 
 
@@ -28,6 +30,7 @@ class _Formulas(Postprocessor):
         def mathml(match):
             display = {"span": "inline", "div": "block"}[match[1]]
             formula = convert(html.unescape(match[2]), display=display)
+            formula = _NAME.sub(r'\1<mspace width="0.17em"/>', formula)
             return f'<div class="formula">{formula}</div>' if display == "block" else formula
 
         return _FORMULA.sub(mathml, text)
@@ -70,7 +73,8 @@ def _notebook(file):
             data = output.get("data", {})
             if image := data.get("image/png"):
                 image = base64.b64encode(base64.b64decode("".join(image))).decode()
-                lines += [f'<p><img alt="output" src="data:image/png;base64,{image}"></p>', ""]
+                image = f'<img alt="output" src="data:image/png;base64,{image}">'
+                lines += [f'<div class="output">{image}</div>', ""]
             elif page := data.get("text/html"):
                 page = "".join(line.strip() + " " for line in "".join(page).splitlines())
                 lines += [f'<div class="output">{page}</div>', ""]
