@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not 
 # Nearly all of the suite's time is compiling, so that a second run takes a fraction of the first.
 if jax.config.values["jax_compilation_cache_dir"] is None:
     cache = pathlib.Path.home() / ".cache" / "jaxrobust" / "tests"
-    cache /= importlib.metadata.version("jaxlib")
+    cache /= f"{importlib.metadata.version('jaxlib')}-{sys.implementation.cache_tag}"
     jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
