@@ -188,8 +188,11 @@ def quick_jit():
 
 @pytest.fixture(scope="module")
 def quick_compile():
-    """Every program of the module is hardly optimised, for runs whose cost is compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Every program of the module is hardly optimised, for runs whose cost is compiling.
+
+    `OPTIMISED=1` in the environment compiles all as a user's programs are.
+    """
+    jax.config.update("jax_disable_most_optimizations", "OPTIMISED" not in os.environ)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
@@ -198,7 +201,8 @@ def quick_compile():
 def quick_commands():
     """Commands that tests of the module start hardly optimise their programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        if "OPTIMISED" not in os.environ:
+            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
 
 
