@@ -61,6 +61,7 @@ CASES = {
         "decoder": DECODER,
     },
     "scoring": {"network": "preact", "batch": 4, "side": 8},
+    "conv512": {"batch": 2},
 }
 
 
