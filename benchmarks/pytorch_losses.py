@@ -109,8 +109,8 @@ def structural_distance(student, teacher):
     """L2D's loss of one group `[G, D]`."""
 
     def scaled(e):
-        square = (e**2).sum(1)
-        d2 = square[:, None] + square[None] - 2 * e @ e.T
+        # By differences: of embeddings that are nearly equal a product loses all digits.
+        d2 = ((e[:, None] - e[None]) ** 2).sum(-1)
         d = d2.clamp_min(1e-12).sqrt() * (1 - torch.eye(len(e)))
         return d / (d.sum() / (len(e) * (len(e) - 1)))
 

@@ -358,7 +358,7 @@ def annotation_case(name, config, phase_of, num_heads, objective, labels, batch,
         return run
 
     constants = {"labels": labels, "rate": learning_rate(config)}
-    what = f"{name}, {config.model.name}, B = {batch}"
+    what = f"{name} step, {config.model.name}, B = {batch}"
     return Case(what, torch_step, ours(step, state, images, constants))
 
 

@@ -13,9 +13,10 @@ from jaxrobust.data.sources import SOURCES
 from jaxrobust.models import BACKBONES, FEATURE_NETWORKS, NETWORKS, make_network
 from jaxrobust.models.costs import operations
 
-GFLOP_OF_A_PART = 6.0
-"""A training step is split only as far as every device has this much of it. With less the devices
-wait for each other longer than they compute; docs/results.md has the measurement."""
+GFLOP_OF_A_PART = 25.0
+"""A training step is split only as far as every device has this much of it. Steps whose halves had
+about 30 became faster (docs/scaling.md); with much less the devices wait longer for each other than
+they compute."""
 
 MOST = 8
 """Devices at most: images and networks are kept once for each."""
