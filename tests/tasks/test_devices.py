@@ -40,14 +40,14 @@ def test_features_stay_on_one_device(tmp_path):
     assert cpu_devices(dpc.get_config("features"), tmp_path) == 1
 
 
-def test_a_large_step_is_split_evenly_into_parts_that_are_worth_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("parts", "count"), [(100, 6), (2.5, 2), (0.9, 1)])
+def test_a_large_step_is_split_evenly_into_parts_that_are_worth_it(
+    parts, count, tmp_path, monkeypatch
+):
     config = dpc.get_config("cifar10_sym50")
-    config.batch_size = 12
-    assert cpu_devices(config, tmp_path) == 6  # the largest divisor of 12 up to 8
-    monkeypatch.setattr(devices, "GFLOP_OF_A_PART", gflop_of_step(config) / 2.5)
-    assert cpu_devices(config, tmp_path) == 2
-    monkeypatch.setattr(devices, "GFLOP_OF_A_PART", gflop_of_step(config) * 1.1)
-    assert cpu_devices(config, tmp_path) == 1
+    config.batch_size = 12  # of whose divisors 6 is the largest up to 8
+    monkeypatch.setattr(devices, "GFLOP_OF_A_PART", gflop_of_step(config) / parts)
+    assert cpu_devices(config, tmp_path) == count
 
 
 @pytest.mark.parametrize("field", [{"num_seeds": 2}, {"batch_norm": "per_device"}])
