@@ -425,8 +425,9 @@ def _run(path: pathlib.Path, name: str, size: int, arguments: argparse.Namespace
 
 
 def _cell(seconds: float) -> str:
-    digits = max(0, 1 - math.floor(math.log10(max(seconds, 1e-3))))
-    return f"{seconds:.{min(digits, 3)}f}"
+    if seconds < 1e-3:
+        return "< 0.001"
+    return f"{seconds:.{max(0, min(1 - math.floor(math.log10(seconds)), 3))}f}"
 
 
 def table(points: dict[str, list[dict]]) -> str:
