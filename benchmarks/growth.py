@@ -464,7 +464,7 @@ def draw(points: dict[str, list[dict]], path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    ink, line = "#7a7a7a", "#2b8cbe"
+    ink, line = "#808080", "#2b8cbe"
     names = [name for name in CURVES if points[name]]
     style = {"font.size": 14, "text.color": ink, "axes.edgecolor": ink, "axes.labelcolor": ink}
     style |= {"xtick.color": ink, "ytick.color": ink, "axes.titlesize": 15}
@@ -489,8 +489,11 @@ def draw(points: dict[str, list[dict]], path: pathlib.Path) -> None:
             axis.set_yticks([1e-3, 1e-1, 1e1, 1e3])
             axis.minorticks_off()
             axis.grid(alpha=0.25, color=ink)
-        figure.supxlabel("images N", color=ink)
-        figure.supylabel("processor seconds", color=ink)
+        for axis in grid[:, 0]:
+            axis.set_ylabel("processor s")
+        for axis in grid.flat[max(len(names) - 2, 0) : len(names)]:  # nothing is below them
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel("images N")
         figure.tight_layout()
         figure.savefig(path, dpi=130, transparent=True)
         plt.close(figure)
