@@ -11,6 +11,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("quick_commands")
+
 RUN = (
     *("--config=lse_recipe.py:digits", "--workdir=run", "--config.num_epochs=1"),
     *("--config.al.rounds=2", "--config.dataset.max_train=200", "--config.dataset.max_test=50"),

@@ -14,9 +14,11 @@ from jaxrobust import report
 from jaxrobust.recipes import locate
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("quick_commands")
+
 DIGITS = "--config=configs/dcfs.py:digits"
 TINY = (
-    DIGITS,
+    "--config=tests/tiny_recipe.py:dcfs",
     "--config.num_epochs=6",
     "--config.al.rounds=4",
     "--config.al.query_size=20",
@@ -168,7 +170,12 @@ def test_a_finished_run_is_finished(unkilled):
 def test_a_page_about_the_run(unkilled, tmp_path):
     assert report.main([str(unkilled), f"--out={tmp_path}"]) == 0
     page = (tmp_path / "index.html").read_text()
-    for words in ("dcfs on digits", "Query of round 2", "Most frequent confusions", "configs/dcfs"):
+    for words in (
+        "dcfs on digits",
+        "Query of round 2",
+        "Most frequent confusions",
+        "tiny_recipe.py:dcfs",
+    ):
         assert words in page
     names = {p.name for p in tmp_path.iterdir()}
     assert {"confusion_dcfs.png", "round_02_dcfs.png", "scores_round_02_dcfs.png"} <= names

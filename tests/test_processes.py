@@ -9,28 +9,29 @@ import subprocess
 import sys
 
 import pytest
+import tiny_recipe
 
-from configs import bual, dhkd, dpc
 from jaxrobust import tasks
 
 ROOT = pathlib.Path(__file__).parents[1]
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures(
+        "one_device", "quick_commands", "quick_compile", "tiny_network", "tiny_backbones"
+    ),
+]
 
 LAUNCH = ("bash", "launch/processes.sh", "--processes=2")
 RECIPES = {
-    "cross_entropy": (dpc, "dpc", {"method": "cross_entropy", "num_epochs": 3}),
-    "dpc": (dpc, "dpc", {"dpc.warm_up": 1, "num_epochs": 2}),
-    "dhkd": (
-        dhkd,
-        "dhkd",
-        {"num_epochs": 2, "teacher.num_epochs": 1, "optimizer.learning_rate": 0.005},
-    ),
-    "bual": (bual, "bual", {"num_epochs": 2, "bual.eval_interval": 1, "al.rounds": 2}),
+    "cross_entropy": ("dpc", {"method": "cross_entropy", "num_epochs": 3}),
+    "dpc": ("dpc", {"dpc.warm_up": 1, "num_epochs": 2}),
+    "dhkd": ("dhkd", {"num_epochs": 2, "teacher.num_epochs": 1, "optimizer.learning_rate": 0.005}),
+    "bual": ("bual", {"num_epochs": 2, "bual.eval_interval": 1, "al.rounds": 2}),
 }
 
 
 def _changes(name):
-    return {"dataset.max_train": 150, "dataset.max_test": 100, **RECIPES[name][2]}
+    return {"dataset.max_train": 150, "dataset.max_test": 100, **RECIPES[name][1]}
 
 
 def _start(name, workdir, **options):
@@ -39,7 +40,7 @@ def _start(name, workdir, **options):
         port = probe.getsockname()[1]
     changes = {**_changes(name), "device": "cpu", "log_every_seconds": 0, **options}
     overrides = [f"--config.{field}={value}" for field, value in changes.items()]
-    config = f"--config=configs/{RECIPES[name][1]}.py:digits"
+    config = f"--config=tests/tiny_recipe.py:{RECIPES[name][0]}"
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.Popen(
         [*LAUNCH, f"--port={port}", "--", config, f"--workdir={workdir}", *overrides],
@@ -51,7 +52,7 @@ def _start(name, workdir, **options):
 
 
 def _alone(name, workdir):
-    config = RECIPES[name][0].get_config("digits")
+    config = tiny_recipe.recipe(RECIPES[name][0])
     config.update_from_flattened_dict({**_changes(name), "writers": ("jsonl",)})
     return tasks.run(config, workdir)
 

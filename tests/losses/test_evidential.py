@@ -33,13 +33,11 @@ VALUE_TOLERANCE = {np.float64: 1e-10, np.float32: 5e-6}
 GRAD_TOLERANCE = {np.float64: 1e-9, np.float32: 5e-6}
 CLOSE_HEADS_TOLERANCE = {np.float64: 1e-10, np.float32: 1e-4}  # of disc_dirichlet_kl
 
-# Compiling takes nearly all the time of these tests.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 seeded = settings(max_examples=10, deadline=None, derandomize=True)
 OPTIONS = ("offset", "clip", "evidence", "edl", "discrepancy", "amplify")
 
 
-@functools.partial(fast_jit, static_argnames=OPTIONS)
+@functools.partial(jax.jit, static_argnames=OPTIONS)
 def loss_and_gradient(logits, labels, **options):
     return jax.value_and_grad(dcfs_loss, has_aux=True)(logits, labels, **options)
 
@@ -65,10 +63,10 @@ def kl_reference(beta):
     )
 
 
-kl_and_gradient = fast_jit(jax.value_and_grad(dirichlet_kl_to_uniform))
+kl_and_gradient = jax.jit(jax.value_and_grad(dirichlet_kl_to_uniform))
 
 
-@functools.partial(fast_jit, static_argnames=("offset", "clip"))
+@functools.partial(jax.jit, static_argnames=("offset", "clip"))
 def evaluate(logits, labels, picked, *, offset, clip, **weights):
     """Gradient of the loss that the one-hot vector `picked` names, all losses, all row values."""
 
@@ -236,13 +234,13 @@ def test_kl_to_uniform_composes_with_transformations(x64):
     """The custom rule under jit and vmap, and differentiated once more."""
     beta = np.exp(np.random.default_rng(0).normal(size=(3, 4)) * 2)
     total = beta.sum(-1)[:, None, None]
-    hessian = fast_jit(jax.vmap(jax.hessian(dirichlet_kl_to_uniform)))(beta)
+    hessian = jax.jit(jax.vmap(jax.hessian(dirichlet_kl_to_uniform)))(beta)
     psi1, psi2 = (functools.partial(scipy.special.polygamma, n) for n in (1, 2))
     expected = np.eye(4) * (psi1(beta) + (beta - 1) * psi2(beta))[:, None]
     expected = expected - psi1(total) - (total - 4) * psi2(total)
     np.testing.assert_allclose(hessian, expected, rtol=1e-8, atol=1e-9)
     check_grads(jax.jit(dirichlet_kl_to_uniform), (beta,), order=1, rtol=1e-5)
-    rows = fast_jit(jax.vmap(dirichlet_kl_to_uniform))(beta)
+    rows = jax.jit(jax.vmap(dirichlet_kl_to_uniform))(beta)
     np.testing.assert_allclose(rows, kl_reference(beta), rtol=1e-10)
 
 
@@ -262,7 +260,7 @@ def test_without_offset_nll_is_softmax_cross_entropy():
         return jnp.sum(edl_nll(dirichlet_log_alpha(logits, offset=0, clip=None), labels))
 
     onehot = np.eye(4)[labels]
-    value, gradient = fast_jit(jax.value_and_grad(nll))(logits)
+    value, gradient = jax.jit(jax.value_and_grad(nll))(logits)
     log_probs = scipy.special.log_softmax(logits, axis=-1)
     np.testing.assert_allclose(value, -np.sum(onehot * log_probs), rtol=1e-6)
     np.testing.assert_allclose(gradient, np.exp(log_probs) - onehot, atol=1e-6)
@@ -271,7 +269,7 @@ def test_without_offset_nll_is_softmax_cross_entropy():
 def test_nll_gradient_is_its_closed_form():
     """e_c (1/S - y_c / alpha_c), and zero beyond the clip."""
     logits = jnp.array([0.5, -3.0, 2.0, 30.0, -30.0])
-    gradient = fast_jit(jax.grad(lambda z: edl_nll(dirichlet_log_alpha(z), 2)))(logits)
+    gradient = jax.jit(jax.grad(lambda z: edl_nll(dirichlet_log_alpha(z), 2)))(logits)
     e = np.exp(np.clip(logits, -10, 10))
     alpha = e + 1
     expected = e / alpha.sum() - e / alpha * (np.arange(5) == 2)
@@ -286,7 +284,7 @@ def test_presets_are_the_sibling_methods(x64):
     y = np.eye(20)[labels]
     z = np.asarray(logits)
 
-    @functools.partial(fast_jit, static_argnums=(0, 1))
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def nll_and_kl(offset, clip):
         log_alpha = dirichlet_log_alpha(logits, offset=offset, clip=clip)
         alpha = dirichlet_alpha(log_alpha)
@@ -304,7 +302,7 @@ def test_presets_are_the_sibling_methods(x64):
     np.testing.assert_allclose(kl, kl_reference(y + (1 - y) * np.exp(z)), rtol=1e-9)
     # DPC: gamma = 10 / K and the evidence measured in units of gamma.
     nll, kl = nll_and_kl(10 / 20, None)
-    dpc_nll, dpc_kl = fast_jit(evidential_loss)(logits, labels)
+    dpc_nll, dpc_kl = jax.jit(evidential_loss)(logits, labels)
     np.testing.assert_allclose(nll, dpc_nll, rtol=1e-10)
     np.testing.assert_allclose(0.5 * kl / 20, dpc_kl, rtol=1e-10)
 
@@ -318,7 +316,7 @@ def test_nll_is_the_expected_probability_of_the_label():
     assert abs(math.exp(-nll) - samples.mean()) < 4 * standard_error
 
 
-@fast_jit
+@jax.jit
 def all_discrepancies(logits):
     return {kind: head_discrepancy(logits, kind=kind) for kind in KINDS}
 
@@ -365,7 +363,7 @@ def test_options_reach_their_terms():
     logits, labels = two_heads(4), jnp.array([0, 1, 4, 4, 3, -1])
     known, unknown = np.array([0, 1, 4]), np.array([2, 3])
 
-    @fast_jit
+    @jax.jit
     def terms(logits):
         log_alpha = dirichlet_log_alpha(logits, evidence="softplus", clip=2.0)
         alpha = dirichlet_alpha(log_alpha)
@@ -402,7 +400,7 @@ def test_one_step_reduces_on_known_and_amplifies_on_unknown(kind):
         return discrepancy_loss(head_discrepancy(logits, kind=kind), labels, 4)
 
     before = all_discrepancies(logits)[kind]
-    gradient = fast_jit(jax.grad(loss))(logits)
+    gradient = jax.jit(jax.grad(loss))(logits)
     step = 1e-2 / jnp.max(jnp.abs(gradient))
     change = all_discrepancies(logits - step * gradient)[kind] - before
     assert np.all(change[:4] < 0) and np.all(change[4:] > 0)
@@ -434,7 +432,7 @@ def test_padding_has_no_gradient_and_changes_nothing():
 def test_no_gradient_through_the_label_of_misleading_kl_or_through_other_rows():
     alpha = jnp.exp(two_heads(8)[0]) + 1
     labels = np.array([0, 1, 2, 3, 4, -1])
-    gradient = fast_jit(jax.grad(lambda alpha: jnp.sum(misleading_kl(alpha, labels))))(alpha)
+    gradient = jax.jit(jax.grad(lambda alpha: jnp.sum(misleading_kl(alpha, labels))))(alpha)
     gradient = np.asarray(gradient)
     is_label = np.arange(4) == labels[:, None]
     np.testing.assert_array_equal(gradient[is_label], 0)
@@ -442,7 +440,7 @@ def test_no_gradient_through_the_label_of_misleading_kl_or_through_other_rows():
     assert np.all(gradient[:4][~is_label[:4]] != 0)
     for kind in ("nll", "digamma", "mse"):
         loss = functools.partial(edl_loss, labels=labels, kind=kind)
-        gradient = fast_jit(jax.grad(lambda a, loss=loss: jnp.sum(loss(jnp.log(a)))))(alpha)
+        gradient = jax.jit(jax.grad(lambda a, loss=loss: jnp.sum(loss(jnp.log(a)))))(alpha)
         np.testing.assert_array_equal(gradient[4:], 0)
         assert np.all(gradient[:4] != 0)
 
@@ -450,7 +448,7 @@ def test_no_gradient_through_the_label_of_misleading_kl_or_through_other_rows():
 def test_clipped_logits_have_no_gradient_in_any_term():
     logits = two_heads(9).at[:, :, 1].set(30.0).at[:, :, 2].set(-30.0)
     labels = jnp.array([0, 1, 2, 4, 4, 4])
-    parts = fast_jit(jax.jacrev(lambda logits: dcfs_loss(logits, labels)[1]))(logits)
+    parts = jax.jit(jax.jacrev(lambda logits: dcfs_loss(logits, labels)[1]))(logits)
     for gradient in parts.values():
         np.testing.assert_array_equal(gradient[:, :, 1:3], 0)
         assert np.any(gradient[:, :, 0] != 0)
@@ -489,7 +487,7 @@ def test_amplification_can_be_confined_to_the_heads():
         return total, parts["dis"]
 
     gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    gradient = fast_jit(gradient, static_argnums=2)
+    gradient = jax.jit(gradient, static_argnums=2)
     (total, dis), (to_features, to_kernels) = gradient(features, kernels, False)
     (same_total, same_dis), (confined_features, confined_kernels) = gradient(
         features, kernels, True
@@ -515,7 +513,7 @@ def test_jit_equals_no_jit_and_anneal_is_traced():
 def test_vmap_over_runs():
     logits = jnp.stack([two_heads(13), two_heads(14)])
     labels = jnp.array([[0, 1, 4, 4, 3, -1], [4, 2, 2, 0, -1, -1]])
-    total, _ = fast_jit(jax.vmap(dcfs_loss))(logits, labels)
+    total, _ = jax.jit(jax.vmap(dcfs_loss))(logits, labels)
     expected = [loss_and_gradient(logits[i], labels[i])[0][0] for i in range(2)]
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
@@ -560,7 +558,7 @@ def test_extreme_logits_give_finite_values_and_gradients(offset, clip, evidence)
         terms += [head_discrepancy(logits, kind=kind, **alpha) for kind in KINDS]
         return sum(jnp.sum(term) for term in terms), terms
 
-    (_, terms), gradient = fast_jit(jax.value_and_grad(losses, has_aux=True))(logits)
+    (_, terms), gradient = jax.jit(jax.value_and_grad(losses, has_aux=True))(logits)
     assert all(np.all(np.isfinite(term)) for term in terms)
     assert np.all(np.isfinite(gradient))
 

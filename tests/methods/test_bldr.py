@@ -12,7 +12,7 @@ import pytest
 
 from configs import bldr as recipe
 from configs import dpc as dpc_recipe
-from jaxrobust import models, tasks
+from jaxrobust import tasks
 from jaxrobust.engine import optim
 from jaxrobust.engine.loops import epoch_program
 from jaxrobust.engine.optim_options import Optimizer
@@ -26,7 +26,6 @@ from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
 from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.noisy_labels import Batch, Problem
 from jaxrobust.metrics import topk_accuracy
-from jaxrobust.models.resnet import ResNet
 from jaxrobust.tasks import noisy_label_files
 
 STEP_CASES = ["cifar10_epoch", "cifar10_warmup", "cifar10_boundary", "cifar100"]
@@ -309,19 +308,10 @@ def test_accuracies_of_both_heads_and_together(case, load_golden, x64):
 # Through the task.
 
 
-@pytest.fixture(scope="module")
-def two_stages():
-    """`model.name="tiny"`: two stages of four channels, so that there is one exit."""
-    network = functools.partial(ResNet, stage_sizes=(1, 1), widths=(4, 4))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.NETWORKS, "tiny", network)
-        yield
-
-
 def _config(variant="digits", **changes):
     config = recipe.get_config(variant)
     config.writers = ("jsonl",)
-    config.model.name = "tiny"
+    config.model.name = "tiny2"
     config.dataset.max_train = 90
     config.num_epochs = 4
     config.batch_size = 32
@@ -331,7 +321,7 @@ def _config(variant="digits", **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, two_stages, one_device):
+def finished(tmp_path_factory, quick_compile, tiny_network, one_device):
     workdir = tmp_path_factory.mktemp("bldr")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noisy_label_files, "NUM_SHOWN", 5)
@@ -404,7 +394,7 @@ def _build(config):
         ("digits_nlnl", ("nl",), {"negative"}),
     ],
 )
-def test_ablations_leave_parts_out(variant, heads, parts, two_stages):
+def test_ablations_leave_parts_out(variant, heads, parts, tiny_network):
     method, state = _build(_config(variant))
     assert method.heads == heads and method.score == f"{heads[-1]}_prob"
     assert ("exit_1" in state.params) == ("exit_1" in parts)
@@ -427,7 +417,7 @@ def test_ablations_leave_parts_out(variant, heads, parts, two_stages):
     assert ("prediction_nl" in columns) == (len(heads) == 2)
 
 
-def test_what_is_tested_and_what_detects(two_stages):
+def test_what_is_tested_and_what_detects(tiny_network):
     method, state = _build(_config())
     assert method.test_variables(state)["params"] is state.ema
     assert method.test_variables(state)["batch_stats"] is state.batch_stats
@@ -441,7 +431,7 @@ def test_what_is_tested_and_what_detects(two_stages):
     assert method.test_variables(state)["params"] is state.params and state.ema == {}
 
 
-def test_a_negative_head_that_lacks_classes_is_reported_when_it_matters(two_stages, caplog):
+def test_a_negative_head_that_lacks_classes_is_reported_when_it_matters(tiny_network, caplog):
     method, _ = _build(_config(**{"bldr.warm_up": 3}))
     for epoch in range(6):
         for classes in (4, 10):
@@ -456,7 +446,7 @@ def test_rates_of_the_tables_go_with_the_batch():
     assert bldr.table_learning_rates(Bldr(learning_rate_v=2.0), 32) == (1.25, 0.25)
 
 
-def test_the_start_is_nearly_without_noise(two_stages):
+def test_the_start_is_nearly_without_noise(tiny_network):
     method, _ = _build(_config())
 
     @jax.jit  # without the network, which takes much longer to compile
@@ -495,7 +485,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_recipe_is_answered_by_one_sentence(case, two_stages, tmp_path):
+def test_a_wrong_recipe_is_answered_by_one_sentence(case, tiny_network, tmp_path):
     changes, words = WRONG[case]
     with pytest.raises(UserError) as caught:
         tasks.run(_config(**changes), tmp_path / "run")
@@ -507,7 +497,7 @@ def test_the_recipe_of_another_method_lacks_the_section():
         Bldr.read(dpc_recipe.get_config("digits"))
 
 
-def test_rivals_run_on_its_splits_with_the_numbers_of_dpc(two_stages):
+def test_rivals_run_on_its_splits_with_the_numbers_of_dpc(tiny_network):
     for name in ("cifar10n_aggre", "digits", "fashion_mnist", "image_folder"):
         assert recipe.get_config(name).dpc == dpc_recipe.get_config(name).dpc
     assert recipe.get_config("cifar100_pair45").dpc == dpc_recipe.get_config("cifar100_sym50").dpc

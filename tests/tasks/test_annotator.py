@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
 from jaxrobust.tasks.annotator import Annotator, query_rows
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
 
 RECIPES = {"bual": bual, "dcfs": dcfs}
 KNOWN = ("0", "1", "2")
@@ -431,15 +432,15 @@ def test_a_damaged_note_is_named(waiting, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_the_command(folder, tmp_path):
     """Exit code 0 and a message while it waits, 2 after a mistake, then to the end."""
     flags = [
-        "--config=configs/dcfs.py:image_folder_pixels",
+        f"--config={pathlib.Path(__file__).parents[1]}/tiny_recipe.py:dcfs/image_folder_pixels",
         f"--config.dataset.path={folder[0]}",
         "--config.oracle=csv",
         "--config.method=random",
         "--config.dataset.image_size=8",
-        "--config.model.name=resnet8_small",
         "--config.num_epochs=1",
         "--config.al.rounds=2",
         "--config.al.query_size=6",

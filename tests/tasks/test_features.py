@@ -20,6 +20,8 @@ from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import load
 from jaxrobust.tasks.oracles import split_by_truth
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 NUM_CLASSES = 4
 
 

@@ -12,7 +12,10 @@ from configs import dcfs, dpc
 from jaxrobust import tasks
 from jaxrobust.tasks.annotator import Annotator
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device", "tiny_network")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network"),
+]
 
 KNOWN = ("0", "1", "2")
 
