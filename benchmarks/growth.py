@@ -353,7 +353,7 @@ def _measure(name: str, size: int, max_repeat: float) -> dict:
         began = np.array([time.perf_counter(), time.process_time()])
         do()
         taken = np.array([time.perf_counter(), time.process_time()]) - began
-        if taken[0] > max_repeat:
+        if taken[1] > max_repeat:
             break
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": taken[0], "processor_seconds": taken[1], "gb": kilobytes * 1024 / 1e9}

@@ -20,6 +20,7 @@ from PIL import Image
 from configs import active_learning_baselines, bldr, bual, dcfs, dhkd, dpc, kd_baselines, l2d
 from jaxrobust import main, tasks
 from jaxrobust.engine import files
+from jaxrobust.engine.workdir import check_same_config, plain
 from jaxrobust.errors import UserError
 from jaxrobust.options import is_within, with_sections
 from jaxrobust.tasks import noisy_labels
@@ -446,6 +447,17 @@ def test_a_workdir_of_something_else_is_left_as_it_is(case, tmp_path):
         tasks.run(config, tmp_path / "run")
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert _snapshot(tmp_path / "run") == before
+
+
+def test_a_run_older_than_an_option_goes_on_with_its_default(tmp_path):
+    config = _config("dcfs", {})
+    older = json.loads(config.to_json())
+    del older["select"]["fine"], older["checkpoint"]
+    files.write_json(tmp_path / "config.json", older)
+    check_same_config(plain(config), tmp_path / "config.json")
+    config.select.fine = "random"
+    with pytest.raises(UserError, match=r"select\.fine=None, but .* says select\.fine='random'"):
+        check_same_config(plain(config), tmp_path / "config.json")
 
 
 def test_a_workdir_in_use_is_left_as_it_is(tmp_path):

@@ -4,14 +4,11 @@ import csv
 import importlib
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from jaxrobust import UserError, load_classifier, tasks
 from jaxrobust.data import load_dataset
-from jaxrobust.engine import sharding
-from jaxrobust.engine.sharding import make_placement
 from jaxrobust.metrics import expected_calibration_error
 
 # Recipe -> what makes it short, and the number of classes. DPC averages four predictions of two
@@ -26,16 +23,15 @@ RUNS = {
 
 
 @pytest.fixture(scope="module", params=RUNS)
-def run(request, tmp_path_factory):
+def run(request, quick_compile, one_device, tiny_network, tmp_path_factory):
     """A short run on digits: name, workdir, results."""
     changes, _ = RUNS[request.param]
     config = importlib.import_module(f"jaxrobust.recipes.{request.param}").get_config("digits")
     config.writers = ("jsonl",)
+    config.model.name = "tiny2" if request.param == "bldr" else "tiny"
     config.update_from_flattened_dict(changes)
     workdir = tmp_path_factory.mktemp(request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()[:1]))
-        return request.param, workdir, tasks.run(config, workdir)
+    return request.param, workdir, tasks.run(config, workdir)
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,7 @@ from jaxrobust.tasks.student_folder import check_export, write_student
 from jaxrobust.tasks.teachers import (
     TEACHER_LOGITS,
     TeacherLogits,
+    backbone_source,
     check_table,
     digest,
     frozen_teacher,
@@ -82,7 +83,6 @@ from jaxrobust.tasks.teachers import (
     read_logits,
     sees_own_images,
     start_from,
-    stored_backbone,
     stored_teacher,
     teacher_size,
     write_logits,
@@ -113,7 +113,7 @@ def run(
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
-      teacher: what a teacher says of these images, in place of the one that the recipe names.
+      teacher: a teacher's logits on these images, in place of the one that the recipe names.
       bar: as of `open_run`.
 
     Returns:
@@ -178,7 +178,7 @@ def read_inputs(
         )
     check_batch_size(config, len(dataset.train))
     stored = stored_teacher(config, dataset)
-    backbones = {role: stored_backbone(config, role) for role in ROLES[:2]}
+    backbones = {role: backbone_source(config, role) for role in ROLES[:2]}
     needs_teacher = bool(stored) or config.method != protocol.labels_only
     own = needs_teacher and sees_own_images(config)
     start = backbones["teacher"]
@@ -232,8 +232,10 @@ def _class_weights(config: ml_collections.ConfigDict, dataset: Any) -> np.ndarra
 
 
 def _with_told(config: ml_collections.ConfigDict, run_: Run, inputs: _Inputs) -> _Inputs:
-    """The inputs with what a teacher says that sees other images than the student and needs no
-    training here: asked once, and read again by a run that goes on."""
+    """The inputs with the logits of a teacher that sees other images than the student.
+
+    They are computed once, unless the teacher is trained here; a run that goes on reads them.
+    """
     needs = inputs.distiller.has_teacher or inputs.stored
     if not inputs.size or inputs.own_images is not None or not needs:
         return inputs
@@ -297,7 +299,7 @@ def _distiller(
     """The recipe's method.
 
     Raises:
-      UserError: if the recipe's options of it, or of streamed images, are none.
+      UserError: if the recipe's options of the method, or of streamed images, are not valid.
     """
     if isinstance(dataset, FileDataset):
         view_transforms(config)
@@ -754,7 +756,7 @@ class _Distillation:
             log.info("Teacher %s: %s", self.teacher_name, scored)
 
     def _tell(self, trained: StoredClassifier) -> None:
-        """What a teacher of images of its own size says of the student's, asked once."""
+        """The logits, computed once, of a teacher that sees images of its own size."""
         file = self.run.workdir / TEACHER_LOGITS
         if file.exists():
             told = read_logits((str(file),), self.dataset, self.taught)

@@ -36,13 +36,13 @@ TEACHER_LOGITS = "teacher_logits.npz"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TeacherLogits:
-    """What a teacher that is no network of ours says of the images of a data set.
+    """The logits of a teacher that is not a jaxrobust network, of the images of a data set.
 
     Attributes:
       name: what reports call it.
       train: float32 `[N, V, C]`, on the V views of the training images that a recipe's crops have,
         in the order of `draw_views`; or on the whole images, V = 1, and their mirror images, V = 2.
-      test: float32 `[n, C]`, on the test images; None if it was not asked.
+      test: float32 `[n, C]`, on the test images; None if not known.
     """
 
     name: str
@@ -73,7 +73,7 @@ def stored_teacher(
     stored = load_classifier(config.teacher.path)
     if stored.num_classes != dataset.num_classes:
         raise UserError(
-            f"The teacher in {config.teacher.path} tells {stored.num_classes} classes apart, but "
+            f"The teacher in {config.teacher.path} has {stored.num_classes} classes, but "
             f"{dataset.name} has {dataset.num_classes}; give another --config.teacher.path."
         )
     if (stored.decoder is not None) != dataset.is_multilabel:
@@ -144,7 +144,7 @@ def check_table(
         )
 
 
-def stored_backbone(config: ml_collections.ConfigDict, role: str) -> StoredClassifier | None:
+def backbone_source(config: ml_collections.ConfigDict, role: str) -> StoredClassifier | None:
     """The network whose backbone the teacher or the student starts from, None without one.
 
     Raises:
@@ -219,12 +219,12 @@ def frozen_teacher(
     seed: int,
     balanced: bool,
 ) -> tuple[StoredClassifier, TeacherLogits]:
-    """A linear head on the frozen features of a backbone, and what it says.
+    """A linear head on the frozen features of a backbone, and its logits.
 
     Args:
       backbone: any classifier; its own head is not used.
       dataset: labelled images, on which the head is fitted, and test images.
-      taught: images that it is asked about, the labelled ones first.
+      taught: images whose logits are computed, the labelled ones first.
       root: folder of the data set, if its images are files.
       size: side in pixels of the images that it sees.
       seed: of `fit_linear_head`.
@@ -253,8 +253,8 @@ def logits_of(
     root: str,
     size: int,
 ) -> TeacherLogits:
-    """What a network says of images of its own size; arguments as of `frozen_teacher`."""
-    log.info("Teacher %s is asked once about every image of %d pixels", stored.arch, size)
+    """The logits of a network on images of its own size; arguments as of `frozen_teacher`."""
+    log.info("Teacher %s is applied once to every image of %d pixels", stored.arch, size)
     module = stored.module()
 
     @jax.jit
@@ -290,7 +290,10 @@ def _of_images(
     else:
         images = examples.images
     if not len(images):
-        raise UserError("There are no test images that the teacher could be measured on.")
+        raise UserError(
+            "There are no test images to measure the teacher on; give some, or "
+            "dataset.test_fraction=."
+        )
     found = embed(images, backbone=network, views=views, size=size, progress=True)
     return found.array.astype(np.float32)
 
@@ -315,7 +318,7 @@ def write_logits(path: pathlib.Path, told: TeacherLogits, dataset: Any, taught: 
 def read_logits(
     paths: Sequence[str], dataset: Dataset | FileDataset, taught: Examples | FileExamples
 ) -> TeacherLogits:
-    """What teachers have said, averaged over them.
+    """The logits of stored teachers, averaged over them.
 
     A file holds `logits`, float `[M, C]` of images as they are or `[M, V, C]` of them and, V = 2,
     their mirror images; and either `files` `[M]`, the images relative to the data set, or `ids`
@@ -324,7 +327,7 @@ def read_logits(
     `test_logits` `[n, C]` are there. `class_names` `[C]`, if there, must be those of the data set.
 
     Raises:
-      UserError: if a file is none, is of other classes, or has nothing on some image.
+      UserError: if a file holds no logits, is of other classes, or lacks an image.
     """
     found = [_read_logits(pathlib.Path(path), dataset, taught) for path in paths]
     views = max(told.train.shape[1] for told in found)

@@ -17,12 +17,13 @@ from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import dcfs
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
 
 
 def _config(**changes) -> ml_collections.ConfigDict:
     config = recipe.get_config("digits")
     config.writers = ("jsonl",)
+    config.model.name = "tiny"
     config.num_epochs = 3
     config.al.rounds = 3
     config.al.query_size = 20
@@ -45,7 +46,7 @@ def _score_counts(path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_keeps_its_books(method, tmp_path):
-    results = tasks.run(_config(method=method, **{"model.name": "tiny"}), tmp_path)
+    results = tasks.run(_config(method=method), tmp_path)
     assert results == json.loads((tmp_path / "results.json").read_text())
     split = json.loads((tmp_path / "split.json").read_text())
     assert split["known_classes"] == ["0", "1", "2", "3"]
