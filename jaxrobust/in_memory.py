@@ -232,7 +232,7 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
     """Sets fields by dotted name.
 
     Raises:
-      UserError: if a value is of another type. What is no field is refused by the task.
+      UserError: if a value is of another type. What is not a field is refused by the task.
     """
     for name, value in changes.items():
         section, _, field = name.rpartition(".")

@@ -205,6 +205,26 @@ def to_config(options: Options) -> ml_collections.ConfigDict:
     return config
 
 
+def is_default(name: str, recipe: Mapping[str, Any]) -> bool:
+    """Whether a field has the default of its declaration, in any of the sections of that name.
+
+    Args:
+      name: dotted.
+      recipe: all fields by dotted name, lists in place of tuples.
+    """
+    section, _, short = name.rpartition(".")
+    for cls in _subclasses(Options):
+        field = cls.__dataclass_fields__.get(short) if cls.section == section else None
+        if field is None:
+            continue
+        default = field.default
+        if isinstance(default, Follows):
+            default = recipe[default.field]
+        if recipe[name] == (list(default) if isinstance(default, tuple) else default):
+            return True
+    return False
+
+
 def is_within(value: object, interval: str) -> bool:
     """Whether `value` is a number in an interval such as `[0, 1)`; NaN lies in none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -57,7 +57,7 @@ def query(
     """Chooses examples to annotate, where some are of none of the classes (an open set).
 
     One round of the annotation task, as `jaxrobust run --config=bual:features` has it: the networks
-    of the strategy are trained anew on what has been annotated, and score the others.
+    of the strategy are trained again on what has been annotated, and score the others.
 
     Args:
       annotations: int `[N]`: a class 0..K-1; -1 (`jaxrobust.UNLABELED`), nobody has looked; or -2

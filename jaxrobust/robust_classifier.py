@@ -58,7 +58,9 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         """Sets arguments, fields of the recipe among them."""
         for name, value in params.items():
             if name.startswith("_") or name.endswith("_") or hasattr(type(self), name):
-                raise ValueError(f"{name!r} is no parameter of RobustClassifier.")
+                raise ValueError(
+                    f"{name!r} is not a parameter of RobustClassifier; see get_params()."
+                )
             setattr(self, name, value)
         return self
 

@@ -10,10 +10,20 @@ import ml_collections
 import pytest
 
 from configs import bldr, bual, dpc, l2d
+from jaxrobust.engine.workdir import flatten
 from jaxrobust.errors import UserError
 from jaxrobust.methods.bual_options import Bual
 from jaxrobust.methods.dpc_options import Dpc
-from jaxrobust.options import Follows, Names, Options, option, replace, to_config, with_sections
+from jaxrobust.options import (
+    Follows,
+    Names,
+    Options,
+    is_default,
+    option,
+    replace,
+    to_config,
+    with_sections,
+)
 from jaxrobust.tasks.options import NoisyLabels, check, option_classes
 
 CLASSES = {
@@ -75,6 +85,15 @@ def test_fields_that_follow_others_go_on_doing_so_in_a_config():
     config = bldr.get_config("digits")
     config.optimizer.constant_epochs = 5
     assert config.bldr.warm_up == 5
+
+
+def test_a_field_has_the_default_of_its_declaration():
+    config = bual.get_config("digits")
+    recipe = flatten(json.loads(config.to_json()))
+    assert is_default("bual.nl_epochs", recipe)  # follows num_epochs
+    assert is_default("dataset.mean", recipe)  # of no numbers
+    assert not is_default("num_epochs", recipe)  # the recipe's own
+    assert not is_default("bual.nl_epochs", {**recipe, "bual.nl_epochs": 1})
 
 
 def test_a_recipe_is_replaced_by_dotted_names():

@@ -153,7 +153,7 @@ class _Finder:
             for written in (file, unescape_formula(file)):
                 if (i := self._of_file.get(_normal(written))) is not None:
                     return i
-            raise _Problem(f"names {file!r}, which is no training image")
+            raise _Problem(f"names {file!r}, which is not a training image")
         if not number:
             raise _Problem("names no file and no id" if self._files else "names no id")
         if not number.isdecimal() or int(number) >= self._count:
@@ -170,7 +170,7 @@ def _decided(row: Row, given: str, classes: Texts) -> str | None:
     written, decision = row.cells["label"], row.cells.get("decision", "").lower()
     label = classes.find(written) if written else None
     if written and label is None:
-        raise _Problem(f"says {written!r}, which is no class: {classes.hint(written)}")
+        raise _Problem(f"says {written!r}, which is not a class: {classes.hint(written)}")
     if decision and decision not in DECISIONS:
         raise _Problem(f"has the decision {decision!r}; write one of {', '.join(DECISIONS)}")
     if (was := row.cells.get("given_label")) and classes.find(was) not in (given, label):

@@ -98,8 +98,9 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
         )
     if np.any(np.diff(labels_of_files) < 0) and not np.array_equal(labels_of_files, clean_labels):
         raise DataError(
-            "The images are neither in the order of the label file nor sorted by class, so their "
-            "labels cannot be told: use the official archive or class folders, and the label file "
+            "The images are neither in the order of the label file nor sorted by class, so which "
+            "label is whose is not known: use the official archive or class folders, and the label "
+            "file "
             "in the archive's order."
         )
     order = np.empty(len(by_class), np.int64)

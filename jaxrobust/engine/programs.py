@@ -86,7 +86,7 @@ class Programs:
 
         def counted(*args):
             self.traces[name] += 1
-            log.info("compiling %s (%d of %d programs)", name, len(self.traces), len(self._jitted))
+            log.info("compiling %s (program %d)", name, len(self.traces))
             if self.traces[name] > 1:
                 shapes = jax.tree.map(jnp.shape, args)
                 raise RuntimeError(f"Program {name!r} was traced twice; arguments {shapes}.")

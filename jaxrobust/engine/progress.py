@@ -49,6 +49,7 @@ class Progress:
         self._bar = tqdm(
             total=total,
             initial=done,
+            desc="compiling",  # until the first steps are done
             bar_format="{desc}{percentage:3.0f} %|{bar}| {elapsed}{postfix}",
             file=sys.stderr,
             dynamic_ncols=True,

@@ -13,6 +13,7 @@ import filelock
 import ml_collections
 
 from jaxrobust.errors import UserError
+from jaxrobust.options import is_default
 
 log = logging.getLogger("jaxrobust")
 
@@ -63,6 +64,8 @@ def read_object(path: pathlib.Path) -> dict:
 def check_same_config(config: dict, path: pathlib.Path) -> None:
     """Refuses to go on with `config` in a workdir whose `path`, its `config.json`, says otherwise.
 
+    An option that the file lacks, since it did not exist then, counts as having its default.
+
     Raises:
       UserError: naming the first field that differs, or if the file cannot be read.
     """
@@ -70,6 +73,8 @@ def check_same_config(config: dict, path: pathlib.Path) -> None:
     for name in sorted(before.keys() | now.keys()):
         if name in FREE_ON_RESTART or name.split(".")[0] in FREE_ON_RESTART:
             continue
+        if name not in before and is_default(name, now):
+            continue  # an option that is newer than the run
         if before.get(name) != now.get(name):
             raise UserError(
                 f"{path.parent} belongs to a run with {name}={before.get(name)!r}, but this "

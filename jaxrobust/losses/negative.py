@@ -121,7 +121,7 @@ def random_label_targets(
     where it is not.
 
     Args:
-      key: random key. The method draws anew for every image at every visit.
+      key: random key. The method draws again for every image at every visit.
       labels: integers `[B]`; ignored where `is_labeled` is False.
       is_labeled: bool `[B]`.
       num_classes: number of known classes, at least 2.

@@ -110,8 +110,9 @@ class Select(Options, section="select", recipe=_RECIPE):
     first_round: str = option(
         "uncertainty",
         ("same", "uncertainty", "coarse_only", "random"),
-        "before any unknown is known; uncertainty: coarse = `coarse`, since the heads' discrepancy "
-        "says nothing yet [ours]",
+        "before any unknown is known. uncertainty: for discrepancy_first, coarse = `coarse`, since "
+        "the heads' discrepancy says nothing yet [ours]; for uncertainty_first it is `same`. same: "
+        "as later; coarse_only: the lowest in the coarse score; random: any of the pool",
     )
 
     def check_combinations(self) -> None:

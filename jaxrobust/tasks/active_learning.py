@@ -236,8 +236,8 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset)
     al = Al.read(config)
     if dataset.unlabeled is not None:
         raise UserError(
-            f"{config.dataset.path} has a folder of unlabelled images, which nobody can annotate; "
-            "set --config.oracle=csv to be asked yourself, or take the folder away."
+            f"{config.dataset.path} has a folder of unlabelled images, whose labels no file holds; "
+            "set --config.oracle=csv to annotate them yourself, or move the folder away."
         )
     split = split_by_truth(config, dataset)
     check_batch_size(config, len(split.labeled))
@@ -859,7 +859,7 @@ class _Learning:
         has_ended = saved.record.get("ended", False)
         if changed:
             when = "trained on again" if has_ended else "taken up from the next round on"
-            log.info("%d answers of earlier rounds are not what they were: %s", changed, when)
+            log.info("%d answers of earlier rounds have changed: %s", changed, when)
         if not has_ended or not (changed or self._asks(last)):
             return
         saved.record["ended"] = False

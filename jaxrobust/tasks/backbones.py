@@ -56,7 +56,7 @@ class Backbone:
         wanted = backbone_of(network)
         if not wanted["params"]:
             raise UserError(
-                f"model.name={name!r} has heads alone, which no backbone fits; clear "
+                f"model.name={name!r} consists of heads, which no backbone fits; clear "
                 "--config.model.backbone=."
             )
         if difference := storage.first_difference(self.variables, wanted):

@@ -73,6 +73,7 @@ from jaxrobust.tasks.student_folder import check_export, write_student
 from jaxrobust.tasks.teachers import (
     TEACHER_LOGITS,
     TeacherLogits,
+    backbone_source,
     check_table,
     digest,
     frozen_teacher,
@@ -82,7 +83,6 @@ from jaxrobust.tasks.teachers import (
     read_logits,
     sees_own_images,
     start_from,
-    stored_backbone,
     stored_teacher,
     teacher_size,
     write_logits,
@@ -178,7 +178,7 @@ def read_inputs(
         )
     check_batch_size(config, len(dataset.train))
     stored = stored_teacher(config, dataset)
-    backbones = {role: stored_backbone(config, role) for role in ROLES[:2]}
+    backbones = {role: backbone_source(config, role) for role in ROLES[:2]}
     needs_teacher = bool(stored) or config.method != protocol.labels_only
     own = needs_teacher and sees_own_images(config)
     start = backbones["teacher"]

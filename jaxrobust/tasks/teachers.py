@@ -36,7 +36,7 @@ TEACHER_LOGITS = "teacher_logits.npz"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TeacherLogits:
-    """What a teacher that is no network of ours says of the images of a data set.
+    """The logits of a teacher that is not a jaxrobust network, of the images of a data set.
 
     Attributes:
       name: what reports call it.
@@ -73,7 +73,7 @@ def stored_teacher(
     stored = load_classifier(config.teacher.path)
     if stored.num_classes != dataset.num_classes:
         raise UserError(
-            f"The teacher in {config.teacher.path} tells {stored.num_classes} classes apart, but "
+            f"The teacher in {config.teacher.path} has {stored.num_classes} classes, but "
             f"{dataset.name} has {dataset.num_classes}; give another --config.teacher.path."
         )
     if (stored.decoder is not None) != dataset.is_multilabel:
@@ -144,7 +144,7 @@ def check_table(
         )
 
 
-def stored_backbone(config: ml_collections.ConfigDict, role: str) -> StoredClassifier | None:
+def backbone_source(config: ml_collections.ConfigDict, role: str) -> StoredClassifier | None:
     """The network whose backbone the teacher or the student starts from, None without one.
 
     Raises:
@@ -254,7 +254,7 @@ def logits_of(
     size: int,
 ) -> TeacherLogits:
     """What a network says of images of its own size; arguments as of `frozen_teacher`."""
-    log.info("Teacher %s is asked once about every image of %d pixels", stored.arch, size)
+    log.info("Teacher %s is applied once to every image of %d pixels", stored.arch, size)
     module = stored.module()
 
     @jax.jit
@@ -290,7 +290,10 @@ def _of_images(
     else:
         images = examples.images
     if not len(images):
-        raise UserError("There are no test images that the teacher could be measured on.")
+        raise UserError(
+            "There are no test images to measure the teacher on; give some, or "
+            "dataset.test_fraction=."
+        )
     found = embed(images, backbone=network, views=views, size=size, progress=True)
     return found.array.astype(np.float32)
 

@@ -59,8 +59,8 @@ def test_what_is_compiled_is_said_before(caplog):
             first(jnp.ones(2))
         second(jnp.ones(2))
     assert caplog.messages == [
-        "compiling one (1 of 2 programs)",
-        "compiling two/epoch (2 of 2 programs)",
+        "compiling one (program 1)",
+        "compiling two/epoch (program 2)",
     ]
 
 

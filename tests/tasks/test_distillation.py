@@ -289,7 +289,7 @@ def test_a_teacher_sees_images_as_it_was_trained(finished, tmp_path, caplog):
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
     path = _foreign_teacher(tmp_path / "teacher")
-    with pytest.raises(UserError, match="tells 7 classes apart, but digits has 10"):
+    with pytest.raises(UserError, match="has 7 classes, but digits has 10"):
         tasks.run(_config(**{"teacher.path": path}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
