@@ -44,7 +44,7 @@ class Backbone:
         return digest(self.variables)
 
     def check(self, network: TrainState | Mapping[str, Any], name: str) -> None:
-        """Refuses another network than that of which this is the backbone.
+        """Refuses a network that this backbone does not fit.
 
         Args:
           network: a state or variables, or their shapes.

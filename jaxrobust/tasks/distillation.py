@@ -113,7 +113,7 @@ def run(
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
-      teacher: what a teacher says of these images, in place of the one that the recipe names.
+      teacher: a teacher's logits on these images, in place of the one that the recipe names.
       bar: as of `open_run`.
 
     Returns:
@@ -232,8 +232,10 @@ def _class_weights(config: ml_collections.ConfigDict, dataset: Any) -> np.ndarra
 
 
 def _with_told(config: ml_collections.ConfigDict, run_: Run, inputs: _Inputs) -> _Inputs:
-    """The inputs with what a teacher says that sees other images than the student and needs no
-    training here: asked once, and read again by a run that goes on."""
+    """The inputs with the logits of a teacher that sees other images than the student.
+
+    They are computed once, unless the teacher is trained here, and read again by a run that goes on.
+    """
     needs = inputs.distiller.has_teacher or inputs.stored
     if not inputs.size or inputs.own_images is not None or not needs:
         return inputs
@@ -297,7 +299,7 @@ def _distiller(
     """The recipe's method.
 
     Raises:
-      UserError: if the recipe's options of it, or of streamed images, are none.
+      UserError: if the recipe's options of the method, or of streamed images, are not valid.
     """
     if isinstance(dataset, FileDataset):
         view_transforms(config)
@@ -754,7 +756,7 @@ class _Distillation:
             log.info("Teacher %s: %s", self.teacher_name, scored)
 
     def _tell(self, trained: StoredClassifier) -> None:
-        """What a teacher of images of its own size says of the student's, asked once."""
+        """The logits, computed once, of a teacher that sees images of its own size."""
         file = self.run.workdir / TEACHER_LOGITS
         if file.exists():
             told = read_logits((str(file),), self.dataset, self.taught)

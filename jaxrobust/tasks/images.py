@@ -128,7 +128,7 @@ def view_transforms(config: ml_collections.ConfigDict) -> dict[str, Transform]:
     """What is done on the host to streamed images, by the kind of view.
 
     Raises:
-      UserError: if the recipe's crops are none.
+      UserError: if the recipe's crops are not possible.
     """
     augment, size = Augment.read(config), config.dataset.image_size
     if not size:

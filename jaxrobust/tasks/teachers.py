@@ -42,7 +42,7 @@ class TeacherLogits:
       name: what reports call it.
       train: float32 `[N, V, C]`, on the V views of the training images that a recipe's crops have,
         in the order of `draw_views`; or on the whole images, V = 1, and their mirror images, V = 2.
-      test: float32 `[n, C]`, on the test images; None if it was not asked.
+      test: float32 `[n, C]`, on the test images; None if not known.
     """
 
     name: str
@@ -219,12 +219,12 @@ def frozen_teacher(
     seed: int,
     balanced: bool,
 ) -> tuple[StoredClassifier, TeacherLogits]:
-    """A linear head on the frozen features of a backbone, and what it says.
+    """A linear head on the frozen features of a backbone, and its logits.
 
     Args:
       backbone: any classifier; its own head is not used.
       dataset: labelled images, on which the head is fitted, and test images.
-      taught: images that it is asked about, the labelled ones first.
+      taught: images whose logits are computed, the labelled ones first.
       root: folder of the data set, if its images are files.
       size: side in pixels of the images that it sees.
       seed: of `fit_linear_head`.
@@ -253,7 +253,7 @@ def logits_of(
     root: str,
     size: int,
 ) -> TeacherLogits:
-    """What a network says of images of its own size; arguments as of `frozen_teacher`."""
+    """The logits of a network on images of its own size; arguments as of `frozen_teacher`."""
     log.info("Teacher %s is applied once to every image of %d pixels", stored.arch, size)
     module = stored.module()
 
@@ -318,7 +318,7 @@ def write_logits(path: pathlib.Path, told: TeacherLogits, dataset: Any, taught: 
 def read_logits(
     paths: Sequence[str], dataset: Dataset | FileDataset, taught: Examples | FileExamples
 ) -> TeacherLogits:
-    """What teachers have said, averaged over them.
+    """The logits of stored teachers, averaged over them.
 
     A file holds `logits`, float `[M, C]` of images as they are or `[M, V, C]` of them and, V = 2,
     their mirror images; and either `files` `[M]`, the images relative to the data set, or `ids`
@@ -327,7 +327,7 @@ def read_logits(
     `test_logits` `[n, C]` are there. `class_names` `[C]`, if there, must be those of the data set.
 
     Raises:
-      UserError: if a file is none, is of other classes, or has nothing on some image.
+      UserError: if a file holds no logits, is of other classes, or lacks an image.
     """
     found = [_read_logits(pathlib.Path(path), dataset, taught) for path in paths]
     views = max(told.train.shape[1] for told in found)
