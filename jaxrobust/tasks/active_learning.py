@@ -17,7 +17,7 @@ import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -977,11 +977,8 @@ class _Learning:
         probs = fetch(cast(Callable, self._phases[target].class_probs)(outputs(target)))
         unknown_probs = None
         has_unknown = bool(np.any(self.annotations == self.problem.num_classes))
-        if (
-            detector
-            and has_unknown
-            and self._visited(last, list(self._phases).index(detector)).size
-        ):
+        is_trained = detector and self._visited(last, list(self._phases).index(detector)).size
+        if has_unknown and is_trained:
             logits = outputs(detector)
             logits = logits["logits"] if isinstance(logits, dict) else logits
             unknown_probs = fetch(jax.nn.softmax(logits, axis=-1))[:, -1]

@@ -234,7 +234,7 @@ def _class_weights(config: ml_collections.ConfigDict, dataset: Any) -> np.ndarra
 def _with_told(config: ml_collections.ConfigDict, run_: Run, inputs: _Inputs) -> _Inputs:
     """The inputs with the logits of a teacher that sees other images than the student.
 
-    They are computed once, unless the teacher is trained here, and read again by a run that goes on.
+    They are computed once, unless the teacher is trained here; a run that goes on reads them.
     """
     needs = inputs.distiller.has_teacher or inputs.stored
     if not inputs.size or inputs.own_images is not None or not needs:
