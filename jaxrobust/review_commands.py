@@ -36,8 +36,8 @@ from jaxrobust.data.tables import (
     escape_formula,
     read_rows,
     refuse_if_any,
-    to_csv,
     unescape_formula,
+    write_rows,
 )
 from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
@@ -82,7 +82,7 @@ def apply_corrections(argv: list[str] | None = None) -> int:
         [escape_formula(file), escape_formula(str(classes[label]))]
         for file, label in zip(files, reviewed.labels, strict=True)
     ]
-    arguments.out.write_text(to_csv([["file", "label"], *rows]), encoding="utf-8", newline="")
+    write_rows(arguments.out, [["file", "label"], *rows])
     counts = [int(np.sum(reviewed.review == word)) for word in (CORRECTED, KEPT)]
     print(
         f"{len(files):,} labels, {counts[0]:,} of them corrected and {counts[1]:,} kept by review: "
@@ -338,6 +338,4 @@ def _fill(asked: _Questions, answers: dict[int, Answer]) -> None:
         asked.rows[i]["label"] = escape_formula(answer.label or "skip")
     rows: list[Sequence[str]] = [list(asked.rows[0])]
     rows += [list(row.values()) for row in asked.rows]
-    scratch = asked.table.with_name(asked.table.name + ".part")
-    scratch.write_text(to_csv(rows), encoding="utf-8", newline="")
-    scratch.replace(asked.table)
+    write_rows(asked.table, rows)

@@ -19,8 +19,8 @@ from jaxrobust.data.tables import (
     escape_formula,
     read_rows,
     refuse_if_any,
-    to_csv,
     unescape_formula,
+    write_rows,
 )
 from jaxrobust.errors import DataError
 
@@ -65,10 +65,7 @@ def write_corrections(path: str | os.PathLike, corrections: Iterable[Correction]
         ]
         for row in corrections
     ]
-    path = pathlib.Path(path)
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(to_csv([COLUMNS, *rows]), encoding="utf-8", newline="")
-    scratch.replace(path)
+    write_rows(pathlib.Path(path), [COLUMNS, *rows])
 
 
 def read_corrections(

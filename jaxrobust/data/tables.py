@@ -52,6 +52,13 @@ def to_csv(rows: Iterable[Sequence]) -> str:
     return BOM + text.getvalue()
 
 
+def write_rows(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
+    """Writes `to_csv` in one piece: a kill leaves the old table or the new one."""
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(to_csv(rows), encoding="utf-8", newline="")
+    scratch.replace(path)
+
+
 def read_cells(path: pathlib.Path) -> list[tuple[int, list[str]]]:
     """Cells of a table that may have been through a spreadsheet, without surrounding blanks.
 
