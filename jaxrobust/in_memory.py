@@ -181,7 +181,7 @@ def make_recipe(
 def noisy_label_recipe(
     inputs: np.ndarray, config: Any, *, method: str | None, seed: int
 ) -> ml_collections.ConfigDict:
-    """The recipe for labels of these inputs, which are taken for as wrong as they came."""
+    """The recipe for labels of these inputs, to which no noise is added."""
     if method is not None and method not in NOISY_LABEL_METHODS:
         raise UserError(unknown_name("method", method, NOISY_LABEL_METHODS))
     recipe = "bldr" if method == "bldr" else "dpc"

@@ -320,7 +320,7 @@ def read_cifarn_labels(
       path: `CIFAR-10_human.pt` or `CIFAR-100_human.pt`.
       key: "clean", "aggre", "worst", "rand1", "rand2" or "rand3" for CIFAR-10; "clean100" or
         "noisy100" for CIFAR-100; or a key of the file itself.
-      clean_labels: integers `[50000]`, the true labels of the images at hand. If given, those of
+      clean_labels: integers `[50000]`, the true labels of the images in use. If given, those of
         the file must be the same, or the images are in another order.
 
     Returns:

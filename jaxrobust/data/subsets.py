@@ -79,7 +79,7 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
     order is refused.
 
     Args:
-      labels_of_files: int [N], clean labels in the order at hand: ascending, each class in archive
+      labels_of_files: int [N], clean labels in the order in use: ascending, each class in archive
         order, or equal to `clean_labels`.
       clean_labels: int [N], clean labels in archive order.
 

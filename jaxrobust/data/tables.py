@@ -1,4 +1,4 @@
-"""Tables that people fill in a spreadsheet: what one saves is read, and mistakes are told by line.
+"""Tables that people fill in a spreadsheet: what one saves is read, mistakes are named by line.
 
 No JAX is loaded. Excel and LibreOffice change what they open: separators become semicolons or tabs,
 numbers lose leading zeros, `true` becomes `TRUE`, and text in front of which there is no mark of

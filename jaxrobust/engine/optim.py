@@ -123,6 +123,9 @@ def one_cycle(
 
     Returns:
       The value at `step`, of JAX's default float type.
+
+    Raises:
+      UserError: for fewer than 2 steps, or a `rise` outside of (0, 1).
     """
     if num_steps < 2 or not 0 < rise < 1:
         raise UserError(
