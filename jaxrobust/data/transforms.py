@@ -1,7 +1,7 @@
 """Augmentation of single images on the host, for streams that decode in worker processes.
 
 A transform is a pure function `(image, generator) -> uint8 [H, W, 3]` of a Pillow image in RGB and
-a NumPy generator; the generator is all its randomness, so that seeding it by (seed, epoch, position)
+a NumPy generator; the generator is all its randomness, so that seeded by (seed, epoch, position) it
 gives the same pixels from any worker.
 """
 
