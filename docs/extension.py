@@ -1,4 +1,4 @@
-"""What the site shows beside its text: formulas as MathML, notebooks, and summaries of modules.
+"""What the site shows beside its text: formulas as MathML, notebooks, tables of names.
 
 An extension of Python-Markdown, for Zensical and MkDocs. Nothing is fetched from elsewhere.
 """
@@ -15,10 +15,14 @@ from markdown import Extension
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 
+from jaxrobust import methods
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _MODULE = re.compile(r"^::: (\S+)(?:\n    options: {members: \[(.*)\]})?$", re.MULTILINE)
-_INSERT = re.compile(r"<!-- (summary|notebook) ?(\S*) -->")
+# Of a function without brackets: browsers set no space after its name.
+_NAME = re.compile(r"(<mi>(?:log|cosh)</mi>)(?!<mo)")
+_INSERT = re.compile(r"<!-- (summary|notebook|methods) ?(\S*) -->")
 
 
 class _Formulas(Postprocessor):
@@ -26,6 +30,7 @@ class _Formulas(Postprocessor):
         def mathml(match):
             display = {"span": "inline", "div": "block"}[match[1]]
             formula = convert(html.unescape(match[2]), display=display)
+            formula = _NAME.sub(r'\1<mspace width="0.17em"/>', formula)
             return f'<div class="formula">{formula}</div>' if display == "block" else formula
 
         return _FORMULA.sub(mathml, text)
@@ -48,6 +53,13 @@ def _summary(lines):
     return rows
 
 
+def _methods(registry):
+    """A table of a registry of `jaxrobust.methods`, as `jaxrobust list methods` prints it."""
+    entries = getattr(methods, registry)
+    rows = [f"| `{name}` | {entries.entry(name).summary} |" for name in sorted(entries)]
+    return ["| `--config.method=` | what it is |", "|---|---|", *rows]
+
+
 def _notebook(file):
     """The cells of a notebook, each with what it put out."""
     lines = []
@@ -61,7 +73,8 @@ def _notebook(file):
             data = output.get("data", {})
             if image := data.get("image/png"):
                 image = base64.b64encode(base64.b64decode("".join(image))).decode()
-                lines += [f'<p><img alt="output" src="data:image/png;base64,{image}"></p>', ""]
+                image = f'<img alt="output" src="data:image/png;base64,{image}">'
+                lines += [f'<div class="output">{image}</div>', ""]
             elif page := data.get("text/html"):
                 page = "".join(line.strip() + " " for line in "".join(page).splitlines())
                 lines += [f'<div class="output">{page}</div>', ""]
@@ -77,8 +90,10 @@ class _Inserts(Preprocessor):
             match = _INSERT.fullmatch(line.strip())
             if match is None:
                 result.append(line)
+            elif match[1] == "summary":
+                result += _summary(lines)
             else:
-                result += _summary(lines) if match[1] == "summary" else _notebook(match[2])
+                result += {"notebook": _notebook, "methods": _methods}[match[1]](match[2])
         return result
 
 

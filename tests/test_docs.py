@@ -1,7 +1,9 @@
 """The documentation's examples run, and no function is left out of it."""
 
 import doctest
+import importlib
 import inspect
+import operator
 import pathlib
 import pkgutil
 import re
@@ -11,7 +13,8 @@ import pytest
 
 from jaxrobust import losses, selection
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PACKAGES = {"losses": losses, "selection": selection}
 
 
@@ -73,3 +76,16 @@ def test_a_table_as_csv():
         ("A", 1, 2, "**b**", "x", "5 %", "5", ""),
         ("A", 1, 2, "**b**", "y", "", "", ""),
     ]
+
+
+def test_recipes_and_fields_in_commands_exist():
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")
+    commands = re.findall(
+        r"(?:--config=|jaxrobust run )(?:configs/)?([a-z]\w*)(?:\.py)?:([\w.]+\w)([^`\n]*)", text
+    )
+    assert len(commands) > 40
+    for recipe, variant, rest in commands:
+        config = importlib.import_module(f"jaxrobust.recipes.{recipe}").get_config(variant)
+        for field in re.findall(r"--config\.([\w.]+)=", rest):
+            operator.attrgetter(field)(config)

@@ -46,9 +46,9 @@ def setup_jax(config: ml_collections.ConfigDict) -> None:
         `config.device_count` for more devices than there are.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update(
-            "jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "jaxrobust" / "xla")
-        )
+        # From Python 3.14 on entries are compressed otherwise, and one cannot read the other's.
+        folder = pathlib.Path.home() / ".cache" / "jaxrobust" / "xla" / sys.implementation.cache_tag
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import signal
+import sys
 import tempfile
 import types
 
@@ -142,6 +143,19 @@ def test_a_library_call_changes_no_environment_variable():
     config.deterministic = True
     environment.setup_jax(config)
     assert dict(os.environ) == before
+
+
+def test_each_python_keeps_compiled_programs_of_its_own():
+    """From 3.14 on JAX compresses them otherwise, and warns of those of an older Python."""
+    settings = {name: value for name, value in jax.config.values.items() if "cache" in name}
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        environment.setup_jax(dcfs.get_config("digits"))
+        folder = pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
+        assert folder.name == sys.implementation.cache_tag
+    finally:
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"):
+            jax.config.update(name, settings[name])
 
 
 def test_more_devices_than_there_are_are_refused():
