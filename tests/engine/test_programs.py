@@ -64,6 +64,18 @@ def test_what_is_compiled_is_said_before(caplog):
     ]
 
 
+def test_first_networks_are_to_the_bit_those_of_a_fully_optimised_program():
+    initializers = (jax.nn.initializers.he_normal(), jax.nn.initializers.he_uniform())
+
+    def start(key):
+        return [init(key, (3, 3, 8, 16)) for init in initializers]
+
+    key = jax.random.key(0)
+    chex.assert_trees_all_equal(
+        Programs().jit("start", start, static=(), is_start=True)(key), jax.jit(start)(key)
+    )
+
+
 class _Stream:
     """The values of the rows, made on the host."""
 
