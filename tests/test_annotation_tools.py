@@ -97,7 +97,7 @@ def _task(**changes):
 
 
 MALFORMED = {
-    "no json": ("{", r"is no JSON .*; export from Label Studio as JSON or JSON-MIN"),
+    "no json": ("{", r"is not JSON .*; export from Label Studio as JSON or JSON-MIN"),
     "no list": ("{}", "holds no list of tasks"),
     "no tasks": ("[1]", "holds no list of tasks"),
     "no image": (_task(data={}), r"task 1 \(id 5\) names neither a file nor an image"),
@@ -129,7 +129,7 @@ def test_a_malformed_export_of_label_studio(content, words, tmp_path):
 
 
 MALFORMED_XML = {
-    "no xml": ("{}", "is no XML"),
+    "no xml": ("{}", "is not XML"),
     "another": ("<cvat/>", "holds <cvat>, not <annotations>"),
     "a document type": ('<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "declares a document"),
     "no name": ("<annotations><image/></annotations>", "image 1 has no name"),

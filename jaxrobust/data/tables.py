@@ -104,7 +104,7 @@ def read_rows(path: pathlib.Path, required: Iterable[str] = (), note: str = "") 
         path,
         [
             f"line {line} has {len(cells)} cells for {len(columns)} columns; put quotes around a "
-            "cell that holds a separator"
+            "cell that holds a comma, a semicolon or a tab"
             for line, cells in rows
             if any(cells[len(columns) :])
         ],

@@ -482,7 +482,7 @@ def test_without_a_test_part(folder, tmp_path):
 def test_unusable_folders(folder, tmp_path):
     config = _config(folder)
     config.oracle = "truth"
-    with pytest.raises(UserError, match=r"set --config\.oracle=csv to be asked yourself"):
+    with pytest.raises(UserError, match=r"set --config\.oracle=csv to annotate them yourself"):
         tasks.run(config, tmp_path / "run")
     root = tmp_path / "data"
     shutil.copytree(folder[0], root)
