@@ -1,5 +1,7 @@
 """What a run reports, as fractions in [0, 1]. Host code on NumPy arrays unless said otherwise."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,11 @@ def topk_accuracy(
         )
     if not 1 <= k <= logits.shape[1]:
         raise ValueError(f"k={k} must lie between 1 and the {logits.shape[1]} classes.")
+    return _hits(logits, labels, k)
+
+
+@functools.partial(jax.jit, static_argnames="k")  # one program in place of one for each operation
+def _hits(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     classes = jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
     labels = labels[:, None]
     of_label = jnp.max(logits, axis=1, keepdims=True, where=classes == labels, initial=-jnp.inf)

@@ -20,6 +20,7 @@ class Source(NamedTuple):
       description: one line for lists of data sets.
       read: `(path, image_size, seed) -> Dataset`, which reads the set into memory.
       find: `path -> FileDataset`, which leaves the images in their files.
+      side: of its images in pixels; 0: they are of many sizes.
 
     A set of images has at least one of the two; features have neither, but `load_features`.
     """
@@ -27,28 +28,37 @@ class Source(NamedTuple):
     description: str
     read: Callable[[pathlib.Path | None, int | None, int], Dataset] | None = None
     find: Callable[[pathlib.Path | None], FileDataset] | None = None
+    side: int = 0
 
 
 SOURCES: dict[str, Source] = {
     "digits": Source(
-        "1,797 scanned digits of 8 x 8 pixels that come with scikit-learn", read=image_sets.digits
+        "1,797 scanned digits of 8 x 8 pixels that come with scikit-learn",
+        read=image_sets.digits,
+        side=8,
     ),
     "digit_canvases": Source(
-        "multi-label canvases composed of these digits", read=image_sets.digit_canvases
+        "multi-label canvases composed of these digits", read=image_sets.digit_canvases, side=24
     ),
     "fashion_mnist": Source(
         "Fashion-MNIST: 70,000 grey articles of clothing, 10 classes",
         read=image_sets.fashion_mnist,
+        side=28,
     ),
     "cifar10": Source(
-        "CIFAR-10: 60,000 photographs of 32 x 32 pixels, 10 classes", read=image_sets.cifar10
+        "CIFAR-10: 60,000 photographs of 32 x 32 pixels, 10 classes",
+        read=image_sets.cifar10,
+        side=32,
     ),
     "cifar100": Source(
-        "CIFAR-100: 60,000 photographs of 32 x 32 pixels, 100 classes", read=image_sets.cifar100
+        "CIFAR-100: 60,000 photographs of 32 x 32 pixels, 100 classes",
+        read=image_sets.cifar100,
+        side=32,
     ),
     "tiny_imagenet": Source(
         "Tiny-ImageNet: 110,000 photographs of 64 x 64 pixels, 200 classes",
         read=image_sets.tiny_imagenet,
+        side=64,
     ),
     "image_folder": Source(
         "your own images, in one folder for each class",

@@ -53,7 +53,7 @@ def slow_run(workdir: pathlib.Path, num_epochs: float, seconds_each: float) -> l
         cores = os.cpu_count() or 1
         split = (
             f"; --config.device_count={cores} gives every core a part of each batch, which helps "
-            "large networks"
+            "where a part is large"
             if jax.device_count() == 1 < cores
             else ""
         )

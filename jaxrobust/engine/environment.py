@@ -35,11 +35,15 @@ def ask_for_determinism() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
-def setup_jax(config: ml_collections.ConfigDict) -> None:
+def setup_jax(config: ml_collections.ConfigDict, cpu_devices: int = 0) -> None:
     """Chooses the platform and its devices, and turns the persistent compilation cache on.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jaxrobust/xla`. A CPU is
-    split into `config.device_count` devices, if JAX has not started.
+    split into `config.device_count` devices, or else into `cpu_devices`, if JAX has not started.
+
+    Args:
+      config: a recipe.
+      cpu_devices: 0 leaves a CPU as it is.
 
     Raises:
       UserError: if `config.device` asks for an accelerator that JAX does not find, or
@@ -52,9 +56,10 @@ def setup_jax(config: ml_collections.ConfigDict) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    if config.device_count and config.device in ("auto", "cpu"):
+    split = config.device_count or cpu_devices
+    if split and config.device in ("auto", "cpu"):
         with contextlib.suppress(RuntimeError):  # JAX has started, with what it was told before
-            jax.config.update("jax_num_cpu_devices", config.device_count)
+            jax.config.update("jax_num_cpu_devices", split)
     if config.device in ("gpu", "tpu") and jax.default_backend() != config.device:
         raise UserError(
             f"device={config.device!r} was asked for, but JAX finds only "

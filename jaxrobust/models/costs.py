@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,8 +45,15 @@ def num_operations(classifier: StoredClassifier) -> int:
     """Multiplications and additions of one image."""
     images = jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)
     apply = classifier.module().apply
-    jaxpr = jax.make_jaxpr(lambda images: apply(classifier.variables, images))(images)
-    return _operations(jaxpr.jaxpr)
+    return operations(lambda images: apply(classifier.variables, images), images)
+
+
+def operations(function: Callable, *arguments: Any) -> int:
+    """Multiplications and additions of a function, of whose arguments only shapes and dtypes count.
+
+    Nothing is computed, nor is JAX started.
+    """
+    return _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _operations(jaxpr: Any) -> int:

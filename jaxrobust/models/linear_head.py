@@ -4,9 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import train_test_split
 
 from jaxrobust.models.storage import StoredClassifier
 
@@ -71,6 +68,10 @@ def fit_linear_head(
       seed: of the fifth that is held out.
       balanced: whether all classes weigh the same, however many images they have.
     """
+    from sklearn.linear_model import LogisticRegression  # takes long to import
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import train_test_split
+
     if features.ndim == 2:
         features = features[:, None]
     flat = features.reshape(-1, features.shape[-1]).astype(np.float32)

@@ -1,13 +1,17 @@
 """The outer loops, each written once for every method."""
 
 import functools
+import logging
 import os
+import pathlib
 from typing import Any
 
 import ml_collections
 
 from jaxrobust.registry import Entry, Registry
 from jaxrobust.tasks.options import check
+
+log = logging.getLogger("jaxrobust")
 
 TASKS = Registry(
     {
@@ -43,9 +47,18 @@ def run(
     check(config)
     # Imported late, so that a wrong recipe is answered before JAX has started.
     from jaxrobust.engine.environment import setup_jax
+    from jaxrobust.tasks.devices import cpu_devices
     from jaxrobust.tasks.seeds import run_seeds
 
-    setup_jax(config)
+    # Whoever has the data in memory has chosen JAX's devices, too.
+    split = cpu_devices(config, pathlib.Path(workdir)) if dataset is None else 0
+    setup_jax(config, split)
+    if split > 1:
+        log.info(
+            "A batch is shared by %d devices of this CPU; --config.device_count=1 is slower and "
+            "gives the same bits whatever the number of cores.",
+            split,
+        )
     task = functools.partial(TASKS[config.task], dataset=dataset)
     if config.num_seeds > 1:
         return run_seeds(task, config, workdir)

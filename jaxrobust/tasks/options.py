@@ -117,8 +117,8 @@ class Run(Options):
     device_count: int = option(
         0,
         "[0, inf)",
-        "devices that share a batch; 0: all, and a CPU is one; 2 or more split a CPU, by which "
-        "large networks train up to 1.6 times as fast on as many cores, and small ones slower",
+        "devices that share a batch; 0: all, and a CPU is split into as many as its cores where a "
+        "step is large enough",
     )
     deterministic: bool = option(
         False, bool, "True: the same bits in every run on a GPU too, but slower"

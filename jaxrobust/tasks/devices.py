@@ -1,0 +1,95 @@
+"""Into how many devices a run splits a CPU, which has to be known before JAX starts."""
+
+import contextlib
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from jaxrobust.data.sources import SOURCES
+from jaxrobust.models import BACKBONES, FEATURE_NETWORKS, NETWORKS, make_network
+from jaxrobust.models.costs import operations
+
+GFLOP_OF_A_PART = 25.0
+"""A training step is split only as far as every device has this much of it. Steps whose halves had
+about 30 became faster (docs/scaling.md); with much less the devices wait longer for each other than
+they compute."""
+
+MOST = 8
+"""Devices at most: images and networks are kept once for each."""
+
+_FEWEST_PIXELS = 8192  # of a step: with fewer no network is large enough, and none is traced
+
+
+def cpu_devices(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
+    """The number of devices for a run that does not say `device_count`.
+
+    A run that goes on keeps the number of its last start, so that its results repeat bit for bit.
+    A new one gets the largest divisor of its batch, up to the number of cores, of which each part
+    is large enough. There is one device where it would change more than the speed
+    (`batch_norm=per_device`), and for several seeds, which would take a device each.
+
+    Args:
+      config: a recipe.
+      workdir: of the run.
+
+    Returns:
+      The number; 0 where the choice is somebody else's: of the recipe, of JAX's own settings, of
+      other processes.
+    """
+    if config.device_count or config.device not in ("auto", "cpu") or _jax_is_told():
+        return 0
+    if before := _last_start(workdir):
+        return before
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = min(cores or 1, MOST)
+    if most == 1 or config.num_seeds > 1 or config.batch_norm == "per_device":
+        return 1
+    most = min(most, int(gflop_of_step(config) / GFLOP_OF_A_PART))
+    return max((n for n in range(1, most + 1) if config.batch_size % n == 0), default=1)
+
+
+def _jax_is_told() -> bool:
+    """Whether the number of its CPU devices is set already, or left to several processes."""
+    return (
+        jax.config.values["jax_num_cpu_devices"] > 0
+        or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+        or jax.distributed.is_initialized()
+    )
+
+
+def _last_start(workdir: pathlib.Path) -> int:
+    """Devices of a CPU that a run had when it last started; 0 where there is none."""
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        last = json.loads((workdir / "environment.json").read_text())["starts"][-1]
+        if last["devices"][0].startswith("cpu"):
+            return last["device_count"]
+    return 0
+
+
+def gflop_of_step(config: ml_collections.ConfigDict) -> float:
+    """1e9 additions and multiplications of a plain training step: forward, and twice that back.
+
+    They are those of the network that is trained, which with a teacher is the student; 0 for images
+    of unknown size, for few of them, and for features.
+    """
+    source = SOURCES.get(config.dataset.name)
+    side = config.dataset.image_size or (source.side if source else 0)
+    if side * side * config.batch_size < _FEWEST_PIXELS:
+        return 0.0
+    if config.task == "distillation":
+        if config.student.name not in BACKBONES:
+            return 0.0
+        module = BACKBONES[config.student.name](dtype=jnp.float32)
+    else:
+        if config.model.name not in NETWORKS or config.model.name in FEATURE_NETWORKS:
+            return 0.0
+        options = {"num_classes": 2, "num_heads": 1, "dtype": jnp.float32}
+        module = make_network(config.model.name, **options)
+    # Traced without a device, so that JAX does not start.
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.ShapeDtypeStruct((2,), jnp.uint32), images)
+    return 3 * config.batch_size * operations(module.apply, variables, images) / 1e9
