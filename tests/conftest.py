@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -30,11 +31,17 @@ if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not 
 # Nearly all of the suite's time is compiling, so that a second run takes a fraction of the first.
 if jax.config.values["jax_compilation_cache_dir"] is None:
     cache = pathlib.Path.home() / ".cache" / "jaxrobust" / "tests"
-    jax.config.update(
-        "jax_compilation_cache_dir", str(cache / importlib.metadata.version("jaxlib"))
-    )
+    cache /= f"{importlib.metadata.version('jaxlib')}-{sys.implementation.cache_tag}"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -88,6 +95,16 @@ def forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_commands():
+    """Commands that tests start have a cache too, of their own: a kill may leave half a program."""
+    cache = f"{jax.config.values['jax_compilation_cache_dir']}/commands"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
 @pytest.fixture
 def x64():
     """Runs one test in double precision."""
@@ -109,24 +126,23 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def tiny_network():
-    """`model.name="tiny"`: one block of four channels, quick to compile."""
-    from jaxrobust import models
+    """`model.name="tiny"`: one block of four channels, quick to compile; `tiny2`: two stages."""
+    import tiny_recipe
 
-    network = functools.partial(models.ResNet, stage_sizes=(1,), widths=(4,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.NETWORKS, "tiny", network)
+        for name, network in tiny_recipe.NETWORKS.items():
+            patch.setitem(tiny_recipe.models.NETWORKS, name, network)
         yield
 
 
 @pytest.fixture(scope="module")
 def tiny_backbones():
     """Backbones `tiny4` and `tiny8`: one block of 4 or 8 channels, quick to compile."""
-    from jaxrobust import models
+    import tiny_recipe
 
     with pytest.MonkeyPatch.context() as patch:
-        for width in (4, 8):
-            backbone = functools.partial(models.ResNetBackbone, stage_sizes=(1,), widths=(width,))
-            patch.setitem(models.BACKBONES, f"tiny{width}", backbone)
+        for name, backbone in tiny_recipe.BACKBONES.items():
+            patch.setitem(tiny_recipe.models.BACKBONES, name, backbone)
         yield
 
 
@@ -172,10 +188,22 @@ def quick_jit():
 
 @pytest.fixture(scope="module")
 def quick_compile():
-    """Every program of the module is hardly optimised, for runs whose cost is compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Every program of the module is hardly optimised, for runs whose cost is compiling.
+
+    `OPTIMISED=1` in the environment compiles all as a user's programs are.
+    """
+    jax.config.update("jax_disable_most_optimizations", "OPTIMISED" not in os.environ)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def quick_commands():
+    """Commands that tests of the module start hardly optimise their programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "OPTIMISED" not in os.environ:
+            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")

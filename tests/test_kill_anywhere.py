@@ -1,6 +1,6 @@
 """Runs killed with SIGKILL anywhere and restarted leave what unkilled ones do, bit for bit.
 
-The ordinary suite kills one method a few times. The whole table (six methods, 20 kills each, about
+The ordinary suite kills a tiny network twice. The whole table (six methods, 20 kills each, about
 an hour on one core; `-s` shows it):
 
     python -m pytest -n 0 -s -m stress tests/test_kill_anywhere.py
@@ -17,6 +17,7 @@ import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ TAUGHT = (
     "--config.teacher.num_epochs=5",
     "--config.num_epochs=15",
 )
-RECIPES = {
+# Of each run of the table, and of what the ordinary suite kills.
+OPTIONS = {
     "dpc": (
         "--config.dataset.max_train=300",
         "--config.batch_size=16",
@@ -61,7 +63,14 @@ RECIPES = {
     "bual": (*ACTIVE, "--config.bual.subset_size=200"),
     "dhkd": (*TAUGHT, "--config.student.name=resnet8", "--config.teacher.name=resnet8"),
     "l2d": (*TAUGHT, "--config.batch_size=25", "--config.student.name=resnet8"),
+    "tiny": (
+        "--config.dataset.max_train=100",
+        "--config.dataset.max_test=50",
+        "--config.teacher.num_epochs=2",
+        "--config.num_epochs=4",
+    ),
 }
+METHODS = [name for name in OPTIONS if name != "tiny"]
 # Written anew by every start, or holding times.
 NOT_COMPARED = (".lock", "environment.json", "timing.json", "checkpoints", "tensorboard", "report")
 
@@ -83,22 +92,23 @@ def _draw_target(rng: np.random.Generator, method: str) -> Target:
 
 
 def _attempt(
-    method: str,
+    name: str,
     workdir: pathlib.Path,
     target: Target | None,
     *options: str,
     **variables: str,
 ) -> bool:
     """Starts or goes on with a run; True if it ended before it was killed."""
+    recipe = f"configs/{name}.py:digits" if name in METHODS else "tests/tiny_recipe.py:dhkd"
     command = (
         *(sys.executable, "-m", f"tests.{pathlib.Path(__file__).stem}"),
-        f"--config=configs/{method}.py:digits",
-        *RECIPES[method],
+        f"--config={recipe}",
+        *OPTIONS[name],
+        f"--config.checkpoint.every_seconds={0.3 if name in METHODS else 0}",
         *options,
-        "--config.checkpoint.every_seconds=0.3",
         f"--workdir={workdir}",
     )
-    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **variables}
+    environment = os.environ | variables
     with open(f"{workdir}.log", "w+") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
@@ -135,21 +145,20 @@ def _differences(found: dict, expected: dict) -> list[str]:
     return [n for n in sorted(found.keys() | expected.keys()) if found.get(n) != expected.get(n)]
 
 
-def _kill(method: str, folder: pathlib.Path, num_kills: int) -> str:
-    """Kills runs of a method `num_kills` times, each time somewhere else; a row of the table."""
+def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Target]) -> str:
+    """Kills runs `num_kills` times, each time where `draw` says; a row of the table."""
     started = time.monotonic()
-    assert _attempt(method, folder / "unkilled", None)
+    assert _attempt(name, folder / "unkilled", None)
     unkilled_seconds = time.monotonic() - started
     expected = _outcome(folder / "unkilled")
     assert "results.json" in expected and any(name.endswith(".png") for name in expected)
-    rng = np.random.default_rng(sorted(RECIPES).index(method))
     kills, runs, wrong = dict.fromkeys(MOMENTS, 0), 0, []
     while sum(kills.values()) < num_kills:
         workdir, ended = folder / f"killed_{runs}", False
         while not ended:
             is_last = sum(kills.values()) == num_kills
-            target = None if is_last else _draw_target(rng, method)
-            ended = _attempt(method, workdir, target)
+            target = None if is_last else draw()
+            ended = _attempt(name, workdir, target)
             if not ended:
                 kills[target.moment] += 1
         wrong += [f"{workdir.name}/{name}" for name in _differences(_outcome(workdir), expected)]
@@ -157,7 +166,7 @@ def _kill(method: str, folder: pathlib.Path, num_kills: int) -> str:
     assert not wrong, wrong
     places = ", ".join(f"{n} {moment}" for moment, n in kills.items() if n)
     return (
-        f"| {method} | {sum(kills.values())} ({places}) | {runs} | {len(expected)} | {len(wrong)} "
+        f"| {name} | {sum(kills.values())} ({places}) | {runs} | {len(expected)} | {len(wrong)} "
         f"| {unkilled_seconds:.0f} | {time.monotonic() - started:.0f} |"
     )
 
@@ -170,7 +179,7 @@ def test_the_same_seed_gives_the_same_bits_in_two_fresh_processes(tmp_path):
     for name in ("first", "second"):
         # Nothing compiled is shared, and sets are iterated in another order.
         fresh = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"cache_{name}")}
-        assert _attempt("dhkd", tmp_path / name, None, *short, **fresh)
+        assert _attempt("tiny", tmp_path / name, None, *short, **fresh)
         outcomes.append(_outcome(tmp_path / name))
     assert not _differences(*outcomes)
     assert {"results.json", "student/model.safetensors", "figures/epochs.png"} <= outcomes[0].keys()
@@ -183,14 +192,17 @@ def test_the_same_seed_gives_the_same_bits_in_two_fresh_processes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_a_student_killed_and_restarted_is_bit_equal(tmp_path):
-    _kill("dhkd", tmp_path, 2)
+    targets = iter([Target("epoch", 2 + 2, 0.05), Target("report", 1, 0.0)])
+    _kill("tiny", tmp_path, 2, lambda: next(targets))
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_killed_often_and_anywhere_is_bit_equal(method, tmp_path):
-    row = _kill(method, tmp_path, NUM_KILLS)
+    rng = np.random.default_rng(sorted(METHODS).index(method))
+    row = _kill(method, tmp_path, NUM_KILLS, lambda: _draw_target(rng, method))
     print(
         "\n| method | kills | runs | files compared | differences | seconds unkilled | in all |\n"
         f"|---|---|---|---|---|---|---|\n{row}",

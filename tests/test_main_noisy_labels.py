@@ -13,13 +13,15 @@ import orbax.checkpoint as ocp
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_commands")]
+
 OPTIONS = (
     "--config.checkpoint.every_seconds=0.2",
     "--config.writers=('jsonl',)",
 )
 RECIPES = {
     "dpc": (
-        "--config=configs/dpc.py:digits",
+        "--config=tests/tiny_recipe.py:dpc",
         "--config.dataset.max_train=300",
         "--config.batch_size=16",
         "--config.num_epochs=8",
@@ -27,7 +29,7 @@ RECIPES = {
     ),
     # Without exits, which take long to compile and keep nothing of their own.
     "bldr": (
-        "--config=configs/bldr.py:digits_reweighted",
+        "--config=tests/tiny_recipe.py:bldr/digits_reweighted",
         "--config.dataset.max_train=120",
         "--config.batch_size=32",
         "--config.num_epochs=16",
@@ -70,7 +72,6 @@ def _unkilled(recipe, workdir):
     return _outcome(workdir)
 
 
-@pytest.mark.slow
 def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
     workdir = tmp_path / "killed"
     process = _start("dpc", workdir)
@@ -83,7 +84,6 @@ def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
     assert _outcome(workdir) == _unkilled("dpc", tmp_path / "unkilled")
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_bldr_stopped_and_then_killed_ends_with_the_same_state_of_every_example(tmp_path):
     workdir = tmp_path / "killed"

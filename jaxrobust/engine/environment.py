@@ -38,8 +38,9 @@ def ask_for_determinism() -> None:
 def setup_jax(config: ml_collections.ConfigDict, cpu_devices: int = 0) -> None:
     """Chooses the platform and its devices, and turns the persistent compilation cache on.
 
-    The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jaxrobust/xla`. A CPU is
-    split into `config.device_count` devices, or else into `cpu_devices`, if JAX has not started.
+    The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default in a folder for each version of
+    Python in `~/.cache/jaxrobust/xla`. A CPU is split into `config.device_count` devices, or else
+    into `cpu_devices`, if JAX has not started.
 
     Args:
       config: a recipe.

@@ -148,4 +148,7 @@ def select_lowest(
     if np.isnan(scores[candidate]).any():
         raise ValueError("A candidate's score is NaN: it cannot be ranked.")
     positions = np.flatnonzero(candidate & (scores < np.inf))
+    if 0 < budget < len(positions):  # a sort takes three times the memory of the scores
+        last = np.partition(scores[positions], budget - 1)[budget - 1]
+        positions = positions[scores[positions] <= last]
     return positions[np.argsort(scores[positions], kind="stable")[:budget]]
