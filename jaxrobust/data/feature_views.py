@@ -57,9 +57,10 @@ class FeatureViews:
             return ((tested - mean) / std).astype(self.dtype)
         view_key, noise_key, dropout_key = jax.random.split(key, 3)
         batch, num_views, _ = raw.shape
-        chosen = jax.random.randint(view_key, (batch, 1, 1), 0, num_views)
-        features = jnp.take_along_axis(raw, chosen, axis=1)[:, 0].astype(jnp.float32)
-        features = (features - mean) / std
+        if num_views > 1:
+            chosen = jax.random.randint(view_key, (batch, 1, 1), 0, num_views)
+            raw = jnp.take_along_axis(raw, chosen, axis=1)
+        features = (raw[:, 0].astype(jnp.float32) - mean) / std
         if self.noise:
             features += self.noise * jax.random.normal(noise_key, features.shape)
         if self.dropout:

@@ -91,7 +91,7 @@ class FeatureExamples(Labeled):
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Features float16 [n, V, D] at these positions."""
-        return self.source[self.rows[ids]].astype(np.float16)
+        return self.source[self.rows[ids]].astype(np.float16, copy=False)
 
     def read_all(self) -> np.ndarray:
         """Features float16 [N, V, D] of all examples, read in chunks."""
@@ -512,7 +512,8 @@ def feature_statistics(parts: Iterable[FeatureExamples]) -> tuple[np.ndarray, np
             chunk_mean = values.mean(axis=0)
             delta = chunk_mean - mean
             total = count + len(values)
-            squares = squares + ((values - chunk_mean) ** 2).sum(axis=0)
+            values -= chunk_mean
+            squares = squares + np.square(values, out=values).sum(axis=0)
             squares = squares + delta**2 * (count * len(values) / total)
             mean = mean + delta * (len(values) / total)
             count = total

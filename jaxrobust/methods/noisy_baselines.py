@@ -1,6 +1,8 @@
 """What the methods are compared with: cross-entropy, mixup, nearest neighbours, DivideMix."""
 
 import dataclasses
+import os
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,9 @@ from jaxrobust.methods.noisy_labels import (
 )
 from jaxrobust.models import make_network
 from jaxrobust.selection import nearest_neighbors, neighbor_votes
+
+_PRODUCTS_PER_SECOND = 5e10  # multiplications and additions of a core of a CPU
+_LONG_SECONDS = 3600.0
 
 
 def cross_entropy(config: ml_collections.ConfigDict, problem: Problem) -> Method:
@@ -75,7 +80,8 @@ def knn(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 
     The one epoch stores every training example, as it is tested. Of a training example its own
     label does not count, so that its votes are out of sample. `clean_prob` is the share of the
-    votes for the given label, and a label is flagged where another one has more.
+    votes for the given label, and a label is flagged where another one has more. All pairs are
+    compared, so that time grows as N^2; a warning says when that will take hours.
 
     Zhu et al., "Detecting Corrupted Labels Without Training a Model to Predict", ICML 2022, section
     3, have the votes of equal weight.
@@ -91,6 +97,7 @@ def knn(config: ml_collections.ConfigDict, problem: Problem) -> Method:
             f"baseline.num_neighbors={num_neighbors} must be below the number of training examples,"
             f" {problem.num_examples}."
         )
+    _warn_of_hours(problem.num_examples, problem.input_shape[0])
     batch_size = 2 * config.batch_size
 
     def start(key):
@@ -147,6 +154,20 @@ def knn(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         score_forward=forward,
         one_epoch=True,
     )
+
+
+def _warn_of_hours(num_examples: int, num_dimensions: int) -> None:
+    if jax.default_backend() != "cpu":
+        return
+    speed = _PRODUCTS_PER_SECOND * (os.cpu_count() or 1)
+    seconds = 2 * num_examples**2 * num_dimensions / speed
+    if seconds > _LONG_SECONDS:
+        warnings.warn(
+            f"method='knn' compares every pair of {num_examples:,} examples, which takes about "
+            f"{seconds / 3600:.0f} hours on this CPU; take fewer examples, or a method whose time "
+            "grows only as their number, such as 'dpc'.",
+            stacklevel=2,
+        )
 
 
 def _unit(features: jax.Array) -> jax.Array:

@@ -3,7 +3,8 @@
 They ask about typical images of large clusters, about images whose neighbourhood covers most
 others, and about one image from each cluster of those whose prediction is not stable. All of them
 run on the host. Features should come from a network that learned from more than the few labels at
-hand. Time is that of distances: `leading_components` makes them ten times cheaper.
+hand. Time is that of distances: `leading_components` makes them ten times cheaper. It grows with
+the number of images, but for TypiClust's, see `typical_select`; memory does in all of them.
 """
 
 from typing import Any, cast
@@ -13,7 +14,8 @@ import numpy as np
 _SMALL = 50  # clusters that plain k-means is used for, as in TypiClust's code; above: mini-batches
 _BATCH = 1024
 _STEPS = 50  # of mini-batches, so that 50,000 images take seconds
-_BLOCK = 500  # rows whose distances are held at once
+_ENTRIES = 2**24  # distances that are held at once
+_ROWS = 16_384  # whose components are computed at once
 
 
 def leading_components(
@@ -34,7 +36,9 @@ def leading_components(
     from sklearn.decomposition import PCA  # takes long to import
 
     some = features[np.linspace(0, len(features) - 1, min(num_rows, len(features)), dtype=int)]
-    return PCA(num_components, svd_solver="covariance_eigh").fit(some).transform(features)
+    model = PCA(num_components, svd_solver="covariance_eigh").fit(some)
+    starts = range(0, len(features), _ROWS)  # sklearn makes a centred copy of what it is given
+    return np.concatenate([model.transform(features[i : i + _ROWS]) for i in starts])
 
 
 def typical_select(
@@ -54,6 +58,9 @@ def typical_select(
     are visited by ascending number of annotated members, then by descending size, over and over;
     each visit picks the pool image of the highest typicality,
     `1 / (mean distance to its min(num_neighbors, n // 2) nearest of the n pool images left there)`.
+
+    Distances are those of all pairs within a cluster: time grows as N^2 / max_clusters once there
+    are that many clusters, which is most of it from about 300,000 images on.
 
     Args:
       features: floats `[N, D]`.
@@ -85,33 +92,87 @@ def typical_select(
     asked = np.bincount(cluster[annotated], minlength=num_clusters)
     order = np.lexsort((-sizes, asked))
     large = order[sizes[order] >= min_cluster_size]
-    members = {c: pool[cluster[pool] == c] for c in order}
-    squares: dict[int, np.ndarray] = {}  # distances within the clusters that were visited
+    by_cluster = pool[np.argsort(cluster[pool], kind="stable")]
+    ends = np.cumsum(np.bincount(cluster[pool], minlength=num_clusters))
+    parts = np.split(by_cluster, ends[:-1])
+    members = [_Cluster(features, part, num_neighbors) for part in parts]
     picks: list[int] = []
     for visited in (large, np.setdiff1d(order, large)):
-        while len(picks) < size and any(members[c].size for c in visited):
-            for c in visited[: size - len(picks)]:
-                if not members[c].size:
-                    continue
-                if c not in squares:
-                    squares[c] = _squared_distances(features[members[c]], features[members[c]])
-                    np.fill_diagonal(squares[c], np.inf)
-                best = np.argmin(_mean_neighbor_distance(squares[c], num_neighbors))
-                picks.append(int(members[c][best]))
-                members[c] = np.delete(members[c], best)
-                squares[c] = np.delete(np.delete(squares[c], best, axis=0), best, axis=1)
+        while not_empty := [members[c] for c in visited if members[c].num_left]:
+            picks += [c.take_most_typical() for c in not_empty[: size - len(picks)]]
+            if len(picks) == size:
+                break
     return np.array(picks, np.int64)
 
 
-def _mean_neighbor_distance(squares: np.ndarray, num_neighbors: int) -> np.ndarray:
-    """Mean distance `[n]` of every row to its min(num_neighbors, n // 2) nearest others.
+class _Cluster:
+    """Pool images of a cluster, of which the most typical one is taken out again and again.
 
-    Of squared distances `[n, n]` with infinity on the diagonal.
+    Every image keeps twice as many nearest others as its typicality is made of, so that all
+    distances are computed anew only after as many of them have been taken out.
+
+    Args:
+      features: `[N, D]` of all images.
+      members: positions `[n]` of those in the cluster.
+      num_neighbors: as of `typical_select`.
     """
-    count = min(num_neighbors, len(squares) // 2)
-    if count == 0:
-        return np.zeros(len(squares))
-    return np.sqrt(np.partition(squares, count - 1, axis=1)[:, :count]).mean(axis=1)
+
+    def __init__(self, features: np.ndarray, members: np.ndarray, num_neighbors: int):
+        self._features = features
+        self._num_neighbors = num_neighbors
+        self._begin(members)
+
+    def _begin(self, members: np.ndarray) -> None:
+        self._members = members
+        self._is_left = np.ones(len(members), bool)
+        self._nearest: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def num_left(self) -> int:
+        return int(self._is_left.sum())
+
+    def take_most_typical(self) -> int:
+        """Position of the most typical image among all; of equal ones the lower."""
+        count = min(self._num_neighbors, self.num_left // 2)
+        distances, is_counted = self._neighbors(count)
+        if (is_counted.sum(axis=1)[self._is_left] < count).any():
+            self._begin(self._members[self._is_left])
+            distances, is_counted = self._neighbors(count)
+        sums = np.sum(distances, axis=1, where=is_counted)
+        best = int(np.argmin(np.where(self._is_left, sums, np.inf)))
+        self._is_left[best] = False
+        return int(self._members[best])
+
+    def _neighbors(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distances `[n, m]` to near others, ascending; the first `count` of those still there."""
+        if self._nearest is None:
+            self._nearest = self._find()
+        distances, others = self._nearest
+        is_there = self._is_left[others]
+        return distances, is_there & (np.cumsum(is_there, axis=1) <= count)
+
+    def _find(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distances `[n, m]` to the nearest others, ascending, and which members these are."""
+        features = self._features[self._members]
+        size = len(features)
+        num_kept = min(2 * self._num_neighbors, size - 1)
+        distances = np.empty((size, num_kept), features.dtype)
+        others = np.empty((size, num_kept), np.int32)
+        for rows in _blocks(size, size):
+            squares = _squared_distances(features[rows], features)
+            squares[np.arange(len(squares)), np.arange(size)[rows]] = np.inf
+            found = np.argpartition(squares, max(num_kept - 1, 0), axis=1)[:, :num_kept]
+            kept = np.take_along_axis(squares, found, axis=1)
+            order = np.argsort(kept, axis=1)
+            distances[rows] = np.sqrt(np.take_along_axis(kept, order, axis=1))
+            others[rows] = np.take_along_axis(found, order, axis=1)
+        return distances, others
+
+
+def _blocks(num_rows: int, width: int) -> list[slice]:
+    """Parts of `num_rows` rows that have at most `_ENTRIES` distances to `width` others."""
+    size = max(_ENTRIES // max(width, 1), 1)
+    return [slice(start, start + size) for start in range(0, num_rows, size)]
 
 
 def cover_radius(
@@ -143,13 +204,12 @@ def cover_radius(
     """
     cluster, _ = _k_means(features, min(num_clusters, len(features)), rng)
     centers = rng.choice(len(features), min(num_balls, len(features)), replace=False)
-    nearest = []
-    for start in range(0, len(centers), _BLOCK):
-        block = centers[start : start + _BLOCK]
-        squares = _squared_distances(features[block], features)
-        squares[cluster[block][:, None] == cluster[None]] = np.inf
-        nearest.append(squares.min(axis=1))
-    return float(np.quantile(np.sqrt(np.concatenate(nearest)), 1 - purity, method="lower"))
+    nearest = np.full(len(centers), np.inf, features.dtype)
+    for others in _blocks(len(features), len(centers)):
+        squares = _squared_distances(features[centers], features[others])
+        squares[cluster[centers][:, None] == cluster[others][None]] = np.inf
+        nearest = np.minimum(nearest, squares.min(axis=1))
+    return float(np.quantile(np.sqrt(nearest), 1 - purity, method="lower"))
 
 
 def cover_select(
@@ -185,21 +245,31 @@ def cover_select(
     """
     rows = np.flatnonzero(annotated | where)
     targets = np.sort(rng.choice(rows, min(num_covered, rows.size), replace=False))
-    covers = np.empty((len(targets), len(features)), bool)
-    for start in range(0, len(targets), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        covers[block] = _squared_distances(features[targets[block]], features) < radius**2
-    left = ~covers[:, annotated].any(axis=1)
-    gain = covers[left].sum(axis=0, dtype=np.int64)
-    candidate = where.copy()
+    left = np.ones(len(targets), bool)
+    covers = np.empty((-(-len(targets) // 8), len(features)), np.uint8)  # 8 targets in a byte
+    for part in _blocks(len(features), len(targets)):
+        is_near = _squared_distances(features[targets], features[part]) < radius**2
+        left &= ~is_near[:, annotated[part]].any(axis=1)
+        covers[:, part] = np.packbits(is_near, axis=0)
+    gain = np.where(where, _num_common(covers, left), -1)
     picks = np.empty(min(budget, int(where.sum())), np.int64)
     for i in range(picks.size):
-        picks[i] = np.argmax(np.where(candidate, gain, -1))
-        candidate[picks[i]] = False
-        newly = left & covers[:, picks[i]]
-        gain -= covers[newly].sum(axis=0, dtype=np.int64)
-        left &= ~newly
+        picks[i] = np.argmax(gain)
+        newly = left & np.unpackbits(covers[:, picks[i]], count=len(targets)).astype(bool)
+        if newly.any():
+            gain -= _num_common(covers, newly)
+            left &= ~newly
+        gain[picks[i]] = -1  # and what is not in the pool is below 0 as well
     return picks
+
+
+def _num_common(covers: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """How many of the chosen targets, bool `[T]`, cover each image of packed bits `[T / 8, N]`."""
+    masks = np.packbits(chosen)
+    count = np.zeros(covers.shape[1], np.int64)
+    for i in np.flatnonzero(masks):
+        count += np.bitwise_count(covers[i] & masks[i])
+    return count
 
 
 def drop_query_select(
@@ -241,9 +311,9 @@ def drop_query_select(
     _, centers = _k_means(features[candidates], budget, rng)
     free = np.ones(candidates.size, bool)
     picks = np.empty(budget, np.int64)
-    for start in range(0, budget, _BLOCK):
-        squares = _squared_distances(centers[start : start + _BLOCK], features[candidates])
-        for i, row in enumerate(squares, start):
+    places = features[candidates]
+    for block in _blocks(budget, len(places)):
+        for i, row in enumerate(_squared_distances(centers[block], places), block.start):
             nearest = np.argmin(np.where(free, row, np.inf))
             picks[i] = candidates[nearest]
             free[nearest] = False
@@ -252,8 +322,9 @@ def drop_query_select(
 
 def _squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """`[L, R]` of rows `[L, D]` and `[R, D]`."""
-    sizes = np.sum(left**2, axis=1)[:, None] + np.sum(right**2, axis=1)[None]
-    return np.maximum(sizes - 2 * left @ right.T, 0)
+    squares = np.sum(left**2, axis=1)[:, None] + np.sum(right**2, axis=1)[None]
+    squares -= 2 * left @ right.T
+    return np.maximum(squares, 0, out=squares)
 
 
 def _k_means(

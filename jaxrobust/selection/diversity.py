@@ -3,7 +3,9 @@
 Both take the row of the highest score, which a further pick can only lower. So every row keeps the
 distance to the picks of whole blocks, only rows that come first are compared with the picks since,
 and a block is one matrix product: the same picks as with a pass over the pool for each of them.
-Memory is that of the features plus one block of distances; the loop is one compiled program.
+Memory is that of the features plus one block of distances; the loop is one compiled program. Time
+grows as the pool times the picks (and, of k-center, the labelled rows): with a budget that is a
+share of the pool, as the pool squared.
 """
 
 import functools

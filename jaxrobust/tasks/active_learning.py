@@ -407,7 +407,12 @@ class _Learning:
             )
             step = training_step(phase, views)
             self._epoch[name] = epoch_program(
-                programs, f"{name}/epoch", step, placement, static=static
+                programs,
+                f"{name}/epoch",
+                step,
+                placement,
+                static=static,
+                device_loop=True if len(self.problem.input_shape) == 1 else None,
             )
             self._predict[name] = gather(
                 f"{name}/predict", prediction(phase, view, views), num_train

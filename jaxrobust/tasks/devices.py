@@ -63,7 +63,7 @@ def _jax_is_told() -> bool:
 
 def _last_start(workdir: pathlib.Path) -> int:
     """Devices of a CPU that a run had when it last started; 0 where there is none."""
-    with contextlib.suppress(OSError, ValueError, LookupError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         last = json.loads((workdir / "environment.json").read_text())["starts"][-1]
         if last["devices"][0].startswith("cpu"):
             return last["device_count"]

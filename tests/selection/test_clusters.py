@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.selection import (
+    clusters,
     cover_radius,
     cover_select,
     drop_query_select,
@@ -73,6 +74,49 @@ def test_as_many_clusters_as_images_asked_about_and_budget():
     assert typical(1, asked, max_clusters=500) == [4]
     # The two nearest of 0 1.5 3 100 101 103 are at 4.5 3 4.5 4 3 5 in sum.
     assert typical(1, asked, max_clusters=1, num_neighbors=2) == [2]
+
+
+def test_visits_pass_over_clusters_that_are_exhausted():
+    """The cluster of 3 has one member asked about fewer, so that it comes first, and ends first."""
+    features = np.append(LINE, np.float32(2.9)[None, None], axis=0)
+    asked = np.arange(8) == 0
+    picks = typical(7, asked, features=features)
+    assert picks[0] == 4
+    assert sorted(picks) == list(range(1, 8))
+
+
+def test_neighbors_that_were_taken_out_do_not_count():
+    """Against all distances at every pick, many more than an image keeps neighbours for."""
+    features = np.random.default_rng(1).normal(size=(40, 3))
+    left, expected = list(range(40)), []
+    for _ in range(36):
+        distances = np.linalg.norm(features[left][:, None] - features[left][None], axis=-1)
+        nearest = np.sort(distances, axis=1)[:, 1:3]
+        expected.append(left.pop(int(np.argmin(nearest.mean(axis=1)))))
+    picks = typical(36, np.zeros(40, bool), features, num_neighbors=2, max_clusters=1)
+    assert picks == expected
+
+
+def test_distances_in_parts_give_the_same(monkeypatch):
+    random = np.random.default_rng(2)
+    features = random.normal(size=(60, 4)).astype(np.float32)
+    asked, unstable = np.arange(60) < 5, np.full(60, 3)
+
+    def found():
+        return (
+            typical(20, asked, features),
+            cover(20, 1.5, annotated=asked, features=features, num_covered=37),
+            cover_radius(features, 3, rng=rng()),
+            # The two of a cluster of two would be equally near to its centre.
+            drop_query_select(features, unstable, 4, num_masks=3, where=~asked, rng=rng()),
+            leading_components(features, 2),
+        )
+
+    whole = found()
+    monkeypatch.setattr(clusters, "_ENTRIES", 100)
+    monkeypatch.setattr(clusters, "_ROWS", 7)
+    for one, other in zip(whole, found(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def cover(budget, radius, *, annotated=NOBODY, features=LINE, num_covered=7):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 
+import jax.numpy as jnp
 import numpy as np
 import pages
 import pytest
@@ -13,6 +14,8 @@ from jaxrobust import embedding, load_classifier, report, tasks
 from jaxrobust.data import load_features
 from jaxrobust.data.features import feature_dataset
 from jaxrobust.errors import UserError
+from jaxrobust.methods import noisy_baselines
+from jaxrobust.methods.noisy_labels import Problem
 from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import load
 from jaxrobust.tasks.oracles import split_by_truth
@@ -281,3 +284,11 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, features):
     ):
         with pytest.raises(UserError, match=words):
             tasks.run(_config(recipe, features, **changes), tmp_path)
+
+
+def test_neighbors_of_a_million_are_warned_of(monkeypatch):
+    config = _config("dpc", "features.npz", method="knn")
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.warns(UserWarning, match="every pair of 1,000,000 .* about 7 hours"):
+        noisy_baselines.knn(config, Problem(10, 1_000_000, (1280,), jnp.float32))
+    noisy_baselines.knn(config, Problem(10, 100_000, (1280,), jnp.float32))  # warnings are errors

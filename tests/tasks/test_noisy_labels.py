@@ -20,14 +20,14 @@ from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import symmetric_noise
-from jaxrobust.engine import sharding
 from jaxrobust.engine.programs import Programs
-from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.methods.noisy_labels import Method, Pass, Stage
 from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_label_files, noisy_labels
+
+pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
 
 FIGURES = {"confusion.png", "epochs.png", "margin.png", "reliability.png", "suspicious.png"}
 
@@ -35,6 +35,7 @@ FIGURES = {"confusion.png", "epochs.png", "margin.png", "reliability.png", "susp
 def _config(**changes) -> ml_collections.ConfigDict:
     config = recipe.get_config("digits")
     config.writers = ("jsonl",)
+    config.model.name = "tiny"
     config.dataset.max_train = 300
     config.num_epochs = 4
     config.batch_size = 16
@@ -43,16 +44,8 @@ def _config(**changes) -> ml_collections.ConfigDict:
     return config
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Tests run on the first of the eight virtual devices unless they say otherwise."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_placement", lambda **_: make_placement(jax.devices()[:1]))
-        yield
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(quick_compile, one_device, tiny_network, tmp_path_factory):
     """One DPC run on digits: its folder and its results."""
     workdir = tmp_path_factory.mktemp("dpc")
     return workdir, tasks.run(_config(), workdir)
@@ -246,7 +239,7 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
             "dataset.path": str(tmp_path / "data"),
             "dataset.image_size": 8,
             "dataset.test2": str(tmp_path / "data"),  # the training images, for one
-            "model.name": "preact_resnet8_small",
+            "model.name": "tiny",
             "num_epochs": 1,
             "batch_size": 16,
         }
@@ -263,9 +256,7 @@ def test_a_folder_of_unknown_truth_gives_the_same_files(tmp_path):
     assert found == FIGURES
 
 
-def test_webvision_is_streamed_and_a_stopped_run_goes_on(
-    tmp_path, write_webvision, tiny_network, monkeypatch
-):
+def test_webvision_is_streamed_and_a_stopped_run_goes_on(tmp_path, write_webvision, monkeypatch):
     generator = np.random.default_rng(0)
     classes = np.arange(40) % 2
     levels = generator.normal(100 + 60 * classes[:, None, None, None], 40, (40, 11, 13, 3))
