@@ -108,7 +108,7 @@ def read_label_studio(path: pathlib.Path) -> list[Answer]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is no JSON ({error}); export from Label Studio as JSON or JSON-MIN."
+            f"{path} is not JSON ({error}); export from Label Studio as JSON or JSON-MIN."
         ) from None
     if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
         raise DataError(f"{path} holds no list of tasks; export as JSON or JSON-MIN.")
@@ -150,7 +150,7 @@ def _whole_choice(task: dict) -> str | None:
         return ""
     value = chosen[-1].get("value")
     if chosen[-1].get("type") != "choices" or not isinstance(value, dict):
-        raise _Malformed("has a result that is no choice")
+        raise _Malformed("has a result that is not a choice")
     return _choice_of(value)
 
 
@@ -212,7 +212,7 @@ def read_cvat(path: pathlib.Path) -> list[Answer]:
     """The tags in an `annotations.xml` of the format "CVAT for images 1.1".
 
     Raises:
-      UserError: it is no such file, or an image has several tags.
+      UserError: it is not such a file, or an image has several tags.
     """
     images: list[tuple[str, list[str]]] = []
     root: list[str] = []
@@ -233,7 +233,7 @@ def read_cvat(path: pathlib.Path) -> list[Answer]:
         parser.Parse(path.read_bytes(), True)
     except (OSError, expat.ExpatError) as error:
         raise DataError(
-            f'{path} is no XML ({error}); export from CVAT as "CVAT for images 1.1".'
+            f'{path} is not XML ({error}); export from CVAT as "CVAT for images 1.1".'
         ) from None
     if root[0] != "annotations":
         raise DataError(

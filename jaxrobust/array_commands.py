@@ -1,7 +1,6 @@
 """Commands on files of arrays: `jaxrobust find-label-issues` and `jaxrobust query`."""
 
 import argparse
-import csv
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 
 from jaxrobust.command_line import Parser
 from jaxrobust.data.features import open_arrays, read_labels
+from jaxrobust.data.tables import escape_formula, read_cells
 from jaxrobust.errors import UserError
 from jaxrobust.label_issues import QUALITY_FILE
 from jaxrobust.label_issues import find_label_issues as find
@@ -82,7 +82,7 @@ def _files(folder: pathlib.Path, arguments, count: int) -> list[str]:
       UserError: if neither names one for each label, or the folder is none.
     """
     if not folder.is_dir():
-        raise UserError(f"--images={folder} is no folder.")
+        raise UserError(f"--images={folder} is not a folder; name the one that holds the images.")
     for path in filter(None, (arguments.features, arguments.labels)):
         if _holds(path, "files") and len(files := open_arrays(path)["files"]) == count:
             return files.tolist()
@@ -107,7 +107,6 @@ def query(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=pathlib.Path, default="query.csv", help="table to write")
     _add_training(parser, "of annotation; default: bual")
     arguments = parser.parse_args(argv)
-    from jaxrobust.data.tables import escape_formula
     from jaxrobust.engine.files import format_number, write_table
     from jaxrobust.querying import query as choose
 
@@ -197,33 +196,31 @@ def _probabilities(path: pathlib.Path) -> tuple[np.ndarray, Sequence[str] | None
         return _named(open_arrays(path), path, "pred_probs"), None
     if path.suffix == ".npy":
         return open_arrays(path)["features"], None
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path} is no .npz, .npy or .csv file of probabilities ({error})."
-        ) from None
-    names = rows.pop(0) if rows and not all(map(_is_number, rows[0])) else None
-    for line, row in enumerate(rows, start=1 if names is None else 2):
-        if len(row) != len(rows[0]) or not all(map(_is_number, row)):
-            raise UserError(f"{path} has no line of {len(rows[0])} numbers in line {line}.")
-    return np.array(rows, np.float64), names
+    rows = read_cells(path)
+    names = rows.pop(0)[1] if rows and None in map(_number, rows[0][1]) else None
+    probs = [[_number(cell) for cell in cells] for _, cells in rows]
+    for (line, _), row in zip(rows, probs, strict=True):
+        if len(row) != len(probs[0]) or None in row:
+            raise UserError(f"Line {line} of {path} must hold {len(probs[0])} numbers; correct it.")
+    return np.array(probs, np.float64), names
 
 
 def _named(arrays: dict[str, np.ndarray], path: pathlib.Path, name: str) -> np.ndarray:
     if name not in arrays:
-        raise UserError(f"{path} holds no array {name!r}, only {', '.join(arrays)}.")
+        raise UserError(
+            f"{path} holds no array {name!r}, only {', '.join(arrays)}; save it by that name."
+        )
     return arrays[name]
 
 
 def _check_exists(path: pathlib.Path) -> None:
     if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+        raise UserError(f"There is no file {path}; correct its name.")
 
 
-def _is_number(cell: str) -> bool:
+def _number(cell: str) -> float | None:
+    """With a decimal point, or the comma that spreadsheets write in most of Europe."""
     try:
-        float(cell)
+        return float(cell.replace(",", "."))
     except ValueError:
-        return False
-    return True
+        return None

@@ -6,7 +6,7 @@
 
 A run under wrong labels or of annotation leaves `classifier/`: `classifier.json`, its recipe and
 what it was trained on, and `variables.npz`, the variables of every network that takes part in its
-predictions. The classifier is built anew by the run's own method, so that it predicts what the run
+predictions. The classifier is built again by the run's own method, so that it predicts what the run
 measured on its test images.
 """
 

@@ -4,7 +4,7 @@ import argparse
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, in which a mistake is told in one sentence, as those of all commands are."""
+    """argparse's parser, which reports a mistake in one sentence as all commands do."""
 
     def __init__(self, command: str, **options):
         super().__init__(prog=f"jaxrobust {command}", **options)

@@ -192,7 +192,10 @@ def _told(
 
 def _log_probs(classifier: Classifier) -> Teacher:
     if classifier.is_multilabel:
-        raise UserError("This teacher gives several labels to an image, but a student has one.")
+        raise UserError(
+            "This teacher gives several labels to an image; give one that was trained on single "
+            "labels, or run configs/l2d.py."
+        )
 
     def log_probs(images):
         probs = classifier.predict_proba(images)

@@ -120,7 +120,7 @@ class Features:
         """
         path = pathlib.Path(path)
         if not path.is_file():
-            raise DataError(f"There is no file {path}.")
+            raise DataError(f"There is no file {path}; correct its name.")
         found: dict[str, Any] = dict(open_arrays(path))
         for name, value in found.items():
             if not value.ndim:
@@ -194,7 +194,7 @@ def embed(
         raise UserError(unknown_name("on_corrupt", on_corrupt, ON_CORRUPT))
     found = _images(images)
     if not found.names:
-        raise DataError("There are no images to embed.")
+        raise DataError("There are no images to embed; give one or more.")
     if callable(backbone):
         function, name, weights = backbone, getattr(backbone, "__name__", "function"), ""
     else:

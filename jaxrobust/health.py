@@ -39,7 +39,7 @@ _BATCH = 1024
 
 DEFINITIONS = {
     "healthy_fraction": "training images about which nothing was found: the label is not "
-    "suspicious, no image before it or in the test part is a duplicate, and it is no outlier",
+    "suspicious, no image before it or in the test part is a duplicate, and it is not an outlier",
     "suspicious": "labels that the method calls wrong and nobody has reviewed",
     "exact_duplicates": "same content of the file or, where there is none, of the array",
     "near_duplicates": f"cosine of the features, less the mean of all, of {NEAR} or more; exact "

@@ -181,7 +181,7 @@ def make_recipe(
 def noisy_label_recipe(
     inputs: np.ndarray, config: Any, *, method: str | None, seed: int
 ) -> ml_collections.ConfigDict:
-    """The recipe for labels of these inputs, which are taken for as wrong as they came."""
+    """The recipe for labels of these inputs, to which no noise is added."""
     if method is not None and method not in NOISY_LABEL_METHODS:
         raise UserError(unknown_name("method", method, NOISY_LABEL_METHODS))
     recipe = "bldr" if method == "bldr" else "dpc"
@@ -232,7 +232,7 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
     """Sets fields by dotted name.
 
     Raises:
-      UserError: if a value is of another type. What is no field is refused by the task.
+      UserError: if a value is of another type. What is not a field is refused by the task.
     """
     for name, value in changes.items():
         section, _, field = name.rpartition(".")

@@ -273,7 +273,7 @@ def _numbers(data: Any, argument: str) -> np.ndarray:
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise UserError(f"{argument} holds what is no number ({error}).") from None
+            raise UserError(f"{argument} holds something that is not a number ({error}).") from None
     if array.dtype.kind not in "biuf":
         raise UserError(f"{argument} must hold real numbers, not {array.dtype}.")
     return array
@@ -302,7 +302,7 @@ def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
     if is_outside.any():
         row, column = (int(i) for i in np.argwhere(is_outside)[0])
         raise UserError(
-            f"{argument}[{row}, {column}] is {array[row, column]:.6g}, which is no probability"
+            f"{argument}[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
             f"{_what_else(array)}."
         )
     if is_off.any():
@@ -315,7 +315,7 @@ def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
 
 
 def _what_else(array: np.ndarray) -> str:
-    """What rows that are no probabilities probably are."""
+    """What rows that are not probabilities probably are."""
     with np.errstate(over="ignore"):
         exponents = np.exp(np.minimum(array, 1).astype(np.float64)).sum(axis=1)
     if (array <= _SUM_TOLERANCE).all() and (np.abs(exponents - 1) <= 2 * _SUM_TOLERANCE).all():

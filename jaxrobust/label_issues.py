@@ -178,11 +178,12 @@ def find_label_issues(
     """Finds labels that are probably wrong, from features, probabilities or images.
 
     With features or images a method of learning under wrong labels is trained on them, by the same
-    task and recipe as the command `jaxrobust run --config=dpc:features`, and says which labels it
-    does not believe. The number of examples in a batch becomes smaller for small sets.
+    task and recipe as the command `jaxrobust run --config=dpc:features`, and flags the
+    labels that are probably wrong. The number of examples in a batch becomes smaller for small
+    sets.
 
     With `pred_probs` nothing is trained. Labels are ranked by their margin, log probability of the
-    label minus the largest other one (`selection.logit_margin`); as many are taken for wrong as the
+    label minus the largest other one (`selection.logit_margin`); as many are flagged as the
     confident joint counts (`selection.estimate_num_wrong`), as long as another class is more
     probable; and the probability of being right is that of a mixture of two Gaussians that agrees
     with this number (`selection.clean_probability_given_count`). A label of probability zero comes
@@ -231,8 +232,8 @@ def find_label_issues(
         raise UserError("Give one of features=, pred_probs= or images=, not several.")
     if method is not None or config is not None:
         raise UserError(
-            "With pred_probs= nothing is trained, so that method= and config= have no meaning; "
-            "leave them out, or give features= in place of the probabilities."
+            "With pred_probs= nothing is trained, and method= and config= are not used; leave "
+            "them out, or give features= in place of the probabilities."
         )
     index = getattr(labels, "index", None)
     index = None if callable(index) else index  # that of a list is a method
@@ -261,7 +262,10 @@ def learn(
     progress: bool,
     is_quick: bool = False,
 ) -> tuple[LabelIssues, "Trained"]:
-    """What a method says of the labels that it was trained on, and what it has become."""
+    """`find_label_issues` by training, and what a classifier of the trained method needs.
+
+    Arguments as of `find_label_issues`; `is_quick` as of `in_memory.programs_for`.
+    """
     from jaxrobust import in_memory
     from jaxrobust.tasks import noisy_labels
 

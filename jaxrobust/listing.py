@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = parser.parse_args(argv).kinds
     for kind in chosen:
         if kind not in KINDS:
-            parser.error(f"there is no kind {kind!r}; choose of {', '.join(KINDS)}")
+            parser.error(f"there is no kind {kind!r}; choose from {', '.join(KINDS)}")
     columns = shutil.get_terminal_size().columns
     for kind in chosen or KINDS:
         print(kind)

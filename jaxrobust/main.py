@@ -117,7 +117,7 @@ def _unknown_override(argv: list[str]) -> str | None:
 def _with_recipe_located(argv: list[str]) -> list[str]:
     """The arguments with `--config` and its value in one word, the file where `locate` has it.
 
-    A first argument that is no flag is the recipe, as in `jaxrobust run dcfs:digits --workdir=DIR`.
+    A first argument that is not a flag is the recipe: `jaxrobust run dcfs:digits --workdir=DIR`.
     """
     program, *arguments = argv
     if arguments and not arguments[0].startswith("-"):

@@ -113,7 +113,7 @@ def _confidence_bins(confidence: np.ndarray, num_bins: int) -> np.ndarray:
 def confusion_matrix(
     predicted: np.typing.ArrayLike, labels: np.typing.ArrayLike, num_classes: int
 ) -> np.ndarray:
-    """How often each class was taken for each.
+    """How often each class was predicted as each.
 
     Args:
       predicted: int [n].

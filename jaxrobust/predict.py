@@ -93,7 +93,7 @@ def _of_images(classifier: Classifier, folder: pathlib.Path) -> tuple[Iterator[B
         )
     found = folder_images(folder)
     if not found.files:
-        raise UserError(f"There are no images in {folder}.")
+        raise UserError(f"There are no images in {folder}; name a folder of images.")
 
     def opened(i: int) -> np.ndarray:
         return _sized(classifier, found.open(i), found.names[i])
@@ -121,14 +121,14 @@ def _sized(classifier: Classifier, image: Image.Image, name: str) -> np.ndarray:
 
 def _of_features(classifier: Classifier, path: pathlib.Path) -> tuple[Iterator[Batch], int]:
     if not path.is_file():
-        raise UserError(f"There is no file or folder {path}.")
+        raise UserError(f"There is no file or folder {path}; correct its name.")
     arrays = open_arrays(path)
     source = checked_source(path, arrays)
     known, found = classifier.embedding, embedding_of(arrays)
     if known and found and known.weights_hash != found.weights_hash:
         raise UserError(
-            f"The features of {path} are of another network, {found.backbone}, than those that "
-            f"this classifier was trained on, {known.backbone}; embed the images by that one."
+            f"The features of {path} are of another network ({found.backbone}) than those that "
+            f"this classifier was trained on; embed the images by {known.backbone}."
         )
     if (found_size := source.shape[-1]) != classifier.input_shape[0]:
         raise UserError(
@@ -145,15 +145,15 @@ def _embedded(
     known = classifier.embedding
     if known is None:
         raise UserError(
-            "This classifier was trained on features, of which it does not say by which network "
-            f"they were computed; give a .npy or .npz file of features, not {folder}."
+            "This classifier was trained on features of a network that it does not name; give a "
+            f".npy or .npz file of such features, not {folder}."
         )
     from jaxrobust.models.pretrained import load_pretrained, weights_hash
 
     if weights_hash(load_pretrained(known.backbone)) != known.weights_hash:
         raise UserError(
-            f"The network {known.backbone} has other weights than that by which the features of "
-            "this classifier were computed; give a file of features."
+            f"The network {known.backbone} has other weights than the one whose features this "
+            "classifier was trained on; give a file of such features."
         )
     features = embed(folder, backbone=known.backbone, size=known.size, progress=progress)
     return _rows(features.array, features.files)

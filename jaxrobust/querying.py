@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from jaxrobust import in_memory
-from jaxrobust.engine.programs import Programs
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.inputs import as_annotations, check_lengths
 from jaxrobust.methods import STRATEGIES
@@ -57,7 +56,7 @@ def query(
     """Chooses examples to annotate, where some are of none of the classes (an open set).
 
     One round of the annotation task, as `jaxrobust run --config=bual:features` has it: the networks
-    of the strategy are trained anew on what has been annotated, and score the others.
+    of the strategy are trained again on what has been annotated, and score the others.
 
     Args:
       annotations: int `[N]`: a class 0..K-1; -1 (`jaxrobust.UNLABELED`), nobody has looked; or -2
@@ -114,26 +113,20 @@ def query(
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, inputs.shape, num_classes) as programs,
     ):
-        chosen, probs = _choose(
-            recipe, dataset, targets, workdir, _filled_in(precisions, given), programs, progress
+        chosen, probs = active_learning.choose(
+            recipe,
+            dataset,
+            targets,
+            workdir,
+            precisions=_filled_in(precisions, given),
+            programs=programs,
+            bar=progress,
         )
     place = np.argsort(order)
     return QueryResult(
         ids=order[chosen.ids],
         scores={n: np.asarray(x)[place].astype(np.float64) for n, x in chosen.scores.items()},
         pred_probs=probs[place].astype(np.float32),
-    )
-
-
-def _choose(recipe, dataset, targets, workdir, precisions, programs: Programs, progress: bool):
-    return active_learning.choose(
-        recipe,
-        dataset,
-        targets,
-        workdir,
-        precisions=precisions,
-        programs=programs,
-        bar=progress,
     )
 
 

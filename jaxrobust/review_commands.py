@@ -36,8 +36,8 @@ from jaxrobust.data.tables import (
     escape_formula,
     read_rows,
     refuse_if_any,
-    to_csv,
     unescape_formula,
+    write_rows,
 )
 from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
@@ -82,7 +82,7 @@ def apply_corrections(argv: list[str] | None = None) -> int:
         [escape_formula(file), escape_formula(str(classes[label]))]
         for file, label in zip(files, reviewed.labels, strict=True)
     ]
-    arguments.out.write_text(to_csv([["file", "label"], *rows]), encoding="utf-8", newline="")
+    write_rows(arguments.out, [["file", "label"], *rows])
     counts = [int(np.sum(reviewed.review == word)) for word in (CORRECTED, KEPT)]
     print(
         f"{len(files):,} labels, {counts[0]:,} of them corrected and {counts[1]:,} kept by review: "
@@ -152,7 +152,7 @@ class _Questions(NamedTuple):
 
 def _questions(workdir: pathlib.Path, round_: int | None, top: int | None) -> _Questions:
     if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir} is no workdir: it holds no config.json; name that of a run.")
+        raise UserError(f"{workdir} is not a workdir: it holds no config.json; name that of a run.")
     config = read_object(workdir / "config.json")
     root = pathlib.Path(config["dataset"]["path"]).expanduser()
     if config["task"] == "active_learning" and config["oracle"] == "csv":
@@ -175,7 +175,8 @@ def _questions(workdir: pathlib.Path, round_: int | None, top: int | None) -> _Q
         return _Questions(workdir, table, *found)
     if config["task"] != "noisy_labels":
         raise UserError(
-            f"{workdir} asks nobody: give a run of noisy labels, or of annotation with oracle=csv."
+            f"{workdir} has no questions for a person; give a run of noisy labels, or of "
+            "annotation with oracle=csv."
         )
     table = workdir / "label_quality.csv"
     columns = ("id", "file", "given_label", "suggested_label", "clean_prob", "flagged")
@@ -268,7 +269,7 @@ def _sizes(asked: _Questions) -> list[tuple[int, int]]:
                 sizes.append(image.size)
         except OSError as error:
             raise UserError(
-                f"{asked.root / item.file} cannot be read ({error}), and CVAT wants the sizes of "
+                f"{asked.root / item.file} cannot be read ({error}), and CVAT needs the sizes of "
                 "images; put the images back where the run found them."
             ) from None
     return sizes
@@ -290,7 +291,7 @@ def import_answers(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     path = arguments.file
     if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+        raise UserError(f"There is no file {path}; correct its name.")
     if path.suffix not in (".json", ".xml"):
         raise UserError(f"{path} is neither a .json file of Label Studio nor an .xml one of CVAT.")
     read = read_label_studio if path.suffix == ".json" else read_cvat
@@ -298,12 +299,12 @@ def import_answers(argv: list[str] | None = None) -> int:
     answers = read(path)
     position = {item.file: i for i, item in enumerate(asked.items)}
     strange = [
-        f"{answer.file!r} is no image of {asked.table}"
+        f"{answer.file!r} is not an image of {asked.table}"
         for answer in answers
         if answer.file not in position
     ]
     strange += [
-        f"{answer.file} is said to be {answer.label!r}, which is no class"
+        f"{answer.file} is said to be {answer.label!r}, which is not a class"
         for answer in answers
         if answer.file in position and answer.label and answer.label not in asked.choices
     ]
@@ -321,7 +322,7 @@ def import_answers(argv: list[str] | None = None) -> int:
 
 def _write_review(out: pathlib.Path, asked: _Questions, answers: dict[int, Answer]) -> None:
     if out.exists():
-        raise UserError(f"{out} is there already; name another table by --out=.")
+        raise UserError(f"{out} exists already; name another table by --out=.")
     corrections = []
     for i, answer in sorted(answers.items()):
         given, suggested = (asked.rows[i][name] for name in ("given_label", "suggested_label"))
@@ -337,6 +338,4 @@ def _fill(asked: _Questions, answers: dict[int, Answer]) -> None:
         asked.rows[i]["label"] = escape_formula(answer.label or "skip")
     rows: list[Sequence[str]] = [list(asked.rows[0])]
     rows += [list(row.values()) for row in asked.rows]
-    scratch = asked.table.with_name(asked.table.name + ".part")
-    scratch.write_text(to_csv(rows), encoding="utf-8", newline="")
-    scratch.replace(asked.table)
+    write_rows(asked.table, rows)

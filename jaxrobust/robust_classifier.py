@@ -55,15 +55,25 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         return {n: getattr(self, n) for n in names if not (n.startswith("_") or n.endswith("_"))}
 
     def set_params(self, **params: Any) -> "RobustClassifier":
-        """Sets arguments, fields of the recipe among them."""
+        """Sets arguments, fields of the recipe among them.
+
+        Raises:
+          ValueError: for a name that cannot be one.
+        """
         for name, value in params.items():
             if name.startswith("_") or name.endswith("_") or hasattr(type(self), name):
-                raise ValueError(f"{name!r} is no parameter of RobustClassifier.")
+                raise ValueError(
+                    f"{name!r} is not a parameter of RobustClassifier; see get_params()."
+                )
             setattr(self, name, value)
         return self
 
     def fit(self, X: Any, y: Any) -> "RobustClassifier":
-        """Trains on features float `[N, D]` and labels `[N]` of at least two classes."""
+        """Trains on features float `[N, D]` and labels `[N]`.
+
+        Raises:
+          UserError: if there is one class only, or a field of the recipe is wrong.
+        """
         X, y = validate_data(self, X, y, dtype=(np.float32, np.float64, np.float16))
         check_classification_targets(y)
         self.classes_, ids = np.unique(y, return_inverse=True)

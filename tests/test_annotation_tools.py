@@ -97,7 +97,7 @@ def _task(**changes):
 
 
 MALFORMED = {
-    "no json": ("{", r"is no JSON .*; export from Label Studio as JSON or JSON-MIN"),
+    "no json": ("{", r"is not JSON .*; export from Label Studio as JSON or JSON-MIN"),
     "no list": ("{}", "holds no list of tasks"),
     "no tasks": ("[1]", "holds no list of tasks"),
     "no image": (_task(data={}), r"task 1 \(id 5\) names neither a file nor an image"),
@@ -109,7 +109,7 @@ MALFORMED = {
                 {"result": [{"from_name": "choice", "type": "rectanglelabels", "value": {}}]}
             ]
         ),
-        "has a result that is no choice",
+        "has a result that is not a choice",
     ),
     "two choices": (
         [{"image": "a.png", "id": 1, "choice": {"choices": ["cat", "dog"]}}],
@@ -129,7 +129,7 @@ def test_a_malformed_export_of_label_studio(content, words, tmp_path):
 
 
 MALFORMED_XML = {
-    "no xml": ("{}", "is no XML"),
+    "no xml": ("{}", "is not XML"),
     "another": ("<cvat/>", "holds <cvat>, not <annotations>"),
     "a document type": ('<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "declares a document"),
     "no name": ("<annotations><image/></annotations>", "image 1 has no name"),
@@ -236,7 +236,7 @@ def test_wrong_labels_there_and_back(name, review, capsys):
     ]
     capsys.readouterr()
     assert cli.main(["import", str(review), str(EXPORTS / name)]) == 2
-    assert "is there already; name another table by --out=" in capsys.readouterr().err
+    assert "exists already; name another table by --out=" in capsys.readouterr().err
 
 
 def test_what_is_answered_wrongly(annotation, review, tmp_path, capsys):
@@ -246,9 +246,9 @@ def test_what_is_answered_wrongly(annotation, review, tmp_path, capsys):
 
     export = tmp_path / "e.json"
     export.write_text(json.dumps([{"file": "z.png", "choice": "cat"}]))
-    assert "'z.png' is no image of" in refused("import", annotation, export)
+    assert "'z.png' is not an image of" in refused("import", annotation, export)
     export.write_text(json.dumps([{"file": FILES[0], "choice": "zebra"}]))
-    assert f"{FILES[0]} is said to be 'zebra', which is no class" in refused(
+    assert f"{FILES[0]} is said to be 'zebra', which is not a class" in refused(
         "import", annotation, export
     )
     assert "There is no file" in refused("import", annotation, tmp_path / "none.json")

@@ -227,7 +227,7 @@ WRONG_RECIPES = {
     "digits in a folder": ("dcfs", {"dataset.path": "/"}, "comes with scikit-learn"),
     "missing data": ("dpc", {"dataset.name": "cifar100"}, "--config.dataset.path="),
     "fewer images than classes": ("dpc", {"dataset.max_train": 5}, "fewer than the 10 classes"),
-    "streamed arrays": ("dpc", {"dataset.stream": True}, "is for sets of files"),
+    "streamed arrays": ("dpc", {"dataset.stream": True}, "is for sets of image files"),
     "streamed queries": ("dcfs", {"dataset.stream": True}, "set --config.dataset.stream=False"),
     "several labels for DPC": ("dpc", {"dataset.name": "digit_canvases"}, "several labels each"),
     "fewer epochs than a cycle": ("l2d", {"num_epochs": 500}, "optimizer.cycle_epochs"),
@@ -365,12 +365,12 @@ def test_a_pickled_matrix_is_refused(tmp_path, refused):
 
 # Content of `labels.csv` beside images 0.png to 3.png -> words.
 TABLES = {
-    "no column": (b"file,tags\n0.png,a\n", "has no column labels and path"),
-    "not UTF-8": ("path,labels\n0.png,\u00e9t\u00e9\n".encode("latin1"), "is not UTF-8"),
+    "no column": (b"file,tags\n0.png,a\n", "has no column path and no column labels"),
+    "not UTF-8": ("path,labels\n0.png,\u00e9t\u00e9\n".encode("latin1"), "cannot be read", "UTF-8"),
     "an image twice": (b"path,labels\n0.png,a\n0.png,b\n", "names 0.png twice"),
     "missing image": (b"path,labels\n9.png,a\n1.png,b\n", "9.png"),
-    "cells": (b"path,labels\n0.png,a,b,c\n", "there are not 2 cells"),
-    "quote": (b'path,labels\n"0.png,a\n', "not a line of a CSV"),
+    "cells": (b"path,labels\n0.png,a,b,c\n", "line 2 has 4 cells for 2 columns"),
+    "quote": (b'path,labels\n"0.png,a\n', "is not a table from line 2 on"),
     "split": (b"path,labels,split\n0.png,a,trian\n1.png,b,test\n", "trian"),
     "empty": (b"", "has no column"),
     "out of the folder": (b"path,labels\n../passwd,a\n1.png,b\n2.png,a\n3.png,b\n", "leads out"),

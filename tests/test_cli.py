@@ -97,7 +97,7 @@ def test_list(capsys):
     assert some.startswith("datasets") and "resnet" not in some
     with pytest.raises(SystemExit):
         cli.main(["list", "animals"])
-    assert "choose of" in capsys.readouterr().err
+    assert "choose from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -141,14 +141,15 @@ def written(folder, kind):
         np.save(folder / "probs.npy", PROBS)
         return [folder / "labels.npy", f"--pred-probs={folder / 'probs.npy'}"]
     (folder / "labels.csv").write_text("\n".join(["file,label", *(f"x.png,{x}" for x in LABELS)]))
-    columns = PROBS[:, ::-1] if kind == "csv with names" else PROBS
-    lines = [",".join(map(str, row)) for row in columns]
-    lines = ["bee,ant", *lines] if kind == "csv with names" else lines
-    (folder / "probs.csv").write_text("\n".join(lines))
+    lines = [",".join(map(str, row)) for row in PROBS]
+    if kind == "csv of a spreadsheet":  # as Excel writes it in Europe
+        rows = [";".join(map(str, row)).replace(".", ",") for row in PROBS[:, ::-1]]
+        lines = ["\ufeffbee;ant", *rows]
+    (folder / "probs.csv").write_text("\n".join(lines), encoding="utf-8")
     return [folder / "labels.csv", f"--pred-probs={folder / 'probs.csv'}"]
 
 
-@pytest.mark.parametrize("kind", ["one npz", "npz of ids", "npy", "csv", "csv with names"])
+@pytest.mark.parametrize("kind", ["one npz", "npz of ids", "npy", "csv", "csv of a spreadsheet"])
 def test_find_label_issues_is_the_function(kind, tmp_path, capsys):
     arguments = map(str, written(tmp_path, kind))
     out = tmp_path / "out" / "table.csv"
@@ -175,7 +176,7 @@ def test_labels_that_look_wrong_are_reviewed_on_a_page(tmp_path, capsys):
     assert [row[:4] for row in page["rows"]] == [["2", "2.png", "ant", "bee"]]
     assert page["folder"] == ".." and len(page["pictures"]) == 1
     for bad, words in (
-        ([str(data), "--images=nowhere"], "--images=nowhere is no folder"),
+        ([str(data), "--images=nowhere"], "--images=nowhere is not a folder"),
         ([*map(str, written(tmp_path, "npy")), f"--images={tmp_path}"], "needs a .npz file"),
     ):
         assert cli.main(["find-label-issues", *bad]) == 2
@@ -196,8 +197,8 @@ def test_a_review_of_arrays_shows_them(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("0.5,0.5\n1,a\n", "no line of 2 numbers in line 2"),
-        ("0.5,0.5\n1\n", "no line of 2 numbers in line 2"),
+        ("0.5,0.5\n1,a\n", "probs.csv must hold 2 numbers; correct it"),
+        ("0.5,0.5\n1\n", "Line 2 of "),
         ("0.5,0.6\n" * 6, "pred_probs[0] sums to 1.1"),
         ("1,0\n", "labels has 6 entries, but pred_probs has 1"),
         (None, "There is no file"),
@@ -243,7 +244,7 @@ def test_find_label_issues_from_features_is_the_function(feature_file, tmp_path,
 
 
 def test_query_is_the_function(feature_file, tmp_path, capsys):
-    """Class 2 is no class that is known; names are in sorted order."""
+    """Class 2 is not a class that is known; names are in sorted order."""
     arrays = np.load(feature_file)
     given = np.array(["bee", "ant", "unknown"])[arrays["labels"]]
     given[12:] = ""

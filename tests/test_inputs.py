@@ -114,14 +114,14 @@ WRONG_PROBS = {
     "infinite": (changed(2, 0, np.inf), "pred_probs[2, 0] is inf"),
     "negative": (changed(1, 0, -0.1), "pred_probs[1, 0] is -0.1"),
     "rows do not sum to one": (changed(2, 0, 0.9), "pred_probs[2] sums to 1.7, not to 1"),
-    "logits": (np.array([[4.0, -2.0], [1.0, 3.0]]), "[0, 0] is 4, which is no probability; if"),
+    "logits": (np.array([[4.0, -2.0], [1.0, 3.0]]), "[0, 0] is 4, which is not a probability; if"),
     "logarithms": (np.log(PROBS), "look like log-probabilities"),
     "percent": (100 * PROBS, "look like percent"),
     "of one class": (np.ones(4), "numpy.stack([1 - p, p], axis=1)"),
     "one column": (np.ones((4, 1)), "C >= 2"),
     "text": ([["a", "b"]], "real numbers"),
     "complex": (PROBS * 1j, "real numbers"),
-    "objects": (np.array([[{}, 1]], object), "holds what is no number"),
+    "objects": (np.array([[{}, 1]], object), "holds something that is not a number"),
 }
 
 

@@ -154,7 +154,7 @@ def test_images_are_embedded_by_the_same_network_or_not_at_all(features_run, cap
     monkeypatch.setattr("jaxrobust.models.pretrained.weights_hash", lambda network: "0")
     assert "has other weights" in refused(capsys, root / "run", root / "images")
     monkeypatch.setattr("jaxrobust.classifiers.Embedding", lambda **facts: None)
-    assert "does not say by which network" in refused(capsys, root / "run", root / "images")
+    assert "of a network that it does not name" in refused(capsys, root / "run", root / "images")
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
     (tmp_path / "file").touch()
     unfinished = [_active(tmp_path, name, finished=False) for name in ("u", "v")]
     for arguments, words in (
-        ([empty], "is no workdir: it holds no config.json"),
+        ([empty], "is not a workdir: it holds no config.json"),
         ([tmp_path / "nowhere"], "nowhere does not exist"),
         ([tmp_path / "other"], "is not of a run of jaxrobust"),
         ([damaged], "results.json is damaged"),

@@ -66,7 +66,7 @@ def test_parameters():
         "num_epochs": 3,
     }
     assert repr(classifier) == "RobustClassifier(num_epochs=3)"
-    with pytest.raises(ValueError, match="'fit' is no parameter"):
+    with pytest.raises(ValueError, match="'fit' is not a parameter"):
         classifier.set_params(fit=3)
 
 

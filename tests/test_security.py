@@ -63,7 +63,7 @@ def test_a_stored_classifier_runs_nothing(content, tmp_path):
     facts = {"arch": "resnet8", "num_classes": 2}
     facts["variables_sha256"] = hashlib.sha256(variables).hexdigest()
     (tmp_path / "model.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"model\.safetensors is no safetensors file"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not a safetensors file"):
         load_classifier(tmp_path)
     assert not (tmp_path / "ran").exists()
 

@@ -3,7 +3,6 @@
 Every format is read as a listing: `{image: the classes of its objects}` in the file's order.
 """
 
-import csv
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from jaxrobust.data import readers
+from jaxrobust.data import readers, tables
 from jaxrobust.errors import DataError, unknown_name
 
 Listing = dict[str, tuple[str, ...]]
@@ -145,31 +144,21 @@ def read_csv(path: pathlib.Path) -> list[tuple[str, tuple[str, ...], str]]:
     Raises:
       DataError: the file is missing, unreadable, lacks a column, or names an image twice.
     """
-    try:
-        table = csv.DictReader(_text(path).splitlines(), strict=True)
-        header = table.fieldnames or []
-        if missing := {"path", "labels"} - set(header):
-            raise DataError(
-                f"{path} has no column {' and '.join(sorted(missing))}: its first line must be "
-                "path,labels or path,labels,split."
-            )
-        rows = []
-        for row in table:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path}, line {table.line_num}: there are not {len(header)} cells; put "
-                    "semicolons between the labels of an image."
-                )
-            labels = tuple(filter(None, map(str.strip, row["labels"].split(";"))))
-            rows.append((row["path"].strip(), labels, row.get("split", "").strip()))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {table.line_num}: not a line of a CSV ({error}).") from None
+    note = ", with semicolons between the labels of an image,"
+    rows = [cells for _, cells in tables.read_rows(path, required=("path", "labels"), note=note)]
     seen = set()
-    for file, _, _ in rows:
-        if file in seen:
-            raise DataError(f"{path} names {file} twice: put all its labels into one row.")
-        seen.add(file)
-    return rows
+    for row in rows:
+        if row["path"] in seen:
+            raise DataError(f"{path} names {row['path']} twice: put all its labels into one row.")
+        seen.add(row["path"])
+    return [
+        (
+            row["path"],
+            tuple(filter(None, map(str.strip, row["labels"].split(";")))),
+            row.get("split", ""),
+        )
+        for row in rows
+    ]
 
 
 def read_imagenet_solution(path: pathlib.Path) -> dict[str, str]:

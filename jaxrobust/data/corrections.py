@@ -19,8 +19,8 @@ from jaxrobust.data.tables import (
     escape_formula,
     read_rows,
     refuse_if_any,
-    to_csv,
     unescape_formula,
+    write_rows,
 )
 from jaxrobust.errors import DataError
 
@@ -65,10 +65,7 @@ def write_corrections(path: str | os.PathLike, corrections: Iterable[Correction]
         ]
         for row in corrections
     ]
-    path = pathlib.Path(path)
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(to_csv([COLUMNS, *rows]), encoding="utf-8", newline="")
-    scratch.replace(path)
+    write_rows(pathlib.Path(path), [COLUMNS, *rows])
 
 
 def read_corrections(
@@ -153,7 +150,7 @@ class _Finder:
             for written in (file, unescape_formula(file)):
                 if (i := self._of_file.get(_normal(written))) is not None:
                     return i
-            raise _Problem(f"names {file!r}, which is no training image")
+            raise _Problem(f"names {file!r}, which is not a training image")
         if not number:
             raise _Problem("names no file and no id" if self._files else "names no id")
         if not number.isdecimal() or int(number) >= self._count:
@@ -170,7 +167,7 @@ def _decided(row: Row, given: str, classes: Texts) -> str | None:
     written, decision = row.cells["label"], row.cells.get("decision", "").lower()
     label = classes.find(written) if written else None
     if written and label is None:
-        raise _Problem(f"says {written!r}, which is no class: {classes.hint(written)}")
+        raise _Problem(f"says {written!r}, which is not a class: {classes.hint(written)}")
     if decision and decision not in DECISIONS:
         raise _Problem(f"has the decision {decision!r}; write one of {', '.join(DECISIONS)}")
     if (was := row.cells.get("given_label")) and classes.find(was) not in (given, label):

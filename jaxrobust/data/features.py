@@ -4,7 +4,6 @@ The files are those of `jaxrobust.embed`, or any `.npy` or `.npz` of embeddings.
 into memory where the file allows, so that a set of any size costs what is read of it.
 """
 
-import csv
 import dataclasses
 import logging
 import os
@@ -25,6 +24,7 @@ from jaxrobust.data.dataset import (
     joined_names,
 )
 from jaxrobust.data.subsets import HELD_OUT, hold_out, subset
+from jaxrobust.data.tables import read_cells
 from jaxrobust.errors import DataError
 
 log = logging.getLogger("jaxrobust")
@@ -402,19 +402,15 @@ def read_labels(path: pathlib.Path) -> np.ndarray:
     """Labels [N], integers or text, from a `.npy` or `.csv` file.
 
     Raises:
-      DataError: the file is neither, is damaged, or does not say which column holds the labels.
+      DataError: it cannot be read, or does not say which column holds the labels.
     """
     if path.suffix == ".npy":
         return np.asarray(open_arrays(path)["features"])
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} is neither a .npy nor a .csv file of labels ({error}): save the labels as one."
-        ) from None
-    header = rows[0] if rows else []
-    if "label" in header:
-        column, rows = header.index("label"), rows[1:]
+    rows = read_cells(path)
+    header = rows[0][1] if rows else []
+    columns = [name.lower() for name in header]
+    if "label" in columns:
+        column, rows = columns.index("label"), rows[1:]
     elif len(header) == 1:
         column = 0
     else:
@@ -422,14 +418,12 @@ def read_labels(path: pathlib.Path) -> np.ndarray:
             f"{path} has the columns {', '.join(header) or '(none)'}: name that of the labels "
             "'label'."
         )
-    if short := [i for i, row in enumerate(rows) if len(row) <= column]:
-        raise DataError(
-            f"{path} has no label in data row {short[0]}: write -1 where there is none."
-        )
-    cells = [row[column].strip() for row in rows]
-    if all(cell.removeprefix("-").isdecimal() or not cell for cell in cells):
-        return np.array([int(cell or NO_LABEL) for cell in cells], np.int64)
-    return np.array(cells)
+    if short := [line for line, cells in rows if len(cells) <= column]:
+        raise DataError(f"{path} has no label in line {short[0]}: write -1 where there is none.")
+    labels = [cells[column] for _, cells in rows]
+    if all(label.removeprefix("-").isdecimal() or not label for label in labels):
+        return np.array([int(label or NO_LABEL) for label in labels], np.int64)
+    return np.array(labels)
 
 
 def _encoded(

@@ -108,7 +108,7 @@ def _is_cifar10_features(dataset: object) -> TypeGuard[FeatureDataset]:
 
 
 def _human(noise: Noise, dataset: Dataset | FeatureDataset | FileDataset) -> np.ndarray:
-    """CIFAR-N's labels, from the archive's order to that of the images at hand."""
+    """CIFAR-N's labels, from the archive's order to that of the images in use."""
     known = dataset.name in ("cifar10", "cifar10_jpeg", "cifar100")
     if not known and not _is_cifar10_features(dataset):
         raise UserError(

@@ -86,7 +86,7 @@ def symmetric_noise(labels: np.ndarray, rate: float, seed: int, num_classes: int
       New integers `[N]`, of the dtype of `labels`.
 
     Raises:
-      ValueError: on labels that are no vector of integers in `0..C-1`, a rate outside `[0, 1]`, or
+      ValueError: on labels other than a vector of integers in `0..C-1`, a rate outside `[0, 1]`, or
         fewer than two classes.
 
     References:
@@ -117,7 +117,7 @@ def asymmetric_noise_cifar10(labels: np.ndarray, rate: float, seed: int) -> np.n
       New integers `[N]`, of the dtype of `labels`.
 
     Raises:
-      ValueError: on labels that are no vector of integers in `0..9`, or a rate outside `[0, 1]`.
+      ValueError: on labels other than a vector of integers in `0..9`, or a rate outside `[0, 1]`.
 
     References:
       DPC, asymmetric noise.
@@ -141,7 +141,7 @@ def asymmetric_noise_cifar100(
       New integers `[N]`, of the dtype of `labels`.
 
     Raises:
-      ValueError: on labels that are no vector of integers in `0..99`, a rate outside `[0, 1]`, or
+      ValueError: on labels other than a vector of integers in `0..99`, a rate outside `[0, 1]`, or
         unknown groups.
 
     References:
@@ -151,7 +151,7 @@ def asymmetric_noise_cifar100(
 
 
 def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.ndarray:
-    """Draws every label anew from its row of a transition matrix.
+    """Replaces every label by a draw from its row of a transition matrix.
 
     One `multinomial(1, transition[y])` of `np.random.RandomState(seed)` per label, in order, as
     NumPy draws it up to version 2.4: class after class, one uniform number each, until a class is
@@ -167,8 +167,8 @@ def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.nda
       New integers `[N]`, of the dtype of `labels`.
 
     Raises:
-      ValueError: on labels that are no vector of integers in `0..C-1`, or a transition that is not
-        square, has a negative entry, or has a row that does not sum to 1.
+      ValueError: on labels other than a vector of integers in `0..C-1`, or a transition that is
+        not square, has a negative entry, or has a row that does not sum to 1.
 
     References:
       BLDR, label-noise builders.
@@ -291,7 +291,7 @@ def transition_matrix(clean: np.ndarray, noisy: np.ndarray, num_classes: int) ->
       float64 `[C, C]`, rows summing to 1; a class without examples keeps its label.
 
     Raises:
-      ValueError: on labels that are no vectors of integers in `0..C-1` of one length, or fewer
+      ValueError: on labels that are not vectors of integers in `0..C-1` of one length, or fewer
         than two classes.
 
     References:
@@ -320,7 +320,7 @@ def read_cifarn_labels(
       path: `CIFAR-10_human.pt` or `CIFAR-100_human.pt`.
       key: "clean", "aggre", "worst", "rand1", "rand2" or "rand3" for CIFAR-10; "clean100" or
         "noisy100" for CIFAR-100; or a key of the file itself.
-      clean_labels: integers `[50000]`, the true labels of the images at hand. If given, those of
+      clean_labels: integers `[50000]`, the true labels of the images in use. If given, those of
         the file must be the same, or the images are in another order.
 
     Returns:

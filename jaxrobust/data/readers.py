@@ -186,7 +186,7 @@ def read_cifar_binary(path: pathlib.Path, fine: bool) -> Archive:
     for name in names:
         if len(files[name]) % (label_bytes + 3072):
             raise DataError(
-                f"{name} of {path} is no whole number of CIFAR records. Download it again."
+                f"{name} of {path} is not a whole number of CIFAR records. Download it again."
             )
         records = np.frombuffer(files[name], np.uint8).reshape(-1, label_bytes + 3072)
         batches.append((_planes_to_images(records[:, label_bytes:]), records[:, label_bytes - 1]))

@@ -208,7 +208,7 @@ TensorFlow Datasets `voc/2007` |
     if (find := _source(name).find) is None:
         of_files = [other for other, source in SOURCES.items() if source.find]
         raise DataError(
-            f"dataset.stream=True is for sets of files, and {name!r} is none: set "
+            f"dataset.stream=True is for sets of image files, which {name!r} is not: set "
             "--config.dataset.stream=False. " + unknown_name("set", name, of_files)
         )
     dataset = find(_existing(path))

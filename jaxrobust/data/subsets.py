@@ -79,7 +79,7 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
     order is refused.
 
     Args:
-      labels_of_files: int [N], clean labels in the order at hand: ascending, each class in archive
+      labels_of_files: int [N], clean labels in the order in use: ascending, each class in archive
         order, or equal to `clean_labels`.
       clean_labels: int [N], clean labels in archive order.
 
@@ -98,8 +98,9 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
         )
     if np.any(np.diff(labels_of_files) < 0) and not np.array_equal(labels_of_files, clean_labels):
         raise DataError(
-            "The images are neither in the order of the label file nor sorted by class, so their "
-            "labels cannot be told: use the official archive or class folders, and the label file "
+            "The images are neither in the order of the label file nor sorted by class, so which "
+            "label is whose is not known: use the official archive or class folders, and the label "
+            "file "
             "in the archive's order."
         )
     order = np.empty(len(by_class), np.int64)

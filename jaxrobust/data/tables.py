@@ -1,4 +1,4 @@
-"""Tables that people fill in a spreadsheet: what one saves is read, and mistakes are told by line.
+"""Tables that people fill in a spreadsheet: what one saves is read, mistakes are named by line.
 
 No JAX is loaded. Excel and LibreOffice change what they open: separators become semicolons or tabs,
 numbers lose leading zeros, `true` becomes `TRUE`, and text in front of which there is no mark of
@@ -8,12 +8,13 @@ UTF-8 loses its umlauts.
 import csv
 import difflib
 import io
+import itertools
 import pathlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from jaxrobust.errors import DataError, UserError
+from jaxrobust.errors import DataError
 
 MAX_PROBLEMS = 5
 BOM = "\ufeff"
@@ -51,47 +52,75 @@ def to_csv(rows: Iterable[Sequence]) -> str:
     return BOM + text.getvalue()
 
 
-def read_rows(path: pathlib.Path, required: Iterable[str] = ()) -> list[Row]:
-    """Rows of a table that may have been through a spreadsheet; empty ones are left out.
+def write_rows(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
+    """Writes `to_csv` in one piece: a kill leaves the old table or the new one."""
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(to_csv(rows), encoding="utf-8", newline="")
+    scratch.replace(path)
+
+
+def read_cells(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+    """Cells of a table that may have been through a spreadsheet, without surrounding blanks.
 
     Args:
       path: of the table; separated by commas, semicolons or tabs, as its first line is.
-      required: columns that must be there.
+
+    Returns:
+      Of each row the line that it begins in, and its cells; none of an empty line.
 
     Raises:
-      DataError: it cannot be read, lacks a column, or a line has more cells than the first.
+      DataError: it cannot be read.
     """
     text = _text(path)
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    rows, problems, line = [], [], 1
+    rows, line = [], 1
     try:
-        columns = [unescape_formula(cell.strip()).lower() for cell in next(reader, [])]
-        _check_columns(path, columns, required)
-        line = reader.line_num + 1
         for cells in reader:
-            if len(cells) > len(columns) and any(cells[len(columns) :]):
-                problems.append(
-                    f"line {line} has {len(cells)} cells for {len(columns)} columns; put quotes "
-                    f"around a cell that holds {_named(delimiter)}"
-                )
-            cells = [cell.strip() for cell in cells[: len(columns)]]
-            if any(cells):
-                cells += [""] * (len(columns) - len(cells))
-                rows.append(Row(line, dict(zip(columns, cells, strict=True))))
+            rows.append((line, [cell.strip() for cell in cells]))
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
             f"{path} is not a table from line {line} on ({error}); {_SAVE_AS}."
         ) from None
-    refuse_if_any(path, problems)
     return rows
+
+
+def read_rows(path: pathlib.Path, required: Iterable[str] = (), note: str = "") -> list[Row]:
+    """Rows below the header of a table, by column; empty ones are left out.
+
+    Args:
+      path: as of `read_cells`.
+      required: columns that must be there.
+      note: what else to correct where there are too many cells, as of `refuse_if_any`.
+
+    Raises:
+      DataError: it cannot be read, lacks a column, or a line has more cells than the first.
+    """
+    (_, header), *rows = read_cells(path) or [(1, [])]
+    columns = [unescape_formula(cell).lower() for cell in header]
+    _check_columns(path, columns, required)
+    refuse_if_any(
+        path,
+        [
+            f"line {line} has {len(cells)} cells for {len(columns)} columns; put quotes around a "
+            "cell that holds a comma, a semicolon or a tab"
+            for line, cells in rows
+            if any(cells[len(columns) :])
+        ],
+        note,
+    )
+    # Spreadsheets leave out empty cells at the end of a line.
+    return [
+        Row(line, dict(itertools.zip_longest(columns, cells[: len(columns)], fillvalue="")))
+        for line, cells in rows
+        if any(cells)
+    ]
 
 
 def _text(path: pathlib.Path) -> str:
     if not path.is_file():
-        raise DataError(f"There is no file {path}.")
+        raise DataError(f"There is no file {path}; correct its name.")
     try:
         content = path.read_bytes()
         if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
@@ -101,7 +130,7 @@ def _text(path: pathlib.Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); {_SAVE_AS}.") from None
     if "\0" in text:
-        raise DataError(f"{path} is no text; {_SAVE_AS}.")
+        raise DataError(f"{path} is not text; {_SAVE_AS}.")
     # Old Macintoshes ended lines by a return alone.
     return text if "\n" in text else text.replace("\r", "\n")
 
@@ -117,10 +146,6 @@ def _check_columns(path: pathlib.Path, columns: Sequence[str], required: Iterabl
             raise DataError(f"{path} has the column {name} twice; remove one of them.")
 
 
-def _named(delimiter: str) -> str:
-    return {",": "a comma", ";": "a semicolon", "\t": "a tab"}[delimiter]
-
-
 def refuse_if_any(path: pathlib.Path, problems: Sequence[str], otherwise: str = "") -> None:
     """Names the problems of a table, the first five in full.
 
@@ -130,13 +155,13 @@ def refuse_if_any(path: pathlib.Path, problems: Sequence[str], otherwise: str = 
       otherwise: what could be done instead of correcting them.
 
     Raises:
-      UserError: if there are some.
+      DataError: if there are some.
     """
     if not problems:
         return
     shown = "; ".join(problems[:MAX_PROBLEMS])
     more = len(problems) - MAX_PROBLEMS
-    raise UserError(
+    raise DataError(
         f"{path}: {shown}{f'; and {more} more' if more > 0 else ''}. Correct this{otherwise} and "
         "type the same command again."
     )

@@ -1,8 +1,8 @@
 """Augmentation of single images on the host, for streams that decode in worker processes.
 
 A transform is a pure function `(image, generator) -> uint8 [H, W, 3]` of a Pillow image in RGB and
-a NumPy generator; the generator is all its randomness, so that whoever seeds it by (seed, epoch,
-position) gets the same pixels from any worker.
+a NumPy generator; the generator is all its randomness, so that seeded by (seed, epoch, position) it
+gives the same pixels from any worker.
 """
 
 import functools

@@ -450,7 +450,9 @@ def open_run(
             except UserError as error:
                 refusal = error
         if processes.broadcast_from_main(refusal is not None):
-            raise refusal or UserError("The main process could not open the workdir.")
+            raise refusal or UserError(
+                "The main process could not open the workdir; its own message says why."
+            )
         stop = stack.enter_context(stop_on_signals())
         run = Run(config, workdir, programs or Programs(), stop, bar)
         finish_saving = True

@@ -53,7 +53,7 @@ def negative_learning_loss(
       logits: floats `[B, C]`, C >= 2.
       complementary: what the images are not. Integers `[B]`, one class per image (a label outside
         `0..C-1` gives loss 0), or a {0, 1} mask `[B, C]` of any dtype, summed over its classes
-        (an empty row gives loss 0). The two are told apart by rank.
+        (an empty row gives loss 0). The rank says which one is given.
       prob_floor: lower bound of `1 - p_k` in `[0, 1)`. The paper's Eq. 1 has none (`0`); the
         default is that of both papers' code.
 
@@ -121,7 +121,7 @@ def random_label_targets(
     where it is not.
 
     Args:
-      key: random key. The method draws anew for every image at every visit.
+      key: random key. The method draws again for every image at every visit.
       labels: integers `[B]`; ignored where `is_labeled` is False.
       is_labeled: bool `[B]`.
       num_classes: number of known classes, at least 2.

@@ -164,8 +164,8 @@ def _placed_phase(
     return dataclasses.replace(phase, forward=forward)
 
 
-def _lies(context: QueryContext, num_components: int) -> dict[str, Any]:
-    """Where images lie, who was asked about which, and chance: operands of the selections."""
+def _operands(context: QueryContext, num_components: int) -> dict[str, Any]:
+    """Operands of the selections: features, what is annotated, the pool, and a generator."""
     place = np.asarray(context.predict("target")["place"], np.float32)
     place = place.reshape(len(place), -1)
     return {
@@ -182,8 +182,8 @@ def typiclust(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     num_components = options.pop("num_components")
 
     def query(context: QueryContext) -> Query:
-        lies = _lies(context, num_components)
-        return Query(typical_select(budget=context.budget, **lies, **options), scores={})
+        operands = _operands(context, num_components)
+        return Query(typical_select(budget=context.budget, **operands, **options), scores={})
 
     return Strategy((_placed_phase(config, problem),), target="target", query=query)
 
@@ -196,14 +196,14 @@ def probcover(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     options = Probcover.read(config)
 
     def query(context: QueryContext) -> Query:
-        lies = _lies(context, options.num_components)
-        lengths = np.linalg.norm(lies["features"], axis=1, keepdims=True)
-        lies["features"] = lies["features"] / np.maximum(lengths, 1e-12)
+        operands = _operands(context, options.num_components)
+        lengths = np.linalg.norm(operands["features"], axis=1, keepdims=True)
+        operands["features"] = operands["features"] / np.maximum(lengths, 1e-12)
         radius = options.radius or cover_radius(
-            lies["features"], problem.num_classes + 1, rng=context.rng, purity=options.purity
+            operands["features"], problem.num_classes + 1, rng=context.rng, purity=options.purity
         )
         ids = cover_select(
-            budget=context.budget, radius=radius, num_covered=options.num_covered, **lies
+            budget=context.budget, radius=radius, num_covered=options.num_covered, **operands
         )
         return Query(ids, scores={}, notes={"radius": radius})
 
@@ -215,11 +215,11 @@ def dropquery(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     options = Dropquery.read(config)
 
     def query(context: QueryContext) -> Query:
-        lies = _lies(context, options.num_components)
-        del lies["annotated"]
+        operands = _operands(context, options.num_components)
+        del operands["annotated"]
         count = np.asarray(context.predict("target")["disagreements"])
         ids = drop_query_select(
-            disagreements=count, budget=context.budget, num_masks=options.num_masks, **lies
+            disagreements=count, budget=context.budget, num_masks=options.num_masks, **operands
         )
         return Query(ids, scores={"disagreements": count.astype(np.float32)})
 

@@ -217,7 +217,7 @@ def _query(bual: Bual, context: QueryContext) -> Query:
 def _scores(
     bual: Bual, negative_probs, target_logits, aux_logits, has_aux, precision: jax.Array, in_pool
 ) -> dict[str, jax.Array]:
-    """Every score of the pool, `[N]`; `score` is +inf for images that are no candidates.
+    """Every score of the pool, `[N]`; `score` is +inf for images that are not candidates.
 
     `has_aux` is traced, so that rounds with and without f_aux share one program.
     """

@@ -23,7 +23,7 @@ class Bual(Options, section="bual", recipe="configs/bual.py"):
     initial_precision: float = option(0.0, "[0, 1]", "r of the first query")
     aux_epochs: int = option(Follows("num_epochs"), "[1, inf)", "of f_aux")
     aux_batch_size: int = option(100, "[1, inf)", "of f_aux; paper: 128")
-    aux_filter: bool = option(True, bool, "images that f_aux calls unknown are no candidates")
+    aux_filter: bool = option(True, bool, "images that f_aux calls unknown are not candidates")
     nl_epochs: int = option(
         Follows("num_epochs"), "[0, inf)", "of f_n, and one more, as in the code"
     )

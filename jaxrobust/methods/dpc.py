@@ -492,7 +492,7 @@ def _passes(
 def _restarted(
     order: np.random.Generator, ids: np.ndarray, batch_size: int, num_steps: int
 ) -> np.ndarray:
-    """Ids for `num_steps` full batches, shuffled anew whenever no full batch is left."""
+    """Ids for `num_steps` full batches, shuffled again whenever no full batch is left."""
     per_round = ids.size // batch_size
     rounds = [
         order.permutation(ids)[: per_round * batch_size] for _ in range(-(-num_steps // per_round))

@@ -153,14 +153,14 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{args.to}: {args.arch}, {num_classes} classes, {count:,} parameters.")
     if checkpoint.left:
         print(
-            f"Taken: {'/'.join(checkpoint.taken)}; the file also holds "
-            f"{', '.join(checkpoint.left)}, the other of weights and moving average (--ema)."
+            f"Converted: {'/'.join(checkpoint.taken)}; the file also holds "
+            f"{', '.join(checkpoint.left)} (--ema chooses the moving average of the weights)."
         )
     if mean:
         rounded = ", ".join(f"{x:.4g}" for x in (*mean, *std))
         print(f"Mean and std of its images ({whose}): {rounded}; --mean and --std change them.")
     else:
-        print("Nothing is known of its images: give --mean and --std.")
+        print("The file does not say how images are normalised; give --mean and --std.")
     return 0
 
 

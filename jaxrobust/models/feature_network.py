@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Features, Linear, Network, torch_uniform
+from jaxrobust.models.layers import Features, HeadedNetwork, Linear, torch_uniform
 
 
-class FeatureNetwork(Network):
+class FeatureNetwork(HeadedNetwork):
     """Linear heads on features, with dense - LayerNorm - ReLU - dropout before them if asked for.
 
     It has the methods of `ResNet`, so that every method can train it. No BatchNorm: a batch may
@@ -60,19 +60,3 @@ class FeatureNetwork(Network):
             x = nn.relu(self.norm(self.hidden(x)))
         x = self.drop(x, deterministic=not train)
         return Features(x.astype(jnp.float32), (), (), x[:, None, None])
-
-    def features(
-        self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> jax.Array:
-        """What the heads read, float32 `[B, width or D]`; arguments as for `stages`."""
-        return self.stages(inputs, train=train, where=where).pooled
-
-    def classify(self, features: jax.Array) -> jax.Array:
-        """Logits float32 `[B, num_heads, num_classes]` of what `features` returns."""
-        return jnp.stack([head(features) for head in self.heads], axis=1)
-
-    def __call__(
-        self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits float32 `[B, num_heads, num_classes]`; arguments as for `stages`."""
-        return self.classify(self.features(inputs, train=train, where=where))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import BatchNorm, Linear, Network, torch_bias, torch_uniform
+from jaxrobust.models.layers import BatchNorm, HeadedNetwork, Linear, torch_bias, torch_uniform
 
 # A convolution with BN and ReLU: (features, kernel, stride, padding); kernel and padding may be
 # pairs (height, width).
@@ -129,7 +129,7 @@ class ResidualBranches(nn.Module):
         return nn.relu(x) if self.activate else x
 
 
-class InceptionResNetV2(Network):
+class InceptionResNetV2(HeadedNetwork):
     """InceptionResNetV2 with linear heads on the pooled feature, without dropout.
 
     Attributes:
@@ -198,13 +198,3 @@ class InceptionResNetV2(Network):
         ):
             x = layer(x, train=train, where=where)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-    def classify(self, features: jax.Array) -> jax.Array:
-        """Logits float32 `[B, num_heads, num_classes]` of features `[B, D]`."""
-        return jnp.stack([head(features) for head in self.heads], axis=1)
-
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits float32 `[B, num_heads, num_classes]`; arguments as for `features`."""
-        return self.classify(self.features(images, train=train, where=where))

@@ -211,10 +211,7 @@ class _Graph:
             return outputs if isinstance(outputs, list) else [outputs]
         if all(isinstance(x, Constant) for x in inputs):
             return self._computed(eqn, inputs)
-        raise UserError(
-            f"The operation {name!r} of this network has no counterpart in ONNX that jaxrobust "
-            "knows; set --config.export.onnx=False, and report it."
-        )
+        raise _not_in_onnx(f"The operation {name!r}")
 
     def _computed(self, eqn: Any, inputs: Sequence[_Value]) -> list[_Value]:
         """The outputs of a primitive of constants."""
@@ -334,7 +331,7 @@ class _Graph:
         numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
         gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
         if gone or not isinstance(start, Constant) or start.ndim != 1:
-            raise UserError("Of look-ups only slices can be written as ONNX.")
+            raise _not_in_onnx("A gather that is not a slice")
         starts = [0] * len(sizes)
         for axis, first in zip(numbers.start_index_map, start.tolist(), strict=True):
             starts[axis] = first
@@ -364,7 +361,7 @@ class _Graph:
     def on_pad(self, eqn, x, value):
         low, high, between = zip(*eqn.params["padding_config"], strict=True)
         if any(between):
-            raise UserError("Padding between elements cannot be written as ONNX.")
+            raise _not_in_onnx("Padding between elements")
         pads = np.array([*low, *high], np.int64)
         return self.node("Pad", [x, pads, value], eqn.outvars[0].aval.shape)
 
@@ -394,7 +391,7 @@ class _Graph:
         dilation = (*eqn.params["base_dilation"], *eqn.params["window_dilation"])
         outer = (window[0], window[-1], strides[0], strides[-1])
         if len(window) != 4 or set(dilation) != {1} or set(outer) != {1}:
-            raise UserError("Of windows only those over the sides of maps can be written as ONNX.")
+            raise _not_in_onnx("A window over other axes than height and width")
         pooled = self.node(
             op,
             [self._permuted(x, (0, 3, 1, 2))],
@@ -417,7 +414,7 @@ class _Graph:
     def on_conv_general_dilated(self, eqn, x, kernel):
         params = eqn.params
         if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1:
-            raise UserError("Transposed convolutions cannot be written as ONNX.")
+            raise _not_in_onnx("A transposed convolution")
         of_x, of_kernel, of_result = params["dimension_numbers"]
         low, high = zip(*params["padding"], strict=True)
         shape = eqn.outvars[0].aval.shape
@@ -566,6 +563,13 @@ def _into_convolution(
         bias = bias + constant if node.op == "Add" else bias - constant
     conv.inputs = [conv.inputs[0], kernel, bias]
     return True
+
+
+def _not_in_onnx(what: str) -> UserError:
+    return UserError(
+        f"{what} of this network cannot be written as ONNX by jaxrobust; set "
+        "--config.export.onnx=False, and report it."
+    )
 
 
 def _dtype_of(eqn: Any) -> np.dtype:

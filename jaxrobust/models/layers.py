@@ -173,6 +173,35 @@ class Network(nn.Module, kw_only=True):
     norm_parts: int = 1
 
 
+class HeadedNetwork(Network):
+    """A network whose linear `heads`, made in `setup`, read the pooled features of its `stages`.
+
+    Every head is initialised from its own key, so two heads never start equal.
+    """
+
+    def stages(
+        self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> Features:
+        """The features of inputs `[B, ...]`, normalised; arguments as for `ResNetBackbone`."""
+        raise NotImplementedError
+
+    def features(
+        self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> jax.Array:
+        """What the heads read, float32 `[B, D]`; arguments as for `stages`."""
+        return self.stages(inputs, train=train, where=where).pooled
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Logits float32 `[B, num_heads, num_classes]` of what `features` returns."""
+        return jnp.stack([head(features) for head in self.heads], axis=1)
+
+    def __call__(
+        self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits float32 `[B, num_heads, num_classes]`; arguments as for `stages`."""
+        return self.classify(self.features(inputs, train=train, where=where))
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over the valid rows, with PyTorch's constants.
 

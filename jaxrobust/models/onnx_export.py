@@ -85,7 +85,7 @@ def save_onnx(
       probabilities: whether softmax, or sigmoid where an image may have several labels, is inside.
       int8: whether weights are stored in 8 bits and activations are quantised as they come
         (onnxruntime's dynamic quantisation). Such a file computes something else: it is checked to
-        run, and how far it is from the network is told.
+        run, and the message says how far its outputs are from the network's.
 
     Returns:
       `OnnxFile`.

@@ -12,8 +12,8 @@ from jaxrobust.models.layers import (
     BatchNorm,
     Conv,
     Features,
+    HeadedNetwork,
     Linear,
-    Network,
     global_average,
     he_normal,
     torch_uniform,
@@ -156,10 +156,8 @@ class ResNetBackbone(nn.Module):
         return jnp.mean(x, axis=(2, 4), dtype=jnp.float32).reshape(batch, -1)
 
 
-class ResNet(Network):
+class ResNet(HeadedNetwork):
     """ResNet with linear heads, with a 3x3 stem for images of 8 to 64 pixels.
-
-    Every head is a `Linear` layer initialised from its own key, so two heads never start equal.
 
     Attributes:
       num_classes: outputs per head.
@@ -202,19 +200,3 @@ class ResNet(Network):
     ) -> Features:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
         return self.backbone(images, train=train, where=where)
-
-    def features(
-        self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> jax.Array:
-        """Pooled features float32 `[B, D]`; arguments as for `ResNetBackbone`."""
-        return self.stages(images, train=train, where=where).pooled
-
-    def classify(self, features: jax.Array) -> jax.Array:
-        """Logits float32 `[B, num_heads, num_classes]` of features `[B, D]`."""
-        return jnp.stack([head(features) for head in self.heads], axis=1)
-
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits float32 `[B, num_heads, num_classes]`; arguments as for `ResNetBackbone`."""
-        return self.classify(self.features(images, train=train, where=where))

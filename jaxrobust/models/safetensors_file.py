@@ -33,7 +33,7 @@ def decoded(content: bytes) -> dict[str, np.ndarray]:
     """The arrays of a file, by name.
 
     Raises:
-      ValueError, KeyError, TypeError, AttributeError or struct.error: if it is none, or damaged.
+      ValueError, KeyError, TypeError, AttributeError or struct.error: if it is not one, or damaged.
     """
     (length,) = struct.unpack_from("<Q", content)
     header = json.loads(content[8 : 8 + length])

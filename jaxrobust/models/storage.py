@@ -124,14 +124,14 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
     if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
         raise UserError(
             f"{directory / VARIABLES} has changed since it was written; restore the folder, or "
-            "write it anew."
+            "write it again."
         )
     try:
         arrays = safetensors_file.decoded(content)
         variables = traverse_util.unflatten_dict(arrays, sep="/")
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise UserError(
-            f"{directory / VARIABLES} is no safetensors file ({error}); write the folder anew."
+            f"{directory / VARIABLES} is not a safetensors file ({error}); write the folder again."
         ) from None
     variables.setdefault("batch_stats", {})
     classifier = StoredClassifier(

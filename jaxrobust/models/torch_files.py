@@ -240,7 +240,7 @@ def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+        raise UserError(f"There is no file {path}; correct its name.")
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     taken, left = [], []
     while isinstance(found, dict):
@@ -258,7 +258,7 @@ def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise UserError(
-                f"{path} does not hold a state dict: {name!r} is no tensor. Save "
+                f"{path} does not hold a state dict: {name!r} is not a tensor. Save "
                 "model.state_dict() instead."
             )
     return Checkpoint(_without_prefixes(found), tuple(taken), tuple(left))

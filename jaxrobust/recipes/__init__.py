@@ -66,6 +66,6 @@ def choose(variant: str | None, default: str, variants: Mapping[str, Sequence]) 
         return name
     if on_it := [other for other, settings in variants.items() if settings[0] == name]:
         raise UserError(
-            f"{name!r} is no variant of this recipe; those on {name} are {', '.join(on_it)}."
+            f"{name!r} is not a variant of this recipe; those on {name} are {', '.join(on_it)}."
         )
     raise UserError(unknown_name("config variant", name, variants))

@@ -107,7 +107,7 @@ _BY_DATASET = {
         "dpc.peer_from": "epoch_start",
     },
 }
-# Ours, see docs/methods/dpc.md. Frozen features are no layer that a second head could keep the
+# Ours, see docs/methods/dpc.md. Frozen features are not a layer that a second head could keep the
 # mistakes of guesses from.
 _BY_DATASET["features"] = {
     "num_epochs": 30,

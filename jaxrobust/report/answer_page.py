@@ -55,7 +55,7 @@ def write_page(
       identity: what tells this page from another at the same place, for the answers that a browser
         keeps.
       files: of the images, relative to `root`; "" where there are none.
-      root: folder of the data set, if it is at hand.
+      root: folder of the data set, if it is available.
       pictures: uint8 `[n, H, W, 3]` of the first images, shown in place of their files.
     """
     if not processes.is_main():

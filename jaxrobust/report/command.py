@@ -25,8 +25,8 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
       The page.
 
     Raises:
-      UserError: if one is no workdir, its files are damaged, the runs are of different problems, or
-        `out` cannot be written.
+      UserError: if one is not a workdir, its files are damaged, the runs are of different problems,
+        or `out` cannot be written.
     """
     single = single_seeds(workdirs)
     finished = [w for w in single if (w / "results.json").exists()]

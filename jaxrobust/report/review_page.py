@@ -14,7 +14,7 @@ class Suspect(NamedTuple):
 
     Attributes:
       id: of the image in the training set.
-      file: relative to the folder of the data set; "" where images are no files.
+      file: relative to the folder of the data set; "" where images are not files.
       given: its label.
       suggested: the label that the method suggests.
       clean_prob: probability that the given label is right.

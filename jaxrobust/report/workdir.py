@@ -62,7 +62,7 @@ def single_seeds(workdirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """The same folders, those of several seeds replaced by the folder of each seed.
 
     Raises:
-      UserError: if one is no workdir.
+      UserError: if one is not a workdir.
     """
     single = []
     for workdir in workdirs:
@@ -76,7 +76,7 @@ def single_seeds(workdirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
             single += seeds
         elif workdir.is_dir():
             raise UserError(
-                f"{workdir} is no workdir: it holds no config.json; give the --workdir of a run."
+                f"{workdir} is not a workdir: it holds no config.json; give the --workdir of a run."
             )
         else:
             raise UserError(f"{workdir} does not exist; give the --workdir of a run.")
@@ -149,6 +149,7 @@ def to_numbers(path: pathlib.Path, rows: list[list[str]], first: int) -> np.ndar
         return numbers
     except ValueError:
         raise UserError(
-            f"{path} is damaged (a number in it is missing or is none); repeat the run's command "
+            f"{path} is damaged (a number in it is missing or is not a number); repeat the run's "
+            "command "
             "to write it again."
         ) from None

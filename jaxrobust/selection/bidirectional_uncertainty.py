@@ -53,7 +53,7 @@ def classifier_confidence(probs: jax.Array, kind: str) -> jax.Array:
 def predicted_unknown(aux_probs: jax.Array) -> jax.Array:
     """Images that the auxiliary classifier takes for unknown: its top class is the last one.
 
-    They are no candidates in this round, but stay in the pool for the next.
+    They are not candidates in this round, but stay in the pool for the next.
 
     Args:
       aux_probs: floats `[M, K+1]`, probabilities (or logits); class K is "unknown".
@@ -131,7 +131,7 @@ def select_lowest(
     Host code, since the length of the answer depends on the data.
 
     Args:
-      scores: floats `[M]`. A score of +inf is no candidate.
+      scores: floats `[M]`. A score of +inf marks what is not a candidate.
       budget: how many to select, at least 0.
       where: bool `[M]`, the candidates; `None` for all.
 

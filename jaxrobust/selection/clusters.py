@@ -342,7 +342,7 @@ def _k_means(
         model = KMeans(max_iter=_STEPS, **options)
     else:
         passes = max(1, _STEPS * _BATCH // len(features))
-        # k-means++ takes longer than all steps, and ends with clusters that are no tighter.
+        # k-means++ takes longer than all steps, and ends with clusters that are not tighter.
         model = MiniBatchKMeans(batch_size=_BATCH, max_iter=passes, init="random", **options)
     model.fit(features)
     return np.asarray(model.labels_), cast(np.ndarray, model.cluster_centers_)

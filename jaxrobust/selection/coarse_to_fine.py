@@ -127,7 +127,9 @@ def select_coarse_to_fine(
     if budget < 0:
         raise ValueError(f"budget={budget} must not be negative.")
     if not 0 < kappa < math.inf:
-        raise ValueError(f"kappa={kappa} must be positive and finite; 1 leaves all to `coarse`.")
+        raise ValueError(
+            f"kappa={kappa} must be positive and finite; with 1 `coarse` decides alone."
+        )
     coarse, fine = np.asarray(coarse, np.float64), np.asarray(fine, np.float64)
     if predictions is None:
         predictions, num_classes = np.zeros(coarse.shape, np.int64), 1

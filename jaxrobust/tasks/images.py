@@ -68,7 +68,7 @@ class ResidentFeatures:
         return self._examples.read(ids)
 
     def pictures(self, ids: np.ndarray) -> np.ndarray | None:
-        """The images of some features, uint8 `[n, 64, 64, 3]`; None where they are not at hand."""
+        """The images of some features, uint8 `[n, 64, 64, 3]`; None where there are none."""
         if not self._folder or self.names is None:
             return None
         folder = pathlib.Path(self._folder).expanduser()
@@ -128,7 +128,7 @@ def view_transforms(config: ml_collections.ConfigDict) -> dict[str, Transform]:
     """What is done on the host to streamed images, by the kind of view.
 
     Raises:
-      UserError: if the recipe's crops are none.
+      UserError: if the recipe's crops are not possible.
     """
     augment, size = Augment.read(config), config.dataset.image_size
     if not size:

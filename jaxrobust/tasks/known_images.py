@@ -58,7 +58,7 @@ class KnownImages:
     Args:
       path: of `images.json`, which may not exist yet.
       dataset: as it is now, with `files`.
-      root: folder from which the files are relative, if they are at hand.
+      root: folder from which the files are relative, if they are available.
       overridden: whether mean and std are the recipe's, not those of the images.
 
     Raises:
@@ -241,7 +241,7 @@ def joined(dataset: Dataset | FeatureDataset) -> Examples | FeatureExamples:
 
 
 def _hashes(examples: Examples | FeatureExamples, root: pathlib.Path | None) -> Sequence[str]:
-    """SHA-256 of each file or, where it is not at hand, of the array."""
+    """SHA-256 of each file or, where there is no file, of the array."""
     files = cast(tuple[str, ...], examples.files)
 
     def hashed(i: int) -> str:

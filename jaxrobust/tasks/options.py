@@ -552,5 +552,5 @@ def check(config: ml_collections.ConfigDict) -> None:
         if Al.read(config).target_model == "shared":
             raise UserError(
                 "al.target_model='shared' reports DCFS's query network, which "
-                f"method={config.method!r} has not; set --config.al.target_model=separate."
+                f"method={config.method!r} lacks; set --config.al.target_model=separate."
             )

@@ -52,7 +52,7 @@ def run_seeds(
     if config.get("oracle", "truth") != "truth":
         raise UserError(
             f"num_seeds={config.num_seeds} with oracle={config.oracle!r} would ask a person the "
-            "same questions over and over; set --config.num_seeds=1."
+            "same questions for every seed; set --config.num_seeds=1."
         )
     workdir = pathlib.Path(workdir)
 

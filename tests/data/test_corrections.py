@@ -90,7 +90,7 @@ def test_what_a_spreadsheet_makes_of_class_names(tmp_path):
     with pytest.raises(UserError, match="the label was '1', but now it is '01'"):
         _read(tmp_path / "c.csv", table, class_names=classes, labels=LABELS % 3)
     # Either could have become 1.
-    with pytest.raises(UserError, match="says '1', which is no class"):
+    with pytest.raises(UserError, match="says '1', which is not a class"):
         _read(tmp_path / "c.csv", "file,label\ne.png,1\n", class_names=("01", "001", *CLASSES[2:]))
 
 
@@ -113,7 +113,7 @@ MALFORMED = {
     "a column twice": ("file,label,label\ne.png,cat,cat\n", "has the column label twice"),
     "a workbook": (b"PK\x03\x04rest", "is a workbook, not text; save it as CSV in UTF-8"),
     "windows-1252": ("file,label\ne.png,Käfer\n".encode("cp1252"), "save it as CSV in UTF-8"),
-    "binary": ("file,label\ne.png,\0\n", "is no text; save it as CSV"),
+    "binary": ("file,label\ne.png,\0\n", "is not text; save it as CSV"),
     "an open quote": ('file,label\n"e.png,cat\n', "is not a table from line 2 on"),
     "text after a quote": ('file,label\n"e"x,cat\n', "is not a table from line 2 on"),
     "too many cells": ("file,label\ne.png,cat,dog\n", "line 2 has 3 cells for 2 columns"),
@@ -121,7 +121,7 @@ MALFORMED = {
         "file,label\ntrain/b,c.png,cat\n",
         "put quotes around a cell that holds a comma",
     ),
-    "no image": ("file,label\nf.png,cat\n", "line 2 names 'f.png', which is no training image"),
+    "no image": ("file,label\nf.png,cat\n", "line 2 names 'f.png', which is not a training image"),
     "neither": ("file,id,label\n,,cat\n", "line 2 names no file and no id"),
     "no id": ("id,label\ncat.png,cat\n", "line 2 has the id 'cat.png', which must lie in 0 to 4"),
     "an id too high": ("id,label\n0,cat\n5,cat\n", "line 3 has the id '5'"),
@@ -130,11 +130,11 @@ MALFORMED = {
     "twice": ("file,label\ne.png,cat\ne.png,cat\n", "line 3 repeats e.png of line 2"),
     "no class": (
         "file,label\ne.png,catt\n",
-        "says 'catt', which is no class: perhaps 'cat' is meant",
+        "says 'catt', which is not a class: perhaps 'cat' is meant",
     ),
-    "another case": ("file,label\ne.png,CAT\n", "line 2 says 'CAT', which is no class"),
+    "another case": ("file,label\ne.png,CAT\n", "line 2 says 'CAT', which is not a class"),
     "nothing like it": ("file,label\ne.png,zebra\n", "use 01, Cat, Käfer, cat, true"),
-    "unknown": ("file,label\ne.png,unknown\n", "says 'unknown', which is no class"),
+    "unknown": ("file,label\ne.png,unknown\n", "says 'unknown', which is not a class"),
     "no decision": ("file,label,decision\ne.png,cat,kep\n", "has the decision 'kep'; write one of"),
     "keep another": (
         "file,label,decision\ne.png,cat,keep\n",
@@ -151,11 +151,11 @@ MALFORMED = {
         'file,label,note\ne.png,cat,"two\nlines"\nf.png,cat,\n',
         "line 4 names 'f.png'",
     ),
-    "a blank class": ('file,label\ne.png,"cat dog"\n', "says 'cat dog', which is no class"),
-    "a formula": ("file,label\ne.png,=1+1\n", "line 2 says '=1\\+1', which is no class"),
+    "a blank class": ('file,label\ne.png,"cat dog"\n', "says 'cat dog', which is not a class"),
+    "a formula": ("file,label\ne.png,=1+1\n", "line 2 says '=1\\+1', which is not a class"),
     "several": (
         "file,label\n" + "f.png,cat\n" * 8,
-        "line 2 names .*line 6 names 'f.png', which is no training image; and 3 more. Correct",
+        "line 2 names .*line 6 names 'f.png', which is not a training image; and 3 more. Correct",
     ),
 }
 

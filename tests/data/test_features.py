@@ -92,6 +92,7 @@ def test_arrays_are_mapped_and_not_copied(tmp_path):
         ("label\ncat\ndog\ncat\ndog\n", ("cat", "dog")),
         ("id,label\n0,7\n1,3\n2,7\n3,3\n", ("3", "7")),
         ("dog\ncat\ndog\ncat\n", ("cat", "dog")),
+        ("ID;Label\r\n0;cat\r\n1;dog\r\n2;cat\r\n3;dog\r\n", ("cat", "dog")),
     ],
 )
 def test_labels_from_a_table(tmp_path, text, names):

@@ -456,7 +456,7 @@ def test_cifar_binary_of_odd_length_is_refused(tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     _write_official(folder)
     (folder / "test_batch.bin").write_bytes(bytes(3072))
-    with pytest.raises(DataError, match=r"test_batch.bin of .* is no whole number of CIFAR"):
+    with pytest.raises(DataError, match=r"test_batch.bin of .* is not a whole number of CIFAR"):
         load_dataset("cifar10", path=folder)
 
 

@@ -217,7 +217,7 @@ def test_an_operation_that_is_not_known_is_named():
     def sort(images):
         return jnp.sort(images, axis=0)
 
-    with pytest.raises(UserError, match="'sort' of this network has no counterpart"):
+    with pytest.raises(UserError, match="'sort' of this network cannot be written as ONNX"):
         jaxpr_to_onnx.to_onnx(sort, (2, 2, 3), np.float32, output="y", metadata={})
 
 

@@ -191,7 +191,7 @@ def test_a_part_of_the_answers_late_ones_and_changed_ones(folder, tmp_path, capl
     _fill(tables[0], ["1", "1", "unknown", "skip", "", "2"])
     with caplog.at_level("INFO", logger="jaxrobust"):
         assert tasks.run(config, tmp_path)["waiting_for"] == str(tables[2])
-    assert "2 answers of earlier rounds are not what they were" in caplog.text
+    assert "2 answers of earlier rounds have changed" in caplog.text
     config.al.finish = True
     tables[1].unlink()
     _fill(tables[2], ["unknown"] * 6)
@@ -249,7 +249,7 @@ def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
     tables = [workdir / "queries" / f"round_{i:02d}.csv" for i in range(3)]
     tasks.run(config, workdir)
     rows = _fill(tables[0], ["3", "0", "unknown", "3", "", ""])
-    words = r"line 2: '3' is no class, use .*Correct this, or, if '3' is a new class, add "
+    words = r"line 2: '3' is not a class, use .*Correct this, or, if '3' is a new class, add "
     with pytest.raises(UserError, match=words + r"--config\.al\.new_classes=3 and type"):
         tasks.run(config, workdir)
     config.al.new_classes = "3"
@@ -310,11 +310,11 @@ def test_a_name_that_cannot_be_a_class_is_refused(folder, tmp_path):
 MISTAKES = {
     "no class": (
         lambda rows: rows[1].update(label="unknwon"),
-        r"line 3: 'unknwon' is no class, perhaps 'unknown' is meant",
+        r"line 3: 'unknwon' is not a class, perhaps 'unknown' is meant",
     ),
     "nothing like a class": (
         lambda rows: rows[5].update(label="zebra"),
-        r"line 7: 'zebra' is no class, use 0, 1, 2, unknown",
+        r"line 7: 'zebra' is not a class, use 0, 1, 2, unknown",
     ),
     "a row missing": (lambda rows: rows.pop(2), r"no line for id \d+ \(train/unlabeled/"),
     "a row twice": (lambda rows: rows.append(dict(rows[0])), r"line 8 repeats id \d+ of line 2"),
@@ -463,7 +463,7 @@ def test_the_command(folder, tmp_path):
     rows = _answer(folder, table)
     _write(table, [*rows[:-1], rows[-1] | {"label": "3"}])
     code, stderr = command()
-    assert code == 2 and "line 7: '3' is no class" in stderr
+    assert code == 2 and "line 7: '3' is not a class" in stderr
     _write(table, rows)
     code, stderr = command()
     assert code == 0 and (tmp_path / "results.json").exists()
@@ -483,7 +483,7 @@ def test_without_a_test_part(folder, tmp_path):
 def test_unusable_folders(folder, tmp_path):
     config = _config(folder)
     config.oracle = "truth"
-    with pytest.raises(UserError, match=r"set --config\.oracle=csv to be asked yourself"):
+    with pytest.raises(UserError, match=r"set --config\.oracle=csv to annotate them yourself"):
         tasks.run(config, tmp_path / "run")
     root = tmp_path / "data"
     shutil.copytree(folder[0], root)
@@ -512,13 +512,14 @@ MALFORMED = {
     "no file": ("id,file,label\n0,,cat\n", "line 2: id 0 is a.png, not ''"),
     "twice": ("id,file,label\n0,a.png,cat\n0,a.png,cat\n", "line 3 repeats id 0 of line 2"),
     "a row missing": ("id,file,label\n0,a.png,cat\n", "no line for id 1 \\(b.png\\)"),
-    "another case": ("id,file,label\n0,a.png,CAT\n", "line 2: 'CAT' is no class"),
-    "nearly": ("id,file,label\n0,a.png,ca\n", "'ca' is no class, perhaps 'cat' is meant"),
+    "another case": ("id,file,label\n0,a.png,CAT\n", "line 2: 'CAT' is not a class"),
+    "nearly": ("id,file,label\n0,a.png,ca\n", "'ca' is not a class, perhaps 'cat' is meant"),
     "nearly unknown": ("id,file,label\n0,a.png,unknwon\n", "perhaps 'unknown' is meant"),
-    "two classes": ("id,file,label\n0,a.png,cat dog\n", "line 2: 'cat dog' is no class"),
+    "two classes": ("id,file,label\n0,a.png,cat dog\n", "line 2: 'cat dog' is not a class"),
     "a new class": (
         "id,file,label\n0,a.png,zebra\n1,b.png,cat\n",
-        "line 2: 'zebra' is no class, use cat, dog, unknown, skip. Correct this, or, if 'zebra' is "
+        "line 2: 'zebra' is not a class, use cat, dog, unknown, skip. Correct this, or, if 'zebra' "
+        "is "
         "a new class, add --config.al.new_classes=zebra and type",
     ),
     "no new class": ("id,file,label\n0,a.png,a/b\n1,b.png,\n", "skip. Correct this and type"),
