@@ -10,6 +10,7 @@ import pytest
 from configs import bldr, bual, dcfs, dhkd, dpc, kd_baselines, l2d
 from jaxrobust import models
 from jaxrobust.engine import rng, run, sharding
+from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
 from jaxrobust.tasks.common import load
@@ -43,7 +44,13 @@ def _active_learning(config, run_):
         name = phase.name
         task.saved.networks[name], sums = task._epoch[name](
             task.saved.networks[name],
-            task._plan(np.arange(25), phase.batch_size),
+            place_plan(
+                np.arange(25),
+                phase.batch_size,
+                run_.placement,
+                capacity=len(task.examples),
+                last_batch=config.last_batch,
+            ),
             rng.stream(0, name),
             task._images,
             task.saved.arrays["annotations"],

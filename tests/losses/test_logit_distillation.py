@@ -287,7 +287,8 @@ class TestStandardizedLogits:
     def test_hand_computed(self):
         logits = np.float32([[1, 2, 3], [7, 7, 7]])
         standardized = jax.jit(standardize_logits)(logits)
-        np.testing.assert_allclose(standardized, [[-1, 0, 1], [0, 0, 0]], rtol=1e-6)
+        # The mean may be off by a unit in the last place of the logits, as they are compiled here.
+        np.testing.assert_allclose(standardized, [[-1, 0, 1], [0, 0, 0]], rtol=1e-6, atol=2e-7)
         grad = jax.grad(lambda z: standardize_logits(z)[:, 0].sum())(logits)
         assert np.all(np.isfinite(grad)) and not np.any(grad[1])
 
