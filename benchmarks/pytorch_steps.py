@@ -5,10 +5,12 @@
 
 Written anew from the papers. In every repetition PyTorch runs one step with contiguous and one with
 channels-last tensors, ours one on one device and one on as many devices as there are cores, so that
-what else the machine does meets all of them. The first repetition is left out. All start from the
-same weights and batches; both sides get images that are augmented already, and do all else that
-belongs to a step: teacher, guesses, forward, backward, optimiser. Prints a row for each case when
-it is done, with the ratios to PyTorch's better layout; `--out` adds a line of JSON to a file.
+what else the machine does meets all of them; but not alike: at a load of 11 on two cores PyTorch's
+threads waited longer for each other than ours, so measure on quiet cores, and say the load. The
+first repetition is left out. All start from the same weights and batches; both sides get images
+that are augmented already, and do all else that belongs to a step: teacher, guesses, forward,
+backward, optimiser. Prints a row for each case when it is done, with the ratios to PyTorch's better
+layout; `--out` adds a line of JSON to a file.
 """
 
 import argparse
