@@ -4,9 +4,9 @@
     python benchmarks/growth.py --out=runs/growth --only=knn,badge --sizes=1000,10000
 
 Every point has a process of its own, so that the highest memory is that of its size, and makes its
-own clustered random features. A call that takes less than `--max_repeat` seconds is repeated, and
-the second one is timed, in which nothing is compiled. A point that the two before it let expect to
-take more than `--max_seconds` processor seconds or `--max_gb` of memory is not run.
+own clustered random features. A call that takes less than `--max_repeat` processor seconds is
+repeated, and the second one is timed, in which nothing is compiled. A point that the two before it
+let expect to take more than `--max_seconds` processor seconds or `--max_gb` of memory is not run.
 
 Writes `growth.csv`, a line for each point as it is done, which is not repeated; `growth.png`; and
 prints a table. The exponent is the slope of log seconds over log N by least squares, over the four
