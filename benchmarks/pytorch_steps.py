@@ -171,6 +171,35 @@ def learning_rate(config: ml_collections.ConfigDict) -> np.float32:
     return np.float32(config.optimizer.learning_rate)
 
 
+def classifier_state(module, side: int, optimizer) -> distillation.ClassifierState:
+    variables = init(module, side)
+    params, batch_stats = variables.pop("params"), variables.pop("batch_stats")
+    state = optimizer_state(optimizer, params)
+    return distillation.ClassifierState(params, batch_stats, state, variables)
+
+
+def our_distillation(
+    config, state, images, labels, *, module, optimizer, distiller, teacher=None, known=None
+) -> Callable[[Placement], Callable[[], float]]:
+    """`Case.our_step` of distillation; `known` are variables of the teacher, if there is one."""
+
+    def step(state, images, constants):
+        return distillation.distillation_step(
+            state,
+            distillation.Batch(images, constants["labels"], jnp.ones(len(images), bool)),
+            teacher and teacher.apply(constants["teacher"], images),
+            jax.random.key(0),
+            constants["scalars"],
+            apply=distillation.student_apply(module),
+            distiller=distiller,
+            optimizer=optimizer,
+        )
+
+    scalars = {"ramp": 1.0, "distill_weight": 1.0, "learning_rate": learning_rate(config)}
+    scalars = {name: np.float32(value) for name, value in scalars.items()}
+    return ours(step, state, images, {"labels": labels, "teacher": known, "scalars": scalars})
+
+
 def dpc_case(network="preact_resnet18", batch=16, side=32, weight_u=25.0) -> Case:
     config = dpc_recipe.get_config("cifar10_sym50")
     options, schedule = dpc.Dpc.read(config), Optimizer.read(config)
@@ -410,21 +439,8 @@ def dhkd_case(teacher="resnet32x4", student="resnet8x4", batch=64, side=32) -> C
     taught = models.make_classifier(teacher, auxiliary="none", **options)
     module = models.make_classifier(student, auxiliary="linear", **options)
     optimizer = make_optimizer(schedule)
-    known, state = init(taught, side, 1), train_state(module, side, optimizer)
+    known, state = init(taught, side, 1), classifier_state(module, side, optimizer)
     images, labels = random_images(0, batch, side), random_labels(batch, 100)
-
-    def step(state, images, constants):
-        batch_ = distillation.Batch(images, constants["labels"], jnp.ones(batch, bool))
-        return distillation.distillation_step(
-            state,
-            batch_,
-            taught.apply(constants["teacher"], images),
-            jax.random.key(0),
-            constants["scalars"],
-            apply=distillation.student_apply(module),
-            distiller=distiller,
-            optimizer=optimizer,
-        )
 
     def torch_step(layout):
         expert = _teacher(
@@ -454,15 +470,18 @@ def dhkd_case(teacher="resnet32x4", student="resnet8x4", batch=64, side=32) -> C
 
         return run
 
-    scalars = {"ramp": 1.0, "distill_weight": 1.0, "learning_rate": learning_rate(config)}
-    constants = {
-        "labels": labels,
-        "teacher": known,
-        "scalars": {name: np.float32(value) for name, value in scalars.items()},
-    }
-    state = distillation.ClassifierState(state.params, state.batch_stats, state.opt_state, {})
-    what = f"DHKD, {teacher} to {student}, B = {batch}"
-    return Case(what, torch_step, ours(step, state, images, constants))
+    our_step = our_distillation(
+        config,
+        state,
+        images,
+        labels,
+        module=module,
+        optimizer=optimizer,
+        distiller=distiller,
+        teacher=taught,
+        known=known,
+    )
+    return Case(f"DHKD, {teacher} to {student}, B = {batch}", torch_step, our_step)
 
 
 def teacher_case(network="resnet32x4", batch=64, side=32) -> Case:
@@ -470,7 +489,7 @@ def teacher_case(network="resnet32x4", batch=64, side=32) -> Case:
     schedule = Optimizer.read(config)
     module = models.make_classifier(network, num_classes=100, auxiliary="none", dtype=jnp.float32)
     optimizer = make_optimizer(schedule)
-    state = train_state(module, side, optimizer)
+    state = classifier_state(module, side, optimizer)
     images, labels = random_images(0, batch, side), random_labels(batch, 100)
 
     def objective(student, teacher, labels, where, ramp):
@@ -478,19 +497,6 @@ def teacher_case(network="resnet32x4", batch=64, side=32) -> Case:
         return loss, jnp.zeros_like(loss)
 
     distiller = distillers.Distiller(objective=objective, has_teacher=False)
-
-    def step(state, images, constants):
-        batch_ = distillation.Batch(images, constants["labels"], jnp.ones(batch, bool))
-        return distillation.distillation_step(
-            state,
-            batch_,
-            None,
-            jax.random.key(0),
-            constants["scalars"],
-            apply=distillation.student_apply(module),
-            distiller=distiller,
-            optimizer=optimizer,
-        )
 
     def torch_step(layout):
         net = Classifier(resnet(models.BACKBONES[network]), 100, False)
@@ -507,14 +513,10 @@ def teacher_case(network="resnet32x4", batch=64, side=32) -> Case:
 
         return run
 
-    scalars = {"ramp": 1.0, "distill_weight": 1.0, "learning_rate": learning_rate(config)}
-    constants = {
-        "labels": labels,
-        "scalars": {name: np.float32(value) for name, value in scalars.items()},
-    }
-    state = distillation.ClassifierState(state.params, state.batch_stats, state.opt_state, {})
-    what = f"a teacher, cross-entropy, {network}, B = {batch}"
-    return Case(what, torch_step, ours(step, state, images, constants))
+    our_step = our_distillation(
+        config, state, images, labels, module=module, optimizer=optimizer, distiller=distiller
+    )
+    return Case(f"a teacher, cross-entropy, {network}, B = {batch}", torch_step, our_step)
 
 
 def l2d_case(
@@ -532,29 +534,10 @@ def l2d_case(
     taught = models.make_multilabel_classifier(teacher, **options)
     module = models.make_multilabel_classifier(student, **options)
     optimizer = make_optimizer(Optimizer.read(config), 1000)
-    known, fresh = init(taught, side, 1), init(module, side)
-    state = distillation.ClassifierState(
-        fresh["params"],
-        fresh["batch_stats"],
-        optimizer_state(optimizer, fresh["params"]),
-        {"constants": fresh["constants"]},
-    )
+    known, state = init(taught, side, 1), classifier_state(module, side, optimizer)
     images = random_images(0, batch, side)
     generator = np.random.default_rng(4)
     targets = (generator.random((batch, num_classes)) < 3 / num_classes).astype(np.float32)
-
-    def step(state, images, constants):
-        batch_ = distillation.Batch(images, constants["targets"], jnp.ones(batch, bool))
-        return distillation.distillation_step(
-            state,
-            batch_,
-            taught.apply(constants["teacher"], images),
-            jax.random.key(0),
-            constants["scalars"],
-            apply=distillation.student_apply(module),
-            distiller=distiller,
-            optimizer=optimizer,
-        )
 
     def torch_step(layout):
         def made(net):
@@ -584,14 +567,18 @@ def l2d_case(
 
         return run
 
-    scalars = {"ramp": 1.0, "distill_weight": 1.0, "learning_rate": learning_rate(config)}
-    constants = {
-        "targets": targets,
-        "teacher": known,
-        "scalars": {name: np.float32(value) for name, value in scalars.items()},
-    }
-    what = f"L2D, {teacher} to {student}, {side} pixels, B = {batch}"
-    return Case(what, torch_step, ours(step, state, images, constants))
+    our_step = our_distillation(
+        config,
+        state,
+        images,
+        targets,
+        module=module,
+        optimizer=optimizer,
+        distiller=distiller,
+        teacher=taught,
+        known=known,
+    )
+    return Case(f"L2D, {teacher} to {student}, {side} pixels, B = {batch}", torch_step, our_step)
 
 
 def scoring_case(network="preact_resnet18", batch=128, side=32) -> Case:

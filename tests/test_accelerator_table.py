@@ -1,20 +1,8 @@
 """The speed table is made of whatever cases were measured before the machine was taken away."""
 
-import importlib.util
 import json
-import pathlib
 
-import pytest
-
-PATH = pathlib.Path(__file__).parent.parent / "benchmarks" / "accelerator_table.py"
-
-
-@pytest.fixture(scope="module")
-def accelerator_table():
-    spec = importlib.util.spec_from_file_location("accelerator_table", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+import accelerator_table
 
 
 def _report(folder, case, **programs):
@@ -24,7 +12,7 @@ def _report(folder, case, **programs):
     (folder / f"{case}.json").write_text(json.dumps(report))
 
 
-def test_figures_are_those_of_the_cases_that_are_there(accelerator_table, tmp_path, capsys):
+def test_figures_are_those_of_the_cases_that_are_there(tmp_path, capsys):
     _report(
         tmp_path,
         "dpc",
@@ -44,6 +32,6 @@ def test_figures_are_those_of_the_cases_that_are_there(accelerator_table, tmp_pa
     assert "| BLDR at batch 256, labelled images/s | 20,000 | not measured |" in said
 
 
-def test_nothing_measured_is_said(accelerator_table, tmp_path, capsys):
+def test_nothing_measured_is_said(tmp_path, capsys):
     assert accelerator_table.main(tmp_path) == 1
     assert "holds no report yet" in capsys.readouterr().err

@@ -1,24 +1,11 @@
 """The benchmark of annotation strategies: settings by their names, and lines of its table."""
 
-import importlib.util
-import pathlib
-
+import annotation_on_features as benchmark
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
 
-
-@pytest.fixture(scope="module")
-def benchmark():
-    path = ROOT / "benchmarks" / "annotation_on_features.py"
-    spec = importlib.util.spec_from_file_location("annotation_on_features", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_strategy_is_named_with_what_is_changed(benchmark):
+def test_a_strategy_is_named_with_what_is_changed():
     config = benchmark.configured("bual+bual.base=lc+bual.subset_size=7", "f.npz", 0.4, 3)
     assert (config.bual.base, config.bual.subset_size) == ("lc", 7)
     assert (config.method, config.al.openness, config.num_seeds) == ("bual", 0.4, 3)
@@ -26,7 +13,7 @@ def test_a_strategy_is_named_with_what_is_changed(benchmark):
     assert config.method == "eaoa" and config.al.shuffle_classes and config.num_epochs == 40
 
 
-def test_a_line_of_the_table(benchmark):
+def test_a_line_of_the_table():
     """Differences of +2 and 0: their mean 1, and the standard error of it 1."""
     random = {name: np.array([0.5, 0.7]) for name in benchmark.COLUMNS}
     ours = random | {"last": np.array([0.52, 0.7]), "seconds": np.array([2.0, 4.0])}
@@ -36,7 +23,7 @@ def test_a_line_of_the_table(benchmark):
     )
 
 
-def test_scikit_activeml_from_the_same_start(benchmark, tmp_path):
+def test_scikit_activeml_from_the_same_start(tmp_path):
     """Two groups on a line, a third class is unknown; images that turn out to be so are dropped."""
     pytest.importorskip("skactiveml")
     labels = np.arange(60) % 3

@@ -1,20 +1,7 @@
 """The benchmark of growth: what it expects of a larger size, and what it says of those measured."""
 
-import importlib.util
-import pathlib
-
+import growth
 import numpy as np
-import pytest
-
-PATH = pathlib.Path(__file__).parent.parent / "benchmarks" / "growth.py"
-
-
-@pytest.fixture(scope="module")
-def growth():
-    spec = importlib.util.spec_from_file_location("growth", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def points(exponent, sizes=(1000, 10_000, 100_000), gb=1.0):
@@ -24,14 +11,14 @@ def points(exponent, sizes=(1000, 10_000, 100_000), gb=1.0):
     ]
 
 
-def test_a_larger_size_is_expected_by_the_power_law_of_the_last_two(growth):
+def test_a_larger_size_is_expected_by_the_power_law_of_the_last_two():
     assert growth.expected([], 1000) == (0, 0)
     np.testing.assert_allclose(growth.expected(points(2), 1_000_000), (1e4, 10))
     # Less than linear growth is that of what does not depend on the size.
     np.testing.assert_allclose(growth.expected(points(0.2), 1_000_000), (10**1.2, 10))
 
 
-def test_the_table_says_what_was_not_run(growth):
+def test_the_table_says_what_was_not_run():
     measured = {name: [] for name in growth.CURVES}
     measured |= {"knn": points(2), "duplicates": points(2), "scoring": points(1)}
     lines = growth.table(measured).splitlines()
@@ -43,7 +30,7 @@ def test_the_table_says_what_was_not_run(growth):
     assert "| 100 | not done | 2.00 |" in lines[4]
 
 
-def test_a_point_is_measured_once(growth, tmp_path, monkeypatch, capsys):
+def test_a_point_is_measured_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["", f"--out={tmp_path}", "--only=mixture", "--sizes=100"])
     for _ in range(2):
         growth.main()

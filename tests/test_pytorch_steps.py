@@ -1,8 +1,7 @@
 """The steps of the benchmark beside PyTorch do on both sides what a paper says: equal losses."""
 
 import functools
-import importlib.util
-import pathlib
+import importlib
 
 import jax
 import numpy as np
@@ -19,13 +18,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile", "networks")
 
 @pytest.fixture(scope="module")
 def benchmark():
-    folder = pathlib.Path(__file__).parents[1] / "benchmarks"
-    spec = importlib.util.spec_from_file_location("pytorch_steps", folder / "pytorch_steps.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)  # for the files beside it
-        spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("pytorch_steps")
 
 
 @pytest.fixture(scope="module")
