@@ -178,9 +178,8 @@ def find_label_issues(
     """Finds labels that are probably wrong, from features, probabilities or images.
 
     With features or images a method of learning under wrong labels is trained on them, by the same
-    task and recipe as the command `jaxrobust run --config=dpc:features`, and flags the
-    labels that are probably wrong. The number of examples in a batch becomes smaller for small
-    sets.
+    task and recipe as the command `jaxrobust run --config=dpc:features`, and flags the labels that
+    are probably wrong. The number of examples in a batch becomes smaller for small sets.
 
     With `pred_probs` nothing is trained. Labels are ranked by their margin, log probability of the
     label minus the largest other one (`selection.logit_margin`); as many are flagged as the

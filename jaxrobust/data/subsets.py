@@ -100,8 +100,7 @@ def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.n
         raise DataError(
             "The images are neither in the order of the label file nor sorted by class, so which "
             "label is whose is not known: use the official archive or class folders, and the label "
-            "file "
-            "in the archive's order."
+            "file in the archive's order."
         )
     order = np.empty(len(by_class), np.int64)
     order[wanted] = by_class

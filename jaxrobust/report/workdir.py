@@ -150,6 +150,5 @@ def to_numbers(path: pathlib.Path, rows: list[list[str]], first: int) -> np.ndar
     except ValueError:
         raise UserError(
             f"{path} is damaged (a number in it is missing or is not a number); repeat the run's "
-            "command "
-            "to write it again."
+            "command to write it again."
         ) from None

@@ -269,7 +269,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
     check_common(config)
     cycle = config.optimizer.get("cycle_epochs", 0)
     trained = {"num_epochs": config.num_epochs}
-    if not config.teacher.path and config.method != "bce":
+    if not config.teacher.path and config.method != MULTILABEL.labels_only:
         trained["teacher.num_epochs"] = config.teacher.num_epochs
     for field, num_epochs in trained.items():
         if cycle and num_epochs > cycle:
