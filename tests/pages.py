@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import time
 
 _CONTRASTS = """() => {
   const channels = (color) => color.match(/[\\d.]+/g).map(Number);
@@ -62,6 +63,14 @@ def downloaded(page, selector: str, folder: pathlib.Path) -> pathlib.Path:
     path = folder / download.value.suggested_filename
     download.value.save_as(path)
     return path
+
+
+def wait_until(page, condition: str, seconds: float = 10.0) -> None:
+    """Asks from outside: what a page waits for itself, its policy against `eval` refuses."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"not within {seconds:g} s: {condition}"
+        page.wait_for_timeout(20)
 
 
 def assert_legible(page) -> None:

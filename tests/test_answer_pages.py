@@ -95,7 +95,7 @@ def test_arrows_move_by_rows_and_the_image_opens_larger(browser, tmp_path):
         assert page.evaluate("document.activeElement.id") == "card4"
         page.keyboard.press("Enter")
         image = page.locator("#whole img")
-        page.wait_for_function("document.querySelector('#whole img').naturalWidth > 0")
+        pages.wait_until(page, "document.querySelector('#whole img').naturalWidth > 0")
         assert image.evaluate("i => [i.naturalWidth, i.src.startsWith('file:')]") == [70, True]
         page.keyboard.press("Escape")
         page.keyboard.press("1")
@@ -150,14 +150,14 @@ def test_a_saved_table_is_loaded_again(browser, tmp_path):
     table.write_bytes("\r\n".join(["label;id", *lines, "cat;99"]).encode("utf-8-sig"))
     with pages.opened(browser, _annotation(tmp_path)) as page:
         page.set_input_files("#load", table)
-        page.wait_for_function("document.querySelector('#status').textContent.includes('t.csv')")
+        pages.wait_until(page, "document.querySelector('#status').textContent.includes('t.csv')")
         assert page.text_content("#status") == (
             "4 answers read from t.csv. Left out, because no image or class fits: line 7."
         )
         assert _answers(page) == [CLASSES[2], "skip", "owl, barn", "–", "newt"]
         table.write_text("file,name\n")
         page.set_input_files("#load", table)
-        page.wait_for_function("document.querySelector('#status').textContent.includes('column')")
+        pages.wait_until(page, "document.querySelector('#status').textContent.includes('column')")
         assert "has no column id, label" in page.text_content("#status")
 
 
@@ -186,7 +186,7 @@ def test_reviewing(browser, tmp_path):
         page.once("dialog", lambda dialog: dialog.accept())
         page.click("#restart")
         page.set_input_files("#load", saved)
-        page.wait_for_function("document.querySelector('#count').textContent.startsWith('4')")
+        pages.wait_until(page, "document.querySelector('#count').textContent.startsWith('4')")
         assert _answers(page)[3] == "other: Füchsin 猫"
 
 
@@ -215,7 +215,7 @@ def test_what_is_not_embedded_comes_from_the_folder(browser, tmp_path, monkeypat
         assert "first 2 images are inside this page; the other 3" in page.text_content("header")
         assert page.input_value("#folder") == "../data"
         widths = "() => [...document.querySelectorAll('.card img')].map((i) => i.naturalWidth)"
-        page.wait_for_function(f"({widths})().every(Boolean)")
+        pages.wait_until(page, f"({widths})().every(Boolean)")
         assert page.evaluate(widths) == [30, 40, 50, 60, 70]
 
 

@@ -107,7 +107,7 @@ def test_quiet_unless_a_bar_is_asked_for(data, capfd, caplog):
         find_label_issues(labels, features=features, config=SHORT)
     assert capfd.readouterr().err == "" and not caplog.records
     find_label_issues(labels, features=features, config=SHORT, progress=True)
-    assert "epoch 1" in capfd.readouterr().err
+    assert "%|" in capfd.readouterr().err  # of a fast run the bar may show no epoch
 
 
 def test_few_examples_one_view_a_class_of_one_and_one_of_none():
