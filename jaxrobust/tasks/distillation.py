@@ -626,6 +626,7 @@ class _Distillation:
 
     def _compile_ahead(self) -> None:
         """Compiles what trains and tests every network, while the first steps run."""
+        is_told_later = self._tells and not self.teacher_logits
         for number, role in enumerate(self.roles):
             if self.saved.at >= (number, self.num_epochs[role]):
                 continue
@@ -640,6 +641,8 @@ class _Distillation:
             )
             tested = self._visit(role, np.arange(len(self.dataset.test)))
             self._predict[role](*tested, ahead=True)
+            if role == "student" and self.protocol.diagnoses and not is_told_later:
+                self.run.programs.compile_ahead("diagnose", *self._diagnosis_operands())
 
     def _learning_rate(self, role: str, epoch: int) -> float:
         optimizer = Optimizer.read(self.config)
@@ -738,19 +741,17 @@ class _Distillation:
     def _test_measures(self, role: str) -> dict[str, float]:
         return self.protocol.measures(self._logits(role), self.dataset.test.labels)
 
-    def _diagnose_epoch(self, epoch: int) -> dict[str, dict[str, float]]:
+    def _diagnosis_operands(self) -> tuple:
         if self.teacher_logits:
             plain = self.teacher_logits.plain(self._diagnosed_ids, **self._crops["student"])
             teacher = {"logits": self.run.placement.put(plain)}
         else:
             teacher = self._operand("teacher") if self.has_teacher else {}
-        values = self._diagnose(
-            self.saved.networks["student"].variables,
-            teacher,
-            *self._diagnosed,
-            self._statistics["student"],
-        )
-        values = jax.tree.map(float, fetch(values))
+        student, statistics = self.saved.networks["student"], self._statistics["student"]
+        return student.variables, teacher, *self._diagnosed, statistics
+
+    def _diagnose_epoch(self, epoch: int) -> dict[str, dict[str, float]]:
+        values = jax.tree.map(float, fetch(self._diagnose(*self._diagnosis_operands())))
         for name, measures in values.items():
             self._write("diagnosis", "student", name, epoch, measures)
         return values
