@@ -1,13 +1,13 @@
-"""What the commands do alike with their arguments."""
+"""The parser of arguments that the commands share."""
 
 import argparse
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, which reports a mistake in one sentence as all commands do."""
+    """argparse's parser, with errors in one sentence; exit code 2."""
 
     def __init__(self, command: str, **options):
         super().__init__(prog=f"jaxrobust {command}", **options)
 
     def error(self, message: str):
-        self.exit(2, f"jaxrobust: {message}; `{self.prog} --help` says what there is.\n")
+        self.exit(2, f"jaxrobust: {message}; see `{self.prog} --help`.\n")

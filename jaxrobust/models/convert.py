@@ -2,10 +2,10 @@
 
 `python -m jaxrobust.models.convert --arch=resnet32x4 --from=checkpoint.pth --to=DIR`
 
-Reads the state dicts of the RepDistiller and DHKD networks, of torchvision's, of tonylins'
-MobileNetV2, of EfficientNet-Lite0, and of RepVGG and Swin by their authors or timm (`.pth`, or
-`.safetensors`), and writes a folder that a distillation
-recipe takes as its teacher. Exit codes: 0 done; 2 an error that the user can fix, in one sentence.
+Reads state dicts (`.pth` or `.safetensors`) of the networks of RepDistiller, DHKD and torchvision,
+of tonylins' MobileNetV2, of EfficientNet-Lite0, and of RepVGG and Swin by their authors or timm.
+Writes a folder that a distillation recipe takes as its teacher. Exit codes: 0 done; 2 an error that
+the user can fix, in one sentence.
 """
 
 import argparse
@@ -46,7 +46,8 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
       (number of classes, variables of `make_classifier(arch, auxiliary="none")`).
 
     Raises:
-      UserError: for an unknown architecture, or a tensor that is missing, superfluous or misshaped.
+      UserError: for an unknown architecture, or a tensor that is missing, unexpected or of another
+        shape.
     """
     if arch not in BACKBONES:
         raise UserError(unknown_name("architecture", arch, BACKBONES))
@@ -72,7 +73,7 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
 
 
 def _published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, Any]:
-    """(whose, side in pixels, mean, std) of the images of published weights, as far as is known."""
+    """(whose, side in pixels, mean, std) of the images of published weights, empty if unknown."""
     if arch == "efficientnet_lite0":
         return "EfficientNet-Lite's", 224, (127 / 255,) * 3, (128 / 255,) * 3
     if num_classes == 1000:
@@ -119,9 +120,9 @@ def main(argv: list[str] | None = None) -> int:
         help="of the images that it was trained on, on the [0, 1] scale; default: ImageNet's for "
         "1,000 classes, CIFAR-100's for 100",
     )
-    parser.add_argument("--std", **numbers, help="likewise")
+    parser.add_argument("--std", **numbers, help="standard deviation of these images; likewise")
     parser.add_argument("--size", type=int, help="side of these images in pixels; likewise")
-    parser.add_argument("--classes", type=pathlib.Path, help="text file of one class name a line")
+    parser.add_argument("--classes", type=pathlib.Path, help="text file, one class name per line")
     args = parser.parse_args(argv)
     try:
         if args.arch not in BACKBONES:

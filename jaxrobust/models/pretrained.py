@@ -14,7 +14,7 @@ from jaxrobust.models.convert import convert_state_dict
 from jaxrobust.models.storage import MODEL, StoredClassifier, load_classifier
 from jaxrobust.models.torch_files import read_state_dict
 
-# timm's name of an architecture -> ours, where it is another.
+# timm's name of an architecture -> ours.
 _TIMM = {
     "resnet18": "resnet18_imagenet",
     "resnet34": "resnet34_imagenet",
@@ -45,8 +45,8 @@ def load_pretrained(name: str) -> StoredClassifier:
         writes them), or a folder that `jaxrobust.models.convert` or a run wrote.
 
     Raises:
-      UserError: there is no such network, a package is not installed, the hub cannot be reached, or
-        it is not known how the network's images are normalised.
+      UserError: if there is no such network, a package is not installed, the hub cannot be reached,
+        or the normalisation of the network's images is not known.
     """
     if name == "efficientnet_lite0":
         return _efficientnet_lite0()
@@ -103,11 +103,11 @@ def _from_hub(repository: str) -> StoredClassifier:
         download = functools.partial(huggingface_hub.hf_hub_download, repository, file)
         try:
             return pathlib.Path(download(local_files_only=True))
-        except Exception:  # of many types; the download below raises its own
+        except Exception:  # of many types; the download below raises again
             pass
         try:
             return pathlib.Path(download())
-        except Exception as error:  # of the hub's client, or of the network below it
+        except Exception as error:  # of the hub's client or of the network
             raise UserError(
                 f"{file} of hf:{repository} is neither in the cache of huggingface_hub nor can it "
                 f"be fetched ({type(error).__name__}): check the name and the network, or fetch "
