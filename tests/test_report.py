@@ -262,7 +262,7 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
     for arguments, words in (
         ([empty], "is not a workdir: it holds no config.json"),
         ([tmp_path / "nowhere"], "nowhere does not exist"),
-        ([tmp_path / "other"], "is not of a run of jaxrobust"),
+        ([tmp_path / "other"], "is not of a jaxrobust run"),
         ([damaged], "results.json is damaged"),
         ([broken], "environment.json is damaged"),
         (unfinished, "is finished; name one alone"),

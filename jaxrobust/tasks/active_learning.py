@@ -71,6 +71,7 @@ from jaxrobust.tasks.common import (
     introduce_networks,
     introduce_pixels,
     load,
+    loops_on_device,
     next_command,
     program_settings,
     write_test_files,
@@ -412,7 +413,7 @@ class _Learning:
                 step,
                 placement,
                 static=static,
-                device_loop=True if len(self.problem.input_shape) == 1 else None,
+                device_loop=loops_on_device(self.problem.input_shape),
             )
             self._predict[name] = gather(
                 f"{name}/predict", prediction(phase, view, views), num_train
