@@ -27,7 +27,7 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import tasks
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.engine.environment import ask_for_determinism, environment, setup_jax
 from jaxrobust.engine.files import write_json
@@ -328,6 +328,7 @@ def _in_words(report: dict) -> str:
     )
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("benchmark", description=(__doc__ or "").partition("\n")[0])
@@ -372,9 +373,6 @@ def main(argv: list[str] | None = None) -> int:
             report = measure(config, dataset, device_loop=False if arguments.single_steps else None)
             reports.append({"config": path, "changes": changes, **report})
             print(f"\n{path} {' '.join(changes)}\n\n{table(report)}\n\n{_in_words(report)}")
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
     except Interrupted as stop:
         print(f"jaxrobust: stopped at {stop.where}; nothing is written.", file=sys.stderr)
         return 128 + stop.signum

@@ -74,14 +74,7 @@ class Classifier:
         Raises:
           UserError: if the inputs are invalid or of another shape.
         """
-        raw = self._raw(inputs)
-        found = np.empty((len(raw), len(self.classes)), np.float32)
-        for start in range(0, len(raw), batch_size):
-            part = raw[start : start + batch_size]
-            # Padded to one size, so that the program is compiled once.
-            padding = [(0, batch_size - len(part)), *[(0, 0)] * (part.ndim - 1)]
-            found[start : start + len(part)] = self._probs(np.pad(part, padding))[: len(part)]
-        return found
+        return in_batches(self._probs, self._raw(inputs), len(self.classes), batch_size)
 
     def predict(self, inputs: Any) -> np.ndarray:
         """The most probable classes `[n]` by name; {0, 1} `[n, C]` where there may be several."""
@@ -104,6 +97,21 @@ class Classifier:
                 f"{list(self.input_shape)}; give inputs of that shape."
             )
         return array
+
+
+def in_batches(
+    predict: Callable[[np.ndarray], jax.Array],
+    inputs: np.ndarray,
+    num_classes: int,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Probabilities float32 `[n, C]`, computed from batches of one size, which compile once."""
+    found = np.empty((len(inputs), num_classes), np.float32)
+    for start in range(0, len(inputs), batch_size):
+        part = inputs[start : start + batch_size]
+        padding = [(0, batch_size - len(part)), *[(0, 0)] * (part.ndim - 1)]
+        found[start : start + len(part)] = predict(np.pad(part, padding))[: len(part)]
+    return found
 
 
 def save_classifier(

@@ -7,7 +7,8 @@ jaxrobust.report DIR` are the same. Only the module of the given command is impo
 import os
 import sys
 
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.command_line import reports_errors
+from jaxrobust.errors import unknown_name
 from jaxrobust.registry import Entry, Registry
 
 COMMANDS = Registry(
@@ -42,6 +43,7 @@ COMMANDS = Registry(
 """Command -> function of the further arguments that returns the exit code."""
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -62,9 +64,6 @@ def main(argv: list[str] | None = None) -> int:
         code = COMMANDS[name](rest)
         sys.stdout.flush()
         return code
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         # Without it Python would report an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.figures import (
@@ -257,6 +257,7 @@ def _kind(results: dict) -> str:
     return "multi-label distillation" if "mAP" in results.get("last", {}) else results["task"]
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("compare", description=(__doc__ or "").partition("\n")[0])
@@ -267,13 +268,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--x", help="horizontal axis: rounds (default) or annotated; epochs")
     arguments = parser.parse_args(argv)
-    try:
-        groups = group(arguments.workdirs, arguments.by)
-        figure = arguments.out / "learning_curves.png"
-        draw(groups, figure, x=arguments.x)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    groups = group(arguments.workdirs, arguments.by)
+    figure = arguments.out / "learning_curves.png"
+    draw(groups, figure, x=arguments.x)
     text = f"{table(groups)}\n\nIn percent. {note(groups)}"
     print(text)
     write_text(arguments.out / "table.md", text + "\n")

@@ -73,16 +73,9 @@ def learning_curves(
     known = [p for p in panels if any(p[1](r) for results in runs.values() for r in results)]
     panels = known or panels
     first = next(iter(runs.values()))[0]
-    figure, axes = _curves(runs, panels, columns=columns)
-    for axis in axes:
-        axis.set_xlabel({"rounds": "Round", "annotated": "Annotated images"}[x])
-    _suptitle(
-        figure,
-        f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes known",
-        runs,
-    )
-    axes[0].legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    title = f"{first['num_known_classes']} of {first['num_classes']} classes known"
+    x_label = {"rounds": "Round", "annotated": "Annotated images"}[x]
+    _save(_curves(runs, panels, title, columns=columns, x_label=x_label, markers=True)[0], path)
 
 
 def _panels(count: int, columns: int | None, *, height: float = 4.0):
@@ -101,28 +94,38 @@ def _panels(count: int, columns: int | None, *, height: float = 4.0):
     return figure, axes.flat[:count]
 
 
-def _curves(runs, panels, *, columns: int | None, markers: bool = True):
-    """A figure with one panel per (title, series): mean and deviation over seeds."""
+def _curves(
+    runs,
+    panels,
+    title: str,
+    *,
+    columns: int | None,
+    x_label: str = "Epoch",
+    markers: bool = False,
+):
+    """A figure with one panel per (title, series), and its axes: mean and deviation over seeds.
+
+    Its title begins with the data set and ends with the number of seeds.
+    """
     figure, axes = _panels(len(panels), columns)
-    for axis, (title, series) in zip(axes, panels, strict=True):
+    for axis, (panel, series) in zip(axes, panels, strict=True):
         for i, (label, results) in enumerate(runs.items()):
             x, mean, std = _band([series(r) for r in results])
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)] if markers else None
             axis.plot(x, mean, marker=marker, ms=5, lw=1.8, label=label, color=color)
             if len(results) > 1:
                 axis.fill_between(x, mean - std, mean + std, alpha=0.18, lw=0, color=color)
-        axis.set_title(title, loc="left", fontsize=11)
+        axis.set_title(panel, loc="left", fontsize=11)
+        axis.set_xlabel(x_label)
         axis.xaxis.get_major_locator().set_params(integer=True)
         _plain_axis(axis)
-    return figure, axes
-
-
-def _suptitle(figure, text: str, runs) -> None:
-    """Title of the figure, with the number of seeds."""
+    first = next(iter(runs.values()))[0]
     most = max(len(results) for results in runs.values())
-    seeds = f"{most} seeds" if most > 1 else f"seed {next(iter(runs.values()))[0]['seed']}"
-    lines = textwrap.fill(f"{text}, {seeds}", int(11 * figure.get_figwidth()))
+    seeds = f"{most} seeds" if most > 1 else f"seed {first['seed']}"
+    lines = textwrap.fill(f"{first['dataset']}, {title}, {seeds}", int(11 * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", fontsize=12)
+    axes[0].legend(frameon=False, loc="lower right")
+    return figure, axes
 
 
 def _title(figure, text: str) -> None:
@@ -185,8 +188,8 @@ def noisy_label_curves(
     panels = []
     if "accuracy" in first["last"]:
         panels += [
-            ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
-            ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
+            ("Test accuracy (%)", _of_epochs(_in_percent("accuracy"))),
+            ("Calibration error on the test images (%)", _of_epochs(_in_percent("ece"))),
         ]
     if "f1" in first["last"]["labels"]:
         panels.append(
@@ -195,13 +198,8 @@ def noisy_label_curves(
     elif not panels:
         flagged = _of_epochs(lambda e: 100 * e["labels"]["flagged_fraction"])
         panels.append(("Labels that look wrong (%)", flagged))
-    noise = first["noise"]
-    figure, axes = _curves(runs, panels, columns=columns, markers=False)
-    for axis in axes:
-        axis.set_xlabel("Epoch")
-    _suptitle(figure, f"{first['dataset']}, noise: {_noise_text(noise)}", runs)
-    axes[0].legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    title = f"noise: {_noise_text(first['noise'])}"
+    _save(_curves(runs, panels, title, columns=columns)[0], path)
 
 
 def _noise_text(noise: dict) -> str:
@@ -231,21 +229,17 @@ def distillation_curves(
     """
     first = next(iter(runs.values()))[0]
     panels = [
-        ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
-        ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
+        ("Test accuracy (%)", _of_epochs(_in_percent("accuracy"))),
+        ("Calibration error on the test images (%)", _of_epochs(_in_percent("ece"))),
     ]
     if all("binary_kl" in r["last"]["diagnosis"] for results in runs.values() for r in results):
         panels += [
             (f"Cosine of CE and BinaryKL gradients, {part}", _of_epochs(_cosine_on(part)))
             for part in ("head", "backbone")
         ]
-    figure, axes = _curves(runs, panels, columns=columns, markers=False)
-    for axis in axes:
-        axis.set_xlabel("Epoch")
+    figure, axes = _curves(runs, panels, _taught(first), columns=columns)
     for axis in axes[2:]:
         axis.axhline(0, color=COLORS[6], lw=0.8, zorder=0)
-    _suptitle(figure, _taught(first), runs)
-    axes[0].legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 
@@ -268,12 +262,7 @@ def multilabel_curves(
         "CF1": "Mean F1 of the classes, oracle top-k (%)",
     }
     panels = [(title, _of_epochs(_in_percent(name))) for name, title in titles.items()]
-    figure, axes = _curves(runs, panels, columns=columns, markers=False)
-    for axis in axes:
-        axis.set_xlabel("Epoch")
-    _suptitle(figure, _taught(first), runs)
-    axes[0].legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    _save(_curves(runs, panels, _taught(first), columns=columns)[0], path)
 
 
 def _in_percent(name: str):
@@ -281,9 +270,9 @@ def _in_percent(name: str):
 
 
 def _taught(results: dict) -> str:
-    """Data set, student and teacher."""
+    """Student and teacher."""
     taught = f" taught by {results['teacher']['name']}" if results["teacher"] else ""
-    return f"{results['dataset']}, {results['student']['name']}{taught}"
+    return f"{results['student']['name']}{taught}"
 
 
 def _cosine_on(part: str):

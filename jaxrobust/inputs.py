@@ -282,36 +282,36 @@ def _numbers(data: Any, argument: str) -> np.ndarray:
     return array
 
 
-def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
+def as_probabilities(probs: Any) -> np.ndarray:
     """Predicted probabilities as floats `[N, C]`, at least float32.
 
     Raises:
       UserError: for another shape, an entry outside [0, 1], or a row that does not sum to 1; the
         message tells if the entries look like logits, logarithms or percent.
     """
-    array = _numbers(probs, argument)
+    array = _numbers(probs, "pred_probs")
     if array.ndim == 1:
         raise UserError(
-            f"{argument} must be [N, C], one column per class; of the probability p of the second "
+            "pred_probs must be [N, C], one column per class; of the probability p of the second "
             "of two classes give numpy.stack([1 - p, p], axis=1)."
         )
     if array.ndim != 2 or array.shape[1] < 2:
-        raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
+        raise UserError(f"pred_probs must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
-    _check_finite(array, argument, "give probabilities of every example")
+    _check_finite(array, "pred_probs", "give probabilities of every example")
     is_outside = (array < 0) | (array > 1 + _SUM_TOLERANCE)
     sums = array.sum(axis=1, dtype=np.float64)
     is_off = np.abs(sums - 1) > _SUM_TOLERANCE
     if is_outside.any():
         row, column = (int(i) for i in np.argwhere(is_outside)[0])
         raise UserError(
-            f"{argument}[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
+            f"pred_probs[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
             f"{_what_else(array)}."
         )
     if is_off.any():
         row = int(np.argmax(is_off))
         raise UserError(
-            f"{argument}[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
+            f"pred_probs[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
             "its entries are probabilities of exclusive classes."
         )
     return array
@@ -443,13 +443,12 @@ def _to_bytes(array: np.ndarray, argument: str) -> np.ndarray:
     )
 
 
-def as_annotations(annotations: Any, num_classes: int | None, argument: str = "annotations"):
+def as_annotations(annotations: Any, num_classes: int | None) -> tuple[np.ndarray, int]:
     """Annotations as int32 `[N]`, and the number of known classes.
 
     Args:
       annotations: int `[N]`: a class 0..K-1, `UNLABELED` (-1) or `UNKNOWN` (-2).
       num_classes: K; None for the highest class + 1.
-      argument: name in messages.
 
     Returns:
       (annotations, K).
@@ -457,10 +456,10 @@ def as_annotations(annotations: Any, num_classes: int | None, argument: str = "a
     Raises:
       UserError: if an entry is none of these, or fewer than two classes have been annotated.
     """
-    array = _label_values(annotations, argument)
+    array = _label_values(annotations, "annotations")
     if not _is_whole(array):
         raise UserError(
-            f"{argument} must be whole numbers: a class from 0, -1 if not annotated, -2 for an "
+            f"annotations must be whole numbers: a class from 0, -1 if not annotated, -2 for an "
             f"example of none of the classes; got {array.dtype}."
         )
     most = int(array.max(initial=-1)) if num_classes is None else num_classes - 1
@@ -468,8 +467,8 @@ def as_annotations(annotations: Any, num_classes: int | None, argument: str = "a
     if is_wrong.any():
         row = int(np.argmax(is_wrong))
         raise UserError(
-            f"{argument}[{row}] is {array[row]}; it must be a class 0 to {most}, -1 (UNLABELED) or "
-            "-2 (UNKNOWN)."
+            f"annotations[{row}] is {array[row]}; it must be a class 0 to {most}, -1 (UNLABELED) "
+            "or -2 (UNKNOWN)."
         )
-    _check_several(np.unique(array[array >= 0]), argument)
+    _check_several(np.unique(array[array >= 0]), "annotations")
     return array.astype(np.int32), most + 1

@@ -238,8 +238,7 @@ def find_label_issues(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
             "them out, or give features= in place of the probabilities."
         )
-    index = getattr(labels, "index", None)
-    index = None if callable(index) else index  # that of a list is a method
+    index = _index_of(labels)
     class_names = _columns_as_classes(labels, pred_probs, class_names)
     probs = as_probabilities(pred_probs)
     known = as_labels(labels, class_names=class_names, num_columns=probs.shape[1])
@@ -272,8 +271,7 @@ def learn(
     from jaxrobust import in_memory
     from jaxrobust.tasks import noisy_labels
 
-    index = getattr(labels, "index", None)
-    index = None if callable(index) else index
+    index = _index_of(labels)
     name, inputs = in_memory.check_inputs(features=features, images=images)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
@@ -327,6 +325,12 @@ class Trained:
     mean: np.ndarray
     std: np.ndarray
     scaling: Any
+
+
+def _index_of(labels: Any) -> Any:
+    """Index of a pandas Series, else None; that of a list is a method."""
+    index = getattr(labels, "index", None)
+    return None if callable(index) else index
 
 
 def _columns_as_classes(labels: Any, pred_probs: Any, class_names: Any) -> Any:

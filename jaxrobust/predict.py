@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxrobust.classifiers import Classifier, load_classifier
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.data.features import checked_source, embedding_of, open_arrays
 from jaxrobust.data.readers import fit_square
 from jaxrobust.data.tables import escape_formula
@@ -172,6 +172,7 @@ def _batches(count: int) -> Iterator[range]:
     return (range(i, min(i + BATCH_SIZE, count)) for i in range(0, count, BATCH_SIZE))
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("predict", description=(__doc__ or "").partition("\n")[0])
@@ -192,14 +193,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--top", type=int, help="number of classes for each image; default: 1")
     arguments = parser.parse_args(argv)
-    try:
-        classifier = load_classifier(arguments.classifier)
-        source = arguments.source.expanduser()
-        rows = list(predictions(classifier, source, top=arguments.top, progress=True))
-        write_table(arguments.out, rows)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    classifier = load_classifier(arguments.classifier)
+    source = arguments.source.expanduser()
+    rows = list(predictions(classifier, source, top=arguments.top, progress=True))
+    write_table(arguments.out, rows)
     print(f"{len(rows) - 1:,} predictions of {classifier!r}: {arguments.out}")
     return 0
 

@@ -1,5 +1,6 @@
 """`jaxrobust.RobustClassifier`: a scikit-learn classifier for labels that may be wrong."""
 
+import functools
 import json
 from typing import Any
 
@@ -14,7 +15,6 @@ from jaxrobust.data.views import statistics_of
 from jaxrobust.engine.workdir import plain
 from jaxrobust.errors import UserError
 
-_BATCH = 256
 _QUICK = 1000  # training examples up to which compiling costs more than running
 
 
@@ -121,12 +121,11 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         predict = classifiers.probabilities(
             self._settings, len(self.classes_), self._num_examples, (X.shape[1],)
         )
-        probs = np.empty((len(X), len(self.classes_)), np.float32)
-        for i in range(0, len(X), _BATCH):
-            part = features[i : i + _BATCH]
-            padded = np.pad(part, [(0, _BATCH - len(part)), (0, 0), (0, 0)])
-            probs[i : i + _BATCH] = predict(self._networks, self._statistics, padded)[: len(part)]
-        return probs
+        return classifiers.in_batches(
+            functools.partial(predict, self._networks, self._statistics),
+            features,
+            len(self.classes_),
+        )
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable classes `[n]`, in the type of the labels."""

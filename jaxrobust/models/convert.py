@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxrobust.command_line import reports_errors
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import BACKBONES, make_classifier
 from jaxrobust.models.storage import MODEL, StoredClassifier, save_classifier
@@ -102,6 +103,7 @@ def _class_names(path: pathlib.Path | None, num_classes: int) -> tuple[str, ...]
     return names
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m jaxrobust.models.convert")
@@ -124,32 +126,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, help="side of these images in pixels; likewise")
     parser.add_argument("--classes", type=pathlib.Path, help="text file, one class name per line")
     args = parser.parse_args(argv)
-    try:
-        if args.arch not in BACKBONES:
-            raise UserError(unknown_name("architecture", args.arch, BACKBONES))
-        if (args.mean is None) != (args.std is None) or min(args.std or (1,)) <= 0:
-            raise UserError("--mean and --std go together, and std is positive.")
-        checkpoint = read_checkpoint(args.source, ema=args.ema)
-        num_classes, variables = convert_state_dict(args.arch, checkpoint.tensors)
-        whose, size, mean, std = _published_statistics(args.arch, num_classes)
-        if args.mean:
-            whose, mean, std = "as given", args.mean, args.std
-        size = size if args.size is None else args.size
-        if (args.to / MODEL).exists():
-            raise UserError(f"{args.to} holds a model already; choose another folder.")
-        classifier = StoredClassifier(
-            args.arch,
-            num_classes,
-            variables,
-            class_names=_class_names(args.classes, num_classes),
-            image_shape=(size, size, 3) if size else (),
-            mean=mean,
-            std=std,
-        )
-        save_classifier(classifier, args.to)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    if args.arch not in BACKBONES:
+        raise UserError(unknown_name("architecture", args.arch, BACKBONES))
+    if (args.mean is None) != (args.std is None) or min(args.std or (1,)) <= 0:
+        raise UserError("--mean and --std go together, and std is positive.")
+    checkpoint = read_checkpoint(args.source, ema=args.ema)
+    num_classes, variables = convert_state_dict(args.arch, checkpoint.tensors)
+    whose, size, mean, std = _published_statistics(args.arch, num_classes)
+    if args.mean:
+        whose, mean, std = "as given", args.mean, args.std
+    size = size if args.size is None else args.size
+    if (args.to / MODEL).exists():
+        raise UserError(f"{args.to} holds a model already; choose another folder.")
+    classifier = StoredClassifier(
+        args.arch,
+        num_classes,
+        variables,
+        class_names=_class_names(args.classes, num_classes),
+        image_shape=(size, size, 3) if size else (),
+        mean=mean,
+        std=std,
+    )
+    save_classifier(classifier, args.to)
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))
     print(f"{args.to}: {args.arch}, {num_classes} classes, {count:,} parameters.")
     if checkpoint.left:

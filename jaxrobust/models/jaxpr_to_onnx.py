@@ -277,7 +277,7 @@ class _Graph:
 
     # Shapes
 
-    def on_broadcast_in_dim(self, eqn, x, *dynamic):
+    def on_broadcast_in_dim(self, eqn, x):
         shape = [1] * len(eqn.params["shape"])
         for size, axis in zip(x.shape, eqn.params["broadcast_dimensions"], strict=True):
             shape[axis] = size
@@ -299,7 +299,7 @@ class _Graph:
             return x
         return self.node("Transpose", [x], [x.shape[i] for i in axes], perm=list(axes))
 
-    def on_reshape(self, eqn, x, *dynamic):
+    def on_reshape(self, eqn, x):
         shape = eqn.params["new_sizes"]
         # A single dimension that depends on the batch is inferred from the others.
         sizes = np.array([n if isinstance(n, int) else -1 for n in shape], np.int64)
@@ -524,7 +524,6 @@ _LAZY = (
     "broadcast_in_dim",
     "clamp",
     "convert_element_type",
-    "erf_inv",
     "integer_pow",
     "ne",
     "rsqrt",

@@ -17,7 +17,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import sys
 import tempfile
 from typing import Any
 
@@ -25,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.errors import UserError
 from jaxrobust.models.jaxpr_to_onnx import OPSET, to_onnx
@@ -190,6 +189,7 @@ def _quantized(content: bytes) -> bytes:
         logging.root.setLevel(level)
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = Parser(
@@ -205,21 +205,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--probabilities", action="store_true", help="in place of logits")
     parser.add_argument("--int8", action="store_true", help="dynamic quantisation to 8 bits")
     args = parser.parse_args(argv)
-    try:
-        classifier = load_classifier(args.folder)
-        if args.size:
-            shape = (args.size, args.size, 3)
-            classifier = dataclasses.replace(classifier, image_shape=shape)
-        written = save_onnx(
-            classifier,
-            args.out,
-            normalize=not args.normalized,
-            probabilities=args.probabilities,
-            int8=args.int8,
-        )
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    classifier = load_classifier(args.folder)
+    if args.size:
+        shape = (args.size, args.size, 3)
+        classifier = dataclasses.replace(classifier, image_shape=shape)
+    written = save_onnx(
+        classifier,
+        args.out,
+        normalize=not args.normalized,
+        probabilities=args.probabilities,
+        int8=args.int8,
+    )
     print(
         f"{args.out}: {written.num_bytes / 1e6:.2f} MB, opset {written.opset}, outputs differ by "
         f"{written.difference:.1e} of the largest."

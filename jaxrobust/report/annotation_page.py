@@ -16,7 +16,6 @@ def write(
     *,
     root: pathlib.Path | None = None,
     pictures: np.ndarray | None = None,
-    title: str = "Which class does each image show?",
 ) -> None:
     """Writes the page; its Save button downloads the table with the answers in its column `label`.
 
@@ -30,14 +29,13 @@ def write(
       class_names: of the known classes.
       root: folder that the files are relative to; None if they are not shown.
       pictures: uint8 `[n, H, W, 3]` of the images, shown instead of their files.
-      title: of the page.
     """
     header, *images = [[str(cell) for cell in row] for row in rows]
     files = [unescape_formula(row[header.index("file")]) for row in images]
     table = path.with_suffix(".csv").name
     write_page(
         path,
-        title=title,
+        title="Which class does each image show?",
         intro=f"Choose the class of each image, “unknown” for an image of none of the classes, or "
         f"“skip” to be asked again later. Save gives {table}: put it in the place of the table "
         f"beside this page, and repeat the command of the run.",

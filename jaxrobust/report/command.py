@@ -1,11 +1,10 @@
 """`jaxrobust report`: finds the runs, groups them, and writes their page."""
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from jaxrobust import compare
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
 from jaxrobust.report.markup import Images
@@ -57,6 +56,7 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
     return page
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser(
@@ -76,10 +76,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     alone = len(arguments.workdirs) == 1
     out = arguments.out or (arguments.workdirs[0] if alone else pathlib.Path()) / "report"
-    try:
-        page = write_report(arguments.workdirs, out, by=arguments.by)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    page = write_report(arguments.workdirs, out, by=arguments.by)
     print(f"report: {page}")
     return 0

@@ -34,7 +34,6 @@ def write(
     *,
     root: pathlib.Path | None = None,
     pictures: np.ndarray | None = None,
-    title: str = "Labels that look wrong",
 ) -> None:
     """Writes the page; its Save button downloads `corrections.csv`.
 
@@ -44,7 +43,6 @@ def write(
       class_names: of the classes.
       root: folder that the files are relative to; None if they are not shown.
       pictures: uint8 `[n, H, W, 3]` of the first images, shown instead of their files.
-      title: of the page.
     """
     rows = [
         [str(int(s.id)), s.file, s.given, s.suggested, round(float(s.clean_prob), 6)]
@@ -52,7 +50,7 @@ def write(
     ]
     write_page(
         path,
-        title=title,
+        title="Labels that look wrong",
         intro="Keep the given label, accept the suggested one, choose another class, or say that "
         "you are unsure. Save gives corrections.csv, which holds what you decided; the images "
         "themselves are never changed.",

@@ -1050,5 +1050,5 @@ def _accuracy(entry: dict) -> str:
     return f"accuracy {100 * entry['accuracy']:.2f} %"
 
 
-def _shorten(names: list[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def _shorten(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if names[6:] else "")
