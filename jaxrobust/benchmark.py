@@ -33,6 +33,7 @@ from jaxrobust.engine.environment import ask_for_determinism, environment, setup
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.signals import Interrupted
+from jaxrobust.engine.workdir import flatten, plain
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.tasks.common import compute_dtype
@@ -165,20 +166,11 @@ def load_config(path: str, changes: list[str]) -> ml_collections.ConfigDict:
         except (SyntaxError, ValueError):
             fields[field] = text
     for field, value in fields.items():
-        known = field in _flat(config)
-        if known:
+        if field in flatten(plain(config)):
             config.update_from_flattened_dict({field: value})
         elif field not in SHORT:
             raise UserError(f"{path} has no field {field!r} to set.")
     return config
-
-
-def _flat(config: ml_collections.ConfigDict, prefix: str = "") -> set[str]:
-    names = set()
-    for name, value in config.items():
-        is_section = isinstance(value, ml_collections.ConfigDict)
-        names |= _flat(value, f"{prefix}{name}.") if is_section else {prefix + name}
-    return names
 
 
 def random_dataset(config: ml_collections.ConfigDict) -> Dataset:

@@ -10,7 +10,6 @@ if images have several labels.
 import collections
 import contextlib
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 
 from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.engine.files import write_text
+from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.figures import (
     distillation_curves,
@@ -110,16 +110,9 @@ def load_results(workdir: pathlib.Path) -> dict:
     Raises:
       UserError: if the run is not finished, or the file is damaged.
     """
-    path = workdir / "results.json"
-    if not path.exists():
+    if not (workdir / "results.json").exists():
         raise UserError(f"{workdir} holds no results.json; let its run finish first.")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it and repeat the run's command to write it "
-            "again."
-        ) from None
+    return read_object(workdir / "results.json")
 
 
 def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
@@ -143,7 +136,7 @@ def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Pat
     problems = {}
     for workdir in _of_single_seeds(workdirs):
         results = load_results(workdir)
-        config = json.loads((workdir / "config.json").read_text())
+        config = read_object(workdir / "config.json")
         label = ", ".join(str(_field(config, name, workdir)) for name in by.split(","))
         task = _kind(results)
         if task not in _COMPARISONS:

@@ -151,11 +151,9 @@ def make_classifier(
     Raises:
       UserError: for an unknown name or auxiliary head.
     """
-    if name not in BACKBONES:
-        raise UserError(unknown_name("backbone", name, BACKBONES))
     if auxiliary not in AUXILIARY_HEADS:
         raise UserError(unknown_name("auxiliary head", auxiliary, AUXILIARY_HEADS))
-    return DualHeadClassifier(BACKBONES[name](dtype=dtype), num_classes, auxiliary)
+    return DualHeadClassifier(_backbone(name, dtype), num_classes, auxiliary)
 
 
 def make_multilabel_classifier(
@@ -172,9 +170,13 @@ def make_multilabel_classifier(
     Raises:
       UserError: for an unknown name.
     """
+    return MultiLabelClassifier(_backbone(name, dtype), num_classes, dict(decoder))
+
+
+def _backbone(name: str, dtype: Any) -> nn.Module:
     if name not in BACKBONES:
         raise UserError(unknown_name("backbone", name, BACKBONES))
-    return MultiLabelClassifier(BACKBONES[name](dtype=dtype), num_classes, dict(decoder))
+    return BACKBONES[name](dtype=dtype)
 
 
 def make_network(

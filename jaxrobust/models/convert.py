@@ -73,12 +73,17 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
         raise UserError(f"This is not a state dict of {arch}: {error}") from error
 
 
+EFFICIENTNET_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and std of the images of published weights."""
+
+
 def _published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, Any]:
     """(whose, side in pixels, mean, std) of the images of published weights, empty if unknown."""
     if arch == "efficientnet_lite0":
-        return "EfficientNet-Lite's", 224, (127 / 255,) * 3, (128 / 255,) * 3
+        return "EfficientNet-Lite's", 224, *EFFICIENTNET_LITE
     if num_classes == 1000:
-        return "ImageNet's", 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        return "ImageNet's", 224, *IMAGENET
     if num_classes == 100:
         return "CIFAR-100's", 32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     return "", 0, (), ()

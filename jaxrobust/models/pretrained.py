@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.convert import convert_state_dict
+from jaxrobust.models.convert import EFFICIENTNET_LITE, IMAGENET, convert_state_dict
 from jaxrobust.models.storage import MODEL, StoredClassifier, load_classifier
 from jaxrobust.models.torch_files import read_state_dict
 
@@ -33,7 +33,6 @@ _TIMM = {
     "swin_s": "swin_s",
     "swin_b": "swin_b",
 }
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load_pretrained(name: str) -> StoredClassifier:
@@ -87,7 +86,7 @@ def _efficientnet_lite0() -> StoredClassifier:
     models = pathlib.Path(package.origin).parent / "models"
     tensors = read_state_dict(models / "efficientnet-lite0-57934424.pth")
     num_classes, variables = convert_state_dict("efficientnet_lite0", tensors)
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    mean, std = EFFICIENTNET_LITE
     return StoredClassifier("efficientnet_lite0", num_classes, variables, mean=mean, std=std)
 
 
@@ -121,7 +120,7 @@ def _from_hub(repository: str) -> StoredClassifier:
         facts = config.get("pretrained_cfg", config)
         mean, std = (
             tuple(map(float, facts.get(key, default)))
-            for key, default in zip(("mean", "std"), _IMAGENET, strict=True)
+            for key, default in zip(("mean", "std"), IMAGENET, strict=True)
         )
         names = tuple(map(str, config.get("label_names", ())))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

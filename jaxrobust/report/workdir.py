@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxrobust import compare
 from jaxrobust.data.tables import unescape_formula
+from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
 
 TASKS = {
@@ -46,7 +47,7 @@ class Run(NamedTuple):
 
 def read_run(workdir: pathlib.Path) -> Run:
     results, config = workdir / "results.json", read_json(workdir / "config.json")
-    if not isinstance(config, dict) or config.get("task") not in TASKS:
+    if config is None or config.get("task") not in TASKS:
         raise UserError(
             f"{workdir / 'config.json'} is not of a jaxrobust run; give the --workdir of one."
         )
@@ -95,21 +96,9 @@ def _events(path: pathlib.Path) -> list[dict]:
     return events
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Content of a JSON file; None if it does not exist.
-
-    Raises:
-      UserError: if it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); restore it, or repeat the run's command to write it "
-            "again."
-        ) from None
+def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+    """The JSON object in a file, None if it does not exist; raises as `read_object`."""
+    return read_object(path) if path.exists() else None
 
 
 def read_rows(path: pathlib.Path) -> list[list[str]]:
