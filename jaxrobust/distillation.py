@@ -118,16 +118,16 @@ called once for each | on logits |
         of_test = as_labels(test[1], class_names=known.classes, argument="test[1]")
         train, tested = examples, _examples(test[0], of_test, "test[0]", "test[1]")
     dataset = with_own_statistics("arrays", train, tested, known.names)
-    told = None
+    logits = None
     if not isinstance(given, storage.StoredClassifier):
         if isinstance(given, np.ndarray):
             check_lengths(labels=known.ids, teacher=given)
-        told = _told(given, fields, dataset)
+        logits = _logits_of(given, fields, dataset)
     setup_jax(fields)
     with contextlib.ExitStack() as stack:
         stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
-        task.run(fields, folder, dataset=dataset, teacher=told, bar=progress)
+        task.run(fields, folder, dataset=dataset, teacher=logits, bar=progress)
         classifier = load_classifier(pathlib.Path(folder) / "student")
     return dataclasses.replace(classifier, classes=known.classes)
 
@@ -158,7 +158,7 @@ def _mean_of(teachers: Sequence[Any]) -> Teacher:
     return lambda images: np.mean([np.asarray(each(images)) for each in functions], axis=0)
 
 
-def _told(
+def _logits_of(
     teacher: np.ndarray | Teacher, fields: ml_collections.ConfigDict, dataset: Dataset
 ) -> TeacherLogits:
     """The teacher's logits of the views of the recipe.
@@ -169,14 +169,14 @@ def _told(
     """
     padding, flip = fields.augment.padding, fields.augment.flip
     is_stored = isinstance(teacher, np.ndarray)
-    told = TeacherLogits("logits" if is_stored else "function", np.empty(0), None)
-    task.read_inputs(fields, dataset, told)
+    logits = TeacherLogits("logits" if is_stored else "function", np.empty(0), None)
+    task.read_inputs(fields, dataset, logits)
     train, test = dataset.train, dataset.test
     if not isinstance(teacher, np.ndarray):
         views = _all_views(train.images, padding=padding, flip=flip)
         table = [_ask(teacher, images, dataset.num_classes) for images in views]
         of_test = _ask(teacher, test.images, dataset.num_classes)
-        return dataclasses.replace(told, train=np.stack(table, axis=1), test=of_test)
+        return dataclasses.replace(logits, train=np.stack(table, axis=1), test=of_test)
     if num_views(padding=padding, flip=flip) > 1:
         raise UserError(
             "Stored logits are of the unchanged images, but augment.padding and augment.flip ask "
@@ -184,8 +184,8 @@ def _told(
         )
     if train.origin and test.origin:  # two parts of the same images
         of_test = teacher[test.origin.ids]
-        return dataclasses.replace(told, train=teacher[train.origin.ids, None], test=of_test)
-    return dataclasses.replace(told, train=teacher[:, None])
+        return dataclasses.replace(logits, train=teacher[train.origin.ids, None], test=of_test)
+    return dataclasses.replace(logits, train=teacher[:, None])
 
 
 def _log_probs(classifier: Classifier) -> Teacher:

@@ -295,8 +295,8 @@ def bldr_loss(
       logits_again: likewise of the weak views in the second pass.
       features_again: floats `[B, 1 + E, ...]`, the final and the exits' features of that pass.
       labels: integers `[B]`, the given labels.
-      complementary: {0, 1} mask `[B, C]` of the classes that the negative head is pushed away
-        from: `complementary_label_mask` of the negative head's logits in the second pass.
+      complementary: {0, 1} mask `[B, C]` of the complementary classes, `complementary_label_mask`
+        of the negative head's logits in the second pass.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
       weights: floats `[B]`, of the examples.

@@ -120,7 +120,7 @@ def rld_loss(
     )
     temperature = positive("temperature", temperature)
     lesser = teacher < jnp.sum(teacher, axis=-1, keepdims=True, where=is_label)
-    # A row without lesser classes keeps its label for a divergence of 0.
+    # In a row without lesser classes the label alone gives a divergence of 0.
     left = lesser | (is_label & ~jnp.any(lesser, axis=-1, keepdims=True))
     lesser_part = softmax_kl(student / temperature, teacher / temperature, where=left)
     return alpha * confidence_temperature**2 * confidence_part + beta * temperature**2 * lesser_part

@@ -174,7 +174,7 @@ def _structural_distance_losses(
 
     def distances(embeddings):
         rows = where[..., None]
-        # Filling with the mean of the group keeps that mean the offset that the distances remove.
+        # Filled with the group's mean, which stays the offset that the distances remove.
         total = jnp.sum(embeddings, axis=-2, keepdims=True, where=rows)
         fill = jax.lax.stop_gradient(total / size[..., None, None])
         distance = pairwise_euclidean_distance(jnp.where(rows, embeddings, fill))

@@ -140,7 +140,7 @@ MOBILE_BACKBONES = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")
 def make_classifier(
     name: str, *, num_classes: int, auxiliary: str, dtype: Any
 ) -> DualHeadClassifier:
-    """A backbone with a primary head and, if asked for, an auxiliary one.
+    """A backbone with a primary head and an optional auxiliary head.
 
     Args:
       name: a key of `BACKBONES`.

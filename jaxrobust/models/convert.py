@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--to", required=True, type=pathlib.Path, help="new folder")
     parser.add_argument(
-        "--ema", action="store_true", help="take the moving average where there are both"
+        "--ema", action="store_true", help="convert the moving average if the file holds both"
     )
     numbers = {"type": _three_numbers, "metavar": "R,G,B"}
     parser.add_argument(

@@ -54,7 +54,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class DualHeadClassifier(Network):
-    """A backbone with a primary head and, if asked for, an auxiliary one.
+    """A backbone with a primary head and an optional auxiliary head.
 
     The top-level keys of the parameters are `backbone`, `primary` and `auxiliary`; without the last
     one they are those of the classifier with `auxiliary="none"`.

@@ -236,8 +236,8 @@ def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
       ema: whether to read the moving average if there are both.
 
     Raises:
-      UserError: the file is missing, damaged, holds no state dict or no moving average where one is
-        asked for, or its pickle names anything beyond tensors and what is skipped beside them.
+      UserError: if the file is missing or damaged, holds no state dict, or no moving average with
+        `ema`, or its pickle names anything but tensors and the values that are skipped.
     """
     path = pathlib.Path(path)
     if not path.is_file():

@@ -2,9 +2,9 @@
 
 They choose typical images of large clusters, images whose neighbourhood covers most others, and one
 image of each cluster of those whose prediction is unstable. Features should come from a network
-that was trained on more than the few labels at hand. All run on the host. Most of the time goes
-into distances, which `leading_components` makes ten times cheaper. Time and memory are linear in
-the number of images, except for the time of `typical_select`.
+that was trained on more than the few labels. All run on the host. Distances take most of the time;
+`leading_components` makes them ten times cheaper. Time and memory are linear in the number of
+images, except for the time of `typical_select`.
 """
 
 from typing import Any, cast
@@ -65,9 +65,9 @@ def typical_select(
     Args:
       features: floats `[N, D]`.
       budget: images to choose.
-      annotated: bool `[N]`, images that were asked about, whatever the answer.
+      annotated: bool `[N]`, images of earlier queries, known or unknown.
       where: bool `[N]`, the pool.
-      rng: starts k-means.
+      rng: initialises k-means.
       num_neighbors: neighbours in the typicality.
       max_clusters: upper bound of the number of clusters.
       min_cluster_size: smaller clusters are visited only once the others are empty.
@@ -234,7 +234,7 @@ def cover_select(
       features: floats `[N, D]`.
       budget: images to choose.
       radius: see `cover_radius`.
-      annotated: bool `[N]`, images that were asked about, whatever the answer.
+      annotated: bool `[N]`, images of earlier queries, known or unknown.
       where: bool `[N]`, the pool.
       rng: draws the images that coverage is estimated from, without replacement.
       num_covered: number of these images.
