@@ -56,7 +56,7 @@ def expected_calibration_error(
     Args:
       probs: [n, C], predicted probabilities; bins are assigned in float64.
       labels: int [n].
-      num_bins: number of bins; the default is that of DPC's figure.
+      num_bins: number of bins; the default is read off DPC's Figure 2a.
 
     Returns:
       A number in [0, 1]; 0 for no examples.
@@ -137,8 +137,8 @@ def query_precision(is_known_selected: np.typing.ArrayLike) -> float:
       A number in [0, 1]; 0 for an empty query.
 
     References:
-      Ning et al., "Active Learning for Open-set Annotation", CVPR 2022 (LfOSA), and BUAL, of one
-      query.
+      Zong et al., "Bidirectional Uncertainty-Based Active Learning for Open-Set Annotation",
+      ECCV 2024 (BUAL), whose recognition rate it is, of one query.
     """
     is_known = np.asarray(is_known_selected, bool)
     return float(_ratio(is_known.sum(), is_known.size))
