@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -22,11 +23,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # jax 0.10 still has the CPU compiler's old emitters, with which a loss takes half as long to
-# compile; newer ones refuse the flag. Commands that tests start are compiled as a user's are.
+# compile; newer ones refuse the flag. A program in one part is compiled with the least work.
+# Commands that tests start are compiled as a user's are.
 if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
     jax.devices()
     del os.environ["XLA_FLAGS"]
+
+# A small run is traced for longer than it computes; where its lines stand is not asked.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
 
 # Nearly all of the suite's time is compiling, so that a second run takes a fraction of the first.
 if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -41,6 +49,9 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    # Nor are all imported objects searched for cycles again and again.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -176,6 +187,52 @@ def watched_programs():
             return called
 
     return Watched
+
+
+@pytest.fixture(scope="module")
+def shared_programs():
+    """Runs of a module whose programs would be equal share them, as seeds of a recipe do.
+
+    Tracing and compiling is nearly all that a small run costs.
+    """
+    from jaxrobust.engine import run
+    from jaxrobust.engine.programs import Programs
+
+    compiled, metrics = {}, {}
+
+    class Shared(Programs):
+        def __init__(self):
+            super().__init__()
+            self.metrics = metrics
+            self.shapes = {}
+
+        def jit(self, name, function, *, static, visits=None, **options):
+            def called(*args):
+                # A run whose shapes change goes on with its first program, which refuses them.
+                shapes = self.shapes.setdefault(name, [*map(np.shape, jax.tree.leaves(args))])
+                key = name, static, repr(options), str(shapes)
+                if key not in compiled:
+                    compiled[key] = Programs().jit(name, function, static=static, **options)
+                self.traces[name] = 1
+                return compiled[key](*args)
+
+            return called
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "Programs", Shared)
+        yield
+
+
+@pytest.fixture
+def unrendered_figures(monkeypatch):
+    """Figures are drawn up but not rendered, which would take a quarter of a small run."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def save(figure, file, **options):
+        Image.new("RGB", (1, 1)).save(file, "png")
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture(scope="session")

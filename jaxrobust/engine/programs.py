@@ -2,7 +2,6 @@
 
 import collections
 import logging
-import os
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.engine.environment import num_cores
 from jaxrobust.engine.sharding import Placement
 
 log = logging.getLogger("jaxrobust")
@@ -43,6 +43,7 @@ class Programs:
 
     Attributes:
       traces: how often each program has been traced, by name.
+      metrics: dtypes of what each program of an epoch measures, by `(name, static)`.
       placement: where they run; None for all devices.
       device_loop: whether the steps of an epoch are one program; None chooses by the backend.
     """
@@ -58,9 +59,10 @@ class Programs:
         self.device_loop = device_loop
         self._compiler_options = compiler_options
         self.traces: collections.Counter[str] = collections.Counter()
+        self.metrics: dict[tuple[str, Hashable], dict[str, Any]] = {}
         self._programs: dict[str, _Program] = {}
         self._ahead: dict[str, Future] = {}
-        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ahead")
+        self._threads = ThreadPoolExecutor(num_cores(), thread_name_prefix="ahead")
 
     def jit(
         self,

@@ -5,17 +5,17 @@ ECCV 2018, https://arxiv.org/abs/1807.11164.
 """
 
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import ConvNorm, Features, global_average
+from jaxrobust.models.layers import Backbone, ConvNorm, Features, global_average
 
 
 def shuffle_channels(x: jax.Array, groups: int) -> jax.Array:
-    """Channels `[g, C / g]` of maps `[B, H, W, C]` in the order `[C / g, g]`."""
+    """Maps `[B, H, W, C]` with their channels, as `[g, C / g]`, transposed to `[C / g, g]`."""
     *leading, channels = x.shape
     x = x.reshape(*leading, groups, channels // groups)
     return jnp.swapaxes(x, -1, -2).reshape(*leading, channels)
@@ -24,11 +24,11 @@ def shuffle_channels(x: jax.Array, groups: int) -> jax.Array:
 class GroupUnit(nn.Module):
     """ShuffleNet V1's unit: grouped conv1x1, shuffle, depthwise conv3x3, grouped conv1x1.
 
-    With stride 2 the average-pooled input is concatenated behind, otherwise the input is added.
-    Returns the output after and before the last ReLU.
+    With stride 2 the average-pooled input is concatenated to the output, else the input is added to
+    it. Returns the result after and before the last ReLU.
 
     Attributes:
-      features: output channels, those of the concatenated input included.
+      features: output channels, including those of a concatenated input.
       stride: of the depthwise convolution.
       first_groups: groups of the first convolution and of the shuffle.
       groups: groups of the last convolution.
@@ -53,7 +53,7 @@ class GroupUnit(nn.Module):
         x = conv(width, 3, self.stride, groups=width)(x, train=train, where=where)
         x = conv(features, 1, groups=self.groups, activation=None)(x, train=train, where=where)
         if self.stride == 2:
-            # The padding counts in the mean.
+            # The mean counts the padding.
             padding = ((1, 1), (1, 1))
             pooled = nn.pool(inputs, 0.0, jax.lax.add, (3, 3), (2, 2), padding) / 9
             x = jnp.concatenate([x, pooled], axis=-1)
@@ -62,16 +62,8 @@ class GroupUnit(nn.Module):
         return nn.relu(x), x
 
 
-class ShuffleNetV1(nn.Module):
-    """ShuffleNet V1 with three groups up to the pooled feature.
-
-    Attributes:
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
-    """
-
-    head_options: ClassVar = {}
-
-    dtype: Any = jnp.float32
+class ShuffleNetV1(Backbone):
+    """ShuffleNet V1 with three groups up to the pooled feature."""
 
     @nn.compact
     def __call__(
@@ -93,9 +85,9 @@ class ShuffleNetV1(nn.Module):
 
 
 class SplitUnit(nn.Module):
-    """ShuffleNet V2's unit: half of the channels pass, half are convolved; then a shuffle.
+    """ShuffleNet V2's unit: half of the channels are passed on, half convolved; then a shuffle.
 
-    With `down` both halves are convolved from the whole input, with stride 2. Returns the output
+    With `down` both halves are convolutions of the whole input, with stride 2. Returns the output
     after and before the last ReLU of the convolved half.
 
     Attributes:
@@ -132,20 +124,12 @@ class SplitUnit(nn.Module):
         before = shuffle_channels(
             jnp.concatenate([left, conv(x, half, 1, activation=None)], axis=-1), 2
         )
-        # The half that passes has been through a ReLU: a second one changes nothing.
+        # The half that is passed on is the output of a ReLU, which a second one does not change.
         return nn.relu(before), before
 
 
-class ShuffleNetV2(nn.Module):
-    """ShuffleNet V2 of width 1 up to the pooled feature.
-
-    Attributes:
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
-    """
-
-    head_options: ClassVar = {}
-
-    dtype: Any = jnp.float32
+class ShuffleNetV2(Backbone):
+    """ShuffleNet V2 of width 1 up to the pooled feature."""
 
     @nn.compact
     def __call__(

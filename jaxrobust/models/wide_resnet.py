@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.models.layers import (
+    Backbone,
     BatchNorm,
     Conv,
     Features,
@@ -23,7 +24,7 @@ class WideBlock(nn.Module):
     """conv3x3(ReLU(BN(conv3x3(ReLU(BN(x)))))) plus shortcut.
 
     The shortcut is x, or conv1x1(ReLU(BN(x))) where the width changes. Returns the output and
-    BN(x), which is the pre-activation of what the block before computed.
+    BN(x), which is the pre-activation of the previous block's map.
     """
 
     features: int
@@ -49,23 +50,20 @@ class WideBlock(nn.Module):
         return x + shortcut, preactivation
 
 
-class WideResNet(nn.Module):
+class WideResNet(Backbone):
     """Wide ResNet of three stages up to the pooled feature.
 
-    A stage's map is what the next block, or the head, reads: after the BN and the ReLU that follow
-    the stage.
+    A stage's map is the input of the next block, or of the head, after its BN and ReLU.
 
     Attributes:
       depth: 6 n + 4 for n blocks per stage.
       widening: factor on the widths 16, 32 and 64.
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
 
     head_options: ClassVar = {"bias_init": nn.initializers.zeros}
 
     depth: int
     widening: int
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
