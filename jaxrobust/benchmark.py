@@ -100,7 +100,7 @@ class MeasuredPrograms(Programs):
     def jit(
         self, name: str, function: Callable, *, visits: Callable | None = None, **options
     ) -> Callable:
-        super().jit(name, function, **options)
+        jitted = super().jit(name, function, **options)
         if name in self._measured:
             return self._measured[name]
         compiled = None
@@ -109,7 +109,7 @@ class MeasuredPrograms(Programs):
             nonlocal compiled
             entered = time.perf_counter()
             if compiled is None:
-                compiled = self._compile(name, args)
+                compiled = self._compile(name, jitted, args)
             steps, images = visits(*args) if visits else (1, 0)
             started = time.perf_counter()
             results = jax.block_until_ready(compiled(*args))
@@ -125,12 +125,9 @@ class MeasuredPrograms(Programs):
         self._measured[name] = measured
         return measured
 
-    def compile_ahead(self, name: str, *args) -> None:
-        """Nothing: each program is compiled, and measured, alone."""
-
-    def _compile(self, name: str, args):
+    def _compile(self, name: str, jitted, args):
         started, hits = time.perf_counter(), self.cache_hits
-        compiled = self.jitted(name).lower(*args).compile()
+        compiled = jitted.lower(*args).compile()
         seconds = time.perf_counter() - started
         memory = compiled.memory_analysis()
         self.notes[name] = {

@@ -119,8 +119,7 @@ def epoch_program(
     Returns:
       `(state, plan, key, *operands, resume=Resume()) -> (state, sums of the metrics over the
       steps)`. Step `i` receives `fold_in(key, i)`, and of a `Stream` among the operands the batch
-      of row `i`, wherever the epoch resumes; the state passed in is consumed. With `ahead=True`
-      the program is compiled ahead for such arguments, and nothing is trained or consumed.
+      of row `i`, wherever the epoch resumes; the state passed in is consumed.
     """
     if device_loop is None:
         device_loop = programs.device_loop
@@ -179,20 +178,7 @@ def epoch_program(
             carry = compiled(advance_in_plan)(np.int32(i), carry, plan.ids, key, operands)
         return carry
 
-    def compile_ahead(state, plan, key, operands):
-        ids = jax.tree.map(lambda ids: ids[0], plan.ids)
-        carry = with_sums(state, {}, ids, key, operands)
-        row = np.int32(0)
-        compiled(loop if device_loop else advance_in_plan)
-        programs.compile_ahead(
-            name, (row, row) if device_loop else row, carry, plan.ids, key, operands
-        )
-
-    def epoch(state, plan, key, *operands, resume=_WHOLE, ahead=False):
-        if ahead:
-            if not _is_streamed(operands):
-                compile_ahead(state, plan, key, operands)
-            return state, {}
+    def epoch(state, plan, key, *operands, resume=_WHOLE):
         row, carry = resume.row, None
         with contextlib.ExitStack() as stack:
             batches = None
@@ -254,8 +240,7 @@ def gather_program(
 
     Returns:
       `(plan, key, *operands) -> pytree of [N, ...]`, zeros at ids that are not in the plan. A
-      `Stream` among the operands gives `forward` its batch. With `ahead=True` the program is
-      compiled ahead for such arguments, and None is returned.
+      `Stream` among the operands gives `forward` its batch.
     """
 
     def outputs(i, row_ids, key, operands):
@@ -299,11 +284,9 @@ def gather_program(
             tables = compiled(file, donate_argnums=1)(i, tables, ids, key, row_operands)
         return tables
 
-    def evaluate(plan, key, *operands, ahead=False):
+    def evaluate(plan, key, *operands):
         if _is_streamed(operands):
-            return None if ahead else streamed(plan, key, operands)
-        program = compiled(gather)
-        args = np.int32(plan.num_steps), plan.ids, key, operands
-        return programs.compile_ahead(name, *args) if ahead else program(*args)
+            return streamed(plan, key, operands)
+        return compiled(gather)(np.int32(plan.num_steps), plan.ids, key, operands)
 
     return evaluate

@@ -274,26 +274,13 @@ class Run:
             plan,
             key,
             *data,
-            _as_operand(scalars),
+            {name: np.float32(value) for name, value in scalars.items()},
             resume=Resume(saved.row, saved.sums, on_pause),
         )
         saved.row, saved.sums = 0, {}
         notes = {name: value * plan.num_steps for name, value in (notes or {}).items()}
         event = {"step": step + 1, "split": "train", **event}
         self.write(event, {**sums, **notes}, count=plan.num_steps)
-
-    def compile_ahead(
-        self,
-        saved: Saved,
-        network: str,
-        program: Callable,
-        plan: Plan,
-        key: jax.Array,
-        *data: Any,
-        scalars: Mapping[str, float],
-    ) -> None:
-        """Compiles in a thread what `train` will call with arguments like these."""
-        program(saved.networks[network], plan, key, *data, _as_operand(scalars), ahead=True)
 
     def epoch_done(self, saved: Saved, *, at: tuple[int, ...], where: str) -> None:
         """Moves on to the pass `at`: saves when it is time.
@@ -481,9 +468,4 @@ def open_run(
             finish_saving = expected or jax.process_count() == 1
             raise
         finally:
-            run.programs.cancel_ahead()
             run._close(finish_saving=finish_saving)
-
-
-def _as_operand(scalars: Mapping[str, float]) -> dict[str, np.float32]:
-    return {name: np.float32(value) for name, value in scalars.items()}

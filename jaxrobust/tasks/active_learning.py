@@ -510,7 +510,6 @@ class _Learning:
         introduce_networks(self.saved.networks, self.problem.dtype, self.run)
         total = self._epochs_before((self.config.al.rounds, 0, 0))
         self.run.start_progress(self.saved, total=total)
-        self._compile_ahead()
 
     def _train_round(self) -> None:
         """The phases of a round, or those that are left of it."""
@@ -521,7 +520,7 @@ class _Learning:
     def _train(self, round_: int, index: int) -> None:
         """A phase of a round, or what is left of it."""
         run, saved, phase = self.run, self.saved, self.strategy.phases[index]
-        name = phase.name
+        seed, name = self.config.seed, phase.name
         if phase.class_probs is None and not self._is_read(name, round_):
             return
         members = self._visited(round_, index)
@@ -538,50 +537,28 @@ class _Learning:
             if due and not saved.row and self._observe_pool(round_, index, epoch):
                 break
             where = f"round {round_}, {name}, epoch {epoch + 1}/{phase.num_epochs}"
+            order = rng.generator(seed, f"{name}/order", round_, epoch)
             run.train(
                 saved,
                 name,
                 self._epoch[name],
-                *self._pass(round_, phase, epoch, members),
+                place_plan(
+                    order.permutation(members),
+                    phase.batch_size,
+                    run.placement,
+                    capacity=len(self.examples),  # the same shape in every round
+                    last_batch=self.config.last_batch,
+                ),
+                rng.stream(seed, f"{name}/steps", round_, epoch),
+                self._images,
+                saved.arrays["annotations"],
+                self._statistics,
                 scalars=phase.scalars(epoch),
                 at=(round_, index, epoch),
                 event={"phase": name, "round": round_, "epoch": epoch},
                 where=where,
             )
             run.epoch_done(saved, at=(round_, index, epoch + 1), where=where)
-
-    def _pass(self, round_: int, phase: Phase, epoch: int, members: np.ndarray) -> tuple:
-        """Plan, key and data of an epoch of a phase that visits `members`."""
-        seed, name = self.config.seed, phase.name
-        order = rng.generator(seed, f"{name}/order", round_, epoch)
-        plan = place_plan(
-            order.permutation(members),
-            phase.batch_size,
-            self.run.placement,
-            capacity=len(self.examples),  # the same shape in every round
-            last_batch=self.config.last_batch,
-        )
-        key = rng.stream(seed, f"{name}/steps", round_, epoch)
-        return plan, key, self._images, self.saved.arrays["annotations"], self._statistics
-
-    def _compile_ahead(self) -> None:
-        """Compiles what every round calls, while its first steps run."""
-        round_ = self.saved.at[0]
-        if round_ >= self.config.al.rounds:
-            return
-        some = np.arange(1)
-        for phase in self.strategy.phases:
-            if phase.class_probs is not None or self._is_read(phase.name, round_):
-                self.run.compile_ahead(
-                    self.saved,
-                    phase.name,
-                    self._epoch[phase.name],
-                    *self._pass(round_, phase, 0, some),
-                    scalars=phase.scalars(0),
-                )
-        for programs in (self._observe, self._classify):
-            for name in programs:
-                self._outputs(programs, name, "", some, ahead=True)
 
     def _is_read(self, name: str, round_: int) -> bool:
         """Whether anything reads a network without class probabilities after a round."""
@@ -643,13 +620,7 @@ class _Learning:
         return {p.name: self.saved.networks[p.name] for p in self.strategy.phases[:index]}
 
     def _outputs(
-        self,
-        programs: Mapping[str, Callable],
-        name: str,
-        stream: str,
-        ids: np.ndarray,
-        *at: int,
-        ahead: bool = False,
+        self, programs: Mapping[str, Callable], name: str, stream: str, ids: np.ndarray, *at: int
     ) -> Any:
         """What the network of a phase gives for images; of the test set by `_classify`."""
         is_test = programs is self._classify
@@ -665,7 +636,6 @@ class _Learning:
             self.saved.networks[name].variables,
             self._test_images if is_test else self._images,
             self._statistics,
-            ahead=ahead,
         )
 
     def _measure(self, round_: int) -> None:

@@ -399,7 +399,6 @@ class _Distillation:
         }
         if self.stored:
             self._given = put(self.stored.variables)
-        self._table: jax.Array | None = None
         self._build_programs()
 
     @property
@@ -538,7 +537,6 @@ class _Distillation:
         total = sum(self.num_epochs.values())
         run.start_progress(saved, total=total)
         first = saved.at
-        self._compile_ahead()
         for number in range(first[0], len(self.roles)):
             role = self.roles[number]
             if role == "student" or (number == first[0] and role == "student_alone"):
@@ -574,14 +572,34 @@ class _Distillation:
 
     def _train(self, role: str, epoch: int) -> None:
         """An epoch, or what is left of it."""
-        scalars = self._scalars(role, epoch)
-        plan, *operands = self._operands(role, epoch)
+        config, seed = self.config, self.config.seed
+        count = len(self.taught if role == "student" else self.dataset.train)
+        # The student alone starts from the same weights and sees the same batches.
+        drawn = "student" if role == "student_alone" else role
+        plan = place_plan(
+            rng.generator(seed, f"{drawn}/order", epoch).permutation(count),
+            config.batch_size,
+            self.run.placement,
+            capacity=count,
+            last_batch=config.last_batch,
+        )
+        warm_up = self.distiller.warm_up if role == "student" else 0
+        until_epoch = config.distill_until_epoch or self.distiller.until_epoch
+        scalars = {
+            "learning_rate": self._learning_rate(role, epoch),
+            **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),
+        }
+        uses_teacher = role == "student" and self.distiller.has_teacher
         self.run.train(
             self.saved,
             role,
             self._epoch[role],
             plan,
-            *operands,
+            rng.stream(seed, f"{drawn}/epoch", epoch),
+            self._teacher_operand() if uses_teacher else {},
+            self._images[role].visit(("weak",), f"{drawn}/epoch", epoch),
+            self._labels,
+            self._statistics[role],
             scalars=scalars,
             at=(ROLES.index(role), epoch),
             event={
@@ -592,57 +610,6 @@ class _Distillation:
             where=self._where(role, epoch),
             notes=scalars,
         )
-
-    def _scalars(self, role: str, epoch: int) -> dict[str, float]:
-        warm_up = self.distiller.warm_up if role == "student" else 0
-        until_epoch = self.config.distill_until_epoch or self.distiller.until_epoch
-        return {
-            "learning_rate": self._learning_rate(role, epoch),
-            **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),
-        }
-
-    def _operands(self, role: str, epoch: int) -> tuple:
-        """Plan, key and data of an epoch."""
-        seed = self.config.seed
-        count = len(self.taught if role == "student" else self.dataset.train)
-        # The student alone starts from the same weights and sees the same batches.
-        drawn = "student" if role == "student_alone" else role
-        plan = place_plan(
-            rng.generator(seed, f"{drawn}/order", epoch).permutation(count),
-            self.config.batch_size,
-            self.run.placement,
-            capacity=count,
-            last_batch=self.config.last_batch,
-        )
-        uses_teacher = role == "student" and self.distiller.has_teacher
-        return (
-            plan,
-            rng.stream(seed, f"{drawn}/epoch", epoch),
-            self._teacher_operand() if uses_teacher else {},
-            self._images[role].visit(("weak",), f"{drawn}/epoch", epoch),
-            self._labels,
-            self._statistics[role],
-        )
-
-    def _compile_ahead(self) -> None:
-        """Compiles what trains and tests every network, while the first steps run."""
-        is_told_later = self._tells and not self.teacher_logits
-        for number, role in enumerate(self.roles):
-            if self.saved.at >= (number, self.num_epochs[role]):
-                continue
-            plan, *operands = self._operands(role, 0)
-            self.run.compile_ahead(
-                self.saved,
-                role,
-                self._epoch[role],
-                plan,
-                *operands,
-                scalars=self._scalars(role, 0),
-            )
-            tested = self._visit(role, np.arange(len(self.dataset.test)))
-            self._predict[role](*tested, ahead=True)
-            if role == "student" and self.protocol.diagnoses and not is_told_later:
-                self.run.programs.compile_ahead("diagnose", *self._diagnosis_operands())
 
     def _learning_rate(self, role: str, epoch: int) -> float:
         optimizer = Optimizer.read(self.config)
@@ -668,17 +635,7 @@ class _Distillation:
 
     def _teacher_operand(self) -> dict[str, Any]:
         """What a step finds the teacher's outputs in: a table of its logits, or the teacher."""
-        if not self._looks_up:
-            return self._operand("teacher")
-        if self._table is None:  # yet: what it will be
-            shape = (
-                len(self.taught),
-                num_views(**self._crops["student"]),
-                self.dataset.num_classes,
-            )
-            dtype, place = self.config.teacher.table_dtype, self.run.placement.replicated
-            return {"table": jax.ShapeDtypeStruct(shape, dtype, sharding=place)}
-        return {"table": self._table}
+        return {"table": self._table} if self._looks_up else self._operand("teacher")
 
     def _logits(self, role: str) -> np.ndarray:
         """Logits on the test images."""
@@ -686,10 +643,6 @@ class _Distillation:
 
     def _outputs(self, program: Any, role: str, ids: np.ndarray) -> np.ndarray:
         """What a program of predictions makes of test images."""
-        return fetch(program(*self._visit(role, ids)))[ids]
-
-    def _visit(self, role: str, ids: np.ndarray) -> tuple:
-        """Plan, key and data of a prediction on test images."""
         plan = place_plan(
             ids,
             self.config.eval_batch_size,
@@ -698,7 +651,7 @@ class _Distillation:
         )
         key = rng.stream(self.config.seed, f"{role}/predict")
         images = self._test_images[role].visit(("test",), f"{role}/predict")
-        return plan, key, self._operand(role), images
+        return fetch(program(plan, key, self._operand(role), images))[ids]
 
     def _comparison(self) -> dict[str, float]:
         """Measures of `multilabel_comparison`."""
@@ -741,17 +694,19 @@ class _Distillation:
     def _test_measures(self, role: str) -> dict[str, float]:
         return self.protocol.measures(self._logits(role), self.dataset.test.labels)
 
-    def _diagnosis_operands(self) -> tuple:
+    def _diagnose_epoch(self, epoch: int) -> dict[str, dict[str, float]]:
         if self.teacher_logits:
             plain = self.teacher_logits.plain(self._diagnosed_ids, **self._crops["student"])
             teacher = {"logits": self.run.placement.put(plain)}
         else:
             teacher = self._operand("teacher") if self.has_teacher else {}
-        student, statistics = self.saved.networks["student"], self._statistics["student"]
-        return student.variables, teacher, *self._diagnosed, statistics
-
-    def _diagnose_epoch(self, epoch: int) -> dict[str, dict[str, float]]:
-        values = jax.tree.map(float, fetch(self._diagnose(*self._diagnosis_operands())))
+        values = self._diagnose(
+            self.saved.networks["student"].variables,
+            teacher,
+            *self._diagnosed,
+            self._statistics["student"],
+        )
+        values = jax.tree.map(float, fetch(values))
         for name, measures in values.items():
             self._write("diagnosis", "student", name, epoch, measures)
         return values

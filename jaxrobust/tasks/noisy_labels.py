@@ -271,15 +271,14 @@ def _counted(step: Callable) -> Callable:
 def _uncounted(program: Callable, placement: Placement) -> Callable:
     """An epoch of a `_counted` step as a program of the network alone."""
 
-    def epoch(network, plan, key, *operands, resume=None, **options):
-        resume = resume or Resume()
-        carry = network, placement.put(np.float32(resume.row))
-
+    def epoch(network, plan, key, *operands, resume):
         def on_pause(row, carry, sums):
-            cast(Callable, resume.on_pause)(row, carry[0], sums)
+            resume.on_pause(row, carry[0], sums)
 
-        inner = Resume(resume.row, resume.sums, resume.on_pause and on_pause)
-        (network, _), sums = program(carry, plan, key, *operands, resume=inner, **options)
+        carry = network, placement.put(np.float32(resume.row))
+        (network, _), sums = program(
+            carry, plan, key, *operands, resume=Resume(resume.row, resume.sums, on_pause)
+        )
         return network, sums
 
     return epoch
@@ -412,7 +411,6 @@ class _Learning:
         self._restore()
         introduce_networks(saved.networks, self.problem.dtype, run)
         run.start_progress(saved, total=num_epochs)
-        self._compile_ahead()
         for epoch in range(saved.at[0], num_epochs):
             self._train(epoch)
             entry = {"epoch": epoch, **self._test_measures(epoch)}
@@ -443,72 +441,41 @@ class _Learning:
 
     def _train(self, epoch: int) -> None:
         """The passes of an epoch, or those that are left of it."""
-        saved = self.saved
+        saved, seed = self.saved, self.config.seed
         if saved.at == (epoch, 0) and not saved.row:
             saved.arrays["peers"] = self._peers()
-        passes = self._passes(epoch, self.label_scores)
+        passes = self.method.passes(
+            epoch, self.label_scores, lambda name: rng.generator(seed, name, epoch)
+        )
         for number in range(saved.at[1], len(passes)):
             entry = passes[number]
-            plan, *operands = self._operands(entry, epoch)
+            plan = self._plan(entry)
+            peer = {}
+            if entry.peer is not None:
+                current = saved.networks[entry.peer].variables
+                peer = saved.arrays["peers"].get(entry.peer, current)
+            stream = f"{entry.network}/{entry.stage}"
             self.run.train(
                 saved,
                 entry.network,
                 self._epoch[entry.stage],
                 plan,
-                *operands,
+                rng.stream(seed, stream, epoch),
+                peer,
+                self._images.visit(self._stages[entry.stage].views, stream, epoch),
+                self._labels,
+                self._statistics,
+                self.run.placement.put(entry.label_scores),
                 scalars={**entry.scalars, "num_steps": plan.num_steps},
                 at=(epoch, number),
                 event={"phase": entry.network, "epoch": epoch, "stage": entry.stage},
-                where=f"epoch {epoch + 1}/{self.num_epochs}, {entry.network}/{entry.stage}",
+                where=f"epoch {epoch + 1}/{self.num_epochs}, {stream}",
                 part=(number, len(passes)),
                 notes=entry.notes,
             )
         if self.method.end_epoch is not None:
             for name, state in saved.networks.items():
                 saved.networks[name] = self._end_epoch(state, np.int32(epoch))
-
-    def _passes(self, epoch: int, label_scores: dict[str, np.ndarray]) -> list[Pass]:
-        return self.method.passes(
-            epoch, label_scores, lambda name: rng.generator(self.config.seed, name, epoch)
-        )
-
-    def _operands(self, entry: Pass, epoch: int) -> tuple:
-        """Plan, key and data of a pass."""
-        saved, stream = self.saved, f"{entry.network}/{entry.stage}"
-        peer = {}
-        if entry.peer is not None:
-            current = saved.networks[entry.peer].variables
-            peer = saved.arrays["peers"].get(entry.peer, current)
-        return (
-            self._plan(entry),
-            rng.stream(self.config.seed, stream, epoch),
-            peer,
-            self._images.visit(self._stages[entry.stage].views, stream, epoch),
-            self._labels,
-            self._statistics,
-            self.run.placement.put(entry.label_scores),
-        )
-
-    def _compile_ahead(self) -> None:
-        """Compiles what the run calls, also in its last epochs, while its first steps run."""
-        first, last = self.saved.at[0], self.num_epochs - 1
-        if first > last:
-            return
-        # Of what passes there are, the labels that look clean decide ids and weights, not shapes.
-        scores = {k: np.arange(len(x)).astype(x.dtype) % 2 for k, x in self.label_scores.items()}
-        for epoch in (first, last):
-            for entry in self._passes(epoch, scores):
-                plan, *operands = self._operands(entry, epoch)
-                self.run.compile_ahead(
-                    self.saved,
-                    entry.network,
-                    self._epoch[entry.stage],
-                    plan,
-                    *operands,
-                    scalars={**entry.scalars, "num_steps": plan.num_steps},
-                )
-        for split in self._predict:
-            self._logits(split, first, ahead=True)
 
     def _peers(self) -> dict[str, Any]:
         """Variables of the networks that this epoch's passes read, if not the current ones."""
@@ -535,7 +502,7 @@ class _Learning:
         ids = {name: cast(np.ndarray, plan.ids) for name, plan in plans.items()}
         return Plan(ids, num_steps)
 
-    def _logits(self, split: str, epoch: int, *, ahead: bool = False) -> Any:
+    def _logits(self, split: str, epoch: int) -> jax.Array:
         """Every predictor's logits `[M, n, C]` on all images of a split."""
         images, count, view = self._images, len(self.dataset.train), self.method.score_view
         variables = self.method.score_variables
@@ -549,17 +516,10 @@ class _Learning:
         key = rng.stream(self.config.seed, f"{split}/predict", epoch)
         logits = [
             self._predict[split](
-                plan,
-                key,
-                variables(self.saved.networks[name]),
-                visited,
-                self._statistics,
-                ahead=ahead,
+                plan, key, variables(self.saved.networks[name]), visited, self._statistics
             )
             for name in self.method.networks
         ]
-        if ahead:
-            return None
         return jnp.moveaxis(logits[0], 1, 0) if self.method.heads else jnp.stack(logits)
 
     def _test_measures(self, epoch: int) -> dict[str, float]:

@@ -1,6 +1,4 @@
-import concurrent.futures
 import dataclasses
-import threading
 import types
 
 import chex
@@ -14,21 +12,6 @@ from jaxrobust.engine.loops import Resume, epoch_program, gather_program
 from jaxrobust.engine.plan import make_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import fetch, make_placement
-from jaxrobust.errors import UserError
-
-
-@pytest.fixture
-def compiled_names():
-    """Of programs compiled since, as JAX reports them."""
-    names = set()
-
-    def note(event, seconds, fun_name="", **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.add(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(note)
 
 
 def _put(placement, plan):
@@ -217,77 +200,6 @@ def test_a_second_trace_is_refused():
     square(np.ones(3, np.float32))
     with pytest.raises(RuntimeError, match="'square' was traced twice"):
         square(np.zeros(4, np.float32))
-
-
-def _wait_for_compiling(programs):
-    for future in programs._ahead.values():
-        concurrent.futures.wait([future])
-
-
-@pytest.mark.parametrize("device_loop", [True, False])
-def test_what_is_compiled_ahead_is_not_compiled_again(device_loop, compiled_names):
-    programs, placement = Programs(), make_placement(jax.devices()[:1])
-    epoch = epoch_program(programs, "toy", _step, placement, device_loop=device_loop, static=())
-    evaluate = gather_program(
-        programs, "look", lambda ids, key, data: data[ids], 4, placement, static=()
-    )
-    data = placement.put(np.arange(4, dtype=np.float32))
-    plan = _put(placement, make_plan(np.arange(4), 2, capacity=4))
-    state, key = placement.put(np.float32(1)), jax.random.key(0)
-    epoch(state, plan, key, data, ahead=True)
-    assert evaluate(plan, key, data, ahead=True) is None
-    epoch(state, plan, key, data, ahead=True)  # as a second network of the same program does
-    _wait_for_compiling(programs)
-    assert sorted(compiled_names & {"jit(toy)", "jit(look)"}) == ["jit(look)", "jit(toy)"]
-    compiled_names.clear()
-    state, sums = epoch(state, plan, key, data)
-    assert float(state) == (0.5 + 1) * 0.5 + 5 and float(sums["total"]) == 6
-    np.testing.assert_array_equal(evaluate(plan, key, data), np.arange(4))
-    assert not compiled_names & {"jit(toy)", "jit(look)"}
-    assert programs.traces == {"toy": 1, "look": 1}
-
-
-def test_other_arguments_than_ahead_cost_one_compile_and_no_more():
-    programs = Programs()
-    square = programs.jit("square", lambda x: x * x, static=())
-    programs.compile_ahead("square", np.zeros(3, np.float32))
-    assert square(np.full(4, 3, np.float32)).tolist() == [9] * 4
-    assert programs.traces == {"square": 2}
-    with pytest.raises(RuntimeError, match="'square' was traced twice"):
-        square(np.zeros(5, np.float32))
-
-
-def test_what_fails_ahead_fails_in_the_call():
-    programs = Programs()
-
-    def refuse(x):
-        raise UserError("Not for such images.")
-
-    refused = programs.jit("refuse", refuse, static=())
-    programs.compile_ahead("refuse", np.zeros(3))
-    with pytest.raises(UserError, match="Not for such images"):
-        refused(np.zeros(3))
-
-
-def test_a_run_that_ends_leaves_out_what_has_not_begun(monkeypatch):
-    monkeypatch.setattr("jaxrobust.engine.programs.num_cores", lambda: 1)
-    programs, begun, may_end = Programs(), threading.Event(), threading.Event()
-
-    def slow(x):
-        begun.set()
-        assert may_end.wait(60)
-        return x
-
-    programs.jit("slow", slow, static=())
-    quick = programs.jit("quick", lambda x: x + 1, static=())
-    for name in ("slow", "quick"):
-        programs.compile_ahead(name, np.zeros(3))
-    assert begun.wait(60)
-    programs.cancel_ahead()
-    may_end.set()
-    _wait_for_compiling(programs)
-    assert programs.traces == {"slow": 1}
-    assert quick(np.zeros(3)).tolist() == [1, 1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
