@@ -20,7 +20,7 @@ from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import load
 from jaxrobust.tasks.oracles import split_by_truth
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("quick_compile", "unrendered_figures")
 
 NUM_CLASSES = 4
 
@@ -187,6 +187,7 @@ def test_without_a_test_part(tmp_path, features):
     assert report.main([str(tmp_path / "memory")]) == 0
 
 
+@pytest.mark.usefixtures("one_device")  # quicker to compile; learning above has all eight
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
