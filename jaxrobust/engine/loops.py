@@ -126,11 +126,18 @@ def epoch_program(
     if device_loop is None:
         device_loop = placement.mesh.devices.flat[0].platform != "cpu"
 
+    # Inlined, so that what is compiled is the step itself; the second use needs no second trace.
+    traced_step = jax.jit(step, inline=True)
+
+    def one_step(i, state, row_ids, key, operands):
+        ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
+        state, metrics = traced_step(state, ids, jax.random.fold_in(key, i), *operands)
+        chex.assert_rank(jax.tree.leaves(metrics), 0)
+        return state, metrics
+
     def advance(i, carry, row_ids, key, operands):
         state, sums = carry
-        ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
-        state, metrics = step(state, ids, jax.random.fold_in(key, i), *operands)
-        chex.assert_rank(jax.tree.leaves(metrics), 0)
+        state, metrics = one_step(i, state, row_ids, key, operands)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
     def advance_in_plan(i, carry, plan_ids, key, operands):
@@ -154,12 +161,12 @@ def epoch_program(
         advance_in_plan: lambda i, carry, plan_ids, *_: _visits(plan_ids, slice(i, i + 1)),
         loop: lambda rows, carry, plan_ids, *_: _visits(plan_ids, slice(*rows)),
     }
-    dtypes, pace = {}, _Pace()
+    dtypes, pace = programs.metrics.setdefault((name, static), {}), _Pace()
 
     def with_sums(state, sums, ids, key, operands):
         """The carry that the first step receives."""
         if not dtypes:
-            _, metrics = jax.eval_shape(step, state, ids, key, *operands)
+            _, metrics = jax.eval_shape(one_step, np.int32(0), state, ids, key, operands)
             dtypes.update({name: value.dtype for name, value in metrics.items()})
         return state, placement.put({k: d.type(sums.get(k, 0)) for k, d in dtypes.items()})
 

@@ -35,6 +35,7 @@ class Programs:
 
     Attributes:
       traces: how often each program has been traced, by name.
+      metrics: dtypes of what each program of an epoch measures, by `(name, static)`.
       placement: where they run; None for all devices.
       device_loop: whether the steps of an epoch are one program; None chooses by the backend.
     """
@@ -50,6 +51,7 @@ class Programs:
         self.device_loop = device_loop
         self._compiler_options = compiler_options
         self.traces: collections.Counter[str] = collections.Counter()
+        self.metrics: dict[tuple[str, Hashable], dict[str, Any]] = {}
         self._jitted: dict[str, tuple[Hashable, Callable]] = {}
 
     def jit(
