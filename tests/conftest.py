@@ -178,6 +178,52 @@ def watched_programs():
     return Watched
 
 
+@pytest.fixture(scope="module")
+def shared_programs():
+    """Runs of a module whose programs would be equal share them, as seeds of a recipe do.
+
+    Tracing and compiling is nearly all that a small run costs.
+    """
+    from jaxrobust.engine import run
+    from jaxrobust.engine.programs import Programs
+
+    compiled, metrics = {}, {}
+
+    class Shared(Programs):
+        def __init__(self):
+            super().__init__()
+            self.metrics = metrics
+            self.shapes = {}
+
+        def jit(self, name, function, *, static, visits=None, **options):
+            def called(*args):
+                # A run whose shapes change goes on with its first program, which refuses them.
+                shapes = self.shapes.setdefault(name, [*map(np.shape, jax.tree.leaves(args))])
+                key = name, static, repr(options), str(shapes)
+                if key not in compiled:
+                    compiled[key] = Programs().jit(name, function, static=static, **options)
+                self.traces[name] = 1
+                return compiled[key](*args)
+
+            return called
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "Programs", Shared)
+        yield
+
+
+@pytest.fixture
+def unrendered_figures(monkeypatch):
+    """Figures are drawn up but not rendered, which would take a quarter of a small run."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def save(figure, file, **options):
+        Image.new("RGB", (1, 1)).save(file, "png")
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
 @pytest.fixture(scope="session")
 def quick_jit():
     """`jax.jit` that hardly optimises, for programs that run once: compiling is their cost."""

@@ -16,7 +16,9 @@ from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryConte
 from jaxrobust.methods.bual_options import Bual
 from jaxrobust.tasks import active_learning
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures(
+    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+)
 
 
 def _config(**changes):

@@ -17,7 +17,9 @@ from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import dcfs
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures(
+    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+)
 
 
 def _config(**changes) -> ml_collections.ConfigDict:

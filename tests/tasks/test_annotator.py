@@ -21,7 +21,9 @@ from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
 from jaxrobust.tasks.annotator import Annotator, query_rows
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures(
+    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+)
 
 RECIPES = {"bual": bual, "dcfs": dcfs}
 KNOWN = ("0", "1", "2")
@@ -434,7 +436,7 @@ def test_a_damaged_note_is_named(waiting, folder):
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_commands")
 def test_the_command(folder, tmp_path):
-    """Exit code 0 and a message while it waits, 2 after a mistake, then to the end."""
+    """Exit code 0 and a message while it waits, and then to the end; mistakes are above."""
     flags = [
         f"--config={pathlib.Path(__file__).parents[1]}/tiny_recipe.py:dcfs/image_folder_pixels",
         f"--config.dataset.path={folder[0]}",
@@ -460,11 +462,7 @@ def test_the_command(folder, tmp_path):
     table = tmp_path / "queries" / "round_00.csv"
     code, stderr = command()
     assert code == 0 and f"or fill the column `label` of {table}" in stderr
-    rows = _answer(folder, table)
-    _write(table, [*rows[:-1], rows[-1] | {"label": "3"}])
-    code, stderr = command()
-    assert code == 2 and "line 7: '3' is not a class" in stderr
-    _write(table, rows)
+    _answer(folder, table)
     code, stderr = command()
     assert code == 0 and (tmp_path / "results.json").exists()
 

@@ -187,6 +187,7 @@ def test_without_a_test_part(tmp_path, features):
     assert report.main([str(tmp_path / "memory")]) == 0
 
 
+@pytest.mark.usefixtures("one_device")  # quicker to compile; learning above has all eight
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [

@@ -27,7 +27,9 @@ from jaxrobust.methods.noisy_labels import Method, Pass, Stage
 from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_label_files, noisy_labels
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures(
+    "quick_compile", "one_device", "tiny_network", "shared_programs"
+)
 
 FIGURES = {"confusion.png", "epochs.png", "margin.png", "reliability.png", "suspicious.png"}
 
