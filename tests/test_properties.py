@@ -15,6 +15,7 @@ from jaxrobust import selection as S
 from jaxrobust.data import noise
 from jaxrobust.data.open_set import open_set_split
 from jaxrobust.engine import rng
+from jaxrobust.engine.programs import HARDLY_OPTIMISED
 
 B, C, D = 6, 5, 3  # examples, classes, width of an embedding
 few = settings(max_examples=10, deadline=None, derandomize=True)
@@ -32,7 +33,9 @@ class Loss:
       shape: of x; its leading axes are `axes`.
       axes: which axis of x counts examples and which classes (None: there is none).
       holds: shift (adding a number to all logits of an example changes nothing), positive (never
-        below 0), zero (0 where x is the teacher), matched (an output with classes as last axis).
+        below 0), zero (0 where x is the teacher), matched (an output with classes as last axis),
+        mapped (`vmap` of it is tried), outside (x passes a function of JAX's own first, which
+        rounds to the precision of its input).
     """
 
     of: Callable
@@ -63,8 +66,8 @@ LOSSES = {
     "plain softmax": Loss(
         lambda x, g: L.calibrated_softmax(x, 0), ("matched", "positive", "shift")
     ),
-    "evidential_nll": Loss(lambda x, g: L.evidential_nll(x, g["labels"]), ("positive",)),
-    "evidential_kl": Loss(lambda x, g: L.evidential_kl(x, g["labels"]), ("positive",)),
+    "evidential_nll": Loss(lambda x, g: L.evidential_nll(x, g["labels"]), ("positive", "mapped")),
+    "evidential_kl": Loss(lambda x, g: L.evidential_kl(x, g["labels"]), ("positive", "mapped")),
     "evidential_loss": Loss(lambda x, g: sum(L.evidential_loss(x, g["labels"])), ("positive",)),
     "negative_entropy": Loss(lambda x, g: L.negative_entropy(x)),
     "uniform_prior_penalty": Loss(lambda x, g: L.uniform_prior_penalty(x), ("positive",)),
@@ -105,9 +108,9 @@ LOSSES = {
     "discrepancy_loss": _two_heads(
         lambda x, g: L.discrepancy_loss(L.head_discrepancy(x), g["labels"], C)
     ),
-    "dcfs_loss": _two_heads(lambda x, g: L.dcfs_loss(x, g["labels"])[0]),
+    "dcfs_loss": _two_heads(lambda x, g: L.dcfs_loss(x, g["labels"])[0], "mapped"),
     "negative_learning_loss": Loss(
-        lambda x, g: L.negative_learning_loss(x, g["labels"]), ("positive", "shift")
+        lambda x, g: L.negative_learning_loss(x, g["labels"]), ("positive", "shift", "mapped")
     ),
     "negative_learning_loss mask": Loss(
         lambda x, g: L.negative_learning_loss(x, g["targets"]), ("positive", "shift")
@@ -115,7 +118,9 @@ LOSSES = {
     "consistency_kl": Loss(
         lambda x, g: L.consistency_kl(g["teacher"], x), ("positive", "shift", "zero")
     ),
-    "class_balance_loss": Loss(lambda x, g: L.class_balance_loss(jax.nn.softmax(x)), ("shift",)),
+    "class_balance_loss": Loss(
+        lambda x, g: L.class_balance_loss(jax.nn.softmax(x)), ("shift", "outside")
+    ),
     "positive_learning_loss": Loss(
         lambda x, g: sum(L.positive_learning_loss(x, g["labels"], g["u"], g["v"])[:2]), ("shift",)
     ),
@@ -134,11 +139,13 @@ LOSSES = {
         lambda x, g: L.feature_hint_loss(x, g["teacher"]), "positive", "zero"
     ),
     "soft_target_kl": Loss(
-        lambda x, g: L.soft_target_kl(x, g["teacher"]), ("positive", "shift", "zero")
+        lambda x, g: L.soft_target_kl(x, g["teacher"]), ("positive", "shift", "zero", "mapped")
     ),
-    "binary_kl_loss": Loss(lambda x, g: L.binary_kl_loss(x, g["teacher"]), ("positive", "zero")),
+    "binary_kl_loss": Loss(
+        lambda x, g: L.binary_kl_loss(x, g["teacher"]), ("positive", "zero", "mapped")
+    ),
     "binary_kl_norm_loss": Loss(
-        lambda x, g: L.binary_kl_norm_loss(x, g["teacher"]), ("positive", "zero")
+        lambda x, g: L.binary_kl_norm_loss(x, g["teacher"]), ("positive", "zero", "mapped")
     ),
     "dkd_loss": Loss(
         lambda x, g: L.dkd_loss(x, g["teacher"], g["labels"]), ("positive", "shift", "zero")
@@ -233,7 +240,6 @@ def _draw(name: str, seed: int, *, extreme: bool = False):
 @pytest.fixture(scope="module")
 def evaluate():
     """`(name, x, given, dtype) -> (value, gradient of its sum)`, compiled once for each name."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     compiled = {}
 
     def run(name, x, given, dtype=jnp.float32):
@@ -243,7 +249,7 @@ def evaluate():
                 value, pull_back = jax.vjp(lambda x: LOSSES[name].of(x, given), x)
                 return value, pull_back(jnp.ones_like(value))[0]
 
-            compiled[name] = jax.jit(both, compiler_options=options)
+            compiled[name] = jax.jit(both, compiler_options=HARDLY_OPTIMISED)
         given = {**given, "teacher": given["teacher"].astype(dtype)}
         return jax.device_get(compiled[name](x.astype(dtype), given))
 
@@ -264,6 +270,39 @@ def test_values_and_gradients_are_finite_at_extreme_logits(name, evaluate, seed)
         assert np.isfinite(value).all(), dtype
         assert value.dtype == np.float32
         assert np.isfinite(gradient.astype(np.float32)).all(), dtype
+
+
+@pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if "outside" not in loss.holds])
+@settings(few)
+@given(seed=seeds)
+def test_half_precision_is_computed_in_single(name, evaluate, seed):
+    x, given = _draw(name, seed)
+    x, given["teacher"] = (a.astype(jnp.bfloat16) for a in (x, given["teacher"]))
+    value, gradient = evaluate(name, x, given, jnp.bfloat16)
+    expected, exact_gradient = evaluate(name, x, given)
+    np.testing.assert_allclose(value, expected, rtol=2e-6, atol=1e-6)
+    assert gradient.dtype == jnp.bfloat16
+    _close(gradient.astype(np.float32), exact_gradient.astype(jnp.bfloat16).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiling_changes_nothing(name, evaluate):
+    x, given = _draw(name, 0)
+    value, _ = evaluate(name, x, given)
+    np.testing.assert_allclose(LOSSES[name].of(x, given), value, rtol=2e-6, atol=5e-7)
+
+
+@pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if "mapped" in loss.holds])
+def test_vmap_gives_what_each_one_gives_alone(name, evaluate):
+    """Each example, of a loss per example; else each of two batches."""
+    batches = [_draw(name, seed) for seed in range(2)]
+    expected = np.stack([evaluate(name, *batch)[0] for batch in batches])
+    mapped = jax.vmap(LOSSES[name].of)
+    if expected.ndim > 1:
+        mapped = jax.vmap(mapped)
+    stacked = jax.tree.map(lambda *each: np.stack(each), *batches)
+    values = jax.jit(mapped, compiler_options=HARDLY_OPTIMISED)(*stacked)
+    np.testing.assert_allclose(values, expected, rtol=1e-6, atol=5e-7)
 
 
 @pytest.mark.parametrize("name", LOSSES)

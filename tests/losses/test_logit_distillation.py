@@ -2,7 +2,6 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -240,13 +239,11 @@ class TestLogitMse:
         np.testing.assert_array_equal(grads[1], 0.0)
         check_grads(jax.jit(lambda s: logit_mse_loss(s, teacher)), (student,), 1, modes=["rev"])
 
-    def test_extreme_logits_and_half_precision(self):
+    def test_extreme_logits(self):
         loss = jax.jit(logit_mse_loss)
         np.testing.assert_allclose(
             loss(np.float32([[1e4, -1e4]]), np.float32([[-1e4, 1e4]])), [4e8]
         )
-        half = loss(jnp.ones((1, 2), jnp.bfloat16), jnp.zeros((1, 2), jnp.bfloat16))
-        assert half.dtype == jnp.float32
 
     def test_errors(self):
         with pytest.raises(ValueError, match="same shape"):

@@ -199,14 +199,8 @@ def test_check_grads(x64):
     check_grads(jax.jit(lambda z: negative_learning_loss(z, mask)), (logits,), 1)
 
 
-def test_jit_vmap_and_half_precision():
-    logits, labels = random_logits(4, (6, 3)), jnp.array([0, 1, 2, 0, 1, 2])
-    eager = negative_learning_loss(logits, labels)
-    np.testing.assert_allclose(jax.jit(negative_learning_loss)(logits, labels), eager, rtol=1e-6)
-    np.testing.assert_allclose(jax.vmap(negative_learning_loss)(logits, labels), eager, rtol=1e-6)
-    half = negative_learning_loss(logits.astype(jnp.bfloat16), labels)
-    assert half.dtype == jnp.float32
-    key = jax.random.key(0)
+def test_compiling_draws_the_same_labels():
+    labels, key = jnp.array([0, 1, 2, 0, 1, 2]), jax.random.key(0)
     np.testing.assert_array_equal(
         jax.jit(sample_complementary_labels, static_argnums=2)(key, labels, 3),
         sample_complementary_labels(key, labels, 3),
