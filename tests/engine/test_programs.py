@@ -33,11 +33,17 @@ def _step(state, ids, key, data):
 @pytest.mark.parametrize("device_loop", [True, False])
 def test_an_epoch_visits_the_plan_and_is_traced_once(device_loop):
     placement = make_placement(jax.devices()[:1])
-    counted = Programs()
-    epoch = epoch_program(counted, "toy", _step, placement, device_loop=device_loop, static=())
+    counted, calls = Programs(), []
+
+    def step(*args):
+        calls.append(args)
+        return _step(*args)
+
     data = placement.put(np.arange(10, dtype=np.float32))
     key = jax.random.key(0)
     for n in (10, 3, 7):
+        # As runs of several seeds do, which share their programs.
+        epoch = epoch_program(counted, "toy", step, placement, device_loop=device_loop, static=())
         plan = make_plan(np.arange(n), 4, capacity=10)
         state, sums = epoch(placement.put(np.float32(1)), _put(placement, plan), key, data)
         expected = np.float32(1)
@@ -49,6 +55,7 @@ def test_an_epoch_visits_the_plan_and_is_traced_once(device_loop):
         draws = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(-(-n // 4))]
         np.testing.assert_allclose(float(sums["draw"]), sum(draws), rtol=1e-6)
     assert counted.traces == {"toy": 1}
+    assert len(calls) == 1
 
 
 def test_what_is_compiled_is_said_before(caplog):
