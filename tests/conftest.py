@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -28,6 +29,10 @@ if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not 
     jax.devices()
     del os.environ["XLA_FLAGS"]
 
+# A small run is traced for longer than it computes; where its lines stand is not asked.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
+
 # Nearly all of the suite's time is compiling, so that a second run takes a fraction of the first.
 if jax.config.values["jax_compilation_cache_dir"] is None:
     cache = pathlib.Path.home() / ".cache" / "jaxrobust" / "tests"
@@ -41,6 +46,9 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    # Nor are all imported objects searched for cycles again and again.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
