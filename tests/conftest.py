@@ -23,9 +23,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # jax 0.10 still has the CPU compiler's old emitters, with which a loss takes half as long to
-# compile; newer ones refuse the flag. Commands that tests start are compiled as a user's are.
+# compile; newer ones refuse the flag. A program in one part is compiled with the least work.
+# Commands that tests start are compiled as a user's are.
 if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
     jax.devices()
     del os.environ["XLA_FLAGS"]
 
