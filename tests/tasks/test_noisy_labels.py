@@ -28,7 +28,7 @@ from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_label_files, noisy_labels
 
 pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "one_device", "tiny_network", "shared_programs"
+    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
 )
 
 FIGURES = {"confusion.png", "epochs.png", "margin.png", "reliability.png", "suspicious.png"}
