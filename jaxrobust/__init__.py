@@ -1,7 +1,7 @@
 """Learning when the supervision cannot be trusted, in JAX/Flax.
 
-The names below are loaded when they are first used, so that importing the package, or only its
-losses, starts no backend and loads nothing heavy (PEP 562).
+The public names are imported on first use (PEP 562), so that importing the package, or only its
+losses, starts no backend and takes little time.
 """
 
 import importlib
@@ -12,10 +12,10 @@ from jaxrobust.errors import UserError
 __version__ = "0.1.0"
 
 UNLABELED = -1
-"""In an array of annotations: nobody has looked at this example."""
+"""In an array of annotations: the example has not been annotated."""
 
 UNKNOWN = -2
-"""In an array of annotations: looked at, and of none of the known classes."""
+"""In an array of annotations: the example is of none of the known classes."""
 
 # Public name -> the module that defines it.
 _LAZY = {

@@ -1,7 +1,7 @@
-"""Files of annotation tools: what Label Studio and CVAT read and write of images with one class.
+"""Files of annotation tools: classification of images by Label Studio and CVAT.
 
-Label Studio: its JSON tasks with pre-annotations ("predictions"), the XML of a labelling interface,
-and both of its JSON exports, whole and JSON-MIN. CVAT: "CVAT for images 1.1", with tags.
+Label Studio: JSON tasks with pre-annotations ("predictions"), the XML of a labelling interface, and
+both JSON exports, full and JSON-MIN. CVAT: "CVAT for images 1.1", with tags.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxrobust.data.tables import refuse_if_any
 from jaxrobust.errors import DataError
 
 LOCAL_FILES = "/data/local-files/?d="
-"""Where Label Studio serves the files below its `LOCAL_FILES_DOCUMENT_ROOT`."""
+"""URL at which Label Studio serves the files below its `LOCAL_FILES_DOCUMENT_ROOT`."""
 
 _CHOICE, _IMAGE = "choice", "image"  # names of the interface's tags
 _MODEL = "jaxrobust"
@@ -25,13 +25,13 @@ _MODEL = "jaxrobust"
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """An image to look at.
+    """An image to annotate.
 
     Attributes:
-      id: of it in the run.
+      id: position in the run's data set.
       file: relative to the folder of the data set.
-      suggested: the class to begin with; empty: none.
-      score: of this suggestion, by which the tool can sort.
+      suggested: the suggested class; empty for none.
+      score: of the suggestion, by which the tool can sort.
       facts: further text to show, by name.
     """
 
@@ -44,7 +44,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What was said of an image; `label` is empty where it was passed over."""
+    """The answer for an image; `label` is empty if it was skipped."""
 
     file: str
     label: str
@@ -55,8 +55,11 @@ def label_studio_tasks(items: Iterable[Item], *, model: str, url: str = LOCAL_FI
 
     Args:
       items: the images.
-      model: version that the pre-annotations are said to be of.
-      url: in front of every file, percent-encoded.
+      model: version of the model in the pre-annotations.
+      url: prefix of every percent-encoded file.
+
+    Returns:
+      One JSON-able task per image.
     """
     tasks = []
     for item in items:
@@ -102,7 +105,7 @@ def read_label_studio(path: pathlib.Path) -> list[Answer]:
     """The answers in an export of Label Studio, JSON or JSON-MIN; the last one of each image.
 
     Raises:
-      UserError: it is neither, or a task of it is not one of an image with one choice.
+      UserError: if it is neither, or a task is not an image with one choice.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -129,11 +132,11 @@ def read_label_studio(path: pathlib.Path) -> list[Answer]:
 
 
 class _Malformed(Exception):
-    """What is wrong with a task, as the end of a sentence."""
+    """An error in a task; its message is the end of a sentence."""
 
 
 def _whole_choice(task: dict) -> str | None:
-    """Of a task in the whole format; None: nobody has seen it, empty: it was skipped."""
+    """The choice of a task in the full format; None if not annotated, "" if skipped."""
     annotations = task.get("annotations", task.get("completions", []))
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise _Malformed("has no list of annotations")
@@ -155,13 +158,13 @@ def _whole_choice(task: dict) -> str | None:
 
 
 def _choice_of(value: Any) -> str:
-    """The one choice of what an export gives as its value."""
+    """The one choice in a value of an export; "" if there is none."""
     choices = value.get("choices") if isinstance(value, dict) else value
     choices = [choices] if isinstance(choices, str) else choices
     if choices is None or choices == []:
         return ""
     if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
-        raise _Malformed(f"has no choice but {str(value)[:40]!r}")
+        raise _Malformed(f"has {str(value)[:40]!r} in place of a choice")
     if len(choices) > 1:
         raise _Malformed(f"has the choices {' and '.join(choices)}, where one is asked for")
     return choices[0]
@@ -212,7 +215,7 @@ def read_cvat(path: pathlib.Path) -> list[Answer]:
     """The tags in an `annotations.xml` of the format "CVAT for images 1.1".
 
     Raises:
-      UserError: it is not such a file, or an image has several tags.
+      UserError: if it is not such a file, or an image has several tags.
     """
     images: list[tuple[str, list[str]]] = []
     root: list[str] = []

@@ -21,15 +21,15 @@ def find_label_issues(argv: list[str] | None = None) -> int:
     parser = Parser(
         "find-label-issues",
         description="Lists labels that are probably wrong, the most suspicious first.",
-        epilog="A .npz file may hold labels, pred_probs or features, and class_names together, and "
-        "then needs no other file. With features a method is trained on them. Of a .csv file of "
-        "labels the column 'label' is read, or the only one; one of probabilities has a column for "
-        "each class, named by it in a first line or not.",
+        epilog="A .npz file may hold labels, pred_probs or features, and class_names together; no "
+        "other file is needed then. With features a method is trained on them. Of a .csv file of "
+        "labels the column 'label' is read, or the only one. A .csv file of probabilities has a "
+        "column for each class, with an optional first line of class names.",
     )
     parser.add_argument("labels", type=pathlib.Path, help=".npz, .npy or .csv file")
     parser.add_argument("--pred-probs", type=pathlib.Path, help=".npz, .npy or .csv file [N, C]")
     parser.add_argument("--features", type=pathlib.Path, help=_FEATURES_HELP)
-    _add_training(parser, "of learning under wrong labels; default: dpc")
+    _add_training(parser, "for wrong labels; default: dpc")
     parser.add_argument("--class-names", help="in the order of the columns, separated by commas")
     parser.add_argument("--out", type=pathlib.Path, default=QUALITY_FILE, help="table to write")
     parser.add_argument(
@@ -79,7 +79,7 @@ def _files(folder: pathlib.Path, arguments, count: int) -> list[str]:
     """The names of the images in a folder, from the file of features or of labels.
 
     Raises:
-      UserError: if neither names one for each label, or the folder is none.
+      UserError: if neither file names an image for each label, or there is no such folder.
     """
     if not folder.is_dir():
         raise UserError(f"--images={folder} is not a folder; name the one that holds the images.")
@@ -98,14 +98,16 @@ def query(argv: list[str] | None = None) -> int:
         "query",
         description="Chooses examples to annotate, where some may be of none of the classes.",
         epilog="Of a .csv file of annotations the column 'label' is read, or the only one: the "
-        "name of a class; empty, nobody has looked; 'unknown', of none of the classes. Numbers are "
-        "classes from 0, -1 nobody has looked, -2 of none.",
+        "name of a class, empty if not annotated, 'unknown' for none of the classes. Numbers are "
+        "classes from 0, -1 if not annotated, -2 for none of the classes.",
     )
     parser.add_argument("features", type=pathlib.Path, help=_FEATURES_HELP)
-    parser.add_argument("annotations", type=pathlib.Path, help=".csv or .npy file, a row for each")
-    parser.add_argument("--budget", type=int, required=True, help="examples to choose")
+    parser.add_argument(
+        "annotations", type=pathlib.Path, help=".csv or .npy file, a row for each example"
+    )
+    parser.add_argument("--budget", type=int, required=True, help="number of examples to choose")
     parser.add_argument("--out", type=pathlib.Path, default="query.csv", help="table to write")
-    _add_training(parser, "of annotation; default: bual")
+    _add_training(parser, "for annotation; default: bual")
     arguments = parser.parse_args(argv)
     from jaxrobust.engine.files import format_number, write_table
     from jaxrobust.querying import query as choose
@@ -129,22 +131,20 @@ def query(argv: list[str] | None = None) -> int:
 
 
 _FEATURES_HELP = ".npz or .npy file [N, D] or [N, V, D], such as of jaxrobust embed"
-
-
-_UNKNOWN = "unknown"  # what the annotation task calls it
+_UNKNOWN = "unknown"  # as in the tables of the annotation task
 
 
 def _add_training(parser: argparse.ArgumentParser, methods: str) -> None:
-    parser.add_argument("--method", help=methods)
+    parser.add_argument("--method", help=f"method {methods}")
     parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--config", help="recipe instead of the method's own, such as dpc:features")
     parser.add_argument(
-        "--config", help="recipe in place of the method's own, such as dpc:features"
+        "--workdir", type=pathlib.Path, help="folder that keeps the run, to continue it"
     )
-    parser.add_argument("--workdir", type=pathlib.Path, help="keeps the run, to go on with it")
 
 
 def _training(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of the function, a bar where a person is watching."""
+    """Arguments of the function, with a progress bar on a terminal."""
     names = ("method", "seed", "config", "workdir")
     return {n: getattr(arguments, n) for n in names} | {"progress": sys.stderr.isatty()}
 
@@ -161,7 +161,7 @@ def _features(path: pathlib.Path) -> np.ndarray:
 
 
 def _annotations(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
-    """Annotations of a file as numbers, and the names of the classes."""
+    """Annotations in a file as numbers, and the names of the classes."""
     _check_exists(path)
     given = read_labels(path)
     if given.dtype.kind in "iu":
@@ -180,7 +180,7 @@ def _holds(path: pathlib.Path, name: str) -> bool:
 
 
 def _labels(path: pathlib.Path) -> tuple[np.ndarray, Sequence[str] | None]:
-    """Labels of a file, and the names of their classes where they are in it."""
+    """Labels in a file, and the names of their classes if it holds them."""
     _check_exists(path)
     if path.suffix != ".npz":
         return read_labels(path), None
@@ -190,7 +190,7 @@ def _labels(path: pathlib.Path) -> tuple[np.ndarray, Sequence[str] | None]:
 
 
 def _probabilities(path: pathlib.Path) -> tuple[np.ndarray, Sequence[str] | None]:
-    """Probabilities of a file, and the names of their columns where they are in it."""
+    """Probabilities in a file, and the names of their columns if it holds them."""
     _check_exists(path)
     if path.suffix == ".npz":
         return _named(open_arrays(path), path, "pred_probs"), None
@@ -219,7 +219,7 @@ def _check_exists(path: pathlib.Path) -> None:
 
 
 def _number(cell: str) -> float | None:
-    """With a decimal point, or the comma that spreadsheets write in most of Europe."""
+    """A number with a decimal point or comma, which many spreadsheets write; else None."""
     try:
         return float(cell.replace(",", "."))
     except ValueError:

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def at_least_float32(x: jax.typing.ArrayLike) -> jax.Array:
-    """Casts half precision (and integers) up to float32; float32 and float64 stay as they are."""
+    """Casts half precision and integers to float32; float32 and float64 are not changed."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(jnp.float32)
@@ -15,10 +15,7 @@ def at_least_float32(x: jax.typing.ArrayLike) -> jax.Array:
 
 
 def masked_mean(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """Mean of `values` over all entries, or over those where `where` holds.
-
-    An empty selection gives 0, in the gradient too.
-    """
+    """Mean of `values` over all entries, or over those where `where` holds; 0 if there are none."""
     if where is None:
         return jnp.mean(values)
     count = jnp.maximum(jnp.sum(where, dtype=values.dtype), 1)

@@ -1,12 +1,12 @@
 """Measures recipes: `python -m jaxrobust.benchmark --config=configs/dpc.py:digits`.
 
-Runs the first epochs (or rounds) of each recipe, as `jaxrobust.main` would, and times every
-compiled program of the run. A program is waited for after every call, and its first call is left
-out. With `--random` the images are random ones of the recipe's shape, and no data set is needed.
+Runs the first epochs (or rounds) of each recipe as `jaxrobust.main` does, and times every compiled
+program of the run, without its first call. The host waits for the device after every call. With
+`--random` images are random, in the recipe's shape, and no data set is needed.
 
-A call is a step on CPU and a piece of an epoch on an accelerator, where percentiles are thus over
-pieces of up to two seconds, weighted by their steps. Since a run proper does not wait after every
-call, its host is idle for the device no less, and the device for the host no more than said here.
+A call is a step on CPU and a part of an epoch on an accelerator, where percentiles are thus over
+parts of up to two seconds, weighted by their steps. A normal run does not wait after every call, so
+its device is idle at most as long as measured here.
 """
 
 import ast
@@ -27,17 +27,18 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import tasks
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.engine.environment import ask_for_determinism, environment, setup_jax
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.signals import Interrupted
+from jaxrobust.engine.workdir import flatten, plain
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.tasks.common import compute_dtype
 
-# What makes a recipe short, where it has the field: every stage of every method is still run.
+# Changes that shorten a recipe, for the fields it has; every stage of every method is still run.
 SHORT = {
     "num_epochs": 3,
     "al.rounds": 2,
@@ -46,8 +47,8 @@ SHORT = {
     "teacher.num_epochs": 2,
 }
 
-# What random images are like in place of a set's: training images, test images, side, classes, and
-# whether an image has several labels.
+# Shape of the random images for each data set: number of training and of test images, side in
+# pixels, number of classes, and whether an image has several labels.
 SETS = {
     "cifar10": (50_000, 10_000, 32, 10, False),
     "cifar100": (50_000, 10_000, 32, 100, False),
@@ -59,17 +60,17 @@ SETS = {
     "voc2007": (5_011, 4_952, 224, 20, True),
     "nus_wide": (150_000, 60_260, 224, 81, True),
 }
-RANDOM_BYTES = 2**30  # of random images at most; a set that is larger is cut
+RANDOM_BYTES = 2**30  # most bytes of random images; a larger set is cut
 
 
 class MeasuredPrograms(Programs):
-    """Programs that note what each call took.
+    """Programs that record the duration of each call.
 
     Attributes:
-      notes: name -> compile time, cost and the calls of a program.
-      seconds_aside: spent on compiling and measuring since the first call.
-      seconds_to_first_step: from here to the end of the first training step, reading of the data
-        and compiling included; None before.
+      notes: name -> compile time, cost and calls of a program.
+      seconds_aside: seconds of compiling and measuring since the first call.
+      seconds_to_first_step: from construction to the end of the first training step, including
+        reading the data and compiling; None before.
       cache_hits: programs found in the persistent compilation cache.
     """
 
@@ -85,7 +86,7 @@ class MeasuredPrograms(Programs):
 
     @contextlib.contextmanager
     def watching_cache(self) -> Iterator[None]:
-        """Counts `cache_hits` in the meantime."""
+        """Counts `cache_hits` inside the context."""
 
         def count(event: str, **_) -> None:
             self.cache_hits += event == "/jax/compilation_cache/cache_hits"
@@ -132,7 +133,7 @@ class MeasuredPrograms(Programs):
         self.notes[name] = {
             "compile_seconds": seconds,
             "cached": self.cache_hits > hits,
-            # The body of a loop is counted once: what one step costs.
+            # XLA counts the body of a loop once, which is one step.
             "flops_per_step": float((compiled.cost_analysis() or {}).get("flops", math.nan)),
             "bytes": sum(
                 sign * getattr(memory, f"{kind}_size_in_bytes", 0)
@@ -144,7 +145,7 @@ class MeasuredPrograms(Programs):
 
 
 def load_config(path: str, changes: list[str]) -> ml_collections.ConfigDict:
-    """A recipe, short, with fields changed.
+    """A recipe, shortened by `SHORT`, with fields changed.
 
     Args:
       path: `FILE` or `FILE:VARIANT`.
@@ -165,27 +166,18 @@ def load_config(path: str, changes: list[str]) -> ml_collections.ConfigDict:
         except (SyntaxError, ValueError):
             fields[field] = text
     for field, value in fields.items():
-        known = field in _flat(config)
-        if known:
+        if field in flatten(plain(config)):
             config.update_from_flattened_dict({field: value})
         elif field not in SHORT:
             raise UserError(f"{path} has no field {field!r} to set.")
     return config
 
 
-def _flat(config: ml_collections.ConfigDict, prefix: str = "") -> set[str]:
-    names = set()
-    for name, value in config.items():
-        is_section = isinstance(value, ml_collections.ConfigDict)
-        names |= _flat(value, f"{prefix}{name}.") if is_section else {prefix + name}
-    return names
-
-
 def random_dataset(config: ml_collections.ConfigDict) -> Dataset:
-    """Random images and labels of the shape of a recipe's data set.
+    """Random images and labels in the shape of a recipe's data set.
 
     Raises:
-      UserError: if nothing is known of that set's shape.
+      UserError: if the data set is not in `SETS`.
     """
     fields = config.dataset
     if fields.name not in SETS:
@@ -215,7 +207,7 @@ def random_dataset(config: ml_collections.ConfigDict) -> Dataset:
 
 
 def measured_peak(dtype) -> float:
-    """FLOP/s of a large matrix product in `dtype` on one device, the best of ten."""
+    """FLOP/s of a large matrix product in `dtype` on one device, best of ten."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
@@ -238,12 +230,13 @@ def measure(
 
     Args:
       config: the recipe.
-      dataset: what it is run on; None for its own.
+      dataset: the data; None for the recipe's data set.
       device_loop: as of `Programs`.
 
     Returns:
-      JSON-able: `programs`, a list ordered by the time spent in them, the share of the run in
-      which the device had nothing to do, and the time to the first training step.
+      JSON-able: `programs`, a list in descending order of the time spent in them, `idle_share`, the
+      fraction of the run in which the device was idle, the time to the first training step, and
+      memory.
     """
     setup_jax(config)
     programs = MeasuredPrograms(device_loop)
@@ -262,7 +255,7 @@ def measure(
         "seconds_to_first_step": programs.seconds_to_first_step,
         "programs_from_cache": sum(note["cached"] for note in programs.notes.values()),
         "peak_memory_bytes": max(note["bytes"] for note in programs.notes.values()),
-        # Of everything in this process so far, other recipes included; a CPU keeps no count.
+        # Of the process so far, including other recipes; not available on CPU.
         "process_peak_memory_bytes": stats.get("peak_bytes_in_use"),
     }
 
@@ -327,20 +320,21 @@ def _in_words(report: dict) -> str:
     )
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("benchmark", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", action="append", required=True, metavar="FILE[:VARIANT]")
     parser.add_argument(
-        "--batch_sizes", default="", help="measure each config at these, separated by commas"
+        "--batch_sizes", default="", help="batch sizes for each config, separated by commas"
     )
     parser.add_argument(
-        "--methods", default="", help="measure each config with these, separated by commas"
+        "--methods", default="", help="methods for each config, separated by commas"
     )
     parser.add_argument(
         "--random",
         action="store_true",
-        help="random images of the recipe's shape, on the devices, in place of its data set",
+        help="random images in the recipe's shape, on the devices, instead of its data set",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field"
@@ -348,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--single_steps",
         action="store_true",
-        help="call every step by itself, as on a CPU, where an accelerator runs them in a loop",
+        help="call every step separately, as on CPU, instead of a loop on the accelerator",
     )
     parser.add_argument("--out", type=pathlib.Path, help="write the reports as JSON")
     arguments = parser.parse_args(argv)
@@ -371,9 +365,6 @@ def main(argv: list[str] | None = None) -> int:
             report = measure(config, dataset, device_loop=False if arguments.single_steps else None)
             reports.append({"config": path, "changes": changes, **report})
             print(f"\n{path} {' '.join(changes)}\n\n{table(report)}\n\n{_in_words(report)}")
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
     except Interrupted as stop:
         print(f"jaxrobust: stopped at {stop.where}; nothing is written.", file=sys.stderr)
         return 128 + stop.signum

@@ -1,13 +1,13 @@
-"""Trained classifiers as they are handed over: the folder `classifier/` of a run, or `student/`.
+"""Trained classifiers on disk: the folder `classifier/` or `student/` of a run.
 
     from jaxrobust import load_classifier
     classifier = load_classifier("runs/dpc/classifier")
     classes = classifier.predict(images)
 
-A run under wrong labels or of annotation leaves `classifier/`: `classifier.json`, its recipe and
-what it was trained on, and `variables.npz`, the variables of every network that takes part in its
-predictions. The classifier is built again by the run's own method, so that it predicts what the run
-measured on its test images.
+A run of noisy labels or annotation writes `classifier/`: `classifier.json` with the recipe and
+facts about the training data, and `variables.npz` with the variables of all networks of its
+predictions. The classifier is rebuilt by the run's method, so it predicts as the run did on its
+test images.
 """
 
 import dataclasses
@@ -47,9 +47,9 @@ class Classifier:
     Attributes:
       classes: names `[C]`.
       input_shape: (H, W, 3) of images, (D,) of features; () for images of any size.
-      origin: what it is, in a few words.
+      origin: short description of method and network.
       is_multilabel: whether an image may have several labels.
-      embedding: how the features that it was trained on were computed, if known.
+      embedding: of the features that it was trained on, if known.
     """
 
     classes: np.ndarray
@@ -67,21 +67,14 @@ class Classifier:
         """Probabilities float32 `[n, C]`.
 
         Args:
-          inputs: images of `input_shape`, as `inputs.as_images` takes them, or features `[n, D]`
-            or `[n, V, D]`, of which the first view counts.
+          inputs: images of `input_shape`, in a form that `inputs.as_images` accepts, or features
+            `[n, D]` or `[n, V, D]`, of which the first view is used.
           batch_size: inputs on the device at a time.
 
         Raises:
-          UserError: if the inputs are of another shape, or none.
+          UserError: if the inputs are invalid or of another shape.
         """
-        raw = self._raw(inputs)
-        found = np.empty((len(raw), len(self.classes)), np.float32)
-        for start in range(0, len(raw), batch_size):
-            part = raw[start : start + batch_size]
-            # Batches of one size are compiled once.
-            padding = [(0, batch_size - len(part)), *[(0, 0)] * (part.ndim - 1)]
-            found[start : start + len(part)] = self._probs(np.pad(part, padding))[: len(part)]
-        return found
+        return in_batches(self._probs, self._raw(inputs), len(self.classes), batch_size)
 
     def predict(self, inputs: Any) -> np.ndarray:
         """The most probable classes `[n]` by name; {0, 1} `[n, C]` where there may be several."""
@@ -101,9 +94,24 @@ class Classifier:
         if self.input_shape and shape != tuple(self.input_shape):
             raise UserError(
                 f"inputs are of shape {list(shape)}, but this classifier was trained on "
-                f"{list(self.input_shape)}; give them in that size."
+                f"{list(self.input_shape)}; give inputs of that shape."
             )
         return array
+
+
+def in_batches(
+    predict: Callable[[np.ndarray], jax.Array],
+    inputs: np.ndarray,
+    num_classes: int,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Probabilities float32 `[n, C]`, computed from batches of one size, which compile once."""
+    found = np.empty((len(inputs), num_classes), np.float32)
+    for start in range(0, len(inputs), batch_size):
+        part = inputs[start : start + batch_size]
+        padding = [(0, batch_size - len(part)), *[(0, 0)] * (part.ndim - 1)]
+        found[start : start + len(part)] = predict(np.pad(part, padding))[: len(part)]
+    return found
 
 
 def save_classifier(
@@ -121,15 +129,15 @@ def save_classifier(
     """Writes a folder that `load_classifier` reads.
 
     Args:
-      folder: to be written.
+      folder: path of the folder.
       config: the recipe of the run.
-      networks: name -> variables of every network that takes part in predictions.
+      networks: name -> variables of every network of the predictions.
       class_names: of the C classes.
-      num_examples: training examples.
+      num_examples: number of training examples.
       input_shape: of an image (H, W, 3), or of features (D,).
       mean: of the data set.
-      std: likewise.
-      embedding: how the features were computed, if known.
+      std: standard deviation of the data set.
+      embedding: of the features, if known.
     """
     arrays = traverse_util.flatten_dict({n: dict(v) for n, v in networks.items()}, sep="/")
     host: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
@@ -155,8 +163,11 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
     """Reads the classifier of a run.
 
     Args:
-      folder: `classifier/` of a run under wrong labels or of annotation, `student/` or `teacher/`
-        of a distillation, the run itself, or what `jaxrobust.models.convert` wrote.
+      folder: `classifier/` of a run of noisy labels or annotation, `student/` or `teacher/` of a
+        distillation, the workdir of the run, or a folder that `jaxrobust.models.convert` wrote.
+
+    Returns:
+      `Classifier`.
 
     Raises:
       UserError: if there is none, or a file of it is damaged.
@@ -166,7 +177,7 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
 
 
 def resolve(folder: str | os.PathLike) -> pathlib.Path:
-    """The folder of a classifier, which may be named by the run that wrote it.
+    """The folder of a classifier, given by its path or by the workdir of its run.
 
     Raises:
       UserError: if there is none.
@@ -201,7 +212,7 @@ _UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, Type
 
 
 def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `save_classifier` wrote: its facts, and the variables of its networks by name.
+    """Reads what `save_classifier` wrote: `classifier.json`, and the variables of networks by name.
 
     Raises:
       UserError: if a file is damaged.
@@ -246,7 +257,7 @@ def _of_run(folder: pathlib.Path) -> Classifier:
 def _compiled(config: ml_collections.ConfigDict, forward: Callable, shape: tuple[int, ...]):
     """`(networks, statistics, raw) -> probabilities` as one compiled function."""
     views = make_views(Augment.read(config), shape, jnp.float32)
-    key = jax.random.key(0)  # a test view draws nothing
+    key = jax.random.key(0)  # not used by test views
     return jax.jit(
         lambda networks, statistics, raw: forward(networks, views("test", key, raw, statistics))
     )
@@ -256,12 +267,12 @@ def _compiled(config: ml_collections.ConfigDict, forward: Callable, shape: tuple
 def probabilities(
     settings: str, num_classes: int, num_examples: int, input_shape: tuple[int, ...]
 ) -> Callable:
-    """What a method under wrong labels predicts, compiled once for all classifiers of a kind.
+    """Predictions of a noisy-labels method, compiled once for classifiers of equal settings.
 
     Args:
       settings: the recipe, as JSON.
       num_classes: C.
-      num_examples: training examples.
+      num_examples: number of training examples.
       input_shape: of an image (H, W, 3), or of features (D,).
 
     Returns:
@@ -277,7 +288,7 @@ def probabilities(
 
 
 def _noisy_labels(config: ml_collections.ConfigDict, facts: dict) -> Callable:
-    """`(variables by network, views) -> probabilities` of all predictors together."""
+    """`(variables by network, views) -> probabilities`, combined over all predictors."""
     problem = noisy_labels.Problem(
         num_classes=len(facts["class_names"]),
         num_examples=facts["num_examples"],
@@ -295,7 +306,7 @@ def _noisy_labels(config: ml_collections.ConfigDict, facts: dict) -> Callable:
 
 
 def _active_learning(config: ml_collections.ConfigDict, facts: dict) -> Callable:
-    """Likewise of the target classifier."""
+    """`(variables by network, views) -> probabilities` of the target classifier."""
     problem = active_learning.Problem(
         num_classes=len(facts["class_names"]),
         input_shape=tuple(facts["input_shape"]),

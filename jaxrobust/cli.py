@@ -1,25 +1,28 @@
 """The command `jaxrobust COMMAND ...`, also as `python -m jaxrobust COMMAND ...`.
 
-Every command is a module's own `main`, so that `jaxrobust report DIR` and `python -m
-jaxrobust.report DIR` are the same; only the module of the given command is imported.
+Every command is the `main` of a module, so that `jaxrobust report DIR` and `python -m
+jaxrobust.report DIR` are the same. Only the module of the given command is imported.
 """
 
 import os
 import sys
 
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.command_line import reports_errors
+from jaxrobust.errors import unknown_name
 from jaxrobust.registry import Entry, Registry
 
 COMMANDS = Registry(
     {
-        "run": Entry("jaxrobust.main:command", "run a recipe, or go on with a run"),
+        "run": Entry("jaxrobust.main:command", "run a recipe, or continue a run"),
         "embed": Entry("jaxrobust.embedding:main", "features of images by a pretrained network"),
         "find-label-issues": Entry(
             "jaxrobust.array_commands:find_label_issues", "wrong labels, from files of arrays"
         ),
-        "query": Entry("jaxrobust.array_commands:query", "what to annotate next, from files"),
+        "query": Entry(
+            "jaxrobust.array_commands:query", "what to annotate next, from files of arrays"
+        ),
         "apply-corrections": Entry(
-            "jaxrobust.review_commands:apply_corrections", "a clean table of labels, after review"
+            "jaxrobust.review_commands:apply_corrections", "a table of labels, corrected by review"
         ),
         "import": Entry(
             "jaxrobust.review_commands:import_answers", "answers of Label Studio or CVAT, to a run"
@@ -29,19 +32,20 @@ COMMANDS = Registry(
         ),
         "export": Entry(
             "jaxrobust.export_command:main",
-            "a trained network as an ONNX file; what a run asks, for Label Studio or CVAT",
+            "a trained network as an ONNX file; a run's images for Label Studio or CVAT",
         ),
-        "report": Entry("jaxrobust.report.command:main", "one page about a run, or about several"),
+        "report": Entry("jaxrobust.report.command:main", "a page about a run, or about several"),
         "compare": Entry("jaxrobust.compare:main", "a figure and a table of several runs"),
         "benchmark": Entry("jaxrobust.benchmark:main", "time the compiled programs of recipes"),
         "list": Entry("jaxrobust.listing:main", "recipes, methods, data sets and networks"),
     }
 )
-"""Functions of the arguments after the command's name that return an exit code."""
+"""Command -> function of the further arguments that returns the exit code."""
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Runs a command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if name in ("-h", "--help", "help"):
@@ -55,18 +59,14 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"jaxrobust: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
         return 2
-    sys.argv = [f"jaxrobust {name}", *rest]  # what usage messages begin with
+    sys.argv = [f"jaxrobust {name}", *rest]  # for usage messages
     try:
         code = COMMANDS[name](rest)
         sys.stdout.flush()
         return code
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python complains at exit
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        # Without it Python would report an error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -79,6 +79,6 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "`jaxrobust COMMAND --help` says more of each.",
+            "`jaxrobust COMMAND --help` describes each.",
         )
     )

@@ -1,16 +1,15 @@
 """Compares finished runs: `python -m jaxrobust.compare runs/* --out=comparison`.
 
 Draws the main measures of the runs' task, one line per group with a band over its seeds, and prints
-them as a table: for active learning, accuracy, query precision and query recall by round, or with
-`--x=annotated` against the number of annotated images; for noisy labels, accuracy, calibration and
-detection by epoch; for distillation, accuracy, calibration and the agreement of gradients by epoch,
-or mAP and F1 where images have several labels.
+them as a table. Active learning: accuracy, query precision and query recall by round, or with
+`--x=annotated` by the number of annotated images. Noisy labels: accuracy, calibration and detection
+by epoch. Distillation: accuracy, calibration and the agreement of gradients by epoch, or mAP and F1
+if images have several labels.
 """
 
 import collections
 import contextlib
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Callable
@@ -18,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.engine.files import write_text
+from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.figures import (
     distillation_curves,
@@ -30,7 +30,7 @@ from jaxrobust.figures import (
 
 
 def _of_labels(name: str) -> Callable[[dict], float]:
-    """Measure of detection, which a run has where the truth is known."""
+    """A measure of detection, which a run has if the true labels are known."""
     return lambda results: results["last_epochs"]["labels"][name]
 
 
@@ -38,9 +38,9 @@ class _Comparison(NamedTuple):
     """How the runs of one task are compared.
 
     Attributes:
-      problem: results -> what must be the same in all runs.
-      columns: heading -> results -> fraction in [0, 1].
-      note: results -> of which rounds or epochs the columns are.
+      problem: results -> values that must agree in all runs.
+      columns: heading -> (results -> fraction in [0, 1]).
+      note: results -> sentence about the rounds or epochs of the columns.
       figures: quantity on the horizontal axis, the default first -> drawing function.
     """
 
@@ -50,7 +50,7 @@ class _Comparison(NamedTuple):
     figures: dict[str, Callable]
 
 
-_BEST = "; the best epoch is known only by looking at the test images."
+_BEST = "; the best epoch is chosen on the test images."
 
 _COMPARISONS = {
     "active_learning": _Comparison(
@@ -110,20 +110,13 @@ def load_results(workdir: pathlib.Path) -> dict:
     Raises:
       UserError: if the run is not finished, or the file is damaged.
     """
-    path = workdir / "results.json"
-    if not path.exists():
+    if not (workdir / "results.json").exists():
         raise UserError(f"{workdir} holds no results.json; let its run finish first.")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it and repeat the run's command to write it "
-            "again."
-        ) from None
+    return read_object(workdir / "results.json")
 
 
 def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
-    """Results by label, every label's seeds in ascending order; `folders` says of what."""
+    """Results of the `folders`, by label, every label's seeds in ascending order."""
     found = folders(workdirs, by)
     return {label: [load_results(f) for f in of_label] for label, of_label in found.items()}
 
@@ -143,16 +136,16 @@ def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Pat
     problems = {}
     for workdir in _of_single_seeds(workdirs):
         results = load_results(workdir)
-        config = json.loads((workdir / "config.json").read_text())
+        config = read_object(workdir / "config.json")
         label = ", ".join(str(_field(config, name, workdir)) for name in by.split(","))
         task = _kind(results)
         if task not in _COMPARISONS:
-            raise UserError(f"{workdir} is of the task {task!r}, which has no comparison.")
+            raise UserError(f"{workdir} is of the task {task!r}, which cannot be compared.")
         problems[task, *_COMPARISONS[task].problem(results)] = workdir
         if results["seed"] in groups[label]:
             raise UserError(
                 f"Two runs of {label!r} have seed {results['seed']} (one is {workdir}); leave one "
-                "out, or tell them apart with --by=FIELD."
+                "out, or separate them by --by=FIELD."
             )
         groups[label][results["seed"]] = workdir
     if len(problems) > 1:
@@ -165,7 +158,7 @@ def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Pat
 
 
 def _of_single_seeds(workdirs: list[pathlib.Path]) -> list[pathlib.Path]:
-    """The same folders, those of several seeds replaced by the folder of each seed."""
+    """The folders, with one of several seeds replaced by the folder of each seed."""
     single = []
     for workdir in workdirs:
         seeds = load_results(workdir).get("seeds")
@@ -200,10 +193,10 @@ def table(groups: dict[str, list[dict]]) -> str:
 
 
 def statistics(groups: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, float]]]:
-    """By label, `mean` and `std` (of the sample; 0 for one seed) of every measure, as fractions.
+    """Label -> `mean` and sample `std` (0 for one seed) of every measure, as fractions.
 
-    A measure that a run cannot have is left out: recall with a person as oracle, accuracy without
-    test images, detection where the truth is not known.
+    Measures that a run does not have are absent: recall with a person as oracle, accuracy without
+    test images, detection without true labels.
     """
     columns = _comparison(groups).columns
     found = {}
@@ -219,7 +212,7 @@ def statistics(groups: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, f
 
 
 def note(groups: dict[str, list[dict]]) -> str:
-    """Of which rounds or epochs the measures are."""
+    """Sentence about the rounds or epochs of the measures."""
     return _comparison(groups).note(next(iter(groups.values()))[0])
 
 
@@ -235,8 +228,8 @@ def draw(
     Args:
       groups: results by label.
       path: the PNG to write.
-      x: quantity on the horizontal axis; None for the first one.
-      columns: panels beside each other; None: all.
+      x: quantity on the horizontal axis; None for the task's default.
+      columns: panels side by side; None for all.
 
     Raises:
       UserError: if the task's figure has no such axis.
@@ -253,25 +246,24 @@ def _comparison(groups: dict[str, list[dict]]) -> _Comparison:
 
 
 def _kind(results: dict) -> str:
-    """The task, or which of its kinds."""
+    """Key of `_COMPARISONS`."""
     return "multi-label distillation" if "mAP" in results.get("last", {}) else results["task"]
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("compare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of finished runs")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the figure")
-    parser.add_argument("--by", default="method", help="config field that tells groups apart")
+    parser.add_argument(
+        "--by", default="method", help="config field whose values define the groups"
+    )
     parser.add_argument("--x", help="horizontal axis: rounds (default) or annotated; epochs")
     arguments = parser.parse_args(argv)
-    try:
-        groups = group(arguments.workdirs, arguments.by)
-        figure = arguments.out / "learning_curves.png"
-        draw(groups, figure, x=arguments.x)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    groups = group(arguments.workdirs, arguments.by)
+    figure = arguments.out / "learning_curves.png"
+    draw(groups, figure, x=arguments.x)
     text = f"{table(groups)}\n\nIn percent. {note(groups)}"
     print(text)
     write_text(arguments.out / "table.md", text + "\n")

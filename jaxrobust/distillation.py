@@ -1,4 +1,4 @@
-"""A small classifier of images from a teacher: arrays in, a classifier out."""
+"""`jaxrobust.distill`: a small classifier of images from a teacher, from arrays."""
 
 import contextlib
 import dataclasses
@@ -47,33 +47,32 @@ def distill(
     progress: bool = False,
     class_names: Any = None,
 ) -> Classifier:
-    """Trains a student under a teacher, as the command with the recipe `dhkd:image_folder` does.
+    """Trains a student with a teacher, as the command with the recipe `dhkd:image_folder` does.
 
-    | teacher | what the student sees | methods |
+    | teacher | views that the student is trained on | methods |
     |---|---|---|
-    | folder of a network of ours (`teacher/`, `student/`, a conversion) | random crops and mirror \
-images, which the teacher sees too | all |
+    | folder of a network of jaxrobust (`teacher/`, `student/`, a conversion) | random crops and \
+mirror images, of which the teacher's logits are computed too | all |
     | function, or `classifier/` of another run | every image and its mirror image; the teacher is \
-asked once about each | of logits |
-    | logits `[N, C]` | every image as it is | of logits |
-    | list of folders and functions | as of a function, by the mean of their logits | of logits |
+called once for each | on logits |
+    | logits `[N, C]` | the images unchanged | on logits |
+    | list of folders and functions | as for a function, with the mean of their logits | on logits |
 
-    Logits are of one view of an image, so the student sees no other; of a function,
-    `config={"augment.padding": p}` adds crops, and asks it about all 2 (2 p + 1)^2 views.
+    With a function, `config={"augment.padding": p}` adds crops; the function is then called for all
+    2 (2 p + 1)^2 views. Stored logits are of one view of an image, so there are no others.
 
     Args:
-      images: `[N, H, W(, 3)]`, as `find_label_issues` takes them.
-      labels: `[N]`, one class for each.
-      teacher: see above. A function takes uint8 `[B, H, W, 3]`, B of any size, and returns logits
-        `[B, C]`; columns are classes in sorted order, or as `class_names` has them.
+      images: `[N, H, W(, 3)]`, as for `find_label_issues`.
+      labels: `[N]`, one class for each image.
+      teacher: see above. A function takes uint8 `[B, H, W, 3]`, for any B, and returns logits
+        `[B, C]`; columns are the classes in sorted order, or in that of `class_names`.
       student: name of a network, see `jaxrobust list networks`.
       method: of distillation, see `jaxrobust list methods`.
-      test: (images, labels) that the student is measured on; None: a fifth of each class is held
-        out for that, as of a folder.
+      test: (images, labels) on which the student is tested; None to hold out a fifth of each class,
+        as for a folder.
       seed: of all random choices.
-      config: fields of the recipe that are to be others, such as `{"num_epochs": 60}`.
-      workdir: folder for everything that the run writes, with which a stopped run goes on; None:
-        nothing is left.
+      config: fields to set in the recipe, such as `{"num_epochs": 60}`.
+      workdir: folder for all files of the run, where a stopped run continues; None to keep nothing.
       progress: whether to show a bar.
       class_names: the C classes in order: names of the ids, or the values that occur in `labels`.
 
@@ -81,8 +80,7 @@ asked once about each | of logits |
       The student, whose `classes` are in the type of the labels.
 
     Raises:
-      UserError: if an argument is not what it should be, or the method reads more of a teacher than
-        this one gives.
+      UserError: if an argument is invalid, or the method needs more than this teacher's logits.
     """
     if config is not None and not isinstance(config, Mapping):
         raise UserError(
@@ -120,22 +118,22 @@ asked once about each | of logits |
         of_test = as_labels(test[1], class_names=known.classes, argument="test[1]")
         train, tested = examples, _examples(test[0], of_test, "test[0]", "test[1]")
     dataset = with_own_statistics("arrays", train, tested, known.names)
-    told = None
+    logits = None
     if not isinstance(given, storage.StoredClassifier):
         if isinstance(given, np.ndarray):
             check_lengths(labels=known.ids, teacher=given)
-        told = _told(given, fields, dataset)
+        logits = _logits_of(given, fields, dataset)
     setup_jax(fields)
     with contextlib.ExitStack() as stack:
         stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
-        task.run(fields, folder, dataset=dataset, teacher=told, bar=progress)
+        task.run(fields, folder, dataset=dataset, teacher=logits, bar=progress)
         classifier = load_classifier(pathlib.Path(folder) / "student")
     return dataclasses.replace(classifier, classes=known.classes)
 
 
 def _given(teacher: Any) -> storage.StoredClassifier | np.ndarray | Teacher:
-    """A teacher as a network of ours, as logits, or as a function."""
+    """A teacher as a stored network, as logits, or as a function."""
     if isinstance(teacher, Classifier):
         return _log_probs(teacher)
     if isinstance(teacher, str | os.PathLike):
@@ -160,40 +158,40 @@ def _mean_of(teachers: Sequence[Any]) -> Teacher:
     return lambda images: np.mean([np.asarray(each(images)) for each in functions], axis=0)
 
 
-def _told(
+def _logits_of(
     teacher: np.ndarray | Teacher, fields: ml_collections.ConfigDict, dataset: Dataset
 ) -> TeacherLogits:
-    """What the teacher says of the views that the recipe asks for.
+    """The teacher's logits of the views of the recipe.
 
     Raises:
-      UserError: before a function is asked, if the recipe cannot be run on its logits; if it gives
-        none; or if stored ones are of other views.
+      UserError: if the recipe cannot be run on logits, which is checked before a function is
+        called; if a function returns something else; or if stored logits are of other views.
     """
     padding, flip = fields.augment.padding, fields.augment.flip
     is_stored = isinstance(teacher, np.ndarray)
-    told = TeacherLogits("logits" if is_stored else "function", np.empty(0), None)
-    task.read_inputs(fields, dataset, told)
+    logits = TeacherLogits("logits" if is_stored else "function", np.empty(0), None)
+    task.read_inputs(fields, dataset, logits)
     train, test = dataset.train, dataset.test
     if not isinstance(teacher, np.ndarray):
         views = _all_views(train.images, padding=padding, flip=flip)
         table = [_ask(teacher, images, dataset.num_classes) for images in views]
         of_test = _ask(teacher, test.images, dataset.num_classes)
-        return dataclasses.replace(told, train=np.stack(table, axis=1), test=of_test)
+        return dataclasses.replace(logits, train=np.stack(table, axis=1), test=of_test)
     if num_views(padding=padding, flip=flip) > 1:
         raise UserError(
-            "Stored logits are of the images as they are, but augment.padding and augment.flip ask "
+            "Stored logits are of the unchanged images, but augment.padding and augment.flip ask "
             "for other views; leave them out, or give a function."
         )
-    if train.origin and test.origin:  # held out of the same images
+    if train.origin and test.origin:  # two parts of the same images
         of_test = teacher[test.origin.ids]
-        return dataclasses.replace(told, train=teacher[train.origin.ids, None], test=of_test)
-    return dataclasses.replace(told, train=teacher[:, None])
+        return dataclasses.replace(logits, train=teacher[train.origin.ids, None], test=of_test)
+    return dataclasses.replace(logits, train=teacher[:, None])
 
 
 def _log_probs(classifier: Classifier) -> Teacher:
     if classifier.is_multilabel:
         raise UserError(
-            "This teacher gives several labels to an image; give one that was trained on single "
+            "This teacher predicts several labels of an image; give one that was trained on single "
             "labels, or run configs/l2d.py."
         )
 
@@ -218,7 +216,7 @@ def _all_views(images: np.ndarray, *, padding: int, flip: bool) -> Iterator[np.n
 
 
 def _ask(teacher: Teacher, images: np.ndarray, num_classes: int) -> np.ndarray:
-    """Logits float32 `[N, C]` by a function of batches."""
+    """Logits float32 `[N, C]` of all images by a function of batches."""
     parts = []
     for start in range(0, len(images), _ASKED_AT_A_TIME):
         batch = images[start : start + _ASKED_AT_A_TIME]

@@ -1,7 +1,7 @@
 """`python -m jaxrobust.embed DIR --out=features.npz`: the command line of `jaxrobust.embed(...)`.
 
-The package's attribute `embed` is the function; where this module is imported by its name it takes
-that place, and can be called in the same way.
+The package's attribute `embed` is the function. Importing this module replaces the attribute, so
+the module can be called in the same way.
 """
 
 import sys

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.data.augment import normalize
 from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.dataset import NO_LABEL
@@ -433,6 +433,7 @@ def folder_images(root: pathlib.Path) -> ImageSource:
 # ----------------------------------------------------------------------------------- command line
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = Parser("embed", description=(__doc__ or "").partition("\n")[0])
@@ -457,9 +458,6 @@ def main(argv: list[str] | None = None) -> int:
             on_corrupt=args.on_corrupt,
         )
         features.save(args.out)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
         return 130

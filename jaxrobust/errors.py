@@ -1,15 +1,15 @@
-"""Errors that the user can fix: the command line shows their message without a traceback."""
+"""Errors that the user can fix; the command line shows their message without a traceback."""
 
 import difflib
 from collections.abc import Collection, Iterable
 
 
 class UserError(ValueError):
-    """Input, config or surroundings are wrong; the message says what to do."""
+    """Input, config or environment is wrong; the message names the remedy."""
 
 
 class DataError(UserError):
-    """A data set is missing, damaged, or does not fit what was asked of it."""
+    """A data set is missing, damaged or unsuitable."""
 
 
 def unknown_name(what: str, name: object, valid: Iterable[str]) -> str:
@@ -20,6 +20,6 @@ def unknown_name(what: str, name: object, valid: Iterable[str]) -> str:
 
 
 def check_option(name: str, value: str, valid: Collection[str]) -> None:
-    """Raises ValueError, with `unknown_name`'s message, unless `value` is among the valid ones."""
+    """Raises a ValueError with `unknown_name`'s message unless `value` is valid."""
     if value not in valid:
         raise ValueError(unknown_name(name, value, valid))

@@ -1,10 +1,10 @@
-"""`jaxrobust export`: a trained network as an ONNX file, or the questions of a run for a tool."""
+"""`jaxrobust export`: a trained network as ONNX, or a run's images for an annotation tool."""
 
 TOOLS = ("label-studio", "cvat")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """With `--to` a tool of `TOOLS`, `export_questions`; else ONNX. Returns the exit code."""
+    """`export_questions` if `--to` is given, else the export to ONNX; returns the exit code."""
     argv = argv or []
     if any(argument.partition("=")[0] == "--to" for argument in argv):
         from jaxrobust.review_commands import export_questions

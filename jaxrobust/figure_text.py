@@ -1,9 +1,9 @@
-"""Names of classes and files as figures can show them: in fonts that are there, and short."""
+"""Text in figures: shortened names, in characters that the installed fonts have."""
 
 import functools
 from typing import NamedTuple
 
-# Fonts with Chinese, Japanese and Korean characters, as Linux, macOS and Windows have them.
+# Fonts with Chinese, Japanese and Korean characters on Linux, macOS and Windows.
 _CJK = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -24,16 +24,16 @@ _CJK = (
     "SimHei",
 )
 MAX_LETTERS = 24
-"""Letters of a name beside an axis; of longer ones the middle is left out."""
+"""Most letters of a name at an axis; the middle of a longer one is left out."""
 
 
 class Font(NamedTuple):
-    """A font that is installed.
+    """An installed font.
 
     Attributes:
       family: its name in Matplotlib.
       path: its file.
-      letters: code points that it has.
+      letters: its code points.
     """
 
     family: str
@@ -43,7 +43,7 @@ class Font(NamedTuple):
 
 @functools.cache
 def fonts() -> tuple[Font, ...]:
-    """DejaVu Sans, which comes with Matplotlib, and a font for Chinese, Japanese and Korean."""
+    """DejaVu Sans, which comes with Matplotlib, and an installed font of `_CJK`, if any."""
     from matplotlib import font_manager
 
     installed = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist}
@@ -56,7 +56,7 @@ def fonts() -> tuple[Font, ...]:
 
 
 def drawable(text: str, fonts_: tuple[Font, ...] | None = None) -> str:
-    """The text, each letter that no font has as its code point, such as \\u732b; lines stay."""
+    """The text, with letters that no font has replaced by code points such as \\u732b."""
     known = frozenset[int]().union(*(font.letters for font in fonts_ or fonts())) | {ord("\n")}
     return "".join(
         letter if ord(letter) in known else letter.encode("ascii", "backslashreplace").decode()
@@ -65,7 +65,7 @@ def drawable(text: str, fonts_: tuple[Font, ...] | None = None) -> str:
 
 
 def short_name(name: str) -> str:
-    """A name to be drawn, of at most 24 letters, as its start and its end."""
+    """A name for a figure, cut to `MAX_LETTERS` by leaving out its middle."""
     text = drawable(name.replace("\n", " "))
     if len(text) <= MAX_LETTERS:
         return text
@@ -74,6 +74,6 @@ def short_name(name: str) -> str:
 
 
 def font_of(text: str) -> tuple[str, str]:
-    """The font, as a file, in which most of a text can be drawn at once, and the text in it."""
+    """File of the font that has most letters of a text, and the text as drawable in it."""
     best = max(fonts(), key=lambda font: sum(ord(letter) in font.letters for letter in text))
     return best.path, drawable(text, (best,))

@@ -1,4 +1,4 @@
-"""The figures that runs and reports show."""
+"""Figures of runs and reports."""
 
 import functools
 import io
@@ -14,20 +14,20 @@ from jaxrobust.engine.files import write_bytes
 from jaxrobust.figure_text import drawable, font_of, fonts, short_name
 from jaxrobust.selection import fit_gaussian_mixture_1d, min_max_normalize
 
-# Colour-blind safe (Okabe and Ito), in the order in which they tell best apart.
+# Colour-blind safe (Okabe and Ito), the most distinguishable first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _PROGRESS = {
     "test": {"accuracy": "accuracy", "mAP": "mAP", "ece": "calibration error"},
     "query": {"precision": "query precision", "recall": "query recall"},
-    "labels": {"f1": "F1 of wrong labels found", "flagged_fraction": "labels called wrong"},
-}  # split of an event -> measures that tell how a run goes -> what they are called
-# Legible on white, unlike the colours of the lines: their contrast is 5.3 and 5.7.
+    "labels": {"f1": "F1 of wrong labels found", "flagged_fraction": "labels flagged"},
+}  # split of an event -> measure -> its name in a figure
+# Legible as text on white, with contrasts of 5.3 and 5.7, unlike the colours of the lines.
 _DARK_GREEN, _DARK_ORANGE = "#007A5A", "#A84B00"
 _PALE_BLUE = "#A9CBE3"
-_FEW = 10  # predictions in a bin, below which their accuracy says little
-_MAX_NAMED = 20  # classes whose names stand beside a matrix
-_TILE, _LINE = 96, 14  # pixels of an image on a contact sheet, and of a line under it
+_FEW = 10  # predictions in a bin, below which their accuracy is uncertain
+_MAX_NAMED = 20  # most classes that are named beside a matrix
+_TILE, _LINE = 96, 14  # pixels: side of an image on a contact sheet, height of a line of text
 
 SHEET_LAYOUT = "jaxrobust sheet"
 """Text in the PNG of a contact sheet: width and height of a cell in pixels, number of images."""
@@ -36,7 +36,7 @@ _drawing = threading.Lock()
 
 
 def _one_at_a_time(draw):
-    """Several seeds may run in threads, but pyplot's state is the process's."""
+    """Serialises drawing: seeds may run in threads, but pyplot's state is global."""
 
     @functools.wraps(draw)
     def locked(*args, **options):
@@ -54,39 +54,32 @@ def learning_curves(
     x: str = "rounds",
     columns: int | None = None,
 ) -> None:
-    """Draws accuracy, query precision and query recall by round, as far as they are known.
+    """Draws accuracy, query precision and query recall by round, those that are known.
 
     Args:
-      runs: label -> results of one or more seeds (contents of `results.json`); with several seeds
+      runs: label -> results of one or more seeds (contents of `results.json`); for several seeds
         the line is their mean and the band one standard deviation to each side.
       path: the PNG to write.
-      x: "rounds", or "annotated": the number of images annotated so far, after the query for its
-        precision and recall.
-      columns: panels beside each other; None: all.
+      x: "rounds", or "annotated": the number of images annotated so far, for precision and recall
+        including the query.
+      columns: panels side by side; None for all.
     """
     panels = (
         ("Accuracy on known classes (%)", _accuracy(x)),
         ("Query precision (%)", _of_queries("precision", x)),
         ("Query recall (%)", _of_queries("recall", x)),
     )
-    # Nobody knows the recall where a person is the oracle, nor the accuracy without test images.
+    # Recall is unknown if a person is the oracle, accuracy without test images.
     known = [p for p in panels if any(p[1](r) for results in runs.values() for r in results)]
     panels = known or panels
     first = next(iter(runs.values()))[0]
-    figure, axes = _curves(runs, panels, columns=columns)
-    for axis in axes:
-        axis.set_xlabel({"rounds": "Round", "annotated": "Annotated images"}[x])
-    _suptitle(
-        figure,
-        f"{first['dataset']}, {first['num_known_classes']} of {first['num_classes']} classes known",
-        runs,
-    )
-    axes[0].legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    title = f"{first['num_known_classes']} of {first['num_classes']} classes known"
+    x_label = {"rounds": "Round", "annotated": "Annotated images"}[x]
+    _save(_curves(runs, panels, title, columns=columns, x_label=x_label, markers=True)[0], path)
 
 
 def _panels(count: int, columns: int | None, *, height: float = 4.0):
-    """A figure and its `count` axes, row by row, at most `columns` beside each other."""
+    """A figure and its `count` axes, row by row, at most `columns` side by side."""
     rows = -(-count // (columns or count))
     columns = -(-count // rows)
     figure, axes = _pyplot().subplots(
@@ -101,32 +94,42 @@ def _panels(count: int, columns: int | None, *, height: float = 4.0):
     return figure, axes.flat[:count]
 
 
-def _curves(runs, panels, *, columns: int | None, markers: bool = True):
-    """A figure with one panel per (title, series): mean and deviation over the seeds of a run."""
+def _curves(
+    runs,
+    panels,
+    title: str,
+    *,
+    columns: int | None,
+    x_label: str = "Epoch",
+    markers: bool = False,
+):
+    """A figure with one panel per (title, series), and its axes: mean and deviation over seeds.
+
+    Its title begins with the data set and ends with the number of seeds.
+    """
     figure, axes = _panels(len(panels), columns)
-    for axis, (title, series) in zip(axes, panels, strict=True):
+    for axis, (panel, series) in zip(axes, panels, strict=True):
         for i, (label, results) in enumerate(runs.items()):
             x, mean, std = _band([series(r) for r in results])
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)] if markers else None
             axis.plot(x, mean, marker=marker, ms=5, lw=1.8, label=label, color=color)
             if len(results) > 1:
                 axis.fill_between(x, mean - std, mean + std, alpha=0.18, lw=0, color=color)
-        axis.set_title(title, loc="left", fontsize=11)
+        axis.set_title(panel, loc="left", fontsize=11)
+        axis.set_xlabel(x_label)
         axis.xaxis.get_major_locator().set_params(integer=True)
         _plain_axis(axis)
+    first = next(iter(runs.values()))[0]
+    most = max(len(results) for results in runs.values())
+    seeds = f"{most} seeds" if most > 1 else f"seed {first['seed']}"
+    lines = textwrap.fill(f"{first['dataset']}, {title}, {seeds}", int(11 * figure.get_figwidth()))
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=12)
+    axes[0].legend(frameon=False, loc="lower right")
     return figure, axes
 
 
-def _suptitle(figure, text: str, runs) -> None:
-    """Title that also says how many seeds are in the figure."""
-    most = max(len(results) for results in runs.values())
-    seeds = f"{most} seeds" if most > 1 else f"seed {next(iter(runs.values()))[0]['seed']}"
-    lines = textwrap.fill(f"{text}, {seeds}", int(11 * figure.get_figwidth()))
-    figure.suptitle(lines, x=0.01, ha="left", fontsize=12)
-
-
 def _title(figure, text: str) -> None:
-    """Title of a figure of one panel, as wide as the figure and not as its axes."""
+    """Title of a figure of one panel, as wide as the figure."""
     lines = textwrap.fill(text, int(12 * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", fontsize=11)
 
@@ -161,7 +164,7 @@ def _of_queries(name: str, x: str):
 
 
 def _band(runs: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, mean and sample deviation of several curves that were sampled at the same places."""
+    """x, mean and sample deviation of curves with the same x, cut to the shortest."""
     shortest = min(len(r) for r in runs)
     points = np.array([r[:shortest] for r in runs]).reshape(len(runs), shortest, 2)
     std = points[..., 1].std(0, ddof=min(len(runs) - 1, 1))
@@ -176,17 +179,17 @@ def noisy_label_curves(
 
     Args:
       runs: label -> results of one or more seeds (contents of `results.json`), as for
-        `learning_curves`. The first two are left out where nothing was tested; where the truth is
-        not known, the share of labels that look wrong takes the place of the last.
+        `learning_curves`. The first two are left out without test images. If neither they nor the
+        true labels are known, the fraction of flagged labels is drawn.
       path: the PNG to write.
-      columns: panels beside each other; None: all.
+      columns: panels side by side; None for all.
     """
     first = next(iter(runs.values()))[0]
     panels = []
     if "accuracy" in first["last"]:
         panels += [
-            ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
-            ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
+            ("Test accuracy (%)", _of_epochs(_in_percent("accuracy"))),
+            ("Calibration error on the test images (%)", _of_epochs(_in_percent("ece"))),
         ]
     if "f1" in first["last"]["labels"]:
         panels.append(
@@ -195,23 +198,18 @@ def noisy_label_curves(
     elif not panels:
         flagged = _of_epochs(lambda e: 100 * e["labels"]["flagged_fraction"])
         panels.append(("Labels that look wrong (%)", flagged))
-    noise = first["noise"]
-    figure, axes = _curves(runs, panels, columns=columns, markers=False)
-    for axis in axes:
-        axis.set_xlabel("Epoch")
-    _suptitle(figure, f"{first['dataset']}, noise: {_noise_text(noise)}", runs)
-    axes[0].legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    title = f"noise: {_noise_text(first['noise'])}"
+    _save(_curves(runs, panels, title, columns=columns)[0], path)
 
 
 def _noise_text(noise: dict) -> str:
     if noise["kind"] == "none":
-        return "as it came"
+        return "none added"
     return f"{noise['kind']}, {100 * noise['realised_rate']:.1f} % wrong"
 
 
 def _of_epochs(value):
-    """Series of a measure of each epoch; people count epochs from 1."""
+    """Series of a measure of each epoch, counted from 1."""
     return lambda results: [(e["epoch"] + 1, value(e)) for e in results["epochs"]]
 
 
@@ -219,32 +217,29 @@ def _of_epochs(value):
 def distillation_curves(
     runs: Mapping[str, Sequence[dict]], path: pathlib.Path, *, columns: int | None = None
 ) -> None:
-    """Draws a student's test accuracy and calibration error and, where there was a teacher, how the
-    gradients of cross-entropy and of BinaryKL on the primary head agree, by epoch.
+    """Draws a student's test accuracy, calibration error and agreement of gradients by epoch.
+
+    The latter is the cosine of the gradients of cross-entropy and BinaryKL of the primary head.
 
     Args:
       runs: label -> results of one or more seeds (contents of `results.json`), as for
-        `learning_curves`. The gradients are left out if a run has none.
+        `learning_curves`. The gradients are left out if a run has none, such as without a teacher.
       path: the PNG to write.
-      columns: panels beside each other; None: all.
+      columns: panels side by side; None for all.
     """
     first = next(iter(runs.values()))[0]
     panels = [
-        ("Test accuracy (%)", _of_epochs(lambda e: 100 * e["accuracy"])),
-        ("Calibration error on the test images (%)", _of_epochs(lambda e: 100 * e["ece"])),
+        ("Test accuracy (%)", _of_epochs(_in_percent("accuracy"))),
+        ("Calibration error on the test images (%)", _of_epochs(_in_percent("ece"))),
     ]
     if all("binary_kl" in r["last"]["diagnosis"] for results in runs.values() for r in results):
         panels += [
             (f"Cosine of CE and BinaryKL gradients, {part}", _of_epochs(_cosine_on(part)))
             for part in ("head", "backbone")
         ]
-    figure, axes = _curves(runs, panels, columns=columns, markers=False)
-    for axis in axes:
-        axis.set_xlabel("Epoch")
+    figure, axes = _curves(runs, panels, _taught(first), columns=columns)
     for axis in axes[2:]:
         axis.axhline(0, color=COLORS[6], lw=0.8, zorder=0)
-    _suptitle(figure, _taught(first), runs)
-    axes[0].legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 
@@ -252,13 +247,13 @@ def distillation_curves(
 def multilabel_curves(
     runs: Mapping[str, Sequence[dict]], path: pathlib.Path, *, columns: int | None = None
 ) -> None:
-    """Draws a student's mAP, and its F1 with as many labels as each image truly has, by epoch.
+    """Draws a student's mAP, and its F1 for each image's true number of labels, by epoch.
 
     Args:
       runs: label -> results of one or more seeds (contents of `results.json`), as for
         `learning_curves`.
       path: the PNG to write.
-      columns: panels beside each other; None: all.
+      columns: panels side by side; None for all.
     """
     first = next(iter(runs.values()))[0]
     titles = {
@@ -267,12 +262,7 @@ def multilabel_curves(
         "CF1": "Mean F1 of the classes, oracle top-k (%)",
     }
     panels = [(title, _of_epochs(_in_percent(name))) for name, title in titles.items()]
-    figure, axes = _curves(runs, panels, columns=columns, markers=False)
-    for axis in axes:
-        axis.set_xlabel("Epoch")
-    _suptitle(figure, _taught(first), runs)
-    axes[0].legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    _save(_curves(runs, panels, _taught(first), columns=columns)[0], path)
 
 
 def _in_percent(name: str):
@@ -280,9 +270,9 @@ def _in_percent(name: str):
 
 
 def _taught(results: dict) -> str:
-    """Data set, student and teacher."""
+    """Student and teacher."""
     taught = f" taught by {results['teacher']['name']}" if results["teacher"] else ""
-    return f"{results['dataset']}, {results['student']['name']}{taught}"
+    return f"{results['student']['name']}{taught}"
 
 
 def _cosine_on(part: str):
@@ -291,12 +281,12 @@ def _cosine_on(part: str):
 
 @_one_at_a_time
 def reliability_diagram(bins: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
-    """Draws accuracy against confidence, with the share and the number of predictions in each bin.
+    """Draws accuracy by confidence, with the fraction and the number of predictions in each bin.
 
     Bins of few predictions are pale.
 
     Args:
-      bins: what `metrics.reliability_bins` returns.
+      bins: of `metrics.reliability_bins`.
       path: the PNG to write.
     """
     count, accuracy = bins["count"], 100 * bins["accuracy"]
@@ -339,11 +329,11 @@ def confusion_matrix(
     title: str,
     column_title: str = "Predicted class",
 ) -> None:
-    """Draws, for every true class, the share of its images in each predicted or given class.
+    """Draws, for every true class, the fraction of its images in each predicted or given class.
 
     Args:
       counts: [C, C], a row per true class.
-      class_names: of the C classes; written beside the rows where there are few.
+      class_names: of the C classes; shown for at most 20.
       path: the PNG to write.
       title: above the matrix.
       column_title: below it.
@@ -407,15 +397,15 @@ def score_histogram(
     is_wrong: np.ndarray | None = None,
     thresholds: Mapping[str, float | None],
 ) -> None:
-    """Draws how a score of the given labels is distributed, and what splits them.
+    """Draws the distribution of a score of the given labels, and the rule that splits them.
 
     Args:
-      scores: [N], high for labels that look right, by network.
-      title: what the score is called.
+      scores: [N] by network, high for labels that look right.
+      title: name of the score.
       path: the PNG to write.
-      is_wrong: bool [N], which labels are wrong, if known.
-      thresholds: by network, labels whose score is below it are called wrong; None draws the
-        mixture of two Gaussians in its place.
+      is_wrong: bool [N], whether a label is wrong, if known.
+      thresholds: by network, the score below which labels are flagged; None to draw the mixture of
+        two Gaussians instead.
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
@@ -442,7 +432,7 @@ def score_histogram(
 
 
 def _draw_mixture(axis, score: np.ndarray, low: float, width: float) -> None:
-    """Densities of the two Gaussians, fitted on the scale on which the methods fit them."""
+    """Draws the densities of the two Gaussians, fitted to normalised scores as by the methods."""
     mixture = fit_gaussian_mixture_1d(min_max_normalize(score))
     x = np.linspace(0, 1, 400)
     components = zip(*map(np.asarray, mixture[:3]), ("two Gaussians", None), strict=True)
@@ -459,13 +449,13 @@ def query_histograms(
     *,
     columns: int | None = None,
 ) -> None:
-    """Draws how each score of a query was distributed over the pool and over the chosen images.
+    """Draws the distribution of each score of a query over the pool and over the chosen images.
 
     Args:
       scores: by name, arrays over the bins: their limits `from` and `to`, and the numbers of images
-        in the `pool`, `chosen` and, where the truth is known, `unknown`.
+        in the `pool`, `chosen` and, if the truth is known, `unknown`.
       path: the PNG to write.
-      columns: panels beside each other; None: all.
+      columns: panels side by side; None for all.
     """
     figure, axes = _panels(len(scores), columns, height=2.8)
     for axis, (name, bins) in zip(axes, scores.items(), strict=True):
@@ -480,7 +470,7 @@ def query_histograms(
         chosen = bins["chosen"] / max(bins["chosen"].sum(), 1)
         axis.stairs(chosen, edges, color=COLORS[6], lw=1.5, label="chosen")
         axis.set_title(name.replace("_", " "), loc="left", fontsize=11)
-        axis.set_ylabel("Share of each")
+        axis.set_ylabel("Fraction of each group")
         _plain_axis(axis)
     axes[0].legend(frameon=False, fontsize=8)
     _save(figure, path)
@@ -494,13 +484,13 @@ def progress_curves(
     with_measures: bool = True,
     columns: int | None = None,
 ) -> None:
-    """Draws the training losses, and what was measured on the way, over the steps of one run.
+    """Draws the training losses and measures of one run by epoch.
 
     Args:
       events: lines of `metrics.jsonl`.
       path: the PNG to write.
-      with_measures: whether what was measured is drawn, too.
-      columns: panels beside each other; None: all.
+      with_measures: whether measures are drawn, too.
+      columns: panels side by side; None for all.
     """
     losses: dict[str, list] = {}
     measures: dict[str, list] = {}
@@ -512,9 +502,7 @@ def progress_curves(
             points = losses.setdefault(name, [])
             if rounds.setdefault(name, event.get("round")) != event.get("round"):
                 rounds[name] = event["round"]
-                points.append(
-                    (step, np.nan)
-                )  # a network that is trained from scratch again is another line
+                points.append((step, np.nan))  # a gap: the network is trained from scratch again
             points.append((step, event["loss"]))
         for measure, title in _PROGRESS.get(event["split"], {}).items():
             if measure in event:
@@ -543,13 +531,13 @@ def contact_sheet(
     *,
     wrong: np.ndarray | None = None,
 ) -> None:
-    """One PNG of all images with text under each, row by row.
+    """Writes one PNG of all images with text below each, row by row.
 
     Args:
-      images: uint8 `[n, H, W, 3]`, n >= 1; small ones are magnified, large ones reduced.
-      captions: one per image, of as many lines each; cut where they are too long.
+      images: uint8 `[n, H, W, 3]`, n >= 1; scaled to tiles.
+      captions: one per image, all of the same number of lines; long lines are cut.
       path: the PNG to write.
-      wrong: bool [n], which captions are set in orange, the others in green; None: all in black.
+      wrong: bool [n], whether the caption is orange, else green; None for black ones.
     """
     from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
@@ -601,7 +589,7 @@ def _plain_axis(axis) -> None:
 
 
 def _save(figure, path: pathlib.Path) -> None:
-    """Writes a PNG so that a kill leaves the old file or the new one, and closes the figure."""
+    """Writes a PNG, atomically, and closes the figure."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):

@@ -1,6 +1,6 @@
-"""Health of a data set: suspicious labels by class, confused classes, duplicates, outliers.
+"""Quality of a data set: suspicious labels by class, confused classes, duplicates, outliers.
 
-`health.json` has the figures and says how each is defined; `health.csv` names the images.
+`health.json` has the numbers and their definitions; `health.csv` names the images.
 """
 
 import dataclasses
@@ -23,27 +23,26 @@ from jaxrobust.selection import nearest_neighbors
 REPORT, FINDINGS = "health.json", "health.csv"
 
 NEAR = 0.9
-"""Least cosine of two images' features, less the mean of all, that makes near duplicates.
+"""Least cosine of two images' centred features from which they are near duplicates.
 
-Of 10,000 photographs of CIFAR-10 in features of EfficientNet-Lite0 one pair reaches it, and half
-of the photographs with their own mirror images do.
+Among 10,000 photographs of CIFAR-10, in features of EfficientNet-Lite0, one pair reaches it; half
+of the photographs reach it with their own mirror image.
 """
 NUM_NEIGHBORS = 10
-"""The distance to which neighbour tells an outlier."""
+"""An outlier is found by the distance to its neighbour of this rank."""
 FAR = 1.5
-"""Interquartile ranges above the upper quartile that this distance is at least, of an outlier."""
+"""Interquartile ranges above the upper quartile from which on this distance makes an outlier."""
 
-_MAX_EXAMPLES = 100_000  # beyond, files are not hashed and neighbours are not looked for
+_MAX_EXAMPLES = 100_000  # larger sets are not searched for duplicates and outliers
 _NUM_PAIRS = 10
 _BATCH = 1024
 
 DEFINITIONS = {
-    "healthy_fraction": "training images about which nothing was found: the label is not "
-    "suspicious, no image before it or in the test part is a duplicate, and it is not an outlier",
-    "suspicious": "labels that the method calls wrong and nobody has reviewed",
-    "exact_duplicates": "same content of the file or, where there is none, of the array",
-    "near_duplicates": f"cosine of the features, less the mean of all, of {NEAR} or more; exact "
-    "ones left out",
+    "healthy_fraction": "training images without a finding: the label is not suspicious, no "
+    "earlier or test image is a duplicate, and it is not an outlier",
+    "suspicious": "labels that the method flags as wrong and nobody has reviewed",
+    "exact_duplicates": "same content of the file or, without files, of the array",
+    "near_duplicates": f"cosine of the centred features of {NEAR} or more; exact ones left out",
     "outliers": f"1 - cosine to the {NUM_NEIGHBORS}th nearest training image is more than {FAR:g} "
     "interquartile ranges above the upper quartile",
 }
@@ -51,7 +50,7 @@ DEFINITIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something about an image: `kind` and, of a duplicate, which image it repeats."""
+    """A finding about image `id`: its `kind` and, for a duplicate, the image that it repeats."""
 
     kind: str
     id: int
@@ -74,12 +73,12 @@ def write_health(
       workdir: of the run.
       dataset: the data.
       labels: int `[N]` of the training images.
-      suggested: int `[N]`.
-      is_suspicious: bool `[N]`.
+      suggested: int `[N]`, suggested labels.
+      is_suspicious: bool `[N]`, whether the label is suspicious.
       root: folder of the images, if features have files.
 
     Returns:
-      What `health.json` holds.
+      The content of `health.json`.
     """
     if not processes.is_main():
         return {}
@@ -141,7 +140,7 @@ def write_health(
 def _counts(
     found: Sequence[Finding] | None, labels: np.ndarray, test_labels: np.ndarray
 ) -> dict[str, int] | None:
-    """How many images repeat another, with which label; None where nobody has looked."""
+    """Numbers of duplicates within and between the parts; None if they were not searched."""
     if found is None:
         return None
     inside = [(x.id, x.other) for x in found if x.other_part == "train"]
@@ -159,11 +158,11 @@ def exact_duplicates(
     test: Examples | FeatureExamples | FileExamples,
     root: pathlib.Path | None,
 ) -> list[Finding] | None:
-    """Training images that equal an earlier one, or one of the test part; None: too many to read.
+    """Training images that equal an earlier one or a test image; None for more than 100,000 images.
 
     Args:
-      train: N examples.
-      test: further ones.
+      train: training examples.
+      test: test examples.
       root: folder of the images, if features have files.
     """
     if len(train) + len(test) > _MAX_EXAMPLES:
@@ -205,11 +204,14 @@ def _hashes(
 def neighbors(train: FeatureExamples, test: FeatureExamples) -> tuple[list[Finding], list[Finding]]:
     """Near duplicates and outliers by the first view of each image.
 
-    Of two training images the later one repeats the earlier, as its nearest earlier neighbour.
+    A training image is a near duplicate of its nearest earlier neighbour.
 
     Args:
-      train: N examples.
-      test: further ones.
+      train: training examples.
+      test: test examples.
+
+    Returns:
+      (near duplicates, outliers by descending distance).
     """
     features, tested = (_directions(x) for x in (train, test))
     mean = features.mean(axis=0)

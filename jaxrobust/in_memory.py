@@ -1,4 +1,4 @@
-"""What the functions that take arrays share: data sets, recipes and compiled programs for them."""
+"""Data sets, recipes and compiled programs for arrays: shared by the public functions on arrays."""
 
 import collections
 import contextlib
@@ -30,10 +30,10 @@ from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.tasks.common import program_settings
 
 NUM_KEPT = 16  # problems whose compiled programs are kept
-_SMALL_IMAGE = 16  # pixels, below which the networks for digits fit
-_USUAL_SIZE = 4000  # examples that recipes are made for
-_MOST_TIMES = 4
-_LARGEST = 6e4  # float16 ends at 65,504
+_SMALL_IMAGE = 16  # pixels, below which the networks for digits are used
+_USUAL_SIZE = 4000  # number of examples that recipes are made for
+_MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
+_LARGEST = 6e4  # below the largest float16, 65,504
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
 _lock = threading.RLock()
@@ -52,10 +52,10 @@ class Scaling:
 
 
 def scaling_of(features: np.ndarray) -> Scaling | None:
-    """How features `[N, V, D]` must be scaled to survive as float16; None where they do as is.
+    """The scaling of features `[N, V, D]` for float16; None if they need none.
 
-    They do not where they are beyond its range, or where it would round a dimension by more than a
-    hundredth of that dimension's standard deviation.
+    They need one if they exceed its range, or if it would round a dimension by more than a
+    hundredth of its standard deviation.
     """
     if features.dtype == np.float16:
         return None
@@ -70,13 +70,16 @@ def scaling_of(features: np.ndarray) -> Scaling | None:
 
 
 def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
-    """The one input that is given, by its argument's name, as an array of the library.
+    """The one input that is given: its argument's name, and the checked array.
 
     Args:
-      **inputs: `features=` and `images=`; None for what is not given.
+      **inputs: `features=` and `images=`; None if not given.
+
+    Returns:
+      (name, features `[N, V, D]` or images uint8 `[N, H, W, 3]`).
 
     Raises:
-      UserError: unless exactly one of them is given and can be used.
+      UserError: unless exactly one of them is given and valid.
     """
     given = [name for name, value in inputs.items() if value is not None]
     if len(given) != 1:
@@ -93,15 +96,19 @@ def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
 def embed_photographs(
     name: str, inputs: np.ndarray, config: Any, *, progress: bool
 ) -> tuple[str, np.ndarray]:
-    """Photographs as features, as the command's `image_folder` has it; other inputs as they are.
+    """Embeds photographs, as the recipes' variant `image_folder` does; other inputs are returned.
 
-    Where the extra `pretrained` is installed, and no recipe is given that may want pixels.
+    Photographs are embedded only if the extra `pretrained` is installed, and no recipe is given,
+    which may need pixels.
 
     Args:
       name: `"features"` or `"images"`.
       inputs: as of `check_inputs`.
       config: as of `make_recipe`.
-      progress: whether a bar is shown.
+      progress: whether to show a bar.
+
+    Returns:
+      (name, inputs).
     """
     has_recipe = isinstance(config, ml_collections.ConfigDict | str)
     is_small = max(inputs.shape[1:3]) < _SMALL_IMAGE
@@ -143,16 +150,16 @@ def make_recipe(
     """The recipe for arrays in memory.
 
     Args:
-      recipe: name of an installed one, of the method.
+      recipe: name of the method's recipe.
       inputs: features `[N, V, D]` or images.
-      config: a recipe; the name of one, as on the command line; fields by dotted name to set in
-        that of the method; or None.
-      method: to run; None: `default`, or that of the recipe where one is given.
-      default: the method where nothing names one.
+      config: a recipe; the name of one, as on the command line; fields, by dotted name, to set in
+        the method's recipe; or None.
+      method: method to run; None for that of a given recipe, else `default`.
+      default: see `method`.
       seed: of the run.
 
     Raises:
-      UserError: if there is no such recipe.
+      UserError: if there is no such recipe or field.
     """
     changes: Mapping[str, Any] = {}
     if isinstance(config, str):
@@ -181,7 +188,7 @@ def make_recipe(
 def noisy_label_recipe(
     inputs: np.ndarray, config: Any, *, method: str | None, seed: int
 ) -> ml_collections.ConfigDict:
-    """The recipe for labels of these inputs, to which no noise is added."""
+    """The recipe for given labels, without added noise; arguments as of `make_recipe`."""
     if method is not None and method not in NOISY_LABEL_METHODS:
         raise UserError(unknown_name("method", method, NOISY_LABEL_METHODS))
     recipe = "bldr" if method == "bldr" else "dpc"
@@ -195,11 +202,11 @@ def noisy_label_recipe(
 def fit_to_size(
     config: ml_collections.ConfigDict, inputs: np.ndarray, given: Collection[str]
 ) -> None:
-    """Smaller batches and, on features, more epochs for small sets, except for `given` fields.
+    """Sets smaller batches and, for features, more epochs for small sets, except in `given` fields.
 
-    Recipes are made for thousands of examples: with their batches a set of a hundred would see one
-    step per epoch, and with their epochs too few steps in all. Everything that is counted in epochs
-    grows alike. Those of images have epochs enough.
+    Recipes are made for thousands of examples: a set of a hundred would have one step per epoch,
+    and too few steps in total. All numbers of epochs are multiplied by the same factor. Recipes for
+    images have enough epochs.
     """
     num_examples = len(inputs)
     times = min(math.ceil((_USUAL_SIZE / num_examples) ** 0.5), _MOST_TIMES)
@@ -232,7 +239,8 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
     """Sets fields by dotted name.
 
     Raises:
-      UserError: if a value is of another type. What is not a field is refused by the task.
+      UserError: if there is no such section, or a value is of another type. An unknown field is
+        refused by the task.
     """
     for name, value in changes.items():
         section, _, field = name.rpartition(".")
@@ -248,11 +256,11 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
 
 
 def batch_size_for(num_examples: int, largest: int) -> int:
-    """A power of two that gives small sets about as many steps per epoch as large ones have.
+    """A power of two, from 4 to `largest`, with at least 12 steps per epoch if possible.
 
     Args:
       num_examples: of the set.
-      largest: for a large set.
+      largest: the batch size for large sets.
     """
     size = 4
     while 2 * size <= min(largest, num_examples // 12):
@@ -264,14 +272,15 @@ def batch_size_for(num_examples: int, largest: int) -> int:
 def programs_for(
     config: ml_collections.ConfigDict, *key: Any, is_quick: bool = False
 ) -> Iterator[Programs]:
-    """The compiled programs of a recipe on data of some shapes, from an earlier call if there was.
+    """The compiled programs of a recipe for data of some shapes, from an earlier call if possible.
 
-    One run at a time, because two that trace a program at once would trace it twice.
+    Calls exclude each other, since two that trace a program at once would trace it twice.
 
     Args:
       config: the recipe.
-      *key: what else the programs depend on: shapes and number of classes.
-      is_quick: whether they are hardly optimised, for data so small that compiling is the cost.
+      *key: other values that the programs depend on: shapes and number of classes.
+      is_quick: whether to compile with few optimisations, for data so small that compiling takes
+        most of the time.
     """
     setup_jax(config)
     # Networks on features are too small for several devices.
@@ -284,14 +293,14 @@ def programs_for(
             options = HARDLY_OPTIMISED if is_quick else None
             programs = Programs(make_placement(list(devices)), compiler_options=options)
         yield programs
-        _programs[full_key] = programs  # not after an error, which may leave some half compiled
+        _programs[full_key] = programs  # not after an error, which may leave some unfinished
         while len(_programs) > NUM_KEPT:
             _programs.popitem(last=False)
 
 
 @contextlib.contextmanager
 def called_from_python() -> Iterator[None]:
-    """Keeps the log quiet unless it was asked for, and hands Ctrl-C and SIGTERM back."""
+    """Logs only errors unless a level was set; passes Ctrl-C and SIGTERM on to the caller."""
     log = logging.getLogger("jaxrobust")
     level = log.level
     if level == logging.NOTSET:
@@ -299,7 +308,7 @@ def called_from_python() -> Iterator[None]:
     stopped = None
     try:
         yield
-    except Interrupted as stop:  # once its files are saved and the handlers are the caller's again
+    except Interrupted as stop:  # files are saved, and the caller's handlers are restored
         stopped = stop
     finally:
         log.setLevel(level)

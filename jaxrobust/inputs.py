@@ -1,8 +1,8 @@
-"""What people have, turned into the arrays that the library works on, or refused in one sentence.
+"""Conversion and validation of users' arrays.
 
-Takes NumPy and JAX arrays, lists, pandas Series and DataFrames, Hugging Face data sets, and lists
-of PIL images; imports none of these libraries. A conversion is made where there is only one meaning
-it can have. Everything else is answered by a `UserError` that names the first row that is wrong.
+Accepts NumPy and JAX arrays, lists, pandas Series and DataFrames, Hugging Face data sets, and lists
+of PIL images, without importing these libraries. Only unambiguous conversions are made. Other input
+raises a `UserError` that names the first invalid row.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jaxrobust.errors import UserError
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
-# How far a row of probabilities may be from 1: rounding of its dtype, printed to three digits.
+# Largest difference of a row of probabilities from 1: rounding to its dtype or to three digits.
 _SUM_TOLERANCE = 5e-3
 
 
@@ -25,7 +25,7 @@ class Labels:
 
     Attributes:
       ids: int32 `[N]` in `0..C-1`.
-      classes: `[C]`, the value that stands for each class in the labels as they were given.
+      classes: `[C]`, the value of each class in the given labels.
       names: of the C classes.
     """
 
@@ -38,7 +38,7 @@ class Labels:
         return len(self.classes)
 
     def values(self, ids: np.ndarray) -> np.ndarray:
-        """Classes in the type of the labels as they were given."""
+        """Class ids as values in the type of the given labels."""
         return self.classes[ids]
 
 
@@ -48,10 +48,10 @@ def is_hugging_face(data: Any) -> bool:
 
 
 def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
-    """A column of a Hugging Face data set.
+    """The first of the named columns that a Hugging Face data set has.
 
     Raises:
-      UserError: if it has none of these names, or is a dictionary of splits.
+      UserError: if it has none of them, or is a dictionary of splits.
     """
     if isinstance(dataset, Mapping):
         splits = ", ".join(map(repr, dataset))
@@ -66,7 +66,7 @@ def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
 
 
 def labels_and_names(labels: Any, class_names: Any, argument: str = "labels") -> tuple[Any, Any]:
-    """Labels of a Hugging Face data set as a column, with the names of its `ClassLabel`."""
+    """Labels and class names, of a Hugging Face data set its column and `ClassLabel`'s names."""
     if not is_hugging_face(labels):
         return labels, class_names
     column = column_of(labels, _LABEL_COLUMNS, argument)
@@ -75,10 +75,10 @@ def labels_and_names(labels: Any, class_names: Any, argument: str = "labels") ->
 
 
 def to_array(data: Any, argument: str) -> np.ndarray:
-    """Any array or sequence as a NumPy array.
+    """An array or sequence as a NumPy array.
 
     Raises:
-      UserError: if its rows differ in length, or it is sparse or of an unknown kind.
+      UserError: if its rows differ in length, or it is sparse or not an array.
     """
     if data is None:
         raise UserError(f"{argument} is None; give an array.")
@@ -94,7 +94,7 @@ def to_array(data: Any, argument: str) -> np.ndarray:
             f"{argument} cannot be read as an array ({error}); give a NumPy array, or rows of one "
             "length."
         ) from None
-    if array.dtype.kind == "V" and array.dtype.names is None:  # bfloat16 and its like
+    if array.dtype.kind == "V" and array.dtype.names is None:  # such as bfloat16
         array = array.astype(np.float32)
     return array
 
@@ -125,15 +125,18 @@ def as_labels(
     """Labels of any type as class ids.
 
     Classes are the values that occur, in sorted order. Whole numbers that all lie in
-    `0..num_columns-1`, or in `0..len(class_names)-1` where the names are text, are class ids as
-    they are, whether or not every class occurs.
+    `0..num_columns-1`, or in `0..len(class_names)-1` if the names are text, are class ids, whether
+    or not every class occurs.
 
     Args:
       labels: int, text or bool `[N]`.
-      class_names: the C classes in the order of their ids: names of them, or the values that occur
-        in `labels`. None for what the labels say.
-      num_columns: C where something else fixes it, such as the columns of probabilities.
+      class_names: the C classes in the order of their ids: their names, or the values that occur in
+        `labels`. None for the values that occur.
+      num_columns: C if it is known otherwise, such as from the columns of probabilities.
       argument: name of the labels in messages.
+
+    Returns:
+      `Labels`.
 
     Raises:
       UserError: if a label is missing, of another type or of no class, or if fewer than two classes
@@ -165,7 +168,7 @@ def as_labels(
             return Labels(
                 array.astype(np.int32), classes, names or tuple(map(str, classes.tolist()))
             )
-        # 1..C and -1, 1 are ids in sorted order; with a 0 among them they count from 0.
+        # Values such as 1..C, or -1 and 1, are classes in sorted order; with a 0 they are ids.
         if names is not None or 0 in present or len(present) != num_columns:
             row = int(np.argmin(is_id))
             raise UserError(
@@ -222,7 +225,7 @@ def _label_values(labels: Any, argument: str) -> np.ndarray:
 
 
 def _of_objects(array: np.ndarray, argument: str) -> np.ndarray:
-    """Python objects as an array of the one type that they all have."""
+    """Python objects as an array of their common type."""
     kinds = {bool: bool, np.bool_: bool, int: int, np.integer: int, str: str, float: float}
     found = None
     for row, value in enumerate(array.tolist()):
@@ -249,7 +252,7 @@ def _in_classes(array: np.ndarray, classes: np.ndarray, argument: str) -> Labels
         places = np.searchsorted(classes, array, sorter=order)
         ids = order[np.minimum(places, len(classes) - 1)]
         is_known = classes[ids] == array
-    except TypeError:  # text and numbers have no order
+    except TypeError:  # text and numbers cannot be compared
         is_known = np.zeros(len(array), bool)
     if not is_known.all():
         row = int(np.argmin(is_known))
@@ -279,43 +282,43 @@ def _numbers(data: Any, argument: str) -> np.ndarray:
     return array
 
 
-def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
-    """Predicted probabilities as floats `[N, C]`, of at least float32.
+def as_probabilities(probs: Any) -> np.ndarray:
+    """Predicted probabilities as floats `[N, C]`, at least float32.
 
     Raises:
-      UserError: if the shape is another, an entry is not in [0, 1], a row does not sum to 1, or the
-        entries look like logits, logarithms or percent.
+      UserError: for another shape, an entry outside [0, 1], or a row that does not sum to 1; the
+        message tells if the entries look like logits, logarithms or percent.
     """
-    array = _numbers(probs, argument)
+    array = _numbers(probs, "pred_probs")
     if array.ndim == 1:
         raise UserError(
-            f"{argument} must be [N, C], one column per class; of the probability p of the second "
+            "pred_probs must be [N, C], one column per class; of the probability p of the second "
             "of two classes give numpy.stack([1 - p, p], axis=1)."
         )
     if array.ndim != 2 or array.shape[1] < 2:
-        raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
+        raise UserError(f"pred_probs must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
-    _check_finite(array, argument, "give probabilities of every example")
+    _check_finite(array, "pred_probs", "give probabilities of every example")
     is_outside = (array < 0) | (array > 1 + _SUM_TOLERANCE)
     sums = array.sum(axis=1, dtype=np.float64)
     is_off = np.abs(sums - 1) > _SUM_TOLERANCE
     if is_outside.any():
         row, column = (int(i) for i in np.argwhere(is_outside)[0])
         raise UserError(
-            f"{argument}[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
+            f"pred_probs[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
             f"{_what_else(array)}."
         )
     if is_off.any():
         row = int(np.argmax(is_off))
         raise UserError(
-            f"{argument}[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
+            f"pred_probs[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
             "its entries are probabilities of exclusive classes."
         )
     return array
 
 
 def _what_else(array: np.ndarray) -> str:
-    """What rows that are not probabilities probably are."""
+    """End of a message: what rows that are not probabilities probably are."""
     with np.errstate(over="ignore"):
         exponents = np.exp(np.minimum(array, 1).astype(np.float64)).sum(axis=1)
     if (array <= _SUM_TOLERANCE).all() and (np.abs(exponents - 1) <= 2 * _SUM_TOLERANCE).all():
@@ -329,8 +332,7 @@ def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
     """Logits as finite float32 `[N, C]`.
 
     Raises:
-      UserError: if the shape is another, an entry is not finite, or every row is one of
-        probabilities.
+      UserError: for another shape, an entry that is not finite, or if all rows are probabilities.
     """
     array = _numbers(logits, argument)
     if array.ndim != 2 or array.shape[1] < 2:
@@ -350,7 +352,7 @@ def as_features(features: Any, argument: str = "features") -> np.ndarray:
     """Features as finite float16 or float32, `[N, D]` or `[N, V, D]` (V views of each example).
 
     Raises:
-      UserError: if the shape is another, or an entry is not finite.
+      UserError: for another shape, or an entry that is not finite.
     """
     array = _numbers(features, argument)
     if array.ndim not in (2, 3) or 0 in array.shape[1:]:
@@ -369,7 +371,7 @@ def as_features(features: Any, argument: str = "features") -> np.ndarray:
 def as_images(images: Any, argument: str = "images") -> np.ndarray:
     """Images as uint8 `[N, H, W, 3]`.
 
-    Takes uint8, whole numbers 0 to 255, or floats in [0, 1] (multiplied by 255 and rounded), as
+    Accepts uint8, whole numbers 0 to 255, or floats in [0, 1] (multiplied by 255 and rounded), as
     `[N, H, W, 3]`, grey as `[N, H, W]` or `[N, H, W, 1]`, and lists of PIL images or of arrays of
     one size.
 
@@ -405,11 +407,11 @@ def as_images(images: Any, argument: str = "images") -> np.ndarray:
 
 
 def _one_image(image: Any, argument: str) -> np.ndarray:
-    """uint8 `[H, W, 3]` of a PIL image or an array."""
+    """A PIL image or an array as uint8 `[H, W, 3]`."""
     if hasattr(image, "convert") and hasattr(image, "getbands"):
         if image.mode.startswith(("I", "F")):
             raise UserError(
-                f"{argument} has mode {image.mode}, which has no certain range; convert it to "
+                f"{argument} has mode {image.mode}, whose range is not defined; convert it to "
                 "mode L or RGB."
             )
         return np.asarray(image.convert("RGB"))
@@ -420,7 +422,7 @@ def _one_image(image: Any, argument: str) -> np.ndarray:
 
 
 def _to_bytes(array: np.ndarray, argument: str) -> np.ndarray:
-    """Pixels as uint8, by what their range says."""
+    """Pixels as uint8, by their range."""
     if array.dtype == np.uint8 or not array.size:
         return array.astype(np.uint8)
     if array.dtype.kind == "b":
@@ -441,30 +443,32 @@ def _to_bytes(array: np.ndarray, argument: str) -> np.ndarray:
     )
 
 
-def as_annotations(annotations: Any, num_classes: int | None, argument: str = "annotations"):
+def as_annotations(annotations: Any, num_classes: int | None) -> tuple[np.ndarray, int]:
     """Annotations as int32 `[N]`, and the number of known classes.
 
     Args:
       annotations: int `[N]`: a class 0..K-1, `UNLABELED` (-1) or `UNKNOWN` (-2).
       num_classes: K; None for the highest class + 1.
-      argument: name in messages.
+
+    Returns:
+      (annotations, K).
 
     Raises:
       UserError: if an entry is none of these, or fewer than two classes have been annotated.
     """
-    array = _label_values(annotations, argument)
+    array = _label_values(annotations, "annotations")
     if not _is_whole(array):
         raise UserError(
-            f"{argument} must be whole numbers: a class from 0, -1 where nobody has looked, -2 for "
-            f"an example of none of the classes; got {array.dtype}."
+            f"annotations must be whole numbers: a class from 0, -1 if not annotated, -2 for an "
+            f"example of none of the classes; got {array.dtype}."
         )
     most = int(array.max(initial=-1)) if num_classes is None else num_classes - 1
     is_wrong = (array < -2) | (array > most)
     if is_wrong.any():
         row = int(np.argmax(is_wrong))
         raise UserError(
-            f"{argument}[{row}] is {array[row]}; it must be a class 0 to {most}, -1 (UNLABELED) or "
-            "-2 (UNKNOWN)."
+            f"annotations[{row}] is {array[row]}; it must be a class 0 to {most}, -1 (UNLABELED) "
+            "or -2 (UNKNOWN)."
         )
-    _check_several(np.unique(array[array >= 0]), argument)
+    _check_several(np.unique(array[array >= 0]), "annotations")
     return array.astype(np.int32), most + 1

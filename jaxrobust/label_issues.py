@@ -1,4 +1,4 @@
-"""Which labels are probably wrong: arrays in, arrays out."""
+"""`jaxrobust.find_label_issues`: which labels are probably wrong, from arrays."""
 
 import dataclasses
 import functools
@@ -18,10 +18,10 @@ _NUM_CONFUSED = 5  # pairs of classes in the summary
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LabelIssues:
-    """What was found about N labels of C classes; arrays are in the order of the labels.
+    """Findings about N labels of C classes; arrays are in the order of the labels.
 
     Attributes:
-      given: `[N]`, the labels as they were given.
+      given: `[N]`, the given labels.
       is_issue: bool `[N]`, whether the label is probably wrong.
       clean_prob: float32 `[N]`, probability that the label is right.
       suggested: `[N]` in the type of the labels, the most probable class.
@@ -32,7 +32,7 @@ class LabelIssues:
       summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
         `issues_by_class` (given label -> how many) and `most_confused` (given, suggested, how
         many).
-      index: `[N]`, the names of the rows where the labels came as a pandas Series, else None.
+      index: `[N]`, the index of the labels if they were a pandas Series, else None.
     """
 
     given: np.ndarray
@@ -56,7 +56,7 @@ class LabelIssues:
         )
 
     def with_classes(self, classes: np.ndarray) -> "LabelIssues":
-        """The same with other values for the classes, `[C]`."""
+        """The same findings with other values `[C]` for the classes."""
         positions = (_positions(self.classes, x) for x in (self.given, self.suggested))
         given, suggested = (classes[i] for i in positions)
         names = tuple(map(str, classes.tolist()))
@@ -74,7 +74,7 @@ class LabelIssues:
         )
 
     def to_frame(self):
-        """A pandas DataFrame in the order of the labels, with the index that they had.
+        """A pandas DataFrame in the order of the labels, with their index.
 
         Raises:
           UserError: if pandas is not installed.
@@ -95,7 +95,7 @@ class LabelIssues:
         return pandas.DataFrame(columns, index=self.index)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `label_quality.csv` as the command does, the most suspicious label first."""
+        """Writes `label_quality.csv`, the most suspicious label first."""
         from jaxrobust.data.tables import escape_formula
         from jaxrobust.engine.files import format_number, write_table
 
@@ -120,9 +120,9 @@ class LabelIssues:
 
         Args:
           path: of the page.
-          images: uint8 `[N, H, W, 3]`; of the labels that look wrong the first 1,000 are shown.
-          files: of the N images, in place of `images`.
-          folder: from which the files are relative.
+          images: uint8 `[N, H, W, 3]`; the first 1,000 labels that look wrong are shown.
+          files: of the N images, instead of `images`.
+          folder: that the files are relative to.
 
         Raises:
           UserError: if there are neither images nor files, or not N of them.
@@ -177,43 +177,47 @@ def find_label_issues(
 ) -> LabelIssues:
     """Finds labels that are probably wrong, from features, probabilities or images.
 
-    With features or images a method of learning under wrong labels is trained on them, by the same
-    task and recipe as the command `jaxrobust run --config=dpc:features`, and flags the labels that
-    are probably wrong. The number of examples in a batch becomes smaller for small sets.
+    With features or images a method for wrong labels is trained on them, by the task and recipe of
+    the command `jaxrobust run --config=dpc:features`, and flags the labels that are probably wrong.
+    Small sets have smaller batches and more epochs than the recipe.
 
-    With `pred_probs` nothing is trained. Labels are ranked by their margin, log probability of the
-    label minus the largest other one (`selection.logit_margin`); as many are flagged as the
-    confident joint counts (`selection.estimate_num_wrong`), as long as another class is more
-    probable; and the probability of being right is that of a mixture of two Gaussians that agrees
-    with this number (`selection.clean_probability_given_count`). A label of probability zero comes
-    first, with a probability of being right of zero.
+    With `pred_probs` nothing is trained. Labels are ranked by their margin, the log probability of
+    the label minus the largest other one (`selection.logit_margin`). The number of wrong labels is
+    that of the confident joint (`selection.estimate_num_wrong`); as many labels of the lowest
+    margins are flagged, if another class is more probable. The probability of being right is that
+    of a mixture of two Gaussians which agrees with this number
+    (`selection.clean_probability_given_count`). A label of probability 0 is ranked first, with 0 as
+    the probability of being right.
 
     Args:
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
-        Face data set with a column `label`. Classes are the values that occur in sorted order;
+        Face data set with a column `label`. Classes are the values that occur, in sorted order;
         whole numbers below C are class ids, whether or not every class occurs.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example, such as of
         `jaxrobust.embed`.
       pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
-        `cross_val_predict(..., method="predict_proba")`; of a DataFrame whose columns are the
-        classes in any order, by name.
-      images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size. Photographs
-        of 16 pixels or more are embedded first, by `jaxrobust.embed` with two views, where the
-        extra `pretrained` is installed; else, or with a recipe in `config`, networks are trained
+        `cross_val_predict(..., method="predict_proba")`. The columns of a DataFrame may be named by
+        the classes, in any order.
+      images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size. If the extra
+        `pretrained` is installed, photographs of 16 pixels or more are embedded first, by
+        `jaxrobust.embed` with two views; else, or with a recipe in `config`, networks are trained
         from pixels, which needs an accelerator.
-      method: of learning under wrong labels, `"dpc"` for None. Not with `pred_probs`.
+      method: for wrong labels, see `jaxrobust list methods`; None for `"dpc"`. Not with
+        `pred_probs`.
       seed: of the training.
-      config: a recipe in place of the method's own; the name of one, such as `"dpc:image_folder"`;
+      config: a recipe instead of the method's own; the name of one, such as `"dpc:image_folder"`;
         or fields to set in the method's, such as `{"num_epochs": 5, "dpc.warm_up": 2}`.
-      workdir: folder in which to write `label_quality.csv` and, where something is trained, all
-        that the command writes: the same call goes on there after an interruption. None: nothing
-        is kept.
+      workdir: folder for `label_quality.csv` and, if a method is trained, all files of the command,
+        where the same call continues after an interruption. None to keep nothing.
       class_names: the C classes in the order of the columns: names of the class ids, or the values
         that occur in `labels`.
-      progress: whether a bar is shown.
+      progress: whether to show a bar.
+
+    Returns:
+      `LabelIssues`.
 
     Raises:
-      UserError: if an argument is not what it should be, in one sentence that names the first row.
+      UserError: if an argument is invalid, in one sentence that names the first invalid row.
     """
     if pred_probs is None:
         return learn(
@@ -234,8 +238,7 @@ def find_label_issues(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
             "them out, or give features= in place of the probabilities."
         )
-    index = getattr(labels, "index", None)
-    index = None if callable(index) else index  # that of a list is a method
+    index = _index_of(labels)
     class_names = _columns_as_classes(labels, pred_probs, class_names)
     probs = as_probabilities(pred_probs)
     known = as_labels(labels, class_names=class_names, num_columns=probs.shape[1])
@@ -261,20 +264,19 @@ def learn(
     progress: bool,
     is_quick: bool = False,
 ) -> tuple[LabelIssues, "Trained"]:
-    """`find_label_issues` by training, and what a classifier of the trained method needs.
+    """`find_label_issues` by training; returns the trained networks, too.
 
     Arguments as of `find_label_issues`; `is_quick` as of `in_memory.programs_for`.
     """
     from jaxrobust import in_memory
     from jaxrobust.tasks import noisy_labels
 
-    index = getattr(labels, "index", None)
-    index = None if callable(index) else index
+    index = _index_of(labels)
     name, inputs = in_memory.check_inputs(features=features, images=images)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
-    # A class without an example cannot be learned: it gets a probability of zero.
+    # A class without examples cannot be learned: its probability is 0.
     present, ids = np.unique(known.ids, return_inverse=True)
     scaling = in_memory.scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
@@ -308,13 +310,13 @@ def learn(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """What is needed to make a classifier of a method that was trained on features.
+    """Values from which a classifier of a trained method is made.
 
     Attributes:
       recipe: a ConfigDict.
       networks: variables by name.
       mean: float `[D]`, of the data set, after scaling.
-      std: likewise.
+      std: standard deviation, likewise.
       scaling: `in_memory.Scaling` of features, or None.
     """
 
@@ -325,8 +327,14 @@ class Trained:
     scaling: Any
 
 
+def _index_of(labels: Any) -> Any:
+    """Index of a pandas Series, else None; that of a list is a method."""
+    index = getattr(labels, "index", None)
+    return None if callable(index) else index
+
+
 def _columns_as_classes(labels: Any, pred_probs: Any, class_names: Any) -> Any:
-    """Names of a DataFrame's columns where they are the labels' classes."""
+    """`class_names`, or a DataFrame's columns if they are the labels' classes."""
     columns = getattr(pred_probs, "columns", None)
     if class_names is not None or columns is None:
         return class_names
@@ -340,7 +348,7 @@ def _by_margin(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
 
     with np.errstate(divide="ignore"):
         log_probs = np.log(probs).astype(np.float32)
-    # To start an accelerator would take longer than all of this.
+    # Starting an accelerator would take longer than the computation.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         scores = _margin_scores()(log_probs, probs.astype(np.float32), labels)
     margins, num_wrong, clean_prob = map(np.asarray, scores)

@@ -1,4 +1,4 @@
-"""`jaxrobust list`: recipes with their variants, methods, data sets and networks, a line each."""
+"""`jaxrobust list`: recipes with their variants, methods, data sets and networks."""
 
 import shutil
 import textwrap
@@ -61,8 +61,10 @@ KINDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = Parser("list", description="Lists what jaxrobust has, a line each.")
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; all")
+    parser = Parser("list", description="Lists recipes, methods, data sets and networks.")
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; default: all"
+    )
     chosen = parser.parse_args(argv).kinds
     for kind in chosen:
         if kind not in KINDS:

@@ -1,4 +1,4 @@
-"""What a run reports, as fractions in [0, 1]. Host code on NumPy arrays unless said otherwise."""
+"""Metrics, as fractions in [0, 1]; host code on NumPy arrays unless stated otherwise."""
 
 import functools
 
@@ -13,9 +13,9 @@ def topk_accuracy(
     """Whether the label is among the k highest logits. Can be jitted with static `k`.
 
     Args:
-      logits: [B, C], or probabilities. Of equal ones the lower class counts as higher.
+      logits: [B, C], or probabilities. Of equal ones the lower class ranks higher.
       labels: int [B]. A label outside 0..C-1, or whose own logit is NaN, is never hit.
-      k: how many classes may be named, 1 <= k <= C.
+      k: number of classes, 1 <= k <= C.
 
     Returns:
       float32 [B] of zeros and ones.
@@ -33,12 +33,12 @@ def topk_accuracy(
     return _hits(logits, labels, k)
 
 
-@functools.partial(jax.jit, static_argnames="k")  # one program in place of one for each operation
+@functools.partial(jax.jit, static_argnames="k")  # one program instead of one per operation
 def _hits(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     classes = jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
     labels = labels[:, None]
     of_label = jnp.max(logits, axis=1, keepdims=True, where=classes == labels, initial=-jnp.inf)
-    # Counted by what is below: NaN is below nothing, so a diverged network scores 0, not 1.
+    # Logits below are counted: NaN is not below, so a diverged network scores 0, not 1.
     below = (logits < of_label) | ((logits == of_label) & (classes >= labels))
     in_range = (labels[:, 0] >= 0) & (labels[:, 0] < logits.shape[1])
     hit = jnp.sum(~below, axis=1) < k
@@ -54,9 +54,9 @@ def expected_calibration_error(
     probability lies in (b / num_bins, (b + 1) / num_bins]. Empty bins add 0.
 
     Args:
-      probs: [n, C], predicted probabilities; float64 decides the bin.
+      probs: [n, C], predicted probabilities; bins are assigned in float64.
       labels: int [n].
-      num_bins: how many bins.
+      num_bins: number of bins; the default is read off DPC's Figure 2a.
 
     Returns:
       A number in [0, 1]; 0 for no examples.
@@ -85,12 +85,12 @@ def expected_calibration_error(
 def reliability_bins(
     confidence: np.typing.ArrayLike, hits: np.typing.ArrayLike, *, num_bins: int = 10
 ) -> dict[str, np.ndarray]:
-    """What a reliability diagram shows: accuracy by confidence, in equal bins of confidence.
+    """The bins of a reliability diagram: accuracy by confidence, in equal bins of confidence.
 
     Args:
-      confidence: [n], probabilities that were predicted.
-      hits: bool or {0, 1} [n], what came true.
-      num_bins: how many equal bins; bin b is (b / num_bins, (b + 1) / num_bins].
+      confidence: [n], predicted probabilities.
+      hits: bool or {0, 1} [n], whether the prediction is right.
+      num_bins: number of bins; bin b is (b / num_bins, (b + 1) / num_bins].
 
     Returns:
       Arrays [num_bins]: `count`, and the means `confidence` and `accuracy`, 0 in empty bins.
@@ -113,7 +113,7 @@ def _confidence_bins(confidence: np.ndarray, num_bins: int) -> np.ndarray:
 def confusion_matrix(
     predicted: np.typing.ArrayLike, labels: np.typing.ArrayLike, num_classes: int
 ) -> np.ndarray:
-    """How often each class was predicted as each.
+    """Number of examples for each pair of a true and a predicted class.
 
     Args:
       predicted: int [n].
@@ -128,20 +128,24 @@ def confusion_matrix(
 
 
 def query_precision(is_known_selected: np.typing.ArrayLike) -> float:
-    """Share of the queried examples that turned out to be of a known class.
+    """Fraction of the queried examples that are of a known class.
 
     Args:
       is_known_selected: bool, one per queried example.
 
     Returns:
       A number in [0, 1]; 0 for an empty query.
+
+    References:
+      Zong et al., "Bidirectional Uncertainty-Based Active Learning for Open-Set Annotation",
+      ECCV 2024 (BUAL), whose recognition rate it is, of one query.
     """
     is_known = np.asarray(is_known_selected, bool)
     return float(_ratio(is_known.sum(), is_known.size))
 
 
 def query_recall(num_labeled_known: int, num_known_selected: int, num_known_in_pool: int) -> float:
-    """Share of all examples of known classes that are labelled after the query.
+    """Fraction of all examples of known classes that are labelled after the query.
 
     `(labelled + selected) / (labelled + in pool)`.
 
@@ -166,8 +170,8 @@ def detection_scores(
     """Precision, recall and F1 of a detector.
 
     Args:
-      predicted: bool [n], what was flagged.
-      truth: bool [n], what should have been.
+      predicted: bool [n], flagged examples.
+      truth: bool [n], positive examples.
 
     Returns:
       (precision, recall, f1); a ratio without a denominator is 0.
@@ -189,7 +193,7 @@ def detection_scores(
 
 
 def auroc(scores: np.typing.ArrayLike, positives: np.typing.ArrayLike) -> float:
-    """Area under the ROC curve: how often a positive scores above a negative, ties counting half.
+    """Area under the ROC curve: how often a positive scores above a negative; ties count half.
 
     Args:
       scores: [n], high = positive.
@@ -215,7 +219,7 @@ def auroc(scores: np.typing.ArrayLike, positives: np.typing.ArrayLike) -> float:
 
 
 def _ratio(numerator: np.typing.ArrayLike, denominator: np.typing.ArrayLike) -> np.ndarray:
-    """Their ratio, 0 where there is no denominator."""
+    """The ratio, 0 where the denominator is 0."""
     numerator, denominator = np.asarray(numerator), np.asarray(denominator)
     nothing = denominator == 0
     return np.where(nothing, 0.0, numerator / np.where(nothing, 1, denominator))
@@ -226,8 +230,8 @@ def average_precision(scores: np.typing.ArrayLike, targets: np.typing.ArrayLike)
 
         sum_k (R_k - R_{k-1}) P_k
 
-    with precision P_k and recall R_k at the k-th distinct score, from the highest down. Equal
-    scores are one threshold. Neither the 11-point nor the interpolated AP of PASCAL VOC.
+    with precision P_k and recall R_k at the k-th highest distinct score. Equal scores are one
+    threshold. It is neither the 11-point nor the interpolated AP of PASCAL VOC.
 
     Args:
       scores: float [n]; any increasing transform gives the same result.
@@ -287,11 +291,11 @@ def mean_average_precision(scores: np.typing.ArrayLike, targets: np.typing.Array
 def oracle_topk_predictions(
     scores: np.typing.ArrayLike, targets: np.typing.ArrayLike
 ) -> np.ndarray:
-    """Predicts for each example as many labels as it truly has: those with the highest scores.
+    """Predicts for each example its true number of labels, those with the highest scores.
 
-    A label is predicted if its score is above the (k + 1)-th largest of the row, k being the true
-    number of labels. A tie at that place predicts fewer than k. The true numbers are information
-    that a deployed model lacks: figures are not comparable to those at a fixed threshold.
+    A label is predicted if its score is above the (k + 1)-th largest of the row, where k is the
+    true number of labels; a tie there gives fewer than k. The true number is not available in
+    deployment: results are not comparable to those at a fixed threshold.
 
     Args:
       scores: float [n, C].
@@ -357,8 +361,8 @@ def multilabel_f1(
 def class_correlation(probs: np.typing.ArrayLike) -> np.ndarray:
     """Pearson correlation between the predicted probabilities of every two classes.
 
-    L2D compares the student's matrix with the teacher's: the smaller the difference, the more of
-    the teacher's relations between classes has been learnt.
+    L2D compares the student's matrix with the teacher's, as a measure of how far the student has
+    learned the teacher's relations between classes.
 
     Args:
       probs: floats [n, C], predictions for a test set, n >= 2.
@@ -386,18 +390,18 @@ def class_correlation(probs: np.typing.ArrayLike) -> np.ndarray:
 def neighbor_precision(
     features: np.typing.ArrayLike, targets: np.typing.ArrayLike, k: int = 5
 ) -> float:
-    """Share of the k nearest other images that have a label of the image, mean over images.
+    """Fraction of the k nearest other images that share a label with the image, mean over images.
 
-    L2D shows such neighbours, by Euclidean distance of pooled features, as pictures; this is their
-    number. Ties go to the lower index.
+    Distances are Euclidean; ties go to the lower index. L2D shows such neighbours, by pooled
+    features, as pictures.
 
     Args:
       features: floats [n, D].
-      targets: {0, 1} [n, C]. Images without labels are retrieved, but ask for nothing.
-      k: neighbours of each image, 1 <= k < n.
+      targets: {0, 1} [n, C]. Images without labels are neighbours, but no queries.
+      k: number of neighbours, 1 <= k < n.
 
     Returns:
-      A fraction; 0 if no image has a label.
+      A number in [0, 1]; 0 if no image has a label.
 
     Raises:
       ValueError: if the shapes do not fit, or k is not in 1..n-1.

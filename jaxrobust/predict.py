@@ -1,4 +1,4 @@
-"""Classes of new images or features by a trained classifier, as a table.
+"""`jaxrobust predict`: classes of new images or features by a trained classifier, as a table.
 
 `python -m jaxrobust.predict CLASSIFIER DIR_OR_FEATURES --out=predictions.csv`
 """
@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxrobust.classifiers import Classifier, load_classifier
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.data.features import checked_source, embedding_of, open_arrays
 from jaxrobust.data.readers import fit_square
 from jaxrobust.data.tables import escape_formula
@@ -24,7 +24,7 @@ from jaxrobust.errors import UserError
 
 BATCH_SIZE = 256
 
-# Names of some inputs, and the inputs as `Classifier.predict_proba` takes them.
+# Names of inputs, and the inputs for `Classifier.predict_proba`.
 Batch = tuple[Sequence[str], np.ndarray]
 
 
@@ -35,17 +35,20 @@ def predictions(
     top: int | None = None,
     progress: bool = False,
 ) -> Iterator[list[str]]:
-    """The rows of a table of predictions, its head first.
+    """The rows of a table of predictions, the header first.
 
     Args:
       classifier: trained on images or on features.
-      source: a folder of images, as `jaxrobust.embed` reads it; those of another size than the
-        classifier's are resized, the centre square, or the whole squeezed to one where an image
-        may have several labels. Or, for a classifier of features, their `.npy` or `.npz` file; it
-        sees a folder through the network that its own features were computed by.
-      top: the most probable classes in each row; None: the first one, or those above 1/2 where
-        there may be several labels.
+      source: a folder of images, as `jaxrobust.embed` reads it. Images of another size than the
+        classifier's are resized: the centre square or, if an image may have several labels, the
+        whole image to a square. A classifier of features takes their `.npy` or `.npz` file, or a
+        folder of images, which are embedded by the network of its own features.
+      top: number of most probable classes in each row; None for the first one or, if an image may
+        have several labels, those of probability above 1/2.
       progress: whether to show a bar.
+
+    Yields:
+      Cells of a row as text.
 
     Raises:
       UserError: if the source does not fit the classifier, or cannot be read.
@@ -88,7 +91,7 @@ def _of_images(classifier: Classifier, folder: pathlib.Path) -> tuple[Iterator[B
         )
     if not classifier.input_shape:
         raise UserError(
-            "This classifier does not say the size of its images; convert its weights again with "
+            "This classifier does not state the size of its images; convert its weights again with "
             "--size=."
         )
     found = folder_images(folder)
@@ -107,7 +110,7 @@ def _of_images(classifier: Classifier, folder: pathlib.Path) -> tuple[Iterator[B
 
 
 def _sized(classifier: Classifier, image: Image.Image, name: str) -> np.ndarray:
-    """uint8 `[H, W, 3]` in the size of the classifier's images."""
+    """An image as uint8 `[H, W, 3]` in the size of the classifier's images."""
     height, width, _ = classifier.input_shape
     if image.size == (width, height):
         return np.asarray(image)
@@ -169,6 +172,7 @@ def _batches(count: int) -> Iterator[range]:
     return (range(i, min(i + BATCH_SIZE, count)) for i in range(0, count, BATCH_SIZE))
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("predict", description=(__doc__ or "").partition("\n")[0])
@@ -187,16 +191,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("predictions.csv"), help="table to write"
     )
-    parser.add_argument("--top", type=int, help="so many classes for each image; 1")
+    parser.add_argument("--top", type=int, help="number of classes for each image; default: 1")
     arguments = parser.parse_args(argv)
-    try:
-        classifier = load_classifier(arguments.classifier)
-        source = arguments.source.expanduser()
-        rows = list(predictions(classifier, source, top=arguments.top, progress=True))
-        write_table(arguments.out, rows)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    classifier = load_classifier(arguments.classifier)
+    source = arguments.source.expanduser()
+    rows = list(predictions(classifier, source, top=arguments.top, progress=True))
+    write_table(arguments.out, rows)
     print(f"{len(rows) - 1:,} predictions of {classifier!r}: {arguments.out}")
     return 0
 

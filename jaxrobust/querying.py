@@ -1,4 +1,4 @@
-"""Which examples to annotate next: arrays in, ids out."""
+"""`jaxrobust.query`: which examples to annotate next, from arrays."""
 
 import dataclasses
 import os
@@ -20,11 +20,11 @@ _OWN_RECIPES = ("bual", "dcfs")  # strategies with options of their own
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class QueryResult:
-    """What to annotate next.
+    """The examples to annotate next.
 
     Attributes:
       ids: int `[b]`, positions in the annotations, in order of choice.
-      scores: columns float `[N]` that led to the choice, by name.
+      scores: float64 `[N]` by name, the scores that the choice was made by.
       pred_probs: float32 `[N, K]`, of the target classifier.
     """
 
@@ -53,30 +53,32 @@ def query(
     workdir: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> QueryResult:
-    """Chooses examples to annotate, where some are of none of the classes (an open set).
+    """Chooses examples to annotate from an open set, in which some are of none of the classes.
 
-    One round of the annotation task, as `jaxrobust run --config=bual:features` has it: the networks
-    of the strategy are trained again on what has been annotated, and score the others.
+    One round of the annotation task, as in `jaxrobust run --config=bual:features`: the networks of
+    the strategy are trained on the annotated examples and score the others.
 
     Args:
-      annotations: int `[N]`: a class 0..K-1; -1 (`jaxrobust.UNLABELED`), nobody has looked; or -2
-        (`jaxrobust.UNKNOWN`), looked at, and of none of the classes.
+      annotations: int `[N]`: a class 0..K-1; -1 (`jaxrobust.UNLABELED`) if not annotated; or -2
+        (`jaxrobust.UNKNOWN`) if annotated as none of the classes.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example.
-      images: `[N, H, W(, 3)]` in place of features, as of `find_label_issues`.
-      budget: examples to choose; fewer are returned where fewer are left.
-      method: any annotation strategy; `jaxrobust list` names them.
+      images: `[N, H, W(, 3)]` instead of features, as for `find_label_issues`.
+      budget: number of examples to choose; all, if fewer are left.
+      method: an annotation strategy; see `jaxrobust list methods`.
       num_classes: K; None for the highest class + 1.
-      precisions: of earlier queries, the share of each that was of a known class. None in place of
-        one, or of all, and nothing at all once an unknown example is known: the share among all
-        that has been annotated.
+      precisions: of earlier queries, the fraction of each that was of a known class. A None in it,
+        None for all, and an empty sequence if an unknown example is annotated, stand for the
+        fraction among all annotated examples.
       seed: of the training.
-      config: as of `find_label_issues`, of the strategy.
-      workdir: folder for the run's files: the same call goes on there after an interruption.
-      progress: whether a bar is shown.
+      config: as for `find_label_issues`, of the strategy.
+      workdir: folder for the run's files, where the same call continues after an interruption.
+      progress: whether to show a bar.
+
+    Returns:
+      `QueryResult`.
 
     Raises:
-      UserError: if an argument is not what it should be, nothing is annotated, or a class has no
-        example.
+      UserError: if an argument is invalid, nothing is annotated, or a class has no example.
     """
     name, inputs = in_memory.check_inputs(features=features, images=images)
     given, num_classes = as_annotations(annotations, num_classes)
@@ -99,7 +101,7 @@ def query(
     with recipe.unlocked():
         recipe.al.update({"rounds": 1, "query_last": True, "query_size": min(budget, num_left)})
     scaling = in_memory.scaling_of(inputs) if name == "features" else None
-    # The task has labelled examples first.
+    # The task expects labelled examples first.
     order = np.argsort(given < 0, kind="stable")
     dataset = in_memory.make_dataset(
         name,
@@ -148,7 +150,7 @@ def _check_classes(given: np.ndarray, num_classes: int) -> None:
 
 
 def _filled_in(precisions: Sequence[float | None] | None, given: np.ndarray) -> tuple[float, ...]:
-    """Precisions of earlier queries, with what has been annotated where they are not given."""
+    """Precisions of earlier queries; those not given are that of all annotated examples."""
     share = float((given >= 0).sum() / max((given != _UNLABELED).sum(), 1))
     has_unknown = bool((given == _UNKNOWN).any())
     if precisions is None or (len(precisions) == 0 and has_unknown):

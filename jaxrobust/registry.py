@@ -1,4 +1,4 @@
-"""Functions by name, imported when one is first asked for."""
+"""Functions by name, imported on first use."""
 
 import importlib
 from collections.abc import Callable, Iterator, MutableMapping
@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
-    """What a registry knows of a function without importing it.
+    """A function in a registry, described without importing it.
 
     Attributes:
       function: `"module:name"`, or the function.
-      summary: one line for a list.
+      summary: a line for `jaxrobust list`.
       options: dataclasses of the config sections that it reads.
     """
 
@@ -20,13 +20,13 @@ class Entry(NamedTuple):
 
 
 class Registry(MutableMapping[str, Callable[..., Any]]):
-    """Name -> function. Iteration and `entry` import nothing, `registry[name]` its module."""
+    """Name -> function. `registry[name]` imports its module, iteration and `entry` nothing."""
 
     def __init__(self, entries: dict[str, Entry]):
         self._entries = dict(entries)
 
     def entry(self, name: str) -> Entry:
-        """What is known of `name` without importing its module."""
+        """The entry of `name`; its module is not imported."""
         return self._entries[name]
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
@@ -49,7 +49,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
 
 
 def resolve(path: str | Callable[..., Any]) -> Any:
-    """What `"module:name"` names; anything but a string is returned as it is."""
+    """The object named by `"module:name"`; anything but a string is returned unchanged."""
     if not isinstance(path, str):
         return path
     module, _, name = path.partition(":")

@@ -1,6 +1,6 @@
-"""Commands on what a person is asked and says: `apply-corrections`, `export` and `import`.
+"""Commands on questions to a person and answers: `apply-corrections`, `export` and `import`.
 
-No JAX is loaded.
+JAX is not imported.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def apply_corrections(argv: list[str] | None = None) -> int:
     """`jaxrobust apply-corrections`; returns the exit code."""
     parser = Parser(
         "apply-corrections",
-        description="Writes a table file,label of all labels, those of corrections.csv corrected. "
-        "No image is read, moved or changed.",
+        description="Writes a table with the columns file and label of all labels, corrected by "
+        "corrections.csv. No image is read, moved or changed.",
     )
     parser.add_argument(
         "labels",
@@ -62,7 +62,7 @@ def apply_corrections(argv: list[str] | None = None) -> int:
         type=pathlib.Path,
         nargs="+",
         metavar="CORRECTIONS",
-        help="tables as label_review.html saves them; later ones count",
+        help="tables as saved by label_review.html; of several answers the last one counts",
     )
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("labels.csv"), help="table to write"
@@ -72,7 +72,7 @@ def apply_corrections(argv: list[str] | None = None) -> int:
     if arguments.out.exists() and arguments.out.resolve() in {
         path.resolve() for path in (source, *arguments.corrections)
     }:
-        raise UserError(f"--out={arguments.out} would overwrite what is read; name another file.")
+        raise UserError(f"--out={arguments.out} would overwrite an input; name another file.")
     files, names = _of_folder(source) if source.is_dir() else _of_table(source)
     classes, labels = np.unique(names, return_inverse=True)
     reviewed = read_all_corrections(
@@ -92,7 +92,7 @@ def apply_corrections(argv: list[str] | None = None) -> int:
 
 
 def _of_folder(root: pathlib.Path) -> tuple[list[str], list[str]]:
-    """Files and classes of the images in class folders, of every part."""
+    """Files and classes of the images in class folders, of all splits."""
     splits = [name for name in ("train", "test", "val") if subfolders(root / name)] or [""]
     entries = [entry for split in splits for entry in listed(root, split)]
     entries = [(file, name) for name, file, _ in entries if name != UNLABELED]
@@ -125,18 +125,18 @@ def _of_table(path: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 class _Questions(NamedTuple):
-    """What a run asks a person: the latest query, or the labels that look wrong.
+    """The questions of a run to a person: the latest query, or the labels that look wrong.
 
     Attributes:
       workdir: of the run.
-      table: from which the questions are.
+      table: file of the questions.
       rows: of this table.
       items: the images of these rows.
-      choices: what may be said.
+      choices: possible answers.
       facts: names of `Item.facts`.
       method: of the run.
       root: folder of the images.
-      is_review: whether it is about labels that look wrong.
+      is_review: whether the questions are about labels that look wrong.
     """
 
     workdir: pathlib.Path
@@ -212,9 +212,13 @@ def _query_table(workdir: pathlib.Path, round_: int | None) -> pathlib.Path:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=pathlib.Path, metavar="RUN", help="workdir of the run")
-    parser.add_argument("--round", type=int, help="of annotation, from 0; the latest query")
     parser.add_argument(
-        "--top", type=int, help="of wrong labels: so many of the most suspicious; all flagged ones"
+        "--round", type=int, help="for annotation: round of the query, from 0; default: the latest"
+    )
+    parser.add_argument(
+        "--top",
+        type=int,
+        help="for wrong labels: number of the most suspicious ones; default: all flagged ones",
     )
 
 
@@ -222,18 +226,20 @@ def export_questions(argv: list[str] | None = None) -> int:
     """`jaxrobust export`; returns the exit code."""
     parser = Parser(
         "export",
-        description="Writes the images that a run asks about for an annotation tool: those of its "
-        "latest query, or those whose labels look wrong, with what the run suggests.",
+        description="Writes images of a run for an annotation tool: those of its latest query, or "
+        "those whose labels look wrong, with the suggestions of the run.",
     )
     _add_run(parser)
     parser.add_argument("--to", choices=TOOLS, required=True)
     parser.add_argument(
         "--url",
         default=LOCAL_FILES,
-        help="of Label Studio: in front of every file; by default local files, with "
-        "LOCAL_FILES_DOCUMENT_ROOT the folder of the data set",
+        help="for Label Studio: prefix of every file; default: local files, where "
+        "LOCAL_FILES_DOCUMENT_ROOT is the folder of the data set",
     )
-    parser.add_argument("--out", type=pathlib.Path, help="folder; RUN/label-studio or RUN/cvat")
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="folder; default: RUN/label-studio or RUN/cvat"
+    )
     arguments = parser.parse_args(argv)
     asked = _questions(arguments.run, arguments.round, arguments.top)
     if not asked.items:
@@ -257,7 +263,7 @@ def export_questions(argv: list[str] | None = None) -> int:
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
     written = " and ".join(str(folder / name) for name in files)
-    print(f"{len(asked.items)} images to look at: {written}")
+    print(f"{len(asked.items)} images to annotate: {written}")
     return 0
 
 
@@ -269,8 +275,8 @@ def _sizes(asked: _Questions) -> list[tuple[int, int]]:
                 sizes.append(image.size)
         except OSError as error:
             raise UserError(
-                f"{asked.root / item.file} cannot be read ({error}), and CVAT needs the sizes of "
-                "images; put the images back where the run found them."
+                f"{asked.root / item.file} cannot be read ({error}), but CVAT needs the sizes of "
+                "images; restore the folder that the run used."
             ) from None
     return sizes
 
@@ -279,14 +285,16 @@ def import_answers(argv: list[str] | None = None) -> int:
     """`jaxrobust import`; returns the exit code."""
     parser = Parser(
         "import",
-        description="Reads what was said in an annotation tool: into the table of the latest query "
-        "of a run, or as corrections.csv. Label Studio exports JSON or JSON-MIN, CVAT "
+        description="Reads the answers of an annotation tool, into the table of the latest query "
+        "of a run or into corrections.csv: JSON or JSON-MIN of Label Studio, or "
         '"CVAT for images 1.1".',
     )
     _add_run(parser)
     parser.add_argument("file", type=pathlib.Path, metavar="FILE", help=".json or .xml")
     parser.add_argument(
-        "--out", type=pathlib.Path, help="of wrong labels: table; RUN/corrections.csv"
+        "--out",
+        type=pathlib.Path,
+        help="for wrong labels: table to write; default: RUN/corrections.csv",
     )
     arguments = parser.parse_args(argv)
     path = arguments.file
@@ -304,7 +312,7 @@ def import_answers(argv: list[str] | None = None) -> int:
         if answer.file not in position
     ]
     strange += [
-        f"{answer.file} is said to be {answer.label!r}, which is not a class"
+        f"{answer.file} has the answer {answer.label!r}, which is not a class"
         for answer in answers
         if answer.file in position and answer.label and answer.label not in asked.choices
     ]
@@ -333,7 +341,7 @@ def _write_review(out: pathlib.Path, asked: _Questions, answers: dict[int, Answe
 
 
 def _fill(asked: _Questions, answers: dict[int, Answer]) -> None:
-    """Writes answers into the table of a query; other cells stay as they are."""
+    """Writes answers into the table of a query; other cells are not changed."""
     for i, answer in answers.items():
         asked.rows[i]["label"] = escape_formula(answer.label or "skip")
     rows: list[Sequence[str]] = [list(asked.rows[0])]

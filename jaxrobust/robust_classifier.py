@@ -1,5 +1,6 @@
-"""A scikit-learn classifier that is trained on features whose labels may be wrong."""
+"""`jaxrobust.RobustClassifier`: a scikit-learn classifier for labels that may be wrong."""
 
+import functools
 import json
 from typing import Any
 
@@ -14,29 +15,29 @@ from jaxrobust.data.views import statistics_of
 from jaxrobust.engine.workdir import plain
 from jaxrobust.errors import UserError
 
-_BATCH = 256
 _QUICK = 1000  # training examples up to which compiling costs more than running
 
 
 class RobustClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier of features `[N, D]` that does not learn the labels that it takes for wrong.
+    """A classifier of features `[N, D]`, trained by a method for wrong labels.
 
-    `fit` is `jaxrobust.find_label_issues(y, features=X)`, and keeps the trained networks. With up
-    to 1,000 examples the programs are compiled with few optimisations, which is sooner done and
-    rounds otherwise in the last digit; those of equal shapes are compiled once per process.
+    `fit` is `jaxrobust.find_label_issues(y, features=X)`, and keeps the trained networks. Up to
+    1,000 examples the programs are compiled with few optimisations, which takes less time and may
+    change the last digits. Programs for equal shapes are compiled once per process.
 
     Args:
-      method: of learning under wrong labels: `"dpc"`, `"bldr"`, `"dividemix"`, `"cross_entropy"`...
-      seed: of the training: equal seeds give equal classifiers.
-      config: as of `find_label_issues`.
+      method: for wrong labels: `"dpc"`, `"bldr"`, `"dividemix"`, `"cross_entropy"`...; see
+        `jaxrobust list methods`.
+      seed: of the training; equal seeds give equal classifiers.
+      config: as for `find_label_issues`.
       **options: fields to set in the recipe, sections joined by two underscores, such as
-        `num_epochs=5` and `dpc__warm_up=2`. They are parameters like the others, for `set_params`
-        and grids.
+        `num_epochs=5` and `dpc__warm_up=2`. They are parameters for `set_params` and grid searches
+        too.
 
     Attributes:
       classes_: `[C]`, sorted.
       n_features_in_: D.
-      label_issues_: `LabelIssues` of the labels that it was trained on.
+      label_issues_: `LabelIssues` of the training labels.
     """
 
     def __init__(
@@ -49,16 +50,16 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             setattr(self, name, value)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments it was made with; `deep` has no meaning."""
+        """The arguments of the constructor; `deep` has no effect."""
         del deep
         names = {"method": None, "seed": None, "config": None, **vars(self)}
         return {n: getattr(self, n) for n in names if not (n.startswith("_") or n.endswith("_"))}
 
     def set_params(self, **params: Any) -> "RobustClassifier":
-        """Sets arguments, fields of the recipe among them.
+        """Sets arguments, including fields of the recipe.
 
         Raises:
-          ValueError: for a name that cannot be one.
+          ValueError: for a name that cannot be a parameter.
         """
         for name, value in params.items():
             if name.startswith("_") or name.endswith("_") or hasattr(type(self), name):
@@ -72,7 +73,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         """Trains on features float `[N, D]` and labels `[N]`.
 
         Raises:
-          UserError: if there is one class only, or a field of the recipe is wrong.
+          UserError: if there is only one class, or a field of the recipe is invalid.
         """
         X, y = validate_data(self, X, y, dtype=(np.float32, np.float64, np.float16))
         check_classification_targets(y)
@@ -94,7 +95,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             is_quick=len(X) <= _QUICK,
         )
         self.label_issues_ = issues.with_classes(self.classes_)
-        recipe = plain(trained.recipe) | {"seed": 0}  # which predictions do not depend on
+        recipe = plain(trained.recipe) | {"seed": 0}  # predictions do not depend on the seed
         self._settings = json.dumps(recipe, sort_keys=True)
         self._num_examples = len(ids)
         self._networks = jax.tree.map(np.asarray, trained.networks)
@@ -120,12 +121,11 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         predict = classifiers.probabilities(
             self._settings, len(self.classes_), self._num_examples, (X.shape[1],)
         )
-        probs = np.empty((len(X), len(self.classes_)), np.float32)
-        for i in range(0, len(X), _BATCH):
-            part = features[i : i + _BATCH]
-            padded = np.pad(part, [(0, _BATCH - len(part)), (0, 0), (0, 0)])
-            probs[i : i + _BATCH] = predict(self._networks, self._statistics, padded)[: len(part)]
-        return probs
+        return classifiers.in_batches(
+            functools.partial(predict, self._networks, self._statistics),
+            features,
+            len(self.classes_),
+        )
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable classes `[n]`, in the type of the labels."""

@@ -115,7 +115,7 @@ MALFORMED = {
         [{"image": "a.png", "id": 1, "choice": {"choices": ["cat", "dog"]}}],
         "has the choices cat and dog, where one is asked for",
     ),
-    "a number": ([{"image": "a.png", "id": 1, "choice": 3}], "has no choice but '3'"),
+    "a number": ([{"image": "a.png", "id": 1, "choice": 3}], "has '3' in place of a choice"),
 }
 
 
@@ -206,7 +206,7 @@ def review(tmp_path):
 def test_a_query_there_and_back(name, annotation, capsys):
     tool = "cvat" if name == "cvat.xml" else "label-studio"
     assert cli.main(["export", str(annotation), f"--to={tool}"]) == 0
-    assert "4 images to look at" in capsys.readouterr().out
+    assert "4 images to annotate" in capsys.readouterr().out
     if tool == "cvat":
         assert "<name>unknown</name>" in (annotation / tool / "annotations.xml").read_text()
         assert json.loads((annotation / tool / "labels.json").read_text())[2]["name"] == "unknown"
@@ -248,12 +248,12 @@ def test_what_is_answered_wrongly(annotation, review, tmp_path, capsys):
     export.write_text(json.dumps([{"file": "z.png", "choice": "cat"}]))
     assert "'z.png' is not an image of" in refused("import", annotation, export)
     export.write_text(json.dumps([{"file": FILES[0], "choice": "zebra"}]))
-    assert f"{FILES[0]} is said to be 'zebra', which is not a class" in refused(
+    assert f"{FILES[0]} has the answer 'zebra', which is not a class" in refused(
         "import", annotation, export
     )
     assert "There is no file" in refused("import", annotation, tmp_path / "none.json")
     assert "holds no config.json" in refused("export", tmp_path, "--to=cvat")
     assert "holds no query of round 7" in refused("export", annotation, "--to=cvat", "--round=7")
-    assert "put the images back where the run found them" in refused("export", review, "--to=cvat")
+    assert "restore the folder that the run used" in refused("export", review, "--to=cvat")
     _write(annotation / "queries" / "round_01.csv", [["id", "file", "label"], [99, "a", ""]])
     assert "line 2: id '99' was not asked about" in refused("import", annotation, export)

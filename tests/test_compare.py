@@ -136,7 +136,7 @@ def test_what_cannot_be_compared_is_one_sentence(workdirs, tmp_path, capsys):
     other = _active(tmp_path, "other", "dcfs", seed=5, dataset="cifar10")
     for extra, words in (
         (unfinished, "holds no results.json"),
-        (damaged, "is damaged"),
+        (damaged, "cannot be read"),
         (twin, "have seed 0"),
         (other, "not the same problem"),
     ):

@@ -164,7 +164,7 @@ def test_images_are_embedded_by_the_same_network_or_not_at_all(features_run, cap
         ("no folder", "There is no folder"),
         ("no images", "There are no images in"),
         ("a file", "was trained on images; give a folder"),
-        ("no size", "does not say the size of its images"),
+        ("no size", "does not state the size of its images"),
         ("not square", "13 x 9 pixels, but this classifier was trained on images of 6 x 8"),
         ("broken", "broken.png"),
         ("top", "top must lie in 1 to 3"),

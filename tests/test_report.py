@@ -194,7 +194,7 @@ def test_a_page_of_an_annotation_run(tmp_path):
 def test_pages_of_the_other_tasks(tmp_path):
     page = _written(_noisy(tmp_path), f"--out={tmp_path / 'a'}")
     assert "=x" in page.text and "'=x" not in page.text
-    assert "Means of the last 3 epochs; the best epoch is known only" in page.text
+    assert "Means of the last 3 epochs; the best epoch is chosen" in page.text
     assert "36.0 % are wrong" in page.text and "1 most suspicious of 1 labels" in page.text
     assert {"suspicious_dpc.png", "margin_dpc.png", "noise_dpc.png"} <= _files(tmp_path / "a")
     assert "epochs_dpc.png" not in _files(tmp_path / "a")
@@ -262,10 +262,10 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
     for arguments, words in (
         ([empty], "is not a workdir: it holds no config.json"),
         ([tmp_path / "nowhere"], "nowhere does not exist"),
-        ([tmp_path / "other"], "is not of a run of jaxrobust"),
-        ([damaged], "results.json is damaged"),
-        ([broken], "environment.json is damaged"),
-        (unfinished, "is finished; name one alone"),
+        ([tmp_path / "other"], "is not of a jaxrobust run"),
+        ([damaged], "results.json cannot be read"),
+        ([broken], "environment.json cannot be read"),
+        (unfinished, "is finished; name a single one"),
         ([good, twin], "have seed 0"),
         ([good, _distilled(tmp_path)], "not the same problem"),
         ([good, "--by=al.opennes"], "has no 'al.opennes'"),

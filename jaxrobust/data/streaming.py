@@ -108,6 +108,8 @@ class FileStream:
         """
         import grain  # takes a second, which runs on images in memory need not spend
 
+        from jaxrobust.engine.environment import num_cores  # imports JAX, which no worker needs
+
         source = _Rows(dataclasses.replace(self, reported=set()), ids)
         rows = grain.MapDataset.source(cast(Sequence, source))[first:]  # it asks for no more
         if self.num_workers:
@@ -117,7 +119,7 @@ class FileStream:
             options = grain.MultiprocessingOptions(self.num_workers, _ROWS_AHEAD)
             dataset = rows.to_iter_dataset(read).mp_prefetch(options, worker_init_fn=_start_worker)
         else:
-            threads = os.cpu_count() or 1
+            threads = num_cores()
             read = grain.ReadOptions(threads, _ROWS_AHEAD * threads)
             dataset = rows.to_iter_dataset(read)
         iterator = iter(dataset)

@@ -1,7 +1,6 @@
 """Warnings about settings that are legal but probably unintended."""
 
 import math
-import os
 import pathlib
 import tempfile
 
@@ -9,6 +8,7 @@ import jax
 import ml_collections
 from tqdm import tqdm
 
+from jaxrobust.engine.environment import num_cores
 from jaxrobust.engine.sharding import Placement
 
 _LONG_SECONDS = 3600.0  # longer runs and intervals are worth a warning
@@ -50,7 +50,7 @@ def slow_run(workdir: pathlib.Path, num_epochs: float, seconds_each: float) -> l
         return warnings
     if jax.default_backend() == "cpu":
         left, each = (tqdm.format_interval(s) for s in (num_epochs * seconds_each, seconds_each))
-        cores = os.cpu_count() or 1
+        cores = num_cores()
         split = (
             f"; --config.device_count={cores} gives every core a part of each batch, which helps "
             "where a part is large"

@@ -24,6 +24,12 @@ log = logging.getLogger("jaxrobust")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    # As os.process_cpu_count, which Python has from 3.13 on.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def ask_for_determinism() -> None:
     """Tells XLA to sum in a fixed order and not to choose kernels by timing them.
 

@@ -26,7 +26,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_table(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
-    """Writes rows of cells as CSV."""
+    """Writes rows of cells as CSV for programs; `data.tables` writes those for spreadsheets."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())

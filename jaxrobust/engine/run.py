@@ -100,7 +100,8 @@ class Run:
         self._writers: list[Writer] = []
         self._jsonl: JsonLines | None = None
         self._pending: list[tuple[dict, dict, int]] = []
-        self._progress: Progress | None = None
+        # Networks are initialised, and programs compiled, before the number of epochs is known.
+        self._progress = self._new_progress(1, 0) if bar else None
         self._seconds_before = 0.0
         self._started = time.monotonic()
         self._last_save = time.monotonic()
@@ -194,11 +195,14 @@ class Run:
         """
         for warning in likely_mistakes(self.config, self.placement):
             log.warning("warning: %s", warning)
-        if self._progress is not None:  # of fewer images or classes
+        if self._progress is not None:
             self._progress.close()
-        self._progress = Progress(
+        self._progress = self._new_progress(total, self._epochs_before(saved.at))
+
+    def _new_progress(self, total: int, done: int) -> Progress:
+        return Progress(
             total,
-            self._epochs_before(saved.at),
+            done,
             every_seconds=self.config.log_every_seconds,
             workdir=self.workdir,
             num_compiled=self.programs.traces.total,

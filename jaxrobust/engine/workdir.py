@@ -56,7 +56,7 @@ def read_object(path: pathlib.Path) -> dict:
             raise ValueError("it holds no JSON object")
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); restore it, or choose another --workdir."
+            f"{path} cannot be read ({error}); restore it, or run again with another --workdir."
         ) from None
     return found
 

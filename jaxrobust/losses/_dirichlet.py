@@ -32,11 +32,12 @@ def kl_to_uniform(
         (C - 1) log(S) / 2 - sum_c log(x_c / S) / 2
         + (C - 1)(psi(S) - log S) + g(S) - sum_c g(x_c) - lnG(C).
 
-    The first line is what grows. Of log(x_c) = log_alpha_c + remainder_c + log_scale it takes the
-    first part, in which no rounding need have gone yet, and adds what is large in it exactly.
+    Only the first line grows with the concentrations. It is computed from the parts of
+    log(x_c) = log_alpha_c + remainder_c + log_scale, of which log_alpha can be exact, and its large
+    part is summed without rounding.
 
     Args:
-      x: positive `[..., C]`, read only where it is below `series_start`.
+      x: positive `[..., C]`; values above `series_start` are not used.
       log_alpha: `[..., C]`.
       remainder: `[..., C]`, of the order of 1.
       log_scale: scalar.
@@ -52,7 +53,7 @@ def kl_to_uniform(
     largest = jax.lax.stop_gradient(jnp.max(log_alpha, axis=-1, keepdims=True))
     log_sum = jax.nn.logsumexp(log_alpha - largest + remainder, axis=-1)
     log_s = largest[..., 0] + log_sum + log_scale
-    s = jnp.sum(jnp.minimum(x, start), axis=-1)  # read only where no x is larger
+    s = jnp.sum(jnp.minimum(x, start), axis=-1)  # used only where no x is larger
     bounded = (
         (num_classes - 1) * (_psi_minus_log(s, log_s) + log_scale / 2)
         + _g(s, log_s)
@@ -71,9 +72,9 @@ def kl_to_uniform(
 
 
 def series_start(dtype: jnp.dtype) -> float:
-    """The argument above which the series are as exact as `dtype`.
+    """The argument above which the series have the precision of `dtype`.
 
-    Below it, g is a difference of terms larger than itself: the lower it is, the better.
+    Below it g is a difference of larger terms, so it should be low.
     """
     return 32.0 if dtype == jnp.float64 else 5.0
 

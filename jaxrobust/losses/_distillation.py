@@ -1,4 +1,4 @@
-"""Leaf helpers that the distillation losses share."""
+"""Helpers that the distillation losses share."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def student_and_teacher(
     rank: int | None = None,
     shared_axes: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Both arrays in the student's float type, the teacher's cut off from the gradient.
+    """Both arrays in the student's float type, the teacher's without gradient.
 
     Args:
       student: any array; half precision is cast up to float32.

@@ -2,16 +2,17 @@
 
 Two heads learn from one feature: a positive head ("this is class y") through the corrected
 cross-entropy of sparse over-parameterisation (SOP; Liu et al., ICML 2022), and a negative head
-("this is not class k") through `jaxrobust.losses.negative_learning_loss`. Early exits learn like
-the positive head, and from both heads. `bldr_loss` is the whole objective. The paper's text leaves
-the formulas open, so they follow the authors' code, clamps included: every clamp passes no
-gradient where it binds.
+("this is not class k") through `jaxrobust.losses.negative_learning_loss`. Early exits have the loss
+of the positive head and are distilled from both heads. `bldr_loss` is the whole objective. Only the
+paper's abstract was available: the formulas and defaults are those of the authors' code. Every
+clamp passes no gradient where it binds.
 """
 
 import jax
 import jax.numpy as jnp
 
 from jaxrobust.arrays import at_least_float32, check_logits, label_mask, masked_mean
+from jaxrobust.errors import check_option
 from jaxrobust.losses.negative import negative_learning_loss
 
 _PROB_FLOOR = 1e-4
@@ -47,8 +48,8 @@ def consistency_kl(logits_weak: jax.Array, logits_strong: jax.Array) -> jax.Arra
 def class_balance_loss(probs: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
     """Cross-entropy of the batch's mean prediction against the uniform distribution.
 
-    `-(1/C) sum_k log(max(mean_i probs[i, k], 1e-4))`: a batch quantity, at its minimum `log C`
-    for a balanced batch.
+    `-(1/C) sum_k log(max(mean_i probs[i, k], 1e-4))`, a quantity of the batch; its minimum, at a
+    uniform mean, is `log C`.
 
     Args:
       probs: floats `[B, C]`, predicted probabilities.
@@ -70,7 +71,7 @@ def sop_noise_terms(
     """Label noise that sparse over-parameterisation attributes to each example.
 
     `U = min(u^2, 1 - 1e-4) * onehot` on the given label and `V = min(v^2, 1 - 1e-4) *
-    (1 - onehot)` off it. An entry that has passed the bound gets no gradient any more.
+    (1 - onehot)` off it. An entry beyond the bound gets no gradient, so it stays there.
 
     Args:
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u. Only the label's column
@@ -82,10 +83,14 @@ def sop_noise_terms(
     Returns:
       `(U, V)`, both floats `[B, C]`, at least float32.
 
+    Raises:
+      ValueError: for an unknown `noise_terms`.
+
     References:
       Liu et al., "Robust Training under Label Noise by Over-parameterization", ICML 2022, with the
       bound of the code of Zong et al., arXiv 2209.01334.
     """
+    check_option("noise_terms", noise_terms, _NOISE_CEILINGS)
     onehot, ceiling = at_least_float32(onehot), _NOISE_CEILINGS[noise_terms]
 
     def magnitude(rows):
@@ -112,10 +117,11 @@ def positive_learning_loss(
       ce  = -log q[label]
       mse = sum_k (h + U - V - m)^2
 
-    `ce` and `q` give gradient to the logits and, on the label's column, to u. `mse` gives gradient
-    to v only, off the label's column, and none to the logits: its prediction is hard. Where
-    `p + U - V` of the label is below the floor, `ce` gives none at all if V is zero. In SOP's own
-    code `mse` gives gradient to u as well, and U and V are bounded by 1: `noise_terms="sop"`.
+    `ce` and `q` give gradient to the logits and, in the label's column, to u. `mse` gives gradient
+    to v only, off the label's column, and none to the logits, since its prediction is hard. While V
+    is 0, an example whose `p + U` at the label is below the floor gets no gradient from `ce`. With
+    `noise_terms="sop"`, as in SOP's own code, `mse` gives gradient to u as well, and U and V are
+    bounded by 1.
 
     Args:
       logits: floats `[B, C]`.
@@ -130,8 +136,8 @@ def positive_learning_loss(
       `0.9 * mean(consistency_kl(...))`; SOP+ has 1 in place of `50 * noise_rate^2`, and no weights.
 
     Raises:
-      ValueError: if the labels or the table rows do not fit the logits, or there are fewer than
-        two classes.
+      ValueError: if the labels or the table rows do not fit the logits, there are fewer than two
+        classes, or `noise_terms` is unknown.
 
     References:
       Zong et al., arXiv 2209.01334 (authors' code); Liu et al., ICML 2022, for `"sop"`.
@@ -231,7 +237,7 @@ def head_agreement_loss(pl_logits: jax.Array, nl_logits: jax.Array) -> jax.Array
 
     Returns:
       Floats `[B]`, at least float32: 1/C of the divergence in nats. The method's weight is 10 for
-      CIFAR-100N and 0 otherwise.
+      100 classes and 0 otherwise.
 
     References:
       Zong et al., arXiv 2209.01334 (authors' code).
@@ -268,7 +274,7 @@ def bldr_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The objective of one batch, for the network and for the tables u and v.
 
-    The sum of these parts, E early exits being given (`mean` is over the batch)::
+    The sum of these parts, with E early exits; `mean` is over the batch::
 
       positive      mean(weights * ce) + 50 noise_rate^2 mean(mse) + 0.1 balance(q)
                       + 0.9 mean(consistency_kl), of the positive head: `positive_learning_loss`
@@ -289,14 +295,14 @@ def bldr_loss(
       logits_again: likewise of the weak views in the second pass.
       features_again: floats `[B, 1 + E, ...]`, the final and the exits' features of that pass.
       labels: integers `[B]`, the given labels.
-      complementary: {0, 1} mask `[B, C]` of the classes that the negative head is pushed away
-        from: `complementary_label_mask` of the negative head's logits in the second pass.
+      complementary: {0, 1} mask `[B, C]` of the complementary classes, `complementary_label_mask`
+        of the negative head's logits in the second pass.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
       weights: floats `[B]`, of the examples.
-      noise_rate: scalar, the estimated share of wrong labels.
-      positive: whether the positive head learns; without it there must be no exits.
-      negative: whether the negative head learns; without it there must be no exits.
+      noise_rate: scalar, the estimated fraction of wrong labels.
+      positive: whether the positive head learns; if not, there must be no exits.
+      negative: whether the negative head learns; if not, there must be no exits.
       noise_terms: of `positive_learning_loss`.
       reg_weight: the 50 above.
       reg_power: the exponent of the noise rate; 1 in the first upload of the authors' code.
@@ -310,11 +316,12 @@ def bldr_loss(
       where: bool `[B]`, the examples that count; `None` for all.
 
     Returns:
-      `(loss, parts)`: the scalar, and the parts by the names above, weights included, as far as
-      they occur. At least float32.
+      `(loss, parts)`: the scalar, and its parts by the names above, weights included; a part that
+      is switched off is absent. At least float32.
 
     Raises:
-      ValueError: if the shapes do not fit, or exits are given without one of the two heads.
+      ValueError: if the shapes do not fit, `noise_terms` is unknown, or there are exits although
+        one of the two heads does not learn.
 
     References:
       Zong et al., arXiv 2209.01334 (authors' code). `positive` alone with unit weights, noise rate

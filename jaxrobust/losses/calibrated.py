@@ -86,9 +86,9 @@ def evidential_nll(
 ) -> jax.Array:
     """Negative log-likelihood of the labels under the mean of the predicted Dirichlet.
 
-    `log S - log alpha_y`, the cross-entropy of the calibrated softmax. On every wrong class its
-    gradient is smaller than that of softmax cross-entropy, which is what `evidential_kl` makes up
-    for.
+    `log S - log alpha_y`, the cross-entropy of the calibrated softmax. Its gradient with respect to
+    the logit of a wrong class is smaller than that of softmax cross-entropy, by
+    `gamma C exp(o_c) / (S sum_j exp(o_j))`; `evidential_kl` compensates for this.
 
     Args:
       logits: floats `[..., C]`, C >= 2.
@@ -103,7 +103,7 @@ def evidential_nll(
         that is negative or not a scalar.
 
     References:
-      DPC, Eq. 2 and the first term of its evidential loss.
+      DPC, the first term of its evidential loss; Eq. 2 for the difference of the gradients.
     """
     log_probs = calibrated_log_softmax(logits, gamma)
     return -jnp.sum(log_probs, axis=-1, where=label_mask(log_probs, labels))
@@ -130,18 +130,18 @@ def evidential_kl(
     Args:
       logits: floats `[..., C]`, C >= 2.
       labels: integers `[...]` in `0..C-1`; with any other all classes count as wrong.
-      gamma: a positive number, None for 10 / C. Read only where evidence_scale is None.
+      gamma: a positive number, None for 10 / C. Used only if evidence_scale is None.
       beta: weight. It and 1 / C are part of the result, as in the authors' code; the paper writes
         them outside, which is the same.
-      evidence_scale: what turns exp(logits) into evidence, a positive number; None for 1 / gamma.
+      evidence_scale: positive factor from exp(logits) to evidence; None for 1 / gamma.
 
     Returns:
       Floats `[...]`, one per example, non-negative up to rounding, at least float32.
 
     Raises:
       ValueError: on fewer than two classes, labels of another shape or not integers, a gamma that
-        is negative or not a scalar, or `gamma=0` without an evidence_scale (a traced gamma is not
-        looked at, and gives values that are not finite).
+        is negative or not a scalar, or `gamma=0` without an evidence_scale. A traced gamma is not
+        checked: 0 then gives values that are not finite.
 
     References:
       DPC, the second term of its evidential loss. The paper scales the evidence by gamma, the
@@ -183,7 +183,7 @@ def evidential_loss(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      labels: integers `[...]` in `0..C-1`; for any other see the two terms.
+      labels: integers `[...]` in `0..C-1`; for other values see the two terms.
       gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
       beta: weight of the divergence, already applied to it.
       evidence_scale: as in `evidential_kl`, needed at `gamma=0`.
@@ -192,7 +192,7 @@ def evidential_loss(
       `(evidential_nll, evidential_kl)`, floats `[...]` each.
 
     Raises:
-      ValueError: where one of the two raises it.
+      ValueError: as `evidential_nll` and `evidential_kl`.
 
     References:
       DPC, evidential loss.
@@ -222,8 +222,8 @@ def negative_entropy(
       ValueError: on fewer than two classes, or a gamma that is negative or not a scalar.
 
     References:
-      The authors' code, which adds it with weight 1 for asymmetric and CIFAR-N noise. The paper
-      does not mention it.
+      The authors' code, which adds it with weight 1 during the warm-up for asymmetric and CIFAR-N
+      noise. The paper does not mention it.
     """
     logits = check_logits(logits)
     if clamp_logits:
@@ -301,7 +301,8 @@ def semi_supervised_loss(
         unsupervised = mean over rows and classes of  (p(o_u) - t_u)^2.
 
     Args:
-      logits_x: floats `[M, C]`, the supervised head on mixed rows with a labelled first partner.
+      logits_x: floats `[M, C]`, the supervised head on the mixed rows whose first partner is
+        labelled.
       labels_a: integers `[M]`, hard labels of the first partners.
       labels_b: integers `[M]`, hard labels of the second partners.
       mix: l, a number in `[0, 1]`, the share of the first partner.
@@ -315,11 +316,12 @@ def semi_supervised_loss(
       `(supervised, unsupervised)`, two scalars, neither weighted, at least float32.
 
     Raises:
-      ValueError: where `evidential_loss` raises it, or if logits_u and targets_u differ in shape.
+      ValueError: as `evidential_loss`, or if logits_u and targets_u differ in shape.
 
     References:
-      DPC, semi-supervised loss. As in the authors' code: means, and the supervised loss at the
-      mixed input. The paper sums over examples and mixes the losses of the two source images.
+      DPC, semi-supervised loss, as in the authors' code: means over rows, and the supervised loss
+      of the mixed input. The paper has sums over examples, mixes the losses of the two source
+      images, and does not divide the unsupervised loss by C.
     """
     probs = calibrated_softmax(logits_u, gamma)
     targets = jax.lax.stop_gradient(jnp.asarray(targets_u, probs.dtype))
@@ -374,7 +376,7 @@ def strong_view_consistency(
 
 
 def _is_known(value: jax.typing.ArrayLike) -> bool:
-    """Whether a number can be looked at, that is, is not being traced."""
+    """Whether the value is concrete, not traced."""
     return not isinstance(value, Tracer)
 
 

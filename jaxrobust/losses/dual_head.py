@@ -111,9 +111,9 @@ def binary_kl_norm_loss(
         T^2 * sum_k KL(Bernoulli(1/2) || Bernoulli(sigmoid(d_k)))
             = T^2 * sum_k log cosh(d_k / 2),    d = (s - t) / T
 
-    It grows like `(s - t)^2 / 8` for small differences and like `T |s - t| / 2` for large ones, and
-    equals `binary_kl_loss(s - t, 0)`. Its gradient with respect to s_k, `(T / 2) tanh(d_k / 2)`,
-    does not vanish where the teacher is saturated. Nothing is standardised over the classes.
+    Per class it is `(s - t)^2 / 8` for small differences and `T |s - t| / 2 - T^2 log 2` for large
+    ones; it equals `binary_kl_loss(s - t, 0)`. Its gradient `(T / 2) tanh(d_k / 2)` with respect to
+    s_k does not vanish where the teacher is saturated. Nothing is standardised over the classes.
 
     Args:
       student_logits: float [..., C].
@@ -153,20 +153,21 @@ def _log_cosh(x: jax.Array) -> jax.Array:
 
 
 def align_gradients(grad_cls: Any, grad_kd: Any, *, scope: str | None = None) -> Any:
-    """Adds two gradients after taking from the second its component against the first.
+    """Adds two gradients after removing from the second its component against the first.
 
         g_cls + g_kd - (min(<g_kd, g_cls>, 0) / ||g_cls||^2) g_cls
 
-    The classification gradient is never altered, and gradients that do not disagree are just added.
-    With `scope=None` the vectors are whole trees, as in the authors' code. Dual heads are disjoint,
-    so a conflict arises in the backbone alone, yet the norm and the correction include the primary
-    head: that head then receives its gradient times `1 + |dot| / norm^2`, and only part of the
-    conflict leaves the backbone. With `scope="backbone"` all of it does, and heads are just added.
+    Gradients whose inner product is not negative are added unchanged. With `scope=None` the vectors
+    are whole trees, as in the authors' code. The heads share no parameter, so a conflict arises in
+    the backbone alone, yet the norm and the correction include the primary head: under conflict
+    that head receives its gradient times `1 + |dot| / norm^2`, and only part of the conflict is
+    removed from the backbone. With `scope="backbone"` all of it is, and heads are added unchanged.
 
     Args:
       grad_cls: pytree of arrays, the gradient of the weighted classification loss.
       grad_kd: pytree of the same structure, the gradient of the weighted distillation loss.
-      scope: None, or the top-level key whose leaves alone enter dot product, norm and correction.
+      scope: the top-level key whose leaves alone enter dot product, norm and correction; None for
+        all leaves.
 
     Returns:
       Pytree of the same structure and dtypes as `grad_cls`, to hand to the optimiser.
@@ -230,7 +231,7 @@ def gradient_cosine(tree_a: Any, tree_b: Any) -> jax.Array:
 def gradient_conflict_report(
     grad_cls: Any, grad_kd: Any, partition: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, jax.Array]]:
-    """How far two gradients agree on each part of a network, and on the whole.
+    """Agreement of two gradients on each part of a network, and on the whole.
 
     Args:
       grad_cls: dict of pytrees, the gradient of the classification loss by top-level key.
@@ -271,7 +272,7 @@ def logit_conflict(
     *,
     temperature: float = 2.0,
 ) -> jax.Array:
-    """Whether cross-entropy and BinaryKL pull an example's logits in opposite directions.
+    """Inner product of the gradients of cross-entropy and BinaryKL with respect to the logits.
 
         <softmax(s) - onehot(y), T (sigmoid(s / T) - sigmoid(t / T))>
 
@@ -280,13 +281,12 @@ def logit_conflict(
 
     Args:
       student_logits: float [..., C].
-      teacher_logits: float [..., C].
+      teacher_logits: float [..., C]; receives no gradient.
       labels: int [...], in 0..C-1; any other has a onehot of zeros.
       temperature: T > 0 of BinaryKL.
 
     Returns:
-      Float [...]: the inner product of the two losses' gradients, per example (for the gradients
-      of batch means divide by B^2).
+      Float [...], one per example; for the gradients of batch means divide by B^2.
 
     Raises:
       ValueError: if the shapes do not fit or the temperature is not positive.

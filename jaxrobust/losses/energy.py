@@ -14,11 +14,11 @@ def energy_margin_loss(
     unknown_margin: float = -7.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """Keeps the energy of known images low and that of unknown ones high.
+    """Penalises known images of high energy and unknown images of low energy.
 
     `mean over known of relu(E - known_margin)^2 + mean over unknown of relu(unknown_margin - E)^2`
-    with `E = -logsumexp_{k < K} w_k`. EAOA adds it with weight 0.01 to the detector's (K+1)-way
-    cross-entropy. A batch quantity; a group that is absent from the batch counts 0.
+    with the energy `E = -logsumexp_{k < K} w_k`. EAOA adds it with weight 0.01 to the detector's
+    (K+1)-way cross-entropy. A quantity of the batch; a group without examples contributes 0.
 
     Args:
       detector_logits: floats `[B, K+1]`; class K is "unknown".
@@ -34,7 +34,8 @@ def energy_margin_loss(
       ValueError: if the labels are not integers, one per row of logits, or there is no known class.
 
     References:
-      Zong and Huang, CVPR 2025.
+      Zong and Huang, "Rethinking Epistemic and Aleatoric Uncertainty for Active Open-Set
+      Annotation: An Energy-Based Approach", CVPR 2025 (EAOA); margins and weight are its defaults.
     """
     detector_logits = check_logits(detector_logits)
     unknown = label_mask(detector_logits, labels)[..., -1]

@@ -5,16 +5,16 @@ offset they are the concentration of a Dirichlet distribution over the class sim
 
     alpha_c = exp(z_c) + offset,    S = sum_c alpha_c,    p_c = alpha_c / S,
 
-so that, unlike in a softmax, a constant added to every logit changes the prediction: S counts how
-much has been seen. Two heads read the same features, and the distance between their p is reduced
-on known and amplified on unknown classes.
+so that, unlike in a softmax, a constant added to every logit changes the prediction: S is the total
+evidence. Two heads read the same features, and the distance between their p is reduced on known and
+amplified on unknown classes.
 
 Labels are int: 0..K-1 for known classes, K for examples that an annotator called unknown; every
 other value, by convention -1, marks padding, which enters no term and no mean.
 
 Wang, Zong, Xie and Huang, "Dirichlet-Based Coarse-to-Fine Example Selection For Open-Set
-Annotation", arXiv 2409.17607. The method is known here from its abstract; the formulas are a
-reconstruction from the papers named beside each function, not a copy of the authors' objective.
+Annotation", arXiv 2409.17607. Only the abstract was available: the formulas are a reconstruction
+from the papers named in each function, not the authors' objective.
 """
 
 import math
@@ -41,16 +41,16 @@ def dirichlet_log_alpha(
     clip: float | None = 10.0,
     evidence: str = "exp",
 ) -> jax.Array:
-    """Log concentration of the Dirichlet distribution that a classifier's logits stand for.
+    """Log concentration of the Dirichlet distribution that a classifier predicts.
 
     `log alpha_c = log(g(z_c) + offset)` with z clipped to [-clip, clip], where the evidence g is
     exp(z), softplus(z) = log(1 + exp(z)), or relu(z) = max(z, 0).
 
     Args:
       logits: [..., K], K >= 2 classes, any float dtype.
-      offset: evidence that every class has before anything is seen, >= 0. With 0 the expected
-        probabilities are the softmax of the logits. (offset, clip) is (1, 10) in E2OAL, (0, None)
-        in DUC and (10 / K, None) in DPC.
+      offset: prior evidence of every class, >= 0. With 0 the expected probabilities are the
+        softmax of the logits. (offset, clip) is (1, 10) in E2OAL, whose values are the defaults,
+        (0, None) in DUC and (10 / K, None) in DPC.
       clip: bound on the size of a logit, None for no bound. A logit beyond it has zero gradient.
       evidence: "exp", "softplus" or "relu"; "relu" needs a positive offset.
 
@@ -144,7 +144,7 @@ def edl_loss(
       kind: "nll", "digamma" or "mse".
 
     Returns:
-      [...]; 0, without gradient, where the label is not in 0..K-1.
+      [...], in nats except "mse"; 0, without gradient, where the label is not in 0..K-1.
 
     Raises:
       ValueError: on an unknown `kind`, labels that are not integers or do not broadcast, or K < 2.
@@ -196,7 +196,7 @@ def misleading_kl(
     """Divergence to the uniform Dirichlet of the evidence for every class but the label.
 
     `KL(Dir(beta) || Dir(1))` with beta_y = 1 and, elsewhere, beta_c = alpha_c / offset (alpha_c
-    when offset is 0). Dividing by the offset puts the minimum at "no evidence".
+    when offset is 0). Divided by the offset, no evidence gives the minimum, 0.
 
     Args:
       alpha: [..., K], positive, from `dirichlet_alpha`.
@@ -221,7 +221,7 @@ def misleading_kl(
 
 
 def unknown_kl(alpha: jax.typing.ArrayLike, *, offset: float = 1.0) -> jax.Array:
-    """Divergence to the uniform Dirichlet of all the evidence: the target of a labelled unknown.
+    """Divergence to the uniform Dirichlet of all the evidence, for labelled unknown examples.
 
     `KL(Dir(beta) || Dir(1))` with beta = alpha / offset (alpha when offset is 0).
 
@@ -250,7 +250,7 @@ def head_discrepancy(
     clip: float | None = 10.0,
     evidence: str = "exp",
 ) -> jax.Array:
-    """How far apart the predictions of two heads are, symmetric in the heads.
+    """Distance between the predictions of two heads, symmetric in the heads.
 
     With p1, p2 the expected probabilities, m their mean, and Dir(alpha1), Dir(alpha2):
 
@@ -272,14 +272,15 @@ def head_discrepancy(
       evidence: as in `dirichlet_log_alpha`.
 
     Returns:
-      [...].
+      [...]; "js" and "dirichlet_kl" in nats.
 
     Raises:
       ValueError: on an unknown `kind` or another number of heads, and as `dirichlet_log_alpha`.
 
     References:
       Saito et al., "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", CVPR 2018
-      (MCD), takes "l1_mean"; "tv" has the same ranking and a range free of K.
+      (MCD), has "l1_mean". The default is ours: the same ranking, with a range that does not depend
+      on K.
     """
     check_option("kind", kind, DISCREPANCIES)
     logits = _check_two_heads(logits)
@@ -313,14 +314,14 @@ def discrepancy_loss(
     """Reduces the heads' discrepancy d on known classes and amplifies it on unknown ones.
 
     `mean_known d + mean_unknown f(d)`, where f(d) is -d ("neg"), 1 - d ("one_minus") or
-    max(0, margin - d) ("hinge"). A group that is absent from the batch counts 0.
+    max(0, margin - d) ("hinge"). A group without examples in the batch contributes 0.
 
     Args:
       discrepancy: [B], from `head_discrepancy`.
       labels: int [B]; 0..K-1 known, K unknown, other values ignored.
       num_classes: K, the number of known classes.
       amplify: "neg", "one_minus" or "hinge".
-      margin: for "hinge", the discrepancy that is enough.
+      margin: of "hinge", the discrepancy from which on an unknown example costs nothing.
 
     Returns:
       Scalar.
@@ -378,7 +379,7 @@ def dcfs_loss(
     - unk: mean over heads and unknown examples of `unknown_kl` / K;
     - dis: `discrepancy_loss` of `head_discrepancy`.
 
-    Each mean divides by the number of its group in the batch, and is 0 when there is none.
+    Each mean is over the examples of its group in the batch; without any it is 0.
 
     Args:
       logits: [2, B, K], one row per head, or a pair of [B, K].
@@ -396,19 +397,20 @@ def dcfs_loss(
       amplify: as in `discrepancy_loss`.
       margin: as in `discrepancy_loss`.
       logits_amplify: logits, like `logits`, whose discrepancy is amplified on unknown examples.
-        Made from `stop_gradient(features)` they confine that step to the heads, as in MCD. By
-        default `logits` themselves.
+        Computed from `stop_gradient(features)`, they confine the amplification to the heads, as in
+        MCD. None for `logits`.
 
     Returns:
       The total, a scalar, and its parts "nll", "kl", "unk" and "dis", unweighted scalars.
 
     Raises:
-      ValueError: on logits that are not [2, B, K], labels that are not int [B], or an option that
-        does not exist.
+      ValueError: on logits that are not [2, B, K], labels that are not int [B], or an unknown
+        option.
 
     References:
-      arXiv 2409.17607. The abstract fixes that evidence and the signed discrepancy are trained;
-      weights, annealing and the flat target of unknowns are taken from E2OAL and prior networks.
+      arXiv 2409.17607, whose abstract says that evidence and the signed discrepancy are trained.
+      kl_weight and annealing are those of E2OAL, the flat target of unknowns that of prior networks
+      (Malinin and Gales, NeurIPS 2018); lambda_unk and lambda_dis are ours.
     """
     logits = _check_two_heads(logits)
     num_classes = logits.shape[-1]
@@ -446,7 +448,7 @@ def dcfs_loss(
 
 
 def _evidence_ratio(alpha: jax.typing.ArrayLike, offset: float) -> jax.Array:
-    """alpha relative to no evidence: alpha / offset, or alpha itself when there is no offset."""
+    """alpha / offset, which is 1 without evidence; alpha itself when the offset is 0."""
     if offset < 0:
         raise ValueError(f"offset={offset} must not be negative: it is evidence.")
     alpha = check_logits(alpha, "alpha")

@@ -30,16 +30,16 @@ def rkd_loss(
 
         w_distance * structural_distance_loss(s, t) + w_angle * mean_ijk huber(a_ijk - a'_ijk)
 
-    with a_ijk the cosine of the angle at row i between rows j and k. Rows closer than 1e-12 have no
-    direction: their cosine is 0 and has no gradient. Takes memory for B^2 * D floats.
+    with a_ijk the cosine of the angle at row i between rows j and k; 0, without gradient, where row
+    i is closer than 1e-12 to one of them. Needs memory for B^2 * D floats.
 
     Args:
       student: float [B, D].
       teacher: float [B, D'], its width may differ; receives no gradient.
-      w_distance: weight of the distance part. It is a sum over pairs divided by B, as in the L2D
-        authors' code; the original paper takes the mean over B^2.
-      w_angle: weight of the angle part.
-      where: bool [B], the rows that form the batch; None takes all. Other rows may hold anything.
+      w_distance: weight of the distance part. It is a sum over pairs divided by B, as in L2D's
+        code; the original paper takes the mean over B^2.
+      w_angle: weight of the angle part. Both defaults are L2D's; CRD's benchmark has 25 and 50.
+      where: bool [B], the rows that form the batch; None for all. Values of other rows are ignored.
 
     Returns:
       Float scalar.
@@ -87,11 +87,11 @@ def pkt_loss(
     Args:
       student: float [B, D].
       teacher: float [B, D'], its width may differ; receives no gradient.
-      eps: keeps norms and probabilities away from 0; above 0.
-      where: bool [B], the rows that form the batch; None takes all. Other rows may hold anything.
+      eps: added to norms and probabilities; above 0.
+      where: bool [B], the rows that form the batch; None for all. Values of other rows are ignored.
 
     Returns:
-      Float scalar, in nats over B^2 pairs.
+      Float scalar, in nats, the mean over B^2 pairs.
 
     Raises:
       ValueError: if the features are not matrices with the same number of rows, `where` does not
@@ -128,8 +128,8 @@ def fitnet_loss(
 
         mean_hwc (s - t)^2
 
-    The student's map has passed a trained regressor that gives it the teacher's shape. The paper
-    writes half the squared norm; CRD's benchmark, whose weight is 100, this mean.
+    A trained regressor has given the student's map the teacher's shape. As in CRD's benchmark,
+    whose weight is 100; the paper has half the squared norm in place of the mean.
 
     Args:
       student_maps: float [B, ...], regressed.
@@ -164,7 +164,7 @@ def similarity_preserving_loss(
     Args:
       student: float [B, ...].
       teacher: float [B, ...], its other axes may differ; receives no gradient.
-      where: bool [B], the rows that form the batch; None takes all. Other rows may hold anything.
+      where: bool [B], the rows that form the batch; None for all. Values of other rows are ignored.
 
     Returns:
       Float scalar.
@@ -209,7 +209,7 @@ def variational_information_loss(
     starts at 5: `a = log(exp(5 - min_variance) - 1)`.
 
     Args:
-      predicted: float [B, H, W, C], m, what a trained regressor makes of the student's map.
+      predicted: float [B, H, W, C], m, the output of a trained regressor on the student's map.
       teacher_maps: the same shape; receives no gradient.
       variance_logits: float [C], a.
       min_variance: the least variance, above 0.
@@ -244,11 +244,11 @@ def contrastive_loss(
     log_normalizer: jax.typing.ArrayLike,
     temperature: float = 0.07,
 ) -> jax.Array:
-    """CRD's noise-contrastive estimation: which of M + 1 pairs belong to one image.
+    """CRD's noise-contrastive loss: which of M + 1 pairs are of the same image.
 
         -log h_0 - sum_{j=1..M} log(1 - h_j),    h = e / (e + M / N),    e = exp(s / T) / Z
 
-    CRD adds two of them: the student's embeddings against a memory of the teacher's, and the
+    CRD adds two such losses: the student's embeddings against a memory of the teacher's, and the
     teacher's (whose embedding is trained too) against a memory of the student's.
 
     Args:
@@ -293,13 +293,14 @@ def review_kd_hcl_loss(
 
         sum_levels sum_k w_k mse(pool_k(s), pool_k(t)) / sum_k w_k
 
-    over the map itself with w = 1, then its average pools to k = 4, 2 and 1 cells a side with w =
-    1/2, 1/4 and 1/8, leaving out each k that is not below the height of the map.
+    over the map itself with w = 1, then its average pools to k = 4, 2 and 1 cells per side, leaving
+    out each k that is not below the height of the map. Every weight is half the one before: 1/2,
+    1/4 and 1/8 where no k is left out.
 
     Args:
       student_maps: one float [B, H, W, C] per level.
       teacher_maps: the same shapes; receive no gradient.
-      where: bool [B], the examples that form the batch; None takes all.
+      where: bool [B], the examples that form the batch; None for all.
 
     Returns:
       Float scalar.
@@ -350,7 +351,7 @@ def attention_transfer_loss(
       teacher_maps: one float [B, H', W', C'] per level; receive no gradient.
 
     Returns:
-      Float [B], summed over levels. As in the authors' code, which weights it with 1000; equation 2
+      Float [B], summed over levels, as in the authors' code, which weights it with 1000; equation 2
       of the paper has the norm in place of the mean square.
 
     Raises:
@@ -389,7 +390,7 @@ def _levels(student_maps: Sequence, teacher_maps: Sequence) -> list[tuple]:
 
 
 def average_pool_to(maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """Average pool of [B, H, W, C]; cell i of k spans floor(i H / k) to ceil((i + 1) H / k)."""
+    """Average pool of [B, H, W, C]; cell i of k spans [floor(i H / k), ceil((i + 1) H / k))."""
     rows, columns = (
         jnp.asarray(_pooling_matrix(length, cells), maps.dtype)
         for length, cells in zip(maps.shape[1:3], size, strict=True)

@@ -27,7 +27,7 @@ def multilabel_bce_loss(
 
         -sum_k [y_k log max(sigmoid(x_k), eps) + (1 - y_k) log max(1 - sigmoid(x_k), eps)]
 
-    The clamp leaves no gradient to an entry that is wrong by more than -log(eps) (18.42).
+    An entry whose logit is wrong by more than -log(eps) = 18.42 gets no gradient.
 
     Args:
       logits: float [..., C].
@@ -62,8 +62,8 @@ def multilabel_logits_distillation_loss(
 
         sum_k KL(Bernoulli(sigmoid(t_k)) || Bernoulli(sigmoid(s_k)))
 
-    Probabilities are clamped to [eps, 1 - eps], so a student logit beyond 18.42 has no gradient.
-    This is `binary_kl_loss` at temperature 1 with the clamp on.
+    Probabilities are clamped to [eps, 1 - eps], so a student logit beyond 18.42 gets no gradient.
+    This is `binary_kl_loss` at temperature 1.
 
     Args:
       student_logits: float [..., C].
@@ -135,8 +135,9 @@ def structural_distance_loss(
         sum_ij huber(d_ij / mean(d) - d'_ij / mean(d')) / G
 
     with d and d' the student's and the teacher's distances and the means over i != j. The gradient
-    flows through the student's mean. A group of two has one distance, equal to its mean: its loss
-    and gradient are 0. Invariant to moving, turning and (with `normalize`) scaling either group.
+    flows through the student's mean. A group of two has one distance, equal to its mean: with
+    `normalize` its loss and gradient are 0. Invariant to translation, rotation and (with
+    `normalize`) scaling of either group.
 
     Args:
       student: float [G, D].
@@ -145,7 +146,7 @@ def structural_distance_loss(
         distances.
       group_mean: divide the sum by G, as the authors' code does. False with `normalize=False` is
         the paper's equations 4 to 8.
-      where: bool [G], the rows that form the group; None takes all. Other rows may hold anything.
+      where: bool [G], the rows that form the group; None for all. Values of other rows are ignored.
 
     Returns:
       Float scalar; 0 for fewer than two rows.
@@ -173,7 +174,7 @@ def _structural_distance_losses(
 
     def distances(embeddings):
         rows = where[..., None]
-        # Filling with the mean of the group keeps that mean the offset that the distances remove.
+        # Filled with the group's mean, which stays the offset that the distances remove.
         total = jnp.sum(embeddings, axis=-2, keepdims=True, where=rows)
         fill = jax.lax.stop_gradient(total / size[..., None, None])
         distance = pairwise_euclidean_distance(jnp.where(rows, embeddings, fill))
@@ -199,8 +200,8 @@ def class_aware_embedding_distillation_loss(
 
         sum_c structural_distance_loss({s_ic : y_ic = 1}, {t_ic : y_ic = 1})
 
-    over the classes that at least two images have. Label embeddings of absent classes have no
-    influence. Takes memory for B * C * B distances.
+    over the classes that at least two images have. Embeddings of absent labels have no influence.
+    Needs memory for B * C * B distances.
 
     Args:
       student: float [B, C, D], one embedding per image and class.
@@ -210,7 +211,7 @@ def class_aware_embedding_distillation_loss(
       group_mean: see `structural_distance_loss`.
 
     Returns:
-      Float scalar, the plain sum over classes; 0 if no class is there twice.
+      Float scalar, the sum over classes; 0 if no class is in two images.
 
     Raises:
       ValueError: if a shape does not fit.
@@ -236,8 +237,8 @@ def instance_aware_embedding_distillation_loss(
 
         sum_i structural_distance_loss({s_ic : y_ic = 1}, {t_ic : y_ic = 1})
 
-    over the images with at least two labels; with exactly two, and `normalize`, an image teaches
-    nothing. Takes memory for B * C * C distances.
+    over the images with at least two labels; with `normalize` an image with exactly two contributes
+    0. Needs memory for B * C * C distances.
 
     Args:
       student: float [B, C, D], one embedding per image and class.
@@ -247,7 +248,7 @@ def instance_aware_embedding_distillation_loss(
       group_mean: see `structural_distance_loss`.
 
     Returns:
-      Float scalar, the plain sum over images; 0 if no image has two labels.
+      Float scalar, the sum over images; 0 if no image has two labels.
 
     Raises:
       ValueError: if a shape does not fit.
@@ -278,8 +279,8 @@ def label_embedding_distillation_loss(
       student: float [B, C, D], one embedding per image and class.
       teacher: float [B, C, D'], its width may differ; receives no gradient.
       targets: {0, 1} [B, C] of any dtype.
-      lambda_cd: weight of `class_aware_embedding_distillation_loss`.
-      lambda_id: weight of `instance_aware_embedding_distillation_loss`.
+      lambda_cd: weight of `class_aware_embedding_distillation_loss`; paper and code have 100.
+      lambda_id: weight of `instance_aware_embedding_distillation_loss`; paper and code have 1000.
       normalize: see `structural_distance_loss`.
       group_mean: see `structural_distance_loss`.
 
@@ -348,15 +349,14 @@ def asymmetric_loss(
     margin: float = 0.05,
     eps: float = 1e-8,
 ) -> jax.Array:
-    """ASL: binary cross-entropy that focuses negatives and positives differently.
+    """ASL: binary cross-entropy with separate focusing of negatives and positives.
 
         -sum_k [y_k (1 - p_k)^gamma_pos log max(p_k, eps)
                 + (1 - y_k) (1 - n_k)^gamma_neg log max(n_k, eps)],
         p = sigmoid(x),    n = min(1 - p + margin, 1)
 
-    A negative with probability below the margin costs nothing. The focusing weights are
-    differentiated too. With both gammas and the margin 0 it is `multilabel_bce_loss`. Not part of
-    L2D.
+    A negative with probability below the margin costs nothing. The focusing weights have a gradient
+    too. With both gammas and the margin 0 it is `multilabel_bce_loss`. Not part of L2D.
 
     Args:
       logits: float [..., C].

@@ -1,7 +1,7 @@
 """Negative learning: "this image is not of class k", for complementary labels k.
 
 Shared by BUAL (Zong et al., ECCV 2024, arXiv 2402.15198), which gives unlabelled images random
-labels to push away from, and by the negative head of BLDR (Zong et al., arXiv 2209.01334).
+complementary labels, and by the negative head of BLDR (Zong et al., arXiv 2209.01334).
 """
 
 import math
@@ -47,13 +47,13 @@ def negative_learning_loss(
     `sum over complementary k of -log(max(1 - p_k, prob_floor))` with `p = softmax(logits)`.
 
     Each term lies in `[0, -log(prob_floor)]`, and its gradient is exactly zero where the floor
-    binds, that is where the network is already very sure of the forbidden class.
+    binds, at `p_k > 1 - prob_floor`.
 
     Args:
       logits: floats `[B, C]`, C >= 2.
-      complementary: what the images are not. Integers `[B]`, one class per image (a label outside
-        `0..C-1` gives loss 0), or a {0, 1} mask `[B, C]` of any dtype, summed over its classes
-        (an empty row gives loss 0). The rank says which one is given.
+      complementary: classes that the images do not have: integers `[B]`, one per image (a value
+        outside `0..C-1` gives loss 0), or a {0, 1} mask `[B, C]` of any dtype (an empty row gives
+        loss 0). They are told apart by their rank.
       prob_floor: lower bound of `1 - p_k` in `[0, 1)`. The paper's Eq. 1 has none (`0`); the
         default is that of both papers' code.
 
@@ -151,7 +151,7 @@ def complementary_label_mask(
     key: jax.Array | None = None,
     num_complementary: int = 1,
 ) -> jax.Array:
-    """Marks the classes that negative learning pushes an image away from.
+    """Mask of the complementary classes that negative learning takes for each image.
 
     Args:
       labels: integers `[B]` in `0..C-1`, the given (possibly wrong) labels; any other excludes no

@@ -1,7 +1,6 @@
 """What the methods are compared with: cross-entropy, mixup, nearest neighbours, DivideMix."""
 
 import dataclasses
-import os
 import warnings
 
 import jax
@@ -10,6 +9,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from jaxrobust.engine.environment import num_cores
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
@@ -159,7 +159,7 @@ def knn(config: ml_collections.ConfigDict, problem: Problem) -> Method:
 def _warn_of_hours(num_examples: int, num_dimensions: int) -> None:
     if jax.default_backend() != "cpu":
         return
-    speed = _PRODUCTS_PER_SECOND * (os.cpu_count() or 1)
+    speed = _PRODUCTS_PER_SECOND * num_cores()
     seconds = 2 * num_examples**2 * num_dimensions / speed
     if seconds > _LONG_SECONDS:
         warnings.warn(

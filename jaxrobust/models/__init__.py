@@ -53,10 +53,10 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 }
 
 FEATURE_NETWORKS = ("linear", "mlp")
-"""Those whose inputs are features `[B, D]` in place of images."""
+"""Networks whose inputs are features `[B, D]` in place of images."""
 
 INITIALIZATIONS = {"torch_default": torch_uniform, "kaiming_fan_out": he_normal}
-"""How the weights of convolutions start, by the name that a recipe gives it."""
+"""Initialisations of convolutions' weights, by the name in a recipe."""
 
 _VGG_SIZES = {
     8: (1, 1, 1, 1, 1),
@@ -134,13 +134,13 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 """Constructors, called with `dtype`, of networks that return `Features`."""
 
 MOBILE_BACKBONES = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")
-"""Those that CIFAR-100's distillation benchmark trains at `optimizer.mobile_learning_rate`."""
+"""Backbones that CIFAR-100's distillation benchmark trains at `optimizer.mobile_learning_rate`."""
 
 
 def make_classifier(
     name: str, *, num_classes: int, auxiliary: str, dtype: Any
 ) -> DualHeadClassifier:
-    """A backbone with a primary head and, if asked for, an auxiliary one.
+    """A backbone with a primary head and an optional auxiliary head.
 
     Args:
       name: a key of `BACKBONES`.
@@ -151,11 +151,9 @@ def make_classifier(
     Raises:
       UserError: for an unknown name or auxiliary head.
     """
-    if name not in BACKBONES:
-        raise UserError(unknown_name("backbone", name, BACKBONES))
     if auxiliary not in AUXILIARY_HEADS:
         raise UserError(unknown_name("auxiliary head", auxiliary, AUXILIARY_HEADS))
-    return DualHeadClassifier(BACKBONES[name](dtype=dtype), num_classes, auxiliary)
+    return DualHeadClassifier(_backbone(name, dtype), num_classes, auxiliary)
 
 
 def make_multilabel_classifier(
@@ -172,9 +170,13 @@ def make_multilabel_classifier(
     Raises:
       UserError: for an unknown name.
     """
+    return MultiLabelClassifier(_backbone(name, dtype), num_classes, dict(decoder))
+
+
+def _backbone(name: str, dtype: Any) -> nn.Module:
     if name not in BACKBONES:
         raise UserError(unknown_name("backbone", name, BACKBONES))
-    return MultiLabelClassifier(BACKBONES[name](dtype=dtype), num_classes, dict(decoder))
+    return BACKBONES[name](dtype=dtype)
 
 
 def make_network(
@@ -195,8 +197,8 @@ def make_network(
       num_heads: linear heads on the pooled feature.
       dtype: computation dtype.
       pool: one of `POOLINGS`, of the last feature map.
-      dropout: of `FEATURE_NETWORKS`, share of the features that is dropped in training.
-      norm_parts: of a batch, for BatchNorm.
+      dropout: of `FEATURE_NETWORKS`, fraction of the features that is dropped in training.
+      norm_parts: as of `Network`.
 
     Raises:
       UserError: for an unknown name or pooling.
@@ -240,17 +242,17 @@ def make_multi_exit(
     init: str = "torch_default",
     norm_parts: int = 1,
 ) -> MultiExit:
-    """A network with BLDR's two heads and its exits.
+    """A network with BLDR's two heads and early exits.
 
     Args:
       name: a ResNet of `NETWORKS`, or without exits one of `FEATURE_NETWORKS`.
       num_classes: outputs per head.
-      exits: whether there are exits after the stages before the last.
+      exits: whether there is an exit after every stage but the last.
       dtype: computation dtype.
       pool: `"global"`.
       dropout: as of `make_network`.
       init: a key of `INITIALIZATIONS`.
-      norm_parts: of a batch, for BatchNorm.
+      norm_parts: as of `Network`.
 
     Raises:
       UserError: for another name, pooling or initialisation.
@@ -264,7 +266,7 @@ def make_multi_exit(
         )
     if exits and name in FEATURE_NETWORKS:
         raise UserError(
-            f"model.name={name!r} has no stages from which BLDR's exits could lead: set "
+            f"model.name={name!r} has no stages for BLDR's exits: set "
             "--config.bldr.self_distillation=False."
         )
     kernel_init = INITIALIZATIONS[init]

@@ -1,4 +1,7 @@
-"""CRD's embeddings of student and teacher, and its memories of them."""
+"""CRD's embeddings of student and teacher, and memories of them for all training images.
+
+Tian et al., "Contrastive Representation Distillation", ICLR 2020, https://arxiv.org/abs/1910.10699.
+"""
 
 import math
 from typing import NamedTuple
@@ -14,7 +17,7 @@ class Contrast(NamedTuple):
     """Similarities of one network's embeddings to the other's memory.
 
     Attributes:
-      similarities: float32 `[B, M + 1]`, inner products; column 0 is of the image itself.
+      similarities: float32 `[B, M + 1]`, inner products; column 0 is that of the image itself.
       log_normalizer: float32 `[B, 1]`, log Z of `losses.contrastive_loss`, the same in every row.
     """
 
@@ -23,12 +26,12 @@ class Contrast(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """What is contrasted with a batch of the student's features.
+    """The other inputs of the contrast beside a batch of the student's features.
 
     Attributes:
-      teacher: features of the same images.
-      ids: int `[B]`, which images of the training set these are.
-      labels: int `[N]`, of the whole training set.
+      teacher: the teacher's features of the same images.
+      ids: int `[B]`, positions of the images in the training set.
+      labels: int `[N]` of the training set.
     """
 
     teacher: Features
@@ -37,17 +40,17 @@ class Pairs(NamedTuple):
 
 
 class ContrastiveMemory(Network):
-    """CRD's connector: linear embeddings of length 1, and what each image's were when last seen.
+    """CRD's linear embeddings, of length 1, and running averages of every image's embeddings.
 
-    The memories are running averages, and lie in the collection of BatchNorm's: a training step
-    compares with what it finds there, then moves the rows of its images.
+    The averages are in the collection `batch_stats`: a training step contrasts its embeddings with
+    them, then updates the rows of its images. Defaults are the paper's.
 
     Attributes:
       num_examples: N, images in the training set.
       teacher_width: channels of the teacher's pooled features.
       width: of the embeddings.
-      num_negatives: M, images of other classes, drawn anew at every visit with replacement.
-      momentum: share of an old row in the new one, which is then scaled to length 1.
+      num_negatives: M, images of other classes, drawn with replacement at every visit.
+      momentum: weight of the old row in an update, whose result is scaled to length 1.
       temperature: of `losses.contrastive_loss`.
     """
 
@@ -69,7 +72,7 @@ class ContrastiveMemory(Network):
     ) -> Features:
         """The features with the student's and the teacher's `Contrast` in place of `maps`.
 
-        Without `pairs` both are zeros: the shapes, for initialisation.
+        Without `pairs`, for initialisation, both are zeros.
         """
         size, count = features.pooled.shape[0], self.num_examples
         teacher = jnp.zeros((size, self.teacher_width)) if pairs is None else pairs.teacher.pooled
@@ -135,7 +138,7 @@ def draw_negatives(key: jax.Array, labels: jax.Array, ids: jax.Array, count: int
       key: of the draw.
       labels: int `[N]`, of at least two classes.
       ids: int `[B]`, in 0..N-1.
-      count: M, draws for each of them.
+      count: M, draws for each image.
 
     Returns:
       int32 `[B, M]`.
@@ -153,6 +156,6 @@ def draw_negatives(key: jax.Array, labels: jax.Array, ids: jax.Array, count: int
 
 
 def _unit(rows: jax.Array) -> jax.Array:
-    """Rows of length 1; one of zeros stays."""
+    """Rows scaled to length 1; a row of zeros is not changed."""
     squares = jnp.sum(rows**2, axis=-1, keepdims=True)
     return rows * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))

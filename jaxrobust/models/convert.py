@@ -2,10 +2,10 @@
 
 `python -m jaxrobust.models.convert --arch=resnet32x4 --from=checkpoint.pth --to=DIR`
 
-Reads the state dicts of the RepDistiller and DHKD networks, of torchvision's, of tonylins'
-MobileNetV2, of EfficientNet-Lite0, and of RepVGG and Swin by their authors or timm (`.pth`, or
-`.safetensors`), and writes a folder that a distillation
-recipe takes as its teacher. Exit codes: 0 done; 2 an error that the user can fix, in one sentence.
+Reads state dicts (`.pth` or `.safetensors`) of the networks of RepDistiller, DHKD and torchvision,
+of tonylins' MobileNetV2, of EfficientNet-Lite0, and of RepVGG and Swin by their authors or timm.
+Writes a folder that a distillation recipe takes as its teacher. Exit codes: 0 done; 2 an error that
+the user can fix, in one sentence.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxrobust.command_line import reports_errors
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import BACKBONES, make_classifier
 from jaxrobust.models.storage import MODEL, StoredClassifier, save_classifier
@@ -46,7 +47,8 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
       (number of classes, variables of `make_classifier(arch, auxiliary="none")`).
 
     Raises:
-      UserError: for an unknown architecture, or a tensor that is missing, superfluous or misshaped.
+      UserError: for an unknown architecture, or a tensor that is missing, unexpected or of another
+        shape.
     """
     if arch not in BACKBONES:
         raise UserError(unknown_name("architecture", arch, BACKBONES))
@@ -71,12 +73,17 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
         raise UserError(f"This is not a state dict of {arch}: {error}") from error
 
 
+EFFICIENTNET_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and std of the images of published weights."""
+
+
 def _published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, Any]:
-    """(whose, side in pixels, mean, std) of the images of published weights, as far as is known."""
+    """(whose, side in pixels, mean, std) of the images of published weights, empty if unknown."""
     if arch == "efficientnet_lite0":
-        return "EfficientNet-Lite's", 224, (127 / 255,) * 3, (128 / 255,) * 3
+        return "EfficientNet-Lite's", 224, *EFFICIENTNET_LITE
     if num_classes == 1000:
-        return "ImageNet's", 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        return "ImageNet's", 224, *IMAGENET
     if num_classes == 100:
         return "CIFAR-100's", 32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     return "", 0, (), ()
@@ -101,6 +108,7 @@ def _class_names(path: pathlib.Path | None, num_classes: int) -> tuple[str, ...]
     return names
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m jaxrobust.models.convert")
@@ -110,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--to", required=True, type=pathlib.Path, help="new folder")
     parser.add_argument(
-        "--ema", action="store_true", help="take the moving average where there are both"
+        "--ema", action="store_true", help="convert the moving average if the file holds both"
     )
     numbers = {"type": _three_numbers, "metavar": "R,G,B"}
     parser.add_argument(
@@ -119,36 +127,32 @@ def main(argv: list[str] | None = None) -> int:
         help="of the images that it was trained on, on the [0, 1] scale; default: ImageNet's for "
         "1,000 classes, CIFAR-100's for 100",
     )
-    parser.add_argument("--std", **numbers, help="likewise")
+    parser.add_argument("--std", **numbers, help="standard deviation of these images; likewise")
     parser.add_argument("--size", type=int, help="side of these images in pixels; likewise")
-    parser.add_argument("--classes", type=pathlib.Path, help="text file of one class name a line")
+    parser.add_argument("--classes", type=pathlib.Path, help="text file, one class name per line")
     args = parser.parse_args(argv)
-    try:
-        if args.arch not in BACKBONES:
-            raise UserError(unknown_name("architecture", args.arch, BACKBONES))
-        if (args.mean is None) != (args.std is None) or min(args.std or (1,)) <= 0:
-            raise UserError("--mean and --std go together, and std is positive.")
-        checkpoint = read_checkpoint(args.source, ema=args.ema)
-        num_classes, variables = convert_state_dict(args.arch, checkpoint.tensors)
-        whose, size, mean, std = _published_statistics(args.arch, num_classes)
-        if args.mean:
-            whose, mean, std = "as given", args.mean, args.std
-        size = size if args.size is None else args.size
-        if (args.to / MODEL).exists():
-            raise UserError(f"{args.to} holds a model already; choose another folder.")
-        classifier = StoredClassifier(
-            args.arch,
-            num_classes,
-            variables,
-            class_names=_class_names(args.classes, num_classes),
-            image_shape=(size, size, 3) if size else (),
-            mean=mean,
-            std=std,
-        )
-        save_classifier(classifier, args.to)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    if args.arch not in BACKBONES:
+        raise UserError(unknown_name("architecture", args.arch, BACKBONES))
+    if (args.mean is None) != (args.std is None) or min(args.std or (1,)) <= 0:
+        raise UserError("--mean and --std go together, and std is positive.")
+    checkpoint = read_checkpoint(args.source, ema=args.ema)
+    num_classes, variables = convert_state_dict(args.arch, checkpoint.tensors)
+    whose, size, mean, std = _published_statistics(args.arch, num_classes)
+    if args.mean:
+        whose, mean, std = "as given", args.mean, args.std
+    size = size if args.size is None else args.size
+    if (args.to / MODEL).exists():
+        raise UserError(f"{args.to} holds a model already; choose another folder.")
+    classifier = StoredClassifier(
+        args.arch,
+        num_classes,
+        variables,
+        class_names=_class_names(args.classes, num_classes),
+        image_shape=(size, size, 3) if size else (),
+        mean=mean,
+        std=std,
+    )
+    save_classifier(classifier, args.to)
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))
     print(f"{args.to}: {args.arch}, {num_classes} classes, {count:,} parameters.")
     if checkpoint.left:

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, operations, and milliseconds on a CPU."""
+"""Cost of a network: parameters, operations, and milliseconds on a CPU."""
 
 import dataclasses
 import math
@@ -13,18 +13,17 @@ import numpy as np
 from jaxrobust.models.storage import StoredClassifier
 
 BATCHES = (1, 64)
-"""Images in a batch that is timed."""
-_SECONDS, _REPEATS = 1.0, 3  # that a size is timed at least
+"""Batch sizes that are timed."""
+_SECONDS, _REPEATS = 1.0, 3  # least time and calls for each
 
 
 class Cost(NamedTuple):
-    """What a classifier costs to keep and to ask.
+    """Size and computation of a classifier.
 
     Attributes:
-      num_parameters: of `params`.
-      megabytes: of all its numbers in float32.
-      gflop: 1e9 multiplications and additions of one image, those of convolutions and matrix
-        products.
+      num_parameters: numbers in `params`.
+      megabytes: of all its variables in float32.
+      gflop: 1e9 multiplications and additions in convolutions and matrix products, for one image.
     """
 
     num_parameters: int
@@ -33,7 +32,7 @@ class Cost(NamedTuple):
 
 
 def cost(classifier: StoredClassifier) -> Cost:
-    """The cost of a classifier that knows the size of its images."""
+    """The cost of a classifier with an `image_shape`."""
     parameters, numbers = (
         sum(int(np.size(x)) for x in jax.tree.leaves(tree))
         for tree in (classifier.variables["params"], classifier.variables)
@@ -49,9 +48,9 @@ def num_operations(classifier: StoredClassifier) -> int:
 
 
 def operations(function: Callable, *arguments: Any) -> int:
-    """Multiplications and additions of a function, of whose arguments only shapes and dtypes count.
+    """Multiplications and additions of a function of arguments of these shapes and dtypes.
 
-    Nothing is computed, nor is JAX started.
+    The function is traced only: nothing is computed, and no backend is started.
     """
     return _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -70,7 +69,7 @@ def _operations(jaxpr: Any) -> int:
             shape = eqn.invars[0].aval.shape
             inner = math.prod(shape[i] for i in contracted)
             total += 2 * math.prod(eqn.outvars[0].aval.shape) * inner
-        elif name == "cond":  # by platform: the one of no platform has the convolution itself
+        elif name == "cond":  # by platform: the default branch has the convolution itself
             total += max(_operations(branch.jaxpr) for branch in params["branches"])
         else:
             for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
@@ -80,14 +79,13 @@ def _operations(jaxpr: Any) -> int:
 
 
 def milliseconds(classifier: StoredClassifier) -> dict[str, float]:
-    """By size of the batch, as text: milliseconds on the CPU from pixels to logits, the best of
-    repeats."""
+    """Batch size, as text -> milliseconds on the CPU from pixels to logits, best of the repeats."""
     device = jax.local_devices(backend="cpu")[0]
     shape = classifier.image_shape
     found = {}
     with jax.default_device(device):
         variables = jax.device_put(dict(classifier.variables), device)
-        # The variables are an operand, so that nothing is computed of them while it is compiled.
+        # An operand, since XLA would evaluate expressions of constants while it compiles.
         logits = jax.jit(
             lambda variables, images: dataclasses.replace(classifier, variables=variables).logits(
                 images

@@ -17,7 +17,7 @@ AUXILIARY_HEADS = ("none", "linear", "mlp")
 
 
 class Outputs(NamedTuple):
-    """What a classifier computes.
+    """Outputs of a classifier.
 
     Attributes:
       logits: float32 `[B, C]` of the primary head.
@@ -31,12 +31,12 @@ class Outputs(NamedTuple):
 
 
 class AuxiliaryHead(nn.Module):
-    """Linear, dropout, BN, ReLU, linear, in this order.
+    """Linear, dropout, BN, ReLU, linear, in this order, as in DHKD's code.
 
     Attributes:
       num_classes: outputs.
-      hidden: width in between.
-      dropout: share of the hidden units that is dropped in training.
+      hidden: width of the hidden layer.
+      dropout: fraction of the hidden units that is dropped in training.
       options: of its `Linear` layers.
     """
 
@@ -54,10 +54,10 @@ class AuxiliaryHead(nn.Module):
 
 
 class DualHeadClassifier(Network):
-    """A backbone with a primary head and, if asked for, an auxiliary one.
+    """A backbone with a primary head and an optional auxiliary head.
 
-    The top-level keys of the parameters are `backbone`, `primary` and `auxiliary`: without the last
-    one they are those of the same classifier with `auxiliary="none"`.
+    The top-level keys of the parameters are `backbone`, `primary` and `auxiliary`; without the last
+    one they are those of the classifier with `auxiliary="none"`.
 
     Attributes:
       backbone: network that returns `Features`; the `Linear` layers of the heads are made with its

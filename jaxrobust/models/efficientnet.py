@@ -1,8 +1,7 @@
 """EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
-https://arxiv.org/abs/1905.11946; the Lite variants are Google's of 2020, for TensorFlow, hence the
-padding.
+https://arxiv.org/abs/1905.11946. The Lite variants are Google's of 2020, with TensorFlow's padding.
 """
 
 import functools
@@ -29,7 +28,7 @@ STAGES = (
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 up to the pooled feature of 1,280 numbers.
 
-    The maps are those of stages 2, 3, 5 and 7 of the seven, at a fourth to a 32nd of the size.
+    The maps are those of stages 2, 3, 5 and 7 of the seven, at 1/4, 1/8, 1/16 and 1/32 of the size.
 
     Attributes:
       dtype: computation dtype of the convolutions; the pooled feature is float32.

@@ -10,17 +10,17 @@ from jaxrobust.models.layers import Features, HeadedNetwork, Linear, torch_unifo
 
 
 class FeatureNetwork(HeadedNetwork):
-    """Linear heads on features, with dense - LayerNorm - ReLU - dropout before them if asked for.
+    """Linear heads on features, with an optional dense - LayerNorm - ReLU - dropout before them.
 
-    It has the methods of `ResNet`, so that every method can train it. No BatchNorm: a batch may
-    have any size and any mixture of classes.
+    It has the methods of `ResNet`, so that every method can train it. There is no BatchNorm, so a
+    batch may have any size and any mixture of classes.
 
     Attributes:
       num_classes: outputs per head.
       num_heads: number of heads.
-      width: of the hidden layer; 0: there is none, and the heads read the features themselves.
-      dropout: share of the hidden units (without a hidden layer: of the features) that is dropped
-        in training.
+      width: of the hidden layer; 0 for none.
+      dropout: fraction of the hidden units (without a hidden layer: of the features) that is
+        dropped in training.
       kernel_init: of the hidden layer's weights; PyTorch's default.
       dtype: computation dtype of the hidden layer; features and logits are float32.
     """

@@ -79,8 +79,8 @@ class Branches(nn.Module):
 
     Attributes:
       chains: specs of each chain.
-      pool: what follows them: `"max"` pooling of the input, `"average"` pooling and a convolution
-        of 64 features, or nothing.
+      pool: a further branch: `"max"` pooling of the input, `"average"` pooling of it and a
+        convolution of 64 features, or `""` for none.
       dtype: computation dtype.
     """
 
@@ -108,7 +108,7 @@ class Branches(nn.Module):
 
 
 class ResidualBranches(nn.Module):
-    """x + scale * conv1x1(branches(x)), the convolution with bias, then ReLU unless told not to."""
+    """x + scale * conv1x1(branches(x)), the convolution with bias, then ReLU if `activate`."""
 
     chains: tuple[tuple[_Spec, ...], ...]
     scale: float
@@ -135,7 +135,7 @@ class InceptionResNetV2(HeadedNetwork):
     Attributes:
       num_classes: outputs per head.
       num_heads: number of heads.
-      repeats: how many blocks of each of the three kinds are repeated.
+      repeats: number of blocks of each of the three kinds.
       dtype: computation dtype of the convolutions; features and logits are float32.
     """
 

@@ -1,8 +1,8 @@
-"""Functions of JAX as ONNX models: their jaxpr, primitive by primitive.
+"""JAX functions as ONNX models: an interpreter of their jaxpr.
 
-One interpreter for every network: what depends on constants alone is computed here, and each of
-the few primitives that are left becomes one or two ONNX operators. The first dimension of the input
-is symbolic, so that a model takes batches of any size.
+Expressions of constants are evaluated here; each of the few other primitives becomes one or two
+ONNX operators. The first dimension of the input is symbolic, so that a model takes batches of any
+size.
 """
 
 import collections
@@ -20,19 +20,19 @@ from jaxrobust.errors import UserError
 
 OPSET = 17
 """Version of ONNX's operators; onnxruntime reads it since 1.12 (2022)."""
-_IR_VERSION = 8  # the one that came with this opset
+_IR_VERSION = 8  # released with this opset
 
 Constant = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tensor:
-    """What a node computes.
+    """An output of a node.
 
     Attributes:
       name: in the graph.
-      shape: dimensions, of which some may be multiples of the symbolic batch; 1 where the value is
-        yet to be broadcast.
+      shape: dimensions, some of which may be multiples of the symbolic batch; 1 where the value has
+        not been broadcast yet.
     """
 
     name: str
@@ -44,7 +44,7 @@ _Value = _Tensor | Constant
 
 @dataclasses.dataclass(eq=False)
 class _Node:
-    """An ONNX operator; names of tensors, and constants, are its inputs."""
+    """An ONNX operator; its inputs are names of tensors, and constants."""
 
     op: str
     inputs: list[str | Constant]
@@ -52,7 +52,7 @@ class _Node:
     attributes: dict[str, Any]
 
 
-# Elementwise primitives that are one operator each, and the same in NumPy for constants.
+# Elementwise primitives that are one operator each, and their NumPy functions for constants.
 _ELEMENTWISE: dict[str, tuple[str, Callable[..., Any]]] = {
     "abs": ("Abs", np.abs),
     "add": ("Add", np.add),
@@ -89,17 +89,17 @@ def to_onnx(
     output: str,
     metadata: dict[str, str],
 ) -> Any:
-    """An `onnx.ModelProto` that computes what a function computes of a batch of images.
+    """An `onnx.ModelProto` of a function of a batch of images.
 
     Args:
-      function: `[B, *image_shape]` -> `[B, ...]`, for any B; parameters are its own.
+      function: `[B, *image_shape]` -> `[B, ...]`, for any B, with its parameters inside.
       image_shape: of one image.
       dtype: of the images.
       output: name of the output; the input is called `images`.
       metadata: properties of the model.
 
     Raises:
-      UserError: for a primitive that is not known here.
+      UserError: for a primitive that is not supported.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), dtype)
@@ -114,14 +114,14 @@ def to_onnx(
 
 
 class _Graph:
-    """An ONNX graph that grows with the equations of a jaxpr."""
+    """An ONNX graph, built from the equations of a jaxpr."""
 
     def __init__(self, batch: Any):
         self.batch = batch
         self.nodes: list[_Node] = []
         self._count = 0
 
-    # What a graph is made of
+    # Nodes and shapes
 
     def node(
         self,
@@ -143,7 +143,7 @@ class _Graph:
         return f"t{self._count}"
 
     def materialized(self, value: _Value, shape: Sequence[Any]) -> _Value:
-        """A value in its whole shape; constants stay constants where no dimension is symbolic."""
+        """A value broadcast to a shape; a constant stays one where no dimension is symbolic."""
         if tuple(value.shape) == tuple(shape):
             return value
         if isinstance(value, Constant) and _is_static(shape):
@@ -151,7 +151,7 @@ class _Graph:
         return self.node("Expand", [value, self._shape(shape)], shape)
 
     def _shape(self, shape: Sequence[Any]) -> _Value | str:
-        """A shape as a tensor int64."""
+        """A shape as an int64 tensor."""
         if _is_static(shape):
             return np.array(shape, np.int64)
         first = [np.array([i], np.int64) for i in (0, 1)]
@@ -186,7 +186,7 @@ class _Graph:
         name, params = eqn.primitive.name, eqn.params
         if name in _IDENTITIES:
             return inputs
-        if name == "platform_index":  # what a function does where no platform is known
+        if name == "platform_index":  # choose the default branch
             return [np.asarray(params["platforms"].index(None), np.int32)]
         if name == "cond" and isinstance(inputs[0], Constant):
             branch = params["branches"][int(inputs[0])]
@@ -277,7 +277,7 @@ class _Graph:
 
     # Shapes
 
-    def on_broadcast_in_dim(self, eqn, x, *dynamic):
+    def on_broadcast_in_dim(self, eqn, x):
         shape = [1] * len(eqn.params["shape"])
         for size, axis in zip(x.shape, eqn.params["broadcast_dimensions"], strict=True):
             shape[axis] = size
@@ -299,9 +299,9 @@ class _Graph:
             return x
         return self.node("Transpose", [x], [x.shape[i] for i in axes], perm=list(axes))
 
-    def on_reshape(self, eqn, x, *dynamic):
+    def on_reshape(self, eqn, x):
         shape = eqn.params["new_sizes"]
-        # One dimension that depends on the batch is what the others leave over.
+        # A single dimension that depends on the batch is inferred from the others.
         sizes = np.array([n if isinstance(n, int) else -1 for n in shape], np.int64)
         if (sizes == -1).sum() > 1:
             return self.node("Reshape", [x, self._shape(shape)], shape)
@@ -327,7 +327,7 @@ class _Graph:
         return self._sliced(x, starts, ends, steps, eqn.outvars[0].aval.shape)
 
     def on_gather(self, eqn, x, start):
-        """One block of an array, as `x[:, :n]` is written where a dimension is symbolic."""
+        """A slice such as `x[:, :n]`, which is traced as a gather where a dimension is symbolic."""
         numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
         gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
         if gone or not isinstance(start, Constant) or start.ndim != 1:
@@ -450,8 +450,7 @@ class _Graph:
     # From nodes to a file
 
     def fuse(self) -> None:
-        """Puts scales and shifts of channels, such as BatchNorm's, into the convolution before
-        them, and makes a ReLU with an upper bound one operator."""
+        """Folds channels' scales and shifts into the convolution before, ReLU and Min into Clip."""
         makers = {name: node for node in self.nodes for name in node.outputs}
         uses = collections.Counter(x for n in self.nodes for x in n.inputs if isinstance(x, str))
         renamed: dict[str, str] = {}
@@ -520,12 +519,11 @@ class _Graph:
         return model
 
 
-# Those that take values as they are before they are broadcast.
+# Primitives whose handlers take values that are not broadcast yet.
 _LAZY = (
     "broadcast_in_dim",
     "clamp",
     "convert_element_type",
-    "erf_inv",
     "integer_pow",
     "ne",
     "rsqrt",
@@ -537,7 +535,7 @@ _LAZY = (
 def _into_convolution(
     node: _Node, before: _Node, makers: dict[str, _Node], uses: collections.Counter
 ) -> bool:
-    """Whether an operator with a constant for each channel is now part of the convolution."""
+    """Folds an operator with a constant per channel into the convolution; whether it could."""
     if before.op != "Transpose" or node.op not in ("Add", "Sub", "Mul"):
         return False
     conv = makers.get(before.inputs[0])  # pyright: ignore[reportArgumentType]
@@ -586,7 +584,7 @@ def _picked(shape: Sequence[Any], axes: Sequence[int]) -> tuple[Any, ...]:
 
 
 def _broadcast(shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-    """The shape of elementwise operands, scalars among them."""
+    """The common shape of elementwise operands, including scalars."""
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     return tuple(

@@ -1,4 +1,4 @@
-"""Layers shared by the networks, and what every backbone returns."""
+"""Layers that the networks share, and the output of every backbone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for biases, which have the bound of the weights beside them."""
+    """PyTorch's default for biases, with the bound of the weights of the same layer."""
 
     def init(key, shape, dtype=jnp.float32):
         bound = fan_in**-0.5
@@ -28,20 +28,20 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 BATCH_NORM_MOMENTUM = 0.9
-"""Share of a running average that stays at every update: PyTorch's momentum of 0.1."""
+"""Weight of the old running average in an update; PyTorch's momentum is 1 minus this, 0.1."""
 
 
 class Features(NamedTuple):
-    """What a backbone computes, shallow to deep, in the backbone's computation dtype if not said.
+    """Output of a backbone, in its computation dtype unless stated; stages from shallow to deep.
 
     Attributes:
       pooled: float32 `[B, D]`, the input of the heads.
       maps: `[B, H, W, C]` at the end of every stage, after its activation.
-      preactivations: the same places before the activation; a stage that ends without one has the
-        same map here as in `maps`.
+      preactivations: the same maps before the activation; equal to `maps` for a stage that ends
+        without one.
       final: `[B, H, W, D]`, the map that is pooled: the last of `maps`, unless more layers follow.
-      blocks: `[B, H, W, C]`, what the blocks of each stage return, of a network whose `maps` come
-        after a further BatchNorm and activation; else empty.
+      blocks: `[B, H, W, C]`, outputs of the last block of each stage, for a network whose `maps`
+        are after a further BatchNorm and activation; else empty.
     """
 
     pooled: jax.Array
@@ -86,10 +86,9 @@ def depthwise_conv(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """Convolution of every channel with a filter of its own; `jax.lax.conv_general_dilated`'s
-    arguments.
+    """Depthwise convolution, with the arguments of `jax.lax.conv_general_dilated`.
 
-    On CPU it is a sum of shifted products, which XLA fuses into one loop: its grouped convolution
+    On CPU it is a sum of shifted products, which XLA fuses into one loop: XLA's grouped convolution
     takes 20 to 100 times as long there.
 
     Args:
@@ -97,7 +96,10 @@ def depthwise_conv(
       kernel: `[k, k, 1, C]`.
       strides: in both directions.
       padding: `"SAME"`, or (before, after) in both directions.
-      **options: what else `conv_general_dilated` is given.
+      **options: further arguments of `conv_general_dilated`.
+
+    Returns:
+      `[B, H', W', C]`.
     """
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
@@ -162,12 +164,12 @@ class Conv(nn.Module):
 
 
 class Network(nn.Module, kw_only=True):
-    """A module that is trained as a whole, and says how its BatchNorm layers see a batch.
+    """A module that is trained as a whole, with an option for its BatchNorm layers.
 
     Attributes:
-      norm_parts: number of equal parts of a training batch that are normalised separately. With
-        one per device of the mesh that batches are split over, each device normalises its own
-        images only, as in PyTorch's `DataParallel`. Of nested networks the outermost counts.
+      norm_parts: number of equal parts of a training batch that BatchNorm normalises separately.
+        With one per device of the mesh that batches are split over, each device normalises its own
+        images only, as in PyTorch's `DataParallel`. Of nested networks the outermost one's holds.
     """
 
     norm_parts: int = 1
@@ -188,11 +190,11 @@ class HeadedNetwork(Network):
     def features(
         self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
     ) -> jax.Array:
-        """What the heads read, float32 `[B, D]`; arguments as for `stages`."""
+        """Pooled features, float32 `[B, D]`; arguments as for `stages`."""
         return self.stages(inputs, train=train, where=where).pooled
 
     def classify(self, features: jax.Array) -> jax.Array:
-        """Logits float32 `[B, num_heads, num_classes]` of what `features` returns."""
+        """Logits float32 `[B, num_heads, num_classes]` of pooled features."""
         return jnp.stack([head(features) for head in self.heads], axis=1)
 
     def __call__(
@@ -250,7 +252,7 @@ class BatchNorm(nn.Module):
         shape = (num_parts, len(inputs) // num_parts)
         valid = jnp.ones(shape, bool) if where is None else where.reshape(shape)
         counts = jnp.any(valid, axis=1)
-        mask = valid | ~counts[:, None]  # statistics of no rows at all would not be finite
+        mask = valid | ~counts[:, None]  # statistics without rows would not be finite
         weights = counts.astype(jnp.float32) / jnp.maximum(jnp.sum(counts, dtype=jnp.float32), 1)
         norm = nn.BatchNorm(**options, parent=None)
         variables = {

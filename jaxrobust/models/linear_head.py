@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxrobust.models.storage import StoredClassifier
 
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-_HELD_OUT = 0.2
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # candidates for `LinearHead.strength`
+_HELD_OUT = 0.2  # fraction of the examples on which they are compared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class LinearHead:
     Attributes:
       kernel: float32 `[D, C]`.
       bias: float32 `[C]`.
-      strength: the inverse of the penalty (sklearn's `C`) that was chosen.
+      strength: the chosen inverse of the penalty (scikit-learn's `C`).
     """
 
     kernel: np.ndarray
@@ -32,7 +32,7 @@ class LinearHead:
     def on(
         self, backbone: StoredClassifier, class_names: Sequence[str], size: int
     ) -> StoredClassifier:
-        """The classifier that this head and its backbone are together, of images of a size."""
+        """The classifier of this head on a backbone, for images of `size` x `size` pixels."""
         dense = {"Dense_0": {"kernel": self.kernel, "bias": self.bias}}
         variables = {
             name: {"backbone": backbone.variables[name]["backbone"]}
@@ -56,17 +56,20 @@ def fit_linear_head(
     seed: int = 0,
     balanced: bool = False,
 ) -> LinearHead:
-    """Logistic regression on standardised features, its penalty the best on a held-out fifth.
+    """Logistic regression on standardised features, its penalty chosen on a held-out fifth.
 
-    That choice keeps the probabilities of training images from running to 0 and 1, in which a
-    student would find nothing but the labels.
+    With too small a penalty the probabilities of training images would tend to 0 and 1 and tell a
+    student no more than the labels.
 
     Args:
       features: `[N, D]`, or `[N, V, D]`, of which all V views are trained on.
-      labels: int `[N]`; every class has some.
+      labels: int `[N]`; every class occurs.
       num_classes: C.
-      seed: of the fifth that is held out.
-      balanced: whether all classes weigh the same, however many images they have.
+      seed: of the draw of the held-out examples.
+      balanced: whether all classes have the same weight, whatever their number of images.
+
+    Returns:
+      `LinearHead`, trained on all examples.
     """
     from sklearn.linear_model import LogisticRegression  # takes long to import
     from sklearn.metrics import log_loss
@@ -100,12 +103,12 @@ def fit_linear_head(
         return log_loss(labels[held_out], probs, labels=np.arange(num_classes))
 
     best, strength = np.inf, _STRENGTHS[0]
-    for candidate in _STRENGTHS:  # weaker and weaker penalties, each of which takes longer to fit
+    for candidate in _STRENGTHS:  # a weaker penalty takes longer to fit
         found = loss(candidate)
         if found >= best:
             break
         best, strength = found, candidate
-    # Every image counts once, in however many views.
+    # Every image has the weight 1, whatever the number of views.
     model = regression(ids, features.shape[1], strength / features.shape[1])
     kernel, bias = model.coef_.T, model.intercept_
     if num_classes == 2:  # sklearn has one column for two classes

@@ -1,4 +1,4 @@
-"""L2D's classifier: one embedding per label by cross-attention, and a linear score of each.
+"""L2D's classifier: one embedding per label by cross-attention, and a linear classifier of each.
 
 Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023, https://arxiv.org/abs/2308.06453;
 Ridnik et al., "ML-Decoder: Scalable and Versatile Classification Head", WACV 2023,
@@ -18,12 +18,11 @@ from jaxrobust.models.layers import Features, Linear, Network
 
 
 class MultiLabelOutputs(NamedTuple):
-    """What a multi-label classifier computes.
+    """Outputs of a multi-label classifier.
 
     Attributes:
       logits: float32 `[B, C]`.
-      label_embeddings: float32 `[B, G, width]`, one per query; the decoder has C of them unless it
-        is told otherwise.
+      label_embeddings: float32 `[B, G, width]`, one per query; G = C by default.
       features: of the backbone.
     """
 
@@ -36,8 +35,8 @@ class CrossAttention(nn.Module):
     """Multi-head attention of queries to a memory, as in PyTorch.
 
     Attributes:
-      num_heads: divides the width.
-      dropout: share of the attention weights that is dropped in training.
+      num_heads: divisor of the width.
+      dropout: fraction of the attention weights that is dropped in training.
     """
 
     num_heads: int
@@ -47,7 +46,7 @@ class CrossAttention(nn.Module):
     def __call__(self, queries: jax.Array, memory: jax.Array, *, train: bool) -> jax.Array:
         """Float32 `[B, G, width]` of queries of that shape and memory `[B, S, width]`."""
         width = queries.shape[-1]
-        # One matrix for queries, keys and values: its size is in the bound of the initialisation.
+        # One matrix for queries, keys and values: its shape determines the initialisation's bound.
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, 3 * width))
         bias = self.param("bias", nn.initializers.zeros, (3 * width,))
 
@@ -65,18 +64,18 @@ class CrossAttention(nn.Module):
 
 
 class MLDecoder(nn.Module):
-    """Logits and label embeddings of a map; float32 throughout.
+    """Logits and label embeddings of a map, in float32.
 
-    The queries are drawn once and never trained: they lie in the collection `constants`, beside
-    `params`, and are saved with it.
+    The queries are random and not trained: they are in the collection `constants`, which is saved
+    with `params`. Defaults are those of L2D's code.
 
     Attributes:
       num_classes: C.
-      num_groups: G, number of queries, at most C; None is C, a negative number 100.
+      num_groups: G, number of queries, at most C; None for C, a negative number for 100.
       width: of the embeddings.
       hidden: width of the feed-forward layer.
       num_heads: of the attention.
-      dropout: share that is dropped in training, everywhere.
+      dropout: fraction that is dropped in training, in every dropout.
     """
 
     num_classes: int
@@ -92,7 +91,7 @@ class MLDecoder(nn.Module):
 
         Args:
           maps: `[B, H, W, F]` or tokens `[B, S, F]`.
-          train: whether to drop.
+          train: whether dropout is applied.
 
         Returns:
           (logits `[B, C]`, label embeddings `[B, G, width]`).

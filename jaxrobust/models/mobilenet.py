@@ -63,7 +63,7 @@ class InvertedResidual(nn.Module):
     Attributes:
       features: output channels.
       stride: of the depthwise convolution.
-      expansion: factor on the input's width; where it is 0 the first convolution is left out.
+      expansion: factor on the input's width; 0 leaves out the first convolution.
       activation: after the first two convolutions.
       dtype: computation dtype.
     """
@@ -98,8 +98,8 @@ class MobileNetV2(nn.Module):
     Attributes:
       width: factor on all widths but the last, 1280.
       strides: of the seven stages.
-      first_expansion: of the first stage: 1 adds a convolution that 0 does not have.
-      activation: after every convolution but the linear ones.
+      first_expansion: expansion of the first stage, 0 or 1; see `InvertedResidual`.
+      activation: after every convolution except the linear ones.
       dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
 

@@ -1,4 +1,4 @@
-"""BLDR's network: two linear heads on the last feature of a ResNet, and exits on the way to it.
+"""BLDR's network: a ResNet with two linear heads on its last feature, and early exits.
 
 The exits are those of Zhang et al., "Be Your Own Teacher: Improve the Performance of Convolutional
 Neural Networks via Self Distillation", ICCV 2019.
@@ -26,7 +26,7 @@ class ExitBlock(nn.Module):
     Attributes:
       features: channels of the last convolution.
       hidden: channels of the first two.
-      kernel: K, by which the map shrinks.
+      kernel: K, the factor by which the map shrinks.
       kernel_init: of the convolutions' weights.
       dtype: computation dtype.
     """
@@ -57,13 +57,13 @@ class ExitBlock(nn.Module):
 class MultiExit(Network):
     """A ResNet with a positive and a negative head, and an exit after each stage but the last.
 
-    An exit shrinks its map as far as the remaining stages do and gives it the channels of the last
-    stage, a quarter of them on the way there (128 of 512).
+    An exit shrinks its map as much as the remaining stages do. It has the channels of the last
+    stage, and a quarter of them in its first two convolutions (128 of 512).
 
     Attributes:
       backbone: network with a method `stages`; its own heads are not used.
       num_classes: outputs per head.
-      exits: whether there are any.
+      exits: whether there are exits.
       kernel_init: of the exits' convolutions.
       dtype: computation dtype of the exits.
     """
@@ -78,7 +78,7 @@ class MultiExit(Network):
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Logits and the features that they are read from, all float32.
+        """Logits and the features that they are computed from, float32.
 
         Args:
           images: `[B, H, W, 3]`, normalised.

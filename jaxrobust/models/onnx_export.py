@@ -1,12 +1,12 @@
-"""Classifiers as ONNX files, each checked against the network that it was made of.
+"""Classifiers as ONNX files, whose outputs are compared with the network's.
 
     jaxrobust export runs/dhkd/student --out=student.onnx
     jaxrobust export runs/dhkd/student --out=student.int8.onnx --int8
 
 The file has one input, `images`, `[batch, H, W, 3]` for any batch size: raw pixels uint8, which are
-normalised inside, or float32 that are normalised already; and one output, `logits` or
-`probabilities`, float32 `[batch, C]`. The names of the classes are among the model's properties.
-It needs only onnxruntime, or anything else that reads ONNX:
+normalised inside, or normalised float32; and one output, `logits` or `probabilities`, float32
+`[batch, C]`. The class names are among the model's properties. Any program that reads ONNX can run
+it, such as onnxruntime:
 
     import onnxruntime
     session = onnxruntime.InferenceSession("student.onnx")
@@ -17,7 +17,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import sys
 import tempfile
 from typing import Any
 
@@ -25,26 +24,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.errors import UserError
 from jaxrobust.models.jaxpr_to_onnx import OPSET, to_onnx
 from jaxrobust.models.storage import StoredClassifier, load_classifier
 
 TOLERANCE = 1e-5
-"""Largest difference of an output from the network's, as a share of its largest output."""
+"""Largest difference of an output from the network's, relative to its largest output."""
 
-_BATCHES = (1, 3)  # images that a file is checked with
+_BATCHES = (1, 3)  # batch sizes at which a file is checked
 
 
 @dataclasses.dataclass(frozen=True)
 class OnnxFile:
-    """What is known of a file that was written.
+    """Facts about a file that was written.
 
     Attributes:
       num_bytes: its size.
       opset: version of ONNX's operators.
-      difference: largest difference of an output from the network's, as a share of the largest.
+      difference: largest difference of an output from the network's, relative to the largest.
     """
 
     num_bytes: int
@@ -53,10 +52,10 @@ class OnnxFile:
 
 
 def check_packages() -> None:
-    """Refuses where onnx or onnxruntime is missing.
+    """Checks that onnx and onnxruntime are installed.
 
     Raises:
-      UserError: naming what to install.
+      UserError: if one is missing.
     """
     try:
         import onnx  # noqa: F401
@@ -76,23 +75,25 @@ def save_onnx(
     probabilities: bool = False,
     int8: bool = False,
 ) -> OnnxFile:
-    """Writes a classifier as an ONNX file, once onnxruntime has computed the same with it.
+    """Writes a classifier as an ONNX file after comparing its outputs by onnxruntime.
 
     Args:
-      classifier: with the shape and, if they are to be inside, the normalisation of its images.
+      classifier: with the shape and, for `normalize`, the normalisation of its images.
       path: of the file.
-      normalize: whether images are raw, uint8, and normalised inside; else float32, normalised.
-      probabilities: whether softmax, or sigmoid where an image may have several labels, is inside.
-      int8: whether weights are stored in 8 bits and activations are quantised as they come
-        (onnxruntime's dynamic quantisation). Such a file computes something else: it is checked to
-        run, and the message says how far its outputs are from the network's.
+      normalize: whether images are raw uint8 and normalised inside; else they are normalised
+        float32.
+      probabilities: whether the output is the softmax of the logits, or the sigmoid where an image
+        may have several labels.
+      int8: whether weights are stored in 8 bits and activations are quantised at run time
+        (onnxruntime's dynamic quantisation). The outputs then differ by more than `TOLERANCE`; the
+        difference is returned.
 
     Returns:
       `OnnxFile`.
 
     Raises:
-      UserError: if a package is missing, the network cannot be written, or the file computes
-        something else than the network.
+      UserError: if a package is missing, the network cannot be written, or the outputs differ from
+        the network's.
     """
     check_packages()
     if not classifier.image_shape:
@@ -129,7 +130,7 @@ def save_onnx(
 
 
 def _function(classifier: StoredClassifier, *, normalize: bool, probabilities: bool):
-    """Images to outputs; float32 throughout."""
+    """The function of images that is exported, in float32."""
     module = classifier.module(jnp.float32)
     link = jax.nn.softmax if classifier.decoder is None else jax.nn.sigmoid
 
@@ -152,7 +153,7 @@ def _properties(classifier: StoredClassifier, normalize: bool) -> dict[str, str]
 
 
 def _difference(content: bytes, function, image_shape: tuple[int, ...], raw: bool) -> float:
-    """Largest difference between a file's outputs and the function's, as a share of the largest."""
+    """Largest difference between a file's outputs and the function's, relative to the largest."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -176,11 +177,11 @@ def _quantized(content: bytes) -> bytes:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises a preparation that changes nothing here
+    logging.root.setLevel(logging.ERROR)  # it advises a preprocessing that has no effect here
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "int8.onnx"
-            # Its convolutions of signed weights have no kernel on CPUs.
+            # onnxruntime has no CPU kernel for convolutions with signed weights.
             model = onnx.load_from_string(content)
             quantize_dynamic(model, path, weight_type=QuantType.QUInt8)
             return path.read_bytes()
@@ -188,35 +189,33 @@ def _quantized(content: bytes) -> bytes:
         logging.root.setLevel(level)
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = Parser(
         "export",
         description=(__doc__ or "").partition("\n")[0],
-        epilog="What a run asks a person: jaxrobust export RUN --to=label-studio, or --to=cvat.",
+        epilog="Images that a run asks a person about are exported by jaxrobust export RUN "
+        "--to=label-studio, or --to=cvat.",
     )
     parser.add_argument("folder", metavar="DIR", type=pathlib.Path, help="student/ or teacher/")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file.onnx")
-    parser.add_argument("--size", type=int, help="side of the images, where DIR does not know it")
-    parser.add_argument("--normalized", action="store_true", help="images are normalised already")
+    parser.add_argument("--size", type=int, help="side of the images, if DIR does not state it")
+    parser.add_argument("--normalized", action="store_true", help="for images normalised already")
     parser.add_argument("--probabilities", action="store_true", help="in place of logits")
-    parser.add_argument("--int8", action="store_true", help="dynamic quantisation")
+    parser.add_argument("--int8", action="store_true", help="dynamic quantisation to 8 bits")
     args = parser.parse_args(argv)
-    try:
-        classifier = load_classifier(args.folder)
-        if args.size:
-            shape = (args.size, args.size, 3)
-            classifier = dataclasses.replace(classifier, image_shape=shape)
-        written = save_onnx(
-            classifier,
-            args.out,
-            normalize=not args.normalized,
-            probabilities=args.probabilities,
-            int8=args.int8,
-        )
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    classifier = load_classifier(args.folder)
+    if args.size:
+        shape = (args.size, args.size, 3)
+        classifier = dataclasses.replace(classifier, image_shape=shape)
+    written = save_onnx(
+        classifier,
+        args.out,
+        normalize=not args.normalized,
+        probabilities=args.probabilities,
+        int8=args.int8,
+    )
     print(
         f"{args.out}: {written.num_bytes / 1e6:.2f} MB, opset {written.opset}, outputs differ by "
         f"{written.difference:.1e} of the largest."

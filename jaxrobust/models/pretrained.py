@@ -10,11 +10,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.convert import convert_state_dict
+from jaxrobust.models.convert import EFFICIENTNET_LITE, IMAGENET, convert_state_dict
 from jaxrobust.models.storage import MODEL, StoredClassifier, load_classifier
 from jaxrobust.models.torch_files import read_state_dict
 
-# timm's name of an architecture -> ours, where it is another.
+# timm's name of an architecture -> ours.
 _TIMM = {
     "resnet18": "resnet18_imagenet",
     "resnet34": "resnet34_imagenet",
@@ -33,7 +33,6 @@ _TIMM = {
     "swin_s": "swin_s",
     "swin_b": "swin_b",
 }
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load_pretrained(name: str) -> StoredClassifier:
@@ -45,8 +44,8 @@ def load_pretrained(name: str) -> StoredClassifier:
         writes them), or a folder that `jaxrobust.models.convert` or a run wrote.
 
     Raises:
-      UserError: there is no such network, a package is not installed, the hub cannot be reached, or
-        it is not known how the network's images are normalised.
+      UserError: if there is no such network, a package is not installed, the hub cannot be reached,
+        or the normalisation of the network's images is not known.
     """
     if name == "efficientnet_lite0":
         return _efficientnet_lite0()
@@ -87,7 +86,7 @@ def _efficientnet_lite0() -> StoredClassifier:
     models = pathlib.Path(package.origin).parent / "models"
     tensors = read_state_dict(models / "efficientnet-lite0-57934424.pth")
     num_classes, variables = convert_state_dict("efficientnet_lite0", tensors)
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    mean, std = EFFICIENTNET_LITE
     return StoredClassifier("efficientnet_lite0", num_classes, variables, mean=mean, std=std)
 
 
@@ -103,11 +102,11 @@ def _from_hub(repository: str) -> StoredClassifier:
         download = functools.partial(huggingface_hub.hf_hub_download, repository, file)
         try:
             return pathlib.Path(download(local_files_only=True))
-        except Exception:  # of many types; the download below raises its own
+        except Exception:  # of many types; the download below raises again
             pass
         try:
             return pathlib.Path(download())
-        except Exception as error:  # of the hub's client, or of the network below it
+        except Exception as error:  # of the hub's client or of the network
             raise UserError(
                 f"{file} of hf:{repository} is neither in the cache of huggingface_hub nor can it "
                 f"be fetched ({type(error).__name__}): check the name and the network, or fetch "
@@ -121,7 +120,7 @@ def _from_hub(repository: str) -> StoredClassifier:
         facts = config.get("pretrained_cfg", config)
         mean, std = (
             tuple(map(float, facts.get(key, default)))
-            for key, default in zip(("mean", "std"), _IMAGENET, strict=True)
+            for key, default in zip(("mean", "std"), IMAGENET, strict=True)
         )
         names = tuple(map(str, config.get("label_names", ())))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Regressors from a student's maps to those of its teacher; trained with it, then dropped."""
+"""FitNet's and VID's regressors of the teacher's maps, trained with the student, then dropped."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jaxrobust.models.layers import BatchNorm, Conv, Features, Network, torch_un
 
 
 class Gaussian(NamedTuple):
-    """What a student predicts of a teacher's map.
+    """A student's prediction of a teacher's map.
 
     Attributes:
       mean: `[B, H, W, C]`.
@@ -24,13 +24,13 @@ class Gaussian(NamedTuple):
 
 
 class HintRegressor(Network):
-    """FitNet's regressor as in CRD's benchmark: convolution, BatchNorm, ReLU of one map.
+    """FitNet's regressor as in CRD's benchmark: convolution, BatchNorm and ReLU of one map.
 
     The convolution is 1x1 where sizes agree, 3x3 with stride 2 where the student's map is twice as
     large, and a transposed 4x4 one with stride 2 where it is half as large.
 
     Attributes:
-      level: which of the student's maps, counted from 0.
+      level: index of the student's map.
       features: channels of the teacher's map.
       size: its height and width.
       dtype: computation dtype.
@@ -80,7 +80,7 @@ class VariationalRegressor(Network):
 
     Attributes:
       channels: of the teacher's maps, shallow to deep.
-      variance: at the start.
+      variance: of every channel at initialisation.
       min_variance: of `losses.variational_information_loss`.
       dtype: computation dtype.
     """

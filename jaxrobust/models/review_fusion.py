@@ -18,8 +18,7 @@ _lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def review_levels(features: Features) -> tuple[jax.Array, ...]:
-    """Maps that ReviewKD compares, shallow to deep: pre-activations, and the pooled feature as a
-    map of one pixel."""
+    """Maps that ReviewKD compares, shallow to deep: pre-activations, and pooled as 1x1 map."""
     return (*features.preactivations, features.pooled[:, None, None, :])
 
 
@@ -29,7 +28,7 @@ def review_activations(features: Features) -> tuple[jax.Array, ...]:
 
 
 def _resize_nearest(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """Pixel i of n is pixel floor(i N / n) of the N before."""
+    """Resizes maps so that pixel i of n is pixel floor(i N / n) of N."""
     rows, columns = (
         jnp.arange(new) * old // new for new, old in zip(size, x.shape[1:3], strict=True)
     )
@@ -37,7 +36,7 @@ def _resize_nearest(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
 
 
 class FusionBlock(nn.Module):
-    """Attention-based fusion of one level with what came from the deeper one.
+    """Attention-based fusion of one level with the output of the deeper level.
 
         x = BN(conv1x1(x));    a = sigmoid(conv1x1([x, y]));    x = a_0 x + a_1 y
         out = BN(conv3x3(x))
@@ -94,12 +93,12 @@ class FusionBlock(nn.Module):
 
 
 def final_map(features: Features) -> tuple[jax.Array, ...]:
-    """The one map that is left to compare where only the last layers count."""
+    """The final map alone, which L2D compares."""
     return (features.final,)
 
 
 class ReviewFusion(Network):
-    """Student features to maps of the shapes of the teacher's, deep ones fused into shallow ones.
+    """Student maps in the shapes of the teacher's, deep ones fused into shallow ones.
 
     One `FusionBlock` per level, from the deepest to the shallowest.
 
@@ -107,7 +106,7 @@ class ReviewFusion(Network):
       channels: of the teacher's levels, shallow to deep.
       sizes: (height, width) of the teacher's levels.
       levels: the student's levels, shallow to deep.
-      width: channels while fusing; None for those of the student's deepest level, at most 512.
+      width: channels of the fusion; None for those of the student's deepest level, at most 512.
       dtype: computation dtype.
     """
 
@@ -124,7 +123,7 @@ class ReviewFusion(Network):
         """The features with `maps` fused, one for each of the teacher's levels.
 
         Args:
-          features: of the student. Of more levels than the teacher has, the deepest are taken.
+          features: of the student; its deepest levels are used, as many as the teacher has.
           train: as for every network.
           where: likewise.
 

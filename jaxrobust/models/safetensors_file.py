@@ -1,7 +1,7 @@
-"""Arrays in the safetensors format, whose files hold nothing that could run.
+"""Arrays in the safetensors format, whose files cannot hold code.
 
 https://huggingface.co/docs/safetensors: eight bytes with the length of a JSON header, the header,
-and the arrays behind one another.
+and the concatenated arrays.
 """
 
 import json
@@ -24,7 +24,7 @@ DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
-"""Its names of types."""
+"""Name of a type in the format -> NumPy's."""
 
 _METADATA = "__metadata__"
 
@@ -33,7 +33,8 @@ def decoded(content: bytes) -> dict[str, np.ndarray]:
     """The arrays of a file, by name.
 
     Raises:
-      ValueError, KeyError, TypeError, AttributeError or struct.error: if it is not one, or damaged.
+      ValueError, KeyError, TypeError, AttributeError or struct.error: if the content is not in this
+        format, or damaged.
     """
     (length,) = struct.unpack_from("<Q", content)
     header = json.loads(content[8 : 8 + length])
@@ -50,7 +51,7 @@ def decoded(content: bytes) -> dict[str, np.ndarray]:
 
 
 def encoded(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """A file of arrays, in the order of their names."""
+    """The content of a file of arrays, in the order of their names."""
     names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
     header, parts, start = {}, [], 0
     for name in sorted(arrays):

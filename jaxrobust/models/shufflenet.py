@@ -15,7 +15,7 @@ from jaxrobust.models.layers import ConvNorm, Features, global_average
 
 
 def shuffle_channels(x: jax.Array, groups: int) -> jax.Array:
-    """Channels `[g, C / g]` of maps `[B, H, W, C]` in the order `[C / g, g]`."""
+    """Maps `[B, H, W, C]` with their channels, as `[g, C / g]`, transposed to `[C / g, g]`."""
     *leading, channels = x.shape
     x = x.reshape(*leading, groups, channels // groups)
     return jnp.swapaxes(x, -1, -2).reshape(*leading, channels)
@@ -24,11 +24,11 @@ def shuffle_channels(x: jax.Array, groups: int) -> jax.Array:
 class GroupUnit(nn.Module):
     """ShuffleNet V1's unit: grouped conv1x1, shuffle, depthwise conv3x3, grouped conv1x1.
 
-    With stride 2 the average-pooled input is concatenated behind, otherwise the input is added.
-    Returns the output after and before the last ReLU.
+    With stride 2 the average-pooled input is concatenated to the output, else the input is added to
+    it. Returns the result after and before the last ReLU.
 
     Attributes:
-      features: output channels, those of the concatenated input included.
+      features: output channels, including those of a concatenated input.
       stride: of the depthwise convolution.
       first_groups: groups of the first convolution and of the shuffle.
       groups: groups of the last convolution.
@@ -53,7 +53,7 @@ class GroupUnit(nn.Module):
         x = conv(width, 3, self.stride, groups=width)(x, train=train, where=where)
         x = conv(features, 1, groups=self.groups, activation=None)(x, train=train, where=where)
         if self.stride == 2:
-            # The padding counts in the mean.
+            # The mean counts the padding.
             padding = ((1, 1), (1, 1))
             pooled = nn.pool(inputs, 0.0, jax.lax.add, (3, 3), (2, 2), padding) / 9
             x = jnp.concatenate([x, pooled], axis=-1)
@@ -93,9 +93,9 @@ class ShuffleNetV1(nn.Module):
 
 
 class SplitUnit(nn.Module):
-    """ShuffleNet V2's unit: half of the channels pass, half are convolved; then a shuffle.
+    """ShuffleNet V2's unit: half of the channels are passed on, half convolved; then a shuffle.
 
-    With `down` both halves are convolved from the whole input, with stride 2. Returns the output
+    With `down` both halves are convolutions of the whole input, with stride 2. Returns the output
     after and before the last ReLU of the convolved half.
 
     Attributes:
@@ -132,7 +132,7 @@ class SplitUnit(nn.Module):
         before = shuffle_channels(
             jnp.concatenate([left, conv(x, half, 1, activation=None)], axis=-1), 2
         )
-        # The half that passes has been through a ReLU: a second one changes nothing.
+        # The half that is passed on is the output of a ReLU, which a second one does not change.
         return nn.relu(before), before
 
 

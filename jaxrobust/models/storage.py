@@ -1,19 +1,19 @@
-"""Trained classifiers as files: two that need no JAX to be read, and a program that needs only JAX.
+"""Trained classifiers as files: two that can be read without JAX, and a program for JAX alone.
 
     from jaxrobust.models.storage import load_classifier
     student = load_classifier("runs/dhkd/student")
     logits = student.logits(images)  # uint8 [n, H, W, 3] -> float32 [n, C]
 
 A folder holds `model.json` (architecture, classes, normalisation, checksum), `model.safetensors`
-(every array under its path, such as `params/primary/Dense_0/kernel`) and, where one was asked for,
-`program.bin`, images to logits with the parameters inside, for any batch size:
+(every array under its path, such as `params/primary/Dense_0/kernel`) and optionally `program.bin`,
+a function from images to logits that contains the parameters, for any batch size:
 
     import jax, pathlib
     program = jax.export.deserialize(pathlib.Path("runs/dhkd/student/program.bin").read_bytes())
     logits = program.call(images)
 
-JAX promises that versions of the next six months read such a program; what is to last longer is an
-ONNX file (`jaxrobust.models.onnx_export`).
+JAX guarantees that its versions of the next six months read such a program; for longer use an ONNX
+file (`jaxrobust.models.onnx_export`).
 """
 
 import dataclasses
@@ -47,13 +47,12 @@ class StoredClassifier:
     Attributes:
       arch: name of the architecture, a key of `jaxrobust.models.BACKBONES`.
       num_classes: C.
-      variables: `params`, `batch_stats` and what else is fixed, float32.
-      class_names: C names, empty if they are not known.
-      image_shape: (H, W, 3) that it was trained on, empty if it is not known.
-      mean: of each channel on the [0, 1] scale, empty if it is not known.
-      std: likewise.
-      decoder: options of the `MLDecoder` that it has for images with several labels, None for a
-        linear head.
+      variables: `params`, `batch_stats` and other collections, float32.
+      class_names: C names; empty if unknown.
+      image_shape: (H, W, 3) that it was trained on; empty if unknown.
+      mean: of each channel on the [0, 1] scale; empty if unknown.
+      std: standard deviation of each channel, likewise.
+      decoder: options of its `MLDecoder` for images with several labels; None for a linear head.
     """
 
     arch: str
@@ -76,12 +75,12 @@ class StoredClassifier:
         """Float32 `[n, C]` of raw images uint8 `[n, H, W, 3]`.
 
         Raises:
-          UserError: if it is not known how the images are to be normalised.
+          UserError: if the normalisation of images is unknown.
         """
         if not self.mean:
             raise UserError(
-                f"This {self.arch} does not say how its images are normalised; do that yourself "
-                "and call module().apply(variables, images)."
+                f"This {self.arch} does not say how its images are normalised; normalise them and "
+                "call module().apply(variables, images)."
             )
         images = normalize(jnp.asarray(images), self.mean, self.std, dtype=dtype)
         outputs: Any = self.module(dtype).apply(self.variables, images)
@@ -89,7 +88,7 @@ class StoredClassifier:
 
 
 def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) -> None:
-    """Writes a folder that `load_classifier` reads; after a kill it is whole or refused."""
+    """Writes a folder that `load_classifier` reads; one that a kill left unfinished is refused."""
     directory = pathlib.Path(directory)
     arrays: dict[str, Any] = traverse_util.flatten_dict(dict(classifier.variables), sep="/")
     content = safetensors_file.encoded({name: np.asarray(x) for name, x in arrays.items()})
@@ -110,8 +109,8 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
     """Reads what `save_classifier` wrote.
 
     Raises:
-      UserError: if there is nothing to read, a file is damaged, or the parameters are not those of
-        the architecture.
+      UserError: if there is no classifier, a file is damaged, or the parameters do not fit the
+        architecture.
     """
     directory = pathlib.Path(directory).expanduser()
     facts = _read_model(directory)
@@ -155,7 +154,7 @@ def _read_model(directory: pathlib.Path) -> dict[str, Any]:
         hint = (
             f"did you mean {directory / near[0]}?"
             if near
-            else "name a folder `student` or `teacher` of a run, or one that a conversion wrote."
+            else "name a folder `student` or `teacher` of a run, or a converted one."
         )
         raise UserError(f"{directory} holds no {MODEL}: {hint}")
     try:
@@ -166,8 +165,8 @@ def _read_model(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None:
-    """Refuses variables that are not those of the architecture, naming the first."""
-    # 64 pixels leave a map of at least one in every network.
+    """Refuses variables that do not fit the architecture, naming the first."""
+    # 64 pixels leave a map of at least one pixel in every network.
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     wanted = jax.eval_shape(classifier.module().init, jax.random.key(0), images)
     if difference := first_difference(classifier.variables, wanted):
@@ -178,7 +177,7 @@ def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None
 
 
 def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Which variable is the first that has another shape than it should, in words; "" for none."""
+    """The first variable whose shape differs, as the end of a sentence; "" if there is none."""
 
     def shapes_of(tree) -> dict[str, tuple[int, ...]]:
         leaves: dict[str, Any] = traverse_util.flatten_dict(dict(tree), sep="/")
@@ -192,7 +191,7 @@ def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str
 
 
 def check_program_packages() -> None:
-    """Refuses to write programs without the package that does it.
+    """Checks that programs can be written.
 
     Raises:
       UserError: if flatbuffers is not installed.
@@ -215,7 +214,7 @@ def save_program(
     of JAX of the next six months.
 
     Raises:
-      UserError: if flatbuffers is not installed, or the classifier does not know its images.
+      UserError: if flatbuffers is not installed, or the normalisation of images is unknown.
     """
     check_program_packages()
     (batch,) = jax.export.symbolic_shape("batch")

@@ -22,21 +22,21 @@ _normal = nn.initializers.normal(0.02)
 
 
 def _relative_positions() -> np.ndarray:
-    """Row of the bias table [49, 49] for every pair of positions in a window."""
+    """Row of the bias table for every pair of positions in a window, [49, 49]."""
     grid = np.stack(np.meshgrid(*[np.arange(WINDOW)] * 2, indexing="ij")).reshape(2, -1)
     rows, columns = grid[:, :, None] - grid[:, None, :] + WINDOW - 1
     return rows * (2 * WINDOW - 1) + columns
 
 
 def _windows(x: Any) -> Any:
-    """Maps `[B, H, W, C]`, of NumPy or JAX, as `[B * windows, 49, C]`."""
+    """Maps `[B, H, W, C]`, NumPy or JAX, as windows `[B * windows, 49, C]`."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
     return x.swapaxes(2, 3).reshape(-1, WINDOW**2, channels)
 
 
-def _across_the_seam(size: tuple[int, ...], shifts: tuple[int, ...]) -> np.ndarray:
-    """Bool [windows, 49, 49], True for pairs that are neighbours only by the cyclic shift."""
+def _shift_mask(size: tuple[int, ...], shifts: tuple[int, ...]) -> np.ndarray:
+    """Bool [windows, 49, 49], True for pairs in one window only because of the cyclic shift."""
     rows, columns = (
         np.select([np.arange(n) < n - WINDOW, np.arange(n) < n - shift], [0, 1], 2)
         if shift
@@ -50,10 +50,10 @@ def _across_the_seam(size: tuple[int, ...], shifts: tuple[int, ...]) -> np.ndarr
 class WindowAttention(nn.Module):
     """Self-attention within windows of 7x7 positions, shifted by `shift`.
 
-    Maps are padded to whole windows; where one window covers an axis nothing is shifted along it.
+    Maps are padded to whole windows. An axis that one window covers is not shifted.
 
     Attributes:
-      num_heads: divides the width.
+      num_heads: divisor of the width.
       shift: 0 or 3.
       dtype: computation dtype.
     """
@@ -81,7 +81,7 @@ class WindowAttention(nn.Module):
         )
         scores += jnp.transpose(table[_relative_positions()], (2, 0, 1))[None]
         if any(shifts):
-            apart = _across_the_seam(padded, shifts)
+            apart = _shift_mask(padded, shifts)
             scores = scores.reshape(batch, -1, *scores.shape[1:])
             scores += jnp.where(apart, -100.0, 0.0).astype(jnp.float32)[None, :, None]
             scores = scores.reshape(-1, *scores.shape[2:])
@@ -96,12 +96,12 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """x + attention(LN(x)), then x + MLP(LN(x)); whole branches of a row are dropped in training.
+    """x + attention(LN(x)), then x + MLP(LN(x)), with stochastic depth in training.
 
     Attributes:
       num_heads: of the attention.
       shift: of the attention's windows.
-      drop: probability that a row loses a branch.
+      drop: probability that a branch is dropped for a row of the batch.
       dtype: computation dtype.
     """
 
@@ -127,16 +127,16 @@ class SwinBlock(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """Swin Transformer up to the pooled feature; `where` has nothing to leave out.
+    """Swin Transformer up to the pooled feature.
 
-    In training a `dropout` random stream is needed. The maps are those of the stages; the final one
-    is that of the last stage, normalised.
+    In training a `dropout` random stream is needed. The maps are the outputs of the stages; the
+    final map is the last of them after LayerNorm. `where` has no effect: there is no BatchNorm.
 
     Attributes:
       width: of the first stage; each stage doubles it.
       sizes: blocks per stage.
       num_heads: of the attention, per stage.
-      drop: probability that a row loses a branch of the last block; it grows linearly from 0.
+      drop: stochastic depth of the last block; it grows linearly with the block from 0.
       dtype: computation dtype; the pooled feature is float32.
     """
 

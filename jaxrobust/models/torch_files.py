@@ -1,5 +1,4 @@
-"""Tensors of PyTorch and safetensors files as NumPy arrays, without PyTorch and without running
-anything that a file may contain."""
+"""Tensors of PyTorch and safetensors files as NumPy arrays; code in a file is never run."""
 
 import collections
 import io
@@ -16,7 +15,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.models import safetensors_file
 from jaxrobust.models.safetensors_file import DTYPES
 
-# By name of the class that PyTorch's pickles give each storage.
+# Class of a storage in PyTorch's pickles -> type.
 _STORAGE_TYPES = {
     "DoubleStorage": "F64",
     "FloatStorage": "F32",
@@ -31,7 +30,7 @@ _STORAGE_TYPES = {
 }
 
 
-# Values that lie beside the weights in a training checkpoint; nothing of them is kept.
+# Values beside the weights in a training checkpoint, which are not kept.
 _SKIPPED = {
     ("_codecs", "encode"),
     ("argparse", "Namespace"),
@@ -59,7 +58,7 @@ _SKIPPED = {
 
 
 class _Skipped:
-    """Stands for a value of `_SKIPPED`: accepts and drops what a pickle assigns to it."""
+    """Stands for a value of `_SKIPPED`: ignores what a pickle assigns to it."""
 
     __slots__ = ()
 
@@ -76,12 +75,12 @@ class _Skipped:
 
 
 class _TensorUnpickler(pickle._Unpickler):
-    """Admits tensors, builtin containers and, to be skipped, the values of `_SKIPPED`.
+    """Admits tensors, builtin containers and, as `_Skipped`, the values of `_SKIPPED`.
 
-    What a pickle may call are the two bound methods, `OrderedDict` and `_Skipped`: none of them can
-    be changed from within a pickle. The pure Python unpickler keeps its memo in a dict, where the C
-    one allocates as many places as a damaged file asks for; opcodes after protocol 2, in which
-    PyTorch writes, that allocate in advance are refused.
+    A pickle can call only the two bound methods, `OrderedDict` and `_Skipped`, none of which it can
+    change. The pure Python unpickler keeps its memo in a dict; the C one allocates as many entries
+    as a damaged file asks for. Opcodes that allocate in advance are refused; they came after
+    protocol 2, which PyTorch uses.
 
     Args:
       file: positioned at the pickle.
@@ -131,7 +130,7 @@ class _TensorUnpickler(pickle._Unpickler):
 
 
 def _load_zip(content: bytes) -> object:
-    """Since PyTorch 1.6: a zip of one pickle, and one file for each storage."""
+    """The format since PyTorch 1.6: a zip of one pickle, and one file for each storage."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         root = next(n for n in archive.namelist() if n.endswith("data.pkl"))
         pickled = archive.read(root)
@@ -148,8 +147,11 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def _load_legacy(content: bytes) -> object:
-    """Before PyTorch 1.6: pickles of a magic number, a version, the writer's system, the value and
-    the keys of its storages, then each storage as its int64 size and its numbers."""
+    """The format before PyTorch 1.6.
+
+    Pickles of a magic number, a version, the writer's system, the value and the keys of its
+    storages, then each storage as its int64 size and its numbers.
+    """
     file = io.BytesIO(content)
 
     def no_storage(key: str, kind: str, size: int) -> np.ndarray:
@@ -204,7 +206,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 _WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "student")
 _AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
 
-# What wrappers of a network put before all of its names.
+# Prefixes that wrappers of a network add to all names.
 _PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "student.")
 
 
@@ -213,8 +215,8 @@ class Checkpoint(NamedTuple):
 
     Attributes:
       tensors: by PyTorch name.
-      taken: keys under which they lay in the file, outermost first.
-      left: keys of other weights beside them: moving averages, or what they are averages of.
+      taken: keys under which they were in the file, outermost first.
+      left: keys of other weights in the file: moving averages, or the weights they are averages of.
     """
 
     tensors: dict[str, np.ndarray]
@@ -223,20 +225,19 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
-    """A state dict saved by PyTorch or in safetensors, as it is or in a training checkpoint.
+    """A state dict saved by PyTorch or as safetensors, alone or in a training checkpoint.
 
-    It may lie under `model`, `state_dict`, `net`, `model_state_dict` or `student`, and under
-    `model_ema` or the like as a moving average. Prefixes of wrappers (`module.`, `model.`,
-    `_orig_mod.`, `backbone.`, `student.`) are taken off; of a distiller only the student is read.
+    In a checkpoint it is under `model`, `state_dict`, `net`, `model_state_dict` or `student`, and a
+    moving average under `model_ema` or a similar key. Prefixes of wrappers (`module.`, `model.`,
+    `_orig_mod.`, `backbone.`, `student.`) are removed; of a distiller only the student is read.
 
     Args:
-      path: `.safetensors`, or any other ending for a file written by `torch.save`.
-      ema: whether to take the moving average where there are both. Where there is only one of the
-        two, that one is taken.
+      path: `.safetensors`, or any other suffix for a file written by `torch.save`.
+      ema: whether to read the moving average if there are both.
 
     Raises:
-      UserError: the file is missing, damaged, holds no state dict or no moving average where one is
-        asked for, or its pickle names anything beyond tensors and what is skipped beside them.
+      UserError: if the file is missing or damaged, holds no state dict, or no moving average with
+        `ema`, or its pickle names anything but tensors and the values that are skipped.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -278,6 +279,6 @@ def _without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         if prefix is None:
             break
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    # A backbone beside its head.
+    # A backbone and a head without the prefix.
     bare = [name.removeprefix("backbone.") for name in tensors]
     return tensors if len(set(bare)) < len(bare) else dict(zip(bare, tensors.values(), strict=True))

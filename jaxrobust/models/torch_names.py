@@ -1,4 +1,4 @@
-"""Names that published PyTorch networks give the layers of our backbones."""
+"""Names of our backbones' layers in published PyTorch networks."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ from jaxrobust.models.swin import SwinTransformer
 from jaxrobust.models.vgg import VGG
 from jaxrobust.models.wide_resnet import WideResNet
 
-# Other authors' names of what we call by the first of them.
+# Other authors' names -> the name that is used here.
 _ALIASES = (
-    # The head, after its kind of layer or its role.
+    # The head.
     (r"^(linear|classifier(\.[01])?|last_linear|head(\.fc)?|_fc)\.(?=(weight|bias)$)", "fc."),
     # A ResNet's projection.
     (r"\.shortcut\.(?=[01]\.)", ".downsample."),
@@ -35,17 +35,17 @@ _ALIASES = (
     (r"\.mlp\.fc2\.", ".mlp.3."),
 )
 
-# tonylins' MobileNetV2 counts activations and does not nest: place in a block without and with a
-# first convolution -> torchvision's name.
+# tonylins' MobileNetV2 counts activations and does not nest: position in a block without and with
+# an expansion -> torchvision's name.
 _TONYLINS = (
     {"0": "0.0", "1": "0.1", "3": "1", "4": "2"},
     {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"},
 )
 
-# The second head of DHKD's students, which predicts nothing.
+# The auxiliary head of DHKD's students, which does not predict.
 _AUXILIARY_HEAD = r"^(fc|linear|classifier|last_linear)2\."
 
-# timm's EfficientNet: the layers of a block, with and without a first convolution.
+# timm's EfficientNet: blocks per stage, and the layers of a block without and with an expansion.
 _TIMM_STAGES = (1, 2, 2, 3, 3, 4, 1)
 _TIMM_BLOCK = {
     "conv_dw": "_depthwise_conv",
@@ -62,20 +62,20 @@ _TIMM_EXPANDED_BLOCK = {
     "bn3": "_bn2",
 }
 
-# What a network computes from its shape, or only counts.
+# Tensors that a network computes from its shape, or counts.
 _NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 
 
 def canonical_names(tensors: Iterable[str]) -> dict[str, str]:
-    """One name per learned tensor of a state dict -> the name that it has there.
+    """Canonical name of every learned tensor of a state dict -> its name there.
 
-    The second head of a DHKD student is left out.
+    The auxiliary head of a DHKD student is left out.
 
     Raises:
-      ValueError: if two tensors have the same role.
+      ValueError: if two tensors have the same canonical name.
     """
     tensors = list(tensors)
-    # timm merges patches at the start of a Swin stage, the others at the end of the one before.
+    # timm merges patches at the start of a Swin stage, others at the end of the previous one.
     merges_first = any(name.startswith("layers.3.downsample.") for name in tensors)
     is_tonylins = "features.2.conv.7.weight" in tensors
     is_timms_efficientnet = "conv_stem.weight" in tensors
@@ -118,13 +118,13 @@ def _from_timms_efficientnet(name: str) -> str:
 
 
 def _kind(layer: str) -> tuple[bool, int]:
-    """Whether a layer of linen's naming is a convolution, and its number."""
+    """Whether a layer, by its name in linen, is a convolution, and its number."""
     name, _, number = layer.rpartition("_")
     return name == "Conv", int(number)
 
 
 def _stage(k: int, sizes: Sequence[int]) -> tuple[int, int]:
-    """Stage and place in it of the k-th block."""
+    """Stage of the k-th block, and its position in the stage."""
     for stage, size in enumerate(sizes):
         if k < size:
             return stage, k
@@ -133,12 +133,12 @@ def _stage(k: int, sizes: Sequence[int]) -> tuple[int, int]:
 
 
 def _pair(prefix: str, layer: str, first: int) -> str:
-    """Convolution and BN that follow each other in a Sequential, from place `first` on."""
+    """Name of a convolution at position `first` of a Sequential, or of the BN after it."""
     return f"{prefix}.{first if layer == 'Conv_0' else first + 1}"
 
 
 def _numbered(prefix: str, layer: str, number: int) -> str:
-    """Convolution and BN that share a number."""
+    """Name of a convolution or BN with a number."""
     return f"{prefix}{'conv' if layer == 'Conv_0' else 'bn'}{number}"
 
 
@@ -247,7 +247,7 @@ _FAMILIES = {
 
 
 def torch_module(backbone: nn.Module, path: tuple[str, ...]) -> str:
-    """Name that published weights have for a module of a classifier, head included.
+    """Name of a module of a classifier in published weights.
 
     Args:
       backbone: of the classifier.

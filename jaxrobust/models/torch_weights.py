@@ -26,8 +26,7 @@ def load_torch_weights(
     """Fills a network's variables with the tensors of a PyTorch state dict.
 
     Args:
-      variables: of the linen network, or the part of them that is to be filled; only their shapes
-        and dtypes matter.
+      variables: of the linen network, or a part of them; only shapes and dtypes are used.
       tensors: by PyTorch name, such as `layer1.0.conv1.weight`. `num_batches_tracked` is ignored.
       modules: PyTorch module name, such as `layer1.0.conv1`, -> path of the linen module that
         holds the leaves.
@@ -36,7 +35,7 @@ def load_torch_weights(
       New variables with the structure of `variables`.
 
     Raises:
-      ValueError: if a tensor has no place, does not fit it, or a place gets none.
+      ValueError: if a tensor has no variable, has another shape, or a variable has no tensor.
     """
     wanted: dict[Any, Any] = traverse_util.flatten_dict(dict(variables))
     filled = {}

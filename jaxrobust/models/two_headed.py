@@ -15,8 +15,8 @@ class MLPHead(nn.Module):
 
     Attributes:
       num_classes: outputs.
-      hidden: width in between.
-      dropout: share of the hidden units that is dropped in training.
+      hidden: width of the hidden layer.
+      dropout: fraction of the hidden units that is dropped in training.
     """
 
     num_classes: int

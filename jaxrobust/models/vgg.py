@@ -23,8 +23,8 @@ from jaxrobust.models.layers import (
 class VGG(nn.Module):
     """Five blocks of conv3x3 - BN - ReLU up to the pooled feature.
 
-    A 2x2 max-pooling follows the first three blocks, and the fourth where the images have 64
-    pixels. The maps are those of the last four blocks.
+    A 2x2 max-pooling follows the first three blocks, and for images of 64 pixels the fourth. The
+    maps are those of the last four blocks.
 
     Attributes:
       block_sizes: convolutions per block, of 64, 128, 256, 512 and 512 channels.

@@ -23,7 +23,7 @@ class WideBlock(nn.Module):
     """conv3x3(ReLU(BN(conv3x3(ReLU(BN(x)))))) plus shortcut.
 
     The shortcut is x, or conv1x1(ReLU(BN(x))) where the width changes. Returns the output and
-    BN(x), which is the pre-activation of what the block before computed.
+    BN(x), which is the pre-activation of the previous block's map.
     """
 
     features: int
@@ -52,8 +52,7 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Module):
     """Wide ResNet of three stages up to the pooled feature.
 
-    A stage's map is what the next block, or the head, reads: after the BN and the ReLU that follow
-    the stage.
+    A stage's map is the input of the next block, or of the head, after its BN and ReLU.
 
     Attributes:
       depth: 6 n + 4 for n blocks per stage.

@@ -1,9 +1,9 @@
 """A page about a run, or about several that are compared: `python -m jaxrobust.report runs/a`.
 
-The page embeds everything that it shows, so that it can be sent as one file: headline numbers,
-curves with a band over seeds, predictions on the test images, the images that were queried or
-suspected, the recipe (changed fields first), the environment and the times. The figures are also
-written beside it as PNGs. The page of an unfinished run shows what the run has written so far.
+The page is one self-contained file: main results, curves with a band over seeds, predictions on the
+test images, queried or suspicious images, the recipe (changed fields first), the environment and
+the times. The figures are also written beside it as PNGs. The page of an unfinished run shows what
+the run has written so far.
 """
 
 from jaxrobust.report.command import main as main

@@ -1,4 +1,4 @@
-"""Runs the command of the package."""
+"""`python -m jaxrobust.report`, the same as `jaxrobust report`."""
 
 import sys
 

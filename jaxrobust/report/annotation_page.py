@@ -16,29 +16,26 @@ def write(
     *,
     root: pathlib.Path | None = None,
     pictures: np.ndarray | None = None,
-    title: str = "Which class does each image show?",
 ) -> None:
-    """Writes the page; its Save button gives the table with the answers in its column `label`.
+    """Writes the page; its Save button downloads the table with the answers in its column `label`.
 
-    Answers that the table already has are shown. Those that are given on the page are kept by the
-    browser under a key made of the place of the page and of the table, so that every round of every
-    run has its own.
+    Answers in the table are shown. Answers given on the page are stored by the browser under a key
+    that is specific to the page's path and its table.
 
     Args:
       path: of the page, such as `queries/round_00.html`; the saved table has its name, as `.csv`.
-      rows: the table as it is written to CSV, with `escape_formula` done: the header, which begins
-        with `id`, `file`, `label`, and a row for each image, in order of choice.
+      rows: the table as written to CSV, after `escape_formula`: the header, which begins with `id`,
+        `file`, `label`, and a row for each image, in order of choice.
       class_names: of the known classes.
-      root: folder from which the files are relative; None: no pictures of them.
-      pictures: uint8 `[n, H, W, 3]` of the images, shown in place of their files.
-      title: above the page.
+      root: folder that the files are relative to; None if they are not shown.
+      pictures: uint8 `[n, H, W, 3]` of the images, shown instead of their files.
     """
     header, *images = [[str(cell) for cell in row] for row in rows]
     files = [unescape_formula(row[header.index("file")]) for row in images]
     table = path.with_suffix(".csv").name
     write_page(
         path,
-        title=title,
+        title="Which class does each image show?",
         intro=f"Choose the class of each image, “unknown” for an image of none of the classes, or "
         f"“skip” to be asked again later. Save gives {table}: put it in the place of the table "
         f"beside this page, and repeat the command of the run.",

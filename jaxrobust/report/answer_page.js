@@ -1,6 +1,6 @@
 "use strict";
-// Shows images, takes an answer for each by mouse or key, keeps the answers in the browser, and
-// saves and loads them as CSV. Text from files reaches the page as textContent alone.
+// Shows images, takes an answer for each by mouse or key, stores the answers in the browser, and
+// saves and loads them as CSV. Text from files is inserted only as textContent.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const element = (id) => document.getElementById(id);
@@ -84,7 +84,7 @@
     });
   }
 
-  /** The answer in cells by column name, null where there is none, undefined where it is wrong. */
+  /** The answer in cells by column name; null if there is none, undefined if it is invalid. */
   function answerOf(item, cells) {
     const written = (cells.label ?? "").trim();
     const label = classes.includes(written) ? written : unescapeFormula(written);
@@ -111,14 +111,14 @@
     if (!classes.includes(name)) classes.push(name);
   }
 
-  // What the browser keeps ---------------------------------------------------------------------
+  // Storage in the browser ---------------------------------------------------------------------
 
   function keep() {
     const kept = Object.fromEntries([...answers].map(([index, answer]) => [index, answer]));
     try {
       localStorage.setItem(data.key, JSON.stringify(kept));
     } catch {
-      say("This browser keeps nothing of this page: save before you close it.");
+      say("This browser does not store the answers: save before you close the page.");
     }
   }
 
@@ -138,7 +138,7 @@
     try {
       const stored = JSON.parse(localStorage.getItem(data.key) ?? "{}");
       const number = Object.keys(stored).length;
-      if (number) say(`${number} answers of your last visit are back.`);
+      if (number) say(`${number} answers of your last visit are restored.`);
       return stored;
     } catch {
       return {};
@@ -509,7 +509,6 @@
   // Saving and loading -------------------------------------------------------------------------
 
   element("save").addEventListener("click", () => {
-    
     const content = toCsv([data.columns, ...savedRows()]);
     const link = make("a", { download: data.save_as });
     link.href = URL.createObjectURL(new Blob([content], { type: "text/csv;charset=utf-8" }));
@@ -554,7 +553,7 @@
 
   element("undo").addEventListener("click", undo);
   element("restart").addEventListener("click", () => {
-    if (!confirm("Forget all answers that were given on this page?")) return;
+    if (!confirm("Delete all answers given on this page?")) return;
     history.length = 0;
     start({});
     keep();

@@ -1,7 +1,7 @@
-"""What the pages share on which a person answers: thumbnails, data safe inside HTML, the document.
+"""The document of the annotation and the review page: thumbnails, and data for the script.
 
-The page is one file that needs no server and fetches nothing but, past the first images, the images
-themselves. `answer_page.js` does the rest in the browser.
+The page is one file that needs no server. It fetches only images of the data set, those beyond the
+first `NUM_EMBEDDED`. `answer_page.js` runs in the browser.
 """
 
 import base64
@@ -24,10 +24,12 @@ from jaxrobust.errors import DataError
 from jaxrobust.report.markup import STYLE_SHEET, details, table
 
 NUM_EMBEDDED = 1000
-"""Images whose thumbnails are inside a page; those after them are read from the data set."""
+"""Number of images whose thumbnails are inside a page; further ones are read from the data set."""
 
-_SIDE = 192  # pixels of the longer side of a thumbnail
-_SMALL = 64  # pixels; smaller images are embedded as they are, and magnified without smoothing
+_SIDE = 192  # pixels, the longer side of a thumbnail
+_SMALL = (
+    64  # pixels; images up to this size are embedded unchanged, and magnified without smoothing
+)
 _SCRIPT = pathlib.Path(__file__).with_name("answer_page.js")
 _OWN_STYLE = pathlib.Path(__file__).with_name("answer_page.css")
 
@@ -44,19 +46,19 @@ def write_page(
     root: pathlib.Path | None,
     pictures: np.ndarray | None,
 ) -> None:
-    """Writes a page of images to answer about.
+    """Writes a page on which a person answers a question about each image.
 
     Args:
       path: of the page.
       title: of the page.
-      intro: what there is to do.
-      keys: (key, what it does), beside those that every page has.
+      intro: instruction.
+      keys: (key, effect), in addition to those of every page.
       data: for the script: `kind`, `columns`, `rows`, `classes`, `save_as`, `after_saving`.
-      identity: what tells this page from another at the same place, for the answers that a browser
-        keeps.
-      files: of the images, relative to `root`; "" where there are none.
+      identity: JSON-able, distinguishes this page from others at the same path, for the answers
+        that a browser stores.
+      files: of the images, relative to `root`; "" for an image without a file.
       root: folder of the data set, if it is available.
-      pictures: uint8 `[n, H, W, 3]` of the first images, shown in place of their files.
+      pictures: uint8 `[n, H, W, 3]` of the first images, shown instead of their files.
     """
     if not processes.is_main():
         return
@@ -73,7 +75,7 @@ def write_page(
         "small": _SMALL,
     }
     script = _SCRIPT.read_text(encoding="utf-8")
-    # Nothing but this script runs, whatever a file or a class is called.
+    # Only this script may run, whatever the names of files and classes contain.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
@@ -110,7 +112,7 @@ def write_page(
     )
 
 
-_NO_SCRIPT = "This page needs JavaScript; without it, write your answers into the table."
+_NO_SCRIPT = "This page needs JavaScript; without it, enter your answers in the table."
 
 _KEYS = "A letter or digit on a button is its key"
 
@@ -142,7 +144,7 @@ _BODY = """
 
 
 def safe_json(value: Any) -> str:
-    """JSON for a script element, which no text in it can end."""
+    """JSON for a script element, without characters that could end it."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -155,7 +157,7 @@ def _of_files(files: Sequence[str], root: pathlib.Path | None) -> list[str | Non
 
 
 def _thumbnail(path: pathlib.Path) -> str | None:
-    """An image file as JPEG in a data URI; None where it cannot be decoded."""
+    """An image file as a JPEG data URI; None if it cannot be decoded."""
     from PIL import Image
 
     try:

@@ -1,11 +1,10 @@
-"""The command: finds the runs, groups them, and writes their page."""
+"""`jaxrobust report`: finds the runs, groups them, and writes their page."""
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from jaxrobust import compare
-from jaxrobust.command_line import Parser
+from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
 from jaxrobust.report.markup import Images
@@ -19,10 +18,10 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
     Args:
       workdirs: folders of runs, of one seed or of several.
       out: folder for `index.html` and the PNGs.
-      by: config fields that tell groups apart, joined by commas.
+      by: config fields whose values define the groups, joined by commas.
 
     Returns:
-      The page.
+      Path of the page.
 
     Raises:
       UserError: if one is not a workdir, its files are damaged, the runs are of different problems,
@@ -33,8 +32,8 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
     notes = [f"{w} is not finished and is left out." for w in single if w not in finished]
     if not finished and len(single) > 1:
         raise UserError(
-            f"None of {', '.join(map(str, single))} is finished; name one alone for a page of what "
-            "it has written so far."
+            f"None of {', '.join(map(str, single))} is finished; name a single one for a page of "
+            "what it has written so far."
         )
     if finished:
         folders = compare.folders(finished, by)
@@ -57,6 +56,7 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
     return page
 
 
+@reports_errors
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser(
@@ -70,14 +70,12 @@ def main(argv: list[str] | None = None) -> int:
         help="folder for index.html and the figures; default: report/ in the workdir, of several "
         "workdirs report/ here",
     )
-    parser.add_argument("--by", default="method", help="config field that tells groups apart")
+    parser.add_argument(
+        "--by", default="method", help="config field whose values define the groups"
+    )
     arguments = parser.parse_args(argv)
     alone = len(arguments.workdirs) == 1
     out = arguments.out or (arguments.workdirs[0] if alone else pathlib.Path()) / "report"
-    try:
-        page = write_report(arguments.workdirs, out, by=arguments.by)
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
+    page = write_report(arguments.workdirs, out, by=arguments.by)
     print(f"report: {page}")
     return 0

@@ -1,4 +1,4 @@
-"""The part of a report that says how healthy a data set is, from `health.json`."""
+"""The section of a report about the quality of a data set, from `health.json`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _NUM_CLASSES = 20
 
 
 def health(run: Run) -> list[str]:
-    """Overall figure, classes, duplicates and outliers; nothing where there is no file."""
+    """Healthy fraction, classes, duplicates and outliers; empty if there is no `health.json`."""
     found = read_json(run.workdir / "health.json")
     if not found:
         return []

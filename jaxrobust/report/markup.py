@@ -1,6 +1,6 @@
-"""HTML elements, embedded images and numbers as text: what sections are made of.
+"""Building blocks of sections: HTML elements, embedded images, and numbers as text.
 
-Functions whose names are those of elements take text and return markup.
+Functions named after elements take text and return markup.
 """
 
 import base64
@@ -17,7 +17,7 @@ from jaxrobust.figures import SHEET_LAYOUT
 STYLE_SHEET = pathlib.Path(__file__).with_name("style.css")
 
 _NARROW_COLUMNS = 3  # of a contact sheet on a phone
-_MAX_EMBEDDED_PNG = 150_000  # bytes; larger contact sheets are embedded as JPEG
+_MAX_EMBEDDED_PNG = 150_000  # bytes; larger photographs are embedded as JPEG
 
 
 def table(
@@ -28,14 +28,14 @@ def table(
     numeric: bool = False,
     stacked: bool = False,
 ) -> str:
-    """A table whose first column names its rows; it scrolls where it is too wide.
+    """A table whose first column holds row headers; it scrolls if it is too wide.
 
     Args:
-      caption: above it.
+      caption: above the table.
       header: of the columns.
       rows: cells.
-      numeric: whether cells but the first are numbers.
-      stacked: on a phone each cell becomes a line after its heading, so that all are in sight.
+      numeric: whether all cells except the first are numbers.
+      stacked: whether on a phone each cell becomes a line with its column's heading.
     """
     head = "".join(f'<th scope="col">{html.escape(str(cell))}</th>' for cell in header)
     body = ""
@@ -60,7 +60,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A section, or nothing if all its parts are nothing."""
+    """A section; "" if all its parts are empty."""
     body = "\n".join(filter(None, parts))
     return f"<section><h2>{html.escape(title)}</h2>\n{body}\n</section>" if body else ""
 
@@ -83,12 +83,12 @@ class Images:
         self._folder = folder
 
     def plot(self, name: str, alt: str, caption: str, draw: Callable[[pathlib.Path, int], None]):
-        """A figure of panels: up to three beside each other, one under the other on a phone.
+        """A figure of panels: up to three side by side, in one column on a phone.
 
         Args:
           name: of the file, without suffix.
-          alt: what is seen, for those who do not see it.
-          caption: under the figure.
+          alt: alternative text.
+          caption: below the figure.
           draw: `(path, columns)`, which writes a PNG.
         """
         sources = {}
@@ -110,7 +110,7 @@ class Images:
         return self._figure(path.read_bytes(), alt, caption, "plot")
 
     def found(self, source: pathlib.Path, name: str, alt: str, caption: str, kind: str) -> str:
-        """A PNG of the run's, or nothing if it is not there; `kind` is `wide plot` or `photos`."""
+        """A PNG that the run wrote; "" if there is none. `kind` is `wide plot` or `photos`."""
         if not source.exists():
             return ""
         content = source.read_bytes()
@@ -118,7 +118,7 @@ class Images:
         return self._figure(content, alt, caption, kind)
 
     def link(self, target: pathlib.Path, text: str) -> str:
-        """A link to a file of the run's, or nothing if it is not there."""
+        """A link to a file that the run wrote; "" if there is none."""
         if not target.exists():
             return ""
         place = os.path.relpath(target.resolve(), self._folder.resolve()).replace(os.sep, "/")
@@ -141,7 +141,7 @@ class Images:
 
 
 def _narrow_sheet(content: bytes) -> bytes | None:
-    """A contact sheet in at most three columns, for a phone; None of other images."""
+    """A contact sheet in at most three columns, for a phone; None for other images."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as sheet:
@@ -177,7 +177,7 @@ def data_uri(content: bytes, *, photos: bool = False) -> str:
 
 
 def file_stem(label: str) -> str:
-    """Part of a file's name."""
+    """A label as part of a file name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", label).strip("._") or "run"
 
 

@@ -1,4 +1,4 @@
-"""The whole page: its sections in order, and the style sheet inside it."""
+"""The whole page: its sections in order, with the style sheet."""
 
 import html
 from collections.abc import Sequence
@@ -17,7 +17,13 @@ from jaxrobust.report.workdir import TASKS
 
 
 def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
-    """The whole document."""
+    """The HTML document.
+
+    Args:
+      groups: runs by label.
+      images: where figures are written.
+      notes: warnings, shown first.
+    """
     first = next(iter(groups.values()))[0]
     alone = len(groups) == 1
     dataset = first.results["dataset"] if first.results else first.config["dataset"]["name"]

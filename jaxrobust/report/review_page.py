@@ -14,7 +14,7 @@ class Suspect(NamedTuple):
 
     Attributes:
       id: of the image in the training set.
-      file: relative to the folder of the data set; "" where images are not files.
+      file: relative to the folder of the data set; "" if images are not files.
       given: its label.
       suggested: the label that the method suggests.
       clean_prob: probability that the given label is right.
@@ -34,17 +34,15 @@ def write(
     *,
     root: pathlib.Path | None = None,
     pictures: np.ndarray | None = None,
-    title: str = "Labels that look wrong",
 ) -> None:
-    """Writes the page; its Save button gives `corrections.csv`.
+    """Writes the page; its Save button downloads `corrections.csv`.
 
     Args:
       path: of the page.
       suspects: the images, the most suspicious first.
-      class_names: what a label may be.
-      root: folder from which the files are relative; None: no pictures of them.
-      pictures: uint8 `[n, H, W, 3]` of the first images, shown in place of their files.
-      title: above the page.
+      class_names: of the classes.
+      root: folder that the files are relative to; None if they are not shown.
+      pictures: uint8 `[n, H, W, 3]` of the first images, shown instead of their files.
     """
     rows = [
         [str(int(s.id)), s.file, s.given, s.suggested, round(float(s.clean_prob), 6)]
@@ -52,7 +50,7 @@ def write(
     ]
     write_page(
         path,
-        title=title,
+        title="Labels that look wrong",
         intro="Keep the given label, accept the suggested one, choose another class, or say that "
         "you are unsure. Save gives corrections.csv, which holds what you decided; the images "
         "themselves are never changed.",

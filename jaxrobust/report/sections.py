@@ -1,4 +1,4 @@
-"""The sections of a page that runs of every task have."""
+"""The sections of a page for runs of any task."""
 
 import html
 import json
@@ -26,13 +26,13 @@ from jaxrobust.report.task_sections import TASK_SECTIONS
 from jaxrobust.report.workdir import Run, read_json, read_tables, to_numbers
 
 Groups = dict[str, list[Run]]
-"""Runs by their label, of every label one for each seed."""
+"""Label -> runs, one for each seed."""
 
 _NUM_PAIRS = 8
 
 
 def headline(groups: Groups) -> str:
-    """Numbers of one recipe as tiles, of several as a table."""
+    """Main results: of one group as tiles, of several as a table."""
     measured = compare.statistics(_results(groups))
     names = list(dict.fromkeys(name for values in measured.values() for name in values["mean"]))
     texts = {
@@ -94,7 +94,7 @@ def curves(groups: Groups, images: Images) -> str:
 
 
 def of_group(label: str, runs: list[Run], images: Images, *, alone: bool) -> str:
-    """What only one group has; of its first seed, where it is about single images."""
+    """The sections of one group; parts about single images are of its first seed."""
     title, select = TASK_SECTIONS[runs[0].config["task"]]
     tested = test_images(label, runs, images)
     chosen = select(runs[0], file_stem(label), images)
@@ -105,7 +105,7 @@ def of_group(label: str, runs: list[Run], images: Images, *, alone: bool) -> str
     if any(event["split"] in (("train",) if finished else ("train", "test")) for event in events):
         progress = images.plot(
             f"progress_{file_stem(label)}",
-            f"Training loss of {label} by epoch{'' if finished else ', and what was measured'}.",
+            f"Training loss of {label} by epoch{'' if finished else ', and measures'}.",
             "As logged in metrics.jsonl" + (" of the first seed" if runs[1:] else ""),
             lambda path, columns: figures.progress_curves(
                 events, path, with_measures=not finished, columns=columns
@@ -123,7 +123,7 @@ def of_group(label: str, runs: list[Run], images: Images, *, alone: bool) -> str
 
 
 def test_images(label: str, runs: list[Run], images: Images) -> str:
-    """Confusion, calibration and measures of classes, over all seeds of a group together."""
+    """Confusion matrix, calibration and per-class measures over all seeds of a group."""
     slug = file_stem(label)
     counts, names = _sum_of_confusion(runs)
     matrix = pairs = classes = reliability = ""
@@ -164,7 +164,7 @@ def test_images(label: str, runs: list[Run], images: Images) -> str:
 
 
 def _sum_of_confusion(runs: list[Run]) -> tuple[np.ndarray | None, list[str]]:
-    """Counts over the runs that have the same classes as the first, and the names of those."""
+    """Sum over the runs that have the classes of the first one, and the class names."""
     tables = read_tables(runs, "confusion.csv")
     header = next(iter(tables.values()))[:1]
     if not header:
@@ -202,7 +202,7 @@ def _pooled_reliability(runs: list[Run]) -> dict[str, np.ndarray] | None:
 
 
 def recipe(groups: Groups) -> str:
-    """The recipe: what differs between the groups or from the recipe first."""
+    """The recipe, fields first that differ between groups or were changed."""
     fields = {label: [flatten(run.config) for run in runs] for label, runs in groups.items()}
     names = dict.fromkeys(name for runs in fields.values() for run in runs for name in run)
     texts = {
@@ -232,7 +232,7 @@ def recipe(groups: Groups) -> str:
 
 
 def _changed(run: Run) -> list[str]:
-    """Fields that the command line of the first start set, in its order."""
+    """Fields that the command line of the first start sets, in its order."""
     command = run.starts[0]["command"] if run.starts else []
     given = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in command)
     fields = flatten(run.config)
@@ -246,12 +246,12 @@ def _recipe(run: Run) -> str:
 
 
 def _value(values: Iterable[object]) -> str:
-    """A field's value, or its values where the seeds differ."""
+    """A field's value, or its values if seeds differ."""
     return " / ".join(dict.fromkeys(json.dumps(v) if v != "" else '""' for v in values))
 
 
 def environment(groups: Groups) -> str:
-    """Where and when it ran."""
+    """Host, devices, versions and command of every start."""
     rows, versions, commands = [], {}, {}
     for label, runs in groups.items():
         for run in runs:
@@ -296,5 +296,5 @@ def times(groups: Groups) -> str:
                     len(traces) or "–",
                 ]
             )
-    header = ["run", "in all", "starts", "epochs", "median of an epoch", "programs compiled"]
-    return section("Time", table("Seconds of wall clock", header, rows, numeric=True))
+    header = ["run", "total", "starts", "epochs", "median of an epoch", "programs compiled"]
+    return section("Time", table("Wall-clock time", header, rows, numeric=True))

@@ -1,4 +1,4 @@
-"""The section of a page that each task has alone: queries, suspicious labels, the teacher."""
+"""The section of a page that is specific to a task: queries, suspicious labels, the teacher."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ _NUM_SUSPICIOUS = 20
 
 
 def queries(run: Run, slug: str, images: Images) -> list[str]:
-    """Rounds of active learning: what each query found, its scores and its images."""
+    """Rounds of active learning: measures, scores and images of each query."""
     rounds = run.results["rounds"] if run.results else _rounds_so_far(run.events)
     aurocs = list(
         dict.fromkeys(k for r in rounds for k in r.get("query", {}) if k.startswith("auroc_"))
@@ -90,7 +90,7 @@ def _rounds_so_far(events: list[dict]) -> list[dict]:
 
 
 def suspicions(run: Run, slug: str, images: Images) -> list[str]:
-    """Labels that look wrong, and how the method tells."""
+    """Labels that look wrong, and the scores by which they were found."""
     folder = run.workdir / "figures"
     known = ("epochs", "reliability", "confusion", "suspicious")
     scores = [p for p in sorted(folder.glob("*.png")) if p.stem not in known]
@@ -160,7 +160,7 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
 
 
 def teaching(run: Run, slug: str, images: Images) -> list[str]:
-    """What every network scores and costs, and what is gained or lost of each class."""
+    """Measures and cost of every network, and its accuracy on each class."""
     del slug, images
     if run.results is None:
         return []
@@ -214,11 +214,11 @@ def _costs(run: Run, networks: dict, titles: dict) -> str:
             rows.append([titles[role], *values])
     header = [title for title, _ in columns.values()]
     header += [f"ms for {batch} on the CPU" for batch in batches]
-    return table("What the networks cost", ["", *header], rows, numeric=True)
+    return table("Cost of the networks", ["", *header], rows, numeric=True)
 
 
 def _classes(results: dict) -> str:
-    """Share of each class that every network has right, the greatest losses first."""
+    """Accuracy of every network on each class, the largest losses of the student first."""
     classes = results.get("classes")
     if not classes:
         return ""
@@ -226,9 +226,9 @@ def _classes(results: dict) -> str:
     if "teacher" in roles:
         classes = sorted(classes, key=lambda row: row["student"] - row["teacher"])
     return details(
-        "Class by class",
+        "Accuracy by class",
         table(
-            "Test images of each class that a network has right (%), the greatest losses first",
+            "Accuracy on the test images of each class (%), the largest losses first",
             ["class", "test images", *(role.replace("_", " ") for role in roles)],
             [
                 [row["class"], row["test_images"], *(percent(row[role]) for role in roles)]

@@ -1,4 +1,4 @@
-"""What a run directory holds: its recipe, results, events and tables, checked while reading."""
+"""The files of a run's workdir: recipe, results, events and tables, checked while reading."""
 
 import csv
 import json
@@ -10,17 +10,19 @@ import numpy as np
 
 from jaxrobust import compare
 from jaxrobust.data.tables import unescape_formula
+from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
 
 TASKS = {
-    "active_learning": "Which images to annotate next, when many are of no known class",
+    "active_learning": "Active learning from a pool that holds unknown classes",
     "noisy_labels": "Training on labels of which some are wrong",
-    "distillation": "A small network that a large one teaches",
+    "distillation": "Distillation of a teacher into a smaller student",
 }
+"""Task -> subtitle of its page."""
 
 
 class Run(NamedTuple):
-    """What one seed left in its workdir.
+    """The files of one seed's workdir.
 
     Attributes:
       workdir: the folder.
@@ -38,16 +40,16 @@ class Run(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """Time spent, as far as it was recorded."""
+        """Duration, or None if it was not recorded."""
         timing = read_json(self.workdir / "timing.json") or {}
         return timing.get("seconds", self.events[-1]["seconds"] if self.events else None)
 
 
 def read_run(workdir: pathlib.Path) -> Run:
     results, config = workdir / "results.json", read_json(workdir / "config.json")
-    if not isinstance(config, dict) or config.get("task") not in TASKS:
+    if config is None or config.get("task") not in TASKS:
         raise UserError(
-            f"{workdir / 'config.json'} is not of a run of jaxrobust; give the --workdir of one."
+            f"{workdir / 'config.json'} is not of a jaxrobust run; give the --workdir of one."
         )
     return Run(
         workdir=workdir,
@@ -59,7 +61,7 @@ def read_run(workdir: pathlib.Path) -> Run:
 
 
 def single_seeds(workdirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-    """The same folders, those of several seeds replaced by the folder of each seed.
+    """The folders, with one of several seeds replaced by the folder of each seed.
 
     Raises:
       UserError: if one is not a workdir.
@@ -84,7 +86,7 @@ def single_seeds(workdirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def _events(path: pathlib.Path) -> list[dict]:
-    """Events of a run, a torn last line left out."""
+    """Events of a run, without a last line that was not written completely."""
     events = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -94,25 +96,13 @@ def _events(path: pathlib.Path) -> list[dict]:
     return events
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Content of a file, None where there is none.
-
-    Raises:
-      UserError: if it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); restore it, or repeat the run's command to write it "
-            "again."
-        ) from None
+def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+    """The JSON object in a file, None if it does not exist; raises as `read_object`."""
+    return read_object(path) if path.exists() else None
 
 
 def read_rows(path: pathlib.Path) -> list[list[str]]:
-    """Lines of a CSV file as they were before `escape_formula`, none where there is no file.
+    """Rows of a CSV file as they were before `escape_formula`; empty if it does not exist.
 
     Raises:
       UserError: if it is damaged.
@@ -132,7 +122,7 @@ def read_rows(path: pathlib.Path) -> list[list[str]]:
 
 
 def read_tables(runs: Iterable[Run], name: str) -> dict[pathlib.Path, list[list[str]]]:
-    """What `read_rows` reads of every run's file of that name, by the file."""
+    """Path -> rows, for the file of that name of every run."""
     return {run.workdir / name: read_rows(run.workdir / name) for run in runs}
 
 
@@ -140,7 +130,7 @@ def to_numbers(path: pathlib.Path, rows: list[list[str]], first: int) -> np.ndar
     """Cells below a file's header, from column `first` on.
 
     Raises:
-      UserError: if they are not numbers, or there is none.
+      UserError: if one is not a number, or there is none.
     """
     try:
         numbers = np.array([row[first:] for row in rows[1:]], float)

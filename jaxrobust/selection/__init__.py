@@ -1,4 +1,4 @@
-"""Pure scores, mixtures and pickers: logits in; scores, masks or positions out."""
+"""Pure scores, mixtures and selections: logits in; scores, masks or positions out."""
 
 from jaxrobust.selection.bidirectional_uncertainty import bidirectional_score as bidirectional_score
 from jaxrobust.selection.bidirectional_uncertainty import (

@@ -1,8 +1,9 @@
 """Bidirectional uncertainty sampling (BUAL; Zong et al., ECCV 2024, arXiv 2402.15198).
 
-A classifier trained on the labelled images (positive) and the same classifier fine-tuned with
-random label negative learning (negative) each say how sure they are; images that both the purity
-of the last query and an auxiliary (K+1)-way classifier allow are asked about first.
+Two confidences are combined: that of a classifier trained on the labelled images (positive), and
+that of the same classifier fine-tuned with random label negative learning (negative). They are
+weighted by the precision of the last query and the "unknown" probability of an auxiliary (K+1)-way
+classifier.
 """
 
 import jax
@@ -35,8 +36,9 @@ def classifier_confidence(probs: jax.Array, kind: str) -> jax.Array:
       ValueError: for an unknown `kind`, or `"margin"` with fewer than two classes.
 
     References:
-      Zong et al., ECCV 2024, Eqs. 4-6 (uncertainty = minus this). Eq. 5 as printed has the
-      opposite sign and Eq. 6 only the top class's term; this is the authors' code.
+      Zong et al., ECCV 2024, Eqs. 4-6, whose uncertainties are minus this up to a constant. As in
+      the authors' code: Eq. 5 as printed has the opposite sign, and Eq. 6 only the term of the top
+      class.
     """
     check_option("kind", kind, _CONFIDENCES)
     probs = at_least_float32(probs)
@@ -51,9 +53,9 @@ def classifier_confidence(probs: jax.Array, kind: str) -> jax.Array:
 
 
 def predicted_unknown(aux_probs: jax.Array) -> jax.Array:
-    """Images that the auxiliary classifier takes for unknown: its top class is the last one.
+    """Images that the auxiliary classifier predicts to be unknown: its top class is the last one.
 
-    They are not candidates in this round, but stay in the pool for the next.
+    They are no candidates in this round, but stay in the pool.
 
     Args:
       aux_probs: floats `[M, K+1]`, probabilities (or logits); class K is "unknown".
@@ -84,18 +86,18 @@ def bidirectional_score(
     `a * c_n + r * (1 - a) * c_p`, or `c_n + r * c_p` without `unknown_prob`.
 
     `rule="paper"` returns minus `a * (1 - c_n) + r * (1 - a) * (1 - c_p)`, or minus
-    `(1 - c_n) + r * (1 - c_p)` without `unknown_prob`. The two differ by `r + (1 - r) * a`: for
-    `r < 1` the printed rule rewards images that look unknown, and its queries are less pure.
-    Without `unknown_prob`, and at `r = 1`, both rank alike.
+    `(1 - c_n) + r * (1 - c_p)` without `unknown_prob`. With `unknown_prob` it is lower by
+    `r + (1 - r) * a`: for `r < 1` the printed rule prefers images that look unknown, and its
+    queries are less pure. Without `unknown_prob`, and at `r = 1`, both rules rank alike.
 
     Args:
       conf_neg: floats `[M]`, `classifier_confidence` of the negative classifier, whose
         probabilities are averaged over its evaluations.
       conf_pos: floats `[M]`, the same of the positive classifier.
       precision: scalar in [0, 1], the share of known images in the previous query; 0 before the
-        first, which leaves `c_n` alone.
+        first query, which removes `c_p`.
       unknown_prob: floats `[M]`, the auxiliary classifier's probability of "unknown"; `None` as
-        long as no unknown image has been revealed.
+        long as no unknown image has been found.
       where: bool `[M]`, the candidates; minimum and maximum are taken over them. `None` for all.
       rule: `"code"` or `"paper"`.
 
@@ -128,10 +130,10 @@ def select_lowest(
 ) -> np.ndarray:
     """Positions of the lowest scores, in ascending order; ties keep the order of the array.
 
-    Host code, since the length of the answer depends on the data.
+    Host code, since the length of the result depends on the data.
 
     Args:
-      scores: floats `[M]`. A score of +inf marks what is not a candidate.
+      scores: floats `[M]`; +inf marks entries that are no candidates.
       budget: how many to select, at least 0.
       where: bool `[M]`, the candidates; `None` for all.
 

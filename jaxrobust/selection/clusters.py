@@ -1,35 +1,35 @@
-"""Selections by where images lie in feature space: TypiClust, ProbCover and DropQuery.
+"""Selections by the density of images in feature space: TypiClust, ProbCover and DropQuery.
 
-They ask about typical images of large clusters, about images whose neighbourhood covers most
-others, and about one image from each cluster of those whose prediction is not stable. All of them
-run on the host. Features should come from a network that learned from more than the few labels at
-hand. Time is that of distances: `leading_components` makes them ten times cheaper. It grows with
-the number of images, but for TypiClust's, see `typical_select`; memory does in all of them.
+They choose typical images of large clusters, images whose neighbourhood covers most others, and one
+image of each cluster of those whose prediction is unstable. Features should come from a network
+that was trained on more than the few labels. All run on the host. Distances take most of the time;
+`leading_components` makes them ten times cheaper. Time and memory are linear in the number of
+images, except for the time of `typical_select`.
 """
 
 from typing import Any, cast
 
 import numpy as np
 
-_SMALL = 50  # clusters that plain k-means is used for, as in TypiClust's code; above: mini-batches
+_SMALL = 50  # most clusters for which all images are used, as in TypiClust's code, not mini-batches
 _BATCH = 1024
 _STEPS = 50  # of mini-batches, so that 50,000 images take seconds
-_ENTRIES = 2**24  # distances that are held at once
-_ROWS = 16_384  # whose components are computed at once
+_ENTRIES = 2**24  # distances in memory at a time
+_ROWS = 16_384  # rows whose components are computed at a time
 
 
 def leading_components(
     features: np.ndarray, num_components: int, *, num_rows: int = 10_000
 ) -> np.ndarray:
-    """Coordinates along the directions in which features vary most.
+    """The first principal components of features.
 
     Args:
       features: floats `[N, D]`.
       num_components: C.
-      num_rows: the directions are those of at most so many rows, evenly spaced.
+      num_rows: most rows, evenly spaced, from which the directions are computed.
 
     Returns:
-      `[N, C]`, or the features themselves where there are not more than C dimensions or rows.
+      Floats `[N, C]`, or the features themselves if N or D is at most C.
     """
     if min(features.shape) <= num_components:
         return features
@@ -52,32 +52,32 @@ def typical_select(
     max_clusters: int = 500,
     min_cluster_size: int = 6,
 ) -> np.ndarray:
-    """TypiClust: the most typical image of each large cluster that nobody has asked about.
+    """TypiClust: the most typical images of large clusters without annotated images.
 
     k-means makes min(annotated + budget, max_clusters) clusters of pool and annotated images. They
-    are visited by ascending number of annotated members, then by descending size, over and over;
-    each visit picks the pool image of the highest typicality,
-    `1 / (mean distance to its min(num_neighbors, n // 2) nearest of the n pool images left there)`.
+    are visited repeatedly, by ascending number of annotated members, then by descending size. Each
+    visit chooses the pool image of the highest typicality, `1 / mean distance` to its
+    min(num_neighbors, n // 2) nearest of the n pool images left in the cluster.
 
-    Distances are those of all pairs within a cluster: time grows as N^2 / max_clusters once there
-    are that many clusters, which is most of it from about 300,000 images on.
+    The distances of all pairs within a cluster are needed: with max_clusters clusters time grows as
+    N^2 / max_clusters, which dominates from about 300,000 images on.
 
     Args:
       features: floats `[N, D]`.
       budget: images to choose.
-      annotated: bool `[N]`, images that were asked about, whatever the answer.
+      annotated: bool `[N]`, images of earlier queries, known or unknown.
       where: bool `[N]`, the pool.
-      rng: starts k-means.
-      num_neighbors: of the typicality.
+      rng: initialises k-means.
+      num_neighbors: neighbours in the typicality.
       max_clusters: upper bound of the number of clusters.
-      min_cluster_size: smaller clusters are left out as long as there are others.
+      min_cluster_size: smaller clusters are visited only once the others are empty.
 
     Returns:
       int `[min(budget, pool)]` positions in the order of choice.
 
     References:
       Hacohen, Dekel and Weinshall, "Active Learning on a Budget: Opposite Strategies Suit High and
-      Low Budgets", ICML 2022, section 3 and Algorithm 1. Sizes and bounds are their code's.
+      Low Budgets", ICML 2022, section 3 and Algorithm 1; defaults of the authors' code.
     """
     rows = np.flatnonzero(annotated | where)
     pool = np.flatnonzero(where)
@@ -106,10 +106,10 @@ def typical_select(
 
 
 class _Cluster:
-    """Pool images of a cluster, of which the most typical one is taken out again and again.
+    """Pool images of a cluster, from which the most typical one is removed repeatedly.
 
-    Every image keeps twice as many nearest others as its typicality is made of, so that all
-    distances are computed anew only after as many of them have been taken out.
+    Twice as many nearest others are kept of every image as its typicality needs, so that distances
+    are computed again only after enough of them have been removed.
 
     Args:
       features: `[N, D]` of all images.
@@ -132,7 +132,7 @@ class _Cluster:
         return int(self._is_left.sum())
 
     def take_most_typical(self) -> int:
-        """Position of the most typical image among all; of equal ones the lower."""
+        """Removes the most typical image; its position among all images, ties to the lower one."""
         count = min(self._num_neighbors, self.num_left // 2)
         distances, is_counted = self._neighbors(count)
         if (is_counted.sum(axis=1)[self._is_left] < count).any():
@@ -144,7 +144,7 @@ class _Cluster:
         return int(self._members[best])
 
     def _neighbors(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances `[n, m]` to near others, ascending; the first `count` of those still there."""
+        """Distances `[n, m]` to near others, ascending, and which are the first `count` left."""
         if self._nearest is None:
             self._nearest = self._find()
         distances, others = self._nearest
@@ -152,7 +152,7 @@ class _Cluster:
         return distances, is_there & (np.cumsum(is_there, axis=1) <= count)
 
     def _find(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distances `[n, m]` to the nearest others, ascending, and which members these are."""
+        """Distances `[n, m]` to the nearest others, ascending, and positions among the members."""
         features = self._features[self._members]
         size = len(features)
         num_kept = min(2 * self._num_neighbors, size - 1)
@@ -170,7 +170,7 @@ class _Cluster:
 
 
 def _blocks(num_rows: int, width: int) -> list[slice]:
-    """Parts of `num_rows` rows that have at most `_ENTRIES` distances to `width` others."""
+    """Slices of `num_rows` rows with at most `_ENTRIES` distances to `width` others each."""
     size = max(_ENTRIES // max(width, 1), 1)
     return [slice(start, start + size) for start in range(0, num_rows, size)]
 
@@ -183,17 +183,19 @@ def cover_radius(
     purity: float = 0.95,
     num_balls: int = 1000,
 ) -> float:
-    """ProbCover's radius: the largest at which the share `purity` of balls hold one cluster alone.
+    """ProbCover's radius: the largest at which a fraction `purity` of balls is pure.
 
-    The ball of an image is pure as long as the radius is less than the distance to the nearest
-    image of another k-means cluster, so that it is the (1 - purity) quantile of these distances.
+    A ball around an image is pure if all images in it are of one k-means cluster, so if its radius
+    is below the distance to the nearest image of another cluster. The result is the (1 - purity)
+    quantile of these distances.
 
     Args:
       features: floats `[N, D]`, of length 1 in the paper.
-      num_clusters: of k-means; the paper's is the number of classes.
-      rng: starts k-means and draws the balls.
-      purity: alpha of the paper.
-      num_balls: images, drawn without replacement, whose balls are looked at.
+      num_clusters: of k-means; in the paper the number of classes.
+      rng: initialises k-means and draws the balls.
+      purity: the paper's alpha, 0.95.
+      num_balls: number of images, drawn without replacement, whose balls are examined; drawing
+        only some is ours.
 
     Returns:
       The radius; infinity if all images are in one cluster.
@@ -222,20 +224,20 @@ def cover_select(
     rng: np.random.Generator,
     num_covered: int = 2500,
 ) -> np.ndarray:
-    """ProbCover: one after another the pool image that covers most images not covered yet.
+    """ProbCover: repeatedly the pool image that covers most images that are not covered yet.
 
-    An image covers those at a distance less than `radius`. What annotated images cover does not
-    count. The coverage is a probability, and it is estimated from `num_covered` images; with all of
-    them this is the paper's greedy algorithm.
+    An image covers those at a distance less than `radius`; images that an annotated one covers do
+    not count. Coverage is estimated from `num_covered` images; with all of them this is the paper's
+    greedy algorithm.
 
     Args:
       features: floats `[N, D]`.
       budget: images to choose.
       radius: see `cover_radius`.
-      annotated: bool `[N]`, images that were asked about, whatever the answer.
+      annotated: bool `[N]`, images of earlier queries, known or unknown.
       where: bool `[N]`, the pool.
-      rng: draws the images that the coverage is estimated from, without replacement.
-      num_covered: how many these are.
+      rng: draws the images that coverage is estimated from, without replacement.
+      num_covered: number of these images.
 
     Returns:
       int `[min(budget, pool)]` positions in the order of choice. Ties go to the lower position.
@@ -259,12 +261,12 @@ def cover_select(
         if newly.any():
             gain -= _num_common(covers, newly)
             left &= ~newly
-        gain[picks[i]] = -1  # and what is not in the pool is below 0 as well
+        gain[picks[i]] = -1  # as outside the pool
     return picks
 
 
 def _num_common(covers: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """How many of the chosen targets, bool `[T]`, cover each image of packed bits `[T / 8, N]`."""
+    """How many of the chosen targets, bool `[T]`, each image covers by packed bits `[T / 8, N]`."""
     masks = np.packbits(chosen)
     count = np.zeros(covers.shape[1], np.int64)
     for i in np.flatnonzero(masks):
@@ -281,28 +283,28 @@ def drop_query_select(
     where: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """DropQuery: the centre of each cluster of the images whose prediction dropout changes.
+    """DropQuery: an image from each cluster of those whose prediction changes under dropout.
 
     Candidates are pool images whose prediction changes under more than half of the dropout masks.
-    k-means makes `budget` clusters of them, and the candidate nearest to each centre is chosen. If
-    there are fewer candidates than that, all of them, then further images by descending number of
-    disagreements, equal ones by chance.
+    k-means makes `budget` clusters of them, and the candidate nearest to each centre is chosen.
+    Where there are at most `budget` candidates, images are chosen by descending number of
+    disagreements, ties at random.
 
     Args:
       features: floats `[N, D]`.
-      disagreements: int `[N]`, dropout masks under which the prediction differs from that without
-        dropout.
+      disagreements: int `[N]`, number of dropout masks under which the prediction differs from that
+        without dropout.
       budget: images to choose.
-      num_masks: M, dropout masks.
+      num_masks: number of dropout masks.
       where: bool `[N]`, the pool.
-      rng: starts k-means and breaks ties.
+      rng: initialises k-means and breaks ties.
 
     Returns:
       int `[min(budget, pool)]` positions.
 
     References:
       Gupte et al., "Revisiting Active Learning in the Era of Vision Foundation Models", TMLR 2024,
-      section 3. What to do with too few candidates is ours.
+      section 3. The rule for too few candidates is ours.
     """
     candidates = np.flatnonzero(where & (2 * np.asarray(disagreements) > num_masks))
     if candidates.size <= budget:
@@ -321,7 +323,7 @@ def drop_query_select(
 
 
 def _squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """`[L, R]` of rows `[L, D]` and `[R, D]`."""
+    """Squared distances `[L, R]` of rows `[L, D]` and `[R, D]`."""
     squares = np.sum(left**2, axis=1)[:, None] + np.sum(right**2, axis=1)[None]
     squares -= 2 * left @ right.T
     return np.maximum(squares, 0, out=squares)
@@ -330,7 +332,7 @@ def _squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _k_means(
     features: np.ndarray, num_clusters: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster `[N]` of every row and the centres `[C, D]`, by scikit-learn."""
+    """Cluster `[N]` of every row and centres `[C, D]`, by scikit-learn."""
     from sklearn.cluster import KMeans, MiniBatchKMeans  # takes long to import
 
     options: dict[str, Any] = {
@@ -342,7 +344,7 @@ def _k_means(
         model = KMeans(max_iter=_STEPS, **options)
     else:
         passes = max(1, _STEPS * _BATCH // len(features))
-        # k-means++ takes longer than all steps, and ends with clusters that are not tighter.
+        # k-means++ takes longer than all steps, and its clusters are not tighter.
         model = MiniBatchKMeans(batch_size=_BATCH, max_iter=passes, init="random", **options)
     model.fit(features)
     return np.asarray(model.labels_), cast(np.ndarray, model.cluster_centers_)

@@ -1,8 +1,8 @@
-"""DCFS's two-stage query: keep what looks known, then take what looks informative.
+"""DCFS's two-stage query: keep examples that look known, then choose informative ones.
 
 Wang et al., "Dirichlet-Based Coarse-to-Fine Example Selection For Open-Set Annotation",
-arXiv 2409.17607; a reconstruction from the abstract. Note the direction: DUC (Xie et al., ICLR
-2023) asks about images of high distribution uncertainty, here they look unknown and are left out.
+arXiv 2409.17607; a reconstruction from the abstract. Examples of high distribution uncertainty look
+unknown and are excluded, whereas DUC (Xie et al., ICLR 2023) queries them.
 """
 
 import math
@@ -34,8 +34,8 @@ def coarse_score(
 
     - "weighted_sum": `w_data mm(data) + w_dist mm(dist)`;
     - "product": `mm(data) mm(dist)`;
-    - "rank_sum": `(rank(data) + rank(dist)) / max(N - 1, 1)`, not moved by outliers;
-    - "data", "dist": one of them alone, raw;
+    - "rank_sum": `(rank(data) + rank(dist)) / max(N - 1, 1)`, robust to outliers;
+    - "data", "dist": one of them, not normalised;
     - "total": `data + dist`, which is the entropy of the expected probabilities.
 
     Args:
@@ -53,7 +53,8 @@ def coarse_score(
       ValueError: on an unknown `kind` or shapes that differ.
 
     References:
-      The abstract asks for both uncertainties "simultaneously" and fixes no formula.
+      Ours: the abstract of arXiv 2409.17607 asks for both uncertainties "simultaneously", without a
+      formula.
     """
     check_option("kind", kind, COARSE_SCORES)
     data, dist = at_least_float32(data), at_least_float32(dist)
@@ -91,29 +92,30 @@ def select_coarse_to_fine(
     where: np.typing.ArrayLike | None = None,
     rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two-stage selection: of the candidates with the lowest coarse score, the highest fine ones.
+    """Two-stage selection: the highest fine scores among candidates of the lowest coarse scores.
 
-    Every predicted class c has the quota q = ceil(b / K), b = min(budget, N). Its candidates are
-    its max(ceil(kappa q), q) lowest coarse scores and its picks the q highest fine scores among
-    these. All picks, sorted by fine score or shuffled, are cut to b; if they are fewer, the other
-    candidates follow by descending fine score, then the rest of the pool by ascending coarse score.
-    Without `predictions` all examples form one class. Ties go to the lower position. Runs on the
-    host, as the lengths depend on the data.
+    Every predicted class has the quota q = ceil(b / K), b = min(budget, N). Its candidates are the
+    max(ceil(kappa q), q) examples of the lowest coarse score, and its picks the q of these of the
+    highest fine score. All picks, sorted by fine score or shuffled, are cut to b. If there are
+    fewer than b, the other candidates follow by descending fine score, then the rest of the pool by
+    ascending coarse score. Without `predictions` all examples form one class. Ties go to the lower
+    position. Host code, since the lengths depend on the data.
 
     Args:
       coarse: floats [N], low = looks known.
       fine: floats [N], high = informative.
       budget: how many to select.
-      kappa: candidates per selected example; may be fractional. 1 leaves all to the coarse score.
+      kappa: candidates per selected example; may be fractional. With 1 the coarse score decides.
       predictions: int [N], predicted class of each example, for class quotas (the recipe's
-        default); None for none. One outside 0..K-1 has no quota: it can only fill up.
-      num_classes: K, needed with `predictions`, else unused.
+        default); None for none. An example predicted outside 0..K-1 has no quota: it is chosen only
+        to fill up.
+      num_classes: K, required with `predictions`, else unused.
       where: bool [N], the pool; None for all.
       rng: shuffles the picks before the cut, as EAOA does; None sorts them by fine score.
 
     Returns:
-      (candidates, selected): positions in the given arrays. Candidates ascend; min(budget, N)
-      selected ones, N counted over the pool, stand in order of selection.
+      (candidates, selected): int positions in the given arrays, the candidates in ascending order,
+      the b selected ones in order of selection. N counts the pool.
 
     Raises:
       ValueError: on shapes that differ, a negative budget, a kappa that is not positive and

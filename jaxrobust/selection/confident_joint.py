@@ -13,21 +13,21 @@ from jaxrobust.arrays import check_logits, label_mask
 def confident_joint(
     probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, calibrate: bool = True
 ) -> jax.Array:
-    """How many examples have which given and which true label.
+    """Estimated number of examples for each pair of a given and a true label.
 
-    An example counts as of true class j where `p_j` is the largest of the probabilities that reach
-    their class's threshold
+    An example is counted for the true class j whose `p_j` is the largest of the probabilities that
+    reach their class's threshold
 
         t_j = mean of p_j over the examples labelled j,
 
-    so that a class of which a classifier is less sure is not counted less. An example that reaches
-    no threshold does not count. Every class counts at least one right label.
+    which makes up for a classifier that is less confident of some classes than of others. An
+    example that reaches no threshold is not counted. Every class counts at least one right label.
 
     Args:
       probs: floats `[N, C]`, predicted out of sample.
-      labels: integers `[N]` in `0..C-1`. An example with another label does not count.
-      calibrate: whether every row is scaled to the number of examples with that label, those that
-        reach no threshold among them; a label that does not occur then has a row of zeros.
+      labels: integers `[N]` in `0..C-1`. An example with another label is not counted.
+      calibrate: whether every row is scaled to the number of examples with that label, including
+        those that reach no threshold; a label that does not occur then has a row of zeros.
 
     Returns:
       Floats `[C, C]`, at least float32, given label by true class.
@@ -57,14 +57,12 @@ def confident_joint(
 
 
 def estimate_num_wrong(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
-    """How many labels are wrong, by the sums of `confident_joint` off its diagonal.
+    """Estimated number of wrong labels: the off-diagonal sum of `confident_joint`.
 
-    The mean of the calibrated and the uncalibrated sum. The first takes examples that reach no
-    threshold to be wrong as often as the others, the second takes all of them to be right, which
-    are too many and too few.
-
-    A probability of one half says how sure a classifier is of one label; this count does not depend
-    on how well its probabilities are calibrated, only on their order within each class.
+    The mean of the calibrated and the uncalibrated sum. The first assumes that examples which reach
+    no threshold are wrong as often as the others, which overestimates, the second that all of them
+    are right, which underestimates. The count depends less on the calibration of the probabilities
+    than a threshold of one half does.
 
     Args:
       probs: as for `confident_joint`.

@@ -1,11 +1,11 @@
 """Diverse selections: greedy k-center (Coreset) and gradient embeddings (BADGE).
 
-Both take the row of the highest score, which a further pick can only lower. So every row keeps the
-distance to the picks of whole blocks, only rows that come first are compared with the picks since,
-and a block is one matrix product: the same picks as with a pass over the pool for each of them.
-Memory is that of the features plus one block of distances; the loop is one compiled program. Time
-grows as the pool times the picks (and, of k-center, the labelled rows): with a budget that is a
-share of the pool, as the pool squared.
+Both choose the row of the highest score, and a further pick can only lower a score. Scores are
+therefore updated lazily: every row holds its distance to the picks of whole blocks, which is one
+matrix product per block, and only rows that come first are compared with the picks since. The picks
+are those of a pass over the pool for every pick. Memory is that of the features and one block of
+distances; the loop is one compiled program. Time grows as the size of the pool times the number of
+picks (for k-center, of picks and labelled rows).
 """
 
 import functools
@@ -28,15 +28,15 @@ def k_center_greedy(
     where: jax.Array | None = None,
     labeled_where: jax.Array | None = None,
 ) -> jax.Array:
-    """Picks, one after another, the row farthest from every centre so far.
+    """Repeatedly picks the row farthest from all centres.
 
-    `argmax_i min_c ||x_i - c||`, the centres being the labelled rows and all earlier picks.
+    `argmax_i min_c ||x_i - c||`, where the centres c are the labelled rows and all earlier picks.
 
     Args:
       features: floats `[N, D]` of the pool.
       labeled_features: floats `[L, D]` of the labelled images, L >= 1.
       budget: number of picks, static.
-      where: bool `[N]`, the candidates; `None` for all. Lets pools of different size share one
+      where: bool `[N]`, the candidates; `None` for all. With it pools of different sizes share one
         compiled program.
       labeled_where: bool `[L]`, the labelled rows that count; `None` for all.
 
@@ -76,15 +76,15 @@ def badge_select(
 
     The embedding of a row is the gradient of its cross-entropy at the predicted class with respect
     to the last layer's weights, the outer product of `softmax(logits) - one_hot(argmax)` and its
-    feature. First the longest one, then rows drawn with probability proportional to the squared
-    distance to the nearest pick.
+    feature. The first pick has the longest embedding; further ones are drawn with probability
+    proportional to the squared distance to the nearest pick.
 
     Args:
       key: random key of the draws.
       logits: floats `[N, C]` of the pool.
       features: floats `[N, D]`, the last layer's input.
       budget: number of picks, static.
-      where: bool `[N]`, the candidates; `None` for all. Lets pools of different size share one
+      where: bool `[N]`, the candidates; `None` for all. With it pools of different sizes share one
         compiled program.
 
     Returns:
@@ -139,15 +139,15 @@ def _pick_far(
     score: Callable[[jax.Array], jax.Array] = lambda nearest: nearest,
     noise: Callable[[jax.Array], jax.Array] = jnp.zeros_like,
 ) -> jax.Array:
-    """One after another the candidate of the largest `score(nearest) + noise(step)`.
+    """Repeatedly picks the candidate of the largest `score(nearest) + noise(step)`.
 
     Args:
       factors: of the points, see `_squared_distances`.
       nearest: `[N]`, squared distance of every point to the nearest pick so far.
       candidate: bool `[N]`.
       num_picks: static.
-      score: elementwise and ascending.
-      noise: of step 0, 1, ..., `[N]` or a scalar.
+      score: elementwise and increasing.
+      noise: function of the step 0, 1, ...; `[N]` or a scalar.
 
     Returns:
       int32 `[num_picks]`; -1 once no candidate is left.
@@ -163,7 +163,7 @@ def _pick_far(
         drawn = jnp.broadcast_to(noise(step), nearest.shape).astype(nearest.dtype)
 
         def look(carry):
-            """Brings the row that comes first up to date; it has been so if nothing changes."""
+            """Updates the row that comes first; it is the pick if its score does not change."""
             nearest, scores, _, _ = carry
             row = jnp.argmax(scores).astype(jnp.int32)
             distances = _squared_distances(tuple(x[row][None] for x in factors), at_recent)[0]
@@ -196,9 +196,9 @@ def _sizes(factors: tuple[jax.Array, ...]) -> jax.Array:
 
 
 def _squared_distances(left: tuple[jax.Array, ...], right: tuple[jax.Array, ...]) -> jax.Array:
-    """`[L, R]` between outer products of rows, which are never formed; of vectors, with one factor.
+    """Squared distances `[L, R]` of outer products of rows, which are not formed.
 
-    `prod |l_f|^2 + prod |r_f|^2 - 2 prod <l_f, r_f>` over the factors f.
+    `prod |l_f|^2 + prod |r_f|^2 - 2 prod <l_f, r_f>` over the factors f; one factor is a vector.
     """
     inner = functools.reduce(jnp.multiply, (_dot(a, b.T) for a, b in zip(left, right, strict=True)))
     return jnp.maximum(_sizes(left)[:, None] + _sizes(right)[None] - 2.0 * inner, 0.0)

@@ -28,15 +28,18 @@ def dirichlet_uncertainties(
     - data: expected entropy, `sum_c p_c (psi(S + 1) - psi(alpha_c + 1))`;
     - distribution: their difference, the mutual information of class and probabilities.
 
-    The distribution part, tiny where evidence is ample, is not computed by subtraction but as
-    `sum_c p_c (delta(alpha_c) - delta(S))` with `delta(x) = psi(x + 1) - log x`, and data is what
-    it leaves of the total.
+    Subtraction would cancel where evidence is large, so distribution is computed as
+    `sum_c p_c (delta(alpha_c) - delta(S))` with `delta(x) = psi(x + 1) - log x`, and data as total
+    minus distribution.
 
     Args:
       log_alpha: [..., K].
 
     Returns:
       (total, data, distribution), each [...], in nats, with 0 <= distribution <= total.
+
+    Raises:
+      ValueError: if K < 2.
 
     References:
       Xie et al., ICLR 2023 (DUC), without the 1e-7 that its code adds inside the logarithm.
@@ -64,17 +67,17 @@ def _delta(log_x: jax.Array) -> jax.Array:
 
 
 def vacuity(log_alpha: jax.typing.ArrayLike, *, offset: float = 1.0) -> jax.Array:
-    """Share of the strength that is there before any evidence: `K offset / S`.
+    """Fraction of the strength S that is not evidence: `K offset / S`.
 
     Args:
       log_alpha: [..., K].
       offset: the offset that alpha was made with, positive.
 
     Returns:
-      [...], in (0, 1]; 1 means no evidence at all.
+      [...], in (0, 1]; 1 means no evidence.
 
     Raises:
-      ValueError: if the offset is not positive.
+      ValueError: if the offset is not positive, or K < 2.
 
     References:
       Sensoy et al., "Evidential Deep Learning to Quantify Classification Uncertainty", NeurIPS
@@ -90,14 +93,17 @@ def vacuity(log_alpha: jax.typing.ArrayLike, *, offset: float = 1.0) -> jax.Arra
 def differential_entropy(log_alpha: jax.typing.ArrayLike) -> jax.Array:
     """Differential entropy of the Dirichlet distribution.
 
-    `sum_c lnG(alpha_c) - lnG(S) + (S - K) psi(S) - sum_c (alpha_c - 1) psi(alpha_c)`, which is the
-    entropy `-lnG(K)` of the uniform Dirichlet less the divergence from it.
+    `sum_c lnG(alpha_c) - lnG(S) + (S - K) psi(S) - sum_c (alpha_c - 1) psi(alpha_c)`, computed as
+    the entropy `-lnG(K)` of the uniform Dirichlet minus the divergence from it.
 
     Args:
       log_alpha: [..., K].
 
     Returns:
       [...], in nats, at most `-lnG(K)`.
+
+    Raises:
+      ValueError: if K < 2.
 
     References:
       Malinin and Gales, "Predictive Uncertainty Estimation via Prior Networks", NeurIPS 2018.
@@ -125,7 +131,10 @@ def merge_heads(
       probabilities, whatever the merge, and its argmax the predicted class.
 
     Raises:
-      ValueError: on an unknown `merge` or another number of heads.
+      ValueError: on an unknown `merge`, another number of heads, or K < 2.
+
+    References:
+      Ours; the authors' rule is not known.
     """
     check_option("merge", merge, MERGES)
     log_alpha = check_logits(log_alpha, "log_alpha")

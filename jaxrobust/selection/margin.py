@@ -1,4 +1,4 @@
-"""Large-margin scores of given labels, their common range and their threshold."""
+"""Large-margin scores of given labels, their normalisation and their threshold."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxrobust.arrays import at_least_float32, check_logits, label_mask
 def logit_margin(logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
     """Logit of the given label minus the best other logit, `o_y - max_{c != y} o_c`.
 
-    Positive where, and only where, the label is the one largest class.
+    Positive if and only if the label is the only class of the largest logit.
 
     Args:
       logits: floats `[..., C]`, C >= 2.
@@ -43,14 +43,18 @@ def min_max_normalize(
       x: floats `[N]`.
       where: bool `[N]`, the entries over which minimum and maximum are taken; None for all.
         Entries outside it are unspecified in the result. Infinite scores, such as margins of
-        probabilities of exactly zero, have no part in them: -inf becomes 0 and +inf becomes 1.
-      constant: result where the maximum equals the minimum.
+        probabilities of exactly zero, are not counted: -inf becomes 0 and +inf becomes 1.
+      constant: result if the maximum equals the minimum.
 
     Returns:
       Floats `[N]`, at least float32.
 
     Raises:
       ValueError: if `x` is not a vector, or `where` has another shape.
+
+    References:
+      DPC (margins of a training set) and BUAL (confidences of the candidates), whose codes give NaN
+      if the maximum equals the minimum.
     """
     x, where = check_scores(x, where)
     where &= ~jnp.isinf(x)
@@ -65,7 +69,7 @@ def min_max_normalize(
 
 
 def select_clean(prob: jax.typing.ArrayLike, *, threshold: jax.typing.ArrayLike = 0.5) -> jax.Array:
-    """Marks the examples whose label is probably right: `prob > threshold`.
+    """Mask of the examples whose label is probably right: `prob > threshold`.
 
     Args:
       prob: floats `[N]`, probabilities that the given label is right.
@@ -75,7 +79,7 @@ def select_clean(prob: jax.typing.ArrayLike, *, threshold: jax.typing.ArrayLike 
       Bool `[N]`.
 
     References:
-      DPC. Strict as in the authors' code; the appendix writes >=.
+      DPC. The comparison is strict as in the authors' code; the appendix has >=.
     """
     prob = at_least_float32(prob)
     return prob > jnp.asarray(threshold, prob.dtype)

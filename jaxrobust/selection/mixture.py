@@ -57,14 +57,14 @@ def fit_gaussian_mixture_1d(
         v_k = sum_i r_ik (x_i - mu_k)^2 / n_k + reg_covar,
 
     until the mean log-likelihood changes by less than `tol`. Rounds and stopping rule are those of
-    scikit-learn's `GaussianMixture(2)`. The tolerance of the paper's code is loose, so the start
-    shows in the result; the default start is deterministic where scikit-learn's is drawn.
+    scikit-learn's `GaussianMixture(2)`. The tolerance of the authors' code is loose, so the result
+    depends on the start; the default start is deterministic, scikit-learn's is random.
 
     Args:
       x: floats `[N]`.
       init_labels: integers or bool `[N]`, 1 for the upper component at the start. None for
         two-means: Lloyd's algorithm from the smallest and the largest value, until stable.
-      where: bool `[N]`, the entries in start, fit and likelihood; None for all.
+      where: bool `[N]`, the entries that count; None for all.
       max_iter: most rounds, >= 1; static.
       tol: change of the mean log-likelihood that ends the fit.
       reg_covar: added to every variance.
@@ -151,7 +151,7 @@ def gaussian_mixture_posterior(x: jax.typing.ArrayLike, mixture: GaussianMixture
 def gaussian_mixture_log_odds(x: jax.typing.ArrayLike, mixture: GaussianMixture1D) -> jax.Array:
     """Log-odds of the component with the larger mean, given the value.
 
-    `log(p / (1 - p))` of column 1 of `gaussian_mixture_posterior`. It ranks the values whose
+    `log(p / (1 - p))` of column 1 of `gaussian_mixture_posterior`. It also ranks values whose
     posterior rounds to exactly 0 or 1.
 
     Args:
@@ -179,8 +179,8 @@ def excess_kurtosis(
       where: bool `[N]`, the entries that count; None for all.
 
     Returns:
-      Scalar, at least float32: 0 for a Gaussian, below for two separate groups, and 0 for equal
-      data, where it is not defined.
+      Scalar, at least float32: 0 for a Gaussian, negative for two separate groups; 0 for equal
+      data, for which it is not defined.
 
     Raises:
       ValueError: if `x` is not a vector, or `where` has another shape.
@@ -203,18 +203,18 @@ def clean_probability(
 ) -> jax.Array:
     """Probability that the given label is right, from the margins of a whole training set.
 
-    The margins are first mapped onto [0, 1]. Where they are all equal there is nothing to split,
-    and every probability is below one half. Infinite margins, those of probabilities of exactly
-    zero, have no part in the fit: -inf gives 0 and inf gives 1.
+    The margins are first mapped onto [0, 1]. If they are all equal, every probability is below one
+    half. Infinite margins, those of probabilities of exactly zero, are not fitted: -inf gives 0 and
+    inf gives 1.
 
     Args:
       margins: floats `[N]`, `logit_margin` of every example.
       mode: "gmm", the posterior of the upper of two Gaussians (the authors' CIFAR scripts);
-        "minmax", the mapped margin itself (their WebVision scripts); or "auto", the first up to
-        `kurtosis_threshold` and the second above it (the appendix).
-      kurtosis_threshold: largest excess kurtosis of the margins that counts as two groups.
+        "minmax", the mapped margin itself (their WebVision scripts); or "auto" (the appendix):
+        "gmm" if the margins' excess kurtosis is at most `kurtosis_threshold`, else "minmax".
+      kurtosis_threshold: of "auto".
       reg_covar: of `fit_gaussian_mixture_1d`; DivideMix's WebVision script has 1e-3.
-      where: bool `[N]`, the examples that take part; None for all.
+      where: bool `[N]`, the examples that count; None for all.
 
     Returns:
       Floats `[N]` in `[0, 1]`, at least float32; 0 outside `where`.
@@ -246,22 +246,22 @@ def clean_probability_given_count(
     *,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Probability that the given label is right, where it is known how many are wrong.
+    """Probability that the given label is right, for a known number of wrong labels.
 
     The posterior of `clean_probability` in mode "gmm", with the prior odds of the two Gaussians
-    replaced by those at which the `num_wrong` lowest margins fall below one half:
+    replaced by those at which the `num_wrong` lowest margins are below one half:
 
         p_i = sigmoid(l(m_i) - l(t)),    l(m) = log N(m; mu_1, v_1) - log N(m; mu_0, v_0),
 
-    t half way between the last margin below and the first above. Below mu_0 and above mu_1 `l` goes
-    on as a straight line, so that a larger margin never has a lower probability, as it can have
-    between Gaussians of different variances.
+    with l(t) half way between the values of the last margin below and the first above. Below mu_0
+    and above mu_1 `l` is continued by its tangents, so that the probability never decreases with
+    the margin, which it could for Gaussians of different variances.
 
     Args:
       margins: floats `[N]`, `logit_margin` of every example.
-      num_wrong: scalar, such as `estimate_num_wrong`; rounded, and kept within the number of
+      num_wrong: scalar, such as `estimate_num_wrong`; rounded, and clipped to the number of
         examples.
-      where: bool `[N]`, the examples that take part; None for all.
+      where: bool `[N]`, the examples that count; None for all.
 
     Returns:
       Floats `[N]` in `[0, 1]`, at least float32, increasing with the margin; 0 outside `where`. All
@@ -269,6 +269,9 @@ def clean_probability_given_count(
 
     Raises:
       ValueError: if `margins` is not a vector, or `where` has another shape.
+
+    References:
+      Ours.
     """
     margins, where = check_scores(margins, where)
     finite = where & ~jnp.isinf(margins)
@@ -316,7 +319,7 @@ def _two_means(x: jax.Array, where: jax.Array) -> jax.Array:
 
     def keep_going(carry):
         _, changed, step = carry
-        # Rounded means might move one value to and fro for ever.
+        # Rounding of the means could move a value back and forth without end.
         return changed & (step < MAX_LLOYD_STEPS)
 
     def one_step(carry):

@@ -1,4 +1,4 @@
-"""Votes of the nearest neighbours, chunk by chunk."""
+"""Nearest neighbours by inner product, and their votes."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jax import lax
 
 from jaxrobust.arrays import at_least_float32
 
-_CHUNK = 16_384  # candidates that are compared at a time
+_CHUNK = 16_384  # candidates compared at a time
 
 
 def nearest_neighbors(
@@ -18,14 +18,14 @@ def nearest_neighbors(
 ) -> tuple[jax.Array, jax.Array]:
     """The candidates of the largest inner product with each query.
 
-    Of vectors of unit length these are the nearest ones. Candidates are compared in chunks, so that
-    no matrix of all similarities is made.
+    For vectors of unit length these are the nearest ones. Candidates are compared in chunks, so
+    that memory does not grow with B * N.
 
     Args:
       queries: floats `[B, D]`.
-      features: floats `[N, D]`, of any precision; products are added up in float32.
+      features: floats `[N, D]`, of any precision; products are summed in float32.
       num_neighbors: k, from 1 to N, or to N - 1 with `exclude`.
-      exclude: int `[B]`, a candidate that is none for this query, such as the query itself.
+      exclude: int `[B]`, a candidate that is excluded for this query, such as the query itself.
 
     Returns:
       Inner products, float32 `[B, k]`, largest first, and positions, int32 `[B, k]`. Of equal ones
@@ -68,15 +68,15 @@ def nearest_neighbors(
 def neighbor_votes(
     similarities: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, num_classes: int
 ) -> jax.Array:
-    """Shares of the classes among neighbours, each weighted by its similarity.
+    """Class probabilities from the labels of neighbours, each weighted by its similarity.
 
         p_c = (sum_j max(s_j, 0) [y_j = c] + 1 / C) / (sum_j max(s_j, 0) + 1)
 
-    One vote is spread over all classes, so that no share is 0.
+    One vote is spread over all classes, so that no probability is 0.
 
     Args:
       similarities: floats `[B, k]`.
-      labels: int `[B, k]`, of the neighbours.
+      labels: int `[B, k]` in `0..C-1`, of the neighbours.
       num_classes: C.
 
     Returns:

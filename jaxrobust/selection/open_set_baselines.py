@@ -1,4 +1,4 @@
-"""Scores of other open-set annotation methods, which BUAL is compared with."""
+"""Scores of LfOSA and EAOA, open-set annotation methods that BUAL is compared with."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ _BLOCK = 128
 
 
 def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
-    """LfOSA's belief that an image is of the known class it looks like; high = query.
+    """LfOSA's score of an image being of the known class that is predicted; high = query.
 
-    The images are grouped by predicted class; to the largest logits of each group a mixture of two
-    Gaussians is fitted, and the score is the log-odds of the one with the larger mean. The sigmoid
-    of the score is the authors' posterior, of which many values round to exactly 1 in float32.
+    The images are grouped by predicted class. A mixture of two Gaussians is fitted to the largest
+    logits of each group, and the score is the log-odds of the component with the larger mean. Its
+    sigmoid is the authors' posterior, many of whose values round to exactly 1 in float32.
 
     Args:
       detector_logits: floats `[N, K+1]` of a (K+1)-way detector; class K is "unknown".
@@ -53,7 +53,7 @@ def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -
 def aleatoric_uncertainty(logits: jax.Array) -> jax.Array:
     """EAOA's aleatoric uncertainty: `logsumexp_{k != argmax} z_k - logsumexp_k z_k`; high = query.
 
-    This is `log(1 - max p)`, free of cancellation.
+    This is `log(1 - max p)` without cancellation.
 
     Args:
       logits: floats `[M, K]` of the K-way classifier, K >= 2.
@@ -72,9 +72,7 @@ def aleatoric_uncertainty(logits: jax.Array) -> jax.Array:
 
 
 def epistemic_energy(detector_logits: jax.Array) -> jax.Array:
-    """EAOA's free energy of a (K+1)-way detector: `-logsumexp_{k < K} w_k + softplus(w_K)`.
-
-    Low means that the image looks known.
+    """EAOA's energy of a (K+1)-way detector, `-logsumexp_{k < K} w_k + softplus(w_K)`; low = known.
 
     Args:
       detector_logits: floats `[M, K+1]`; class K is "unknown".
@@ -100,16 +98,15 @@ def reverse_neighbor_energy(
     where: jax.Array,
     num_neighbors: int = 250,
 ) -> jax.Array:
-    """EAOA's energy of a pool image from the classes in whose neighbourhood it lies.
+    """EAOA's energy of a pool image by the annotated images whose neighbour it is; low = known.
 
-    `epistemic_energy` of the class-balanced counts `w_k = c_k / (n_k / mean n)`: `c_k` of the `n_k`
-    annotated images of class k have the image among their num_neighbors nearest pool images, and
-    the mean is over the known classes. As in the authors' code the mean is over the class "unknown"
-    too while it has no image. A class without images has `w_k = 0`. Low means that the image looks
-    known.
+    `epistemic_energy` of the class-balanced counts `w_k = c_k / (n_k / mean n)`, where `c_k` of the
+    `n_k` annotated images of class k have the image among their num_neighbors nearest pool images,
+    and the mean is over the known classes. While the class "unknown" has no image, the mean is over
+    it too, as in the authors' code. A class without images has `w_k = 0`.
 
-    Works through the annotated images in blocks of 128, so memory is that of features, counts and a
-    few distances `[128, N]`.
+    Annotated images are processed in blocks of 128: memory is that of features, counts and
+    distances `[128, N]`.
 
     Args:
       features: floats `[N, D]` of pool and annotated images alike.
@@ -119,7 +116,7 @@ def reverse_neighbor_energy(
       num_neighbors: nearest pool images by Euclidean distance; of a smaller pool, all.
 
     Returns:
-      Floats `[N]`, at least float32; meaningless outside the pool.
+      Floats `[N]`, at least float32; unspecified outside the pool.
 
     Raises:
       ValueError: if features are not a matrix with one row per label, or `num_neighbors` is below
@@ -137,7 +134,7 @@ def reverse_neighbor_energy(
 def _reverse_neighbor_counts(
     features: jax.Array, labels: jax.Array, num_classes: int, where: jax.Array, num_neighbors: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Floats `[N, C]` (of each class, how many have the image as a neighbour) and class sizes."""
+    """Floats `[N, C]`, how many images of each class have the image as a neighbour; class sizes."""
     features, labels = at_least_float32(features), jnp.asarray(labels)
     if features.ndim != 2 or features.shape[:1] != labels.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What the negative head's probabilities say about each label (BLDR; arXiv 2209.01334)."""
+"""Example weights, noise rate and wrong labels by BLDR's negative head (arXiv 2209.01334)."""
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,11 @@ def weights_from_nl_probs(nl_probs: jax.Array) -> jax.Array:
 
 
 def estimate_noise_rate(nl_probs: jax.Array, *, threshold: float = 0.3) -> jax.Array:
-    """Estimated share of wrong labels: `mean(P < threshold)`, strict.
+    """Estimated fraction of wrong labels: `mean(P < threshold)`, strict.
 
     Args:
       nl_probs: floats `[N]`, as for `weights_from_nl_probs`.
-      threshold: a label less likely than this counts as wrong.
+      threshold: a label of a lower probability counts as wrong.
 
     Returns:
       Float scalar in [0, 1], at least float32.
@@ -49,10 +49,10 @@ def detect_noisy_labels(
     Args:
       nl_logits: floats `[N, C]` of the negative head.
       labels: integers `[N]` in `0..C-1`, the given labels; any other counts as wrong.
-      threshold: probability below which (strictly) a label is called wrong.
+      threshold: a label of a lower probability counts as wrong.
 
     Returns:
-      bool `[N]`, True for a label taken to be wrong.
+      bool `[N]`, True for a label that counts as wrong.
 
     Raises:
       ValueError: if the labels are not integers, one per row of logits, or there are fewer than

@@ -1,4 +1,4 @@
-"""Out-of-sample scores in closed form, by leaving out one example at a time."""
+"""Leave-one-out scores of ridge regression in closed form."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ _CHUNK = 16_384  # examples at a time
 
 
 class Rows(Protocol):
-    """`[N, D]`, of which slices of rows are asked for: an array, or what reads one in parts."""
+    """`[N, D]`, read by slices of rows: an array, or an object that reads one in parts."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -19,24 +19,24 @@ class Rows(Protocol):
 def leave_one_out_scores(
     features: Rows, labels: np.ndarray, *, num_classes: int, ridge: float = 0.3
 ) -> np.ndarray:
-    """What ridge regression of the labels predicts of each example without having seen it.
+    """Scores of each example by a ridge regression of the labels that is trained without it.
 
     With standardised features X, centred one-hot labels Y and `H = X (X' X + ridge N I)^-1 X'`, the
     prediction of example i by the regression on all others is
 
         y_i - (y_i - (H Y)_i) / (1 - H_ii),
 
-    so that one solve of D x D stands for N trainings. Centring and standardising see all examples.
+    so that one inverse of D x D replaces N trainings. Centring and standardising use all examples.
 
     Args:
-      features: floats `[N, D]`, of any scale; read four times, some thousand rows at a time.
+      features: floats `[N, D]`, of any scale; read four times, 16,384 rows at a time.
       labels: int `[N]` in `0..C-1`.
       num_classes: C.
-      ridge: of the squared weights, per example.
+      ridge: weight of the squared weights per example; the default is ours.
 
     Returns:
-      float32 `[N, C]`, clipped at 0. No probabilities: rows do not sum to 1. Their order within a
-      class is what `estimate_num_wrong` reads.
+      float32 `[N, C]`, clipped at 0. Rows do not sum to 1. `estimate_num_wrong` compares them with
+      their class's mean.
 
     References:
       Allen, "The relationship between variable selection and data augmentation and a method for

@@ -71,6 +71,7 @@ from jaxrobust.tasks.common import (
     introduce_networks,
     introduce_pixels,
     load,
+    loops_on_device,
     next_command,
     program_settings,
     write_test_files,
@@ -412,7 +413,7 @@ class _Learning:
                 step,
                 placement,
                 static=static,
-                device_loop=True if len(self.problem.input_shape) == 1 else None,
+                device_loop=loops_on_device(self.problem.input_shape),
             )
             self._predict[name] = gather(
                 f"{name}/predict", prediction(phase, view, views), num_train
@@ -1049,5 +1050,5 @@ def _accuracy(entry: dict) -> str:
     return f"accuracy {100 * entry['accuracy']:.2f} %"
 
 
-def _shorten(names: list[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def _shorten(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if names[6:] else "")

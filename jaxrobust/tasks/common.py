@@ -203,6 +203,11 @@ def program_settings(config: ml_collections.ConfigDict) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
+def loops_on_device(input_shape: tuple[int, ...]) -> bool | None:
+    """`device_loop` of `epoch_program`: True for features, whose networks have no convolution."""
+    return True if len(input_shape) == 1 else None
+
+
 def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:
     """How many parts of a batch BatchNorm normalises separately, by the recipe's `batch_norm`."""
     return placement.num_devices if config.batch_norm == "per_device" else 1

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from jaxrobust.data.sources import SOURCES
+from jaxrobust.engine.environment import num_cores
 from jaxrobust.models import BACKBONES, FEATURE_NETWORKS, NETWORKS, make_network
 from jaxrobust.models.costs import operations
 
@@ -44,8 +45,7 @@ def cpu_devices(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int
         return 0
     if before := _last_start(workdir):
         return before
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    most = min(cores or 1, MOST)
+    most = min(num_cores(), MOST)
     if most == 1 or config.num_seeds > 1 or config.batch_norm == "per_device":
         return 1
     most = min(most, int(gflop_of_step(config) / GFLOP_OF_A_PART))

@@ -252,8 +252,8 @@ def summary(epochs: list[dict]) -> dict:
     }
 
 
-def matrix_text(matrix: np.ndarray, limit: int = 10) -> str:
-    """A matrix for a log, its first `limit` rows and columns."""
-    rows = [" ".join(f"{x:5.2f}" for x in row[:limit]) for row in matrix[:limit]]
+def matrix_text(matrix: np.ndarray) -> str:
+    """A matrix for a log, its first 10 rows and columns."""
+    rows = [" ".join(f"{x:5.2f}" for x in row[:10]) for row in matrix[:10]]
     more = f"\n... ({len(matrix)} x {len(matrix)}, whole in noise.json)"
-    return "\n".join(rows) + (more if len(matrix) > limit else "")
+    return "\n".join(rows) + (more if len(matrix) > 10 else "")

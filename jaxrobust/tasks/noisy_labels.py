@@ -56,6 +56,7 @@ from jaxrobust.tasks.common import (
     introduce_networks,
     introduce_pixels,
     load,
+    loops_on_device,
     next_command,
     program_settings,
 )
@@ -365,7 +366,7 @@ class _Learning:
                 step,
                 placement,
                 static=static,
-                device_loop=True if len(self.problem.input_shape) == 1 else None,
+                device_loop=loops_on_device(self.problem.input_shape),
             )
             self._epoch[stage.name] = _uncounted(epoch, placement)
         self._predict = {

@@ -200,7 +200,7 @@ def test_a_clean_table_of_a_folder(tmp_path, capsys):
     # From this table, it goes on.
     corrections.write_text("file,label\ntrain/dog/b.png,cat\n")
     assert cli.main(["apply-corrections", str(out), str(corrections), f"--out={out}"]) == 2
-    assert "would overwrite what is read" in capsys.readouterr().err
+    assert "would overwrite an input" in capsys.readouterr().err
 
 
 WRONG = {

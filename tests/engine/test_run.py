@@ -98,6 +98,11 @@ def test_a_bar_shows_the_same_estimate(tmp_path, clock, capsys):
     assert "epoch 2/11:  18 %" in lines[-3] and lines[-3].rstrip().endswith(", 04:30 left")
 
 
+def test_a_bar_is_shown_before_networks_are_initialised(tmp_path, capsys):
+    with open_run(dcfs.get_config("digits"), tmp_path, bar=True):
+        assert "compiling" in capsys.readouterr().err
+
+
 def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
     config = dcfs.get_config("digits")
     config.batch_size, config.checkpoint.every_seconds = 64, 3600.0

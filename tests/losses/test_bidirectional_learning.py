@@ -639,6 +639,8 @@ def test_errors():
         positive_learning_loss(logits, labels, jnp.zeros((5, 3)), logits)
     with pytest.raises(ValueError, match="gather the batch's rows"):
         positive_learning_loss(logits, labels, logits, jnp.zeros((2, 1)))
+    with pytest.raises(ValueError, match="Unknown noise_terms 'spo': did you mean 'sop'"):
+        positive_learning_loss(logits, labels, logits, logits, noise_terms="spo")
     with pytest.raises(ValueError, match="same shape"):
         feature_hint_loss(logits, jnp.zeros((2, 4)))
     arguments = batch_of_two_exits()

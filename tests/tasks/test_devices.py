@@ -15,7 +15,7 @@ TOLD = devices._jax_is_told
 def fresh_jax(monkeypatch):
     """JAX as it is before anything is set, on a machine of eight cores."""
     monkeypatch.setattr(devices, "_jax_is_told", lambda: False)
-    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    monkeypatch.setattr(devices, "num_cores", lambda: 8)
 
 
 @pytest.mark.parametrize(

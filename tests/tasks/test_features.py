@@ -291,7 +291,7 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, features):
 
 def test_neighbors_of_a_million_are_warned_of(monkeypatch):
     config = _config("dpc", "features.npz", method="knn")
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(noisy_baselines, "num_cores", lambda: 2)
     with pytest.warns(UserWarning, match="every pair of 1,000,000 .* about 7 hours"):
         noisy_baselines.knn(config, Problem(10, 1_000_000, (1280,), jnp.float32))
     noisy_baselines.knn(config, Problem(10, 100_000, (1280,), jnp.float32))  # warnings are errors

@@ -309,4 +309,4 @@ def test_the_report_says_what_was_gained(taught, tmp_path):
     page = write_report([workdir], tmp_path, by="method").read_text()
     assert "student alone tiny4" in page and "GFLOP per image" in page
     assert f"{100 * results['agreement']:.1f} % of the test images" in page
-    assert "Class by class" in page and ">owl</th>" in page
+    assert "Accuracy by class" in page and ">owl</th>" in page
