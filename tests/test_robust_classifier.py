@@ -120,4 +120,4 @@ def test_what_does_not_fit_is_refused(data, fitted):
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learn_s_own_checks():
     """Some ninety fits to about twenty different shapes of data, which are what they cost."""
-    check_estimator(RobustClassifier(config={"num_epochs": 8, "dpc.warm_up": 4}))
+    check_estimator(RobustClassifier(config={"num_epochs": 20, "dpc.warm_up": 10}))

@@ -15,11 +15,12 @@ from PIL import Image
 
 from configs import dpc as recipe
 from jaxrobust import tasks
-from jaxrobust.data import Dataset, Examples, load_dataset, load_features
+from jaxrobust.data import Dataset, Examples, load_dataset, load_features, views
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import symmetric_noise
+from jaxrobust.data.policies import Op, Policy
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
@@ -220,7 +221,10 @@ OPTIONS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=", ".join)
-def test_every_option_runs(options, tmp_path):
+def test_every_option_runs(options, tmp_path, monkeypatch):
+    # AutoAugment's own, which tests/data/test_policies.py has, takes ten seconds to compile.
+    policy = Policy(fill=0, sub_policies=((Op("Invert", 0.5), Op("TranslateX", 0.5, (-1, 1))),))
+    monkeypatch.setitem(views.POLICIES, "cifar10", policy)
     results = tasks.run(_config(**options, **{"num_epochs": 2, "dpc.warm_up": 1}), tmp_path)
     stages = {e["stage"] for e in _events(tmp_path) if e["split"] == "train"}
     assert "semi_supervised" in stages
