@@ -77,7 +77,9 @@ def test_workers_change_nothing_and_end_with_the_iterator(files):
     stream = _stream(files, (TRAIN, TEST))
     rows = _read(_stream(files, (TRAIN, TEST), num_workers=2), ids)
     _same(_read(stream, ids), rows)
-    _same(list(stream.batches(ids, 1)), rows[1:])  # nor does where it begins
+    for num_workers in (0, 1):  # nor does where it begins
+        begun = _stream(files, (TRAIN, TEST), num_workers=num_workers).batches(ids, 1)
+        _same(list(begun), rows[1:])
     assert set(rows[0][0]) == {"x", "u"}
     assert not multiprocessing.active_children()
     batches = _stream(files, num_workers=1).batches(PLAN)
