@@ -17,6 +17,7 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import matplotlib
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -113,6 +114,9 @@ def cache_of_commands():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+        # Where $HOME is another, Matplotlib would look for all fonts again.
+        patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
         yield
 
 
