@@ -243,9 +243,11 @@ def gather_program(
       `Stream` among the operands gives `forward` its batch.
     """
 
+    traced_forward = jax.jit(forward, inline=True)  # as of a step: one trace for both uses
+
     def outputs(i, row_ids, key, operands):
         ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
-        rows = forward(jnp.maximum(ids, 0), jax.random.fold_in(key, i), *operands)
+        rows = traced_forward(jnp.maximum(ids, 0), jax.random.fold_in(key, i), *operands)
         chex.assert_tree_shape_prefix(rows, ids.shape)
         return ids, rows
 

@@ -170,11 +170,11 @@ def test_eight_devices_give_the_one_device_epoch():
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
-def test_gather_files_results_under_their_ids(num_devices):
-    placement = make_placement(jax.devices()[:num_devices])
+def test_gather_files_results_under_their_ids_and_is_traced_once(num_devices):
+    placement, calls = make_placement(jax.devices()[:num_devices]), []
 
     def forward(ids, key, data):
-        del key
+        calls.append(key)
         return {"square": data[ids] ** 2, "pair": jnp.stack([ids, -ids], axis=1)}
 
     evaluate = gather_program(Programs(), "toy", forward, 12, placement, static=())
@@ -192,6 +192,7 @@ def test_gather_files_results_under_their_ids(num_devices):
     np.testing.assert_array_equal(out["square"], expected)
     np.testing.assert_array_equal(out["pair"][ids], np.stack([ids, -ids], axis=1))
     assert not out["pair"][[0, 1, 4]].any()
+    assert len(calls) == 1  # it is traced once
 
 
 def test_a_second_trace_is_refused():
