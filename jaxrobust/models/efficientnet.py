@@ -5,13 +5,11 @@ https://arxiv.org/abs/1905.11946. The Lite variants are Google's of 2020, with T
 """
 
 import functools
-from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxrobust.models.layers import ConvNorm, Features, global_average, he_normal
+from jaxrobust.models.layers import Backbone, ConvNorm, Features, global_average, he_normal
 
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -25,18 +23,11 @@ STAGES = (
 """Blocks, kernel size, stride of the first block, expansion and output channels of each stage."""
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 up to the pooled feature of 1,280 numbers.
 
     The maps are those of stages 2, 3, 5 and 7 of the seven, at 1/4, 1/8, 1/16 and 1/32 of the size.
-
-    Attributes:
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
-
-    head_options: ClassVar = {}
-
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(

@@ -1,7 +1,7 @@
 """Layers that the networks share, and the output of every backbone."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -49,6 +49,19 @@ class Features(NamedTuple):
     preactivations: tuple[jax.Array, ...]
     final: jax.Array
     blocks: tuple[jax.Array, ...] = ()
+
+
+class Backbone(nn.Module, kw_only=True):
+    """A network from images `[B, H, W, 3]`, normalised, to `Features`.
+
+    Attributes:
+      head_options: of the `Linear` layers of heads on the pooled feature.
+      dtype: computation dtype of the convolutions; the pooled feature is float32.
+    """
+
+    head_options: ClassVar[Mapping[str, Any]] = {}
+
+    dtype: Any = jnp.float32
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import ConvNorm, Features, global_average, he_normal
+from jaxrobust.models.layers import Backbone, ConvNorm, Features, global_average, he_normal
 
 # (output channels, stride) of MobileNetV1's depthwise-separable units.
 _UNITS = (
@@ -28,16 +28,8 @@ _UNITS = (
 )
 
 
-class MobileNetV1(nn.Module):
-    """MobileNetV1 for ImageNet up to the pooled feature.
-
-    Attributes:
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
-    """
-
-    head_options: ClassVar = {}
-
-    dtype: Any = jnp.float32
+class MobileNetV1(Backbone):
+    """MobileNetV1 for ImageNet up to the pooled feature."""
 
     @nn.compact
     def __call__(
@@ -90,7 +82,7 @@ class InvertedResidual(nn.Module):
         return x + inputs if x.shape == inputs.shape else x
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Backbone):
     """MobileNetV2 up to the pooled feature.
 
     The maps are those of stages 2, 3, 5 and 7 of the seven.
@@ -100,7 +92,6 @@ class MobileNetV2(nn.Module):
       strides: of the seven stages.
       first_expansion: expansion of the first stage, 0 or 1; see `InvertedResidual`.
       activation: after every convolution except the linear ones.
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
 
     head_options: ClassVar = {
@@ -112,7 +103,6 @@ class MobileNetV2(nn.Module):
     strides: Sequence[int] = (1, 2, 2, 2, 1, 2, 1)
     first_expansion: int = 0
     activation: Callable[[jax.Array], jax.Array] = nn.relu6
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(

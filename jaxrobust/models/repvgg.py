@@ -5,13 +5,13 @@ https://arxiv.org/abs/2101.03697.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import BatchNorm, Conv, ConvNorm, Features, global_average
+from jaxrobust.models.layers import Backbone, BatchNorm, Conv, ConvNorm, Features, global_average
 
 _EPSILON = BatchNorm.epsilon
 
@@ -49,22 +49,18 @@ class RepVGGBlock(nn.Module):
         return x
 
 
-class RepVGG(nn.Module):
+class RepVGG(Backbone):
     """RepVGG up to the pooled feature.
 
     Attributes:
       widths: channels of the five stages, each of which begins with stride 2.
       sizes: blocks per stage.
       deployed: whether every block is one convolution; see `reparameterize`.
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
-
-    head_options: ClassVar = {}
 
     widths: Sequence[int]
     sizes: Sequence[int] = (1, 2, 4, 14, 1)
     deployed: bool = False
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxrobust.models.layers import (
+    Backbone,
     BatchNorm,
     Conv,
     Features,
@@ -87,7 +88,7 @@ class BottleneckBlock(nn.Module):
         return nn.relu(x), x
 
 
-class ResNetBackbone(nn.Module):
+class ResNetBackbone(Backbone):
     """ResNet up to the pooled feature.
 
     Attributes:
@@ -99,10 +100,7 @@ class ResNetBackbone(nn.Module):
       pool: `"global"`, or `"window4"` for average pooling over 4x4 windows, flattened (at 64x64
         input this gives 4 times as many features).
       kernel_init: of every convolution.
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
-
-    head_options: ClassVar = {}
 
     block: Callable[..., nn.Module] = BasicBlock
     stage_sizes: Sequence[int] = (2, 2, 2, 2)
@@ -111,7 +109,6 @@ class ResNetBackbone(nn.Module):
     stem: str = "small"
     pool: str = "global"
     kernel_init: nn.initializers.Initializer = he_normal
-    dtype: Any = jnp.float32
 
     def setup(self):
         options = {"kernel_init": self.kernel_init, "dtype": self.dtype}

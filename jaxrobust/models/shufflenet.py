@@ -5,13 +5,13 @@ ECCV 2018, https://arxiv.org/abs/1807.11164.
 """
 
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import ConvNorm, Features, global_average
+from jaxrobust.models.layers import Backbone, ConvNorm, Features, global_average
 
 
 def shuffle_channels(x: jax.Array, groups: int) -> jax.Array:
@@ -62,16 +62,8 @@ class GroupUnit(nn.Module):
         return nn.relu(x), x
 
 
-class ShuffleNetV1(nn.Module):
-    """ShuffleNet V1 with three groups up to the pooled feature.
-
-    Attributes:
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
-    """
-
-    head_options: ClassVar = {}
-
-    dtype: Any = jnp.float32
+class ShuffleNetV1(Backbone):
+    """ShuffleNet V1 with three groups up to the pooled feature."""
 
     @nn.compact
     def __call__(
@@ -136,16 +128,8 @@ class SplitUnit(nn.Module):
         return nn.relu(before), before
 
 
-class ShuffleNetV2(nn.Module):
-    """ShuffleNet V2 of width 1 up to the pooled feature.
-
-    Attributes:
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
-    """
-
-    head_options: ClassVar = {}
-
-    dtype: Any = jnp.float32
+class ShuffleNetV2(Backbone):
+    """ShuffleNet V2 of width 1 up to the pooled feature."""
 
     @nn.compact
     def __call__(

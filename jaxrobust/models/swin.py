@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.models.layers import Features, global_average
+from jaxrobust.models.layers import Backbone, Features, global_average
 
 WINDOW = 7
 
@@ -126,7 +126,7 @@ class SwinBlock(nn.Module):
         return x + drop(dense(width, name="mlp_3")(nn.gelu(hidden, approximate=False)))
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(Backbone):
     """Swin Transformer up to the pooled feature.
 
     In training a `dropout` random stream is needed. The maps are the outputs of the stages; the
@@ -137,7 +137,6 @@ class SwinTransformer(nn.Module):
       sizes: blocks per stage.
       num_heads: of the attention, per stage.
       drop: stochastic depth of the last block; it grows linearly with the block from 0.
-      dtype: computation dtype; the pooled feature is float32.
     """
 
     head_options: ClassVar = {"kernel_init": _normal, "bias_init": nn.initializers.zeros}
@@ -146,7 +145,6 @@ class SwinTransformer(nn.Module):
     sizes: Sequence[int] = (2, 2, 6, 2)
     num_heads: Sequence[int] = (3, 6, 12, 24)
     drop: float = 0.2
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(

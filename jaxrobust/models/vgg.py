@@ -5,13 +5,13 @@ ICLR 2015, https://arxiv.org/abs/1409.1556.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxrobust.models.layers import (
+    Backbone,
     BatchNorm,
     Conv,
     Features,
@@ -20,7 +20,7 @@ from jaxrobust.models.layers import (
 )
 
 
-class VGG(nn.Module):
+class VGG(Backbone):
     """Five blocks of conv3x3 - BN - ReLU up to the pooled feature.
 
     A 2x2 max-pooling follows the first three blocks, and for images of 64 pixels the fourth. The
@@ -28,7 +28,6 @@ class VGG(nn.Module):
 
     Attributes:
       block_sizes: convolutions per block, of 64, 128, 256, 512 and 512 channels.
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
 
     head_options: ClassVar = {
@@ -37,7 +36,6 @@ class VGG(nn.Module):
     }
 
     block_sizes: Sequence[int]
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.models.layers import (
+    Backbone,
     BatchNorm,
     Conv,
     Features,
@@ -49,7 +50,7 @@ class WideBlock(nn.Module):
         return x + shortcut, preactivation
 
 
-class WideResNet(nn.Module):
+class WideResNet(Backbone):
     """Wide ResNet of three stages up to the pooled feature.
 
     A stage's map is the input of the next block, or of the head, after its BN and ReLU.
@@ -57,14 +58,12 @@ class WideResNet(nn.Module):
     Attributes:
       depth: 6 n + 4 for n blocks per stage.
       widening: factor on the widths 16, 32 and 64.
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
     """
 
     head_options: ClassVar = {"bias_init": nn.initializers.zeros}
 
     depth: int
     widening: int
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
