@@ -22,9 +22,9 @@ TINY = (
     "--config.num_epochs=6",
     "--config.al.rounds=4",
     "--config.al.query_size=20",
-    "--config.checkpoint.every_seconds=0.2",
     "--config.log_every_seconds=0.1",
 )
+SAVING = "--config.checkpoint.every_seconds=0.2"  # of runs that are killed
 
 
 def _command(*arguments):
@@ -126,7 +126,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
     """A signal saves at once, though no checkpoint is due; nothing can be done about SIGKILL."""
     path, seen = tmp_path / "metrics.jsonl", 0
     for signum, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        process = _start(*TINY, "--config.checkpoint.every_seconds=1e9", f"--workdir={tmp_path}")
+        process = _start(*TINY, f"--workdir={tmp_path}")
         _wait_for(process, tmp_path, lambda text, seen=seen: text.count("\n") > seen)
         process.send_signal(signum)
         _, stderr = process.communicate()
@@ -135,7 +135,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
         assert "Traceback" not in stderr
         assert ("Going on with the run" in stderr) == (seen > 0)
         seen = path.read_text().count("\n")
-    process = _start(*TINY, f"--workdir={tmp_path}")
+    process = _start(*TINY, SAVING, f"--workdir={tmp_path}")
     _wait_for(process, tmp_path, lambda text: '"round": 2' in text)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -15,10 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_commands")]
 
-OPTIONS = (
-    "--config.checkpoint.every_seconds=0.2",
-    "--config.writers=('jsonl',)",
-)
+SAVING = "--config.checkpoint.every_seconds=0.2"  # of runs that are killed
 RECIPES = {
     "dpc": (
         "--config=tests/tiny_recipe.py:dpc",
@@ -38,9 +35,9 @@ RECIPES = {
 }
 
 
-def _start(recipe, workdir):
-    command = (sys.executable, "-m", "jaxrobust.main", *RECIPES[recipe], *OPTIONS)
-    command += (f"--workdir={workdir}",)
+def _start(recipe, workdir, *options):
+    command = (sys.executable, "-m", "jaxrobust.main", *RECIPES[recipe], *options)
+    command += ("--config.writers=('jsonl',)", f"--workdir={workdir}")
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -74,7 +71,7 @@ def _unkilled(recipe, workdir):
 
 def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
     workdir = tmp_path / "killed"
-    process = _start("dpc", workdir)
+    process = _start("dpc", workdir, SAVING)
     _wait_for(process, workdir / "metrics.jsonl", '"stage": "semi_supervised"')
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -93,7 +90,7 @@ def test_bldr_stopped_and_then_killed_ends_with_the_same_state_of_every_example(
     _, stderr = process.communicate()
     assert process.returncode == 75, stderr
     assert "type the same command to go on" in stderr
-    process = _start("bldr", workdir)
+    process = _start("bldr", workdir, SAVING)
     _wait_for(process, workdir / "metrics.jsonl", '"epoch": 6')
     process.send_signal(signal.SIGKILL)
     process.communicate()
