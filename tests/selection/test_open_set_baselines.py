@@ -17,6 +17,8 @@ from jaxrobust.selection import (
     reverse_neighbor_energy,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 DTYPES = [np.float64, np.float32]
 
 
