@@ -103,9 +103,8 @@ def _events(workdir):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def _wait_for(process, workdir, condition):
+def _wait_for(process, path, condition):
     deadline = time.monotonic() + 300
-    path = workdir / "metrics.jsonl"
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists() and condition(path.read_text()):
             return
@@ -127,7 +126,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
     path, seen = tmp_path / "metrics.jsonl", 0
     for signum, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
         process = _start(*TINY, f"--workdir={tmp_path}")
-        _wait_for(process, tmp_path, lambda text, seen=seen: text.count("\n") > seen)
+        _wait_for(process, path, lambda text, seen=seen: text.count("\n") > seen)
         process.send_signal(signum)
         _, stderr = process.communicate()
         assert process.returncode == code
@@ -136,7 +135,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
         assert ("Going on with the run" in stderr) == (seen > 0)
         seen = path.read_text().count("\n")
     process = _start(*TINY, SAVING, f"--workdir={tmp_path}")
-    _wait_for(process, tmp_path, lambda text: '"round": 2' in text)
+    _wait_for(process, path, lambda text: '"round": 2' in text)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -214,7 +213,7 @@ def test_what_lands_in_the_workdir(unkilled):
 def test_a_workdir_in_use_is_refused(tmp_path):
     process = _start(*TINY, f"--workdir={tmp_path}")
     try:
-        _wait_for(process, tmp_path, lambda text: True)
+        _wait_for(process, tmp_path / ".lock_owner", bool)
         code, stderr = _run(*TINY, f"--workdir={tmp_path}")
         assert code == 2
         assert f"is in use by process {process.pid}" in stderr
