@@ -21,7 +21,7 @@ class Block(nn.Module):
 
     def __init__(self, inputs, width, stride, kind):
         super().__init__()
-        self.kind = kind
+        kind = self.kind = getattr(kind, "func", kind)  # of a block with options
         layers = [(width, 3, stride), (width, 3, 1)]
         if kind is BottleneckBlock:
             layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]

@@ -641,39 +641,50 @@ def embedding_case(batch=64, side=128) -> Case:
     return Case(f"embedding, EfficientNet-Lite0, {side} pixels, B = {batch}", torch_step, our_step)
 
 
-def convolution_case(channels: int, side: int, batch=64) -> Case:
-    """One 3x3 convolution with the gradients of its kernel and its images, 14.5 GFLOP."""
+def convolution_case(channels: int, side: int, part: str = "whole", batch=64) -> Case:
+    """One 3x3 convolution: `forward`, the gradient of `kernel` or `images`, or the `whole`."""
     images = np.random.default_rng(0).standard_normal((batch, side, side, channels), np.float32)
     kernel = np.random.default_rng(1).standard_normal((3, 3, channels, channels), np.float32) / 100
+    gradient = np.random.default_rng(2).standard_normal(images.shape, np.float32)
+    wanted = {"forward": (), "kernel": (0,), "images": (1,), "whole": (0, 1)}[part]
 
-    def step(kernel, images, constants):
-        def loss(kernel, images):
+    def step(kernel, batch, constants):
+        images, gradient = batch
+
+        def convolution(kernel, images):
             dimensions = ("NHWC", "HWIO", "NHWC")
-            y = jax.lax.conv_general_dilated(
+            return jax.lax.conv_general_dilated(
                 images, kernel, (1, 1), "SAME", dimension_numbers=dimensions
             )
-            return jnp.mean(jnp.square(y))
 
-        value, (of_kernel, of_images) = jax.value_and_grad(loss, (0, 1))(kernel, images)
-        return kernel - 1e-3 * of_kernel, {"loss": value, "gradient": jnp.sum(of_images)}
+        outputs, backward = jax.vjp(convolution, kernel, images)
+        found = [backward(gradient)[k] for k in wanted]
+        if part in ("forward", "whole"):
+            found.append(outputs)
+        return kernel, {"loss": sum(jnp.mean(jnp.square(x)) for x in found)}
 
     def torch_step(layout):
-        x = tensors(images, layout).requires_grad_()
+        x, y = tensors(images, layout), tensors(gradient, layout)
         weight = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
-        weight = weight.contiguous(memory_format=layout).requires_grad_()
+        weight = weight.contiguous(memory_format=layout)
 
+        @torch.no_grad()
         def run():
-            loss = F.conv2d(x, weight, padding=1).square().mean()
-            of_weight, of_images = torch.autograd.grad(loss, (weight, x))
-            with torch.no_grad():
-                weight.sub_(1e-3 * of_weight)
-                of_images.sum().item()
-            return loss.item()
+            found = []
+            if wanted:
+                mask = [1 in wanted, 0 in wanted, False]
+                grads = torch.ops.aten.convolution_backward(
+                    y, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask
+                )
+                found += [grads[1 - k] for k in wanted]
+            if part in ("forward", "whole"):
+                found.append(F.conv2d(x, weight, padding=1))
+            return sum(z.square().mean() for z in found).item()
 
         return run
 
-    what = f"convolution 3x3 with gradients, {channels} channels, {side} pixels, B = {batch}"
-    return Case(what, torch_step, ours(step, kernel, images))
+    what = f"3x3 convolution, {part}, {channels} channels, {side} pixels, B = {batch}"
+    return Case(what, torch_step, ours(step, kernel, (images, gradient)))
 
 
 CASES = {
@@ -687,8 +698,11 @@ CASES = {
     "scoring": scoring_case,
     "embedding": embedding_case,
     **{
-        f"conv{channels}": functools.partial(convolution_case, channels, 2048 // channels)
+        f"conv{channels}{'' if part == 'whole' else '_' + part}": functools.partial(
+            convolution_case, channels, 2048 // channels, part
+        )
         for channels in (64, 128, 256, 512)
+        for part in ("whole", "forward", "kernel", "images")
     },
 }
 
