@@ -12,6 +12,7 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+pytestmark = pytest.mark.usefixtures("quick_commands")
 
 
 def _blocks(language):

@@ -19,10 +19,15 @@ BACKBONES = {
 }
 
 
-def get_config(variant):
-    """`METHOD` or `METHOD/VARIANT`, with its networks made known to this process."""
+def register():
+    """Makes the networks known to this process."""
     models.NETWORKS.update(NETWORKS)
     models.BACKBONES.update(BACKBONES)
+
+
+def get_config(variant):
+    """`METHOD` or `METHOD/VARIANT`, with its networks made known to this process."""
+    register()
     return recipe(variant)
 
 

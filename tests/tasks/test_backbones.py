@@ -14,7 +14,9 @@ from jaxrobust.models.storage import StoredClassifier, save_classifier
 from jaxrobust.recipes import bual, dpc
 from jaxrobust.tasks import active_learning, noisy_labels
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network")
+pytestmark = pytest.mark.usefixtures(
+    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+)
 
 
 def _config(recipe, **changes):

@@ -26,7 +26,9 @@ from jaxrobust.tasks.distillation_measures import multilabel_comparison
 
 PROGRAMS = Programs()  # of the runs of one recipe
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "tiny_backbones", "one_device")
+pytestmark = pytest.mark.usefixtures(
+    "quick_compile", "tiny_backbones", "one_device", "unrendered_figures"
+)
 
 
 def _config(**changes):
