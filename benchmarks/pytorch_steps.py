@@ -2,6 +2,7 @@
 
     pip install 'jaxrobust[test-torch]'
     python benchmarks/pytorch_steps.py --out=steps.jsonl [--only=dpc,dhkd] [--repeats=5]
+    python benchmarks/pytorch_steps.py --profile [--only=dpc,dhkd]
 
 Written anew from the papers. In every repetition PyTorch runs one step with contiguous and one with
 channels-last tensors, ours one on one device and one on as many devices as there are cores, so that
@@ -10,16 +11,19 @@ threads waited longer for each other than ours, so measure on quiet cores, and s
 first repetition is left out. All start from the same weights and batches; both sides get images
 that are augmented already, and do all else that belongs to a step: teacher, guesses, forward,
 backward, optimiser. Prints a row for each case when it is done, with the ratios to PyTorch's better
-layout; `--out` adds a line of JSON to a file.
+layout; `--out` adds a line of JSON to a file. `--profile` runs ours alone, on a device for each
+core, and prints what share of the time of all devices each kind of operation takes.
 """
 
 import argparse
+import collections
 import dataclasses
 import functools
 import json
 import os
 import pathlib
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -756,16 +760,51 @@ def row(report: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+KINDS = {
+    "convolutions": ("ynn_fusion", "convolution"),
+    "transposing for them": ("transpose",),
+    "sums over devices": ("all-reduce",),
+}
+
+
+def profiled(run: Callable[[], float]) -> dict[str, float]:
+    """Shares of the operations of two steps in the time of all devices, the largest first."""
+    run()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            run()
+            run()
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        data = jax.profiler.ProfileData.from_file(str(path))
+    spent = collections.Counter()
+    for event in (e for plane in data.planes for line in plane.lines for e in line.events):
+        name = dict(event.stats).get("hlo_op")
+        # A loop lasts as long as what is in it, which is counted by itself.
+        if name is not None and not name.startswith(("while", "call")):
+            kinds = [kind for kind, starts in KINDS.items() if name.startswith(starts)]
+            spent[kinds[0] if kinds else "all else"] += event.duration_ns
+    return {kind: value / spent.total() for kind, value in spent.most_common()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default=",".join(CASES), help="cases, separated by commas")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=pathlib.Path, help="file to which a line per case is added")
+    parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     cores = os.cpu_count() or 1
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cores)
     torch.set_num_threads(cores)
+    if arguments.profile:
+        for name in arguments.only.split(","):
+            case = CASES[name]()
+            shares = profiled(case.our_step(make_placement(count=cores)))
+            parts = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in shares.items())
+            print(f"{case.what}: {parts}", flush=True)
+            jax.clear_caches()
+        return
     counts = tuple(sorted({1, cores}))
     print(f"jax {jax.__version__}, torch {torch.__version__}, {cores} cores; ms per step\n")
     heads = ["step", *(f"PyTorch, {name}" for name in LAYOUTS)]

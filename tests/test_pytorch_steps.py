@@ -92,3 +92,13 @@ def test_a_row_has_the_ratios_to_the_better_layout(benchmark):
         "| a step | 2,000 | 1,000 | 2,000 | 1,000 | 2.00 (1.00 to 3.00) | 1.00 (0.50 to 1.00) "
         "| 1.0 to 1.0 |"
     )
+
+
+def test_a_profile_tells_convolutions_from_the_rest(benchmark):
+    case = benchmark.CASES["conv512_kernel"](batch=2)
+    shares = benchmark.profiled(case.our_step(make_placement(jax.devices()[:1])))
+    assert sum(shares.values()) == pytest.approx(1) and set(shares) <= {
+        *benchmark.KINDS,
+        "all else",
+    }
+    assert shares["convolutions"] > shares["all else"]
