@@ -129,8 +129,8 @@ def auto_augment(key: jax.Array, images: jax.Array, policy: Policy = CIFAR10_POL
     every image. Operations fall into families that differ in parameters only: one affine gather,
     one look-up table of 256 levels per channel, one blend with a base image. In each of its two
     places, an image passes once through every family that occurs there, with parameters that leave
-    it as it is where another family was drawn. The dearest parts are two gathers of all pixels and
-    a histogram (a scatter, for Equalize) per place; 64-bit floats are not used.
+    it as it is where another family was drawn. The most expensive parts are two gathers of all
+    pixels and a histogram (a scatter, for Equalize) per place; 64-bit floats are not used.
 
     Args:
       key: PRNG key.

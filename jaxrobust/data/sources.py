@@ -115,7 +115,7 @@ squeezed to squares |
 
     `digits`, and a folder without a test part, hold out 20 % of each class for testing: always the
     same images, whatever the seed. `digit_canvases` lays one to five digits on each of 1,000
-    training and 1,000 test canvases, 24 x 24: the digits of one never lie on the other, the seed
+    training and 1,000 test canvases, 24 x 24: no digit is on canvases of both parts, and the seed
     changes the training canvases only. Grey images are repeated to three channels.
 
     Order of the examples: the archives' own order for archives and for TensorFlow Datasets that
@@ -186,8 +186,8 @@ TensorFlow Datasets `voc/2007` |
     The tables of a `multilabel_folder` have the columns `path`, relative to the folder, and
     `labels`, with semicolons in between; `labels.csv` may say train or test in a column `split`,
     without which the same fifth is held out for testing in every run. Classes are the lines of
-    `classes.txt` or, without it, the labels of the training images, sorted. Images of the last two
-    sets have one label each.
+    `classes.txt` or, without it, the labels of the training images, sorted. Images of the last
+    three sets of the table have one label each.
 
     `path` may also be the folder around the thing named; without it, `datasets/` below the working
     directory and the folder of TensorFlow Datasets are searched.
