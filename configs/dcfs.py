@@ -11,9 +11,10 @@ Other strategies run in the same loop with `--config.method=random` or `entropy`
 The method (arXiv 2409.17607) is a reconstruction: of the paper only the abstract was available, and
 there is no public code. Each option in `jaxrobust/methods/dcfs_options.py` says where its value is
 from: [abstract], [family] (the sibling method named), or [ours]. The paper's tables could not be
-read, so no reproduction of them is claimed. The default query (of the three tenths of the pool of
-least distribution uncertainty the smallest margins of the target) is the simplest of the best that
-were compared on features of photographs, over ten seeds: docs/results.md.
+read, so no reproduction of them is claimed. The default query (of the part of the pool of least
+distribution uncertainty, whose size follows the precision of the queries, the smallest margins of
+the target) is the simplest of the best that were compared on features of photographs, over ten
+seeds: docs/results.md.
 """
 
 from jaxrobust.recipes.dcfs import get_config

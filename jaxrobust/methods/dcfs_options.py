@@ -88,7 +88,10 @@ class Select(Options, section="select", recipe=_RECIPE):
         0.0, "[0, inf)", "adds the min-max discrepancy to the weighted sum"
     )
     pool_share: float = option(
-        0.3, "(0, 1]", "share of the pool that is candidate [ours, see docs/results.md]"
+        0.3, "(0, 1]", "share of the pool that is candidate in the first query [ours]"
+    )
+    adaptive_share: bool = option(
+        True, bool, "the share follows the precision [ours; BUAL and EAOA use it too]"
     )
     kappa: float = option(
         0.0, "[0, inf)", "candidates per image to choose, in place of pool_share; EAOA: 5; 0: none"

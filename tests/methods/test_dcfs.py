@@ -23,7 +23,7 @@ HEADS = np.array(
 TARGET = np.array([[3.0, 0.0], [0.5, 0.0], [1.0, 0.0], [5.0, 0.0]], np.float32)
 
 
-def asked(annotation, budget=1, **select):
+def asked(annotation, budget=1, precisions=(), **select):
     """Ids that are queried, with the fourth image annotated so."""
     config = get_config("features")
     config.update_from_flattened_dict({f"select.{k}": v for k, v in select.items()})
@@ -40,7 +40,7 @@ def asked(annotation, budget=1, **select):
         annotations=annotations,
         budget=budget,
         round=0,
-        precisions=(),
+        precisions=precisions,
         rng=np.random.default_rng(0),
         jit=lambda name, function: jax.jit(function),
     )
@@ -68,6 +68,18 @@ def test_candidates_are_a_share_of_the_pool_or_a_multiple_of_the_query():
     assert asked(UNKNOWN, class_balanced=False, pool_share=0.6) == [2]
     assert asked(UNKNOWN, class_balanced=False, pool_share=1.0) == [1]
     assert asked(UNKNOWN, class_balanced=False, kappa=2.0) == [2]
+
+
+def test_the_share_of_candidates_follows_the_precision():
+    """Candidates of three images: at a share of .3 one; after a pure query, at .5, two."""
+    assert asked(UNKNOWN, class_balanced=False, precisions=(1.0,)) == [2]
+    assert asked(UNKNOWN, class_balanced=False, precisions=(1.0,), adaptive_share=False) == [0]
+    assert asked(UNKNOWN, class_balanced=False, precisions=(1.0, 0.0)) == [0]
+    assert dcfs.share_after(0.3, ()) == 0.3
+    assert dcfs.share_after(0.3, (0.6,) * 5) == pytest.approx(0.3)
+    assert dcfs.share_after(0.3, (1.0, 1.0)) == pytest.approx(0.6)
+    assert dcfs.share_after(0.3, (0.0,) * 9) == 0.02
+    assert dcfs.share_after(1.0, (1.0,)) == pytest.approx(0.85)
 
 
 def test_fine_by_the_margin_of_the_target():
