@@ -13,7 +13,7 @@ def test_they_are_those_of_a_regression_on_all_others(monkeypatch, chunk):
     features = generator.normal(5, 3, (30, 4)).astype(np.float16)
     features[:, 3] = 1  # a dimension of one value says nothing
     labels = generator.integers(0, 3, 30)
-    scores = leave_one_out_scores(features, labels, num_classes=3, ridge=0.3)
+    scores = leave_one_out_scores(features, labels, num_classes=3, ridges=[0.3])
     x = features.astype(np.float64)
     x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1)
     onehot = np.eye(3)[labels]
@@ -23,6 +23,22 @@ def test_they_are_those_of_a_regression_on_all_others(monkeypatch, chunk):
         gram = x[rest].T @ x[rest] + 0.3 * 30 * np.eye(4)
         weights = np.linalg.solve(gram, x[rest].T @ (onehot - shares)[rest])
         np.testing.assert_allclose(scores[i], np.maximum(shares + x[i] @ weights, 0), atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk", [60, 200])
+def test_the_ridge_of_the_least_error_on_examples_left_out_is_taken(monkeypatch, chunk):
+    """Labels that follow the features ask for little, labels that do not for much."""
+    monkeypatch.setattr(ridge, "_CHUNK", chunk)
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(120, 40))
+    ridges = [0.01, 1.0, 100.0]
+
+    def scores(labels, ridges):
+        return leave_one_out_scores(features, labels, num_classes=2, ridges=ridges)
+
+    clear = (features[:, 0] > 0).astype(int)
+    for labels, expected in ((clear, 0.01), (generator.integers(0, 2, 120), 100.0)):
+        np.testing.assert_array_equal(scores(labels, ridges), scores(labels, [expected]))
 
 
 def test_wrong_labels_are_counted():
