@@ -541,6 +541,8 @@ def contact_sheet(
     """
     from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+    letters = functools.cache(lambda file: ImageFont.truetype(file, 11))
+
     height, width = images.shape[1:3]
     scale = _TILE / max(height, width)
     if scale >= 1:
@@ -557,7 +559,7 @@ def contact_sheet(
         sheet.paste(Image.fromarray(image).resize(size, resample), (x + (_TILE - size[0]) // 2, y))
         color = "black" if wrong is None else _DARK_ORANGE if wrong[n] else _DARK_GREEN
         file, drawn = font_of(caption)
-        font = ImageFont.truetype(file, 11)
+        font = letters(file)
         for line in drawn.split("\n"):
             cut = line
             while draw.textlength(cut, font) > _TILE:

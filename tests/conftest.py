@@ -23,6 +23,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+one_context = None
+
 # jax 0.10 still has the CPU compiler's old emitters, with which a loss takes half as long to
 # compile; newer ones refuse the flag. A program in one part is compiled with the least work.
 # Commands that tests start are compiled as a user's are.
@@ -32,6 +34,10 @@ if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not 
     )
     jax.devices()
     del os.environ["XLA_FLAGS"]
+    # To make a context of MLIR for each takes a fifth of compiling a small program.
+    from jax._src.interpreters import mlir
+
+    one_context = mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # A small run is traced for longer than it computes; where its lines stand is not asked.
 jax.config.update("jax_traceback_in_locations_limit", 0)
@@ -105,6 +111,8 @@ def forget_programs():
     """Frees the programs of a module: Linux lets a process map 65,530 regions, a few for each."""
     yield
     jax.clear_caches()
+    if one_context is not None:
+        one_context.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

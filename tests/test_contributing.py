@@ -2,13 +2,11 @@
 
 import csv
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
+from commands import Command
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("quick_commands")
@@ -20,14 +18,7 @@ RUN = (
 
 
 def _command(folder, *arguments):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-m", "jaxrobust.main", *RUN, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path},
-    )
+    return Command("jaxrobust.main", *RUN, *arguments, folder=folder).end()
 
 
 @pytest.fixture
@@ -41,8 +32,8 @@ def folder(tmp_path):
 
 
 def test_the_method_of_contributing_queries_the_least_evident_images(folder):
-    done = _command(folder, "--config.lse.temperature=2", "--config.lse.temperature=4.0")
-    assert done.returncode == 0, done.stderr
+    code, stderr = _command(folder, "--config.lse.temperature=2", "--config.lse.temperature=4.0")
+    assert code == 0, stderr
     config = json.loads((folder / "run/config.json").read_text())
     assert (config["method"], config["lse"]) == ("lse", {"temperature": 4.0})
     with open(folder / "run/queries/round_00.csv", newline="") as file:
@@ -58,7 +49,7 @@ def test_the_method_of_contributing_queries_the_least_evident_images(folder):
     ],
 )
 def test_its_options_are_checked_as_all_others(folder, flag, words):
-    done = _command(folder, flag)
-    assert done.returncode == 2
-    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    code, stderr = _command(folder, flag)
+    assert code == 2
+    assert words in stderr and len(stderr.strip().splitlines()) == 1
     assert not (folder / "run").exists()

@@ -13,11 +13,11 @@ HEAVY = ("tensorflow_datasets", "tensorflow", "orbax", "wandb", "torch", "flax",
 
 SCRIPT = """
 import json, sys, time
-start = time.perf_counter()
+start = time.process_time()
 import jax
-after_jax = time.perf_counter()
+after_jax = time.process_time()
 import {package}
-end = time.perf_counter()
+end = time.process_time()
 from jax._src import xla_bridge
 print(json.dumps({{
     "own": end - after_jax,
@@ -58,14 +58,14 @@ def test_every_public_name_is_there():
 
 @pytest.mark.parametrize("package", ["jaxrobust.losses", "jaxrobust.selection"])
 def test_import_is_light(package):
-    # The best of three, since a busy machine may stall any one of them.
-    runs = [fresh_import(package) for _ in range(3)]
-    loaded = set(runs[0]["modules"])
+    found = fresh_import(package)
+    loaded = set(found["modules"])
     assert package in loaded
     assert not loaded & set(HEAVY)
-    assert not runs[0]["backend"]
-    assert min(run["own"] for run in runs) < 1
-    assert min(run["total"] for run in runs) < 20
+    assert not found["backend"]
+    # Of the processor, so that a busy machine does not stall them.
+    assert found["own"] < 1
+    assert found["total"] < 20
 
 
 def test_listing_methods_imports_no_jax():

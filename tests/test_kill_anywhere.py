@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from commands import Command
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUM_KILLS = 20
@@ -91,41 +92,31 @@ def _draw_target(rng: np.random.Generator, method: str) -> Target:
     return Target(moment, count, float(rng.uniform(0, MOMENTS[moment])))
 
 
-def _attempt(
-    name: str,
-    workdir: pathlib.Path,
-    target: Target | None,
-    *options: str,
-    **variables: str,
-) -> bool:
-    """Starts or goes on with a run; True if it ended before it was killed."""
+def _arguments(name: str, workdir: pathlib.Path, target: Target | None = None) -> tuple[str, ...]:
     recipe = f"configs/{name}.py:digits" if name in METHODS else "tests/tiny_recipe.py:dhkd"
     seconds = 0.3 if name in METHODS else 0
-    command = (
-        *(sys.executable, "-m", f"tests.{pathlib.Path(__file__).stem}"),
+    return (
         f"--config={recipe}",
         *OPTIONS[name],
         # Only a run that is killed needs checkpoints.
         f"--config.checkpoint.every_seconds={seconds if target else 1e9}",
-        *options,
         f"--workdir={workdir}",
     )
-    environment = os.environ | variables
-    with open(f"{workdir}.log", "w+") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-        )
-        seen = 0
-        for line in process.stdout:
-            seen += target is not None and line.strip() == target.moment
-            if target is not None and seen == target.count:
-                time.sleep(target.wait)
-                process.kill()
-                break
-        process.stdout.close()
-        code = process.wait()
-        log.seek(0)
-        assert code in (0, -9), log.read()
+
+
+def _attempt(name: str, workdir: pathlib.Path, target: Target | None) -> bool:
+    """Starts or goes on with a run; True if it ended before it was killed."""
+    module = f"tests.{pathlib.Path(__file__).stem}"
+    command = Command(module, *_arguments(name, workdir, target), folder=ROOT)
+    seen = 0
+    for line in command.stdout:
+        seen += target is not None and line.strip() == target.moment
+        if target is not None and seen == target.count:
+            time.sleep(target.wait)
+            command.process.kill()
+            break
+    code, said = command.end()
+    assert code in (0, -9), said
     return code == 0
 
 
@@ -177,17 +168,20 @@ def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Ta
 def test_the_same_seed_gives_the_same_bits_in_two_fresh_processes(tmp_path):
     short = ("--config.teacher.num_epochs=1", "--config.num_epochs=2")
     short += ("--config.deterministic=True",)
-    outcomes = []
-    for name in ("first", "second"):
-        # Nothing compiled is shared, and sets are iterated in another order.
-        fresh = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"cache_{name}")}
-        assert _attempt("tiny", tmp_path / name, None, *short, **fresh)
-        outcomes.append(_outcome(tmp_path / name))
+    # Nothing compiled is shared, and sets are iterated in another order.
+    caches = [{"JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"cache_{i}")} for i in range(2)]
+    arguments = (*_arguments("tiny", tmp_path / "first"), *short)
+    code, said = Command("jaxrobust.main", *arguments, folder=ROOT, **caches[0]).end()
+    assert code == 0, said
+    arguments = (*_arguments("tiny", tmp_path / "second"), *short)
+    command = (sys.executable, "-m", "jaxrobust.main", *arguments)
+    subprocess.run(command, cwd=ROOT, env=os.environ | caches[1], check=True)
+    outcomes = [_outcome(tmp_path / name) for name in ("first", "second")]
     assert not _differences(*outcomes)
     assert {"results.json", "student/model.safetensors", "figures/epochs.png"} <= outcomes[0].keys()
     (start,) = json.loads((tmp_path / "first" / "environment.json").read_text())["starts"]
     assert start["dtype"] == "float32" and start["devices"] and start["started"]
-    assert start["variables"]["JAX_COMPILATION_CACHE_DIR"].endswith("cache_first")
+    assert start["variables"]["JAX_COMPILATION_CACHE_DIR"].endswith("cache_0")
     packages = {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn"}
     packages |= {"ml_collections", "tensorflow-datasets", "pillow", "matplotlib"}
     assert packages <= start["versions"].keys()

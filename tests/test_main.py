@@ -4,11 +4,10 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from commands import Command
 
 from jaxrobust import report
 from jaxrobust.recipes import locate
@@ -27,19 +26,12 @@ TINY = (
 SAVING = "--config.checkpoint.every_seconds=0.2"  # of runs that are killed
 
 
-def _command(*arguments):
-    return [sys.executable, "-m", "jaxrobust.main", *map(str, arguments)]
-
-
 def _start(*arguments):
-    return subprocess.Popen(
-        _command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    return Command("jaxrobust.main", *arguments, folder=ROOT)
 
 
 def _run(*arguments):
-    done = subprocess.run(_command(*arguments), cwd=ROOT, capture_output=True, text=True)
-    return done.returncode, done.stderr
+    return _start(*arguments).end()
 
 
 WRONG_FLAGS = {
@@ -103,13 +95,13 @@ def _events(workdir):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def _wait_for(process, path, condition):
+def _wait_for(command, path, condition):
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and command.process.is_alive():
         if path.exists() and condition(path.read_text()):
             return
         time.sleep(0.02)
-    raise AssertionError(f"never reached: {process.communicate()[1]}")
+    raise AssertionError(f"never reached: {command.end()[1]}")
 
 
 @pytest.fixture(scope="module")
@@ -125,20 +117,19 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
     """A signal saves at once, though no checkpoint is due; nothing can be done about SIGKILL."""
     path, seen = tmp_path / "metrics.jsonl", 0
     for signum, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        process = _start(*TINY, f"--workdir={tmp_path}")
-        _wait_for(process, path, lambda text, seen=seen: text.count("\n") > seen)
-        process.send_signal(signum)
-        _, stderr = process.communicate()
-        assert process.returncode == code
+        command = _start(*TINY, f"--workdir={tmp_path}")
+        _wait_for(command, path, lambda text, seen=seen: text.count("\n") > seen)
+        os.kill(command.process.pid, signum)
+        stopped, stderr = command.end()
+        assert stopped == code
         assert "type the same command to go on" in stderr
         assert "Traceback" not in stderr
         assert ("Going on with the run" in stderr) == (seen > 0)
         seen = path.read_text().count("\n")
-    process = _start(*TINY, SAVING, f"--workdir={tmp_path}")
-    _wait_for(process, path, lambda text: '"round": 2' in text)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    command = _start(*TINY, SAVING, f"--workdir={tmp_path}")
+    _wait_for(command, path, lambda text: '"round": 2' in text)
+    command.process.kill()
+    assert command.end()[0] == -signal.SIGKILL
     assert not (tmp_path / "results.json").exists()
     code, stderr = _run(*TINY, f"--workdir={tmp_path}")
     assert code == 0, stderr
@@ -211,15 +202,15 @@ def test_what_lands_in_the_workdir(unkilled):
 
 
 def test_a_workdir_in_use_is_refused(tmp_path):
-    process = _start(*TINY, f"--workdir={tmp_path}")
+    command = _start(*TINY, f"--workdir={tmp_path}")
     try:
-        _wait_for(process, tmp_path / ".lock_owner", bool)
+        _wait_for(command, tmp_path / ".lock_owner", bool)
         code, stderr = _run(*TINY, f"--workdir={tmp_path}")
         assert code == 2
-        assert f"is in use by process {process.pid}" in stderr
+        assert f"is in use by process {command.process.pid}" in stderr
     finally:
-        process.kill()
-        process.communicate()
+        command.process.kill()
+        command.end()
 
 
 def test_a_workdir_of_another_recipe_is_refused_and_names_the_difference(unkilled):
@@ -229,13 +220,6 @@ def test_a_workdir_of_another_recipe_is_refused_and_names_the_difference(unkille
 
 
 def test_a_machine_without_the_accelerator_asked_for(tmp_path):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        _command(DIGITS, "--config.device=gpu", f"--workdir={tmp_path}"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert done.returncode == 2
-    assert "device='gpu' was asked for" in done.stderr
+    code, stderr = _run(DIGITS, "--config.device=gpu", f"--workdir={tmp_path}")
+    assert code == 2
+    assert "device='gpu' was asked for" in stderr

@@ -1,16 +1,16 @@
 """The command on the noisy-label task: interruption and restart."""
 
 import json
+import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import chex
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from commands import Command
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_commands")]
@@ -36,15 +36,13 @@ RECIPES = {
 
 
 def _start(recipe, workdir, *options):
-    command = (sys.executable, "-m", "jaxrobust.main", *RECIPES[recipe], *options)
-    command += ("--config.writers=('jsonl',)", f"--workdir={workdir}")
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    options += ("--config.writers=('jsonl',)", f"--workdir={workdir}")
+    return Command("jaxrobust.main", *RECIPES[recipe], *options, folder=ROOT)
 
 
 def _finish(recipe, workdir):
-    process = _start(recipe, workdir)
-    _, stderr = process.communicate(timeout=600)
-    assert process.returncode == 0, stderr
+    code, stderr = _start(recipe, workdir).end()
+    assert code == 0, stderr
     return stderr
 
 
@@ -55,13 +53,13 @@ def _outcome(workdir):
     return {name: (workdir / name).read_bytes() for name in names}, events
 
 
-def _wait_for(process, path, words):
+def _wait_for(command, path, words):
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and command.process.is_alive():
         if path.exists() and words in path.read_text():
             return
         time.sleep(0.01)
-    raise AssertionError(f"never reached: {process.communicate()[1]}")
+    raise AssertionError(f"never reached: {command.end()[1]}")
 
 
 def _unkilled(recipe, workdir):
@@ -71,11 +69,10 @@ def _unkilled(recipe, workdir):
 
 def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
     workdir = tmp_path / "killed"
-    process = _start("dpc", workdir, SAVING)
-    _wait_for(process, workdir / "metrics.jsonl", '"stage": "semi_supervised"')
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    command = _start("dpc", workdir, SAVING)
+    _wait_for(command, workdir / "metrics.jsonl", '"stage": "semi_supervised"')
+    command.process.kill()
+    assert command.end()[0] == -signal.SIGKILL
     assert not (workdir / "results.json").exists()
     assert "Going on with the run" in _finish("dpc", workdir)
     assert _outcome(workdir) == _unkilled("dpc", tmp_path / "unkilled")
@@ -84,17 +81,16 @@ def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_bldr_stopped_and_then_killed_ends_with_the_same_state_of_every_example(tmp_path):
     workdir = tmp_path / "killed"
-    process = _start("bldr", workdir)
-    _wait_for(process, workdir / "metrics.jsonl", '"split": "train"')
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate()
-    assert process.returncode == 75, stderr
+    command = _start("bldr", workdir)
+    _wait_for(command, workdir / "metrics.jsonl", '"split": "train"')
+    os.kill(command.process.pid, signal.SIGTERM)
+    code, stderr = command.end()
+    assert code == 75, stderr
     assert "type the same command to go on" in stderr
-    process = _start("bldr", workdir, SAVING)
-    _wait_for(process, workdir / "metrics.jsonl", '"epoch": 6')
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    command = _start("bldr", workdir, SAVING)
+    _wait_for(command, workdir / "metrics.jsonl", '"epoch": 6')
+    command.process.kill()
+    assert command.end()[0] == -signal.SIGKILL
     assert "Going on with the run" in _finish("bldr", workdir)
     assert _outcome(workdir) == _unkilled("bldr", tmp_path / "unkilled")
     state, unkilled = (_last_state(tmp_path / name) for name in ("killed", "unkilled"))

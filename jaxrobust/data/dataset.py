@@ -309,9 +309,11 @@ def pixel_statistics(parts: Iterable[Examples]) -> tuple[tuple, tuple]:
     """Mean and deviation of each channel over the images of some parts, on the [0, 1] scale."""
     counts = np.zeros((3, 256))
     for examples in parts:
-        for image in examples.images:
+        rows = max(2**20 // max(examples.images[:1].size, 1), 1)  # small images many at a time
+        for first in range(0, len(examples.images), rows):
+            images = examples.images[first : first + rows]
             for channel in range(3):
-                counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
+                counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ values

@@ -1,5 +1,6 @@
 """Readers of the named sets that are held in memory, each `(path, image_size, seed) -> Dataset`."""
 
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, cast
@@ -70,13 +71,18 @@ def digit_canvases(path: pathlib.Path | None, image_size: int | None, seed: int)
 
 
 def _held_out_digits(name: str, path: pathlib.Path | None) -> tuple[Examples, Examples]:
-    from sklearn.datasets import load_digits
-
     if path is not None:
         raise DataError(f"{name} comes with scikit-learn: leave --config.dataset.path= empty.")
+    return hold_out(_examples(_scanned_digits()))
+
+
+@functools.cache
+def _scanned_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images and classes, parsed once."""
+    from sklearn.datasets import load_digits
+
     digits = cast(Any, load_digits())  # a Bunch
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    return hold_out(_examples((images, digits.target)))
+    return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target
 
 
 def fashion_mnist(path: pathlib.Path | None, image_size: int | None, seed: int) -> Dataset:

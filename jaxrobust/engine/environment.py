@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import json
 import logging
 import os
@@ -100,6 +101,7 @@ def _check_device_count(count: int) -> None:
         )
 
 
+@functools.cache
 def _git_commit() -> str | None:
     root = pathlib.Path(__file__).parent
     try:
@@ -126,6 +128,15 @@ _PACKAGES = (
 _VARIABLES = ("JAX_", "XLA_", "LIBTPU_", "TF_", "NVIDIA_TF32", "CUDA_VISIBLE", "OMP_NUM", "TFDS_")
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def environment(dtype: Any = None, device_count: int | None = None) -> dict:
     """Versions, settings, devices, commit and command of this process.
 
@@ -133,10 +144,6 @@ def environment(dtype: Any = None, device_count: int | None = None) -> dict:
       dtype: of convolutions, if there are some.
       device_count: over how many devices a batch is split; None: all.
     """
-    versions = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -151,7 +158,7 @@ def environment(dtype: Any = None, device_count: int | None = None) -> dict:
         "x64": bool(jax.config.values["jax_enable_x64"]),
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
-        "versions": versions,
+        "versions": _versions(),
         "commit": _git_commit(),
     }
 

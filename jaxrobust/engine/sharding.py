@@ -43,6 +43,11 @@ class Placement:
         """Replicates a pytree of host arrays on every device of the mesh."""
         return self._put(tree, self.replicated)
 
+    def put_split(self, tree):
+        """Splits the rows of host arrays, or replicates them where there are no equal parts."""
+        (rows,) = {len(x) for x in jax.tree.leaves(tree)}
+        return self._put(tree, self.replicated if rows % self.num_devices else self.batch)
+
     def put_plan(self, tree):
         """Puts index plans `[steps, batch]` on the devices, the batch axis split over them."""
         return self._put(tree, self.plan)

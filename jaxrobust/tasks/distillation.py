@@ -469,7 +469,7 @@ class _Distillation:
             ids = _diagnosed(config.seed, len(self.dataset.train), config.num_diagnosed)
             images = self._images["student"].read(ids)
             self._diagnosed_ids = ids
-            self._diagnosed = placement.put((images, self.dataset.train.labels[ids]))
+            self._diagnosed = placement.put_split((images, self.dataset.train.labels[ids]))
 
     def _specs(self) -> dict[str, TrainSpec]:
         """How each network is trained."""

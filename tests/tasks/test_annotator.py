@@ -3,14 +3,12 @@
 import csv
 import io
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import Command
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -450,14 +448,9 @@ def test_the_command(folder, tmp_path):
     ]
 
     def command():
-        done = subprocess.run(
-            [sys.executable, "-m", "jaxrobust.main", *flags],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
-        assert "Traceback" not in done.stderr
-        return done.returncode, done.stderr
+        code, stderr = Command("jaxrobust.main", *flags, folder=tmp_path).end()
+        assert "Traceback" not in stderr
+        return code, stderr
 
     table = tmp_path / "queries" / "round_00.csv"
     code, stderr = command()

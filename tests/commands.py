@@ -1,0 +1,86 @@
+"""Commands in processes of their own, forked from one that has imported what every run imports.
+
+That takes a command of a small run as long as all the rest of it.
+"""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from multiprocessing.connection import Connection
+
+import jax
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "jaxrobust.figures",
+        "jaxrobust.tasks.active_learning",
+        "jaxrobust.tasks.distillation",
+        "jaxrobust.tasks.noisy_labels",
+        "matplotlib.pyplot",
+        "sklearn.datasets",
+        "tensorboardX",
+    ]
+)
+
+
+class Command:
+    """`python -m MODULE ARGUMENTS`, started in a folder.
+
+    Args:
+      module: what is run.
+      *arguments: of the command.
+      folder: where it is run.
+      **variables: of the environment, beside those of this process.
+
+    Attributes:
+      stdout, stderr: what it says, to be read.
+      process: with `pid`, `is_alive` and `kill`.
+    """
+
+    def __init__(self, module: str, *arguments: str, folder: str | os.PathLike, **variables: str):
+        (read_out, out), (read_err, err) = os.pipe(), os.pipe()
+        self.stdout, self.stderr = os.fdopen(read_out), os.fdopen(read_err)
+        ends = [Connection(end, readable=False) for end in (out, err)]
+        environment = {**os.environ, **variables}
+        self.process = _CONTEXT.Process(
+            target=_become, args=(module, [*map(str, arguments)], str(folder), environment, *ends)
+        )
+        # The first one starts the process that all are forked from, whose JAX is as by default.
+        settings = {name: os.environ.pop(name) for name in _settings_of_jax(os.environ)}
+        try:
+            self.process.start()
+        finally:
+            os.environ.update(settings)
+        for end in ends:
+            end.close()  # the other's alone, so that reading ends with it
+
+    def end(self) -> tuple[int, str]:
+        """Exit code, a negative number of the signal that killed it, and standard error."""
+        with self.stdout, self.stderr:
+            said = self.stderr.read()
+        self.process.join()
+        return self.process.exitcode, said
+
+
+def _become(module, arguments, folder, environment, stdout, stderr):
+    os.dup2(stdout.fileno(), 1)
+    os.dup2(stderr.fileno(), 2)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    # JAX has read the environment of the process that this one was forked from.
+    for name in _settings_of_jax(environment):
+        option, value = name.lower(), environment[name]
+        default = jax.config.values[option]
+        if default is not None:
+            value = type(default)(float(value)) if not isinstance(default, str) else value
+        jax.config.update(option, value)
+    sys.path.insert(0, folder)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _settings_of_jax(environment):
+    return [name for name in environment if name.lower() in jax.config.values]
