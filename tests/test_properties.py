@@ -1,6 +1,7 @@
 """Properties of every loss and selection function, of splits, noise and plans."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -438,6 +439,7 @@ def test_complementary_labels_are_never_the_label(seed):
 # ------------------------------------------------------------------------------ selection
 
 N = 24
+_quick = functools.partial(jax.jit, compiler_options=HARDLY_OPTIMISED)
 
 
 @settings(few)
@@ -471,14 +473,18 @@ def test_coarse_to_fine_chooses_among_its_candidates(seed, budget, balanced, kap
     assert np.array_equal(candidates, np.sort(candidates))
 
 
+_k_center_greedy = _quick(S.k_center_greedy, static_argnums=2)
+_badge_select = _quick(S.badge_select, static_argnums=3)
+
+
 @settings(few)
 @given(seed=seeds)
 def test_diverse_choices_are_distinct(seed):
     generator = np.random.default_rng(seed)
     features, labeled = (generator.normal(size=(n, D)).astype(np.float32) for n in (N, 4))
     logits = generator.normal(size=(N, C)).astype(np.float32)
-    centres = np.asarray(S.k_center_greedy(features, labeled, 6))
-    badge = np.asarray(S.badge_select(jax.random.key(seed), logits, features, 6))
+    centres = np.asarray(_k_center_greedy(features, labeled, 6))
+    badge = np.asarray(_badge_select(jax.random.key(seed), logits, features, 6))
     for chosen in (centres, badge):
         assert len(set(chosen.tolist())) == 6 and np.all((0 <= chosen) & (chosen < N))
     distance = np.linalg.norm(features[:, None] - labeled[None], axis=-1).min(axis=1)
@@ -518,22 +524,28 @@ def test_the_mixture_is_two_ordered_normals_whatever_the_order_of_the_data(seed)
     assert set(np.unique(S.select_clean(posterior[:, 1]))) <= {False, True}
 
 
+@_quick
+def _uncertainties(logits):
+    log_alpha = L.dirichlet_log_alpha(logits)
+    heads = S.merge_heads(log_alpha), S.merge_heads(log_alpha[::-1])
+    others = S.vacuity(log_alpha), S.differential_entropy(log_alpha)
+    return S.dirichlet_uncertainties(log_alpha), others, heads
+
+
 @settings(few)
 @given(seed=seeds, extreme=st.booleans())
 def test_uncertainties_add_up(seed, extreme):
     generator = np.random.default_rng(seed)
     logits = generator.choice(EXTREMES, (2, N, C)) if extreme else generator.normal(size=(2, N, C))
-    log_alpha = L.dirichlet_log_alpha(np.float32(logits))
-    total, data, dist = (np.asarray(x) for x in S.dirichlet_uncertainties(log_alpha))
+    found = jax.device_get(_uncertainties(np.float32(logits)))
+    (total, data, dist), (empty, entropy), (merged, swapped) = found
     np.testing.assert_allclose(total, data + dist, atol=1e-4)
     for x in (total, data, dist):
         assert np.isfinite(x).all() and x.min() >= -1e-5 and x.max() <= np.log(C) + 1e-4
-    empty = np.asarray(S.vacuity(log_alpha))
     assert np.all((0 < empty) & (empty <= 1 + 1e-6))
-    assert np.isfinite(S.differential_entropy(log_alpha)).all()
-    merged = S.merge_heads(log_alpha)
-    for x, swapped in zip(merged, S.merge_heads(log_alpha[::-1]), strict=True):
-        np.testing.assert_allclose(x, swapped, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(entropy).all()
+    for x, y in zip(merged, swapped, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
 @settings(few)

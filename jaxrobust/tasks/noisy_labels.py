@@ -177,7 +177,7 @@ def estimate_before_training(
         return float("nan")
     features = MeansOfViews(dataset.train)
     scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
-    num_wrong = float(estimate_num_wrong(scores, labels))
+    num_wrong = float(jax.jit(estimate_num_wrong)(scores, labels))
     log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
     return num_wrong
 

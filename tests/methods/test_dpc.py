@@ -19,6 +19,8 @@ from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step
 from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.methods.noisy_baselines import dividemix_options
 from jaxrobust.methods.noisy_labels import Batch, Problem, network_apply, score_labels_by
+from jaxrobust.models import NETWORKS
+from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.resnet import ResNet
 from jaxrobust.models.two_headed import TwoHeaded
@@ -86,13 +88,28 @@ def _recorded_step(golden, case, i, *, optimizer):
     return arguments, options
 
 
+@functools.cache
+def _compiled(step, **options):
+    """A step as runs have it: one program, whatever the numbers of its batches."""
+    return jax.jit(functools.partial(step, **options))
+
+
+PLAIN = optax.identity()
+
+
 class _Witness(Objective):
-    """Keeps the targets that a step is trained on."""
+    """Adds the targets that a step is trained on to what it returns."""
 
     def mixed(self, logits_x, hard, soft_x, mix, logits_u, soft_u):
         targets = {"hard_a": hard[0], "hard_b": hard[1], "mixed_targets_u": soft_u}
         object.__setattr__(self, "targets", targets)
         return super().mixed(logits_x, hard, soft_x, mix, logits_u, soft_u)
+
+
+def _witnessed(*arguments, objective, **options):
+    witness = _Witness(gamma=objective.gamma)
+    network, metrics = semi_supervised_step(*arguments, objective=witness, **options)
+    return network, metrics, witness.targets
 
 
 @pytest.mark.parametrize("case", ["step0", "step1", "step2", "step3"])
@@ -102,18 +119,18 @@ def test_two_steps_are_those_of_the_authors(case, load_golden, x64):
     network = _state(_params(golden, case, "net_init"), optimizer)
     for i in range(2):
         # Without momentum, decay and at rate 1, a step subtracts the gradient.
-        arguments, options = _recorded_step(golden, case, i, optimizer=optax.identity())
+        arguments, options = _recorded_step(golden, case, i, optimizer=PLAIN)
         arguments[-1]["learning_rate"] = jnp.asarray(1.0)
         plain = TrainState(network.params, {}, optax.EmptyState())
-        stepped, _ = semi_supervised_step(plain, *arguments, **options)
+        stepped, _ = _compiled(semi_supervised_step, **options)(plain, *arguments)
         gradient = jax.tree.map(jnp.subtract, network.params, stepped.params)
         chex.assert_trees_all_close(
             gradient, _params(golden, case, f"grad{i}"), rtol=1e-9, atol=1e-10
         )
 
         arguments, options = _recorded_step(golden, case, i, optimizer=optimizer)
-        seen = options["objective"] = _Witness(gamma=options["objective"].gamma)
-        network, metrics = semi_supervised_step(network, *arguments, **options)
+        step = _compiled(_witnessed, **options)
+        network, metrics, targets = step(network, *arguments)
         for name, key in {
             "loss": "loss_total",
             "loss_x": "loss_x",
@@ -122,7 +139,7 @@ def test_two_steps_are_those_of_the_authors(case, load_golden, x64):
         }.items():
             np.testing.assert_allclose(metrics[name], golden[case, key][i], rtol=1e-10)
         for name in ("hard_a", "hard_b", "mixed_targets_u"):
-            np.testing.assert_allclose(seen.targets[name], golden[case, name][i], rtol=1e-10)
+            np.testing.assert_allclose(targets[name], golden[case, name][i], rtol=1e-10)
     chex.assert_trees_all_close(
         network.params, _params(golden, case, "net_after"), rtol=1e-9, atol=1e-11
     )
@@ -135,16 +152,19 @@ def test_warm_up_is_that_of_the_authors_and_leaves_head_2(case, penalty, load_go
     network = _state(before, optimizer)
     for i in range(3):
         images, labels = golden[case, "x"][i], golden[case, "labels"][i]
-        network, metrics = warm_up_step(
-            network,
-            _batch([images], labels)._replace(valid=jnp.ones(len(labels), bool)),
-            jax.random.key(0),
-            {"learning_rate": jnp.asarray(0.02)},
+        step = _compiled(
+            warm_up_step,
             apply=_two_linear_heads,
             optimizer=optimizer,
             objective=Objective(gamma=float(golden[case, "gamma"])),
             entropy_penalty=penalty,
             frozen="h2",
+        )
+        network, metrics = step(
+            network,
+            _batch([images], labels)._replace(valid=jnp.ones(len(labels), bool)),
+            jax.random.key(0),
+            {"learning_rate": jnp.asarray(0.02)},
         )
         np.testing.assert_allclose(metrics["loss"], golden[case, "loss"][i], rtol=1e-10)
     chex.assert_trees_all_close(
@@ -158,20 +178,20 @@ def test_warm_up_is_that_of_the_authors_and_leaves_head_2(case, penalty, load_go
 
 def test_without_unsupervised_weight_head_2_only_decays(load_golden, x64):
     golden, case = load_golden("dpc"), "step0"
-    network = _state(_params(golden, case, "net_init"), optax.identity())
-    arguments, options = _recorded_step(golden, case, 0, optimizer=optax.identity())
+    network = _state(_params(golden, case, "net_init"), PLAIN)
+    arguments, options = _recorded_step(golden, case, 0, optimizer=PLAIN)
     arguments[-1]["weight_u"] = jnp.asarray(0.0)
-    stepped, _ = semi_supervised_step(network, *arguments, **options)
+    stepped, _ = _compiled(semi_supervised_step, **options)(network, *arguments)
     chex.assert_trees_all_equal(stepped.params["h2"], network.params["h2"])
 
 
 def test_an_unmixed_batch_costs_the_plain_evidential_loss(load_golden, x64):
     golden, case = load_golden("dpc"), "step0"
-    network = _state(_params(golden, case, "net_init"), optax.identity())
-    arguments, options = _recorded_step(golden, case, 0, optimizer=optax.identity())
+    network = _state(_params(golden, case, "net_init"), PLAIN)
+    arguments, options = _recorded_step(golden, case, 0, optimizer=PLAIN)
     peer, labeled, unlabeled, _, permutation, key, scalars = arguments
-    _, metrics = semi_supervised_step(
-        network, peer, labeled, unlabeled, jnp.asarray(1.0), permutation, key, scalars, **options
+    _, metrics = _compiled(semi_supervised_step, **options)(
+        network, peer, labeled, unlabeled, jnp.asarray(1.0), permutation, key, scalars
     )
     images = jnp.concatenate(labeled.views)
     logits, _ = _two_linear_heads(network.params, {}, images, train=True)
@@ -198,7 +218,8 @@ def test_running_averages_move_once_for_every_forward_pass(strong, updates):
     mix, permutation = np.float32(0.75), generator.permutation(16)
     network = TrainState({"w": jnp.ones((3, 2))}, jnp.float32(0.5), optax.EmptyState())
     scalars = {k: jnp.float32(0.1) for k in ("learning_rate", "weight_u", "consistency_weight")}
-    stepped, _ = semi_supervised_step(
+    options = {"apply": apply, "optimizer": PLAIN, "objective": Objective()}
+    stepped, _ = _compiled(semi_supervised_step, **options)(
         network,
         network.variables,
         _batch(x, clean_prob=jnp.ones(4)),
@@ -207,9 +228,6 @@ def test_running_averages_move_once_for_every_forward_pass(strong, updates):
         jnp.asarray(permutation),
         jax.random.key(0),
         scalars,
-        apply=apply,
-        optimizer=optax.identity(),
-        objective=Objective(),
     )
     x1, x2, u1, u2 = views[:4]
     seen = [u1, u2, x1, x2]
@@ -351,17 +369,26 @@ def test_cross_entropy_objective_is_that_of_dividemix():
     np.testing.assert_allclose(unsupervised, np.mean((probs - soft)[3:] ** 2), rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def webvision():
+def _webvision():
     problem = Problem(50, 65_944, (299, 299, 3), jnp.float32)
     return dpc.build(recipe.get_config("webvision"), problem)
 
 
-def test_webvision_at_full_size(webvision):
+@pytest.fixture(scope="module")
+def webvision():
+    return _webvision()
+
+
+def test_webvision_at_full_size(webvision, monkeypatch):
     """Shapes only: the network is far too large to run in a test."""
     state = jax.eval_shape(webvision.start, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(state.params)) == 54_383_314
-    (stage,) = (s for s in webvision.stages if s.name == "semi_supervised")
+    # To a step all blocks of a kind are alike: one of each is traced.
+    few_blocks = functools.partial(InceptionResNetV2, repeats=(1, 1, 1))
+    monkeypatch.setitem(NETWORKS, "inception_resnet_v2", few_blocks)
+    method = _webvision()
+    state = jax.eval_shape(method.start, jax.random.key(0))
+    (stage,) = (s for s in method.stages if s.name == "semi_supervised")
     assert (stage.views, stage.batch_sizes) == (("weak",) * 2, {"labeled": 32, "unlabeled": 32})
     images = jax.ShapeDtypeStruct((32, 299, 299, 3), jnp.float32)
     ids, probs = (jax.ShapeDtypeStruct((32,), dtype) for dtype in (jnp.int32, jnp.float32))

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_pretrained_efficientnet_equals_that_of_pytorch():
         maps = module.extract_features(normalized)
         logits = module(normalized).numpy()
     classifier = load_pretrained("efficientnet_lite0")
-    np.testing.assert_allclose(classifier.logits(images), logits, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(classifier.logits)(images), logits, rtol=0, atol=1e-4)
     features = embed(images, size=64, batch_size=2).array[:, 0]
     # Half precision has 11 bits.
     np.testing.assert_allclose(features, maps.mean((2, 3)).numpy(), rtol=1e-3, atol=1e-3)

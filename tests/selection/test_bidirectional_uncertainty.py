@@ -33,30 +33,39 @@ def random_candidates(seed, size=40):
 # Recorded outputs of the authors' code.
 
 
+@jax.jit
+def _scores(nl_logits, pl_logits, ratio, unknown_prob):
+    """Of every kind, the two confidences and their score."""
+    neg_probs = jnp.mean(jax.nn.softmax(nl_logits), axis=0)
+    pos_probs = jax.nn.softmax(pl_logits)
+    found = {}
+    for kind in KINDS:
+        conf_neg, conf_pos = confidence(neg_probs, kind), confidence(pos_probs, kind)
+        score = score_fn(conf_neg, conf_pos, ratio, unknown_prob=unknown_prob)
+        assert conf_neg.dtype == score.dtype == nl_logits.dtype
+        found[kind] = {
+            "conf_neg": normalize(conf_neg),
+            "conf_pos": normalize(conf_pos),
+            "score": score,
+        }
+    return found
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("case", SCORE_CASES)
 def test_score_golden(load_golden, x64, case, dtype):
     golden = load_golden("bual")
     close = {"rtol": 0, "atol": 1e-6 if dtype == np.float64 else 1e-5}
-    neg_probs = jnp.mean(jax.nn.softmax(golden[case, "nl_logits"].astype(dtype)), axis=0)
-    pos_probs = jax.nn.softmax(golden[case, "pl_logits"].astype(dtype))
     unknown_prob = None
     if golden[case, "has_aux"]:
         unknown_prob = golden[case, "aux_unknown_prob"].astype(dtype)
     budget = int(golden[case, "query_size"])
-    for kind in KINDS:
-        conf_neg, conf_pos = confidence(neg_probs, kind), confidence(pos_probs, kind)
-        score = score_fn(
-            conf_neg, conf_pos, golden[case, "ratio"].astype(dtype), unknown_prob=unknown_prob
-        )
-        assert conf_neg.dtype == score.dtype == dtype
-        for actual, name in (
-            (normalize(conf_neg), "conf_neg"),
-            (normalize(conf_pos), "conf_pos"),
-            (score, "score"),
-        ):
+    given = (golden[case, name].astype(dtype) for name in ("nl_logits", "pl_logits", "ratio"))
+    for kind, found in _scores(*given, unknown_prob).items():
+        for name, actual in found.items():
+            assert actual.dtype == dtype
             np.testing.assert_allclose(actual, golden[case, f"{kind}/{name}"], **close)
-        selected = golden[case, "pool_index"][select_lowest(score, budget)]
+        selected = golden[case, "pool_index"][select_lowest(found["score"], budget)]
         assert len(set(selected)) == budget
         # Float32 may swap near ties.
         if dtype == np.float64 and (case, f"{kind}/selected") in golden:
