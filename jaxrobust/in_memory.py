@@ -205,12 +205,12 @@ def fit_to_size(
     """Sets smaller batches and, for features, more epochs for small sets, except in `given` fields.
 
     Recipes are made for thousands of examples: a set of a hundred would have one step per epoch,
-    and too few steps in total. All numbers of epochs are multiplied by the same factor. Recipes for
-    images have enough epochs.
+    and too few steps in total. All numbers of epochs are multiplied by the same factor, or none if
+    `num_epochs` is given, which a longer warm-up could fill. Recipes for images have enough epochs.
     """
     num_examples = len(inputs)
     times = min(math.ceil((_USUAL_SIZE / num_examples) ** 0.5), _MOST_TIMES)
-    times = times if inputs.ndim == 3 else 1
+    times = times if inputs.ndim == 3 and "num_epochs" not in given else 1
     sizes = {"batch_size": batch_size_for(num_examples, config.batch_size)}
     for name in ("num_epochs", "dpc.warm_up", "dpc.rampup_length", "bldr.warm_up"):
         section, _, field = name.rpartition(".")

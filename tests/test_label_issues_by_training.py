@@ -65,6 +65,18 @@ def test_photographs_are_embedded_first_where_the_weights_are_installed(data, is
         find_label_issues(labels, images=np.zeros((95, 16, 16), np.uint8))
 
 
+@pytest.mark.parametrize(
+    "given, epochs, warm_up",
+    [({}, 60, 12), ({"num_epochs": 16}, 16, 6), ({"dpc.warm_up": 3}, 60, 3)],
+    ids=["nothing", "num_epochs", "warm_up"],
+)
+def test_epochs_of_a_small_set(given, epochs, warm_up):
+    """Twice the recipe's 30 and 6 for a quarter of 4,000 examples, but around the given number."""
+    features = np.zeros((1000, 1, 4), np.float32)
+    recipe = in_memory.noisy_label_recipe(features, given, method=None, seed=0)
+    assert (recipe.num_epochs, recipe.dpc.warm_up) == (epochs, warm_up)
+
+
 def test_small_images_are_learned_from_pixels():
     rng = np.random.default_rng(0)
     true = np.arange(64) % 2
