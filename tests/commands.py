@@ -5,8 +5,11 @@ That takes a command of a small run as long as all the rest of it.
 
 import multiprocessing
 import os
+import pathlib
 import runpy
 import sys
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import jax
@@ -55,6 +58,15 @@ class Command:
             os.environ.update(settings)
         for end in ends:
             end.close()  # the other's alone, so that reading ends with it
+
+    def wait_for(self, path: pathlib.Path, condition: Callable[[str], object]) -> None:
+        """Until a file that it writes is there and its text meets the condition."""
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.is_alive():
+            if path.exists() and condition(path.read_text()):
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"never reached: {self.end()[1]}")
 
     def end(self) -> tuple[int, str]:
         """Exit code, a negative number of the signal that killed it, and standard error."""

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import time
 
 import pytest
 from commands import Command
@@ -95,15 +94,6 @@ def _events(workdir):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def _wait_for(command, path, condition):
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and command.process.is_alive():
-        if path.exists() and condition(path.read_text()):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"never reached: {command.end()[1]}")
-
-
 @pytest.fixture(scope="module")
 def unkilled(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unkilled")
@@ -118,7 +108,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
     path, seen = tmp_path / "metrics.jsonl", 0
     for signum, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
         command = _start(*TINY, f"--workdir={tmp_path}")
-        _wait_for(command, path, lambda text, seen=seen: text.count("\n") > seen)
+        command.wait_for(path, lambda text, seen=seen: text.count("\n") > seen)
         os.kill(command.process.pid, signum)
         stopped, stderr = command.end()
         assert stopped == code
@@ -127,7 +117,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
         assert ("Going on with the run" in stderr) == (seen > 0)
         seen = path.read_text().count("\n")
     command = _start(*TINY, SAVING, f"--workdir={tmp_path}")
-    _wait_for(command, path, lambda text: '"round": 2' in text)
+    command.wait_for(path, lambda text: '"round": 2' in text)
     command.process.kill()
     assert command.end()[0] == -signal.SIGKILL
     assert not (tmp_path / "results.json").exists()
@@ -204,7 +194,7 @@ def test_what_lands_in_the_workdir(unkilled):
 def test_a_workdir_in_use_is_refused(tmp_path):
     command = _start(*TINY, f"--workdir={tmp_path}")
     try:
-        _wait_for(command, tmp_path / ".lock_owner", bool)
+        command.wait_for(tmp_path / ".lock_owner", bool)
         code, stderr = _run(*TINY, f"--workdir={tmp_path}")
         assert code == 2
         assert f"is in use by process {command.process.pid}" in stderr

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import time
 
 import chex
 import numpy as np
@@ -53,15 +52,6 @@ def _outcome(workdir):
     return {name: (workdir / name).read_bytes() for name in names}, events
 
 
-def _wait_for(command, path, words):
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and command.process.is_alive():
-        if path.exists() and words in path.read_text():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"never reached: {command.end()[1]}")
-
-
 def _unkilled(recipe, workdir):
     _finish(recipe, workdir)
     return _outcome(workdir)
@@ -70,7 +60,7 @@ def _unkilled(recipe, workdir):
 def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
     workdir = tmp_path / "killed"
     command = _start("dpc", workdir, SAVING)
-    _wait_for(command, workdir / "metrics.jsonl", '"stage": "semi_supervised"')
+    command.wait_for(workdir / "metrics.jsonl", lambda text: '"stage": "semi_supervised"' in text)
     command.process.kill()
     assert command.end()[0] == -signal.SIGKILL
     assert not (workdir / "results.json").exists()
@@ -82,13 +72,13 @@ def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
 def test_bldr_stopped_and_then_killed_ends_with_the_same_state_of_every_example(tmp_path):
     workdir = tmp_path / "killed"
     command = _start("bldr", workdir)
-    _wait_for(command, workdir / "metrics.jsonl", '"split": "train"')
+    command.wait_for(workdir / "metrics.jsonl", lambda text: '"split": "train"' in text)
     os.kill(command.process.pid, signal.SIGTERM)
     code, stderr = command.end()
     assert code == 75, stderr
     assert "type the same command to go on" in stderr
     command = _start("bldr", workdir, SAVING)
-    _wait_for(command, workdir / "metrics.jsonl", '"epoch": 6')
+    command.wait_for(workdir / "metrics.jsonl", lambda text: '"epoch": 6' in text)
     command.process.kill()
     assert command.end()[0] == -signal.SIGKILL
     assert "Going on with the run" in _finish("bldr", workdir)
