@@ -3,6 +3,7 @@
 That takes a command of a small run as long as all the rest of it.
 """
 
+import gc
 import multiprocessing
 import os
 import pathlib
@@ -89,6 +90,9 @@ def _become(module, arguments, folder, environment, stdout, stderr):
         if default is not None:
             value = type(default)(float(value)) if not isinstance(default, str) else value
         jax.config.update(option, value)
+    # As in conftest.py: what is imported already is not searched for cycles again and again.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     sys.path.insert(0, folder)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -23,15 +23,18 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Nearly all programs run once or twice: compiling is their cost. `OPTIMISED=1` in the environment
+# compiles them as a user's are; commands that tests start always are, but for `quick_commands`.
+jax.config.update("jax_disable_most_optimizations", "OPTIMISED" not in os.environ)
+
 one_context = None
 
-# jax 0.10 still has the CPU compiler's old emitters, with which a loss takes half as long to
-# compile; newer ones refuse the flag. A program in one part is compiled with the least work.
-# Commands that tests start are compiled as a user's are.
+# jax 0.10 still has the CPU compiler's old emitters, with which a program takes a third to a half as
+# long to compile; newer ones refuse the flag. A program in one part is compiled with the least work.
+QUICK_XLA = ""
 if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = (
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    )
+    QUICK_XLA = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = QUICK_XLA
     jax.devices()
     del os.environ["XLA_FLAGS"]
     # To make a context of MLIR for each takes a fifth of compiling a small program.
@@ -247,23 +250,13 @@ def unrendered_figures(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", save)
 
 
-@pytest.fixture(scope="session")
-def quick_jit():
-    """`jax.jit` that hardly optimises, for programs that run once: compiling is their cost."""
-    from jaxrobust.engine.programs import HARDLY_OPTIMISED
-
-    return functools.partial(jax.jit, compiler_options=HARDLY_OPTIMISED)
-
-
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Every program of the module is hardly optimised, for runs whose cost is compiling.
-
-    `OPTIMISED=1` in the environment compiles all as a user's programs are.
-    """
-    jax.config.update("jax_disable_most_optimizations", "OPTIMISED" not in os.environ)
-    yield
+@pytest.fixture
+def optimised():
+    """Programs of one test are compiled as a user's are."""
+    was = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", was)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +265,8 @@ def quick_commands():
     with pytest.MonkeyPatch.context() as patch:
         if "OPTIMISED" not in os.environ:
             patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+            if QUICK_XLA:
+                patch.setenv("XLA_FLAGS", QUICK_XLA)
         yield
 
 

@@ -23,7 +23,7 @@ RUNS = {
 
 
 @pytest.fixture(scope="module", params=RUNS)
-def run(request, quick_compile, one_device, tiny_network, tmp_path_factory):
+def run(request, one_device, tiny_network, tmp_path_factory):
     """A short run on digits: name, workdir, results."""
     changes, _ = RUNS[request.param]
     config = importlib.import_module(f"jaxrobust.recipes.{request.param}").get_config("digits")

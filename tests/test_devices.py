@@ -15,7 +15,7 @@ from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
 from jaxrobust.tasks.common import load
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "tiny_network", "tiny_backbones")
+pytestmark = pytest.mark.usefixtures("tiny_network", "tiny_backbones")
 
 BATCH = 10  # is split into parts of 2 on eight devices, the last ones of padding alone
 

@@ -14,9 +14,7 @@ from jaxrobust.models import make_classifier
 from jaxrobust.models.storage import StoredClassifier, save_classifier
 from jaxrobust.recipes import dhkd
 
-pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "tiny_backbones", "one_device", "unrendered_figures"
-)
+pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device", "unrendered_figures")
 
 SHORT = {
     "num_epochs": 2,

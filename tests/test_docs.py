@@ -13,8 +13,6 @@ import pytest
 
 from jaxrobust import losses, selection
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PACKAGES = {"losses": losses, "selection": selection}

@@ -14,6 +14,7 @@ NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
@@ -32,7 +33,6 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(pathlib.Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
     monkeypatch.setenv("HOME", str(tmp_path))  # where features are kept
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": tmp_path}}).execute()
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
 

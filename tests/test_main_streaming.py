@@ -1,36 +1,20 @@
-"""The command on a Pascal VOC folder read through the stream: killed in the middle of an epoch."""
+"""The command on a Pascal VOC folder read through the stream: killed in the middle of an epoch.
+
+Runs are started through this file, which makes them write down what every batch holds, and kill
+themselves at batch number $KILL_AT.
+"""
 
 import json
 import os
 import pathlib
+import runpy
 import signal
-import subprocess
-import sys
+import zlib
 
 import pytest
+from commands import Command
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The command, writing down what every batch holds; $KILL_AT is the batch at which it kills itself.
-WITNESS = """
-import json, os, runpy, signal, sys, zlib
-from jaxrobust.data.streaming import FileStream
-
-if __name__ == "__main__":  # and not in the workers, which run this text too
-    record, kill_at = open(os.environ["RECORD"], "w"), int(os.environ["KILL_AT"])
-    batches = FileStream.batches
-    def witnessed(self, ids, first=0):
-        for row_ids, views in batches(self, ids, first):
-            pixels = [zlib.crc32(view) for view in views]
-            print(json.dumps([self.name, self.epoch, row_ids.tolist(), pixels]), file=record)
-            record.flush()
-            if witnessed.count == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            witnessed.count += 1
-            yield row_ids, views
-    witnessed.count = 0
-    FileStream.batches = witnessed
-    runpy.run_module("jaxrobust.main", run_name="__main__", alter_sys=True)
-"""
 ARGUMENTS = (
     "--config=tests/tiny_recipe.py:l2d/voc_resnet50_resnet18",
     "--config.dataset.image_size=16",
@@ -50,21 +34,20 @@ KILL_AT = 2 * (3 + 2) + 1
 
 def _run(workdir, data, *, num_workers=1, kill_at=-1):
     record = workdir.with_suffix(f".{kill_at}.jsonl")
-    done = subprocess.run(
-        (
-            *(sys.executable, "-c", WITNESS, *ARGUMENTS),
-            *(f"--config.dataset.path={data}", f"--workdir={workdir}"),
-            f"--config.num_workers={num_workers}",
-            # Only a run that is killed needs checkpoints.
-            f"--config.checkpoint.every_seconds={0 if kill_at >= 0 else 1e9}",
-        ),
-        cwd=ROOT,
-        env=os.environ | {"RECORD": str(record), "KILL_AT": str(kill_at)},
-        capture_output=True,
-        text=True,
-        timeout=600,
+    command = Command(
+        f"tests.{pathlib.Path(__file__).stem}",
+        *ARGUMENTS,
+        f"--config.dataset.path={data}",
+        f"--workdir={workdir}",
+        f"--config.num_workers={num_workers}",
+        # Only a run that is killed needs checkpoints.
+        f"--config.checkpoint.every_seconds={0 if kill_at >= 0 else 1e9}",
+        folder=ROOT,
+        RECORD=str(record),
+        KILL_AT=str(kill_at),
     )
-    return done, [json.loads(line) for line in record.read_text().splitlines()]
+    code, said = command.end()
+    return code, said, [json.loads(line) for line in record.read_text().splitlines()]
 
 
 def _outcome(workdir):
@@ -78,16 +61,41 @@ def _outcome(workdir):
 @pytest.mark.usefixtures("quick_commands")
 def test_killed_and_restarted_sees_the_same_batches_and_is_bit_equal(tmp_path, voc_folder):
     voc_folder.make(tmp_path / "data", num_train=24, num_test=12)
-    done, before = _run(tmp_path / "killed", tmp_path / "data", kill_at=KILL_AT)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    code, said, before = _run(tmp_path / "killed", tmp_path / "data", kill_at=KILL_AT)
+    assert code == -signal.SIGKILL, said
     assert not (tmp_path / "killed" / "results.json").exists()
     # Nor does it matter that no process beside this one decodes now.
-    done, after = _run(tmp_path / "killed", tmp_path / "data", num_workers=0)
-    assert done.returncode == 0, done.stderr
-    assert "Going on with the run" in done.stderr
-    done, whole = _run(tmp_path / "unkilled", tmp_path / "data", num_workers=0)
-    assert done.returncode == 0, done.stderr
+    code, said, after = _run(tmp_path / "killed", tmp_path / "data", num_workers=0)
+    assert code == 0, said
+    assert "Going on with the run" in said
+    code, said, whole = _run(tmp_path / "unkilled", tmp_path / "data", num_workers=0)
+    assert code == 0, said
     assert before == whole[: KILL_AT + 1] and before[-1][:2] == ["student/epoch", 1]
     assert after == whole[-len(after) :]
     assert len(after) <= len(whole) - 5  # the last checkpoint but one was whole
     assert _outcome(tmp_path / "killed") == _outcome(tmp_path / "unkilled")
+
+
+def _write_down_batches() -> None:
+    from jaxrobust.data.streaming import FileStream
+
+    record, kill_at = open(os.environ["RECORD"], "w"), int(os.environ["KILL_AT"])
+    batches, count = FileStream.batches, 0
+
+    def witnessed(self, ids, first=0):
+        nonlocal count
+        for row_ids, views in batches(self, ids, first):
+            pixels = [zlib.crc32(view) for view in views]
+            print(json.dumps([self.name, self.epoch, row_ids.tolist(), pixels]), file=record)
+            record.flush()
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+            yield row_ids, views
+
+    FileStream.batches = witnessed
+
+
+if __name__ == "__main__":
+    _write_down_batches()
+    runpy.run_module("jaxrobust.main", run_name="__main__", alter_sys=True)

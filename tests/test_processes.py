@@ -16,9 +16,7 @@ from jaxrobust import tasks
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures(
-        "one_device", "quick_commands", "quick_compile", "tiny_network", "tiny_backbones"
-    ),
+    pytest.mark.usefixtures("one_device", "quick_commands", "tiny_network", "tiny_backbones"),
 ]
 
 LAUNCH = ("bash", "launch/processes.sh", "--processes=2")

@@ -1,7 +1,6 @@
 """Properties of every loss and selection function, of splits, noise and plans."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -16,7 +15,6 @@ from jaxrobust import selection as S
 from jaxrobust.data import noise
 from jaxrobust.data.open_set import open_set_split
 from jaxrobust.engine import rng
-from jaxrobust.engine.programs import HARDLY_OPTIMISED
 
 B, C, D = 6, 5, 3  # examples, classes, width of an embedding
 few = settings(max_examples=10, deadline=None, derandomize=True)
@@ -250,7 +248,7 @@ def evaluate():
                 value, pull_back = jax.vjp(lambda x: LOSSES[name].of(x, given), x)
                 return value, pull_back(jnp.ones_like(value))[0]
 
-            compiled[name] = jax.jit(both, compiler_options=HARDLY_OPTIMISED)
+            compiled[name] = jax.jit(both)
         given = {**given, "teacher": given["teacher"].astype(dtype)}
         return jax.device_get(compiled[name](x.astype(dtype), given))
 
@@ -304,7 +302,7 @@ def test_vmap_gives_what_each_one_gives_alone(name, evaluate):
     if expected.ndim > 1:
         mapped = jax.vmap(mapped)
     stacked = jax.tree.map(lambda *each: np.stack(each), *batches)
-    values = jax.jit(mapped, compiler_options=HARDLY_OPTIMISED)(*stacked)
+    values = jax.jit(mapped)(*stacked)
     np.testing.assert_allclose(values, expected, rtol=1e-6, atol=5e-7)
 
 
@@ -439,7 +437,6 @@ def test_complementary_labels_are_never_the_label(seed):
 # ------------------------------------------------------------------------------ selection
 
 N = 24
-_quick = functools.partial(jax.jit, compiler_options=HARDLY_OPTIMISED)
 
 
 @settings(few)
@@ -473,8 +470,8 @@ def test_coarse_to_fine_chooses_among_its_candidates(seed, budget, balanced, kap
     assert np.array_equal(candidates, np.sort(candidates))
 
 
-_k_center_greedy = _quick(S.k_center_greedy, static_argnums=2)
-_badge_select = _quick(S.badge_select, static_argnums=3)
+_k_center_greedy = jax.jit(S.k_center_greedy, static_argnums=2)
+_badge_select = jax.jit(S.badge_select, static_argnums=3)
 
 
 @settings(few)
@@ -524,7 +521,7 @@ def test_the_mixture_is_two_ordered_normals_whatever_the_order_of_the_data(seed)
     assert set(np.unique(S.select_clean(posterior[:, 1]))) <= {False, True}
 
 
-@_quick
+@jax.jit
 def _uncertainties(logits):
     log_alpha = L.dirichlet_log_alpha(logits)
     heads = S.merge_heads(log_alpha), S.merge_heads(log_alpha[::-1])

@@ -13,7 +13,7 @@ from jaxrobust.models.preact_resnet import PreActBlock
 from jaxrobust.models.resnet import BasicBlock, BottleneckBlock
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install jaxrobust[test-torch]")
-pytestmark = pytest.mark.usefixtures("quick_compile", "networks")
+pytestmark = pytest.mark.usefixtures("networks")
 
 
 @pytest.fixture(scope="module")

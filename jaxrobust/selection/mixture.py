@@ -142,9 +142,10 @@ def gaussian_mixture_posterior(x: jax.typing.ArrayLike, mixture: GaussianMixture
     References:
       DPC, clean and noisy split: column 1 of the margins is the clean probability.
     """
-    x, _ = check_scores(x, None)
-    means, variances, weights = (p.astype(x.dtype) for p in mixture[:3])
-    return jax.nn.softmax(_log_joint(x, means, variances, weights), axis=-1)
+    # Not a softmax, whose largest entry a compiler may round in two ways: of values far from both
+    # means exp(x - max) may overflow.
+    log_odds = gaussian_mixture_log_odds(x, mixture)
+    return jax.nn.sigmoid(jnp.stack([-log_odds, log_odds], axis=-1))
 
 
 @jax.jit

@@ -71,7 +71,7 @@ def test_what_is_compiled_is_said_before(caplog):
     ]
 
 
-def test_first_networks_are_to_the_bit_those_of_a_fully_optimised_program():
+def test_first_networks_are_to_the_bit_those_of_a_fully_optimised_program(optimised):
     initializers = (jax.nn.initializers.he_normal(), jax.nn.initializers.he_uniform())
 
     def start(key):

@@ -321,7 +321,7 @@ def _config(variant="digits", **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, quick_compile, tiny_network, one_device):
+def finished(tmp_path_factory, tiny_network, one_device):
     workdir = tmp_path_factory.mktemp("bldr")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noisy_label_files, "NUM_SHOWN", 5)

@@ -17,7 +17,7 @@ from jaxrobust.methods.bual_options import Bual
 from jaxrobust.tasks import active_learning
 
 pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+    "one_device", "tiny_network", "shared_programs", "unrendered_figures"
 )
 
 

@@ -155,11 +155,11 @@ def test_golden_steps(load_golden, x64, case, gradients):
             jax.tree.map(close, network.params, after)
 
 
-def _gradients_of(distiller, params, batch, teacher, quick_jit):
+def _gradients_of(distiller, params, batch, teacher):
     """The two gradients that a step merges."""
     optimizer = optax.identity()
 
-    @quick_jit
+    @jax.jit
     def gradients(params):
         found = []
 
@@ -186,17 +186,17 @@ def _norms(tree):
     return {part: float(optax.tree.norm(leaves)) for part, leaves in tree.items()}
 
 
-def test_each_head_sees_its_own_loss_alone(x64, quick_jit):
+def test_each_head_sees_its_own_loss_alone(x64):
     params, (batch, teacher) = _random_params(0), _random_batch(0)
-    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher, quick_jit)
+    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
     assert _norms(cls)["auxiliary"] == 0 == _norms(kd)["primary"]
     assert min(_norms(cls)["primary"], _norms(kd)["auxiliary"], _norms(kd)["backbone"]) > 0
     single = DISTILLERS["cross_entropy_binary_kl"](_config(), _problem())
     assert single.auxiliary == "none" and single.merge is None
-    cls, kd = _gradients_of(single, params, batch, teacher, quick_jit)
+    cls, kd = _gradients_of(single, params, batch, teacher)
     assert min(_norms(cls)["primary"], _norms(kd)["primary"]) > 0
     alone = DISTILLERS["binary_kl"](_config(), _problem())
-    cls, kd = _gradients_of(alone, params, batch, teacher, quick_jit)
+    cls, kd = _gradients_of(alone, params, batch, teacher)
     assert max(_norms(cls).values()) == 0 < _norms(kd)["primary"]
 
 
@@ -214,9 +214,9 @@ def _merged(params, batch, teacher, **changes):
     return jax.tree.map(jnp.subtract, params, after.params), metrics
 
 
-def test_alignment_within_the_step(x64, quick_jit):
+def test_alignment_within_the_step(x64):
     params, (batch, teacher) = _random_params(SEED_IN_CONFLICT), _random_batch(SEED_IN_CONFLICT)
-    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher, quick_jit)
+    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
     dot = optax.tree.vdot(cls, kd)
     gain = 1 + abs(dot) / optax.tree.vdot(cls, cls)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
@@ -312,7 +312,7 @@ def _connected(connector, features):
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method, quick_jit):
+def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method):
     distiller = DISTILLERS[method](_config(), _problem())
     student, teacher = _outputs(0), _outputs(1)
     if distiller.connector is not None:
@@ -323,7 +323,7 @@ def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method, 
     labels, where = jnp.array([0, 3, 1, 2, 0, 0]), jnp.arange(6) < 4
     ramp = jnp.float32(0.5)
 
-    @quick_jit
+    @jax.jit
     def evaluate(student, teacher):
         def total(student, teacher):
             losses = distiller.objective(student, teacher, labels, where, ramp)

@@ -96,7 +96,7 @@ TORCH_NETWORKS = ("mobilenet_v1", "shuffle_v1", "shuffle_v2")
 
 
 @pytest.mark.parametrize("name", HE_NETWORKS + TORCH_NETWORKS)
-def test_initialisation(name, quick_jit):
+def test_initialisation(name):
     module = make_classifier(name, num_classes=10, auxiliary="linear", dtype=jnp.float32)
 
     def init(key):
@@ -105,7 +105,7 @@ def test_initialisation(name, quick_jit):
         return max((x for x in leaves if x.ndim == 4), key=jnp.size), params
 
     # Only what is asked for is computed.
-    kernel, params = quick_jit(init)(jax.random.key(0))
+    kernel, params = jax.jit(init)(jax.random.key(0))
     kernel = np.asarray(kernel)
     height, width, fan_in, outputs = kernel.shape
     if name in HE_NETWORKS:
@@ -131,7 +131,7 @@ def test_initialisation(name, quick_jit):
     assert not np.allclose(*heads)
 
 
-def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden, quick_jit):
+def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden):
     golden, case = load_golden("dhkd"), "aux_head/case0"
     linear = {
         f"Linear_{i}": {
@@ -158,7 +158,7 @@ def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden, qui
         out, updates = head.apply(variables, x, train=True, where=None, mutable=["batch_stats"])
         return jnp.sum(out**2), (out, updates["batch_stats"])
 
-    differentiate = quick_jit(jax.grad(energy, has_aux=True))
+    differentiate = jax.jit(jax.grad(energy, has_aux=True))
     gradient, (out, stats) = differentiate(x)
     np.testing.assert_allclose(out, golden[case, "out_train_p0"], rtol=1e-4, atol=1e-5)
     expected = golden[case, "grad_x_sumsq_train"]
@@ -172,19 +172,19 @@ def test_auxiliary_head_computes_what_the_authors_head_computes(load_golden, qui
 
 
 @pytest.fixture(scope="module")
-def small(quick_jit):
+def small():
     backbone = ResNetBackbone(stage_sizes=(1, 1), widths=(4, 8))
     module = DualHeadClassifier(backbone, num_classes=3, auxiliary="mlp")
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
-    return module, quick_jit(module.init)(jax.random.key(0), images), images
+    return module, jax.jit(module.init)(jax.random.key(0), images), images
 
 
 @pytest.fixture(scope="module")
-def train(small, quick_jit):
+def train(small):
     """Outputs and new statistics of a training step's forward pass."""
     module, variables, _ = small
 
-    @quick_jit
+    @jax.jit
     def run(images, where, seed):
         rngs = {"dropout": jax.random.key(seed)}
         options = {"train": True, "where": where, "mutable": ["batch_stats"], "rngs": rngs}
@@ -218,10 +218,10 @@ def test_maps_are_the_activated_preactivations(small):
     np.testing.assert_allclose(features.pooled, features.final.mean((1, 2)), atol=1e-6)
 
 
-def test_blocks_of_a_wide_network_come_before_the_norm_of_the_next(quick_jit):
+def test_blocks_of_a_wide_network_come_before_the_norm_of_the_next():
     module = WideResNet(10, 1)
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    features, _ = quick_jit(module.init_with_output)(jax.random.key(0), images)
+    features, _ = jax.jit(module.init_with_output)(jax.random.key(0), images)
     assert [x.shape for x in features.blocks] == [x.shape for x in features.maps]
     # A fresh BatchNorm divides by sqrt(1 + 1e-5).
     for block, normed in zip(features.blocks, features.preactivations, strict=True):

@@ -1,5 +1,7 @@
 """BatchNorm over the whole batch, and over the part of it that each device has."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -109,6 +111,7 @@ def test_a_recipe_chooses():
         config.model.name, num_classes=3, num_heads=1, dtype=jnp.float32, norm_parts=num_parts
     )
     images = jnp.ones((12, 8, 8, 3))
-    variables = module.init(jax.random.key(0), images)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+    apply = functools.partial(module.apply, train=True, mutable=["batch_stats"])
     with pytest.raises(UserError, match="normalises 12 images together and there are 8 devices"):
-        module.apply(variables, images, train=True, mutable=["batch_stats"])
+        jax.eval_shape(apply, variables, images)

@@ -38,7 +38,7 @@ def test_a_step_compares_with_the_memories_and_then_moves_its_rows():
         num_examples=6, teacher_width=3, width=4, num_negatives=5, temperature=0.5
     )
     student, teacher = _pooled(0, 3, 2), _pooled(1, 3, 3)
-    variables = module.init(jax.random.key(2), student)
+    variables = jax.jit(module.init)(jax.random.key(2), student)
     memories = {
         name: np.asarray(variables["batch_stats"][f"{name}_memory"])
         for name in ("student", "teacher")

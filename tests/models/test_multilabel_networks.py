@@ -78,7 +78,7 @@ def _decoder_variables(golden, case):
 
 
 @pytest.mark.parametrize("case", ["case0", "case1"])
-def test_decoder_computes_what_the_authors_decoder_computes(case, load_golden, quick_jit):
+def test_decoder_computes_what_the_authors_decoder_computes(case, load_golden):
     golden = load_golden("l2d")
     variables = _decoder_variables(golden, case)
     features, logits, embeddings, gradient = (
@@ -104,7 +104,7 @@ def test_decoder_computes_what_the_authors_decoder_computes(case, load_golden, q
 
     # PyTorch's channels lie behind the batch, ours last.
     maps = jnp.asarray(np.moveaxis(features, 1, -1), jnp.float32)
-    found_gradient, found = quick_jit(jax.grad(energy, has_aux=True))(maps)
+    found_gradient, found = jax.jit(jax.grad(energy, has_aux=True))(maps)
     np.testing.assert_allclose(found[0], logits, rtol=1e-4, atol=1e-4 * abs(logits).max())
     np.testing.assert_allclose(found[1], embeddings, rtol=1e-4, atol=1e-4)
     expected = np.moveaxis(gradient, 1, -1)
@@ -112,19 +112,19 @@ def test_decoder_computes_what_the_authors_decoder_computes(case, load_golden, q
 
 
 @pytest.fixture(scope="module")
-def decoder(quick_jit):
+def decoder():
     module = MLDecoder(5, width=16, hidden=8)
     maps = jax.random.normal(jax.random.key(1), (2, 3, 2, 4))
-    return module, quick_jit(module.init)(jax.random.key(0), maps), maps
+    return module, jax.jit(module.init)(jax.random.key(0), maps), maps
 
 
-def test_decoder_ignores_positions_and_drops_in_training_alone(decoder, quick_jit):
+def test_decoder_ignores_positions_and_drops_in_training_alone(decoder):
     module, variables, maps = decoder
-    evaluate = quick_jit(module.apply)
+    evaluate = jax.jit(module.apply)
     permuted, _ = evaluate(variables, maps[:, ::-1, ::-1])
     np.testing.assert_allclose(permuted, evaluate(variables, maps)[0], atol=1e-5)
 
-    @quick_jit
+    @jax.jit
     def train(seed):
         rngs = {"dropout": jax.random.key(seed)}
         return module.apply(variables, maps, train=True, rngs=rngs)[0]
@@ -156,19 +156,19 @@ def test_classifier_returns_the_three_outputs():
         make_multilabel_classifier("swin_tt", num_classes=3, dtype=jnp.float32)
 
 
-def test_deployed_repvgg_computes_what_was_trained(quick_jit):
+def test_deployed_repvgg_computes_what_was_trained():
     options = {"widths": (4, 4, 6, 6, 8), "sizes": (1, 2, 1, 1, 1)}
     images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
     trained = RepVGG(**options)
-    variables = quick_jit(trained.init)(jax.random.key(0), images)
+    variables = jax.jit(trained.init)(jax.random.key(0), images)
     random = np.random.default_rng(0)
     variables = jax.tree.map(
         lambda x: np.asarray(x) + np.float32(0.3) * random.random(x.shape, np.float32), variables
     )
     deployed = RepVGG(**options, deployed=True)
-    expected = quick_jit(trained.apply)(variables, images)
-    fused = quick_jit(reparameterize)(variables)
-    found = quick_jit(deployed.apply)(fused, images)
+    expected = jax.jit(trained.apply)(variables, images)
+    fused = jax.jit(reparameterize)(variables)
+    found = jax.jit(deployed.apply)(fused, images)
     for a, b in zip(found.maps, expected.maps, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
     # One 3x3 convolution with bias per block.
@@ -177,13 +177,13 @@ def test_deployed_repvgg_computes_what_was_trained(quick_jit):
 
 
 @pytest.fixture(scope="module")
-def swin(quick_jit):
+def swin():
     module = SwinTransformer(width=4, sizes=(2, 1), num_heads=(1, 2), drop=0.5)
     images = jax.random.normal(jax.random.key(1), (2, 56, 44, 3))
-    return module, quick_jit(module.init)(jax.random.key(0), images), images
+    return module, jax.jit(module.init)(jax.random.key(0), images), images
 
 
-def test_swin_windows_keep_to_themselves_until_they_are_shifted(swin, quick_jit):
+def test_swin_windows_keep_to_themselves_until_they_are_shifted(swin):
     module, variables, images = swin
     features = jax.eval_shape(module.apply, variables, images)
     assert [x.shape for x in features.maps] == [(2, 14, 11, 4), (2, 7, 6, 8)]
@@ -197,7 +197,7 @@ def test_swin_windows_keep_to_themselves_until_they_are_shifted(swin, quick_jit)
         # Weights so large that no influence is lost to rounding.
         params = jax.tree.map(lambda x: 20 * x if x.ndim == 2 else x, params)
         norm = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
-        apply = quick_jit(short.apply)
+        apply = jax.jit(short.apply)
         before, after = (
             apply({"params": {**params, "norm": norm}}, x).final
             for x in (images, images.at[:, :4, :4].add(3.0))
@@ -211,10 +211,10 @@ def test_swin_windows_keep_to_themselves_until_they_are_shifted(swin, quick_jit)
     assert second[:10, :10].all() and not second[10:].any() and not second[:, 10:].any()
 
 
-def test_swin_drops_whole_branches_of_rows_in_training(swin, quick_jit):
+def test_swin_drops_whole_branches_of_rows_in_training(swin):
     module, variables, images = swin
 
-    @quick_jit
+    @jax.jit
     def train(seed):
         rngs = {"dropout": jax.random.key(seed)}
         return module.apply(variables, images[:1], train=True, rngs=rngs).pooled[0]

@@ -25,8 +25,6 @@ from jaxrobust.models.swin import SwinTransformer
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZE = 32
 DEEPEST = "resnet110"
 

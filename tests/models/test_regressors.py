@@ -21,7 +21,8 @@ def features_of(*shapes):
 def test_a_hint_gets_the_teachers_shape(size):
     features = features_of((8, 8, 2), (4, 4, 3))
     module = HintRegressor(level=1, features=5, size=size)
-    output, variables = module.init_with_output(jax.random.key(0), features, train=True)
+    init = jax.jit(module.init_with_output, static_argnames="train")
+    output, variables = init(jax.random.key(0), features, train=True)
     assert [x.shape for x in output.maps] == [(2, *size, 5)]
     assert np.all(output.maps[0] >= 0) and np.ptp(output.maps[0]) > 0
     taps = {(4, 4): 1, (2, 2): 9, (8, 8): 16}[size]
@@ -39,7 +40,7 @@ def test_a_hint_of_another_ratio_is_refused():
 def test_variances_start_at_five_and_deep_maps_are_taken():
     features = features_of((8, 8, 2), (4, 4, 3), (2, 2, 4))
     module = VariationalRegressor(channels=(6, 7))
-    output, _ = module.init_with_output(jax.random.key(0), features)
+    output, _ = jax.jit(module.init_with_output)(jax.random.key(0), features)
     assert [x.mean.shape for x in output.maps] == [(2, 4, 4, 6), (2, 2, 2, 7)]
     mean, variance_logits = output.maps[0]
     # Where the prediction is exact, the loss is log(variance) / 2.

@@ -46,12 +46,12 @@ def test_thin_resnet18_of_eaoa():
 def small():
     module = ResNet(num_classes=3, num_heads=2, **SMALL)
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
-    return module, module.init(jax.random.key(0), images), images
+    return module, jax.jit(module.init)(jax.random.key(0), images), images
 
 
 def test_outputs_and_initialisation(small):
     module, variables, images = small
-    logits = module.apply(variables, images)
+    logits = jax.jit(module.apply)(variables, images)
     assert logits.shape == (6, 2, 3)
     assert logits.dtype == jnp.float32
     heads = [variables["params"][f"heads_{i}"]["Dense_0"] for i in range(2)]
@@ -68,6 +68,7 @@ def test_masked_rows_do_not_touch_statistics_or_other_rows(small):
     module, variables, images = small
     where = jnp.array([True, True, True, True, False, False])
 
+    @jax.jit
     def run(images, where):
         return module.apply(variables, images, train=True, where=where, mutable=["batch_stats"])
 
@@ -84,8 +85,8 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_state(small):
     module, variables, images = small
     half = ResNet(num_classes=3, num_heads=2, dtype=jnp.bfloat16, **SMALL)
     with jax.numpy_dtype_promotion("standard"):  # flax mixes dtypes inside its BatchNorm
-        logits = half.apply(variables, images)
-        fresh = half.init(jax.random.key(0), images)
+        logits = jax.jit(half.apply)(variables, images)
+        fresh = jax.eval_shape(half.init, jax.random.key(0), images)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, module.apply(variables, images), atol=0.05)
+    np.testing.assert_allclose(logits, jax.jit(module.apply)(variables, images), atol=0.05)
     assert {x.dtype for x in jax.tree.leaves(fresh)} == {jnp.dtype(jnp.float32)}

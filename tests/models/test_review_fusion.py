@@ -18,13 +18,13 @@ def _features(shapes, width=5, batch=2, seed=0):
     return Features(pooled, maps, maps, maps[-1])
 
 
-def test_maps_get_the_shapes_of_the_teacher_and_deep_ones_reach_shallow_ones(quick_jit):
+def test_maps_get_the_shapes_of_the_teacher_and_deep_ones_reach_shallow_ones():
     student = _features([(4, 4, 3)])
     # Another size than the student's at the first level.
     fusion = ReviewFusion(channels=(6, 9), sizes=((2, 2), (1, 1)))
-    variables = quick_jit(fusion.init)(jax.random.key(0), student)
+    variables = jax.jit(fusion.init)(jax.random.key(0), student)
 
-    @quick_jit
+    @jax.jit
     def fused(features):
         return fusion.apply(variables, features, train=True, mutable=["batch_stats"])[0]
 
@@ -54,7 +54,7 @@ def _maps(array):
 
 
 @pytest.mark.parametrize("case", ["abf/case0", "abf/case1"])
-def test_fusion_block_computes_what_the_authors_block_computes(case, load_golden, quick_jit):
+def test_fusion_block_computes_what_the_authors_block_computes(case, load_golden):
     golden = load_golden("l2d")
 
     def conv(name):
@@ -76,7 +76,7 @@ def test_fusion_block_computes_what_the_authors_block_computes(case, load_golden
     expected = _maps(golden[case, "out"])
     block = FusionBlock(expected.shape[-1], expected.shape[1:3], width=4)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    apply = quick_jit(functools.partial(block.apply, train=True, mutable=["batch_stats"]))
+    apply = jax.jit(functools.partial(block.apply, train=True, mutable=["batch_stats"]))
     (out, fused), _ = apply({"params": params}, _maps(golden[case, "x"]), deeper)
     np.testing.assert_allclose(out, expected, atol=2e-5)
     np.testing.assert_allclose(fused, _maps(golden[case, "residual"]), atol=2e-5)

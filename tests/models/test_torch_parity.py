@@ -76,7 +76,7 @@ def _randomised(module, noise):
         for arch in BACKBONES
     ],
 )
-def test_logits_equal_those_of_pytorch(arch, noise, quick_jit):
+def test_logits_equal_those_of_pytorch(arch, noise):
     if arch == "efficientnet_lite0":
         pytest.skip("its own test, with its published weights, is below")
     module = _randomised(reference.make(arch, NUM_CLASSES), noise)
@@ -91,7 +91,7 @@ def test_logits_equal_those_of_pytorch(arch, noise, quick_jit):
     num_classes, variables = convert_state_dict(arch, tensors)
     assert num_classes == NUM_CLASSES
     classifier = make_classifier(arch, num_classes=num_classes, auxiliary="none", dtype=jnp.float32)
-    outputs = quick_jit(classifier.apply)(variables, jnp.asarray(images))
+    outputs = jax.jit(classifier.apply)(variables, jnp.asarray(images))
     spread = np.abs(expected - expected.mean(0)).max()
     assert spread > 0.01 * np.abs(expected).max()
     np.testing.assert_allclose(outputs.logits, expected, rtol=0, atol=1e-3 * spread)

@@ -224,13 +224,13 @@ def test_inception_resnet_v2_computes_what_the_authors_network_computes(load_gol
 SMALL = {"stage_sizes": (1, 1), "widths": (8, 16)}
 
 
-def test_dropout_is_in_the_second_head_alone(quick_jit):
+def test_dropout_is_in_the_second_head_alone():
     module = TwoHeaded(ResNet(num_classes=3, num_heads=0, block=PreActBlock, **SMALL), 3)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-    variables = quick_jit(module.init)(jax.random.key(0), images)
+    variables = jax.jit(module.init)(jax.random.key(0), images)
     assert set(variables["params"]) == {"backbone", "supervised_head", UNSUPERVISED_HEAD}
 
-    @quick_jit
+    @jax.jit
     def run(key):
         rngs = {"dropout": key}
         return module.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
@@ -238,7 +238,7 @@ def test_dropout_is_in_the_second_head_alone(quick_jit):
     first, second = run(jax.random.key(1)), run(jax.random.key(2))
     np.testing.assert_array_equal(first[:, 0], second[:, 0])
     assert not np.allclose(first[:, 1], second[:, 1])
-    predict = quick_jit(module.apply)
+    predict = jax.jit(module.apply)
     np.testing.assert_array_equal(*(predict(variables, images)[:, 1] for _ in range(2)))
 
 

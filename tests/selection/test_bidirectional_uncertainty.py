@@ -13,8 +13,6 @@ from jaxrobust.selection import (
     select_lowest,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KINDS = ("lc", "margin", "entropy")
 SCORE_CASES = [f"score{i}" for i in range(7)]
 ROUND_CASES = [f"round{i}" for i in range(6)]

@@ -12,8 +12,6 @@ from jaxrobust.losses import dcfs_loss, dirichlet_log_alpha, head_discrepancy
 from jaxrobust.metrics import auroc, query_precision
 from jaxrobust.selection import coarse_score, merge_heads, select_coarse_to_fine
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KINDS = ("weighted_sum", "product", "rank_sum", "data", "dist", "total")
 CASES = [f"sel{i}" for i in range(6)]
 seeded = settings(max_examples=40, deadline=None, derandomize=True)

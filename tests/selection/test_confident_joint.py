@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from jaxrobust.selection import confident_joint, estimate_num_wrong
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 # Three classes. Thresholds by hand: t_0 = mean(.8, .6, .1) = .5, t_1 = mean(.9, .3) = .6,
 # t_2 = mean(.7, .5) = .6.
 PROBS = np.array(

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from jaxrobust.selection import badge_select, k_center_greedy
 from jaxrobust.selection.diversity import _squared_distances
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 k_center = jax.jit(k_center_greedy, static_argnums=2)
 badge = jax.jit(badge_select, static_argnums=3)
 

@@ -17,8 +17,6 @@ from jaxrobust.selection import (
     vacuity,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 # On |error| / (1 + |value|). The entropy is computed without the cancellation that the recorded
 # limits, 3e-4 and 1e-2 on case3, allow for.
 TOLERANCE = {np.float64: 1e-10, np.float32: 5e-6}

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from jaxrobust.selection import logit_margin, min_max_normalize, select_clean
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 properties = settings(max_examples=25, deadline=None, derandomize=True)
 whole_logits = hnp.arrays(np.float32, (4, 5), elements=st.integers(-50, 50))
 labels_of_five = hnp.arrays(np.int32, 4, elements=st.integers(0, 4))

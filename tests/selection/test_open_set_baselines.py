@@ -17,8 +17,6 @@ from jaxrobust.selection import (
     reverse_neighbor_energy,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 DTYPES = [np.float64, np.float32]
 
 

@@ -18,7 +18,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.methods import dcfs
 
 pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+    "one_device", "tiny_network", "shared_programs", "unrendered_figures"
 )
 
 

@@ -20,7 +20,7 @@ from jaxrobust.methods.active_learning import Query
 from jaxrobust.tasks.annotator import Annotator, query_rows
 
 pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+    "one_device", "tiny_network", "shared_programs", "unrendered_figures"
 )
 
 RECIPES = {"bual": bual, "dcfs": dcfs}

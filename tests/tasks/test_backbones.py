@@ -15,7 +15,7 @@ from jaxrobust.recipes import bual, dpc
 from jaxrobust.tasks import active_learning, noisy_labels
 
 pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+    "one_device", "tiny_network", "shared_programs", "unrendered_figures"
 )
 
 

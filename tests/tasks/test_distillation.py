@@ -29,9 +29,7 @@ from jaxrobust.tasks import distillation
 PROGRAMS = Programs()  # of the runs of one recipe
 TRACED = ("start", "epoch", "predict")
 
-pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "tiny_backbones", "one_device", "unrendered_figures"
-)
+pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device", "unrendered_figures")
 
 
 def _config(**changes):

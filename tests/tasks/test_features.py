@@ -20,7 +20,7 @@ from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import load
 from jaxrobust.tasks.oracles import split_by_truth
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "unrendered_figures")
+pytestmark = pytest.mark.usefixtures("unrendered_figures")
 
 NUM_CLASSES = 4
 

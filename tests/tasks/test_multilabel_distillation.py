@@ -26,9 +26,7 @@ from jaxrobust.tasks.distillation_measures import multilabel_comparison
 
 PROGRAMS = Programs()  # of the runs of one recipe
 
-pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "tiny_backbones", "one_device", "unrendered_figures"
-)
+pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device", "unrendered_figures")
 
 
 def _config(**changes):
@@ -54,7 +52,7 @@ def _config(**changes):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, quick_compile, tiny_backbones, one_device):
+def finished(tmp_path_factory, tiny_backbones, one_device):
     """A run of L2D that trained its own teacher: its folder and its results."""
     workdir = tmp_path_factory.mktemp("l2d")
     return workdir, distillation.run(_config(), workdir, PROGRAMS)

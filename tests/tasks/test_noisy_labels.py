@@ -29,7 +29,7 @@ from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_label_files, noisy_labels
 
 pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "one_device", "tiny_network", "shared_programs", "unrendered_figures"
+    "one_device", "tiny_network", "shared_programs", "unrendered_figures"
 )
 
 FIGURES = {"confusion.png", "epochs.png", "margin.png", "reliability.png", "suspicious.png"}
@@ -48,7 +48,7 @@ def _config(**changes) -> ml_collections.ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def finished(quick_compile, one_device, tiny_network, tmp_path_factory):
+def finished(one_device, tiny_network, tmp_path_factory):
     """One DPC run on digits: its folder and its results."""
     workdir = tmp_path_factory.mktemp("dpc")
     return workdir, tasks.run(_config(), workdir)

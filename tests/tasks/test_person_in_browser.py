@@ -14,7 +14,7 @@ from jaxrobust.tasks.annotator import Annotator
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("quick_compile", "one_device", "tiny_network"),
+    pytest.mark.usefixtures("one_device", "tiny_network"),
 ]
 
 KNOWN = ("0", "1", "2")

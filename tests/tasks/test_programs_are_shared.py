@@ -17,9 +17,7 @@ from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Problem
 from jaxrobust.tasks import active_learning, noisy_labels
 
-pytestmark = pytest.mark.usefixtures(
-    "one_device", "tiny_network", "quick_compile", "unrendered_figures"
-)
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")
 
 RECIPES = {
     "noisy_labels": (noisy_labels, dpc, {"method": "cross_entropy", "num_epochs": 1}),

@@ -13,7 +13,7 @@ from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError
 from jaxrobust.tasks import seeds
 
-pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "quick_compile")
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 
 
 def _config(**changes):
@@ -24,7 +24,7 @@ def _config(**changes):
 
 
 @pytest.fixture(scope="module")
-def two_seeds(tmp_path_factory, one_device, tiny_network, quick_compile):
+def two_seeds(tmp_path_factory, one_device, tiny_network):
     """Workdir and results of two seeds."""
     workdir = tmp_path_factory.mktemp("seeds") / "two"
     return workdir, tasks.run(_config(num_seeds=2), workdir)

@@ -11,9 +11,7 @@ from jaxrobust import tasks
 from jaxrobust.engine import loops
 from jaxrobust.engine.signals import Interrupted
 
-pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "one_device", "tiny_network", "unrendered_figures"
-)
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")
 
 SETTINGS = {
     "dpc": {

@@ -19,9 +19,7 @@ from jaxrobust.models.storage import StoredClassifier, load_classifier, save_cla
 from jaxrobust.recipes import dhkd
 from jaxrobust.report.command import write_report
 
-pytestmark = pytest.mark.usefixtures(
-    "quick_compile", "tiny_backbones", "one_device", "unrendered_figures"
-)
+pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device", "unrendered_figures")
 
 CLASSES = ("cat", "dog", "owl")
 
