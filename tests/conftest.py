@@ -29,8 +29,8 @@ jax.config.update("jax_disable_most_optimizations", "OPTIMISED" not in os.enviro
 
 one_context = None
 
-# jax 0.10 still has the CPU compiler's old emitters, with which a program takes a third to a half as
-# long to compile; newer ones refuse the flag. A program in one part is compiled with the least work.
+# jax 0.10 still has the CPU compiler's old emitters, with which a program takes a third to a half
+# as long to compile; newer ones refuse the flag. In one part, it is compiled with the least work.
 QUICK_XLA = ""
 if importlib.metadata.version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not in os.environ:
     QUICK_XLA = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
