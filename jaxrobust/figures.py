@@ -419,7 +419,8 @@ def score_histogram(
             parts = {"right labels": ~is_wrong, "wrong labels": is_wrong}
         for (label, part), color in zip(parts.items(), COLORS, strict=False):
             weights = np.full(part.sum(), 1 / (len(score) * (bins[1] - bins[0])))
-            axis.hist(score[part], bins, weights=weights, color=color, alpha=0.55, label=label)
+            style = {"histtype": "stepfilled", "color": color, "alpha": 0.55, "label": label}
+            axis.hist(score[part], bins, weights=weights, **style)
         if thresholds[name] is None:
             _draw_mixture(axis, score, low, bins[-1] - bins[0])
         else:
