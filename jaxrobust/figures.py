@@ -599,6 +599,8 @@ def _save(figure, path: pathlib.Path) -> None:
         if text.get_text():
             text.set_text(drawable(text.get_text()))
     content = io.BytesIO()
-    figure.savefig(content, dpi=130, format="png")
+    # `savefig` would lay the figure out twice.
+    figure.set_dpi(130)
+    figure.canvas.print_png(content)
     write_bytes(path, content.getvalue())
     _pyplot().close(figure)

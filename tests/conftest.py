@@ -241,13 +241,13 @@ def shared_programs():
 @pytest.fixture
 def unrendered_figures(monkeypatch):
     """Figures are drawn up but not rendered, which would take a quarter of a small run."""
-    from matplotlib.figure import Figure
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    def save(figure, file, **options):
+    def save(canvas, file):
         Image.new("RGB", (1, 1)).save(file, "png")
 
-    monkeypatch.setattr(Figure, "savefig", save)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", save)
 
 
 @pytest.fixture
