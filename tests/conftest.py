@@ -55,6 +55,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_xdist_auto_num_workers():
+    """One process more than there are cores, since some tests wait for commands."""
+    from jaxrobust.engine.environment import num_cores
+
+    return num_cores() + 1
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -240,14 +247,18 @@ def shared_programs():
 
 @pytest.fixture
 def unrendered_figures(monkeypatch):
-    """Figures are drawn up but not rendered, which would take a quarter of a small run."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Figures are drawn up but not laid out and rendered: two thirds of what they cost."""
+    from matplotlib import pyplot
     from PIL import Image
 
-    def save(canvas, file):
-        Image.new("RGB", (1, 1)).save(file, "png")
+    from jaxrobust import figures
 
-    monkeypatch.setattr(FigureCanvasAgg, "print_png", save)
+    def save(figure, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (1, 1)).save(path, "png")
+        pyplot.close(figure)
+
+    monkeypatch.setattr(figures, "_save", save)
 
 
 @pytest.fixture

@@ -165,6 +165,7 @@ def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Ta
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_the_same_seed_gives_the_same_bits_in_two_fresh_processes(tmp_path):
     short = ("--config.teacher.num_epochs=1", "--config.num_epochs=2")
     short += ("--config.deterministic=True",)
