@@ -55,13 +55,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def pytest_xdist_auto_num_workers():
-    """One process more than there are cores, since some tests wait for commands."""
-    from jaxrobust.engine.environment import num_cores
-
-    return num_cores() + 1
-
-
 def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

@@ -119,5 +119,5 @@ def test_what_does_not_fit_is_refused(data, fitted):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learn_s_own_checks():
-    """Some ninety fits to about twenty different shapes of data, which are what they cost."""
-    check_estimator(RobustClassifier(config={"num_epochs": 20, "dpc.warm_up": 10}))
+    """Some ninety fits to about twenty shapes of data, whose programs are what they cost."""
+    check_estimator(RobustClassifier(config={"num_epochs": 20, "dpc.warm_up": 20}))

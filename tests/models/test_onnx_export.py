@@ -123,7 +123,7 @@ def test_every_network_of_the_other_tasks_can_be_written(name):
     session = onnxruntime.InferenceSession(model.SerializeToString())
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     (found,) = session.run(None, {"images": images})
-    expected = np.asarray(jax.jit(function)(images))
+    expected = np.asarray(jax.jit(module.apply)(variables, images))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
