@@ -77,6 +77,12 @@ class Command:
         return self.process.exitcode, said
 
 
+def search_less_for_cycles() -> None:
+    """What is imported already is not searched for cycles again and again."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 def _become(module, arguments, folder, environment, stdout, stderr):
     os.dup2(stdout.fileno(), 1)
     os.dup2(stderr.fileno(), 2)
@@ -90,9 +96,7 @@ def _become(module, arguments, folder, environment, stdout, stderr):
         if default is not None:
             value = type(default)(float(value)) if not isinstance(default, str) else value
         jax.config.update(option, value)
-    # As in conftest.py: what is imported already is not searched for cycles again and again.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    search_less_for_cycles()
     sys.path.insert(0, folder)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

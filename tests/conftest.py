@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -59,9 +58,9 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-    # Nor are all imported objects searched for cycles again and again.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    from commands import search_less_for_cycles
+
+    search_less_for_cycles()
 
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -34,8 +34,6 @@ def compiled_ops(images, settings, fill=0):
 
 
 compiled_policy = jax.jit(auto_augment, static_argnames="policy")
-# For what is drawn and not how it is computed: compiling is the cost.
-quick_policy = jax.jit(auto_augment, static_argnames="policy")
 
 
 def pillow_op(image, name, value, fill):
@@ -256,7 +254,7 @@ class TestAutoAugment:
         )
         num = 8000
         images = np.tile(np.array([[200, 100, 3]], np.uint8)[..., None], (num, 1, 1, 3))
-        changed = np.asarray(quick_policy(jax.random.key(2), images, policy))[:, 0, :, 0]
+        changed = np.asarray(compiled_policy(jax.random.key(2), images, policy))[:, 0, :, 0]
         expected = {(55, 155, 252): 0.5}
         for posterized, prob in ((False, 0.7), (True, 0.3)):
             row = [128, 0, 0] if posterized else [200, 100, 3]
@@ -273,7 +271,7 @@ class TestAutoAugment:
     def test_is_a_pure_function_of_the_key(self):
         images = some_images(16, 8, 8)
         before = images.copy()
-        first, again, other = (quick_policy(jax.random.key(k), images) for k in (3, 3, 4))
+        first, again, other = (compiled_policy(jax.random.key(k), images) for k in (3, 3, 4))
         np.testing.assert_array_equal(first, again)
         assert np.any(first != other)
         np.testing.assert_array_equal(images, before)
@@ -283,7 +281,7 @@ class TestAutoAugment:
         keys = jax.random.split(jax.random.key(5))
         views = jax.jit(jax.vmap(auto_augment, in_axes=(0, None)))(keys, images)
         for key, view in zip(keys, views, strict=True):
-            np.testing.assert_array_equal(view, quick_policy(key, images))
+            np.testing.assert_array_equal(view, compiled_policy(key, images))
 
 
 class TestCutout:
