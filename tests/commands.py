@@ -36,6 +36,7 @@ class Command:
       module: what is run.
       *arguments: of the command.
       folder: where it is run.
+      renders: whether it lays figures out and renders them, which is a fifth of a small run.
       **variables: of the environment, beside those of this process.
 
     Attributes:
@@ -43,13 +44,21 @@ class Command:
       process: with `pid`, `is_alive` and `kill`.
     """
 
-    def __init__(self, module: str, *arguments: str, folder: str | os.PathLike, **variables: str):
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        folder: str | os.PathLike,
+        renders: bool = False,
+        **variables: str,
+    ):
         (read_out, out), (read_err, err) = os.pipe(), os.pipe()
         self.stdout, self.stderr = os.fdopen(read_out), os.fdopen(read_err)
         ends = [Connection(end, readable=False) for end in (out, err)]
         environment = {**os.environ, **variables}
         self.process = _CONTEXT.Process(
-            target=_become, args=(module, [*map(str, arguments)], str(folder), environment, *ends)
+            target=_become,
+            args=(module, [*map(str, arguments)], str(folder), renders, environment, *ends),
         )
         # The first one starts the process that all are forked from, whose JAX is as by default.
         settings = {name: os.environ.pop(name) for name in _settings_of_jax(os.environ)}
@@ -77,13 +86,23 @@ class Command:
         return self.process.exitcode, said
 
 
+def save_unrendered(figure, path: pathlib.Path) -> None:
+    """In place of `figures._save`: the file is there, and what would be on it was drawn up."""
+    from matplotlib import pyplot
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (1, 1)).save(path, "png")
+    pyplot.close(figure)
+
+
 def search_less_for_cycles() -> None:
     """What is imported already is not searched for cycles again and again."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
-def _become(module, arguments, folder, environment, stdout, stderr):
+def _become(module, arguments, folder, renders, environment, stdout, stderr):
     os.dup2(stdout.fileno(), 1)
     os.dup2(stderr.fileno(), 2)
     os.chdir(folder)
@@ -97,6 +116,10 @@ def _become(module, arguments, folder, environment, stdout, stderr):
             value = type(default)(float(value)) if not isinstance(default, str) else value
         jax.config.update(option, value)
     search_less_for_cycles()
+    if not renders:
+        from jaxrobust import figures
+
+        figures._save = save_unrendered
     sys.path.insert(0, folder)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

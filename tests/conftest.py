@@ -17,6 +17,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import matplotlib
+from commands import save_unrendered, search_less_for_cycles
+
+search_less_for_cycles()  # while tests are collected, too
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -58,8 +61,6 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-    from commands import search_less_for_cycles
-
     search_less_for_cycles()
 
 
@@ -240,17 +241,9 @@ def shared_programs():
 @pytest.fixture
 def unrendered_figures(monkeypatch):
     """Figures are drawn up but not laid out and rendered: two thirds of what they cost."""
-    from matplotlib import pyplot
-    from PIL import Image
-
     from jaxrobust import figures
 
-    def save(figure, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (1, 1)).save(path, "png")
-        pyplot.close(figure)
-
-    monkeypatch.setattr(figures, "_save", save)
+    monkeypatch.setattr(figures, "_save", save_unrendered)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command on a Pascal VOC folder read through the stream: killed in the middle of an epoch.
+"""The command on an ImageNet folder read through the stream: killed in the middle of an epoch.
 
 Runs are started through this file, which makes them write down what every batch holds, and kill
 themselves at batch number $KILL_AT.
@@ -11,20 +11,20 @@ import runpy
 import signal
 import zlib
 
+import numpy as np
 import pytest
 from commands import Command
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 ARGUMENTS = (
-    "--config=tests/tiny_recipe.py:l2d/voc_resnet50_resnet18",
-    "--config.dataset.image_size=16",
-    "--config.decoder.width=16",
-    "--config.decoder.hidden=16",
+    "--config=tests/tiny_recipe.py:dhkd/resnet34_resnet18_imagenet",
+    "--config.dataset.image_size=8",
+    "--config.augment.resize=10",
     "--config.batch_size=8",
     "--config.eval_batch_size=8",
     "--config.teacher.num_epochs=1",
     "--config.num_epochs=2",
-    "--config.optimizer.cycle_epochs=4",
     "--config.writers=('jsonl',)",
 )
 # An epoch visits 3 batches of 24 training images, and 2 of 12 test images: past are the teacher's
@@ -59,8 +59,13 @@ def _outcome(workdir):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_commands")
-def test_killed_and_restarted_sees_the_same_batches_and_is_bit_equal(tmp_path, voc_folder):
-    voc_folder.make(tmp_path / "data", num_train=24, num_test=12)
+def test_killed_and_restarted_sees_the_same_batches_and_is_bit_equal(tmp_path):
+    random = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 12)):
+        for i in range(count):
+            path = tmp_path / "data" / split / f"n0000000{i % 3}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (12, 15, 3), np.uint8)).save(path)
     code, said, before = _run(tmp_path / "killed", tmp_path / "data", kill_at=KILL_AT)
     assert code == -signal.SIGKILL, said
     assert not (tmp_path / "killed" / "results.json").exists()
