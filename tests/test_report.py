@@ -280,6 +280,7 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
         read_rows(path)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize(
     ("make", "name"),
     [
@@ -301,16 +302,23 @@ def test_damaged_tables_are_named(tmp_path, capsys, make, name, damage):
     assert f"{name} is damaged" in stderr and len(stderr.strip().splitlines()) == 1, stderr
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
-def test_pages_are_legible(browser, tmp_path, width, color_scheme):
-    """Also where methods have long names: nothing is wider than the window."""
+@pytest.fixture(scope="module")
+def run_and_comparison(tmp_path_factory):
+    """Folders of the page of one run, and of the page of several."""
+    folder = tmp_path_factory.mktemp("pages")
     for name in ("dcfs", "random"):
         for seed in (0, 1):
-            _active(tmp_path / name, f"seed_{seed}", method=name, seed=seed, shift=0.1 * seed)
-    report.main([str(_noisy(tmp_path))])
-    report.main([*(str(tmp_path / n) for n in ("dcfs", "random")), f"--out={tmp_path / 'both'}"])
-    for path in (tmp_path / "noisy" / "report", tmp_path / "both"):
+            _active(folder / name, f"seed_{seed}", method=name, seed=seed, shift=0.1 * seed)
+    report.main([str(_noisy(folder))])
+    report.main([*(str(folder / n) for n in ("dcfs", "random")), f"--out={folder / 'both'}"])
+    return folder / "noisy" / "report", folder / "both"
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_pages_are_legible(browser, run_and_comparison, width, color_scheme):
+    """Also where methods have long names: nothing is wider than the window."""
+    for path in run_and_comparison:
         options = {"width": width, "color_scheme": color_scheme}
         with pages.opened(browser, path / "index.html", **options) as page:
             page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
