@@ -144,6 +144,7 @@ def test_a_finished_run_is_finished(unkilled):
     assert stderr.rstrip().endswith(f"python -m jaxrobust.report {unkilled}")
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_a_page_about_the_run(unkilled, tmp_path):
     assert report.main([str(unkilled), f"--out={tmp_path}"]) == 0
     page = (tmp_path / "index.html").read_text()

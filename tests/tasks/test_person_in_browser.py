@@ -14,7 +14,7 @@ from jaxrobust.tasks.annotator import Annotator
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("one_device", "tiny_network"),
+    pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures"),
 ]
 
 KNOWN = ("0", "1", "2")
