@@ -94,6 +94,7 @@ called once for each | on logits |
         "seed": seed,
         "dataset.image_size": 0,
         "measure_latency": False,
+        **({} if workdir else {"writers": ("jsonl",)}),  # which nobody would see
         **(config or {}),
     }
     num_classes = None

@@ -120,4 +120,5 @@ def test_what_does_not_fit_is_refused(data, fitted):
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learn_s_own_checks():
     """Some ninety fits to about twenty shapes of data, whose programs are what they cost."""
-    check_estimator(RobustClassifier(config={"num_epochs": 20, "dpc.warm_up": 20}))
+    quick = {"num_epochs": 8, "dpc.warm_up": 8, "optimizer.learning_rate": 0.3}
+    check_estimator(RobustClassifier(config=quick))
