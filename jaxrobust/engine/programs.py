@@ -98,7 +98,8 @@ class Programs:
 
         counted.__name__ = name.replace("/", "_")
         compiler_options = dict(self._compiler_options or {})
-        if is_start and jax.default_backend() == "cpu":
+        quick = jax.config.values["jax_disable_most_optimizations"]
+        if is_start and jax.default_backend() == "cpu" and not quick:
             compiler_options = _FOR_STARTS | compiler_options
         options["compiler_options"] = compiler_options or None
         self._jitted[name] = static, jax.jit(counted, **options)
