@@ -311,7 +311,6 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
     config.update_from_flattened_dict(
         {
             "writers": ("jsonl",),
-            "checkpoint.every_seconds": 0.0,
             "dataset.path": str(root),
             "dataset.image_size": 8,
             "augment.resize": 10,
@@ -326,6 +325,7 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
     )
     programs = Programs()
     whole = distillation.run(config, tmp_path / "whole", programs)
+    config.checkpoint.every_seconds = 0.0
     assert (whole["dataset"], whole["num_classes"]) == ("imagenet", 3)
     assert load_classifier(tmp_path / "whole" / "student").image_shape == (8, 8, 3)
     distilled = [e["loss_kd"] for e in _events(tmp_path / "whole", split="train", phase="student")]

@@ -276,7 +276,6 @@ def test_webvision_is_streamed_and_a_stopped_run_goes_on(tmp_path, write_webvisi
     config.update_from_flattened_dict(
         {
             "writers": ("jsonl",),
-            "checkpoint.every_seconds": 0.0,
             "dataset.path": str(tmp_path / "data"),
             "dataset.test2": str(tmp_path / "val"),
             "dataset.image_size": 8,
@@ -291,6 +290,7 @@ def test_webvision_is_streamed_and_a_stopped_run_goes_on(tmp_path, write_webvisi
     )
     programs = Programs()
     whole = noisy_labels.run(config, tmp_path / "whole", programs)
+    config.checkpoint.every_seconds = 0.0
     assert whole["dataset"] == "mini_webvision" and whole["num_classes"] == 2
     stages = [(e["phase"], e["stage"]) for e in _events(tmp_path / "whole") if "stage" in e]
     assert stages[:2] == [("net1", "warm_up"), ("net2", "warm_up")]
