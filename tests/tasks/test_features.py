@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import importlib
+import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pages
@@ -13,6 +15,8 @@ from PIL import Image
 from jaxrobust import embedding, load_classifier, report, tasks
 from jaxrobust.data import load_features
 from jaxrobust.data.features import feature_dataset
+from jaxrobust.engine import sharding
+from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import noisy_baselines
 from jaxrobust.methods.noisy_labels import Problem
@@ -20,7 +24,7 @@ from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import load
 from jaxrobust.tasks.oracles import split_by_truth
 
-pytestmark = pytest.mark.usefixtures("unrendered_figures")
+pytestmark = pytest.mark.usefixtures("unrendered_figures", "one_device")
 
 NUM_CLASSES = 4
 
@@ -96,6 +100,21 @@ def test_wrong_labels(tmp_path, features, recipe, changes):
     }
     assert not (tmp_path / "figures" / "suspicious.png").exists()
     assert not (tmp_path / "label_review.html").exists()
+
+
+def test_eight_devices_learn_what_one_does(tmp_path, features, monkeypatch):
+    config = _config("dpc", features, method="cross_entropy")
+    one = tasks.run(config, tmp_path / "one")
+    everywhere = make_placement(jax.devices())
+    monkeypatch.setattr(sharding, "make_placement", lambda **_: everywhere)
+    eight = tasks.run(config, tmp_path / "eight")
+    counts = [
+        json.loads((tmp_path / name / "environment.json").read_text())["starts"][0]["device_count"]
+        for name in ("one", "eight")
+    ]
+    assert counts == [1, 8]
+    # One of 32 test rows may change sides.
+    assert eight["last"]["accuracy"] == pytest.approx(one["last"]["accuracy"], abs=0.032)
 
 
 @pytest.fixture
