@@ -36,7 +36,8 @@ def _start(name, workdir, **options):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    changes = {**_changes(name), "device": "cpu", "log_every_seconds": 0, **options}
+    always = {"device": "cpu", "log_every_seconds": 0, "writers": "('jsonl',)"}
+    changes = {**_changes(name), **always, **options}
     overrides = [f"--config.{field}={value}" for field, value in changes.items()]
     config = f"--config=tests/tiny_recipe.py:{RECIPES[name][0]}"
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
