@@ -99,7 +99,7 @@ def save_unrendered(figure, path: pathlib.Path) -> None:
 def search_less_for_cycles() -> None:
     """What is imported already is not searched for cycles again and again."""
     gc.freeze()
-    gc.set_threshold(200_000, 50, 100)
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _become(module, arguments, folder, renders, environment, stdout, stderr):
