@@ -94,7 +94,8 @@ called once for each | on logits |
         "seed": seed,
         "dataset.image_size": 0,
         "measure_latency": False,
-        **({} if workdir else {"writers": ("jsonl",)}),  # which nobody would see
+        # In a folder that is deleted at the end, TensorBoard's file would be seen by nobody.
+        **({} if workdir else {"writers": ("jsonl",)}),
         **(config or {}),
     }
     num_classes = None
