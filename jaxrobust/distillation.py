@@ -95,7 +95,7 @@ called once for each | on logits |
         "dataset.image_size": 0,
         "measure_latency": False,
         # In a folder that is deleted at the end, TensorBoard's file would be seen by nobody.
-        **({} if workdir else {"writers": ("jsonl",)}),
+        **({} if workdir else {"writers": ()}),
         **(config or {}),
     }
     num_classes = None

@@ -267,6 +267,20 @@ def quick_commands():
 
 
 @pytest.fixture(scope="session")
+def write_images():
+    """Writes `count` random images of a size, (height, width), into a new folder."""
+    from PIL import Image
+
+    def write(folder, count, size, seed):
+        folder.mkdir(parents=True)
+        images = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{i}.png")
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def voc_folder():
     """The script `voc_folder.py`, as a module."""
     path = pathlib.Path(__file__).parent / "voc_folder.py"

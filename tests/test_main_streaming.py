@@ -11,10 +11,8 @@ import runpy
 import signal
 import zlib
 
-import numpy as np
 import pytest
 from commands import Command
-from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 ARGUMENTS = (
@@ -59,13 +57,10 @@ def _outcome(workdir):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_commands")
-def test_killed_and_restarted_sees_the_same_batches_and_is_bit_equal(tmp_path):
-    random = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 12)):
-        for i in range(count):
-            path = tmp_path / "data" / split / f"n0000000{i % 3}" / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (12, 15, 3), np.uint8)).save(path)
+def test_killed_and_restarted_sees_the_same_batches_and_is_bit_equal(tmp_path, write_images):
+    for k in range(3):
+        write_images(tmp_path / "data" / "train" / f"n0000000{k}", 8, (12, 15), seed=k)
+        write_images(tmp_path / "data" / "val" / f"n0000000{k}", 4, (12, 15), seed=10 + k)
     code, said, before = _run(tmp_path / "killed", tmp_path / "data", kill_at=KILL_AT)
     assert code == -signal.SIGKILL, said
     assert not (tmp_path / "killed" / "results.json").exists()

@@ -98,8 +98,9 @@ class Programs:
 
         counted.__name__ = name.replace("/", "_")
         compiler_options = dict(self._compiler_options or {})
-        quick = jax.config.values["jax_disable_most_optimizations"]
-        if is_start and jax.default_backend() == "cpu" and not quick:
+        # Who has JAX optimise less than that already is not overruled.
+        is_quick = jax.config.values["jax_disable_most_optimizations"]
+        if is_start and jax.default_backend() == "cpu" and not is_quick:
             compiler_options = _FOR_STARTS | compiler_options
         options["compiler_options"] = compiler_options or None
         self._jitted[name] = static, jax.jit(counted, **options)

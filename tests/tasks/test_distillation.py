@@ -294,19 +294,12 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def _write_images(folder, count, size, seed):
-    folder.mkdir(parents=True)
-    images = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
-    for i, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"{i}.png")
-
-
 @pytest.mark.slow
-def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
+def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch, write_images):
     root = tmp_path / "imagenet"
     for k, wnid in enumerate(("n01440764", "n01443537", "n01484850")):
-        _write_images(root / "train" / wnid, 8, (12, 15), seed=k)
-        _write_images(root / "val" / wnid, 3, (15, 12), seed=10 + k)
+        write_images(root / "train" / wnid, 8, (12, 15), seed=k)
+        write_images(root / "val" / wnid, 3, (15, 12), seed=10 + k)
     config = recipe.get_config("resnet34_resnet18_imagenet")
     config.update_from_flattened_dict(
         {
@@ -348,9 +341,9 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_streamed_trains_as_one_in_memory(tmp_path):
+def test_a_folder_that_is_streamed_trains_as_one_in_memory(tmp_path, write_images):
     for k, name in enumerate("ab"):
-        _write_images(tmp_path / "images" / name, 20, (8, 8), seed=k)
+        write_images(tmp_path / "images" / name, 20, (8, 8), seed=k)
     config = recipe.get_config("image_folder")
     config.update_from_flattened_dict(
         {
@@ -371,10 +364,10 @@ def test_a_folder_that_is_streamed_trains_as_one_in_memory(tmp_path):
     assert tasks.run(config, tmp_path / "streamed")["epochs"] == in_memory["epochs"]
 
 
-def test_a_wrong_stream_leaves_the_workdir_as_it_was(tmp_path):
-    _write_images(tmp_path / "images" / "train" / "a", 2, (8, 8), seed=0)
-    _write_images(tmp_path / "images" / "train" / "b", 2, (8, 8), seed=1)
-    _write_images(tmp_path / "images" / "val" / "a", 2, (8, 8), seed=2)
+def test_a_wrong_stream_leaves_the_workdir_as_it_was(tmp_path, write_images):
+    write_images(tmp_path / "images" / "train" / "a", 2, (8, 8), seed=0)
+    write_images(tmp_path / "images" / "train" / "b", 2, (8, 8), seed=1)
+    write_images(tmp_path / "images" / "val" / "a", 2, (8, 8), seed=2)
     config = recipe.get_config("resnet34_resnet18_imagenet")
     config.dataset.path = str(tmp_path / "images")
     config.batch_size = 2

@@ -47,9 +47,13 @@ def short_pieces(monkeypatch):
 
 def _run(name, workdir, watched, *, saving_after=1e9):
     config = {"dpc": dpc, "bual": bual}[name].get_config("digits")
-    every = {"checkpoint.every_seconds": saving_after}
     config.update_from_flattened_dict(
-        {"writers": ("jsonl",), "model.name": "tiny", **SETTINGS[name], **every}
+        {
+            "writers": ("jsonl",),
+            "model.name": "tiny",
+            "checkpoint.every_seconds": saving_after,
+            **SETTINGS[name],
+        }
     )
     results = tasks.TASKS[config.task](config, workdir, watched)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
