@@ -33,7 +33,7 @@ case_() {
   if ((${#small[@]})); then
     for field in $fields; do tiny+=("--set=$field"); done
   fi
-  timeout "$left" python -m jaxrobust.benchmark --random "$@" "${small[@]}" "${tiny[@]}" \
+  timeout "$left" python -m jaxrobust benchmark --random "$@" "${small[@]}" "${tiny[@]}" \
     --out="$out/$name.json" >"$out/$name.log" 2>&1 ||
     echo "benchmarks/accelerator.sh: $name gave no figures, see $out/$name.log" >&2
   python benchmarks/accelerator_table.py "$out" >"$out/table.md"

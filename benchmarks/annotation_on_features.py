@@ -29,7 +29,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from jaxrobust import tasks
-from jaxrobust.methods import STRATEGIES
+from jaxrobust.recipes.methods import STRATEGIES
 
 OUTSIDE = "skactiveml_margin"
 COLUMNS = ("last", "AULC", "precision", "recall", "regression", "seconds")

@@ -69,13 +69,13 @@ def _target(n: int):
     import jax
     import jax.numpy as jnp
 
-    from jaxrobust.data.augment_options import Augment
     from jaxrobust.data.views import make_views, statistics_of
     from jaxrobust.engine.environment import setup_jax
     from jaxrobust.engine.sharding import make_placement
-    from jaxrobust.methods import STRATEGIES
     from jaxrobust.methods.active_learning import Problem
     from jaxrobust.recipes import bual
+    from jaxrobust.recipes.augment_options import Augment
+    from jaxrobust.recipes.methods import STRATEGIES
 
     config = bual.get_config("features")
     setup_jax(config)
@@ -289,8 +289,8 @@ def knn(n: int) -> Callable[[], object]:
 
 
 def duplicates(n: int) -> Callable[[], object]:
-    from jaxrobust import health
     from jaxrobust.data.features import FeatureExamples
+    from jaxrobust.review import health
 
     features, labels = _clusters(n, DIMENSIONS, np.float16)
     examples = FeatureExamples(features[:, None], np.arange(n), labels)

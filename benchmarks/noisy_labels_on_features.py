@@ -33,8 +33,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from jaxrobust import tasks
 from jaxrobust.data import load_features
 from jaxrobust.data.label_noise import given_labels
-from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.metrics import auroc, detection_scores, expected_calibration_error
+from jaxrobust.recipes.label_noise_options import Noise
 
 MEASURES = ("AUROC", "F1", "first 100", "accuracy", "ECE", "seconds")
 _FIELDS = ("features", "labels", "files")

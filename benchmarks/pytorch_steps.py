@@ -55,15 +55,14 @@ from pytorch_networks import (
 from torch import nn
 
 from jaxrobust import models
-from jaxrobust.embedding import _features_of
 from jaxrobust.engine.optim import make_optimizer
-from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.programs import HARDLY_OPTIMISED
 from jaxrobust.engine.sharding import Placement, make_placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.methods import active_learning, bldr, bual, dcfs, dhkd, dpc, l2d, noisy_labels
 from jaxrobust.methods import distillation as distillers
 from jaxrobust.methods import distillation_steps as distillation
+from jaxrobust.models.embedding import _features_of
 from jaxrobust.models.pretrained import load_pretrained
 from jaxrobust.recipes import bldr as bldr_recipe
 from jaxrobust.recipes import bual as bual_recipe
@@ -71,6 +70,7 @@ from jaxrobust.recipes import dcfs as dcfs_recipe
 from jaxrobust.recipes import dhkd as dhkd_recipe
 from jaxrobust.recipes import dpc as dpc_recipe
 from jaxrobust.recipes import l2d as l2d_recipe
+from jaxrobust.recipes.optim_options import Optimizer
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 

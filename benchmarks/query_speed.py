@@ -18,7 +18,7 @@ import numpy as np
 
 import jaxrobust
 from jaxrobust import UNKNOWN, UNLABELED
-from jaxrobust.methods import STRATEGIES
+from jaxrobust.recipes.methods import STRATEGIES
 from jaxrobust.tasks import active_learning
 
 

@@ -9,7 +9,7 @@ first three and features also as in `cifar10_openness_0.2` (0.4, 0.6, 0.8).
 Other strategies run in the same loop with `--config.method=random` or `entropy`.
 
 The method (arXiv 2409.17607) is a reconstruction: of the paper only the abstract was available, and
-there is no public code. Each option in `jaxrobust/methods/dcfs_options.py` says where its value is
+there is no public code. Each option in `jaxrobust/recipes/dcfs_options.py` says where its value is
 from: [abstract], [family] (the sibling method named), or [ours]. The paper's tables could not be
 read, so no reproduction of them is claimed. The default query (of the part of the pool of least
 distribution uncertainty, whose size follows the precision of the queries, the smallest margins of

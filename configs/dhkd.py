@@ -16,7 +16,7 @@ ImageNet is streamed from `--config.dataset.path=`: a folder with `train/<wnid>/
 the folder into which Kaggle's archive was unpacked. `num_workers` processes decode. Torchvision's
 first weights as teacher, as in the paper:
 
-    python -m jaxrobust.models.convert --arch=resnet34_imagenet --from=resnet34.pth \\
+    jaxrobust convert --arch=resnet34_imagenet --from=resnet34.pth \\
         --to=runs/resnet34
     python -m jaxrobust.main --config=configs/dhkd.py:resnet34_resnet18_imagenet \\
         --config.dataset.path=DIR --config.teacher.path=runs/resnet34 --workdir=runs/imagenet

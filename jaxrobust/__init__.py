@@ -19,24 +19,24 @@ UNKNOWN = -2
 
 # Public name -> the module that defines it.
 _LAZY = {
-    "Features": "jaxrobust.embedding",
-    "LabelIssues": "jaxrobust.label_issues",
-    "QueryResult": "jaxrobust.querying",
-    "RobustClassifier": "jaxrobust.robust_classifier",
-    "distill": "jaxrobust.distillation",
-    "embed": "jaxrobust.embedding",
-    "find_label_issues": "jaxrobust.label_issues",
-    "load_classifier": "jaxrobust.classifiers",
-    "query": "jaxrobust.querying",
+    "Features": "jaxrobust.models.embedding",
+    "LabelIssues": "jaxrobust.api.label_issues",
+    "QueryResult": "jaxrobust.api.querying",
+    "RobustClassifier": "jaxrobust.api.robust_classifier",
+    "distill": "jaxrobust.api.distill",
+    "embed": "jaxrobust.models.embedding",
+    "find_label_issues": "jaxrobust.api.label_issues",
+    "load_classifier": "jaxrobust.methods.classifiers",
+    "query": "jaxrobust.api.querying",
 }
 
 if TYPE_CHECKING:
-    from jaxrobust.classifiers import load_classifier
-    from jaxrobust.distillation import distill
-    from jaxrobust.embedding import Features, embed
-    from jaxrobust.label_issues import LabelIssues, find_label_issues
-    from jaxrobust.querying import QueryResult, query
-    from jaxrobust.robust_classifier import RobustClassifier
+    from jaxrobust.api.distill import distill
+    from jaxrobust.api.label_issues import LabelIssues, find_label_issues
+    from jaxrobust.api.querying import QueryResult, query
+    from jaxrobust.api.robust_classifier import RobustClassifier
+    from jaxrobust.methods.classifiers import load_classifier
+    from jaxrobust.models.embedding import Features, embed
 
 __all__ = [
     "UNKNOWN",

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxrobust.cli import main
+from jaxrobust.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from jaxrobust.errors import UserError
 from jaxrobust.recipes import locate, no_recipe
-from jaxrobust.tasks.options import check
+from jaxrobust.recipes.tasks import check
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, such as configs/dcfs.py or configs/dcfs.py:digits."

@@ -18,7 +18,7 @@ import jax
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "jaxrobust.figures",
+        "jaxrobust.report.figures",
         "jaxrobust.tasks.active_learning",
         "jaxrobust.tasks.distillation",
         "jaxrobust.tasks.noisy_labels",
@@ -117,7 +117,7 @@ def _become(module, arguments, folder, renders, environment, stdout, stderr):
         jax.config.update(option, value)
     search_less_for_cycles()
     if not renders:
-        from jaxrobust import figures
+        from jaxrobust.report import figures
 
         figures._save = save_unrendered
     sys.path.insert(0, folder)

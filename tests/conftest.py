@@ -241,7 +241,7 @@ def shared_programs():
 @pytest.fixture
 def unrendered_figures(monkeypatch):
     """Figures are drawn up but not laid out and rendered: two thirds of what they cost."""
-    from jaxrobust import figures
+    from jaxrobust.report import figures
 
     monkeypatch.setattr(figures, "_save", save_unrendered)
 

@@ -22,10 +22,10 @@ from jaxrobust import main, tasks
 from jaxrobust.engine import files
 from jaxrobust.engine.workdir import check_same_config, plain
 from jaxrobust.errors import UserError
-from jaxrobust.options import is_within, with_sections
+from jaxrobust.recipes.fields import is_within, with_sections
+from jaxrobust.recipes.protocols import DISTILLATIONS, MULTILABEL_DISTILLATIONS, OPEN_SET
+from jaxrobust.recipes.tasks import check, option_classes
 from jaxrobust.tasks import noisy_labels
-from jaxrobust.tasks.options import check, option_classes
-from jaxrobust.tasks.protocols import DISTILLATIONS, MULTILABEL_DISTILLATIONS, OPEN_SET
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {

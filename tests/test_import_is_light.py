@@ -70,7 +70,7 @@ def test_import_is_light(package):
 
 def test_listing_methods_imports_no_jax():
     listing = (
-        "import sys; from jaxrobust import methods; "
+        "import sys; from jaxrobust.recipes import methods; "
         "print([r.entry(n).summary for r in (methods.STRATEGIES, methods.NOISY_LABEL_METHODS, "
         "methods.DISTILLERS, methods.MULTILABEL_DISTILLERS) for n in r]); "
         "assert 'jax' not in sys.modules"
@@ -81,7 +81,7 @@ def test_listing_methods_imports_no_jax():
 
 
 def test_every_listed_method_is_a_function():
-    from jaxrobust import methods
+    from jaxrobust.recipes import methods
 
     for registry in (
         methods.STRATEGIES,

@@ -8,7 +8,7 @@ import signal
 import pytest
 from commands import Command
 
-from jaxrobust import report
+from jaxrobust.commands import cli
 from jaxrobust.recipes import locate
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -141,12 +141,12 @@ def test_a_finished_run_is_finished(unkilled):
     code, stderr = _run(*TINY, f"--workdir={unkilled}")
     assert code == 0, stderr
     assert _artefacts(unkilled) == before
-    assert stderr.rstrip().endswith(f"python -m jaxrobust.report {unkilled}")
+    assert stderr.rstrip().endswith(f"python -m jaxrobust report {unkilled}")
 
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_page_about_the_run(unkilled, tmp_path):
-    assert report.main([str(unkilled), f"--out={tmp_path}"]) == 0
+    assert cli.main(["report", str(unkilled), f"--out={tmp_path}"]) == 0
     page = (tmp_path / "index.html").read_text()
     for words in (
         "dcfs on digits",

@@ -9,11 +9,11 @@ import re
 import numpy as np
 import pytest
 
-from jaxrobust import figures
 from jaxrobust.data.tables import escape_formula, to_csv, unescape_formula
 from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
 from jaxrobust.models.storage import load_classifier
+from jaxrobust.report import figures
 from jaxrobust.tasks.annotator import Annotator, query_rows
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -327,7 +327,7 @@ def open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} cannot be read as arrays of numbers and text ({error}): write it again with "
-            "numpy.save, numpy.savez or python -m jaxrobust.embed."
+            "numpy.save, numpy.savez or python -m jaxrobust embed."
         ) from None
     raise DataError(
         f"{path} is neither a .npy nor a .npz file: save the features with numpy.save or "

@@ -9,7 +9,6 @@ import numpy as np
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
-from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import (
     asymmetric_noise_cifar10,
     asymmetric_noise_cifar100,
@@ -21,6 +20,7 @@ from jaxrobust.data.noise import (
 )
 from jaxrobust.data.subsets import archive_order
 from jaxrobust.errors import UserError
+from jaxrobust.recipes.label_noise_options import Noise
 
 
 def given_labels(
@@ -144,7 +144,7 @@ def _archive_ids(
     if files is None:
         raise UserError(
             "noise.kind='human' finds the labels of features by the names of their images, but "
-            "dataset.features holds no 'files': embed a folder by python -m jaxrobust.embed."
+            "dataset.features holds no 'files': embed a folder by python -m jaxrobust embed."
         )
     members = [np.flatnonzero(clean_labels == c) for c in range(len(CIFAR10_CLASSES))]
     ids = np.empty(len(files), np.int64)

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxrobust.arrays import at_least_float32
-from jaxrobust.engine.optim_options import (
+from jaxrobust.engine.training import is_head
+from jaxrobust.errors import UserError
+from jaxrobust.recipes.optim_options import (
     MilestoneSgd,
     OneCycleAdam,
     Optimizer,
@@ -16,8 +18,6 @@ from jaxrobust.engine.optim_options import (
     StudentSgd,
     WarmUpSgd,
 )
-from jaxrobust.engine.training import is_head
-from jaxrobust.errors import UserError
 
 
 def make_optimizer(options: Optimizer, steps_per_epoch: int = 0) -> optax.GradientTransformation:

@@ -13,7 +13,7 @@ import filelock
 import ml_collections
 
 from jaxrobust.errors import UserError
-from jaxrobust.options import is_default
+from jaxrobust.recipes.fields import is_default
 
 log = logging.getLogger("jaxrobust")
 

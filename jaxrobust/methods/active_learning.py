@@ -12,11 +12,11 @@ import numpy as np
 import optax
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import masked_mean
-from jaxrobust.methods.model_options import Model
 from jaxrobust.models import make_network
+from jaxrobust.recipes.model_options import Model
+from jaxrobust.recipes.optim_options import Optimizer
 
 NOT_ANNOTATED = -1
 """Entry of `annotations` for an image that nobody has been asked about: it is in the pool."""

@@ -28,8 +28,8 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
-from jaxrobust.methods.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
 from jaxrobust.methods.dcfs import kappa_after
+from jaxrobust.recipes.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
 from jaxrobust.selection import (
     aleatoric_uncertainty,
     badge_select,

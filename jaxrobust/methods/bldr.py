@@ -29,12 +29,9 @@ import optax
 
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, descend, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean
-from jaxrobust.methods.bldr_options import Bldr
-from jaxrobust.methods.model_options import ExitsModel
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,
@@ -47,6 +44,9 @@ from jaxrobust.methods.noisy_labels import (
     predicted_class,
 )
 from jaxrobust.models import make_multi_exit
+from jaxrobust.recipes.bldr_options import Bldr
+from jaxrobust.recipes.model_options import ExitsModel
+from jaxrobust.recipes.optim_options import Optimizer
 from jaxrobust.selection import detect_noisy_labels, estimate_noise_rate, weights_from_nl_probs
 
 log = logging.getLogger("jaxrobust")

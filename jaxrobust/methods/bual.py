@@ -40,7 +40,7 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
-from jaxrobust.methods.bual_options import Bual
+from jaxrobust.recipes.bual_options import Bual
 from jaxrobust.selection import (
     bidirectional_score,
     classifier_confidence,

@@ -38,7 +38,7 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
-from jaxrobust.methods.dcfs_options import Dcfs, Edl
+from jaxrobust.recipes.dcfs_options import Dcfs, Edl
 from jaxrobust.selection import (
     badge_select,
     classifier_confidence,

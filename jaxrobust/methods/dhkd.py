@@ -29,13 +29,13 @@ from jaxrobust.losses import (
     soft_target_kl,
     standardize_logits,
 )
-from jaxrobust.methods.dhkd_options import Distill
 from jaxrobust.methods.distillation import (
     Distiller,
     Problem,
     SoftLabels,
     cross_entropy_loss,
 )
+from jaxrobust.recipes.dhkd_options import Distill
 
 # Loss on logits -> function and temperature, None for one that has none.
 LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {

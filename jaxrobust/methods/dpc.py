@@ -27,7 +27,6 @@ import optax
 
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import (
     calibrated_softmax,
@@ -39,8 +38,6 @@ from jaxrobust.losses import (
     strong_view_consistency,
     uniform_prior_penalty,
 )
-from jaxrobust.methods.dpc_options import Dpc
-from jaxrobust.methods.model_options import Model
 from jaxrobust.methods.noisy_labels import (
     Apply,
     Batch,
@@ -55,6 +52,9 @@ from jaxrobust.methods.noisy_labels import (
 from jaxrobust.models import make_network, make_two_headed
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.two_headed import UNSUPERVISED_HEAD
+from jaxrobust.recipes.dpc_options import Dpc
+from jaxrobust.recipes.model_options import Model
+from jaxrobust.recipes.optim_options import Optimizer
 from jaxrobust.selection import excess_kurtosis, logit_margin, select_clean
 
 log = logging.getLogger("jaxrobust")

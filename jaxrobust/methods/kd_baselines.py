@@ -32,7 +32,11 @@ from jaxrobust.methods.distillation import (
     class_ids,
     cross_entropy_loss,
 )
-from jaxrobust.methods.kd_baselines_options import (
+from jaxrobust.models.contrast import ContrastiveMemory
+from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
+from jaxrobust.models.review_fusion import ReviewFusion, review_activations, review_levels
+from jaxrobust.recipes.kd_baselines_options import (
     At,
     Crd,
     Dist,
@@ -47,10 +51,6 @@ from jaxrobust.methods.kd_baselines_options import (
     Sp,
     Vid,
 )
-from jaxrobust.models.contrast import ContrastiveMemory
-from jaxrobust.models.dual_head import Outputs
-from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
-from jaxrobust.models.review_fusion import ReviewFusion, review_activations, review_levels
 
 # (student, teacher, labels [B], where [B]) -> scalar
 Loss = Callable[[Outputs, Outputs, jax.Array, jax.Array], jax.Array]

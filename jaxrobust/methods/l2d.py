@@ -38,10 +38,10 @@ from jaxrobust.losses import (
     rkd_loss,
 )
 from jaxrobust.methods.distillation import Distiller, Problem
-from jaxrobust.methods.kd_baselines_options import Pkt, Rkd
-from jaxrobust.methods.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
 from jaxrobust.models.review_fusion import ReviewFusion, final_map
+from jaxrobust.recipes.kd_baselines_options import Pkt, Rkd
+from jaxrobust.recipes.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
 
 # (student, teacher, targets {0, 1} [B, C], where [B]) -> scalar
 Term = Callable[[MultiLabelOutputs, MultiLabelOutputs, jax.Array, jax.Array], jax.Array]

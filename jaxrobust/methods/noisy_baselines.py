@@ -11,14 +11,10 @@ import optax
 
 from jaxrobust.engine.environment import num_cores
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
 from jaxrobust.methods import dpc
-from jaxrobust.methods.dpc_options import Dpc
-from jaxrobust.methods.model_options import Model
-from jaxrobust.methods.noisy_baselines_options import Baseline
 from jaxrobust.methods.noisy_labels import (
     Method,
     Pass,
@@ -30,6 +26,10 @@ from jaxrobust.methods.noisy_labels import (
     single_head,
 )
 from jaxrobust.models import make_network
+from jaxrobust.recipes.dpc_options import Dpc
+from jaxrobust.recipes.model_options import Model
+from jaxrobust.recipes.noisy_baselines_options import Baseline
+from jaxrobust.recipes.optim_options import Optimizer
 from jaxrobust.selection import nearest_neighbors, neighbor_votes
 
 _PRODUCTS_PER_SECOND = 5e10  # multiplications and additions of a core of a CPU

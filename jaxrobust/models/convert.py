@@ -1,6 +1,6 @@
 """Published PyTorch weights as parameters of our classifiers.
 
-`python -m jaxrobust.models.convert --arch=resnet32x4 --from=checkpoint.pth --to=DIR`
+`jaxrobust convert --arch=resnet32x4 --from=checkpoint.pth --to=DIR`
 
 Reads state dicts (`.pth` or `.safetensors`) of the networks of RepDistiller, DHKD and torchvision,
 of tonylins' MobileNetV2, of EfficientNet-Lite0, and of RepVGG and Swin by their authors or timm.
@@ -8,8 +8,6 @@ Writes a folder that a distillation recipe takes as its teacher. Exit codes: 0 d
 the user can fix, in one sentence.
 """
 
-import argparse
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -19,13 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxrobust.command_line import reports_errors
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import BACKBONES, make_classifier
-from jaxrobust.models.storage import MODEL, StoredClassifier, save_classifier
-from jaxrobust.models.torch_files import read_checkpoint
 from jaxrobust.models.torch_names import canonical_names, torch_module
 from jaxrobust.models.torch_weights import load_torch_weights
+from jaxrobust.recipes.registry import resolve
 
 
 def _abstract_variables(arch: str, num_classes: int) -> tuple[Any, Any]:
@@ -78,7 +74,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and std of the images of published weights."""
 
 
-def _published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, Any]:
+def published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, Any]:
     """(whose, side in pixels, mean, std) of the images of published weights, empty if unknown."""
     if arch == "efficientnet_lite0":
         return "EfficientNet-Lite's", 224, *EFFICIENTNET_LITE
@@ -89,84 +85,5 @@ def _published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, A
     return "", 0, (), ()
 
 
-def _three_numbers(text: str) -> tuple[float, ...]:
-    numbers = tuple(map(float, text.split(",")))
-    if len(numbers) != 3:
-        raise ValueError
-    return numbers
-
-
-def _class_names(path: pathlib.Path | None, num_classes: int) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    try:
-        names = tuple(path.read_text().splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-    if len(names) != num_classes:
-        raise UserError(f"{path} has {len(names)} lines, but there are {num_classes} classes.")
-    return names
-
-
-@reports_errors
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jaxrobust.models.convert")
-    parser.add_argument("--arch", required=True, help=", ".join(BACKBONES))
-    parser.add_argument(
-        "--from", dest="source", required=True, type=pathlib.Path, help=".pth or .safetensors"
-    )
-    parser.add_argument("--to", required=True, type=pathlib.Path, help="new folder")
-    parser.add_argument(
-        "--ema", action="store_true", help="convert the moving average if the file holds both"
-    )
-    numbers = {"type": _three_numbers, "metavar": "R,G,B"}
-    parser.add_argument(
-        "--mean",
-        **numbers,
-        help="of the images that it was trained on, on the [0, 1] scale; default: ImageNet's for "
-        "1,000 classes, CIFAR-100's for 100",
-    )
-    parser.add_argument("--std", **numbers, help="standard deviation of these images; likewise")
-    parser.add_argument("--size", type=int, help="side of these images in pixels; likewise")
-    parser.add_argument("--classes", type=pathlib.Path, help="text file, one class name per line")
-    args = parser.parse_args(argv)
-    if args.arch not in BACKBONES:
-        raise UserError(unknown_name("architecture", args.arch, BACKBONES))
-    if (args.mean is None) != (args.std is None) or min(args.std or (1,)) <= 0:
-        raise UserError("--mean and --std go together, and std is positive.")
-    checkpoint = read_checkpoint(args.source, ema=args.ema)
-    num_classes, variables = convert_state_dict(args.arch, checkpoint.tensors)
-    whose, size, mean, std = _published_statistics(args.arch, num_classes)
-    if args.mean:
-        whose, mean, std = "as given", args.mean, args.std
-    size = size if args.size is None else args.size
-    if (args.to / MODEL).exists():
-        raise UserError(f"{args.to} holds a model already; choose another folder.")
-    classifier = StoredClassifier(
-        args.arch,
-        num_classes,
-        variables,
-        class_names=_class_names(args.classes, num_classes),
-        image_shape=(size, size, 3) if size else (),
-        mean=mean,
-        std=std,
-    )
-    save_classifier(classifier, args.to)
-    count = sum(x.size for x in jax.tree.leaves(variables["params"]))
-    print(f"{args.to}: {args.arch}, {num_classes} classes, {count:,} parameters.")
-    if checkpoint.left:
-        print(
-            f"Converted: {'/'.join(checkpoint.taken)}; the file also holds "
-            f"{', '.join(checkpoint.left)} (--ema chooses the moving average of the weights)."
-        )
-    if mean:
-        rounded = ", ".join(f"{x:.4g}" for x in (*mean, *std))
-        print(f"Mean and std of its images ({whose}): {rounded}; --mean and --std change them.")
-    else:
-        print("The file does not say how images are normalised; give --mean and --std.")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(resolve("jaxrobust.commands.cli:main")(["convert", *sys.argv[1:]]))

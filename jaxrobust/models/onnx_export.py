@@ -25,11 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.command_line import Parser, reports_errors
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.errors import UserError
 from jaxrobust.models.jaxpr_to_onnx import OPSET, to_onnx
-from jaxrobust.models.storage import StoredClassifier, load_classifier
+from jaxrobust.models.storage import StoredClassifier
 
 TOLERANCE = 1e-5
 """Largest difference of an output from the network's, relative to its largest output."""
@@ -194,37 +193,3 @@ def _quantized(content: bytes) -> bytes:
             return path.read_bytes()
     finally:
         logging.root.setLevel(level)
-
-
-@reports_errors
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = Parser(
-        "export",
-        description=(__doc__ or "").partition("\n")[0],
-        epilog="Images that a run asks a person about are exported by jaxrobust export RUN "
-        "--to=label-studio, or --to=cvat.",
-    )
-    parser.add_argument("folder", metavar="DIR", type=pathlib.Path, help="student/ or teacher/")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="file.onnx")
-    parser.add_argument("--size", type=int, help="side of the images, if DIR does not state it")
-    parser.add_argument("--normalized", action="store_true", help="for images normalised already")
-    parser.add_argument("--probabilities", action="store_true", help="in place of logits")
-    parser.add_argument("--int8", action="store_true", help="dynamic quantisation to 8 bits")
-    args = parser.parse_args(argv)
-    classifier = load_classifier(args.folder)
-    if args.size:
-        shape = (args.size, args.size, 3)
-        classifier = dataclasses.replace(classifier, image_shape=shape)
-    written = save_onnx(
-        classifier,
-        args.out,
-        normalize=not args.normalized,
-        probabilities=args.probabilities,
-        int8=args.int8,
-    )
-    print(
-        f"{args.out}: {written.num_bytes / 1e6:.2f} MB, opset {written.opset}, outputs differ by "
-        f"{written.difference:.1e} of the largest."
-    )
-    return 0

@@ -54,7 +54,7 @@ def load_pretrained(name: str) -> StoredClassifier:
     if not (pathlib.Path(name).expanduser() / MODEL).exists():
         raise UserError(
             f"There is no backbone {name!r}: give 'efficientnet_lite0', 'hf:REPO' of the Hugging "
-            "Face hub, or a folder that `python -m jaxrobust.models.convert` or a run wrote."
+            "Face hub, or a folder that `jaxrobust convert` or a run wrote."
         )
     classifier = load_classifier(name)
     if not classifier.mean:

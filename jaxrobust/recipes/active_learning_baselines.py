@@ -2,9 +2,9 @@
 
 import ml_collections
 
-from jaxrobust.options import to_config
-from jaxrobust.tasks.options import ActiveLearning
-from jaxrobust.tasks.protocols import OPEN_SET, active_learning
+from jaxrobust.recipes.fields import to_config
+from jaxrobust.recipes.protocols import OPEN_SET, active_learning
+from jaxrobust.recipes.tasks import ActiveLearning
 
 VARIANTS = tuple(OPEN_SET)
 

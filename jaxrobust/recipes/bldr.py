@@ -5,12 +5,12 @@ from typing import Any
 
 import ml_collections
 
-from jaxrobust.methods.bldr_options import Bldr
-from jaxrobust.methods.dpc_options import Dpc
-from jaxrobust.options import to_config
 from jaxrobust.recipes import choose, dpc, has_pretrained
-from jaxrobust.tasks.options import ExitsModel, NoisyLabels, WarmUpSgd
-from jaxrobust.tasks.protocols import noisy_labels
+from jaxrobust.recipes.bldr_options import Bldr
+from jaxrobust.recipes.dpc_options import Dpc
+from jaxrobust.recipes.fields import to_config
+from jaxrobust.recipes.protocols import noisy_labels
+from jaxrobust.recipes.tasks import ExitsModel, NoisyLabels, WarmUpSgd
 
 # Variant -> (data set, noise).
 SETTINGS = {

@@ -4,10 +4,10 @@ import dataclasses
 
 import ml_collections
 
-from jaxrobust.methods.bual_options import Bual
-from jaxrobust.options import replace, to_config
-from jaxrobust.tasks.options import ActiveLearning
-from jaxrobust.tasks.protocols import OPEN_SET, active_learning
+from jaxrobust.recipes.bual_options import Bual
+from jaxrobust.recipes.fields import replace, to_config
+from jaxrobust.recipes.protocols import OPEN_SET, active_learning
+from jaxrobust.recipes.tasks import ActiveLearning
 
 
 @dataclasses.dataclass(frozen=True)

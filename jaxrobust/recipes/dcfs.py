@@ -4,10 +4,10 @@ import dataclasses
 
 import ml_collections
 
-from jaxrobust.methods.dcfs_options import Discrepancy, Edl, Loss, Select
-from jaxrobust.options import to_config
-from jaxrobust.tasks.options import ActiveLearning, Al
-from jaxrobust.tasks.protocols import OPEN_SET, active_learning
+from jaxrobust.recipes.dcfs_options import Discrepancy, Edl, Loss, Select
+from jaxrobust.recipes.fields import to_config
+from jaxrobust.recipes.protocols import OPEN_SET, active_learning
+from jaxrobust.recipes.tasks import ActiveLearning, Al
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,11 @@ from typing import Any
 
 import ml_collections
 
-from jaxrobust.methods.dpc_options import Dpc
-from jaxrobust.options import to_config
 from jaxrobust.recipes import choose, has_pretrained
-from jaxrobust.tasks.options import Model, NoisyLabels
-from jaxrobust.tasks.protocols import noisy_labels
+from jaxrobust.recipes.dpc_options import Dpc
+from jaxrobust.recipes.fields import to_config
+from jaxrobust.recipes.protocols import noisy_labels
+from jaxrobust.recipes.tasks import Model, NoisyLabels
 
 # Variant -> (data set, noise, what else is set).
 SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

@@ -2,8 +2,8 @@
 
 import ml_collections
 
-from jaxrobust.options import to_config
-from jaxrobust.tasks.protocols import DISTILLATIONS, distillation
+from jaxrobust.recipes.fields import to_config
+from jaxrobust.recipes.protocols import DISTILLATIONS, distillation
 
 VARIANTS = tuple(DISTILLATIONS)
 

@@ -2,8 +2,8 @@
 
 import ml_collections
 
-from jaxrobust.options import to_config
-from jaxrobust.tasks.protocols import MULTILABEL_DISTILLATIONS, multilabel_distillation
+from jaxrobust.recipes.fields import to_config
+from jaxrobust.recipes.protocols import MULTILABEL_DISTILLATIONS, multilabel_distillation
 
 VARIANTS = tuple(MULTILABEL_DISTILLATIONS)
 

@@ -1,4 +1,4 @@
-"""A page about a run, or about several that are compared: `python -m jaxrobust.report runs/a`.
+"""A page about a run, or about several that are compared: `python -m jaxrobust report runs/a`.
 
 The page is one self-contained file: main results, curves with a band over seeds, predictions on the
 test images, queried or suspicious images, the recipe (changed fields first), the environment and
@@ -6,5 +6,4 @@ the times. The figures are also written beside it as PNGs. The page of an unfini
 the run has written so far.
 """
 
-from jaxrobust.report.command import main as main
-from jaxrobust.report.command import write_report as write_report
+from jaxrobust.report.page import write_report as write_report

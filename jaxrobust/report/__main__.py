@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxrobust.report.command import main
+from jaxrobust.recipes.registry import resolve
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(resolve("jaxrobust.commands.cli:main")(["report", *sys.argv[1:]]))

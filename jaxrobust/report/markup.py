@@ -12,7 +12,7 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 
-from jaxrobust.figures import SHEET_LAYOUT
+from jaxrobust.report.figures import SHEET_LAYOUT
 
 STYLE_SHEET = pathlib.Path(__file__).with_name("style.css")
 

@@ -1,8 +1,12 @@
 """The whole page: its sections in order, with the style sheet."""
 
 import html
+import pathlib
 from collections.abc import Sequence
 
+from jaxrobust.engine.files import write_text
+from jaxrobust.errors import UserError
+from jaxrobust.report import compare
 from jaxrobust.report.markup import STYLE_SHEET, Images, paragraph, section
 from jaxrobust.report.sections import (
     Groups,
@@ -13,7 +17,7 @@ from jaxrobust.report.sections import (
     recipe,
     times,
 )
-from jaxrobust.report.workdir import TASKS
+from jaxrobust.report.workdir import TASKS, read_run, single_seeds
 
 
 def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
@@ -50,5 +54,49 @@ def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
         '<meta name="color-scheme" content="light dark">'
         f"<title>{html.escape(title)}</title><style>{css}</style></head>\n"
         f"<body><main>\n{body}\n</main>\n"
-        f"<footer>Written by <code>python -m jaxrobust.report</code>.</footer></body></html>\n"
+        f"<footer>Written by <code>python -m jaxrobust report</code>.</footer></body></html>\n"
     )
+
+
+def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str) -> pathlib.Path:
+    """Writes the page about some runs.
+
+    Args:
+      workdirs: folders of runs, of one seed or of several.
+      out: folder for `index.html` and the PNGs.
+      by: config fields whose values define the groups, joined by commas.
+
+    Returns:
+      Path of the page.
+
+    Raises:
+      UserError: if one is not a workdir, its files are damaged, the runs are of different problems,
+        or `out` cannot be written.
+    """
+    single = single_seeds(workdirs)
+    finished = [w for w in single if (w / "results.json").exists()]
+    notes = [f"{w} is not finished and is left out." for w in single if w not in finished]
+    if not finished and len(single) > 1:
+        raise UserError(
+            f"None of {', '.join(map(str, single))} is finished; name a single one for a page of "
+            "what it has written so far."
+        )
+    if finished:
+        folders = compare.folders(finished, by)
+        groups = {label: [read_run(w) for w in of_label] for label, of_label in folders.items()}
+    else:
+        run = read_run(single[0])
+        groups = {run.config["method"]: [run]}
+        notes = [
+            "This run is not finished; the page shows what it has written so far. Repeat its "
+            "command to continue it."
+        ]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        page = out / "index.html"
+        write_text(page, compose_page(groups, Images(out), notes))
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written to {out} ({error.strerror}); choose another --out."
+        ) from None
+    return page

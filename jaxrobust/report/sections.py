@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jaxrobust import compare, figures
 from jaxrobust.engine.workdir import flatten
+from jaxrobust.report import compare, figures
 from jaxrobust.report.markup import (
     Images,
     details,

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from jaxrobust import figures
+from jaxrobust.report import figures
 from jaxrobust.report.health_section import health
 from jaxrobust.report.markup import Images, details, paragraph, percent, side_by_side, table
 from jaxrobust.report.workdir import Run, read_json, read_rows, to_numbers

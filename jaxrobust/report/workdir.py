@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrobust import compare
 from jaxrobust.data.tables import unescape_formula
 from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
+from jaxrobust.report import compare
 
 TASKS = {
     "active_learning": "Active learning from a pool that holds unknown classes",

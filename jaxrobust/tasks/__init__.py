@@ -8,24 +8,10 @@ from typing import Any
 
 import ml_collections
 
-from jaxrobust.registry import Entry, Registry
-from jaxrobust.tasks.options import check
+from jaxrobust.recipes.methods import TASKS
+from jaxrobust.recipes.tasks import check
 
 log = logging.getLogger("jaxrobust")
-
-TASKS = Registry(
-    {
-        "active_learning": Entry(
-            "jaxrobust.tasks.active_learning:run", "choose images to annotate, some of no class"
-        ),
-        "distillation": Entry(
-            "jaxrobust.tasks.distillation:run", "train a student under a teacher"
-        ),
-        "noisy_labels": Entry(
-            "jaxrobust.tasks.noisy_labels:run", "learn from labels of which some are wrong"
-        ),
-    }
-)
 
 
 def run(

@@ -26,8 +26,6 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
-from jaxrobust.classifiers import save_classifier
-from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.open_set import OpenSetSplit
@@ -41,8 +39,6 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
-from jaxrobust.figures import learning_curves
-from jaxrobust.methods import STRATEGIES
 from jaxrobust.methods.active_learning import (
     NOT_ANNOTATED,
     Observation,
@@ -52,6 +48,11 @@ from jaxrobust.methods.active_learning import (
     QueryContext,
     Strategy,
 )
+from jaxrobust.methods.classifiers import save_classifier
+from jaxrobust.recipes.augment_options import Augment
+from jaxrobust.recipes.methods import STRATEGIES
+from jaxrobust.recipes.tasks import Al
+from jaxrobust.report.figures import learning_curves
 from jaxrobust.tasks.annotation_files import (
     ANSWERS,
     LINKS,
@@ -78,7 +79,6 @@ from jaxrobust.tasks.common import (
 )
 from jaxrobust.tasks.images import images_of
 from jaxrobust.tasks.known_images import KnownImages, View, joined
-from jaxrobust.tasks.options import Al
 from jaxrobust.tasks.oracles import (
     NoOracle,
     Oracle,
@@ -103,7 +103,7 @@ def run(
     """Runs a whole active-learning experiment, or what is left of it.
 
     Args:
-      config: a recipe, see `jaxrobust.tasks.options.ActiveLearning`.
+      config: a recipe, see `jaxrobust.recipes.tasks.ActiveLearning`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -951,7 +951,7 @@ class _Learning:
             f"results: {workdir / 'results.json'}",
             f"queried images and their scores: {workdir / 'queries'}",
             *(self._hand_back() if self._known is not None else ()),
-            f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
+            f"classifier, for jaxrobust.commands.predict: {workdir / 'classifier'}",
             f"figure: {figure}",
             next_command(workdir),
         ]

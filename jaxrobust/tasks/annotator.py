@@ -31,9 +31,9 @@ from jaxrobust.data.tables import (
 )
 from jaxrobust.engine.files import format_number, write_json, write_text
 from jaxrobust.errors import UserError
-from jaxrobust.figures import contact_sheet
 from jaxrobust.methods.active_learning import Query
-from jaxrobust.report import annotation_page
+from jaxrobust.report.figures import contact_sheet
+from jaxrobust.review import annotation_page
 
 UNKNOWN, SKIP = "unknown", "skip"
 """What a person writes for an image of none of the known classes, and for one to pass over."""

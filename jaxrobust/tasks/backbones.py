@@ -9,12 +9,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from jaxrobust import classifiers
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import State, TrainState, backbone_of, with_backbone
 from jaxrobust.errors import UserError
-from jaxrobust.methods.model_options import Model
+from jaxrobust.methods import classifiers
 from jaxrobust.models import storage
+from jaxrobust.recipes.model_options import Model
 from jaxrobust.tasks.teachers import digest
 
 log = logging.getLogger("jaxrobust")

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxrobust import figures, metrics
+from jaxrobust import metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FEATURES, Embedding, FeatureDataset, load_features
 from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.data.tables import escape_formula
-from jaxrobust.embedding import embed
 from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement
@@ -26,8 +25,10 @@ from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten, plain
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError
 from jaxrobust.models import FEATURE_NETWORKS
+from jaxrobust.models.embedding import embed
 from jaxrobust.recipes import has_pretrained
-from jaxrobust.tasks import options
+from jaxrobust.recipes import tasks as options
+from jaxrobust.report import figures
 
 log = logging.getLogger("jaxrobust")
 
@@ -259,7 +260,7 @@ def write_test_files(
 
 def next_command(workdir: pathlib.Path) -> str:
     """What to type after a run."""
-    return f"next, one page of all this: python -m jaxrobust.report {shlex.quote(str(workdir))}"
+    return f"next, one page of all this: python -m jaxrobust report {shlex.quote(str(workdir))}"
 
 
 def introduce_pixels(dataset) -> None:

@@ -23,7 +23,6 @@ from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.optim_options import Optimizer, StudentSgd
 from jaxrobust.engine.plan import make_plan, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
@@ -50,6 +49,7 @@ from jaxrobust.models import (
 )
 from jaxrobust.models.costs import cost, milliseconds
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
+from jaxrobust.recipes.optim_options import Optimizer, StudentSgd
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -109,7 +109,7 @@ def run(
     """Runs a whole distillation experiment, or what is left of it.
 
     Args:
-      config: a recipe, see `jaxrobust.tasks.options.Distillation`.
+      config: a recipe, see `jaxrobust.recipes.tasks.Distillation`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.

@@ -8,9 +8,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxrobust import figures, metrics
-from jaxrobust.methods import DISTILLERS, MULTILABEL_DISTILLERS
+from jaxrobust import metrics
 from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.recipes.methods import DISTILLERS, MULTILABEL_DISTILLERS
+from jaxrobust.report import figures
 
 NUM_NEIGHBORS = 5
 MAX_RETRIEVED = 5000  # among so many images neighbours are looked for, which takes their square

@@ -6,7 +6,6 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.dataset import Examples, FileExamples
 from jaxrobust.data.features import FeatureExamples
 from jaxrobust.data.readers import decode_images
@@ -14,6 +13,7 @@ from jaxrobust.data.streaming import FileStream, packed, read_files
 from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.errors import UserError
+from jaxrobust.recipes.augment_options import Augment
 from jaxrobust.tasks.common import MULTILABEL
 
 log = logging.getLogger("jaxrobust")

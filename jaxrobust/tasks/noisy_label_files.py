@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust import figures, metrics
+from jaxrobust import metrics
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.tables import escape_formula
 from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.methods.noisy_labels import Method
-from jaxrobust.report import answer_page, review_page
+from jaxrobust.report import figures
+from jaxrobust.review import answer_page, review_page
 from jaxrobust.tasks.common import write_test_files
 from jaxrobust.tasks.images import ResidentFeatures, ResidentImages, StreamedImages
 

@@ -23,14 +23,11 @@ import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
-from jaxrobust.classifiers import save_classifier
-from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.class_folders import test_folder
 from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed, read_all_corrections
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
 from jaxrobust.data.label_noise import given_labels
-from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views, make_views, statistics_of
@@ -42,9 +39,12 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
-from jaxrobust.health import FINDINGS, write_health
-from jaxrobust.methods import NOISY_LABEL_METHODS
+from jaxrobust.methods.classifiers import save_classifier
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
+from jaxrobust.recipes.augment_options import Augment
+from jaxrobust.recipes.label_noise_options import Noise
+from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+from jaxrobust.review.health import FINDINGS, write_health
 from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
@@ -84,7 +84,7 @@ def run(
     """Runs a whole noisy-label experiment, or what is left of it.
 
     Args:
-      config: a recipe, see `jaxrobust.tasks.options.NoisyLabels`.
+      config: a recipe, see `jaxrobust.recipes.tasks.NoisyLabels`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -696,7 +696,7 @@ class _Learning:
                 else []
             ),
             f"duplicates and outliers: {workdir / FINDINGS}",
-            f"classifier, for jaxrobust.predict: {workdir / 'classifier'}",
+            f"classifier, for jaxrobust.commands.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",
             next_command(workdir),
         ]

@@ -15,10 +15,10 @@ from jaxrobust.data.tables import to_csv
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
-from jaxrobust.figures import contact_sheet
 from jaxrobust.methods.active_learning import Query
+from jaxrobust.recipes.tasks import Al
+from jaxrobust.report.figures import contact_sheet
 from jaxrobust.tasks.annotator import SKIP, UNKNOWN, Annotator, Merged, query_rows
-from jaxrobust.tasks.options import Al
 
 NUM_SHOWN = 60  # queried images on the contact sheet
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import jax
 import ml_collections
 
-from jaxrobust import compare
 from jaxrobust.engine import sharding
 from jaxrobust.engine.files import write_json, write_text
 from jaxrobust.engine.programs import Programs
@@ -20,6 +19,7 @@ from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.signals import stop_on_signals
 from jaxrobust.engine.workdir import check_same_config, plain
 from jaxrobust.errors import UserError
+from jaxrobust.report import compare
 from jaxrobust.tasks.common import next_command
 
 log = logging.getLogger("jaxrobust")

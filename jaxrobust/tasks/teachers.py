@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxrobust.data.augment import normalize, num_views, plain_view
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
-from jaxrobust.embedding import embed
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState, backbone_of, with_backbone
 from jaxrobust.errors import UserError
 from jaxrobust.methods.distillation import Distiller
+from jaxrobust.models.embedding import embed
 from jaxrobust.models.linear_head import fit_linear_head
 from jaxrobust.models.pretrained import load_pretrained
 from jaxrobust.models.storage import MODEL, StoredClassifier, load_classifier

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import bual
-from jaxrobust import cli
+from jaxrobust.commands import cli
 from jaxrobust.data.corrections import (
     Correction,
     read_all_corrections,
@@ -15,7 +15,7 @@ from jaxrobust.data.corrections import (
     write_corrections,
 )
 from jaxrobust.errors import UserError
-from jaxrobust.tasks.options import check
+from jaxrobust.recipes.tasks import check
 
 CLASSES = ("01", "Cat", "Käfer", "cat", "true")
 FILES = ("train/a.png", "train/b,c.png", "train/=d.png", "train/ü.png", "e.png")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import dpc
-from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.views import PolicyViews, make_views, statistics_of
+from jaxrobust.recipes.augment_options import Augment
 
 
 def test_strong_views_may_have_constants_of_their_own():

@@ -10,14 +10,14 @@ from jaxrobust.engine.optim import (
     one_cycle,
     one_cycle_adam,
 )
-from jaxrobust.engine.optim_options import (
+from jaxrobust.errors import UserError
+from jaxrobust.recipes.optim_options import (
     MilestoneSgd,
     OneCycleAdam,
     Sgd,
     StudentSgd,
     WarmUpSgd,
 )
-from jaxrobust.errors import UserError
 
 
 def _options(cls=Sgd, **changes):

@@ -15,17 +15,18 @@ from configs import dpc as dpc_recipe
 from jaxrobust import tasks
 from jaxrobust.engine import optim
 from jaxrobust.engine.loops import epoch_program
-from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.engine.plan import Plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask
-from jaxrobust.methods import NOISY_LABEL_METHODS, bldr
+from jaxrobust.methods import bldr
 from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
-from jaxrobust.methods.bldr_options import Bldr
 from jaxrobust.methods.noisy_labels import Batch, Problem
 from jaxrobust.metrics import topk_accuracy
+from jaxrobust.recipes.bldr_options import Bldr
+from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+from jaxrobust.recipes.optim_options import Optimizer
 from jaxrobust.tasks import noisy_label_files
 
 STEP_CASES = ["cifar10_epoch", "cifar10_warmup", "cifar10_boundary", "cifar100"]

@@ -13,7 +13,7 @@ from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods import bual
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext, cross_entropy
-from jaxrobust.methods.bual_options import Bual
+from jaxrobust.recipes.bual_options import Bual
 from jaxrobust.tasks import active_learning
 
 pytestmark = pytest.mark.usefixtures(

@@ -12,10 +12,9 @@ import pytest
 
 from configs import dhkd as recipe
 from jaxrobust.engine.optim import learning_rate, make_optimizer
-from jaxrobust.engine.optim_options import Optimizer
 from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl, standardize_logits
-from jaxrobust.methods import DISTILLERS, dhkd
+from jaxrobust.methods import dhkd
 from jaxrobust.methods.distillation import Problem, distillation_schedule
 from jaxrobust.methods.distillation_steps import (
     CONNECTOR,
@@ -29,7 +28,9 @@ from jaxrobust.methods.distillation_steps import (
 from jaxrobust.models import make_classifier
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
-from jaxrobust.tasks.protocols import DISTILLATIONS
+from jaxrobust.recipes.methods import DISTILLERS
+from jaxrobust.recipes.optim_options import Optimizer
+from jaxrobust.recipes.protocols import DISTILLATIONS
 
 SEED_IN_CONFLICT = 4  # of a batch on which the two gradients of `_random_params` disagree
 STEP_CASES = ("aligned", "conflict", "weighted")

@@ -11,12 +11,10 @@ import pytest
 
 from configs import dpc as recipe
 from jaxrobust.engine.optim import make_optimizer
-from jaxrobust.engine.optim_options import Sgd
 from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step, warm_up_step
-from jaxrobust.methods.dpc_options import Dpc
 from jaxrobust.methods.noisy_baselines import dividemix_options
 from jaxrobust.methods.noisy_labels import Batch, Problem, network_apply, score_labels_by
 from jaxrobust.models import NETWORKS
@@ -24,6 +22,8 @@ from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.resnet import ResNet
 from jaxrobust.models.two_headed import TwoHeaded
+from jaxrobust.recipes.dpc_options import Dpc
+from jaxrobust.recipes.optim_options import Sgd
 from jaxrobust.selection import logit_margin
 
 

@@ -13,12 +13,12 @@ from jaxrobust import losses
 from jaxrobust.engine.optim import is_decayed
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
-from jaxrobust.methods import MULTILABEL_DISTILLERS
 from jaxrobust.methods.distillation import Problem
 from jaxrobust.models import make_multilabel_classifier
 from jaxrobust.models.layers import Features
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
-from jaxrobust.tasks.protocols import MULTILABEL_DISTILLATIONS
+from jaxrobust.recipes.methods import MULTILABEL_DISTILLERS
+from jaxrobust.recipes.protocols import MULTILABEL_DISTILLATIONS
 
 ONE = jnp.float32(1)
 

@@ -10,8 +10,9 @@ import chex
 import numpy as np
 import pytest
 
+from jaxrobust.commands import cli
 from jaxrobust.errors import UserError
-from jaxrobust.models.convert import convert_state_dict, main
+from jaxrobust.models.convert import convert_state_dict
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.models.torch_files import read_checkpoint, read_state_dict
 from jaxrobust.models.torch_names import canonical_names
@@ -194,12 +195,12 @@ def test_command_converts_every_kind_of_file(kind, tmp_path, converted, capsys):
     if kind == "model.pth":
         out = tmp_path / "teacher"
         arguments = ["--arch=resnet8", f"--from={path}", f"--to={out}"]
-        assert main(arguments) == 0
+        assert cli.main(["convert", *arguments]) == 0
         assert "resnet8, 3 classes, 77,587 parameters" in capsys.readouterr().out
         stored = load_classifier(out)
         assert (stored.arch, stored.num_classes) == ("resnet8", 3)
         chex.assert_trees_all_equal(stored.variables, converted[1])
-        assert main(arguments) == 2
+        assert cli.main(["convert", *arguments]) == 2
         assert "holds a model already" in capsys.readouterr().err
 
 
@@ -291,9 +292,9 @@ def test_names_of_timms_efficientnet():
 
 def test_unknown_architecture_is_refused_before_the_file_is_read(tmp_path, capsys):
     arguments = ["--arch=resnet32x5", f"--from={tmp_path / 'none.pth'}", f"--to={tmp_path}"]
-    assert main(arguments) == 2
+    assert cli.main(["convert", *arguments]) == 2
     assert "did you mean 'resnet32x4'" in capsys.readouterr().err
-    assert main(["--arch=resnet8", *arguments[1:]]) == 2
+    assert cli.main(["convert", "--arch=resnet8", *arguments[1:]]) == 2
     assert "There is no file" in capsys.readouterr().err
 
 
@@ -478,7 +479,7 @@ def test_the_command_says_which_of_weights_and_moving_average_it_took(tmp_path, 
     _torch_legacy(path, value, storages)
     for flags, taken, left in (([], "model", "model_ema"), (["--ema"], "model_ema", "model")):
         arguments = ["--arch=resnet8", f"--from={path}", f"--to={tmp_path / taken}", *flags]
-        assert main(arguments) == 0
+        assert cli.main(["convert", *arguments]) == 0
         assert f"Converted: {taken}; the file also holds {left} (" in capsys.readouterr().out
     kernels = [
         load_classifier(tmp_path / name).variables["params"]["primary"]["Dense_0"]["kernel"]
@@ -486,7 +487,7 @@ def test_the_command_says_which_of_weights_and_moving_average_it_took(tmp_path, 
     ]
     np.testing.assert_array_equal(kernels[1], kernels[0] + 1)
     _torch_zip(path, {"model": value["model"]}, storages)
-    assert main([*arguments[:2], f"--to={tmp_path / 'third'}", "--ema"]) == 2
+    assert cli.main(["convert", *arguments[:2], f"--to={tmp_path / 'third'}", "--ema"]) == 2
     assert "holds no moving average" in capsys.readouterr().err
 
 
@@ -496,18 +497,18 @@ def test_the_command_records_what_is_known_of_the_images(tmp_path, capsys):
     path.write_bytes(_safetensors(_resnet8()))
     given = ["--mean=0.5,0.5,0.5", "--std=0.25,0.25,0.25", "--size=64", f"--classes={names}"]
     arguments = ["--arch=resnet8", f"--from={path}"]
-    assert main([*arguments, f"--to={tmp_path / 'given'}", *given]) == 0
+    assert cli.main(["convert", *arguments, f"--to={tmp_path / 'given'}", *given]) == 0
     stored = load_classifier(tmp_path / "given")
     assert (stored.mean, stored.std) == ((0.5,) * 3, (0.25,) * 3)
     assert (stored.image_shape, stored.class_names) == ((64, 64, 3), ("ant", "bee", "cat"))
-    assert main([*arguments, f"--to={tmp_path / 'unknown'}"]) == 0
+    assert cli.main(["convert", *arguments, f"--to={tmp_path / 'unknown'}"]) == 0
     assert "does not say how images are normalised" in capsys.readouterr().out
     path.write_bytes(_safetensors(_resnet8(num_classes=1000)))
-    assert main([*arguments, f"--to={tmp_path / 'imagenet'}"]) == 0
+    assert cli.main(["convert", *arguments, f"--to={tmp_path / 'imagenet'}"]) == 0
     assert load_classifier(tmp_path / "imagenet").mean == (0.485, 0.456, 0.406)
     assert "(ImageNet's)" in capsys.readouterr().out
     for wrong, message in ((given[:1], "go together"), (given[3:], "has 3 lines, but there are")):
-        assert main([*arguments, f"--to={tmp_path / 'wrong'}", *wrong]) == 2
+        assert cli.main(["convert", *arguments, f"--to={tmp_path / 'wrong'}", *wrong]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrobust.commands import cli
 from jaxrobust.errors import UserError
 from jaxrobust.models import (
     BACKBONES,
@@ -233,7 +234,7 @@ def test_what_a_file_needs_is_asked_for(classifier, tmp_path, monkeypatch):
 def test_the_command(classifier, tmp_path, capsys):
     save_classifier(dataclasses.replace(classifier, image_shape=()), tmp_path / "student")
     command = [str(tmp_path / "student"), f"--out={tmp_path / 'student.onnx'}"]
-    assert onnx_export.main(command) == 2
+    assert cli.main(["export", *command]) == 2
     assert "does not know the size of its images" in capsys.readouterr().err
-    assert onnx_export.main([*command, "--size=8"]) == 0
+    assert cli.main(["export", *command, "--size=8"]) == 0
     assert "opset 17" in capsys.readouterr().out

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.embedding import embed
 from jaxrobust.models import BACKBONES, make_classifier
 from jaxrobust.models.convert import convert_state_dict
+from jaxrobust.models.embedding import embed
 from jaxrobust.models.pretrained import load_pretrained
 from jaxrobust.models.torch_files import read_state_dict
 

@@ -12,7 +12,8 @@ import pages
 import pytest
 from PIL import Image
 
-from jaxrobust import embedding, load_classifier, report, tasks
+from jaxrobust import load_classifier, tasks
+from jaxrobust.commands import cli
 from jaxrobust.data import load_features
 from jaxrobust.data.features import feature_dataset
 from jaxrobust.engine import sharding
@@ -20,6 +21,7 @@ from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import noisy_baselines
 from jaxrobust.methods.noisy_labels import Problem
+from jaxrobust.models import embedding
 from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import load
 from jaxrobust.tasks.oracles import split_by_truth
@@ -203,7 +205,7 @@ def test_without_a_test_part(tmp_path, features):
     for name in ("classifier/classifier.json", "figures/epochs.png"):
         assert (tmp_path / "memory" / name).exists()
     assert not (tmp_path / "memory" / "confusion.csv").exists()
-    assert report.main([str(tmp_path / "memory")]) == 0
+    assert cli.main(["report", str(tmp_path / "memory")]) == 0
 
 
 @pytest.mark.usefixtures("one_device")  # quicker to compile; learning above has all eight

@@ -14,13 +14,13 @@ import pytest
 from configs import dhkd, dpc
 from configs import l2d as recipe
 from jaxrobust import metrics, tasks
-from jaxrobust.compare import group, statistics
 from jaxrobust.data.sources import load_dataset
 from jaxrobust.engine import loops
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError
 from jaxrobust.models.storage import load_classifier
+from jaxrobust.report.compare import group, statistics
 from jaxrobust.tasks import distillation
 from jaxrobust.tasks.distillation_measures import multilabel_comparison
 

@@ -18,13 +18,13 @@ from jaxrobust import tasks
 from jaxrobust.data import Dataset, Examples, load_dataset, load_features, views
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.label_noise import given_labels
-from jaxrobust.data.label_noise_options import Noise
 from jaxrobust.data.noise import symmetric_noise
 from jaxrobust.data.policies import Op, Policy
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.methods.noisy_labels import Method, Pass, Stage
+from jaxrobust.recipes.label_noise_options import Noise
 from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_label_files, noisy_labels
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from configs import active_learning_baselines, dpc
-from jaxrobust.data.augment_options import Augment
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.programs import Programs
-from jaxrobust.methods import NOISY_LABEL_METHODS
 from jaxrobust.methods.noisy_labels import Problem
+from jaxrobust.recipes.augment_options import Augment
+from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.tasks import active_learning, noisy_labels
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")

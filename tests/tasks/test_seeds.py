@@ -6,11 +6,12 @@ import jax
 import pytest
 
 from configs import active_learning_baselines
-from jaxrobust import compare, tasks
+from jaxrobust import tasks
 from jaxrobust.engine import sharding, signals
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError
+from jaxrobust.report import compare
 from jaxrobust.tasks import seeds
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")

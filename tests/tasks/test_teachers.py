@@ -17,7 +17,7 @@ from jaxrobust.models.costs import cost
 from jaxrobust.models.linear_head import fit_linear_head
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
 from jaxrobust.recipes import dhkd
-from jaxrobust.report.command import write_report
+from jaxrobust.report.page import write_report
 
 pytestmark = pytest.mark.usefixtures("tiny_backbones", "one_device", "unrendered_figures")
 

@@ -1,0 +1,1 @@
+"""The calls on arrays and folders, which `jaxrobust` exports."""

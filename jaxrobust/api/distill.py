@@ -1,0 +1,232 @@
+"""`jaxrobust.distill`: a small classifier of images from a teacher, from arrays."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxrobust.api.in_memory import called_from_python
+from jaxrobust.data.augment import num_views, view_of
+from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
+from jaxrobust.data.inputs import Labels, as_images, as_labels, as_logits, check_lengths
+from jaxrobust.data.subsets import hold_out
+from jaxrobust.engine.environment import setup_jax
+from jaxrobust.errors import UserError
+from jaxrobust.methods.classifiers import FACTS, Classifier, load_classifier
+from jaxrobust.models import storage
+from jaxrobust.recipes.fields import replace, to_config
+from jaxrobust.recipes.protocols import distillation as recipe
+from jaxrobust.recipes.tasks import check
+from jaxrobust.tasks import distillation as task
+from jaxrobust.tasks.teachers import TeacherLogits
+
+Teacher = Callable[[np.ndarray], Any]
+"""uint8 `[B, H, W, 3]` -> logits `[B, C]`."""
+
+_ASKED_AT_A_TIME = 256  # images
+
+
+def distill(
+    images: Any,
+    labels: Any,
+    *,
+    teacher: Any,
+    student: str = "resnet8x4",
+    method: str = "dhkd",
+    test: tuple[Any, Any] | None = None,
+    seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+    workdir: str | os.PathLike | None = None,
+    progress: bool = False,
+    class_names: Any = None,
+) -> Classifier:
+    """Trains a student with a teacher, as the command with the recipe `dhkd:image_folder` does.
+
+    | teacher | views that the student is trained on | methods |
+    |---|---|---|
+    | folder of a network of jaxrobust (`teacher/`, `student/`, a conversion) | random crops and \
+mirror images, of which the teacher's logits are computed too | all |
+    | function, or `classifier/` of another run | every image and its mirror image; the teacher is \
+called once for each | on logits |
+    | logits `[N, C]` | the images unchanged | on logits |
+    | list of folders and functions | as for a function, with the mean of their logits | on logits |
+
+    With a function, `config={"augment.padding": p}` adds crops; the function is then called for all
+    2 (2 p + 1)^2 views. Stored logits are of one view of an image, so there are no others.
+
+    Args:
+      images: `[N, H, W(, 3)]`, as for `find_label_issues`.
+      labels: `[N]`, one class for each image.
+      teacher: see above. A function takes uint8 `[B, H, W, 3]`, for any B, and returns logits
+        `[B, C]`; columns are the classes in sorted order, or in that of `class_names`.
+      student: name of a network, see `jaxrobust list networks`.
+      method: of distillation, see `jaxrobust list methods`.
+      test: (images, labels) on which the student is tested; None to hold out a fifth of each class,
+        as for a folder.
+      seed: of all random choices.
+      config: fields to set in the recipe, such as `{"num_epochs": 60}`.
+      workdir: folder for all files of the run, where a stopped run continues; None to keep nothing.
+      progress: whether to show a bar.
+      class_names: the C classes in order: names of the ids, or the values that occur in `labels`.
+
+    Returns:
+      The student, whose `classes` are in the type of the labels.
+
+    Raises:
+      UserError: if an argument is invalid, or the method needs more than this teacher's logits.
+    """
+    if config is not None and not isinstance(config, Mapping):
+        raise UserError(
+            "config must be fields by name, such as {'num_epochs': 60}; a whole recipe is run by "
+            "jaxrobust.tasks.run."
+        )
+    several = isinstance(teacher, list | tuple) and all(map(_is_teacher, teacher))
+    given = _mean_of(teacher) if several and teacher else _given(teacher)
+    options = {
+        "student.name": student,
+        "seed": seed,
+        "dataset.image_size": 0,
+        "measure_latency": False,
+        # In a folder that is deleted at the end, TensorBoard's file would be seen by nobody.
+        **({} if workdir else {"writers": ()}),
+        **(config or {}),
+    }
+    num_classes = None
+    if isinstance(given, storage.StoredClassifier):
+        options["teacher.path"] = str(teacher)
+        class_names = given.class_names or None if class_names is None else class_names
+        num_classes = given.num_classes
+    else:
+        options = {"teacher.logits": "table", "augment.padding": 0, **options}
+    if isinstance(given, np.ndarray):
+        options = {"augment.flip": False, **options}
+        num_classes = given.shape[1]
+    fields = to_config(replace(recipe(method, "image_folder"), options))
+    check(fields)
+    if fields.num_seeds != 1:
+        raise UserError("distill trains one student; call it once for every seed.")
+    known = as_labels(labels, class_names=class_names, num_columns=num_classes)
+    examples = _examples(images, known, "images", "labels")
+    if test is None:
+        train, tested = hold_out(examples)
+    else:
+        of_test = as_labels(test[1], class_names=known.classes, argument="test[1]")
+        train, tested = examples, _examples(test[0], of_test, "test[0]", "test[1]")
+    dataset = with_own_statistics("arrays", train, tested, known.names)
+    logits = None
+    if not isinstance(given, storage.StoredClassifier):
+        if isinstance(given, np.ndarray):
+            check_lengths(labels=known.ids, teacher=given)
+        logits = _logits_of(given, fields, dataset)
+    setup_jax(fields)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(called_from_python())
+        folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
+        task.run(fields, folder, dataset=dataset, teacher=logits, bar=progress)
+        classifier = load_classifier(pathlib.Path(folder) / "student")
+    return dataclasses.replace(classifier, classes=known.classes)
+
+
+def _given(teacher: Any) -> storage.StoredClassifier | np.ndarray | Teacher:
+    """A teacher as a stored network, as logits, or as a function."""
+    if isinstance(teacher, Classifier):
+        return _log_probs(teacher)
+    if isinstance(teacher, str | os.PathLike):
+        folder = pathlib.Path(teacher).expanduser()
+        if (folder / FACTS).exists():
+            return _log_probs(load_classifier(folder))
+        return storage.load_classifier(folder)
+    return teacher if callable(teacher) else as_logits(teacher, "the teacher's logits")
+
+
+def _is_teacher(given: Any) -> bool:
+    return callable(given) or isinstance(given, str | os.PathLike | Classifier)
+
+
+def _mean_of(teachers: Sequence[Any]) -> Teacher:
+    """The mean of several teachers' logits, as a function."""
+
+    def function_of(given) -> Teacher:
+        return given.logits if isinstance(given, storage.StoredClassifier) else given
+
+    functions = [function_of(_given(teacher)) for teacher in teachers]
+    return lambda images: np.mean([np.asarray(each(images)) for each in functions], axis=0)
+
+
+def _logits_of(
+    teacher: np.ndarray | Teacher, fields: ml_collections.ConfigDict, dataset: Dataset
+) -> TeacherLogits:
+    """The teacher's logits of the views of the recipe.
+
+    Raises:
+      UserError: if the recipe cannot be run on logits, which is checked before a function is
+        called; if a function returns something else; or if stored logits are of other views.
+    """
+    padding, flip = fields.augment.padding, fields.augment.flip
+    is_stored = isinstance(teacher, np.ndarray)
+    logits = TeacherLogits("logits" if is_stored else "function", np.empty(0), None)
+    task.read_inputs(fields, dataset, logits)
+    train, test = dataset.train, dataset.test
+    if not isinstance(teacher, np.ndarray):
+        views = _all_views(train.images, padding=padding, flip=flip)
+        table = [_ask(teacher, images, dataset.num_classes) for images in views]
+        of_test = _ask(teacher, test.images, dataset.num_classes)
+        return dataclasses.replace(logits, train=np.stack(table, axis=1), test=of_test)
+    if num_views(padding=padding, flip=flip) > 1:
+        raise UserError(
+            "Stored logits are of the unchanged images, but augment.padding and augment.flip ask "
+            "for other views; leave them out, or give a function."
+        )
+    if train.origin and test.origin:  # two parts of the same images
+        of_test = teacher[test.origin.ids]
+        return dataclasses.replace(logits, train=teacher[train.origin.ids, None], test=of_test)
+    return dataclasses.replace(logits, train=teacher[:, None])
+
+
+def _log_probs(classifier: Classifier) -> Teacher:
+    if classifier.is_multilabel:
+        raise UserError(
+            "This teacher predicts several labels of an image; give one that was trained on single "
+            "labels, or run configs/l2d.py."
+        )
+
+    def log_probs(images):
+        probs = classifier.predict_proba(images)
+        return np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+
+    return log_probs
+
+
+def _examples(images: Any, known: Labels, of_images: str, of_labels: str) -> Examples:
+    pixels = as_images(images, of_images)
+    check_lengths(**{of_images: pixels, of_labels: known.ids})
+    return Examples(pixels, known.ids)
+
+
+def _all_views(images: np.ndarray, *, padding: int, flip: bool) -> Iterator[np.ndarray]:
+    """The images `[N, H, W, 3]` in each view, in the order of `draw_views`."""
+    for number in range(num_views(padding=padding, flip=flip)):
+        numbers = jnp.full(len(images), number, jnp.int32)
+        yield np.asarray(view_of(jnp.asarray(images), numbers, padding=padding, flip=flip))
+
+
+def _ask(teacher: Teacher, images: np.ndarray, num_classes: int) -> np.ndarray:
+    """Logits float32 `[N, C]` of all images by a function of batches."""
+    parts = []
+    for start in range(0, len(images), _ASKED_AT_A_TIME):
+        batch = images[start : start + _ASKED_AT_A_TIME]
+        logits = as_logits(teacher(batch), "teacher(images)")
+        if logits.shape != (len(batch), num_classes):
+            raise UserError(
+                f"teacher(images) gives {list(logits.shape)} for {len(batch)} images of "
+                f"{num_classes} classes; it must be [{len(batch)}, {num_classes}]."
+            )
+        parts.append(logits)
+    return np.concatenate(parts)

@@ -1,0 +1,318 @@
+"""Data sets, recipes and compiled programs for arrays: shared by the public functions on arrays."""
+
+import collections
+import contextlib
+import dataclasses
+import importlib
+import logging
+import math
+import runpy
+import signal
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxrobust import recipes
+from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
+from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
+from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.engine.environment import setup_jax
+from jaxrobust.engine.programs import HARDLY_OPTIMISED, Programs
+from jaxrobust.engine.sharding import make_placement
+from jaxrobust.engine.signals import Interrupted
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models import embedding
+from jaxrobust.recipes import locate, no_recipe
+from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+from jaxrobust.tasks.common import program_settings
+
+NUM_KEPT = 16  # problems whose compiled programs are kept
+_SMALL_IMAGE = 16  # pixels, below which the networks for digits are used
+_USUAL_SIZE = 4000  # number of examples that recipes are made for
+_MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
+_LARGEST = 6e4  # below the largest float16, 65,504
+
+_programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
+_lock = threading.RLock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """`(x - mean) / std` before features are stored as float16; `mean` and `std` float64 `[D]`."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        scaled = (features - self.mean) / self.std
+        return np.clip(scaled, -_LARGEST, _LARGEST).astype(np.float32)
+
+
+def scaling_of(features: np.ndarray) -> Scaling | None:
+    """The scaling of features `[N, V, D]` for float16; None if they need none.
+
+    They need one if they exceed its range, or if it would round a dimension by more than a
+    hundredth of its standard deviation.
+    """
+    if features.dtype == np.float16:
+        return None
+    rows = features.reshape(-1, features.shape[-1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = np.maximum(rows.max(axis=0), -rows.min(axis=0)).astype(np.float64)
+        mean, std = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+    rounding = np.maximum(largest * 2.0**-11, 2.0**-24)
+    if not ((largest > _LARGEST) | ((std > 0) & (rounding > 0.01 * std))).any():
+        return None
+    return Scaling(mean, np.where(std > 0, std, 1.0))
+
+
+def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
+    """The one input that is given: its argument's name, and the checked array.
+
+    Args:
+      **inputs: `features=` and `images=`; None if not given.
+
+    Returns:
+      (name, features `[N, V, D]` or images uint8 `[N, H, W, 3]`).
+
+    Raises:
+      UserError: unless exactly one of them is given and valid.
+    """
+    given = [name for name, value in inputs.items() if value is not None]
+    if len(given) != 1:
+        names = " or ".join(f"{name}=" for name in inputs)
+        what = "none is given" if not given else "several are given"
+        raise UserError(f"Give one of {names}; {what}.")
+    (name,) = given
+    if name == "images":
+        return name, as_images(inputs[name])
+    array = as_features(inputs[name])
+    return name, array[:, None] if array.ndim == 2 else array
+
+
+def embed_photographs(
+    name: str, inputs: np.ndarray, config: Any, *, progress: bool
+) -> tuple[str, np.ndarray]:
+    """Embeds photographs, as the recipes' variant `image_folder` does; other inputs are returned.
+
+    Photographs are embedded only if the extra `pretrained` is installed, and no recipe is given,
+    which may need pixels.
+
+    Args:
+      name: `"features"` or `"images"`.
+      inputs: as of `check_inputs`.
+      config: as of `make_recipe`.
+      progress: whether to show a bar.
+
+    Returns:
+      (name, inputs).
+    """
+    has_recipe = isinstance(config, ml_collections.ConfigDict | str)
+    is_small = max(inputs.shape[1:3]) < _SMALL_IMAGE
+    if name == FEATURES or has_recipe or is_small or not recipes.has_pretrained():
+        return name, inputs
+    return FEATURES, embedding.embed(inputs, views=2, progress=progress).array
+
+
+def make_dataset(
+    name: str, inputs: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> Dataset | FeatureDataset:
+    """Features `[N, V, D]` or images in memory as a data set without a test part.
+
+    Args:
+      name: `"features"` or `"images"`.
+      inputs: as of `check_inputs`, features scaled.
+      labels: int32 `[N]`, -1 where there is none.
+      class_names: one per label.
+    """
+    if name == FEATURES:
+        return feature_dataset(inputs, labels, class_names)
+    parts = [Examples(inputs[w], labels[w]) for w in (labels >= 0, labels < 0)]
+    train, unlabeled = parts
+    nothing = train.take(np.arange(0))
+    return with_own_statistics(
+        "images", train, nothing, class_names, unlabeled if len(unlabeled) else None
+    )
+
+
+def make_recipe(
+    recipe: str,
+    inputs: np.ndarray,
+    config: Any,
+    *,
+    method: str | None,
+    default: str,
+    seed: int,
+) -> ml_collections.ConfigDict:
+    """The recipe for arrays in memory.
+
+    Args:
+      recipe: name of the method's recipe.
+      inputs: features `[N, V, D]` or images.
+      config: a recipe; the name of one, as on the command line; fields, by dotted name, to set in
+        the method's recipe; or None.
+      method: method to run; None for that of a given recipe, else `default`.
+      default: see `method`.
+      seed: of the run.
+
+    Raises:
+      UserError: if there is no such recipe or field.
+    """
+    changes: Mapping[str, Any] = {}
+    if isinstance(config, str):
+        found = _named(config)
+    elif isinstance(config, ml_collections.ConfigDict):
+        found = config.copy_and_resolve_references()
+    elif config is None or isinstance(config, Mapping):
+        changes = config or {}
+        module = importlib.import_module(f"jaxrobust.recipes.{recipe}")
+        found = module.get_config(_variant(inputs, module.VARIANTS))
+        found.method = method or default
+    else:
+        raise UserError(
+            "config must be a recipe, the name of one, or fields by name such as "
+            f"{{'num_epochs': 5}}, not {type(config).__name__}."
+        )
+    with found.unlocked():
+        if method is not None:
+            found.method = method
+        found.seed, found.num_seeds = seed, 1
+        found.writers = ()
+        set_fields(found, changes)
+    return found
+
+
+def noisy_label_recipe(
+    inputs: np.ndarray, config: Any, *, method: str | None, seed: int
+) -> ml_collections.ConfigDict:
+    """The recipe for given labels, without added noise; arguments as of `make_recipe`."""
+    if method is not None and method not in NOISY_LABEL_METHODS:
+        raise UserError(unknown_name("method", method, NOISY_LABEL_METHODS))
+    recipe = "bldr" if method == "bldr" else "dpc"
+    found = make_recipe(recipe, inputs, config, method=method, default="dpc", seed=seed)
+    found.noise.kind = "none"
+    if not isinstance(config, ml_collections.ConfigDict | str):
+        fit_to_size(found, inputs, config or {})
+    return found
+
+
+def fit_to_size(
+    config: ml_collections.ConfigDict, inputs: np.ndarray, given: Collection[str]
+) -> None:
+    """Sets smaller batches and, for features, more epochs for small sets, except in `given` fields.
+
+    Recipes are made for thousands of examples: a set of a hundred would have one step per epoch,
+    and too few steps in total. All numbers of epochs are multiplied by the same factor, or none if
+    `num_epochs` is given, which a longer warm-up could fill. Recipes for images have enough epochs.
+    """
+    num_examples = len(inputs)
+    times = min(math.ceil((_USUAL_SIZE / num_examples) ** 0.5), _MOST_TIMES)
+    times = times if inputs.ndim == 3 and "num_epochs" not in given else 1
+    sizes = {"batch_size": batch_size_for(num_examples, config.batch_size)}
+    for name in ("num_epochs", "dpc.warm_up", "dpc.rampup_length", "bldr.warm_up"):
+        section, _, field = name.rpartition(".")
+        if (part := config.get(section) if section else config) and field in part:
+            sizes[name] = times * part[field]
+    set_fields(config, {name: size for name, size in sizes.items() if name not in given})
+
+
+def _variant(inputs: np.ndarray, variants: Collection[str]) -> str:
+    if inputs.ndim == 3:
+        return FEATURES
+    if max(inputs.shape[1:3]) < _SMALL_IMAGE:
+        return "digits"
+    return next(name for name in ("image_folder_pixels", "image_folder") if name in variants)
+
+
+def _named(name: str) -> ml_collections.ConfigDict:
+    path, _, variant = locate(name).partition(":")
+    try:
+        return runpy.run_path(path)["get_config"](*([variant] if variant else []))
+    except FileNotFoundError:
+        raise UserError(no_recipe(path).replace("--config", "config")) from None
+
+
+def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:
+    """Sets fields by dotted name.
+
+    Raises:
+      UserError: if there is no such section, or a value is of another type. An unknown field is
+        refused by the task.
+    """
+    for name, value in changes.items():
+        section, _, field = name.rpartition(".")
+        part = config.get(section) if section else config
+        if not isinstance(part, ml_collections.ConfigDict):
+            raise UserError(f"The recipe has no section {section!r} for config {name!r}.")
+        before = part.get(field)
+        value = value.item() if isinstance(value, np.generic) else value
+        try:
+            part[field] = type(before)(value) if isinstance(before, float) else value
+        except (TypeError, ValueError) as error:
+            raise UserError(f"config {name}={value!r} is not usable ({error}).") from None
+
+
+def batch_size_for(num_examples: int, largest: int) -> int:
+    """A power of two, from 4 to `largest`, with at least 12 steps per epoch if possible.
+
+    Args:
+      num_examples: of the set.
+      largest: the batch size for large sets.
+    """
+    size = 4
+    while 2 * size <= min(largest, num_examples // 12):
+        size *= 2
+    return min(size, largest, num_examples)
+
+
+@contextlib.contextmanager
+def programs_for(
+    config: ml_collections.ConfigDict, *key: Any, is_quick: bool = False
+) -> Iterator[Programs]:
+    """The compiled programs of a recipe for data of some shapes, from an earlier call if possible.
+
+    Calls exclude each other, since two that trace a program at once would trace it twice.
+
+    Args:
+      config: the recipe.
+      *key: other values that the programs depend on: shapes and number of classes.
+      is_quick: whether to compile with few optimisations, for data so small that compiling takes
+        most of the time.
+    """
+    setup_jax(config)
+    # Networks on features are too small for several devices.
+    is_small = config.dataset.name == FEATURES
+    devices = tuple(jax.local_devices()[:1] if is_small else jax.devices())
+    full_key = (program_settings(config), devices, is_quick, *key)
+    with _lock:
+        programs = _programs.pop(full_key, None)
+        if programs is None:
+            options = HARDLY_OPTIMISED if is_quick else None
+            programs = Programs(make_placement(list(devices)), compiler_options=options)
+        yield programs
+        _programs[full_key] = programs  # not after an error, which may leave some unfinished
+        while len(_programs) > NUM_KEPT:
+            _programs.popitem(last=False)
+
+
+@contextlib.contextmanager
+def called_from_python() -> Iterator[None]:
+    """Logs only errors unless a level was set; passes Ctrl-C and SIGTERM on to the caller."""
+    log = logging.getLogger("jaxrobust")
+    level = log.level
+    if level == logging.NOTSET:
+        log.setLevel(logging.ERROR)
+    stopped = None
+    try:
+        yield
+    except Interrupted as stop:  # files are saved, and the caller's handlers are restored
+        stopped = stop
+    finally:
+        log.setLevel(level)
+    if stopped is not None:
+        signal.raise_signal(stopped.signum)
+        raise KeyboardInterrupt

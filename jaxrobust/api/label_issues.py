@@ -1,0 +1,413 @@
+"""`jaxrobust.find_label_issues`: which labels are probably wrong, from arrays."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.data.inputs import Labels, as_labels, as_probabilities, check_lengths
+from jaxrobust.errors import UserError
+
+QUALITY_FILE = "label_quality.csv"
+_NUM_CONFUSED = 5  # pairs of classes in the summary
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LabelIssues:
+    """Findings about N labels of C classes; arrays are in the order of the labels.
+
+    Attributes:
+      given: `[N]`, the given labels.
+      is_issue: bool `[N]`, whether the label is probably wrong.
+      clean_prob: float32 `[N]`, probability that the label is right.
+      suggested: `[N]` in the type of the labels, the most probable class.
+      pred_probs: float32 `[N, C]`, predicted probabilities.
+      ranked: int `[N]`, positions in the labels, the most suspicious first.
+      classes: `[C]` in the type of the labels, the class of each column of `pred_probs`.
+      class_names: of the C classes.
+      summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
+        `issues_by_class` (given label -> how many) and `most_confused` (given, suggested, how
+        many).
+      index: `[N]`, the index of the labels if they were a pandas Series, else None.
+    """
+
+    given: np.ndarray
+    is_issue: np.ndarray
+    clean_prob: np.ndarray
+    suggested: np.ndarray
+    pred_probs: np.ndarray
+    ranked: np.ndarray
+    classes: np.ndarray
+    class_names: tuple[str, ...]
+    summary: dict[str, Any]
+    index: Any = None
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __repr__(self) -> str:
+        return (
+            f"LabelIssues({self.summary['num_issues']:,} of {len(self):,} labels look wrong, "
+            f"{len(self.classes)} classes, method {self.summary['method']})"
+        )
+
+    def with_classes(self, classes: np.ndarray) -> "LabelIssues":
+        """The same findings with other values `[C]` for the classes."""
+        positions = (_positions(self.classes, x) for x in (self.given, self.suggested))
+        given, suggested = (classes[i] for i in positions)
+        names = tuple(map(str, classes.tolist()))
+        new = dict(zip(self.class_names, names, strict=True))
+        by_class = {new[name]: n for name, n in self.summary["issues_by_class"].items()}
+        confused = [(new[a], new[b], n) for a, b, n in self.summary["most_confused"]]
+        summary = {**self.summary, "issues_by_class": by_class, "most_confused": confused}
+        return dataclasses.replace(
+            self,
+            given=given,
+            suggested=suggested,
+            classes=classes,
+            class_names=names,
+            summary=summary,
+        )
+
+    def to_frame(self):
+        """A pandas DataFrame in the order of the labels, with their index.
+
+        Raises:
+          UserError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_frame needs pandas: pip install pandas.") from None
+        rank = np.empty(len(self), np.int64)
+        rank[self.ranked] = np.arange(len(self))
+        columns = {
+            "given_label": self.given,
+            "suggested_label": self.suggested,
+            "clean_prob": self.clean_prob,
+            "is_issue": self.is_issue,
+            "rank": rank,
+        }
+        return pandas.DataFrame(columns, index=self.index)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes `label_quality.csv`, the most suspicious label first."""
+        from jaxrobust.data.tables import escape_formula
+        from jaxrobust.engine.files import format_number, write_table
+
+        names = [escape_formula(name) for name in self.class_names]
+        given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
+        rows = [["id", "given_label", "suggested_label", "clean_prob", "flagged"]]
+        rows += [
+            [i, names[given[i]], names[suggested[i]], format_number(self.clean_prob[i]), int(flag)]
+            for i, flag in zip(self.ranked.tolist(), self.is_issue[self.ranked], strict=True)
+        ]
+        write_table(pathlib.Path(path), rows)
+
+    def save_review(
+        self,
+        path: str | os.PathLike,
+        *,
+        images: np.ndarray | None = None,
+        files: Sequence[str] | None = None,
+        folder: str | os.PathLike = ".",
+    ) -> None:
+        """Writes `label_review.html`, on which a person reviews the labels that look wrong.
+
+        Args:
+          path: of the page.
+          images: uint8 `[N, H, W, 3]`; the first 1,000 labels that look wrong are shown.
+          files: of the N images, instead of `images`.
+          folder: that the files are relative to.
+
+        Raises:
+          UserError: if there are neither images nor files, or not N of them.
+        """
+        from jaxrobust.review import answer_page, review_page
+
+        shown = images if files is None else files
+        if shown is None:
+            raise UserError("A review needs images= or files=, of every label.")
+        if len(shown) != len(self):
+            raise UserError(f"There are {len(shown)} images for {len(self)} labels.")
+        ids = self.ranked[self.is_issue[self.ranked]]
+        if files is None:
+            ids = ids[: answer_page.NUM_EMBEDDED]
+        given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
+        suspects = [
+            review_page.Suspect(
+                id=int(i),
+                file="" if files is None else str(files[i]),
+                given=self.class_names[given[i]],
+                suggested=self.class_names[suggested[i]],
+                clean_prob=float(self.clean_prob[i]),
+            )
+            for i in ids
+        ]
+        review_page.write(
+            pathlib.Path(path),
+            suspects,
+            self.class_names,
+            root=None if files is None else pathlib.Path(folder).expanduser(),
+            pictures=None if images is None or files is not None else images[ids],
+        )
+
+
+def _positions(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, values, sorter=order)]
+
+
+def find_label_issues(
+    labels: Any,
+    *,
+    features: Any = None,
+    pred_probs: Any = None,
+    images: Any = None,
+    method: str | None = None,
+    seed: int = 0,
+    config: Any = None,
+    workdir: str | os.PathLike | None = None,
+    class_names: Any = None,
+    progress: bool = False,
+) -> LabelIssues:
+    """Finds labels that are probably wrong, from features, probabilities or images.
+
+    With features or images a method for wrong labels is trained on them, by the task and recipe of
+    the command `jaxrobust run --config=dpc:features`, and flags the labels that are probably wrong.
+    Small sets have smaller batches and more epochs than the recipe.
+
+    With `pred_probs` nothing is trained. Labels are ranked by their margin, the log probability of
+    the label minus the largest other one (`selection.logit_margin`). The number of wrong labels is
+    that of the confident joint (`selection.estimate_num_wrong`); as many labels of the lowest
+    margins are flagged, if another class is more probable. The probability of being right is that
+    of a mixture of two Gaussians which agrees with this number
+    (`selection.clean_probability_given_count`). A label of probability 0 is ranked first, with 0 as
+    the probability of being right.
+
+    Args:
+      labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
+        Face data set with a column `label`. Classes are the values that occur, in sorted order;
+        whole numbers below C are class ids, whether or not every class occurs.
+      features: float `[N, D]`, or `[N, V, D]` with V views of each example, such as of
+        `jaxrobust.embed`.
+      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
+        `cross_val_predict(..., method="predict_proba")`. The columns of a DataFrame may be named by
+        the classes, in any order.
+      images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size. If the extra
+        `pretrained` is installed, photographs of 16 pixels or more are embedded first, by
+        `jaxrobust.embed` with two views; else, or with a recipe in `config`, networks are trained
+        from pixels, which needs an accelerator.
+      method: for wrong labels, see `jaxrobust list methods`; None for `"dpc"`. Not with
+        `pred_probs`.
+      seed: of the training.
+      config: a recipe instead of the method's own; the name of one, such as `"dpc:image_folder"`;
+        or fields to set in the method's, such as `{"num_epochs": 5, "dpc.warm_up": 2}`.
+      workdir: folder for `label_quality.csv` and, if a method is trained, all files of the command,
+        where the same call continues after an interruption. None to keep nothing.
+      class_names: the C classes in the order of the columns: names of the class ids, or the values
+        that occur in `labels`.
+      progress: whether to show a bar.
+
+    Returns:
+      `LabelIssues`.
+
+    Raises:
+      UserError: if an argument is invalid, in one sentence that names the first invalid row.
+    """
+    if pred_probs is None:
+        return learn(
+            labels,
+            features=features,
+            images=images,
+            method=method,
+            seed=seed,
+            config=config,
+            workdir=workdir,
+            class_names=class_names,
+            progress=progress,
+        )[0]
+    if features is not None or images is not None:
+        raise UserError("Give one of features=, pred_probs= or images=, not several.")
+    if method is not None or config is not None:
+        raise UserError(
+            "With pred_probs= nothing is trained, and method= and config= are not used; leave "
+            "them out, or give features= in place of the probabilities."
+        )
+    index = _index_of(labels)
+    class_names = _columns_as_classes(labels, pred_probs, class_names)
+    probs = as_probabilities(pred_probs)
+    known = as_labels(labels, class_names=class_names, num_columns=probs.shape[1])
+    check_lengths(labels=known.ids, pred_probs=probs)
+    clean_prob, is_issue, ranked = _by_margin(probs, known.ids)
+    suggested = probs.argmax(axis=1)
+    issues = _issues(known, "margin", clean_prob, is_issue, ranked, probs, suggested, index)
+    if workdir is not None:
+        issues.save(pathlib.Path(workdir) / QUALITY_FILE)
+    return issues
+
+
+def learn(
+    labels: Any,
+    *,
+    features: Any,
+    images: Any,
+    method: str | None,
+    seed: int,
+    config: Any,
+    workdir: str | os.PathLike | None,
+    class_names: Any,
+    progress: bool,
+    is_quick: bool = False,
+) -> tuple[LabelIssues, "Trained"]:
+    """`find_label_issues` by training; returns the trained networks, too.
+
+    Arguments as of `find_label_issues`; `is_quick` as of `in_memory.programs_for`.
+    """
+    from jaxrobust.api import in_memory
+    from jaxrobust.tasks import noisy_labels
+
+    index = _index_of(labels)
+    name, inputs = in_memory.check_inputs(features=features, images=images)
+    known = as_labels(labels, class_names=class_names)
+    check_lengths(labels=known.ids, **{name: inputs})
+    name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
+    # A class without examples cannot be learned: its probability is 0.
+    present, ids = np.unique(known.ids, return_inverse=True)
+    scaling = in_memory.scaling_of(inputs) if name == "features" else None
+    dataset = in_memory.make_dataset(
+        name,
+        inputs if scaling is None else scaling(inputs),
+        ids.astype(np.int32),
+        tuple(known.names[i] for i in present),
+    )
+    recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
+    with (
+        in_memory.called_from_python(),
+        in_memory.programs_for(recipe, inputs.shape, len(present), is_quick=is_quick) as programs,
+    ):
+        learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
+    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    probs[:, present] = learned.pred_probs
+    scores = learned.label_scores
+    issues = _issues(
+        known,
+        recipe.method,
+        scores["clean_prob"].astype(np.float32),
+        scores["flagged"].astype(bool),
+        learned.ranked,
+        probs,
+        present[scores["suggested"]],
+        index,
+    )
+    mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
+    return issues, Trained(recipe, learned.networks, mean, std, scaling)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """Values from which a classifier of a trained method is made.
+
+    Attributes:
+      recipe: a ConfigDict.
+      networks: variables by name.
+      mean: float `[D]`, of the data set, after scaling.
+      std: standard deviation, likewise.
+      scaling: `in_memory.Scaling` of features, or None.
+    """
+
+    recipe: Any
+    networks: dict[str, Any]
+    mean: np.ndarray
+    std: np.ndarray
+    scaling: Any
+
+
+def _index_of(labels: Any) -> Any:
+    """Index of a pandas Series, else None; that of a list is a method."""
+    index = getattr(labels, "index", None)
+    return None if callable(index) else index
+
+
+def _columns_as_classes(labels: Any, pred_probs: Any, class_names: Any) -> Any:
+    """`class_names`, or a DataFrame's columns if they are the labels' classes."""
+    columns = getattr(pred_probs, "columns", None)
+    if class_names is not None or columns is None:
+        return class_names
+    present = set(np.asarray(labels).tolist())
+    return list(columns) if present <= set(columns) else None
+
+
+def _by_margin(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clean probabilities, flags and ids by suspicion, from probabilities alone."""
+    import jax
+
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(probs).astype(np.float32)
+    # Starting an accelerator would take longer than the computation.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        scores = _margin_scores()(log_probs, probs.astype(np.float32), labels)
+    margins, num_wrong, clean_prob = map(np.asarray, scores)
+    ranked = np.argsort(margins, kind="stable")
+    is_issue = np.zeros(len(labels), bool)
+    is_issue[ranked[: round(float(num_wrong))]] = True
+    return clean_prob, is_issue & (margins < 0), ranked
+
+
+@functools.cache
+def _margin_scores() -> Callable:
+    """Margins, number of wrong labels and clean probabilities as one compiled function."""
+    import jax
+
+    from jaxrobust import selection
+
+    def scores(log_probs, probs, labels):
+        margins = selection.logit_margin(log_probs, labels)
+        num_wrong = selection.estimate_num_wrong(probs, labels)
+        return margins, num_wrong, selection.clean_probability_given_count(margins, num_wrong)
+
+    return jax.jit(scores)
+
+
+def _issues(
+    known: Labels,
+    method: str,
+    clean_prob: np.ndarray,
+    is_issue: np.ndarray,
+    ranked: np.ndarray,
+    probs: np.ndarray,
+    suggested: np.ndarray,
+    index: Any,
+) -> LabelIssues:
+    pairs = np.stack([known.ids[is_issue], suggested[is_issue]], axis=1)
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    confused = [
+        (known.names[pairs[i, 0]], known.names[pairs[i, 1]], int(counts[i]))
+        for i in np.argsort(-counts, kind="stable")[:_NUM_CONFUSED]
+    ]
+    by_class = np.bincount(known.ids[is_issue], minlength=known.num_classes)
+    summary = {
+        "method": method,
+        "num_examples": len(known.ids),
+        "num_classes": known.num_classes,
+        "num_issues": int(is_issue.sum()),
+        "issue_fraction": float(is_issue.mean()),
+        "issues_by_class": dict(zip(known.names, by_class.tolist(), strict=True)),
+        "most_confused": confused,
+    }
+    return LabelIssues(
+        given=known.values(known.ids),
+        is_issue=is_issue,
+        clean_prob=clean_prob,
+        suggested=known.values(suggested),
+        pred_probs=probs.astype(np.float32),
+        ranked=ranked,
+        classes=known.classes,
+        class_names=known.names,
+        summary=summary,
+        index=index,
+    )

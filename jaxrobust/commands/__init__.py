@@ -1,0 +1,1 @@
+"""One file per command of `jaxrobust`, and the parser that they share."""

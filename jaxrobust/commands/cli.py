@@ -1,0 +1,83 @@
+"""The command `jaxrobust COMMAND ...`, also as `python -m jaxrobust COMMAND ...`.
+
+Every command is the `main` of a module, and only that of the given command is imported.
+"""
+
+import os
+import sys
+
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.recipes.registry import Entry, Registry
+
+_HERE = "jaxrobust.commands"
+
+COMMANDS = Registry(
+    {
+        "run": Entry("jaxrobust.main:command", "run a recipe, or continue a run"),
+        "embed": Entry(f"{_HERE}.embed:main", "features of images by a pretrained network"),
+        "find-label-issues": Entry(
+            f"{_HERE}.find_label_issues:main", "wrong labels, from files of arrays"
+        ),
+        "query": Entry(f"{_HERE}.query:main", "what to annotate next, from files of arrays"),
+        "apply-corrections": Entry(
+            f"{_HERE}.apply_corrections:main", "a table of labels, corrected by review"
+        ),
+        "import": Entry(
+            f"{_HERE}.import_answers:main", "answers of Label Studio or CVAT, to a run"
+        ),
+        "predict": Entry(f"{_HERE}.predict:main", "classes of new images, by a trained classifier"),
+        "export": Entry(
+            f"{_HERE}.export:main",
+            "a trained network as an ONNX file; a run's images for Label Studio or CVAT",
+        ),
+        "convert": Entry(f"{_HERE}.convert:main", "published PyTorch weights for a recipe"),
+        "report": Entry(f"{_HERE}.report:main", "a page about a run, or about several"),
+        "compare": Entry(f"{_HERE}.compare:main", "a figure and a table of several runs"),
+        "benchmark": Entry(f"{_HERE}.benchmark:main", "time the compiled programs of recipes"),
+        "list": Entry(f"{_HERE}.listing:main", "recipes, methods, data sets and networks"),
+    }
+)
+"""Command -> function of the further arguments that returns the exit code."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    if name == "--version":
+        import jaxrobust
+
+        print(jaxrobust.__version__)
+        return 0
+    if name not in COMMANDS:
+        print(f"jaxrobust: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.argv = [f"jaxrobust {name}", *rest]  # for usage messages
+    try:
+        code = COMMANDS[name](rest)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"jaxrobust: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        # Without it Python would report an error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {COMMANDS.entry(name).summary}" for name in COMMANDS]
+    return "\n".join(
+        (
+            "usage: jaxrobust COMMAND ...",
+            "",
+            *lines,
+            "",
+            "`jaxrobust COMMAND --help` describes each.",
+        )
+    )

@@ -1,0 +1,38 @@
+"""`jaxrobust embed`: features of a folder of images, in a file."""
+
+import pathlib
+import sys
+
+from jaxrobust.commands.parser import Parser
+from jaxrobust.models.embedding import MAX_VIEWS, ON_CORRUPT, embed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser("embed", description="Features of images by a pretrained network.")
+    parser.add_argument("folder", metavar="DIR", help="folder of images, see jaxrobust.embed")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="file.npz")
+    parser.add_argument(
+        "--backbone", default="efficientnet_lite0", help="efficientnet_lite0, hf:REPO or a folder"
+    )
+    parser.add_argument("--views", default=1, type=int, help=f"1 to {MAX_VIEWS}")
+    parser.add_argument("--size", default=128, type=int, help="side in pixels")
+    parser.add_argument("--batch_size", default=64, type=int)
+    parser.add_argument("--on_corrupt", default="stop", choices=ON_CORRUPT)
+    args = parser.parse_args(argv)
+    try:
+        features = embed(
+            args.folder,
+            backbone=args.backbone,
+            views=args.views,
+            size=args.size,
+            batch_size=args.batch_size,
+            progress=True,
+            on_corrupt=args.on_corrupt,
+        )
+        features.save(args.out)
+    except KeyboardInterrupt:
+        print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
+        return 130
+    print(f"{args.out}: {' x '.join(map(str, features.array.shape))} features, {args.backbone}.")
+    return 0

@@ -1,0 +1,68 @@
+"""`jaxrobust query`: what to annotate next, from files of arrays."""
+
+import pathlib
+
+import numpy as np
+
+from jaxrobust.commands.array_files import (
+    FEATURES_HELP,
+    add_training,
+    check_exists,
+    features,
+    is_npz,
+    training,
+)
+from jaxrobust.commands.parser import Parser
+from jaxrobust.data.features import open_arrays, read_labels
+from jaxrobust.data.tables import escape_formula
+
+_UNKNOWN = "unknown"  # as in the tables of the annotation task
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`jaxrobust query`; returns the exit code."""
+    parser = Parser(
+        "query",
+        description="Chooses examples to annotate, where some may be of none of the classes.",
+        epilog="Of a .csv file of annotations the column 'label' is read, or the only one: the "
+        "name of a class, empty if not annotated, 'unknown' for none of the classes. Numbers are "
+        "classes from 0, -1 if not annotated, -2 for none of the classes.",
+    )
+    parser.add_argument("features", type=pathlib.Path, help=FEATURES_HELP)
+    parser.add_argument(
+        "annotations", type=pathlib.Path, help=".csv or .npy file, a row for each example"
+    )
+    parser.add_argument("--budget", type=int, required=True, help="number of examples to choose")
+    parser.add_argument("--out", type=pathlib.Path, default="query.csv", help="table to write")
+    add_training(parser, "for annotation; default: bual")
+    arguments = parser.parse_args(argv)
+    from jaxrobust.api.querying import query as choose
+    from jaxrobust.engine.files import format_number, write_table
+
+    rows = features(arguments.features)
+    annotations, names = _annotations(arguments.annotations)
+    options = {name: x for name, x in training(arguments).items() if x is not None}
+    result = choose(annotations, features=rows, budget=arguments.budget, **options)
+    files = open_arrays(arguments.features).get("files") if is_npz(arguments.features) else None
+    files = None if files is None or len(files) != len(annotations) else files
+    header = ["id", *([] if files is None else ["file"]), "predicted_label", *result.scores]
+    table: list[list] = [header]
+    for i in result.ids:
+        file = [] if files is None else [escape_formula(str(files[i]))]
+        predicted = escape_formula(names[result.pred_probs[i].argmax()])
+        scores = [format_number(column[i]) for column in result.scores.values()]
+        table.append([int(i), *file, predicted, *scores])
+    write_table(arguments.out, table)
+    print(f"{len(result)} examples to annotate, in order of choice: {arguments.out}")
+    return 0
+
+
+def _annotations(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
+    """Annotations in a file as numbers, and the names of the classes."""
+    check_exists(path)
+    given = read_labels(path)
+    if given.dtype.kind in "iu":
+        return given, [str(i) for i in range(int(given.max(initial=-1)) + 1)]
+    names = sorted(set(given.tolist()) - {"", _UNKNOWN})
+    ids = {name: i for i, name in enumerate(names)} | {"": -1, _UNKNOWN: -2}
+    return np.array([ids[name] for name in given.tolist()]), names

@@ -1,0 +1,30 @@
+"""`jaxrobust report`: a page about a run, or about several that are compared."""
+
+import pathlib
+
+from jaxrobust.commands.parser import Parser
+from jaxrobust.report.page import write_report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser(
+        "report",
+        description="Writes a page about a run, or about several that are compared.",
+    )
+    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of runs")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="folder for index.html and the figures; default: report/ in the workdir, of several "
+        "workdirs report/ here",
+    )
+    parser.add_argument(
+        "--by", default="method", help="config field whose values define the groups"
+    )
+    arguments = parser.parse_args(argv)
+    alone = len(arguments.workdirs) == 1
+    out = arguments.out or (arguments.workdirs[0] if alone else pathlib.Path()) / "report"
+    page = write_report(arguments.workdirs, out, by=arguments.by)
+    print(f"report: {page}")
+    return 0

@@ -1,0 +1,319 @@
+"""Trained classifiers on disk: the folder `classifier/` or `student/` of a run.
+
+    from jaxrobust import load_classifier
+    classifier = load_classifier("runs/dpc/classifier")
+    classes = classifier.predict(images)
+
+A run of noisy labels or annotation writes `classifier/`: `classifier.json` with the recipe and
+facts about the training data, and `variables.npz` with the variables of all networks of its
+predictions. The classifier is rebuilt by the run's method, so it predicts as the run did on its
+test images.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from jaxrobust.data.features import Embedding
+from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.views import make_views, statistics_of
+from jaxrobust.engine.files import write_bytes, write_json
+from jaxrobust.engine.workdir import plain, read_object
+from jaxrobust.errors import UserError
+from jaxrobust.methods import active_learning, noisy_labels
+from jaxrobust.models import storage
+from jaxrobust.recipes.augment_options import Augment
+from jaxrobust.recipes.methods import NOISY_LABEL_METHODS, STRATEGIES
+
+FACTS, VARIABLES = "classifier.json", "variables.npz"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Classifier:
+    """A trained classifier of raw images or features.
+
+    Attributes:
+      classes: names `[C]`.
+      input_shape: (H, W, 3) of images, (D,) of features; () for images of any size.
+      origin: short description of method and network.
+      is_multilabel: whether an image may have several labels.
+      embedding: of the features that it was trained on, if known.
+    """
+
+    classes: np.ndarray
+    input_shape: tuple[int, ...]
+    origin: str
+    is_multilabel: bool
+    _probs: Callable[[np.ndarray], jax.Array]
+    embedding: Embedding | None = None
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.input_shape)) or "of any size"
+        return f"Classifier({self.origin}, {len(self.classes)} classes, inputs {shape})"
+
+    def predict_proba(self, inputs: Any, *, batch_size: int = 256) -> np.ndarray:
+        """Probabilities float32 `[n, C]`.
+
+        Args:
+          inputs: images of `input_shape`, in a form that `inputs.as_images` accepts, or features
+            `[n, D]` or `[n, V, D]`, of which the first view is used.
+          batch_size: inputs on the device at a time.
+
+        Raises:
+          UserError: if the inputs are invalid or of another shape.
+        """
+        return in_batches(self._probs, self._raw(inputs), len(self.classes), batch_size)
+
+    def predict(self, inputs: Any) -> np.ndarray:
+        """The most probable classes `[n]` by name; {0, 1} `[n, C]` where there may be several."""
+        probs = self.predict_proba(inputs)
+        if self.is_multilabel:
+            return (probs > 0.5).astype(np.uint8)
+        return self.classes[probs.argmax(axis=1)]
+
+    def _raw(self, inputs: Any) -> np.ndarray:
+        if len(self.input_shape) == 1:
+            array = as_features(inputs, "inputs")
+            array = array[:, None] if array.ndim == 2 else array
+            shape = array.shape[2:]
+        else:
+            array = as_images(inputs, "inputs")
+            shape = array.shape[1:]
+        if self.input_shape and shape != tuple(self.input_shape):
+            raise UserError(
+                f"inputs are of shape {list(shape)}, but this classifier was trained on "
+                f"{list(self.input_shape)}; give inputs of that shape."
+            )
+        return array
+
+
+def in_batches(
+    predict: Callable[[np.ndarray], jax.Array],
+    inputs: np.ndarray,
+    num_classes: int,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Probabilities float32 `[n, C]`, computed from batches of one size, which compile once."""
+    found = np.empty((len(inputs), num_classes), np.float32)
+    for start in range(0, len(inputs), batch_size):
+        part = inputs[start : start + batch_size]
+        padding = [(0, batch_size - len(part)), *[(0, 0)] * (part.ndim - 1)]
+        found[start : start + len(part)] = predict(np.pad(part, padding))[: len(part)]
+    return found
+
+
+def save_classifier(
+    folder: pathlib.Path,
+    *,
+    config: ml_collections.ConfigDict,
+    networks: Mapping[str, Any],
+    class_names: Sequence[str],
+    num_examples: int,
+    input_shape: Sequence[int],
+    mean: Sequence[float] | np.ndarray,
+    std: Sequence[float] | np.ndarray,
+    embedding: Embedding | None = None,
+) -> None:
+    """Writes a folder that `load_classifier` reads.
+
+    Args:
+      folder: path of the folder.
+      config: the recipe of the run.
+      networks: name -> variables of every network of the predictions.
+      class_names: of the C classes.
+      num_examples: number of training examples.
+      input_shape: of an image (H, W, 3), or of features (D,).
+      mean: of the data set.
+      std: standard deviation of the data set.
+      embedding: of the features, if known.
+    """
+    arrays = traverse_util.flatten_dict({n: dict(v) for n, v in networks.items()}, sep="/")
+    host: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
+    content = io.BytesIO()
+    np.savez(content, **host)
+    write_bytes(folder / VARIABLES, content.getvalue())
+    facts = {
+        "task": config.task,
+        "method": config.method,
+        "class_names": list(class_names),
+        "num_examples": num_examples,
+        "input_shape": list(map(int, input_shape)),
+        "mean": np.asarray(mean, float).tolist(),
+        "std": np.asarray(std, float).tolist(),
+        "embedding": embedding and embedding._asdict(),
+        "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+        "config": plain(config),
+    }
+    write_json(folder / FACTS, facts)
+
+
+def load_classifier(folder: str | os.PathLike) -> Classifier:
+    """Reads the classifier of a run.
+
+    Args:
+      folder: `classifier/` of a run of noisy labels or annotation, `student/` or `teacher/` of a
+        distillation, the workdir of the run, or a folder that `jaxrobust.models.convert` wrote.
+
+    Returns:
+      `Classifier`.
+
+    Raises:
+      UserError: if there is none, or a file of it is damaged.
+    """
+    folder = resolve(folder)
+    return (_of_run if (folder / FACTS).exists() else _of_storage)(folder)
+
+
+def resolve(folder: str | os.PathLike) -> pathlib.Path:
+    """The folder of a classifier, given by its path or by the workdir of its run.
+
+    Raises:
+      UserError: if there is none.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    for name in ("classifier", "student"):
+        if (folder / name).is_dir() and not (folder / FACTS).exists():
+            folder = folder / name
+    if not any((folder / name).exists() for name in (FACTS, storage.MODEL)):
+        raise UserError(
+            f"{folder} holds no classifier; name the folder classifier/ or student/ of a finished "
+            "run."
+        )
+    return folder
+
+
+def _of_storage(folder: pathlib.Path) -> Classifier:
+    stored = storage.load_classifier(folder)
+    is_multilabel = stored.decoder is not None
+    link = jax.nn.sigmoid if is_multilabel else jax.nn.softmax
+    names = stored.class_names or tuple(map(str, range(stored.num_classes)))
+    return Classifier(
+        classes=np.array(names),
+        input_shape=tuple(stored.image_shape),
+        origin=stored.arch,
+        is_multilabel=is_multilabel,
+        _probs=jax.jit(lambda images: link(stored.logits(images))),
+    )
+
+
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError)
+
+
+def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads what `save_classifier` wrote: `classifier.json`, and the variables of networks by name.
+
+    Raises:
+      UserError: if a file is damaged.
+    """
+    facts = read_object(folder / FACTS)
+    try:
+        content = (folder / VARIABLES).read_bytes()
+        if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
+            raise ValueError(f"{VARIABLES} has changed since it was written")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return facts, traverse_util.unflatten_dict(dict(arrays), sep="/")
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: pathlib.Path, error: Exception) -> UserError:
+    return UserError(f"{folder} holds no classifier that can be read ({error}).")
+
+
+def _of_run(folder: pathlib.Path) -> Classifier:
+    facts, networks = read_run(folder)
+    try:
+        config = ml_collections.ConfigDict(facts["config"], convert_dict=True)
+        names, shape = np.array(facts["class_names"]), tuple(facts["input_shape"])
+        statistics = statistics_of(facts["mean"], facts["std"])
+        embedding = Embedding(**facts["embedding"]) if facts.get("embedding") else None
+        predict = {"noisy_labels": _noisy_labels, "active_learning": _active_learning}
+        forward = predict[facts["task"]](config, facts)
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from None
+    compiled, networks = _compiled(config, forward, shape), jax.device_put(networks)
+    return Classifier(
+        classes=names,
+        input_shape=shape,
+        origin=f"{facts['method']}, {config.model.name}",
+        is_multilabel=False,
+        _probs=lambda raw: compiled(networks, statistics, raw),
+        embedding=embedding,
+    )
+
+
+def _compiled(config: ml_collections.ConfigDict, forward: Callable, shape: tuple[int, ...]):
+    """`(networks, statistics, raw) -> probabilities` as one compiled function."""
+    views = make_views(Augment.read(config), shape, jnp.float32)
+    key = jax.random.key(0)  # not used by test views
+    return jax.jit(
+        lambda networks, statistics, raw: forward(networks, views("test", key, raw, statistics))
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def probabilities(
+    settings: str, num_classes: int, num_examples: int, input_shape: tuple[int, ...]
+) -> Callable:
+    """Predictions of a noisy-labels method, compiled once for classifiers of equal settings.
+
+    Args:
+      settings: the recipe, as JSON.
+      num_classes: C.
+      num_examples: number of training examples.
+      input_shape: of an image (H, W, 3), or of features (D,).
+
+    Returns:
+      `(variables by network, statistics, raw inputs) -> probabilities [n, C]`.
+    """
+    config = ml_collections.ConfigDict(json.loads(settings), convert_dict=True)
+    facts = {
+        "class_names": range(num_classes),
+        "num_examples": num_examples,
+        "input_shape": input_shape,
+    }
+    return _compiled(config, _noisy_labels(config, facts), input_shape)
+
+
+def _noisy_labels(config: ml_collections.ConfigDict, facts: dict) -> Callable:
+    """`(variables by network, views) -> probabilities`, combined over all predictors."""
+    problem = noisy_labels.Problem(
+        num_classes=len(facts["class_names"]),
+        num_examples=facts["num_examples"],
+        input_shape=tuple(facts["input_shape"]),
+        dtype=jnp.float32,
+    )
+    method = NOISY_LABEL_METHODS[config.method](config, problem)
+
+    def forward(networks, views):
+        logits = [method.forward(networks[name], views) for name in method.networks]
+        stacked = jnp.moveaxis(logits[0], 1, 0) if method.heads else jnp.stack(logits)
+        return method.class_probs(stacked)
+
+    return forward
+
+
+def _active_learning(config: ml_collections.ConfigDict, facts: dict) -> Callable:
+    """`(variables by network, views) -> probabilities` of the target classifier."""
+    problem = active_learning.Problem(
+        num_classes=len(facts["class_names"]),
+        input_shape=tuple(facts["input_shape"]),
+        dtype=jnp.float32,
+        budget=config.al.query_size,
+    )
+    strategy = STRATEGIES[config.method](config, problem)
+    (target,) = [phase for phase in strategy.phases if phase.name == strategy.target]
+    return lambda networks, views: target.class_probs(target.forward(networks["target"], views))

@@ -1,0 +1,429 @@
+"""Frozen features of images: what a pretrained network computes of each, once, to a file.
+
+`python -m jaxrobust embed DIR --out=features.npz`
+
+Exit codes: 0 done; 2 an error that the user can fix, in one sentence; 130 stopped by Ctrl-C. After
+a kill the same command resumes, and ends with the same bits.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
+
+import filelock
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from jaxrobust.data.augment import normalize
+from jaxrobust.data.class_folders import UNLABELED
+from jaxrobust.data.dataset import NO_LABEL
+from jaxrobust.data.features import open_arrays
+from jaxrobust.data.places import images_in, listed, subfolders
+from jaxrobust.data.readers import decode_image, to_rgb
+from jaxrobust.engine.files import write_json
+from jaxrobust.errors import DataError, UserError, unknown_name
+from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.pretrained import load_pretrained, weights_hash
+from jaxrobust.models.storage import StoredClassifier
+
+MAX_VIEWS = 10
+ON_CORRUPT = ("stop", "skip")
+_CROP = 7 / 8  # of the side, in the views that are crops
+_CHUNK = 1024  # images between two saves, about
+_ARRAY, _STATE = "features.npy", "progress.json"
+_OPTIONAL = ("labels", "label_names", "split")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """Features of N images, in V views each.
+
+    Attributes:
+      array: float16 [N, V, D]. View 0 is the image as it is, 1 its mirror image, 2 to 5 are crops
+        at the corners (top left, top right, bottom left, bottom right), 6 to 9 their mirror images.
+      files: of each image, relative to the folder that was embedded; empty for arrays.
+      ids: int64 [N], positions among all images that were given, which lack those skipped.
+      labels: int32 [N], -1 where there is none; None if no image has one.
+      label_names: one for each label.
+      split: "train", "test" or "unlabeled" of each image; None if the folder has no such parts.
+      backbone: name of the network.
+      size: side in pixels that images were resized to.
+      weights_hash: SHA-256 of the network; empty for a function.
+      data_hash: SHA-256 of the images.
+    """
+
+    array: np.ndarray
+    files: tuple[str, ...] = ()
+    ids: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
+    split: tuple[str, ...] | None = None
+    backbone: str = ""
+    size: int = 0
+    weights_hash: str = ""
+    data_hash: str = ""
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def take(self, rows: np.ndarray) -> "Features":
+        """The features of some of the images; `rows` are positions."""
+        rows = np.asarray(rows)
+        return dataclasses.replace(
+            self,
+            array=self.array[rows],
+            files=tuple(self.files[i] for i in rows) if self.files else (),
+            ids=None if self.ids is None else self.ids[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            split=None if self.split is None else tuple(self.split[i] for i in rows),
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes an uncompressed `.npz` of plain arrays, `features` and the attributes by name."""
+        path = pathlib.Path(path)
+        arrays: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "array"
+        }
+        absent = {name for name in _OPTIONAL if arrays[name] is None or not len(arrays[name])}
+        arrays = {
+            name: np.asarray(value, None if len(np.shape(value)) == 0 or len(value) else str)
+            for name, value in arrays.items()
+            if value is not None and name not in absent
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(path.name + ".part")
+        with scratch.open("wb") as file:
+            np.savez(file, features=self.array, **arrays)
+        scratch.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Features":
+        """Reads what `save` wrote; the array is mapped from the file.
+
+        Raises:
+          DataError: the file is missing, damaged, or of another kind.
+        """
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise DataError(f"There is no file {path}; correct its name.")
+        found: dict[str, Any] = dict(open_arrays(path))
+        for name, value in found.items():
+            if not value.ndim:
+                found[name] = value.item()
+            elif value.dtype.kind == "U":
+                found[name] = tuple(map(str, value))
+        try:
+            return cls(found.pop("features"), **found)
+        except (KeyError, TypeError):
+            raise DataError(
+                f"{path} was not written by `python -m jaxrobust embed`; as a data set it can be "
+                "read by jaxrobust.data.load_features."
+            ) from None
+
+
+class ImageSource(NamedTuple):
+    """Images that can be opened by number, and what is known of them."""
+
+    open: Callable[[int], Any]
+    hash: Callable[[int], bytes]
+    files: tuple[str, ...]
+    names: Sequence[str]  # for messages
+    labels: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
+    split: tuple[str, ...] | None = None
+
+
+def embed(
+    images: Any,
+    *,
+    backbone: str | StoredClassifier | Callable = "efficientnet_lite0",
+    views: int = 1,
+    size: int = 128,
+    batch_size: int = 64,
+    progress: bool = False,
+    on_corrupt: str = "stop",
+) -> Features:
+    """Features of images by a frozen network, in one pass.
+
+    Images of any size, grey, 16 bit, CMYK, with palette, transparency or orientation mark are
+    resized (centre square, bicubic). Unless the backbone is a function, every chunk is kept in
+    `~/.cache/jaxrobust/features` under the hashes of network and data: a second call goes on where
+    the first was killed, or reads what is there.
+
+    Args:
+      images: a folder with `train/CLASS/*`, `test/CLASS/*` and `unlabeled/*`, or `CLASS/*`, or
+        images alone; or a list of paths or of Pillow images; or an array uint8, or float in [0, 1],
+        `[N, H, W]` or `[N, H, W, 3]`.
+      backbone: `"efficientnet_lite0"`, `"hf:REPO"`, a folder of converted weights or of a run's
+        student, a classifier in memory, or a function of uint8 `[B, size, size, 3]` that returns
+        `[B, D]` for any B.
+      views: V, 1 to 10; see `Features.array`.
+      size: side in pixels.
+      batch_size: images at a time.
+      progress: whether to show a bar with the time that is left.
+      on_corrupt: what an image that cannot be decoded does: `"stop"`, or `"skip"` with a line that
+        names it.
+
+    Returns:
+      `Features`.
+
+    Raises:
+      UserError: an argument is out of range, or the backbone cannot be had.
+      DataError: there are no images, or one cannot be decoded.
+    """
+    if not 1 <= views <= MAX_VIEWS:
+        raise UserError(f"views must lie in 1 to {MAX_VIEWS}, but is {views}.")
+    if size < 1 or batch_size < 1:
+        raise UserError(f"size and batch_size must be 1 or more, but are {size} and {batch_size}.")
+    if on_corrupt not in ON_CORRUPT:
+        raise UserError(unknown_name("on_corrupt", on_corrupt, ON_CORRUPT))
+    found = _images(images)
+    if not found.names:
+        raise DataError("There are no images to embed; give one or more.")
+    if callable(backbone):
+        function, name, weights = backbone, getattr(backbone, "__name__", "function"), ""
+    else:
+        is_name = isinstance(backbone, str)
+        classifier = load_pretrained(backbone) if is_name else backbone
+        name = backbone if is_name else classifier.arch
+        function, weights = _features_of(classifier), weights_hash(classifier)
+    with ThreadPoolExecutor() as pool:
+        data = hashlib.sha256(b"".join(pool.map(found.hash, range(len(found.names)))))
+        run = functools.partial(
+            _run, found, function, views, size, batch_size, progress, on_corrupt, pool
+        )
+        if weights:
+            key = hashlib.sha256(f"{weights} {data.hexdigest()} {views} {size}".encode())
+            directory = pathlib.Path.home() / ".cache/jaxrobust/features" / key.hexdigest()[:32]
+            directory.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(directory / "lock"):
+                array, bad = run(directory)
+        else:
+            array, bad = run(None)
+    features = Features(
+        array,
+        found.files,
+        np.arange(len(array)),
+        found.labels,
+        found.label_names,
+        found.split,
+        name,
+        size,
+        weights,
+        data.hexdigest(),
+    )
+    return features.take(np.setdiff1d(np.arange(len(array)), list(bad))) if bad else features
+
+
+def _run(
+    found, function, views, size, batch_size, progress, on_corrupt, pool, directory
+) -> tuple[np.ndarray, dict[int, str]]:
+    """(float16 [N, V, D], message by number of each image that cannot be decoded).
+
+    With a directory the array is a file there, and what it holds already is not computed again.
+    """
+    count = len(found.names)
+    array, done, bad = _resumed(directory, count) if directory else (None, 0, {})
+
+    def report(message: str) -> None:
+        if on_corrupt == "stop":
+            raise DataError(message)
+        tqdm.write(f"jaxrobust: skipped: {message}", file=sys.stderr)
+
+    for message in bad.values():
+        report(message)
+    prepare = functools.partial(_views, found, views=views, size=size)
+    chunk = batch_size * max(1, _CHUNK // batch_size)
+    batches = [range(i, min(i + batch_size, count)) for i in range(done, count, batch_size)]
+    waiting = collections.deque()
+    with tqdm(total=count, initial=done, unit="image", disable=not progress) as bar:
+        for number, batch in enumerate(batches):
+            # The next ones are decoded while the network computes.
+            for later in batches[number + len(waiting) : number + 3]:
+                waiting.append([pool.submit(prepare, i) for i in later])
+            pixels = np.zeros(
+                (batch_size, views, size, size, 3), np.uint8
+            )  # one shape, one program
+            for row, (i, image) in enumerate(zip(batch, waiting.popleft(), strict=True)):
+                try:
+                    pixels[row] = image.result()
+                except DataError as error:
+                    report(str(error))
+                    bad[i] = str(error)
+            outputs = np.asarray(function(pixels.reshape(-1, *pixels.shape[2:])))
+            if outputs.ndim != 2 or len(outputs) != batch_size * views:
+                raise UserError(
+                    f"The backbone must return [{batch_size * views}, D] for that many images, but "
+                    f"returns {list(outputs.shape)}."
+                )
+            with np.errstate(over="ignore"):
+                rows = outputs.reshape(batch_size, views, -1)[: len(batch)].astype(np.float16)
+            if not np.isfinite(rows).all():
+                raise UserError(
+                    f"The backbone's features of {found.names[batch[0]]} to "
+                    f"{found.names[batch[-1]]} are not finite in float16: scale them."
+                )
+            if array is None:
+                shape = (count, *rows.shape[1:])
+                array = _new_array(directory and directory / _ARRAY, shape)
+            array[batch.start : batch.stop] = rows
+            bar.update(len(batch))
+            if isinstance(array, np.memmap) and (batch.stop % chunk == 0 or batch.stop == count):
+                array.flush()
+                write_json(directory / _STATE, {"done": batch.stop, "bad": bad})
+    assert array is not None  # since there are images
+    return array, bad
+
+
+def _new_array(path: pathlib.Path | None, shape: tuple[int, ...]) -> np.ndarray:
+    if path is None:
+        return np.empty(shape, np.float16)
+    return np.lib.format.open_memmap(path, "w+", np.float16, shape)
+
+
+def _resumed(directory: pathlib.Path, count: int) -> tuple[np.ndarray | None, int, dict[int, str]]:
+    """(array, number of images that it holds, messages of the bad ones) of an earlier call."""
+    try:
+        state = json.loads((directory / _STATE).read_text())
+        mode = "r" if state["done"] == count else "r+"
+        array = np.load(directory / _ARRAY, mmap_mode=mode, allow_pickle=False)
+        return array, state["done"], {int(i): message for i, message in state["bad"].items()}
+    except (OSError, ValueError, KeyError):
+        return None, 0, {}
+
+
+def _views(found: "ImageSource", i: int, *, views: int, size: int) -> np.ndarray:
+    """uint8 [V, size, size, 3] of an image, as `Features.array` has them."""
+    image = found.open(i)
+
+    def square(side: int) -> np.ndarray:
+        return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
+
+    whole = square(size)
+    kept = [whole, whole[:, ::-1]]
+    if views > 2:
+        large = square(round(size / _CROP))
+        crops = [large[rows, columns] for rows, columns in itertools.product(_ends(size), repeat=2)]
+        kept += [*crops, *(crop[:, ::-1] for crop in crops)]
+    return np.stack(kept[:views])
+
+
+def _ends(size: int) -> tuple[slice, slice]:
+    return slice(size), slice(-size, None)
+
+
+def _features_of(classifier: StoredClassifier) -> Callable[[np.ndarray], jax.Array]:
+    """uint8 [B, H, W, 3] -> float32 [B, D]."""
+    module, variables = classifier.module(), jax.device_put(dict(classifier.variables))
+
+    @jax.jit
+    def pooled(variables, images):
+        images = normalize(images, classifier.mean, classifier.std, dtype=jnp.float32)
+        return cast(Outputs, module.apply(variables, images)).features.pooled
+
+    return lambda images: pooled(variables, images)
+
+
+# ----------------------------------------------------------------------------------------- images
+
+
+def _images(images: Any) -> ImageSource:
+    if isinstance(images, str | os.PathLike):
+        return folder_images(pathlib.Path(images).expanduser())
+    if isinstance(images, np.ndarray | jax.Array):
+        return _of_array(np.asarray(images))
+    images = list(images)
+    if all(isinstance(image, Image.Image) for image in images):
+        return _of_pillow(images)
+    if all(isinstance(image, str | os.PathLike) for image in images):
+        paths = [pathlib.Path(path).expanduser() for path in images]
+        return _of_files(paths, tuple(map(str, paths)))
+    raise DataError("Images must be an array, a folder, or a list of paths or of Pillow images.")
+
+
+def _of_array(array: np.ndarray) -> ImageSource:
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)):
+        raise DataError(f"Images must be [N, H, W] or [N, H, W, 3], but are {list(array.shape)}.")
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if not is_float and array.dtype != np.uint8:
+        raise DataError(f"Images must be uint8 or float in [0, 1], but are {array.dtype}.")
+    # One at a time, as the array may be a file's.
+    if is_float and not all(0 <= np.min(image) and np.max(image) <= 1 for image in array):
+        raise DataError("Images of a float type must lie in [0, 1].")
+
+    def opened(i: int) -> Image.Image:
+        image = np.round(array[i] * 255).astype(np.uint8) if is_float else array[i]
+        return Image.fromarray(image[..., 0] if image.shape[-1:] == (1,) else image).convert("RGB")
+
+    def hashed(i: int) -> bytes:
+        facts = repr((array.dtype.str, array.shape[1:])).encode()
+        return hashlib.sha256(facts + array[i].tobytes()).digest()
+
+    return ImageSource(opened, hashed, (), [f"image {i}" for i in range(len(array))])
+
+
+def _of_pillow(images: list[Image.Image]) -> ImageSource:
+    names = [f"image {i}" for i in range(len(images))]
+
+    def hashed(i: int) -> bytes:
+        image = to_rgb(names[i], images[i])
+        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+
+    return ImageSource(lambda i: to_rgb(names[i], images[i]), hashed, (), names)
+
+
+def _of_files(paths: Sequence[pathlib.Path], files: tuple[str, ...], **facts: Any) -> ImageSource:
+    names = [str(path) for path in paths]
+
+    def hashed(i: int) -> bytes:
+        try:
+            return hashlib.sha256(paths[i].read_bytes()).digest()
+        except OSError:  # decoding names it
+            return bytes(32)
+
+    return ImageSource(lambda i: decode_image(names[i], paths[i]), hashed, files, names, **facts)
+
+
+def folder_images(root: pathlib.Path) -> ImageSource:
+    """The images of a folder: of `train/CLASS/*` and the like, of `CLASS/*`, or alone.
+
+    Raises:
+      DataError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root} of images.")
+    parts = [(f, "train" if f == "train" else "test") for f in ("train", "test", "val")]
+    parts = [part for part in parts if subfolders(root / part[0])][:2]
+    entries = [
+        (UNLABELED if name == UNLABELED else split, name, file, path)
+        for folder, split in parts or [("", "")]
+        for name, file, path in listed(root, folder)
+    ]
+    if parts and (root / UNLABELED).is_dir():
+        entries += [
+            (UNLABELED, UNLABELED, path.relative_to(root).as_posix(), path)
+            for path in images_in(root / UNLABELED)
+        ]
+    if not entries:
+        paths = images_in(root)
+        return _of_files(paths, tuple(path.name for path in paths))
+    splits, classes, files, paths = zip(*entries, strict=True)
+    label_names = tuple(sorted(set(classes) - {UNLABELED}))
+    label_of = {name: label for label, name in enumerate(label_names)}
+    labels = np.array([label_of.get(name, NO_LABEL) for name in classes], np.int32)
+    split = splits if parts else None
+    return _of_files(paths, files, labels=labels, label_names=label_names, split=split)

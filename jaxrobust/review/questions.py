@@ -1,0 +1,96 @@
+"""The questions of a run to a person: of its latest query, or the labels that look wrong."""
+
+import pathlib
+from typing import NamedTuple
+
+from jaxrobust.data.tables import read_rows, refuse_if_any, unescape_formula
+from jaxrobust.engine.workdir import read_object
+from jaxrobust.errors import UserError
+from jaxrobust.review.annotation_tools import Item
+
+
+class Questions(NamedTuple):
+    """The questions of a run to a person: the latest query, or the labels that look wrong.
+
+    Attributes:
+      workdir: of the run.
+      table: file of the questions.
+      rows: of this table.
+      items: the images of these rows.
+      choices: possible answers.
+      facts: names of `Item.facts`.
+      method: of the run.
+      root: folder of the images.
+      is_review: whether the questions are about labels that look wrong.
+    """
+
+    workdir: pathlib.Path
+    table: pathlib.Path
+    rows: list[dict[str, str]]
+    items: list[Item]
+    choices: list[str]
+    facts: tuple[str, ...]
+    method: str
+    root: pathlib.Path
+    is_review: bool
+
+
+def questions(workdir: pathlib.Path, round_: int | None, top: int | None) -> Questions:
+    """Those of a run: of its latest query or of one round, or of its most suspicious labels."""
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} is not a workdir: it holds no config.json; name that of a run.")
+    config = read_object(workdir / "config.json")
+    root = pathlib.Path(config["dataset"]["path"]).expanduser()
+    if config["task"] == "active_learning" and config["oracle"] == "csv":
+        table = _query_table(workdir, round_)
+        note = read_object(table.with_suffix(".json"))
+        suggested = dict(zip(note["ids"], note["suggestions"], strict=True))
+        names = [*read_object(workdir / "queries" / "images.json")["classes"], "unknown"]
+        lines = read_rows(table, required=("id", "file", "label"))
+        ids = {str(i): i for i in note["ids"]}
+        strange = [row for row in lines if row.cells["id"] not in ids]
+        refuse_if_any(
+            table, [f"line {x.line}: id {x.cells['id']!r} was not asked about" for x in strange]
+        )
+        rows = [dict(row.cells) for row in lines]
+        items = [
+            Item(ids[row["id"]], unescape_formula(row["file"]), *suggested[ids[row["id"]]])
+            for row in rows
+        ]
+        found = (rows, items, names, (), config["method"], root, False)
+        return Questions(workdir, table, *found)
+    if config["task"] != "noisy_labels":
+        raise UserError(
+            f"{workdir} has no questions for a person; give a run of noisy labels, or of "
+            "annotation with oracle=csv."
+        )
+    table = workdir / "label_quality.csv"
+    columns = ("id", "file", "given_label", "suggested_label", "clean_prob", "flagged")
+    rows = [
+        {name: unescape_formula(cell) for name, cell in row.cells.items()}
+        for row in read_rows(table, required=columns)
+        if not row.cells.get("reviewed")
+    ]
+    rows = rows[:top] if top else [row for row in rows if row["flagged"] == "1"]
+    items = [
+        Item(
+            int(row["id"]),
+            row["file"],
+            row["suggested_label"],
+            1 - float(row["clean_prob"]),
+            {"given_label": row["given_label"]},
+        )
+        for row in rows
+    ]
+    names = read_object(workdir / "noise.json")["class_names"]
+    found = (rows, items, names, ("given_label",), config["method"], root, True)
+    return Questions(workdir, table, *found)
+
+
+def _query_table(workdir: pathlib.Path, round_: int | None) -> pathlib.Path:
+    name = "round_[0-9][0-9]" if round_ is None else f"round_{round_:02d}"
+    tables = sorted((workdir / "queries").glob(f"{name}.csv"))
+    if not tables:
+        which = "no query" if round_ is None else f"no query of round {round_}"
+        raise UserError(f"{workdir} holds {which}; repeat the command of the run first.")
+    return tables[-1]

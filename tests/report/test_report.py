@@ -1,0 +1,352 @@
+"""Pages of small workdirs that are written by hand."""
+
+import base64
+import html.parser
+import io
+import json
+import pathlib
+import re
+
+import numpy as np
+import pages
+import pytest
+import written_runs
+from PIL import Image
+
+from jaxrobust.commands import cli
+from jaxrobust.errors import UserError
+from jaxrobust.report import figures
+from jaxrobust.report.markup import Images, data_uri
+from jaxrobust.report.workdir import read_rows
+
+EVIL = '<script>alert("x")</script>'
+
+
+def _json(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def _csv(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+
+
+def _start(command=("main.py", "--config=configs/x.py:digits", "--config.seed=7")):
+    return {
+        "started": "2026-01-02T03:04:05+00:00",
+        "command": list(command),
+        "python": "3.13.1",
+        "host": EVIL,
+        "cpu_count": 2,
+        "devices": ["cpu:0 cpu"],
+        "versions": {"jax": "0.11.2"},
+        "commit": "0123456789ab",
+    }
+
+
+def _workdir(root, name, results, *, names=("cat", "dog"), config=(), events=()):
+    """Files that all tasks have; without `results.json` if `results` holds no `last`."""
+    workdir = root / name
+    fields = {"task": results["task"], "method": results["method"], "seed": results["seed"]}
+    dataset = {"name": "digits", "path": EVIL}
+    _json(workdir / "config.json", {**fields, "dataset": dataset, "num_epochs": 3, **dict(config)})
+    _json(workdir / "environment.json", {"starts": [_start()]})
+    lines = [{"step": i + 1, "seconds": 2.0 * i, **event} for i, event in enumerate(events)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if "last" in results:
+        _json(workdir / "results.json", results)
+        _json(workdir / "timing.json", {"seconds": 61.0, "traces": {"a": 1, "b": 1}})
+    counts = [[5, 1], [2, 8]]
+    rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
+    _csv(workdir / "confusion.csv", ["true", *names], *rows)
+    reliability = [[i / 10, (i + 1) / 10, 4, i / 10 + 0.05, i / 10] for i in range(10)]
+    _csv(
+        workdir / "reliability.csv",
+        ["above", "up_to", "count", "confidence", "accuracy"],
+        *reliability,
+    )
+    return workdir
+
+
+def _active(root, name="al", *, method="dcfs", seed=0, finished=True, shift=0.0):
+    results = written_runs.active_learning(method, seed=seed, shift=shift)
+    rounds = results["rounds"]
+    if not finished:
+        del results["last"]
+    events = []
+    for entry in rounds if finished else rounds[:1]:
+        at = {"round": entry["round"]}
+        events.append({"split": "train", "phase": "query", "loss": 1.0, **at})
+        events.append({"split": "test", **{k: v for k, v in entry.items() if k != "query"}})
+        if "query" in entry:
+            events.append({"split": "query", **at, **entry["query"]})
+    workdir = _workdir(root, name, results, names=(EVIL, "$x$"), events=events)
+    queries = workdir / "queries"
+    _csv(queries / "round_00.csv", ["id", "fine", "label"], [3, 0.5, "dog"])
+    _csv(
+        queries / "round_00_scores.csv",
+        ["score", "from", "to", "pool", "chosen", "unknown"],
+        ["fine", 0, 0.5, 10, 1, 2],
+        ["fine", 0.5, 1, 5, 0, 5],
+    )
+    sheet = np.zeros((3, 12, 12, 3), np.uint8)
+    figures.contact_sheet(sheet, ["dog"] * 3, queries / "round_00.png")
+    return workdir
+
+
+def _noisy(root):
+    results = written_runs.noisy_labels("dpc")
+    workdir = _workdir(root, "noisy", results)
+    noise = {"kind": "symmetric", "realised_rate": 0.36, "class_names": ["cat", "dog"]}
+    _json(workdir / "noise.json", {**noise, "transition": [[0.7, 0.3], [0.4, 0.6]]})
+    header = ["id", "given_label", "suggested_label", "clean_prob", "margin", "true_label"]
+    _csv(workdir / "label_quality.csv", header, [17, "'=x", "cat", 0.01, -3, "cat"])
+    (workdir / "label_review.html").touch()
+    images = np.zeros((9, 12, 12, 3), np.uint8)
+    for name in ("suspicious", "margin", "epochs"):
+        figures.contact_sheet(images, ["cat\n→ dog"] * 9, workdir / "figures" / f"{name}.png")
+    return workdir
+
+
+def _distilled(root):
+    results = written_runs.distillation("kd", cosines=True)
+    return _workdir(root, "kd", results)
+
+
+def _multilabel(root):
+    measures = {"mAP": 0.8, "OF1": 0.7, "CF1": 0.6}
+    results = written_runs.distillation("l2d", cosines=True, measures=measures)
+    workdir = _workdir(root, "l2d", results)
+    (workdir / "confusion.csv").unlink()
+    header = ["class", "test_images", "average_precision"]
+    _csv(workdir / "classes.csv", header, ["cat", 4, 0.5], ["dog", 5, 0.75])
+    return workdir
+
+
+class _Page(html.parser.HTMLParser):
+    """What a browser sees: tags with their attributes, and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self._open = [], "", []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "source"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def _written(*arguments):
+    """The page, after what every page must keep to."""
+    assert cli.main(["report", *map(str, arguments)]) == 0
+    out = next(a.removeprefix("--out=") for a in arguments if str(a).startswith("--out="))
+    folder = pathlib.Path(out)
+    page = _Page((folder / "index.html").read_text(encoding="utf-8"))
+    assert {p.suffix for p in folder.iterdir()} == {".html", ".png"}
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    images = page.named("img")
+    sources = [a["src"] for a in images] + [a["srcset"] for a in page.named("source")]
+    assert sources and all(s.startswith("data:image/") for s in sources)
+    assert all(a["alt"] for a in images)
+    assert all(a["scope"] in ("col", "row") for a in page.named("th"))
+    return page
+
+
+def _files(out):
+    return {p.name for p in out.iterdir()}
+
+
+def test_a_page_of_an_annotation_run(tmp_path):
+    out = tmp_path / "out"
+    page = _written(_active(tmp_path), f"--out={out}")
+    assert "dcfs on digits" in page.text
+    assert "70.0 %" in page.text and "last accuracy" in page.text
+    # Tables of rounds and of confusions, the latter with names as they are.
+    assert "round00" not in page.text and "Query of round 0" in page.text
+    assert EVIL in page.text and "$x$" in page.text
+    assert "Changed on the command line" in page.text and "configs/x.py:digits" in page.text
+    assert page.text.index("seed7") if "seed7" in page.text else page.text.index("seed") > 0
+    assert "1 min 1 s" in page.text and "0.11.2" in page.text and "0123456789ab" in page.text
+    assert {
+        "index.html",
+        "curves.png",
+        "curves_narrow.png",
+        "curves_annotated.png",
+        "confusion_dcfs.png",
+        "reliability_dcfs.png",
+        "progress_dcfs.png",
+        "round_00_dcfs.png",
+        "scores_round_00_dcfs.png",
+    } <= _files(out)
+
+
+def test_pages_of_the_other_tasks(tmp_path):
+    page = _written(_noisy(tmp_path), f"--out={tmp_path / 'a'}")
+    assert "=x" in page.text and "'=x" not in page.text
+    assert "Means of the last 3 epochs; the best epoch is chosen" in page.text
+    assert "36.0 % are wrong" in page.text and "1 most suspicious of 1 labels" in page.text
+    assert {"suspicious_dpc.png", "margin_dpc.png", "noise_dpc.png"} <= _files(tmp_path / "a")
+    assert "epochs_dpc.png" not in _files(tmp_path / "a")
+    assert [a["href"] for a in page.named("a")] == ["../noisy/label_review.html"]
+    page = _written(_distilled(tmp_path), f"--out={tmp_path / 'b'}")
+    assert "teacher resnet14" in page.text and "1,234" in page.text
+    page = _written(_multilabel(tmp_path), f"--out={tmp_path / 'c'}")
+    assert "student resnet8" in page.text
+    assert {"classes_l2d.png", "reliability_l2d.png"} <= _files(tmp_path / "c")
+    assert "confusion_l2d.png" not in _files(tmp_path / "c")
+
+
+def test_seeds_are_one_group_with_a_band(tmp_path):
+    """Of a folder of several seeds, those that are finished; the page lies in it."""
+    for seed in (0, 1, 10):
+        _active(tmp_path / "run", f"seed_{seed}", seed=seed, finished=seed < 10, shift=0.1 * seed)
+    page = _written(tmp_path / "run", f"--out={tmp_path / 'out'}")
+    assert "seeds 0, 1" in page.text and "75.0 ± 7.1" in page.text
+    assert "seed_10 is not finished and is left out" in page.text
+    assert "32 test images, all seeds together" in page.text
+    assert cli.main(["report", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+
+
+def test_a_comparison_shows_what_differs_first(tmp_path):
+    workdirs = [
+        _active(tmp_path, "a", method="dcfs", seed=0),
+        _active(tmp_path, "b", method="dcfs", seed=1),
+        _active(tmp_path, "c", method="random", seed=0),
+    ]
+    page = _written(*workdirs, f"--out={tmp_path / 'out'}")
+    assert "dcfs, random on digits" in page.text
+    fields = [page.text.index(name) for name in ('method"dcfs""random"', "seed0 / 10")]
+    assert max(fields) < page.text.index("num_epochs33")
+    assert {"confusion_dcfs.png", "confusion_random.png"} <= _files(tmp_path / "out")
+
+
+def test_an_unfinished_run_gets_a_page_of_what_is_there(tmp_path):
+    workdir = _active(tmp_path, finished=False)
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"torn')
+    page = _written(workdir, f"--out={tmp_path / 'out'}")
+    assert "not finished" in page.text and "Query of round 0" in page.text
+    assert "progress_dcfs.png" in _files(tmp_path / "out")
+    assert "curves.png" not in _files(tmp_path / "out")
+    # Nothing but what the start of a run writes.
+    bare = tmp_path / "bare"
+    _json(bare / "config.json", json.loads((workdir / "config.json").read_text()))
+    assert cli.main(["report", str(bare)]) == 0
+    text = (bare / "report" / "index.html").read_text()
+    assert "not finished" in text and "All fields" in text
+
+
+def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
+    good, twin = _active(tmp_path, "good"), _active(tmp_path, "twin")
+    empty, damaged, broken = (tmp_path / name for name in ("empty", "damaged", "broken"))
+    empty.mkdir()
+    _active(tmp_path, "damaged")
+    (damaged / "results.json").write_text("{")
+    _active(tmp_path, "broken")
+    (broken / "environment.json").write_text("[")
+    _json(tmp_path / "other" / "config.json", {"model_type": "bert"})
+    (tmp_path / "file").touch()
+    unfinished = [_active(tmp_path, name, finished=False) for name in ("u", "v")]
+    for arguments, words in (
+        ([empty], "is not a workdir: it holds no config.json"),
+        ([tmp_path / "nowhere"], "nowhere does not exist"),
+        ([tmp_path / "other"], "is not of a jaxrobust run"),
+        ([damaged], "results.json cannot be read"),
+        ([broken], "environment.json cannot be read"),
+        (unfinished, "is finished; name a single one"),
+        ([good, twin], "have seed 0"),
+        ([good, _distilled(tmp_path)], "not the same problem"),
+        ([good, "--by=al.opennes"], "has no 'al.opennes'"),
+        ([good, f"--out={tmp_path / 'file'}"], "cannot be written"),
+    ):
+        assert cli.main(["report", *map(str, arguments)]) == 2, words
+        stderr = capsys.readouterr().err
+        assert words in stderr and len(stderr.strip().splitlines()) == 1, stderr
+    with pytest.raises(UserError, match=r"label_quality\.csv is damaged"):
+        path = tmp_path / "label_quality.csv"
+        path.write_bytes(b"id\n\xff\n")
+        read_rows(path)
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (_active, "confusion.csv"),
+        (_active, "reliability.csv"),
+        (_active, "queries/round_00_scores.csv"),
+        (_multilabel, "classes.csv"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["word", "short", "empty"])
+def test_damaged_tables_are_named(tmp_path, capsys, make, name, damage):
+    workdir = make(tmp_path)
+    header, first, *others = (workdir / name).read_text().splitlines()
+    label = first.split(",")[0]
+    changed = {"word": first.replace(first.split(",")[-1], "x"), "short": label, "empty": ""}
+    (workdir / name).write_text("\n".join([header, changed[damage], *others]) + "\n")
+    assert cli.main(["report", str(workdir), f"--out={tmp_path / 'out'}"]) == 2
+    stderr = capsys.readouterr().err
+    assert f"{name} is damaged" in stderr and len(stderr.strip().splitlines()) == 1, stderr
+
+
+@pytest.fixture(scope="module")
+def run_and_comparison(tmp_path_factory):
+    """Folders of the page of one run, and of the page of several."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name in ("dcfs", "random"):
+        for seed in (0, 1):
+            _active(folder / name, f"seed_{seed}", method=name, seed=seed, shift=0.1 * seed)
+    cli.main(["report", str(_noisy(folder))])
+    cli.main(["report", *(str(folder / n) for n in ("dcfs", "random")), f"--out={folder / 'both'}"])
+    return folder / "noisy" / "report", folder / "both"
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_pages_are_legible(browser, run_and_comparison, width, color_scheme):
+    """Also where methods have long names: nothing is wider than the window."""
+    for path in run_and_comparison:
+        options = {"width": width, "color_scheme": color_scheme}
+        with pages.opened(browser, path / "index.html", **options) as page:
+            page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+            pages.assert_legible(page)
+            # On a phone all of a comparison and of a contact sheet is in sight.
+            for part in page.locator(".stacked, .photos img").all():
+                box = part.bounding_box()
+                assert box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+def test_a_contact_sheet_has_three_columns_on_a_phone(tmp_path):
+    """Every image is found again, in the same order."""
+    images = np.arange(1, 11, dtype=np.uint8)[:, None, None, None] * np.ones((96, 96, 3), np.uint8)
+    figures.contact_sheet(images, [""] * 10, tmp_path / "sheet.png")
+    page = Images(tmp_path).found(tmp_path / "sheet.png", "copy", "alt", "caption", "photos")
+    narrow = base64.b64decode(re.search(r'srcset="data:image/png;base64,([^"]+)"', page)[1])
+    with Image.open(io.BytesIO(narrow)) as sheet:
+        assert sheet.width == 300
+        pixels = np.asarray(sheet)[:, :, 0]
+    assert [pixels[row * 118 + 50, column * 100 + 50] for row in range(4) for column in range(3)][
+        :10
+    ] == list(range(1, 11))
+
+
+def test_large_contact_sheets_are_embedded_as_jpeg(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    for size, photos, kind in ((300, True, "jpeg"), (20, True, "png"), (300, False, "png")):
+        Image.fromarray(noise[:size, :size]).save(tmp_path / "a.png")
+        uri = data_uri((tmp_path / "a.png").read_bytes(), photos=photos)
+        assert uri.startswith(f"data:image/{kind};base64,")
