@@ -28,6 +28,7 @@ from jaxrobust.engine.environment import setup_jax
 from jaxrobust.metrics import expected_calibration_error
 from jaxrobust.models.linear_head import fit_linear_head
 from jaxrobust.recipes import dhkd
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation
 from jaxrobust.tasks.teachers import TeacherLogits
 
@@ -117,9 +118,9 @@ def main() -> None:
             config = recipe(fields, args, seed)
             record = folder / "measured.json"
             if not record.exists():
-                setup_jax(config)
+                setup_jax(parse(config))
                 teacher = None if fields["method"] == "cross_entropy" else told
-                results = distillation.run(config, folder, dataset=dataset, teacher=teacher)
+                results = distillation.run(parse(config), folder, dataset=dataset, teacher=teacher)
                 predicted = load_classifier(folder / "student").predict(dataset.test.images)
                 classes = np.array(dataset.class_names)
                 measured = {

@@ -30,6 +30,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxrobust.recipes.parse import parse
+
 SIZES = (1000, 10_000, 31_623, 100_000, 316_228, 1_000_000)
 COLUMNS = ("name", "size", "seconds", "processor_seconds", "gb", "load", "commit")
 NUM_FITTED = 4
@@ -74,19 +76,18 @@ def _target(n: int):
     from jaxrobust.engine.sharding import make_placement
     from jaxrobust.methods.active_learning import Problem
     from jaxrobust.recipes import bual
-    from jaxrobust.recipes.augment_options import Augment
     from jaxrobust.recipes.methods import STRATEGIES
 
     config = bual.get_config("features")
-    setup_jax(config)
+    setup_jax(parse(config))
     placement = make_placement(jax.devices()[:1])
     problem = Problem(NUM_CLASSES, (DIMENSIONS,), jnp.float32, BUDGET)
-    strategy = STRATEGIES["bual"](config, problem)
+    strategy = STRATEGIES["bual"](parse(config), problem)
     (phase,) = [phase for phase in strategy.phases if phase.name == "target"]
     state = placement.put(jax.jit(lambda key: phase.start(key, {}))(jax.random.key(0)))
     features, labels = _clusters(n, DIMENSIONS, np.float16)
     data = placement.put((features[:, None], labels, statistics_of([0.0], [2.0])))
-    views = make_views(Augment.read(config), problem.input_shape, problem.dtype)
+    views = make_views(parse(config).augment, problem.input_shape, problem.dtype)
     return config, placement, phase, views, state, data
 
 

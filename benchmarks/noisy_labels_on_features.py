@@ -34,7 +34,7 @@ from jaxrobust import tasks
 from jaxrobust.data import load_features
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.metrics import auroc, detection_scores, expected_calibration_error
-from jaxrobust.recipes.label_noise_options import Noise
+from jaxrobust.recipes.parse import parse
 
 MEASURES = ("AUROC", "F1", "first 100", "accuracy", "ECE", "seconds")
 _FIELDS = ("features", "labels", "files")
@@ -134,7 +134,7 @@ def main() -> None:
             found: dict[str, list[list[float]]] = {}
             shares = []
             for number, seed in enumerate(seeds):
-                noise = Noise.read(recipe_of("dpc", features, name, arguments.human, seed))
+                noise = parse(recipe_of("dpc", features, name, arguments.human, seed)).noise
                 labels = given_labels(noise, dataset, seed=seed)
                 is_wrong = labels != dataset.train.labels
                 for run in filter(None, arguments.runs.split(",")):

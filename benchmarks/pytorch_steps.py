@@ -70,7 +70,8 @@ from jaxrobust.recipes import dcfs as dcfs_recipe
 from jaxrobust.recipes import dhkd as dhkd_recipe
 from jaxrobust.recipes import dpc as dpc_recipe
 from jaxrobust.recipes import l2d as l2d_recipe
-from jaxrobust.recipes.optim_options import Optimizer
+from jaxrobust.recipes.parse import parse
+from jaxrobust.recipes.run import Optimizer
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -206,7 +207,7 @@ def our_distillation(
 
 def dpc_case(network="preact_resnet18", batch=16, side=32, weight_u=25.0) -> Case:
     config = dpc_recipe.get_config("cifar10_sym50")
-    options, schedule = dpc.Dpc.read(config), Optimizer.read(config)
+    options, schedule = parse(config).dpc, parse(config).optimizer
     optimizer = make_optimizer(schedule)
     module = models.make_two_headed(network, num_classes=10, dtype=jnp.float32)
     state, peer = (train_state(module, side, optimizer, seed) for seed in range(2))
@@ -298,8 +299,8 @@ def bldr_case(network="resnet34", batch=16, side=32) -> Case:
     config = bldr_recipe.get_config("cifar10n_worst")
     config.model.name, config.batch_size = network, batch
     problem = noisy_labels.Problem(10, batch, (side, side, 3), jnp.float32)
-    method = bldr.build(config, problem)
-    schedule = Optimizer.read(config)
+    method = bldr.build(parse(config), problem)
+    schedule = parse(config).optimizer
     start = jax.eval_shape(method.start, jax.ShapeDtypeStruct((2,), jnp.uint32))
     state = start.replace(
         params=filled(start.params),
@@ -314,7 +315,7 @@ def bldr_case(network="resnet34", batch=16, side=32) -> Case:
     )
     weak, strong = random_images(0, batch, side), random_images(1, batch, side)
     labels = random_labels(batch, 10)
-    rates = bldr.table_learning_rates(bldr.Bldr.read(config), batch)
+    rates = bldr.table_learning_rates(parse(config).bldr, batch)
 
     def step(state, views, constants):
         batches = {
@@ -361,8 +362,8 @@ def annotation_case(name, config, phase_of, num_heads, objective, labels, batch,
     """The step of a phase on `labels`, annotations; `objective(logits of the heads, labels)`."""
     num_classes = 2 if name == "BUAL" else 4
     problem = active_learning.Problem(num_classes, (side, side, 3), jnp.float32, 1)
-    network, optimizer, _ = active_learning.recipe_parts(config, problem)
-    phase, schedule = phase_of(config, problem), Optimizer.read(config)
+    network, optimizer, _ = active_learning.recipe_parts(parse(config), problem)
+    phase, schedule = phase_of(config, problem), parse(config).optimizer
     # In the papers both heads of BUAL sit on one network; ours keeps the one that is trained.
     state = train_state(network(num_heads), side, optimizer)
     images = random_images(0, batch, side)
@@ -402,7 +403,7 @@ def bual_case(network="resnet18", batch=128, side=32) -> Case:
     config.model.name = network
 
     def phase_of(config, problem):
-        return bual._negative_phase(bual.Bual.read(config), config, problem)
+        return bual._negative_phase(parse(config).bual, config, problem)
 
     def objective(heads, labels):
         # Of two classes the complement of a label is the other one, so that nothing is drawn.
@@ -436,9 +437,9 @@ def _teacher(constructor, variables, make, layout):
 
 def dhkd_case(teacher="resnet32x4", student="resnet8x4", batch=64, side=32) -> Case:
     config = dhkd_recipe.get_config("resnet32x4_resnet8x4")
-    schedule = Optimizer.read(config)
+    schedule = parse(config).optimizer
     problem: Any = distillers.Problem(100, student, teacher, None, None, jnp.float32, batch)
-    distiller = dhkd.build_with(dhkd.Distill.read(config), problem)
+    distiller = dhkd.build_with(parse(config).distill, problem)
     options = {"num_classes": 100, "dtype": jnp.float32}
     taught = models.make_classifier(teacher, auxiliary="none", **options)
     module = models.make_classifier(student, auxiliary="linear", **options)
@@ -490,7 +491,7 @@ def dhkd_case(teacher="resnet32x4", student="resnet8x4", batch=64, side=32) -> C
 
 def teacher_case(network="resnet32x4", batch=64, side=32) -> Case:
     config = dhkd_recipe.get_config("resnet32x4_resnet8x4")
-    schedule = Optimizer.read(config)
+    schedule = parse(config).optimizer
     module = models.make_classifier(network, num_classes=100, auxiliary="none", dtype=jnp.float32)
     optimizer = make_optimizer(schedule)
     state = classifier_state(module, side, optimizer)
@@ -533,11 +534,11 @@ def l2d_case(
 ) -> Case:
     config = l2d_recipe.get_config("coco_resnet101_resnet34")
     decoder = decoder or {"width": 768, "hidden": 2048, "num_heads": 8, "dropout": 0.1}
-    distiller = l2d.build(config, None)
+    distiller = l2d.build(parse(config), None)
     options = {"num_classes": num_classes, "dtype": jnp.float32, "decoder": decoder}
     taught = models.make_multilabel_classifier(teacher, **options)
     module = models.make_multilabel_classifier(student, **options)
-    optimizer = make_optimizer(Optimizer.read(config), 1000)
+    optimizer = make_optimizer(parse(config).optimizer, 1000)
     known, state = init(taught, side, 1), classifier_state(module, side, optimizer)
     images = random_images(0, batch, side)
     generator = np.random.default_rng(4)

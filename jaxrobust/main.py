@@ -10,7 +10,6 @@ import difflib
 import errno
 import logging
 import os
-import runpy
 import signal
 import sys
 import threading
@@ -21,9 +20,10 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
+from jaxrobust import recipes
 from jaxrobust.errors import UserError
 from jaxrobust.recipes import locate, no_recipe
-from jaxrobust.recipes.tasks import check
+from jaxrobust.recipes.parse import parse
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, such as configs/dcfs.py or configs/dcfs.py:digits."
@@ -98,10 +98,9 @@ def _unreadable(path: str, error: Exception) -> str:
 
 def _unknown_override(argv: list[str]) -> str | None:
     """What to say of the first `--config.FIELD` that the recipe does not have."""
-    path, _, variant = _given_config(argv).partition(":")
+    path = _given_config(argv).partition(":")[0]
     try:
-        recipe = runpy.run_path(path)["get_config"](*([variant] if variant else []))
-        fields = _config_fields(recipe)
+        fields = _config_fields(recipes.read(_given_config(argv)))
     except Exception as error:  # whatever a recipe of the user's own may raise
         return _unreadable(path, error)
     for argument in argv[1:]:
@@ -225,7 +224,7 @@ def _main() -> None:
             raise UserError("--config is missing; for example --config=configs/dcfs.py:digits.")
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; name a folder for the run, such as runs/first.")
-        check(_CONFIG.value)
+        parse(_CONFIG.value)
         # Imported late, so that a wrong flag is answered before JAX has started.
         from jaxrobust.engine.environment import ask_for_determinism
 

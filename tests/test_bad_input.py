@@ -20,11 +20,13 @@ from PIL import Image
 from configs import active_learning_baselines, bldr, bual, dcfs, dhkd, dpc, kd_baselines, l2d
 from jaxrobust import main, tasks
 from jaxrobust.engine import files
-from jaxrobust.engine.workdir import check_same_config, plain
+from jaxrobust.engine.workdir import check_same_config
 from jaxrobust.errors import UserError
-from jaxrobust.recipes.fields import is_within, with_sections
-from jaxrobust.recipes.protocols import DISTILLATIONS, MULTILABEL_DISTILLATIONS, OPEN_SET
-from jaxrobust.recipes.tasks import check, option_classes
+from jaxrobust.recipes.dhkd import DISTILLATIONS
+from jaxrobust.recipes.fields import is_within
+from jaxrobust.recipes.l2d import MULTILABEL_DISTILLATIONS
+from jaxrobust.recipes.parse import option_classes, parse
+from jaxrobust.recipes.protocols import OPEN_SET
 from jaxrobust.tasks import noisy_labels
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,7 +57,7 @@ for _name, (_recipe, _) in RECIPES.items():
     _classes = option_classes(_digits.task)
     for _field, _value in _leaves(_digits):
         _section, _, _short = _field.rpartition(".")
-        for _cls in (c for every in _classes for c in with_sections(every)):
+        for _cls in _classes:
             _declared = {f.name: f for f in dataclasses.fields(_cls)}
             if _cls.section == _section and _short in _declared:
                 OPTIONS.setdefault(_field, (_name, _value, _declared[_short].metadata))
@@ -85,7 +87,7 @@ def test_every_field_of_every_recipe_is_an_option():
 def test_every_variant_is_valid(recipe):
     module, variants = RECIPES[recipe]
     for variant in variants:
-        check(module.get_config(variant))
+        parse(module.get_config(variant))
 
 
 def _beyond(interval, like):
@@ -112,7 +114,7 @@ def test_numbers_out_of_range_are_refused_by_name(field):
         changed = number if not isinstance(value, tuple) else (number,) * max(len(value), 1)
         config.update_from_flattened_dict({field: changed})
         with pytest.raises(UserError) as caught:
-            check(config)
+            parse(config)
         message = str(caught.value)
         assert field in message and interval in message and f"--config.{field}=" in message
         assert "\n" not in message
@@ -122,18 +124,18 @@ def test_numbers_out_of_range_are_refused_by_name(field):
 def test_too_few_and_too_many_numbers_are_refused(field):
     for value in ((0.5,), (0.5,) * 4):
         with pytest.raises(UserError, match=f"{field}=.* must hold .* numbers"):
-            check(_config(NUMBERS[field][0], {field: value}))
+            parse(_config(NUMBERS[field][0], {field: value}))
 
 
 @pytest.mark.parametrize("field", ["augment.area", "augment.aspect"])
 def test_a_range_of_numbers_is_written_upwards(field):
     with pytest.raises(UserError, match=f"{field}=.* the smaller number first"):
-        check(_config("dcfs", {field: (0.9, 0.5)}))
+        parse(_config("dcfs", {field: (0.9, 0.5)}))
 
 
 def test_words_in_place_of_numbers_are_refused():
     with pytest.raises(UserError, match=r"dataset.mean=.* must be numbers in \[0, 1\]"):
-        check(_config("dcfs", {"dataset.mean": ("a", "b", "c")}))
+        parse(_config("dcfs", {"dataset.mean": ("a", "b", "c")}))
 
 
 # ------------------------------------------------------------------- recipes, data and workdirs
@@ -454,10 +456,10 @@ def test_a_run_older_than_an_option_goes_on_with_its_default(tmp_path):
     older = json.loads(config.to_json())
     del older["select"]["fine"], older["checkpoint"]
     files.write_json(tmp_path / "config.json", older)
-    check_same_config(plain(config), tmp_path / "config.json")
+    check_same_config(parse(config), tmp_path / "config.json")
     config.select.fine = "random"
     with pytest.raises(UserError, match=r"select\.fine=None, but .* says select\.fine='random'"):
-        check_same_config(plain(config), tmp_path / "config.json")
+        check_same_config(parse(config), tmp_path / "config.json")
 
 
 def test_a_workdir_in_use_is_left_as_it_is(tmp_path):

@@ -12,6 +12,7 @@ from jaxrobust import models
 from jaxrobust.engine import rng, run, sharding
 from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.sharding import fetch, make_placement
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
 from jaxrobust.tasks.common import load
 
@@ -62,7 +63,7 @@ def _active_learning(config, run_):
 
 
 def _distillation(config, run_):
-    task = distillation._Distillation(config, run_, distillation.read_inputs(config))
+    task = distillation._Distillation(config, run_, distillation.read_inputs(parse(config)))
     task._write_inputs()
     task._restore()
     run_.start_progress(task.saved, total=1)
@@ -114,7 +115,7 @@ def _train(method, devices, workdir, monkeypatch, **more):
         }
     )
     monkeypatch.setattr(sharding, "make_placement", lambda **_: make_placement(devices))
-    with run.open_run(config, workdir) as run_:
+    with run.open_run(parse(config), workdir) as run_:
         task = train(config, run_)
         return fetch(task.saved.networks), [fetch(values) for _, values, _ in run_._pending]
 

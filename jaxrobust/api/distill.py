@@ -6,10 +6,9 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxrobust.api.in_memory import called_from_python
@@ -21,9 +20,9 @@ from jaxrobust.engine.environment import setup_jax
 from jaxrobust.errors import UserError
 from jaxrobust.methods.classifiers import FACTS, Classifier, load_classifier
 from jaxrobust.models import storage
+from jaxrobust.recipes.dhkd import Distillation, distillation
 from jaxrobust.recipes.fields import replace, to_config
-from jaxrobust.recipes.protocols import distillation as recipe
-from jaxrobust.recipes.tasks import check
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation as task
 from jaxrobust.tasks.teachers import TeacherLogits
 
@@ -108,8 +107,8 @@ called once for each | on logits |
     if isinstance(given, np.ndarray):
         options = {"augment.flip": False, **options}
         num_classes = given.shape[1]
-    fields = to_config(replace(recipe(method, "image_folder"), options))
-    check(fields)
+    fields = replace(distillation(method, "image_folder"), options)
+    fields = cast(Distillation, parse(to_config(fields)))
     if fields.num_seeds != 1:
         raise UserError("distill trains one student; call it once for every seed.")
     known = as_labels(labels, class_names=class_names, num_columns=num_classes)
@@ -161,7 +160,7 @@ def _mean_of(teachers: Sequence[Any]) -> Teacher:
 
 
 def _logits_of(
-    teacher: np.ndarray | Teacher, fields: ml_collections.ConfigDict, dataset: Dataset
+    teacher: np.ndarray | Teacher, fields: Distillation, dataset: Dataset
 ) -> TeacherLogits:
     """The teacher's logits of the views of the recipe.
 

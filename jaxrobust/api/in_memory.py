@@ -6,11 +6,10 @@ import dataclasses
 import importlib
 import logging
 import math
-import runpy
 import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import ml_collections
@@ -26,8 +25,9 @@ from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import embedding
-from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+from jaxrobust.recipes.parse import Recipe, parse
+from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.tasks.common import program_settings
 
 NUM_KEPT = 16  # problems whose compiled programs are kept
@@ -105,7 +105,7 @@ def embed_photographs(
     Args:
       name: `"features"` or `"images"`.
       inputs: as of `check_inputs`.
-      config: as of `make_recipe`.
+      config: as of `make_config`.
       progress: whether to show a bar.
 
     Returns:
@@ -139,7 +139,7 @@ def make_dataset(
     )
 
 
-def make_recipe(
+def make_config(
     recipe: str,
     inputs: np.ndarray,
     config: Any,
@@ -148,7 +148,7 @@ def make_recipe(
     default: str,
     seed: int,
 ) -> ml_collections.ConfigDict:
-    """The recipe for arrays in memory.
+    """The recipe for arrays in memory, for `parse`.
 
     Args:
       recipe: name of the method's recipe.
@@ -164,7 +164,10 @@ def make_recipe(
     """
     changes: Mapping[str, Any] = {}
     if isinstance(config, str):
-        found = _named(config)
+        try:
+            found = recipes.read(config)
+        except UserError as error:
+            raise UserError(str(error).replace("--config", "config")) from None
     elif isinstance(config, ml_collections.ConfigDict):
         found = config.copy_and_resolve_references()
     elif config is None or isinstance(config, Mapping):
@@ -188,16 +191,16 @@ def make_recipe(
 
 def noisy_label_recipe(
     inputs: np.ndarray, config: Any, *, method: str | None, seed: int
-) -> ml_collections.ConfigDict:
-    """The recipe for given labels, without added noise; arguments as of `make_recipe`."""
+) -> NoisyLabels:
+    """The recipe for given labels, without added noise; arguments as of `make_config`."""
     if method is not None and method not in NOISY_LABEL_METHODS:
         raise UserError(unknown_name("method", method, NOISY_LABEL_METHODS))
     recipe = "bldr" if method == "bldr" else "dpc"
-    found = make_recipe(recipe, inputs, config, method=method, default="dpc", seed=seed)
+    found = make_config(recipe, inputs, config, method=method, default="dpc", seed=seed)
     found.noise.kind = "none"
     if not isinstance(config, ml_collections.ConfigDict | str):
         fit_to_size(found, inputs, config or {})
-    return found
+    return cast(NoisyLabels, parse(found))
 
 
 def fit_to_size(
@@ -226,14 +229,6 @@ def _variant(inputs: np.ndarray, variants: Collection[str]) -> str:
     if max(inputs.shape[1:3]) < _SMALL_IMAGE:
         return "digits"
     return next(name for name in ("image_folder_pixels", "image_folder") if name in variants)
-
-
-def _named(name: str) -> ml_collections.ConfigDict:
-    path, _, variant = locate(name).partition(":")
-    try:
-        return runpy.run_path(path)["get_config"](*([variant] if variant else []))
-    except FileNotFoundError:
-        raise UserError(no_recipe(path).replace("--config", "config")) from None
 
 
 def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:
@@ -270,24 +265,22 @@ def batch_size_for(num_examples: int, largest: int) -> int:
 
 
 @contextlib.contextmanager
-def programs_for(
-    config: ml_collections.ConfigDict, *key: Any, is_quick: bool = False
-) -> Iterator[Programs]:
+def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[Programs]:
     """The compiled programs of a recipe for data of some shapes, from an earlier call if possible.
 
     Calls exclude each other, since two that trace a program at once would trace it twice.
 
     Args:
-      config: the recipe.
+      recipe: of the run.
       *key: other values that the programs depend on: shapes and number of classes.
       is_quick: whether to compile with few optimisations, for data so small that compiling takes
         most of the time.
     """
-    setup_jax(config)
+    setup_jax(recipe)
     # Networks on features are too small for several devices.
-    is_small = config.dataset.name == FEATURES
+    is_small = recipe.dataset.name == FEATURES
     devices = tuple(jax.local_devices()[:1] if is_small else jax.devices())
-    full_key = (program_settings(config), devices, is_quick, *key)
+    full_key = (program_settings(recipe), devices, is_quick, *key)
     with _lock:
         programs = _programs.pop(full_key, None)
         if programs is None:

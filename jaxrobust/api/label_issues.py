@@ -313,7 +313,7 @@ class Trained:
     """Values from which a classifier of a trained method is made.
 
     Attributes:
-      recipe: a ConfigDict.
+      recipe: of the training.
       networks: variables by name.
       mean: float `[D]`, of the data set, after scaling.
       std: standard deviation, likewise.

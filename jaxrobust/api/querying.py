@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from jaxrobust.data.inputs import as_annotations, check_lengths
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods.active_learning import NOT_ANNOTATED
 from jaxrobust.recipes.methods import STRATEGIES
+from jaxrobust.recipes.parse import parse
+from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks import active_learning
 
 _UNLABELED, _UNKNOWN = -1, -2  # as in jaxrobust
@@ -89,7 +91,7 @@ def query(
         raise UserError(unknown_name("method", method, STRATEGIES))
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     num_left = int((given == _UNLABELED).sum())
-    recipe = in_memory.make_recipe(
+    config = in_memory.make_config(
         method if method in _OWN_RECIPES else "active_learning_baselines",
         inputs,
         config,
@@ -97,9 +99,10 @@ def query(
         default=method,
         seed=seed,
     )
-    recipe.oracle = "truth"
-    with recipe.unlocked():
-        recipe.al.update({"rounds": 1, "query_last": True, "query_size": min(budget, num_left)})
+    config.oracle = "truth"
+    with config.unlocked():
+        config.al.update({"rounds": 1, "query_last": True, "query_size": min(budget, num_left)})
+    recipe = cast(ActiveLearning, parse(config))
     scaling = in_memory.scaling_of(inputs) if name == "features" else None
     # The task expects labelled examples first.
     order = np.argsort(given < 0, kind="stable")

@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxrobust.api import label_issues
 from jaxrobust.data.views import statistics_of
-from jaxrobust.engine.workdir import plain
 from jaxrobust.errors import UserError
 from jaxrobust.methods import classifiers
 
@@ -96,7 +95,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             is_quick=len(X) <= _QUICK,
         )
         self.label_issues_ = issues.with_classes(self.classes_)
-        recipe = plain(trained.recipe) | {"seed": 0}  # predictions do not depend on the seed
+        recipe = {**trained.recipe.settings, "seed": 0}  # predictions do not depend on the seed
         self._settings = json.dumps(recipe, sort_keys=True)
         self._num_examples = len(ids)
         self._networks = jax.tree.map(np.asarray, trained.networks)

@@ -15,27 +15,27 @@ import itertools
 import logging
 import math
 import pathlib
-import runpy
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from jaxrobust import tasks
+from jaxrobust import recipes, tasks
 from jaxrobust.commands.parser import Parser
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.engine.environment import ask_for_determinism, environment, setup_jax
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.signals import Interrupted
-from jaxrobust.engine.workdir import flatten, plain
+from jaxrobust.engine.workdir import flatten
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.recipes import locate, no_recipe
+from jaxrobust.recipes.fields import replace
+from jaxrobust.recipes.parse import Recipe, parse, plain
 from jaxrobust.tasks.common import compute_dtype
 
 # Changes that shorten a recipe, for the fields it has; every stage of every method is still run.
@@ -144,7 +144,7 @@ class MeasuredPrograms(Programs):
         return compiled
 
 
-def load_config(path: str, changes: list[str]) -> ml_collections.ConfigDict:
+def load_recipe(path: str, changes: list[str]) -> Recipe:
     """A recipe, shortened by `SHORT`, with fields changed.
 
     Args:
@@ -154,10 +154,7 @@ def load_config(path: str, changes: list[str]) -> ml_collections.ConfigDict:
     Raises:
       UserError: if there is no such file or field.
     """
-    file, _, variant = locate(path).partition(":")
-    if not pathlib.Path(file).exists():
-        raise UserError(no_recipe(file))
-    config = runpy.run_path(file)["get_config"](*([variant] if variant else []))
+    config = recipes.read(path)
     fields = {"writers": ("jsonl",), **SHORT}
     for change in changes:
         field, _, text = change.partition("=")
@@ -170,16 +167,16 @@ def load_config(path: str, changes: list[str]) -> ml_collections.ConfigDict:
             config.update_from_flattened_dict({field: value})
         elif field not in SHORT:
             raise UserError(f"{path} has no field {field!r} to set.")
-    return config
+    return parse(config)
 
 
-def random_dataset(config: ml_collections.ConfigDict) -> Dataset:
+def random_dataset(recipe: Recipe) -> Dataset:
     """Random images and labels in the shape of a recipe's data set.
 
     Raises:
       UserError: if the data set is not in `SETS`.
     """
-    fields = config.dataset
+    fields = recipe.dataset
     if fields.name not in SETS:
         raise UserError("--random: " + unknown_name("data set", fields.name, SETS))
     num_train, num_test, side, num_classes, is_multilabel = SETS[fields.name]
@@ -201,8 +198,8 @@ def random_dataset(config: ml_collections.ConfigDict) -> Dataset:
         examples(num_train, fields.max_train),
         examples(num_test, fields.max_test),
         tuple(f"class {c}" for c in range(num_classes)),
-        tuple(fields.mean) or (0.5, 0.5, 0.5),
-        tuple(fields.std) or (0.25, 0.25, 0.25),
+        cast(Any, fields.mean) or (0.5, 0.5, 0.5),
+        cast(Any, fields.std) or (0.25, 0.25, 0.25),
     )
 
 
@@ -221,7 +218,7 @@ def measured_peak(dtype) -> float:
 
 
 def measure(
-    config: ml_collections.ConfigDict,
+    recipe: Recipe,
     dataset: Dataset | None = None,
     *,
     device_loop: bool | None = None,
@@ -229,7 +226,7 @@ def measure(
     """Runs a recipe and reports on its programs.
 
     Args:
-      config: the recipe.
+      recipe: to be run.
       dataset: the data; None for the recipe's data set.
       device_loop: as of `Programs`.
 
@@ -238,12 +235,12 @@ def measure(
       fraction of the run in which the device was idle, the time to the first training step, and
       memory.
     """
-    setup_jax(config)
+    setup_jax(recipe)
     programs = MeasuredPrograms(device_loop)
     with tempfile.TemporaryDirectory() as workdir, programs.watching_cache():
-        run = tasks.TASKS[config.task]
-        run(config, pathlib.Path(workdir) / "run", programs, dataset=dataset)
-    peak = measured_peak(compute_dtype(config.dtype)) * jax.device_count()
+        run = tasks.TASKS[recipe.task]
+        run(recipe, pathlib.Path(workdir) / "run", programs, dataset=dataset)
+    peak = measured_peak(compute_dtype(recipe.dtype)) * jax.device_count()
     rows = [_report(name, note, peak) for name, note in programs.notes.items()]
     busy = sum(seconds for note in programs.notes.values() for seconds, *_ in note["calls"])
     total = programs.span[1] - programs.span[0] - programs.seconds_aside
@@ -355,13 +352,13 @@ def main(argv: list[str] | None = None) -> int:
             changes = arguments.set + [
                 f"{field}={value}" for field, value in given.items() if value
             ]
-            config, dataset = load_config(path, changes), None
-            if config.deterministic:
+            recipe, dataset = load_recipe(path, changes), None
+            if recipe.deterministic:
                 ask_for_determinism()
             if arguments.random:
-                config.dataset.stream = False
-                dataset = random_dataset(config)
-            report = measure(config, dataset, device_loop=False if arguments.single_steps else None)
+                recipe = replace(recipe, {"dataset.stream": False})
+                dataset = random_dataset(recipe)
+            report = measure(recipe, dataset, device_loop=False if arguments.single_steps else None)
             reports.append({"config": path, "changes": changes, **report})
             print(f"\n{path} {' '.join(changes)}\n\n{table(report)}\n\n{_in_words(report)}")
     except Interrupted as stop:

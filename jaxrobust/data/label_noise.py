@@ -20,7 +20,7 @@ from jaxrobust.data.noise import (
 )
 from jaxrobust.data.subsets import archive_order
 from jaxrobust.errors import UserError
-from jaxrobust.recipes.label_noise_options import Noise
+from jaxrobust.recipes.run import Noise
 
 
 def given_labels(

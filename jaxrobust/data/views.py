@@ -10,7 +10,7 @@ import numpy as np
 from jaxrobust.data.augment import normalize, pad_crop_flip
 from jaxrobust.data.feature_views import FeatureViews, Statistics
 from jaxrobust.data.policies import CIFAR10_POLICY, IMAGENET_POLICY, auto_augment, cutout
-from jaxrobust.recipes.augment_options import Augment, StrongAugment
+from jaxrobust.recipes.run import Augment, StrongAugment
 
 POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None}
 

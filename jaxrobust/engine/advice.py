@@ -5,33 +5,33 @@ import pathlib
 import tempfile
 
 import jax
-import ml_collections
 from tqdm import tqdm
 
 from jaxrobust.engine.environment import num_cores
 from jaxrobust.engine.sharding import Placement
+from jaxrobust.recipes.run import BaseRecipe
 
 _LONG_SECONDS = 3600.0  # longer runs and intervals are worth a warning
 
 
-def likely_mistakes(config: ml_collections.ConfigDict, placement: Placement) -> list[str]:
+def likely_mistakes(recipe: BaseRecipe, placement: Placement) -> list[str]:
     """Settings that are legal but probably unintended, one sentence for each."""
     warnings = []
     num_devices = placement.num_devices
-    if config.dtype == "bfloat16" and placement.mesh.devices.flat[0].platform == "cpu":
+    if recipe.dtype == "bfloat16" and placement.mesh.devices.flat[0].platform == "cpu":
         warnings.append(
             "dtype=bfloat16 is slower on a CPU than float32; leave --config.dtype=auto there."
         )
-    if config.batch_size % num_devices:
+    if recipe.batch_size % num_devices:
         warnings.append(
-            f"batch_size={config.batch_size} does not divide evenly by {num_devices} devices, so "
+            f"batch_size={recipe.batch_size} does not divide evenly by {num_devices} devices, so "
             "some of them idle in every step; choose a multiple."
         )
-    if config.checkpoint.every_seconds > _LONG_SECONDS:
-        seconds = config.checkpoint.every_seconds
+    if recipe.checkpoint.every_seconds > _LONG_SECONDS:
+        seconds = recipe.checkpoint.every_seconds
         interval = "hours" if math.isinf(seconds) else tqdm.format_interval(seconds)
         warnings.append(
-            f"checkpoint.every_seconds={config.checkpoint.every_seconds:g}: a kill may cost "
+            f"checkpoint.every_seconds={recipe.checkpoint.every_seconds:g}: a kill may cost "
             f"{interval} of work (SIGTERM and Ctrl-C save at once)."
         )
     return warnings

@@ -15,10 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from jaxrobust.engine.files import write_json
 from jaxrobust.errors import UserError
+from jaxrobust.recipes.run import BaseRecipe
 
 log = logging.getLogger("jaxrobust")
 
@@ -42,11 +42,11 @@ def ask_for_determinism() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
-def setup_jax(config: ml_collections.ConfigDict, cpu_devices: int = 0) -> None:
+def setup_jax(recipe: BaseRecipe, cpu_devices: int = 0) -> None:
     """Chooses the platform and its devices, and turns the persistent compilation cache on.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, by default in a folder for each version of
-    Python in `~/.cache/jaxrobust/xla`. A CPU is split into `config.device_count` devices, or else
+    Python in `~/.cache/jaxrobust/xla`. A CPU is split into `recipe.device_count` devices, or else
     into `cpu_devices`, if JAX has not started.
 
     Args:
@@ -54,30 +54,30 @@ def setup_jax(config: ml_collections.ConfigDict, cpu_devices: int = 0) -> None:
       cpu_devices: 0 leaves a CPU as it is.
 
     Raises:
-      UserError: if `config.device` asks for an accelerator that JAX does not find, or
-        `config.device_count` for more devices than there are.
+      UserError: if `recipe.device` asks for an accelerator that JAX does not find, or
+        `recipe.device_count` for more devices than there are.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         # From Python 3.14 on entries are compressed otherwise, and one cannot read the other's.
         folder = pathlib.Path.home() / ".cache" / "jaxrobust" / "xla" / sys.implementation.cache_tag
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if config.device == "cpu":
+    if recipe.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    split = config.device_count or cpu_devices
-    if split and config.device in ("auto", "cpu"):
+    split = recipe.device_count or cpu_devices
+    if split and recipe.device in ("auto", "cpu"):
         with contextlib.suppress(RuntimeError):  # JAX has started, with what it was told before
             jax.config.update("jax_num_cpu_devices", split)
-    if config.device in ("gpu", "tpu") and jax.default_backend() != config.device:
+    if recipe.device in ("gpu", "tpu") and jax.default_backend() != recipe.device:
         raise UserError(
-            f"device={config.device!r} was asked for, but JAX finds only "
+            f"device={recipe.device!r} was asked for, but JAX finds only "
             f"{jax.default_backend()!r}; install jaxrobust[cuda13] or jaxrobust[tpu] on a machine "
             "that has one, or pass --config.device=auto."
         )
-    if config.device_count:
-        _check_device_count(config.device_count)
+    if recipe.device_count:
+        _check_device_count(recipe.device_count)
     if (
-        config.deterministic
+        recipe.deterministic
         and jax.default_backend() == "gpu"
         and DETERMINISTIC not in os.environ.get("XLA_FLAGS", "")
     ):

@@ -10,14 +10,7 @@ import optax
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.training import is_head
 from jaxrobust.errors import UserError
-from jaxrobust.recipes.optim_options import (
-    MilestoneSgd,
-    OneCycleAdam,
-    Optimizer,
-    Sgd,
-    StudentSgd,
-    WarmUpSgd,
-)
+from jaxrobust.recipes.run import OneCycleAdam, Optimizer, Sgd
 
 
 def make_optimizer(options: Optimizer, steps_per_epoch: int = 0) -> optax.GradientTransformation:
@@ -37,9 +30,8 @@ def make_optimizer(options: Optimizer, steps_per_epoch: int = 0) -> optax.Gradie
     if isinstance(options, OneCycleAdam):
         return one_cycle_adam(options, options.cycle_epochs * steps_per_epoch)
     assert isinstance(options, Sgd)
-    clip_norm = options.clip_norm if isinstance(options, StudentSgd) else 0.0
     sgd = optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity(),
         optax.add_decayed_weights(options.weight_decay),
         optax.trace(decay=options.momentum, nesterov=options.nesterov),
     )
@@ -156,7 +148,7 @@ def learning_rate(options: Optimizer, epoch: int, num_epochs: int) -> float:
       epoch: counted from 0.
       num_epochs: length of the training.
     """
-    warm_up = options.warm_up_epochs if isinstance(options, StudentSgd) else 0
+    warm_up = options.warm_up_epochs if isinstance(options, Sgd) else 0
     return min((epoch + 1) / (warm_up + 1), 1.0) * _scheduled(options, epoch, num_epochs)
 
 
@@ -165,12 +157,12 @@ def _scheduled(options: Optimizer, epoch: int, num_epochs: int) -> float:
     match options:
         case Sgd(schedule="step"):
             return rate * options.decay_factor ** (epoch // options.decay_every)
-        case MilestoneSgd(schedule="milestones"):
+        case Sgd(schedule="milestones"):
             reached = sum(epoch >= milestone for milestone in options.decay_epochs)
             return rate * options.decay_factor**reached
         case Optimizer(schedule="cosine"):
             return rate * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
-        case WarmUpSgd(schedule="constant_cosine"):
+        case Sgd(schedule="constant_cosine"):
             rate = constant_cosine(
                 epoch,
                 base_lr=rate,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from jaxrobust.engine import processes, sharding
@@ -26,9 +25,10 @@ from jaxrobust.engine.progress import Progress
 from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.engine.signals import Interrupted, Stop, stop_on_signals
 from jaxrobust.engine.training import TrainState
-from jaxrobust.engine.workdir import lock, plain, read_object, remove_empty
+from jaxrobust.engine.workdir import lock, read_object, remove_empty
 from jaxrobust.engine.writers import JsonLines, Writer, optional_writers
 from jaxrobust.errors import UserError
+from jaxrobust.recipes.run import BaseRecipe
 
 log = logging.getLogger("jaxrobust")
 
@@ -72,7 +72,7 @@ class Run:
     and stop when a signal came; at the end `save` and `finish`.
 
     Attributes:
-      config: the recipe.
+      recipe: the recipe.
       workdir: where every file of the run lies.
       placement: devices.
       programs: the run's compiled programs.
@@ -81,16 +81,16 @@ class Run:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        recipe: BaseRecipe,
         workdir: pathlib.Path,
         programs: Programs,
         stop: Stop,
         bar: bool | None = None,
     ):
-        self.config = config
+        self.recipe = recipe
         self.workdir = workdir
         self.placement: Placement = programs.placement or sharding.make_placement(
-            count=config.device_count
+            count=recipe.device_count
         )
         self.programs = programs
         self.is_resumed = False
@@ -127,11 +127,11 @@ class Run:
                 f"({path}); restore them, or choose another --workdir."
             )
         if processes.is_main():
-            write_json(self.workdir / "config.json", plain(self.config))
+            write_json(self.workdir / "config.json", dict(self.recipe.settings))
             append_environment(self.workdir / "environment.json", dtype, self.placement.num_devices)
         write_json(path, facts)
         self._checkpoints = Checkpoints(
-            self.workdir / "checkpoints", keep=self.config.checkpoint.keep
+            self.workdir / "checkpoints", keep=self.recipe.checkpoint.keep
         )
 
     @property
@@ -180,10 +180,10 @@ class Run:
         self._jsonl = JsonLines(self.workdir / "metrics.jsonl", keep_bytes=file["metrics_bytes"])
         self._writers = [self._jsonl]
         self._writers += optional_writers(
-            tuple(self.config.writers),
+            tuple(self.recipe.writers),
             self.workdir,
             first_step=first_step,
-            config=plain(self.config),
+            config=dict(self.recipe.settings),
         )
 
     def start_progress(self, saved: Saved, *, total: int) -> None:
@@ -193,7 +193,7 @@ class Run:
           saved: the run as it goes on.
           total: epochs of the whole run.
         """
-        for warning in likely_mistakes(self.config, self.placement):
+        for warning in likely_mistakes(self.recipe, self.placement):
             log.warning("warning: %s", warning)
         if self._progress is not None:
             self._progress.close()
@@ -203,7 +203,7 @@ class Run:
         return Progress(
             total,
             done,
-            every_seconds=self.config.log_every_seconds,
+            every_seconds=self.recipe.log_every_seconds,
             workdir=self.workdir,
             num_compiled=self.programs.traces.total,
             bar=self._bar,
@@ -304,7 +304,7 @@ class Run:
     def _save_or_stop(self, where: str, save: Callable[[], None]) -> None:
         """Saves if it is time or a signal came, and stops in the latter case."""
         signum = processes.all_max(self._stop.signum or 0)
-        due = time.monotonic() - self._last_save >= self.config.checkpoint.every_seconds
+        due = time.monotonic() - self._last_save >= self.recipe.checkpoint.every_seconds
         if processes.broadcast_from_main(due) or signum:
             save()
         if signum:
@@ -422,18 +422,18 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    config: ml_collections.ConfigDict,
+    recipe: BaseRecipe,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
     *,
     bar: bool | None = None,
 ) -> Iterator[Run]:
-    """Locks a workdir for this process, checks that it belongs to `config`, and yields its `Run`.
+    """Locks a workdir for this process, checks that it belongs to `recipe`, and yields its `Run`.
 
     Nothing but a lock is written until the run begins. SIGTERM and SIGINT make it save and stop.
 
     Args:
-      config: the whole recipe.
+      recipe: the whole recipe.
       workdir: a new folder, or that of an earlier attempt at the same recipe.
       programs: those of a run of the same recipe with another seed.
       bar: whether a progress bar is shown; None: on a terminal, and elsewhere lines in the log.
@@ -450,7 +450,7 @@ def open_run(
         if processes.is_main():
             stack.callback(lambda: (run and run.has_begun) or remove_empty(missing))
             try:
-                lock(workdir, plain(config), stack)
+                lock(workdir, recipe, stack)
             except UserError as error:
                 refusal = error
         if processes.broadcast_from_main(refusal is not None):
@@ -458,7 +458,7 @@ def open_run(
                 "The main process could not open the workdir; its own message says why."
             )
         stop = stack.enter_context(stop_on_signals())
-        run = Run(config, workdir, programs or Programs(), stop, bar)
+        run = Run(recipe, workdir, programs or Programs(), stop, bar)
         finish_saving = True
         try:
             yield run

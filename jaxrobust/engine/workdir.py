@@ -10,10 +10,11 @@ import platform
 from typing import Any
 
 import filelock
-import ml_collections
 
 from jaxrobust.errors import UserError
 from jaxrobust.recipes.fields import is_default
+from jaxrobust.recipes.parse import option_classes
+from jaxrobust.recipes.run import BaseRecipe
 
 log = logging.getLogger("jaxrobust")
 
@@ -26,11 +27,6 @@ FREE_ON_RESTART = (
 )
 # What some network file systems and mounted buckets answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-
-
-def plain(config: ml_collections.ConfigDict) -> dict:
-    """The configuration as JSON-able dicts and lists."""
-    return json.loads(config.to_json())
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -61,19 +57,20 @@ def read_object(path: pathlib.Path) -> dict:
     return found
 
 
-def check_same_config(config: dict, path: pathlib.Path) -> None:
-    """Refuses to go on with `config` in a workdir whose `path`, its `config.json`, says otherwise.
+def check_same_config(recipe: BaseRecipe, path: pathlib.Path) -> None:
+    """Refuses to go on with `recipe` in a workdir whose `path`, its `config.json`, says otherwise.
 
     An option that the file lacks, since it did not exist then, counts as having its default.
 
     Raises:
       UserError: naming the first field that differs, or if the file cannot be read.
     """
-    before, now = flatten(read_object(path)), flatten(config)
+    before, now = flatten(read_object(path)), flatten(dict(recipe.settings))
+    classes = option_classes(recipe.task)
     for name in sorted(before.keys() | now.keys()):
         if name in FREE_ON_RESTART or name.split(".")[0] in FREE_ON_RESTART:
             continue
-        if name not in before and is_default(name, now):
+        if name not in before and is_default(name, now, classes):
             continue  # an option that is newer than the run
         if before.get(name) != now.get(name):
             raise UserError(
@@ -83,7 +80,7 @@ def check_same_config(config: dict, path: pathlib.Path) -> None:
             )
 
 
-def lock(workdir: pathlib.Path, settings: dict, stack: contextlib.ExitStack) -> None:
+def lock(workdir: pathlib.Path, recipe: BaseRecipe, stack: contextlib.ExitStack) -> None:
     """Makes the workdir if need be, and locks it until `stack` is closed.
 
     Raises:
@@ -109,7 +106,7 @@ def lock(workdir: pathlib.Path, settings: dict, stack: contextlib.ExitStack) -> 
     owner.write_text(f"process {os.getpid()} on {platform.node()}")
     stack.callback(owner.unlink, missing_ok=True)
     if (workdir / "config.json").exists():
-        check_same_config(settings, workdir / "config.json")
+        check_same_config(recipe, workdir / "config.json")
 
 
 def remove_empty(folders: list[pathlib.Path]) -> None:

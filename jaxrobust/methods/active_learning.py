@@ -7,7 +7,6 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
@@ -15,8 +14,7 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import masked_mean
 from jaxrobust.models import make_network
-from jaxrobust.recipes.model_options import Model
-from jaxrobust.recipes.optim_options import Optimizer
+from jaxrobust.recipes.protocols import ActiveLearning
 
 NOT_ANNOTATED = -1
 """Entry of `annotations` for an image that nobody has been asked about: it is in the pool."""
@@ -292,9 +290,9 @@ def classifier_phase(
     )
 
 
-def recipe_parts(config: ml_collections.ConfigDict, problem: Problem):
+def recipe_parts(recipe: ActiveLearning, problem: Problem):
     """Pieces that every phase of a recipe is built from: network maker, optimiser, rate."""
-    model, optimizer = Model.read(config), Optimizer.read(config)
+    model, optimizer = recipe.model, recipe.optimizer
 
     def network(num_heads: int, num_classes: int = problem.num_classes) -> nn.Module:
         return make_network(
@@ -305,24 +303,22 @@ def recipe_parts(config: ml_collections.ConfigDict, problem: Problem):
             norm_parts=problem.norm_parts,
         )
 
-    def rate(epoch: int, num_epochs: int = config.num_epochs) -> float:
+    def rate(epoch: int, num_epochs: int = recipe.num_epochs) -> float:
         return learning_rate(optimizer, epoch, num_epochs)
 
     return network, make_optimizer(optimizer), rate
 
 
-def target_phase(
-    config: ml_collections.ConfigDict, problem: Problem, *, with_features: bool = False
-) -> Phase:
+def target_phase(recipe: ActiveLearning, problem: Problem, *, with_features: bool = False) -> Phase:
     """The reported K-way classifier of a recipe; see `classifier_phase`."""
-    network, optimizer, rate = recipe_parts(config, problem)
+    network, optimizer, rate = recipe_parts(recipe, problem)
     return classifier_phase(
         "target",
         network(1),
         optimizer,
         problem,
-        num_epochs=config.num_epochs,
-        batch_size=config.batch_size,
+        num_epochs=recipe.num_epochs,
+        batch_size=recipe.batch_size,
         rate=rate,
         with_features=with_features,
     )

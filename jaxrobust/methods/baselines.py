@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxrobust.losses import energy_margin_loss
@@ -29,7 +28,8 @@ from jaxrobust.methods.active_learning import (
     target_phase,
 )
 from jaxrobust.methods.dcfs import kappa_after
-from jaxrobust.recipes.baselines_options import Dropquery, Eaoa, Lfosa, Probcover, Typiclust
+from jaxrobust.recipes.baselines import Dropquery
+from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.selection import (
     aleatoric_uncertainty,
     badge_select,
@@ -51,7 +51,7 @@ from jaxrobust.selection import (
 )
 
 
-def random(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def random(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """Uniform draws from the pool without replacement."""
 
     def query(context: QueryContext) -> Query:
@@ -59,11 +59,11 @@ def random(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         chosen = context.rng.choice(pool, min(context.budget, pool.size), replace=False)
         return Query(ids=chosen, scores={})
 
-    return Strategy(phases=(target_phase(config, problem),), target="target", query=query)
+    return Strategy(phases=(target_phase(recipe, problem),), target="target", query=query)
 
 
-def _uncertainty(kind: str) -> Callable[[ml_collections.ConfigDict, Problem], Strategy]:
-    def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def _uncertainty(kind: str) -> Callable[[ActiveLearning, Problem], Strategy]:
+    def build(recipe: ActiveLearning, problem: Problem) -> Strategy:
         def score(logits):
             return -classifier_confidence(jax.nn.softmax(logits), kind)
 
@@ -72,7 +72,7 @@ def _uncertainty(kind: str) -> Callable[[ml_collections.ConfigDict, Problem], St
             ids = select_lowest(-scores, context.budget, where=context.in_pool)
             return Query(ids=ids, scores={"uncertainty": scores})
 
-        phases = (target_phase(config, problem),)
+        phases = (target_phase(recipe, problem),)
         return Strategy(phases, target="target", query=query, unknown_scores=("uncertainty",))
 
     build.__doc__ = f"The most uncertain images by `classifier_confidence(probs, {kind!r})`."
@@ -84,7 +84,7 @@ margin = _uncertainty("margin")
 entropy = _uncertainty("entropy")
 
 
-def coreset(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def coreset(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """Greedy k-center on the target classifier's features; labelled known images are centres."""
 
     def pick(features, in_pool, is_center):
@@ -100,11 +100,11 @@ def coreset(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         )
         return Query(ids=_without_padding(picks), scores={})
 
-    phases = (target_phase(config, problem, with_features=True),)
+    phases = (target_phase(recipe, problem, with_features=True),)
     return Strategy(phases, target="target", query=query)
 
 
-def badge(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def badge(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """k-means++ seeding on the gradient embeddings of the target classifier."""
 
     def pick(key, outputs, in_pool):
@@ -117,7 +117,7 @@ def badge(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         picks = context.jit("badge/picks", pick)(key, context.predict("target"), context.in_pool)
         return Query(ids=_without_padding(picks), scores={})
 
-    phases = (target_phase(config, problem, with_features=True),)
+    phases = (target_phase(recipe, problem, with_features=True),)
     return Strategy(phases, target="target", query=query)
 
 
@@ -127,7 +127,7 @@ def _without_padding(picks: jax.Array) -> np.ndarray:
 
 
 def _placed_phase(
-    config: ml_collections.ConfigDict, problem: Problem, dropout: Dropquery | None = None
+    recipe: ActiveLearning, problem: Problem, dropout: Dropquery | None = None
 ) -> Phase:
     """The target classifier, which also says where an image lies and how stable its class is.
 
@@ -135,7 +135,7 @@ def _placed_phase(
     network, else what the head reads; and with `dropout` the `disagreements` of DropQuery, whose
     masks are applied to `place` and are the same in every round.
     """
-    network, _, _ = recipe_parts(config, problem)
+    network, _, _ = recipe_parts(recipe, problem)
     module = network(1)
     is_vector = len(problem.input_shape) == 1
 
@@ -160,7 +160,7 @@ def _placed_phase(
             outputs["disagreements"] = count
         return outputs
 
-    phase = target_phase(config, problem, with_features=True)
+    phase = target_phase(recipe, problem, with_features=True)
     return dataclasses.replace(phase, forward=forward)
 
 
@@ -176,24 +176,24 @@ def _operands(context: QueryContext, num_components: int) -> dict[str, Any]:
     }
 
 
-def typiclust(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def typiclust(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """TypiClust (Hacohen et al., ICML 2022), see `typical_select`."""
-    options = dataclasses.asdict(Typiclust.read(config))
+    options = dataclasses.asdict(recipe.typiclust)
     num_components = options.pop("num_components")
 
     def query(context: QueryContext) -> Query:
         operands = _operands(context, num_components)
         return Query(typical_select(budget=context.budget, **operands, **options), scores={})
 
-    return Strategy((_placed_phase(config, problem),), target="target", query=query)
+    return Strategy((_placed_phase(recipe, problem),), target="target", query=query)
 
 
-def probcover(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def probcover(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """ProbCover (Yehuda et al., NeurIPS 2022), see `cover_select`.
 
     For the radius, the clusters are as many as the known classes and one more.
     """
-    options = Probcover.read(config)
+    options = recipe.probcover
 
     def query(context: QueryContext) -> Query:
         operands = _operands(context, options.num_components)
@@ -207,12 +207,12 @@ def probcover(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         )
         return Query(ids, scores={}, notes={"radius": radius})
 
-    return Strategy((_placed_phase(config, problem),), target="target", query=query)
+    return Strategy((_placed_phase(recipe, problem),), target="target", query=query)
 
 
-def dropquery(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def dropquery(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """DropQuery (Gupte et al., TMLR 2024), see `drop_query_select`."""
-    options = Dropquery.read(config)
+    options = recipe.dropquery
 
     def query(context: QueryContext) -> Query:
         operands = _operands(context, options.num_components)
@@ -223,19 +223,19 @@ def dropquery(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         )
         return Query(ids, scores={"disagreements": count.astype(np.float32)})
 
-    return Strategy((_placed_phase(config, problem, options),), target="target", query=query)
+    return Strategy((_placed_phase(recipe, problem, options),), target="target", query=query)
 
 
-def _detector_phase(config: ml_collections.ConfigDict, problem: Problem, loss, **options) -> Phase:
+def _detector_phase(recipe: ActiveLearning, problem: Problem, loss, **options) -> Phase:
     """(K+1)-way classifier of all annotated images, class K for the unknown ones."""
-    network, optimizer, rate = recipe_parts(config, problem)
+    network, optimizer, rate = recipe_parts(recipe, problem)
     phase = classifier_phase(
         "detector",
         network(1, problem.num_classes + 1),
         optimizer,
         problem,
-        num_epochs=config.num_epochs,
-        batch_size=config.batch_size,
+        num_epochs=recipe.num_epochs,
+        batch_size=recipe.batch_size,
         rate=rate,
         loss=loss,
         members=lambda context: annotated(context.annotations),
@@ -244,14 +244,14 @@ def _detector_phase(config: ml_collections.ConfigDict, problem: Problem, loss, *
     return dataclasses.replace(phase, class_probs=None)
 
 
-def lfosa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def lfosa(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """LfOSA (Ning et al., CVPR 2022): the images most surely of the known class they look like.
 
     The detector is trained with the recipe's optimiser on logits divided by
     `lfosa.temperature`. The authors' script can add a centre loss, to which the commands of
     their experiments give weight 0; there is none here.
     """
-    temperature = Lfosa.read(config).temperature
+    temperature = recipe.lfosa.temperature
 
     def loss(logits, labels, valid, key):
         return cross_entropy(logits / temperature, labels, valid, key)
@@ -268,12 +268,12 @@ def lfosa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         )
         return Query(order[lowest], {"unknown_prob": np.asarray(jax.nn.sigmoid(-known))})
 
-    phases = (target_phase(config, problem), _detector_phase(config, problem, loss))
+    phases = (target_phase(recipe, problem), _detector_phase(recipe, problem, loss))
     scores = ("unknown_prob",)
     return Strategy(phases, "target", query, unknown_scores=scores, detector="detector")
 
 
-def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def eaoa(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """EAOA (Zong and Huang, CVPR 2025): low epistemic, then high aleatoric uncertainty.
 
     Purity is the product of two posteriors of looking known: of the detector's energy, and of the
@@ -284,7 +284,7 @@ def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     to exactly 1. The detector's loss has the energy term in batches with an unknown image alone, so
     that before any is known it is cross-entropy, as in the authors' code.
     """
-    eaoa = Eaoa.read(config)
+    eaoa = recipe.eaoa
     margins = {"known_margin": eaoa.known_margin, "unknown_margin": eaoa.unknown_margin}
 
     def loss(logits, labels, valid, key):
@@ -344,8 +344,8 @@ def eaoa(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         return Query(ids, scores, notes={"kappa": float(kappa)})
 
     phases = (
-        target_phase(config, problem),
-        _detector_phase(config, problem, loss, with_features=True),
+        target_phase(recipe, problem),
+        _detector_phase(recipe, problem, loss, with_features=True),
     )
     scores = ("energy", "neighbor_energy")
     return Strategy(phases, "target", query, unknown_scores=scores, detector="detector")

@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
@@ -44,9 +43,7 @@ from jaxrobust.methods.noisy_labels import (
     predicted_class,
 )
 from jaxrobust.models import make_multi_exit
-from jaxrobust.recipes.bldr_options import Bldr
-from jaxrobust.recipes.model_options import ExitsModel
-from jaxrobust.recipes.optim_options import Optimizer
+from jaxrobust.recipes.bldr import Bldr, BldrRecipe
 from jaxrobust.selection import detect_noisy_labels, estimate_noise_rate, weights_from_nl_probs
 
 log = logging.getLogger("jaxrobust")
@@ -267,10 +264,10 @@ def table_learning_rates(bldr: Bldr, batch_size: int) -> tuple[float, float]:
     return scale * bldr.learning_rate_u, scale * bldr.learning_rate_v
 
 
-def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+def build(recipe: BldrRecipe, problem: Problem) -> Method:
     """BLDR as a method of the noisy-label task."""
-    bldr = Bldr.read(config)
-    schedule, model = Optimizer.read(config), ExitsModel.read(config)
+    bldr = recipe.bldr
+    schedule, model = recipe.optimizer, recipe.model
     optimizer = make_optimizer(schedule)
     module = make_multi_exit(
         **model.architecture,
@@ -298,7 +295,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         "hint_weight",
         "head_agreement_weight",
     )
-    learning_rate_u, learning_rate_v = table_learning_rates(bldr, config.batch_size)
+    learning_rate_u, learning_rate_v = table_learning_rates(bldr, recipe.batch_size)
     train_step = functools.partial(
         bldr_step,
         apply=network_apply(module),
@@ -343,7 +340,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
                     problem.num_classes,
                 )
         ids = {"all": generator("net/order").permutation(problem.num_examples)}
-        rate = learning_rate(schedule, epoch, config.num_epochs)
+        rate = learning_rate(schedule, epoch, recipe.num_epochs)
         return [Pass("train", "net", ids, {"learning_rate": rate})]
 
     learning = {"pl": (POSITIVE, bldr.positive), "nl": (NEGATIVE, bldr.negative)}
@@ -358,7 +355,7 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
         networks=("net",),
         start=start,
         stages=(
-            Stage("train", {"all": config.batch_size}, ("weak", "strong"), step, config.last_batch),
+            Stage("train", {"all": recipe.batch_size}, ("weak", "strong"), step, recipe.last_batch),
         ),
         passes=passes,
         forward=forward,

@@ -20,7 +20,6 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
@@ -40,7 +39,7 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
-from jaxrobust.recipes.bual_options import Bual
+from jaxrobust.recipes.bual import Bual, BualRecipe
 from jaxrobust.selection import (
     bidirectional_score,
     classifier_confidence,
@@ -51,9 +50,9 @@ from jaxrobust.selection import (
 _HEAD = "heads_0"
 
 
-def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def build(recipe: BualRecipe, problem: Problem) -> Strategy:
     """BUAL as a strategy of the active-learning task."""
-    bual = Bual.read(config)
+    bual = recipe.bual
     looks_at_truth = bual.subset_mode == "stratified" or bual.stop_rule == "oracle"
     if looks_at_truth and problem.truth is None:
         raise UserError(
@@ -62,9 +61,9 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
         )
     return Strategy(
         phases=(
-            _aux_phase(bual, config, problem),
-            target_phase(config, problem),
-            _negative_phase(bual, config, problem),
+            _aux_phase(bual, recipe, problem),
+            target_phase(recipe, problem),
+            _negative_phase(bual, recipe, problem),
         ),
         target="target",
         query=lambda context: _query(bual, context),
@@ -73,9 +72,9 @@ def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
     )
 
 
-def _aux_phase(bual: Bual, config: ml_collections.ConfigDict, problem: Problem) -> Phase:
+def _aux_phase(bual: Bual, recipe: BualRecipe, problem: Problem) -> Phase:
     """f_aux: K known classes and "unknown", from scratch; skipped until an unknown is revealed."""
-    network, optimizer, rate = recipe_parts(config, problem)
+    network, optimizer, rate = recipe_parts(recipe, problem)
     epochs = bual.aux_epochs
 
     def members(context: QueryContext) -> np.ndarray:
@@ -95,9 +94,9 @@ def _aux_phase(bual: Bual, config: ml_collections.ConfigDict, problem: Problem) 
     return dataclasses.replace(phase, class_probs=None)
 
 
-def _negative_phase(bual: Bual, config: ml_collections.ConfigDict, problem: Problem) -> Phase:
+def _negative_phase(bual: Bual, recipe: BualRecipe, problem: Problem) -> Phase:
     """f_n: the weights and statistics of f_p go on under a new head and a new optimiser."""
-    network, optimizer, rate = recipe_parts(config, problem)
+    network, optimizer, rate = recipe_parts(recipe, problem)
     module = network(1)
     head_only = bual.nl_trainable == "head"
     if head_only:

@@ -19,11 +19,10 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import traverse_util
 
@@ -31,12 +30,13 @@ from jaxrobust.data.features import Embedding
 from jaxrobust.data.inputs import as_features, as_images
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.files import write_bytes, write_json
-from jaxrobust.engine.workdir import plain, read_object
+from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
 from jaxrobust.methods import active_learning, noisy_labels
 from jaxrobust.models import storage
-from jaxrobust.recipes.augment_options import Augment
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS, STRATEGIES
+from jaxrobust.recipes.parse import ImageRecipe, Recipe, parse
+from jaxrobust.recipes.protocols import ActiveLearning, NoisyLabels
 
 FACTS, VARIABLES = "classifier.json", "variables.npz"
 
@@ -118,7 +118,7 @@ def in_batches(
 def save_classifier(
     folder: pathlib.Path,
     *,
-    config: ml_collections.ConfigDict,
+    recipe: Recipe,
     networks: Mapping[str, Any],
     class_names: Sequence[str],
     num_examples: int,
@@ -131,7 +131,7 @@ def save_classifier(
 
     Args:
       folder: path of the folder.
-      config: the recipe of the run.
+      recipe: the recipe of the run.
       networks: name -> variables of every network of the predictions.
       class_names: of the C classes.
       num_examples: number of training examples.
@@ -146,8 +146,8 @@ def save_classifier(
     np.savez(content, **host)
     write_bytes(folder / VARIABLES, content.getvalue())
     facts = {
-        "task": config.task,
-        "method": config.method,
+        "task": recipe.task,
+        "method": recipe.method,
         "class_names": list(class_names),
         "num_examples": num_examples,
         "input_shape": list(map(int, input_shape)),
@@ -155,7 +155,7 @@ def save_classifier(
         "std": np.asarray(std, float).tolist(),
         "embedding": embedding and embedding._asdict(),
         "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-        "config": plain(config),
+        "config": dict(recipe.settings),
     }
     write_json(folder / FACTS, facts)
 
@@ -236,28 +236,28 @@ def _unreadable(folder: pathlib.Path, error: Exception) -> UserError:
 def _of_run(folder: pathlib.Path) -> Classifier:
     facts, networks = read_run(folder)
     try:
-        config = ml_collections.ConfigDict(facts["config"], convert_dict=True)
+        recipe = cast(ImageRecipe, parse(facts["config"]))
         names, shape = np.array(facts["class_names"]), tuple(facts["input_shape"])
         statistics = statistics_of(facts["mean"], facts["std"])
         embedding = Embedding(**facts["embedding"]) if facts.get("embedding") else None
         predict = {"noisy_labels": _noisy_labels, "active_learning": _active_learning}
-        forward = predict[facts["task"]](config, facts)
+        forward = predict[facts["task"]](recipe, facts)
     except _UNREADABLE as error:
         raise _unreadable(folder, error) from None
-    compiled, networks = _compiled(config, forward, shape), jax.device_put(networks)
+    compiled, networks = _compiled(recipe, forward, shape), jax.device_put(networks)
     return Classifier(
         classes=names,
         input_shape=shape,
-        origin=f"{facts['method']}, {config.model.name}",
+        origin=f"{facts['method']}, {recipe.model.name}",
         is_multilabel=False,
         _probs=lambda raw: compiled(networks, statistics, raw),
         embedding=embedding,
     )
 
 
-def _compiled(config: ml_collections.ConfigDict, forward: Callable, shape: tuple[int, ...]):
+def _compiled(recipe: Recipe, forward: Callable, shape: tuple[int, ...]):
     """`(networks, statistics, raw) -> probabilities` as one compiled function."""
-    views = make_views(Augment.read(config), shape, jnp.float32)
+    views = make_views(recipe.augment, shape, jnp.float32)
     key = jax.random.key(0)  # not used by test views
     return jax.jit(
         lambda networks, statistics, raw: forward(networks, views("test", key, raw, statistics))
@@ -279,16 +279,16 @@ def probabilities(
     Returns:
       `(variables by network, statistics, raw inputs) -> probabilities [n, C]`.
     """
-    config = ml_collections.ConfigDict(json.loads(settings), convert_dict=True)
+    recipe = cast(NoisyLabels, parse(json.loads(settings)))
     facts = {
         "class_names": range(num_classes),
         "num_examples": num_examples,
         "input_shape": input_shape,
     }
-    return _compiled(config, _noisy_labels(config, facts), input_shape)
+    return _compiled(recipe, _noisy_labels(recipe, facts), input_shape)
 
 
-def _noisy_labels(config: ml_collections.ConfigDict, facts: dict) -> Callable:
+def _noisy_labels(recipe: NoisyLabels, facts: dict) -> Callable:
     """`(variables by network, views) -> probabilities`, combined over all predictors."""
     problem = noisy_labels.Problem(
         num_classes=len(facts["class_names"]),
@@ -296,7 +296,7 @@ def _noisy_labels(config: ml_collections.ConfigDict, facts: dict) -> Callable:
         input_shape=tuple(facts["input_shape"]),
         dtype=jnp.float32,
     )
-    method = NOISY_LABEL_METHODS[config.method](config, problem)
+    method = NOISY_LABEL_METHODS[recipe.method](recipe, problem)
 
     def forward(networks, views):
         logits = [method.forward(networks[name], views) for name in method.networks]
@@ -306,14 +306,14 @@ def _noisy_labels(config: ml_collections.ConfigDict, facts: dict) -> Callable:
     return forward
 
 
-def _active_learning(config: ml_collections.ConfigDict, facts: dict) -> Callable:
+def _active_learning(recipe: ActiveLearning, facts: dict) -> Callable:
     """`(variables by network, views) -> probabilities` of the target classifier."""
     problem = active_learning.Problem(
         num_classes=len(facts["class_names"]),
         input_shape=tuple(facts["input_shape"]),
         dtype=jnp.float32,
-        budget=config.al.query_size,
+        budget=recipe.al.query_size,
     )
-    strategy = STRATEGIES[config.method](config, problem)
+    strategy = STRATEGIES[recipe.method](recipe, problem)
     (target,) = [phase for phase in strategy.phases if phase.name == strategy.target]
     return lambda networks, views: target.class_probs(target.forward(networks["target"], views))

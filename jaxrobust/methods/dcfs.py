@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxrobust.engine.training import sgd_step
@@ -38,7 +37,7 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
-from jaxrobust.recipes.dcfs_options import Dcfs, Edl
+from jaxrobust.recipes.dcfs import DcfsRecipe, Edl
 from jaxrobust.selection import (
     badge_select,
     classifier_confidence,
@@ -52,18 +51,17 @@ from jaxrobust.selection import (
 )
 
 
-def build(config: ml_collections.ConfigDict, problem: Problem) -> Strategy:
+def build(recipe: DcfsRecipe, problem: Problem) -> Strategy:
     """DCFS as a strategy of the active-learning task."""
-    dcfs = Dcfs.read(config)
-    query_phase = _query_phase(dcfs, config, problem)
+    query_phase = _query_phase(recipe, problem)
     phases = (query_phase,)
-    if not dcfs.shared:
-        with_features = dcfs.select.fine == "badge"
-        phases = (target_phase(config, problem, with_features=with_features), query_phase)
+    if not recipe.is_shared:
+        with_features = recipe.select.fine == "badge"
+        phases = (target_phase(recipe, problem, with_features=with_features), query_phase)
     return Strategy(
         phases=phases,
         target=phases[0].name,
-        query=lambda context: _query(dcfs, problem, context),
+        query=lambda context: _query(recipe, problem, context),
         unknown_scores=("data", "dist", "total", "discrepancy", "coarse"),
     )
 
@@ -72,20 +70,20 @@ def _dirichlet(edl: Edl) -> dict[str, Any]:
     return {"offset": edl.offset, "clip": edl.clip, "evidence": edl.evidence}
 
 
-def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem) -> Phase:
+def _query_phase(recipe: DcfsRecipe, problem: Problem) -> Phase:
     """The two-headed evidential network, trained on known and revealed unknown images."""
-    network, optimizer, rate = recipe_parts(config, problem)
+    network, optimizer, rate = recipe_parts(recipe, problem)
     module = network(2)
-    anneal_epochs = dcfs.edl.anneal_epochs
+    anneal_epochs = recipe.edl.anneal_epochs
     options = {
-        **_dirichlet(dcfs.edl),
-        "edl": dcfs.edl.loss,
-        "kl_weight": dcfs.edl.kl_weight,
-        "lambda_unk": dcfs.loss.lambda_unk,
-        "lambda_dis": dcfs.loss.lambda_dis,
-        "discrepancy": dcfs.discrepancy.kind,
-        "amplify": dcfs.loss.amplify,
-        "margin": dcfs.loss.margin,
+        **_dirichlet(recipe.edl),
+        "edl": recipe.edl.loss,
+        "kl_weight": recipe.edl.kl_weight,
+        "lambda_unk": recipe.loss.lambda_unk,
+        "lambda_dis": recipe.loss.lambda_dis,
+        "discrepancy": recipe.discrepancy.kind,
+        "amplify": recipe.loss.amplify,
+        "margin": recipe.loss.margin,
     }
 
     def scalars(epoch: int) -> dict[str, float]:
@@ -94,7 +92,7 @@ def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem
 
     def step(state, images, labels, valid, pool_images, key, scalars):
         num_labeled = images.shape[0]
-        everything = jnp.concatenate([images, pool_images]) if dcfs.loss.pool_amplify else images
+        everything = jnp.concatenate([images, pool_images]) if recipe.loss.pool_amplify else images
         counted = jnp.pad(valid, (0, everything.shape[0] - num_labeled), constant_values=True)
 
         def loss_fn(params):
@@ -115,7 +113,7 @@ def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem
 
             logits = classify(features)
             routed = logits
-            if dcfs.loss.dis_route == "heads":
+            if recipe.loss.dis_route == "heads":
                 routed = classify(jax.lax.stop_gradient(features))
             loss, parts = dcfs_loss(
                 logits[:, :num_labeled],
@@ -124,39 +122,39 @@ def _query_phase(dcfs: Dcfs, config: ml_collections.ConfigDict, problem: Problem
                 anneal=scalars["anneal"],
                 logits_amplify=routed[:, :num_labeled],
             )
-            if dcfs.loss.pool_amplify:
-                parts["pool"] = _pool_amplification(dcfs, routed[:, num_labeled:])
-                loss = loss + dcfs.loss.pool_amplify * parts["pool"]
+            if recipe.loss.pool_amplify:
+                parts["pool"] = _pool_amplification(recipe, routed[:, num_labeled:])
+                loss = loss + recipe.loss.pool_amplify * parts["pool"]
             return loss, (updates.get("batch_stats", {}), parts)
 
         return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
 
     def class_probs(logits):
-        log_alpha = dirichlet_log_alpha(logits, **_dirichlet(dcfs.edl))
+        log_alpha = dirichlet_log_alpha(logits, **_dirichlet(recipe.edl))
         return jnp.mean(jax.nn.softmax(log_alpha, axis=-1), axis=1)
 
     return Phase(
         name="query",
-        num_epochs=config.num_epochs,
-        batch_size=config.batch_size,
+        num_epochs=recipe.num_epochs,
+        batch_size=recipe.batch_size,
         members=lambda context: annotated(context.annotations),
         start=fresh_start(module, optimizer, problem.input_shape),
         scalars=scalars,
         step=step,
         forward=module.apply,
         class_probs=class_probs,
-        pool_batch=config.batch_size if dcfs.loss.pool_amplify else 0,
+        pool_batch=recipe.batch_size if recipe.loss.pool_amplify else 0,
     )
 
 
-def _pool_amplification(dcfs: Dcfs, logits: jax.Array) -> jax.Array:
+def _pool_amplification(recipe: DcfsRecipe, logits: jax.Array) -> jax.Array:
     """Mean of -discrepancy over pool images, weighted by how unknown they look now (ADS).
 
     The weight is the vacuity K * offset / S, averaged over the heads, without gradient.
     """
-    log_alpha = dirichlet_log_alpha(logits, **_dirichlet(dcfs.edl))
-    weight = jnp.mean(vacuity(log_alpha, offset=dcfs.edl.offset), axis=0)
-    disc = head_discrepancy(logits, kind=dcfs.discrepancy.kind, **_dirichlet(dcfs.edl))
+    log_alpha = dirichlet_log_alpha(logits, **_dirichlet(recipe.edl))
+    weight = jnp.mean(vacuity(log_alpha, offset=recipe.edl.offset), axis=0)
+    disc = head_discrepancy(logits, kind=recipe.discrepancy.kind, **_dirichlet(recipe.edl))
     return -jnp.mean(jax.lax.stop_gradient(weight) * disc)
 
 
@@ -185,15 +183,15 @@ def kappa_after(kappa: float, precisions: tuple[float, ...]) -> float:
     return kappa
 
 
-def _query(dcfs: Dcfs, problem: Problem, context: QueryContext) -> Query:
+def _query(recipe: DcfsRecipe, problem: Problem, context: QueryContext) -> Query:
     """Scores the pool and runs the two stages."""
-    select = dcfs.select
-    score = context.jit("dcfs/scores", lambda *arrays: _scores(dcfs, *arrays))
+    select = recipe.select
+    score = context.jit("dcfs/scores", lambda *arrays: _scores(recipe, *arrays))
     target_logits, target_features = None, None
     if select.fine == "badge":
         outputs = context.predict("target")
         target_logits, target_features = outputs["logits"], outputs["features"]
-    elif not dcfs.shared:
+    elif not recipe.is_shared:
         target_logits = context.predict("target")
     scores = score(context.predict("query"), target_logits, context.in_pool)
     scores = {name: np.asarray(column) for name, column in scores.items()}
@@ -260,20 +258,20 @@ def _diverse(budget: int, context: QueryContext, logits, features, candidates) -
     return drawn[drawn >= 0]
 
 
-def _scores(dcfs: Dcfs, logits, target_logits, in_pool) -> dict[str, jax.Array]:
+def _scores(recipe: DcfsRecipe, logits, target_logits, in_pool) -> dict[str, jax.Array]:
     """Every score of the pool, float32 `[N]`; logits `[N, 2, K]`."""
-    select = dcfs.select
-    log_alpha = dirichlet_log_alpha(jnp.swapaxes(logits, 0, 1), **_dirichlet(dcfs.edl))
+    select = recipe.select
+    log_alpha = dirichlet_log_alpha(jnp.swapaxes(logits, 0, 1), **_dirichlet(recipe.edl))
     data, dist, probs = merge_heads(log_alpha, merge=select.merge)
     disc = head_discrepancy(
-        jnp.swapaxes(logits, 0, 1), kind=dcfs.discrepancy.kind, **_dirichlet(dcfs.edl)
+        jnp.swapaxes(logits, 0, 1), kind=recipe.discrepancy.kind, **_dirichlet(recipe.edl)
     )
     scores = {
         "data": data,
         "dist": dist,
         "total": data + dist,
         "discrepancy": disc,
-        "vacuity": jnp.mean(vacuity(log_alpha, offset=dcfs.edl.offset or 1.0), axis=0),
+        "vacuity": jnp.mean(vacuity(log_alpha, offset=recipe.edl.offset or 1.0), axis=0),
         "prediction": jnp.argmax(probs, axis=-1).astype(jnp.int32),
     }
     if target_logits is not None:

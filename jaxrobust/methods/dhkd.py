@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import jax
-import ml_collections
 
 from jaxrobust.errors import check_option
 from jaxrobust.losses import (
@@ -35,7 +34,7 @@ from jaxrobust.methods.distillation import (
     SoftLabels,
     cross_entropy_loss,
 )
-from jaxrobust.recipes.dhkd_options import Distill
+from jaxrobust.recipes.dhkd import Distill, Distillation
 
 # Loss on logits -> function and temperature, None for one that has none.
 LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {
@@ -121,9 +120,9 @@ def _family(name: str) -> str:
     return re.split(r"[^a-z]", name.lower(), maxsplit=1)[0]
 
 
-def build(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def build(recipe: Distillation, problem: Problem) -> Distiller:
     """DHKD as a method of the distillation task."""
-    return build_with(Distill.read(config), problem)
+    return build_with(recipe.distill, problem)
 
 
 def build_with(options: Distill, problem: Problem) -> Distiller:
@@ -163,18 +162,16 @@ def build_with(options: Distill, problem: Problem) -> Distiller:
     )
 
 
-def binary_kl(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def binary_kl(recipe: Distillation, problem: Problem) -> Distiller:
     """BinaryKL alone, on a single head, in all epochs: the labels are not used."""
-    return _single_head(config, problem, gamma=0.0, until_epoch=0)
+    return _single_head(recipe, problem, gamma=0.0, until_epoch=0)
 
 
-def cross_entropy_binary_kl(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def cross_entropy_binary_kl(recipe: Distillation, problem: Problem) -> Distiller:
     """Cross-entropy and BinaryKL on the same head, which the paper finds to collapse."""
-    return _single_head(config, problem)
+    return _single_head(recipe, problem)
 
 
-def _single_head(
-    config: ml_collections.ConfigDict, problem: Problem, **changes: float
-) -> Distiller:
+def _single_head(recipe: Distillation, problem: Problem, **changes: float) -> Distiller:
     single = {"loss": "binary_kl", "head": "primary", "gradients": "sum", "scope": "all"}
-    return build_with(dataclasses.replace(Distill.read(config), **single, **changes), problem)
+    return build_with(dataclasses.replace(recipe.distill, **single, **changes), problem)

@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
@@ -52,9 +51,8 @@ from jaxrobust.methods.noisy_labels import (
 from jaxrobust.models import make_network, make_two_headed
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.two_headed import UNSUPERVISED_HEAD
-from jaxrobust.recipes.dpc_options import Dpc
-from jaxrobust.recipes.model_options import Model
-from jaxrobust.recipes.optim_options import Optimizer
+from jaxrobust.recipes.dpc import Dpc, DpcRecipe
+from jaxrobust.recipes.run import Optimizer
 from jaxrobust.selection import excess_kurtosis, logit_margin, select_clean
 
 log = logging.getLogger("jaxrobust")
@@ -337,18 +335,18 @@ def make_objective(dpc: Dpc, num_classes: int) -> Objective:
     return Objective(gamma=dpc.gamma_c / num_classes, beta=dpc.beta, evidence_scale=scale)
 
 
-def build(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+def build(recipe: DpcRecipe, problem: Problem) -> Method:
     """DPC as a method of the noisy-label task."""
-    return build_with(Dpc.read(config), config, problem)
+    return build_with(recipe.dpc, recipe, problem)
 
 
-def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) -> Method:
+def build_with(dpc: Dpc, recipe: DpcRecipe, problem: Problem) -> Method:
     """DPC, or an ablation of it, with options in place of those of the recipe."""
-    schedule = Optimizer.read(config)
+    schedule = recipe.optimizer
     optimizer = make_optimizer(schedule)
     objective = make_objective(dpc, problem.num_classes)
     network = {
-        **Model.read(config).architecture,
+        **recipe.model.architecture,
         "num_classes": problem.num_classes,
         "dtype": problem.dtype,
         "norm_parts": problem.norm_parts,
@@ -358,7 +356,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
     else:
         module = make_network(**network, num_heads=1)
     parts = {"apply": network_apply(module), "optimizer": optimizer, "objective": objective}
-    batch_size = config.batch_size
+    batch_size = recipe.batch_size
 
     def warm_up(network, peer, batches, key, scalars):
         del peer
@@ -406,7 +404,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
         networks=PAIR,
         start=lambda key: init_state(key, module, optimizer, problem.input_shape),
         stages=(
-            Stage("warm_up", {"all": 2 * batch_size}, ("weak",), warm_up, config.last_batch),
+            Stage("warm_up", {"all": 2 * batch_size}, ("weak",), warm_up, recipe.last_batch),
             Stage(
                 "semi_supervised",
                 {"labeled": batch_size, "unlabeled": batch_size},
@@ -415,7 +413,7 @@ def build_with(dpc: Dpc, config: ml_collections.ConfigDict, problem: Problem) ->
                 "drop",
             ),
         ),
-        passes=_passes(dpc, schedule, config.num_epochs, batch_size, problem.num_examples),
+        passes=_passes(dpc, schedule, recipe.num_epochs, batch_size, problem.num_examples),
         forward=single_head(module),
         class_probs=lambda logits: objective.probs(jnp.mean(logits, axis=0)),
         score_labels=score_labels_by(

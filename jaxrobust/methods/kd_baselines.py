@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from jaxrobust.errors import UserError
 from jaxrobust.losses import (
@@ -36,21 +35,10 @@ from jaxrobust.models.contrast import ContrastiveMemory
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
 from jaxrobust.models.review_fusion import ReviewFusion, review_activations, review_levels
-from jaxrobust.recipes.kd_baselines_options import (
-    At,
-    Crd,
-    Dist,
-    Dkd,
-    FitNet,
-    Kd,
-    LogitMse,
-    Pkt,
+from jaxrobust.recipes.baselines import (
     ReviewKd,
-    Rkd,
-    Rld,
-    Sp,
-    Vid,
 )
+from jaxrobust.recipes.dhkd import Distillation
 
 # (student, teacher, labels [B], where [B]) -> scalar
 Loss = Callable[[Outputs, Outputs, jax.Array, jax.Array], jax.Array]
@@ -66,9 +54,9 @@ def _distiller(loss: Loss, *, weight: float, ce_weight: float = 1.0, **options) 
     return Distiller(objective=objective, **options)
 
 
-def cross_entropy(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def cross_entropy(recipe: Distillation, problem: Problem | None) -> Distiller:
     """No distillation: cross-entropy on the labels, as teachers are trained."""
-    del config, problem
+    del recipe, problem
 
     def nothing(student, teacher, labels, where):
         del teacher, labels, where
@@ -77,10 +65,10 @@ def cross_entropy(config: ml_collections.ConfigDict, problem: Problem | None) ->
     return _distiller(nothing, weight=0.0, has_teacher=False)
 
 
-def kd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def kd(recipe: Distillation, problem: Problem) -> Distiller:
     """KD: softened teacher probabilities. Hinton et al., 2015."""
     del problem
-    options = Kd.read(config)
+    options = recipe.kd
 
     def loss(student, teacher, labels, where):
         del labels
@@ -90,10 +78,10 @@ def kd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, ce_weight=options.ce_weight, logits_only=True)
 
 
-def dkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def dkd(recipe: Distillation, problem: Problem) -> Distiller:
     """DKD: target and non-target part apart, warmed up. Zhao et al., CVPR 2022."""
     del problem
-    options = Dkd.read(config)
+    options = recipe.dkd
 
     def loss(student, teacher, labels, where):
         divergence = dkd_loss(
@@ -115,10 +103,10 @@ def _logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[jax.
     return standardize_logits(student.logits), standardize_logits(teacher.logits)
 
 
-def rld(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def rld(recipe: Distillation, problem: Problem) -> Distiller:
     """RLD: the teacher's confidence, and the classes below the label. Sun et al., ICCV 2025."""
     del problem
-    options = Rld.read(config)
+    options = recipe.rld
 
     def loss(student, teacher, labels, where):
         divergence = rld_loss(
@@ -135,10 +123,10 @@ def rld(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
 
 
-def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def dist(recipe: Distillation, problem: Problem) -> Distiller:
     """DIST: correlation with the teacher over classes and over the batch. NeurIPS 2022."""
     del problem
-    options = Dist.read(config)
+    options = recipe.dist
 
     def loss(student, teacher, labels, where):
         del labels
@@ -154,10 +142,10 @@ def dist(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, logits_only=True)
 
 
-def rkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def rkd(recipe: Distillation, problem: Problem) -> Distiller:
     """RKD: distances and angles between features. Park et al., CVPR 2019."""
     del problem
-    options = Rkd.read(config)
+    options = recipe.rkd
 
     def loss(student, teacher, labels, where):
         del labels
@@ -174,7 +162,7 @@ def rkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     return _distiller(loss, weight=1.0)
 
 
-def pkt(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def pkt(recipe: Distillation, problem: Problem) -> Distiller:
     """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
     del problem
 
@@ -182,10 +170,10 @@ def pkt(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         del labels
         return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
 
-    return _distiller(loss, weight=Pkt.read(config).weight)
+    return _distiller(loss, weight=recipe.pkt.weight)
 
 
-def at(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def at(recipe: Distillation, problem: Problem) -> Distiller:
     """AT: where the maps of each stage are active. Zagoruyko and Komodakis, ICLR 2017.
 
     Of Wide ResNets, whose blocks end without an activation, the blocks' own outputs are compared.
@@ -199,12 +187,12 @@ def at(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         error = attention_transfer_loss(*(x[-count:] for x in maps))
         return masked_mean(error, where)
 
-    return _distiller(loss, weight=At.read(config).weight)
+    return _distiller(loss, weight=recipe.at.weight)
 
 
-def fitnet(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def fitnet(recipe: Distillation, problem: Problem) -> Distiller:
     """FitNet: the map of one stage through a regressor. Romero et al., ICLR 2015."""
-    options = FitNet.read(config)
+    options = recipe.fitnet
     num_stages = min(len(problem.student_features.maps), len(problem.teacher_features.maps))
     if options.hint_stage > num_stages:
         raise UserError(
@@ -225,7 +213,7 @@ def fitnet(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, connector=connector)
 
 
-def sp(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def sp(recipe: Distillation, problem: Problem) -> Distiller:
     """SP: similarities of the last stage's maps within the batch. Tung and Mori, ICCV 2019."""
     del problem
 
@@ -235,16 +223,16 @@ def sp(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
             student.features.maps[-1], teacher.features.maps[-1], where=where
         )
 
-    return _distiller(loss, weight=Sp.read(config).weight)
+    return _distiller(loss, weight=recipe.sp.weight)
 
 
-def vid(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def vid(recipe: Distillation, problem: Problem) -> Distiller:
     """VID: a Gaussian for the maps of every stage. Ahn et al., CVPR 2019.
 
     Where a teacher's map is larger than the student's, its average pool is what is predicted, and
     the other way round.
     """
-    options = Vid.read(config)
+    options = recipe.vid
     count = min(len(problem.student_features.maps), len(problem.teacher_features.maps))
     targets = problem.teacher_features.maps[-count:]
     connector = VariationalRegressor(
@@ -269,9 +257,9 @@ def vid(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, connector=connector)
 
 
-def crd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def crd(recipe: Distillation, problem: Problem) -> Distiller:
     """CRD: which of many images an embedding belongs to, both ways. Tian et al., ICLR 2020."""
-    options = Crd.read(config)
+    options = recipe.crd
     connector = ContrastiveMemory(
         num_examples=problem.num_examples,
         teacher_width=problem.teacher_features.pooled.shape[-1],
@@ -297,7 +285,7 @@ def crd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, connector=connector, contrasts=True)
 
 
-def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def logit_mse(recipe: Distillation, problem: Problem) -> Distiller:
     """Mean squared error of the logits."""
     del problem
 
@@ -305,12 +293,12 @@ def logit_mse(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         del labels
         return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
 
-    return _distiller(loss, weight=LogitMse.read(config).weight, logits_only=True)
+    return _distiller(loss, weight=recipe.logit_mse.weight, logits_only=True)
 
 
-def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
     """ReviewKD: fused features of all stages, warmed up. Chen et al., CVPR 2021."""
-    options = ReviewKd.read(config)
+    options = recipe.reviewkd
     return _distiller(
         _review_loss,
         weight=options.weight,
@@ -319,9 +307,9 @@ def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
     )
 
 
-def dhkd_reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def dhkd_reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
     """DHKD with ReviewKD's loss, which alone warms up, added to the distillation loss."""
-    options, dual_head = ReviewKd.read(config), dhkd.build(config, problem)
+    options, dual_head = recipe.reviewkd, dhkd.build(recipe, problem)
 
     def objective(student, teacher, labels, where, ramp):
         loss_cls, loss_kd = dual_head.objective(student, teacher, labels, where, ramp)

@@ -22,7 +22,6 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from jaxrobust.losses import (
     asymmetric_loss,
@@ -40,8 +39,12 @@ from jaxrobust.losses import (
 from jaxrobust.methods.distillation import Distiller, Problem
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
 from jaxrobust.models.review_fusion import ReviewFusion, final_map
-from jaxrobust.recipes.kd_baselines_options import Pkt, Rkd
-from jaxrobust.recipes.l2d_options import Asymmetric, FinalReviewKd, L2d, Labels, Mse, Ps
+from jaxrobust.recipes.l2d import (
+    Asymmetric,
+    L2d,
+    Labels,
+    MultilabelDistillation,
+)
 
 # (student, teacher, targets {0, 1} [B, C], where [B]) -> scalar
 Term = Callable[[MultiLabelOutputs, MultiLabelOutputs, jax.Array, jax.Array], jax.Array]
@@ -104,17 +107,17 @@ def _present(targets: jax.Array, where: jax.Array) -> jax.Array:
 # ------------------------------------------------------------------------------------- methods
 
 
-def build(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def build(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """L2D as a method of the distillation task; a weight of 0 leaves a term out."""
     del problem
-    return _with_terms(config, L2d.read(config))
+    return _with_terms(recipe, recipe.l2d)
 
 
-def _with_terms(config: ml_collections.ConfigDict, options: L2d) -> Distiller:
+def _with_terms(recipe: MultilabelDistillation, options: L2d) -> Distiller:
     # The paper's equations have neither the mean of the distances nor the size of the group.
     on_embeddings = {"normalize": options.normalize, "group_mean": options.normalize}
     return _distiller(
-        config,
+        recipe,
         {
             "mld": (options.lambda_mld, mld_term),
             "cd": (options.lambda_cd, functools.partial(cd_term, **on_embeddings)),
@@ -123,34 +126,34 @@ def _with_terms(config: ml_collections.ConfigDict, options: L2d) -> Distiller:
     )
 
 
-def mld(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def mld(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """Ablation: MLD alone."""
-    return _without(config, problem, "cd", "id")
+    return _without(recipe, problem, "cd", "id")
 
 
-def mld_cd(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def mld_cd(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """Ablation: L2D without ID."""
-    return _without(config, problem, "id")
+    return _without(recipe, problem, "id")
 
 
-def mld_id(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def mld_id(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """Ablation: L2D without CD."""
-    return _without(config, problem, "cd")
+    return _without(recipe, problem, "cd")
 
 
-def _without(config: ml_collections.ConfigDict, problem: Problem | None, *terms: str) -> Distiller:
+def _without(recipe: MultilabelDistillation, problem: Problem | None, *terms: str) -> Distiller:
     del problem
     without = {f"lambda_{term}": 0.0 for term in terms}
-    return _with_terms(config, dataclasses.replace(L2d.read(config), **without))
+    return _with_terms(recipe, dataclasses.replace(recipe.l2d, **without))
 
 
-def bce(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def bce(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """The labels alone, as teachers are trained."""
     del problem
-    return _distiller(config, {}, has_teacher=False)
+    return _distiller(recipe, {}, has_teacher=False)
 
 
-def mse(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def mse(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """Mean squared error of the logits, over classes and batch."""
     del problem
 
@@ -158,10 +161,10 @@ def mse(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller
         del targets
         return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
 
-    return _distiller(config, {"mse": (Mse.read(config).weight, term)})
+    return _distiller(recipe, {"mse": (recipe.mse.weight, term)})
 
 
-def ps(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def ps(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """PS: soft-target KL over each positive class and all negative ones."""
     del problem
 
@@ -169,13 +172,13 @@ def ps(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
         divergence = partial_softmax_distillation_loss(student.logits, teacher.logits, targets)
         return masked_mean(divergence, where)
 
-    return _distiller(config, {"ps": (Ps.read(config).weight, term)})
+    return _distiller(recipe, {"ps": (recipe.ps.weight, term)})
 
 
-def rkd(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def rkd(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """RKD: distances and angles between pooled features. Park et al., CVPR 2019."""
     del problem
-    options = Rkd.read(config)
+    options = recipe.rkd
 
     def term(student, teacher, targets, where):
         del targets
@@ -187,10 +190,10 @@ def rkd(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller
             where=where,
         )
 
-    return _distiller(config, {"rkd": (1.0, term)})
+    return _distiller(recipe, {"rkd": (1.0, term)})
 
 
-def pkt(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller:
+def pkt(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
     del problem
 
@@ -198,12 +201,12 @@ def pkt(config: ml_collections.ConfigDict, problem: Problem | None) -> Distiller
         del targets
         return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
 
-    return _distiller(config, {"pkt": (Pkt.read(config).weight, term)})
+    return _distiller(recipe, {"pkt": (recipe.pkt.weight, term)})
 
 
-def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
+def reviewkd(recipe: MultilabelDistillation, problem: Problem) -> Distiller:
     """ReviewKD on the final map alone, where there is nothing to fuse. Chen et al., CVPR 2021."""
-    options = FinalReviewKd.read(config)
+    options = recipe.reviewkd
     _, height, width, channels = problem.teacher_features.final.shape
 
     def term(student, teacher, targets, where):
@@ -217,18 +220,18 @@ def reviewkd(config: ml_collections.ConfigDict, problem: Problem) -> Distiller:
         levels=final_map,
         dtype=problem.dtype,
     )
-    return _distiller(config, {"reviewkd": (options.weight, term)}, connector=connector)
+    return _distiller(recipe, {"reviewkd": (options.weight, term)}, connector=connector)
 
 
 def _distiller(
-    config: ml_collections.ConfigDict,
+    recipe: MultilabelDistillation,
     terms: dict[str, tuple[float, Term]],
     *,
     connector: nn.Module | None = None,
     has_teacher: bool = True,
 ) -> Distiller:
     """The loss on the labels and the weighted sum of the terms."""
-    labels, asymmetric = Labels.read(config), Asymmetric.read(config)
+    labels, asymmetric = recipe.labels, recipe.asymmetric
     terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight}
 
     def objective(student, teacher, targets, where, ramp):

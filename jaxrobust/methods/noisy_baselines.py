@@ -5,7 +5,6 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
@@ -26,31 +25,30 @@ from jaxrobust.methods.noisy_labels import (
     single_head,
 )
 from jaxrobust.models import make_network
-from jaxrobust.recipes.dpc_options import Dpc
-from jaxrobust.recipes.model_options import Model
-from jaxrobust.recipes.noisy_baselines_options import Baseline
-from jaxrobust.recipes.optim_options import Optimizer
+from jaxrobust.recipes.baselines import Baseline
+from jaxrobust.recipes.dpc import Dpc, DpcRecipe
+from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.selection import nearest_neighbors, neighbor_votes
 
 _PRODUCTS_PER_SECOND = 5e10  # multiplications and additions of a core of a CPU
 _LONG_SECONDS = 3600.0
 
 
-def cross_entropy(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+def cross_entropy(recipe: NoisyLabels, problem: Problem) -> Method:
     """One network, softmax cross-entropy on the given labels."""
-    return _single(Baseline.read(config), config, problem, alpha=0.0)
+    return _single(recipe.baseline, recipe, problem, alpha=0.0)
 
 
-def mixup(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+def mixup(recipe: NoisyLabels, problem: Problem) -> Method:
     """One network on mixed images: l CE(o, y) + (1 - l) CE(o, y of the partner), l ~ Beta(a, a).
 
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
     """
-    options = Baseline.read(config)
-    return _single(options, config, problem, alpha=options.mixup_alpha)
+    options = recipe.baseline
+    return _single(options, recipe, problem, alpha=options.mixup_alpha)
 
 
-def dividemix(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+def dividemix(recipe: DpcRecipe, problem: Problem) -> Method:
     """DPC with softmax and cross-entropy, the small-loss score, one head, and DivideMix's rules.
 
     Losses are divided by a mixture on every data set, WebVision too, and the warm-up's entropy is
@@ -59,8 +57,8 @@ def dividemix(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     Li, Socher and Hoi, "DivideMix: Learning with Noisy Labels as Semi-supervised Learning", ICLR
     2020.
     """
-    options = Dpc.read(config)
-    return dpc.build_with(dividemix_options(options), config, problem)
+    options = recipe.dpc
+    return dpc.build_with(dividemix_options(options), recipe, problem)
 
 
 def dividemix_options(dpc: Dpc) -> Dpc:
@@ -75,7 +73,7 @@ def dividemix_options(dpc: Dpc) -> Dpc:
     )
 
 
-def knn(config: ml_collections.ConfigDict, problem: Problem) -> Method:
+def knn(recipe: NoisyLabels, problem: Problem) -> Method:
     """The given labels of the nearest features, by cosine similarity, vote; nothing is trained.
 
     The one epoch stores every training example, as it is tested. Of a training example its own
@@ -86,7 +84,7 @@ def knn(config: ml_collections.ConfigDict, problem: Problem) -> Method:
     Zhu et al., "Detecting Corrupted Labels Without Training a Model to Predict", ICML 2022, section
     3, have the votes of equal weight.
     """
-    num_neighbors = Baseline.read(config).num_neighbors
+    num_neighbors = recipe.baseline.num_neighbors
     if len(problem.input_shape) != 1:
         raise UserError(
             "method='knn' compares features, not images: start from --config=dpc:features, or "
@@ -98,7 +96,7 @@ def knn(config: ml_collections.ConfigDict, problem: Problem) -> Method:
             f" {problem.num_examples}."
         )
     _warn_of_hours(problem.num_examples, problem.input_shape[0])
-    batch_size = 2 * config.batch_size
+    batch_size = 2 * recipe.batch_size
 
     def start(key):
         del key
@@ -176,13 +174,11 @@ def _unit(features: jax.Array) -> jax.Array:
     return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _single(
-    options: Baseline, config: ml_collections.ConfigDict, problem: Problem, *, alpha: float
-) -> Method:
-    schedule = Optimizer.read(config)
+def _single(options: Baseline, recipe: NoisyLabels, problem: Problem, *, alpha: float) -> Method:
+    schedule = recipe.optimizer
     optimizer = make_optimizer(schedule)
     module = make_network(
-        **Model.read(config).architecture,
+        **recipe.model.architecture,
         num_classes=problem.num_classes,
         num_heads=1,
         dtype=problem.dtype,
@@ -190,7 +186,7 @@ def _single(
     )
     apply = network_apply(module)
     networks = ("net",)
-    batch_size = 2 * config.batch_size
+    batch_size = 2 * recipe.batch_size
 
     def step(network, peer, batches, key, scalars):
         del peer
@@ -232,7 +228,7 @@ def _single(
     def passes(epoch, label_scores, generator):
         del label_scores
         ids = {"all": generator("net/order").permutation(problem.num_examples)}
-        rate = learning_rate(schedule, epoch, config.num_epochs)
+        rate = learning_rate(schedule, epoch, recipe.num_epochs)
         return [Pass("train", "net", ids, {"learning_rate": rate})]
 
     def score(logits, labels):
@@ -241,7 +237,7 @@ def _single(
     return Method(
         networks=networks,
         start=lambda key: init_state(key, module, optimizer, problem.input_shape),
-        stages=(Stage("train", {"all": batch_size}, ("weak",), step, config.last_batch),),
+        stages=(Stage("train", {"all": batch_size}, ("weak",), step, recipe.last_batch),),
         passes=passes,
         forward=single_head(module),
         class_probs=lambda logits: jax.nn.softmax(jnp.mean(logits, axis=0)),

@@ -1,4 +1,4 @@
-"""Recipes: options with the numbers of a paper's experiments, one file per paper.
+"""Recipes: options with the numbers of a paper's experiments, one file per paper; no JAX.
 
 `jaxrobust.recipes.NAME.get_config(variant)` is what `--config=NAME:variant` runs. A file of your
 own needs no more than such a function. The papers' lab notes are in the repository's `configs/`.
@@ -8,7 +8,10 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import runpy
 from collections.abc import Mapping, Sequence
+
+import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
 
@@ -59,6 +62,18 @@ def locate(recipe: str) -> str:
 def no_recipe(path: str) -> str:
     """What to say of a path at which `locate` found nothing."""
     return f"--config={path} does not exist; give a file or one of {', '.join(names())}."
+
+
+def read(recipe: str) -> ml_collections.ConfigDict:
+    """What `get_config` of a recipe returns, which is named as on the command line.
+
+    Raises:
+      UserError: if there is no such recipe or variant.
+    """
+    path, _, variant = locate(recipe).partition(":")
+    if not pathlib.Path(path).exists():
+        raise UserError(no_recipe(path))
+    return runpy.run_path(path)["get_config"](*([variant] if variant else []))
 
 
 def choose(variant: str | None, default: str, variants: Mapping[str, Sequence]) -> str:

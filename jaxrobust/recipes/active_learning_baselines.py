@@ -3,8 +3,7 @@
 import ml_collections
 
 from jaxrobust.recipes.fields import to_config
-from jaxrobust.recipes.protocols import OPEN_SET, active_learning
-from jaxrobust.recipes.tasks import ActiveLearning
+from jaxrobust.recipes.protocols import OPEN_SET, ActiveLearning, active_learning
 
 VARIANTS = tuple(OPEN_SET)
 

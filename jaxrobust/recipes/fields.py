@@ -1,15 +1,15 @@
-"""Options: each field of a recipe with its default, what it may be, and where that is from.
+"""Fields of a recipe: each with its default, what it may be, and where that is from.
 
-A section of a recipe is a frozen dataclass whose fields are made by `option`. From it derive the
-recipe's fields and defaults (`to_config`), and every check of a recipe (`check`, `Options.read`).
-Nothing here imports JAX.
+A recipe is a frozen dataclass whose fields are made by `option` or are sections, which are such
+dataclasses themselves. `to_config` makes the flags and `config.json` of it, `from_config` reads
+them back and refuses what cannot be. Nothing here imports JAX.
 """
 
 import dataclasses
 import difflib
 import itertools
 from collections.abc import Iterable, Iterator, KeysView, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import ml_collections
 
@@ -23,11 +23,9 @@ class Follows:
 
     Attributes:
       field: dotted name of the other field.
-      both_ways: whether setting this field sets the other one too.
     """
 
     field: str
-    both_ways: bool = False
 
 
 class Names:
@@ -67,7 +65,7 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A section of a recipe. Subclasses are frozen dataclasses, made only with valid values.
+    """A recipe or a section of one. Subclasses are frozen, and made only with valid values.
 
     Class arguments:
       section: its name in a recipe; "" for fields outside of sections.
@@ -102,78 +100,87 @@ class Options:
         """Name of a field in a recipe, `section.name`."""
         return f"{cls.section}.{name}" if cls.section else name
 
-    @classmethod
-    def read(cls, config: ml_collections.ConfigDict) -> Self:
-        """The values that a recipe has, defaults where it has none.
 
-        As this class, or as the first of its subclasses that has all of the recipe's fields.
-
-        Raises:
-          UserError: if the section is missing, has a field that is not an option, or a wrong value.
-        """
-        if cls.section and cls.section not in config:
-            raise UserError(
-                f"method={config.get('method')!r} reads the section {cls.section!r}, which this "
-                f"recipe lacks; start from --config={cls.recipe}."
-            )
-        given = _fields_of(config, cls.section)
-        fitting = next((each for each in _subclasses(cls) if given.keys() <= _names(each)), cls)
-        for name in given:
-            if name not in _names(fitting):
-                raise _not_an_option(cls.dotted(name), map(cls.dotted, _names(cls)))
-        return fitting(**given)
+R = TypeVar("R", bound=Options)
 
 
-def _names(cls: type[Options]) -> KeysView[str]:
-    """Of its fields, in their order."""
-    return {field.name: None for field in dataclasses.fields(cls)}.keys()
-
-
-def _subclasses(cls: type[Options]) -> Iterator[type[Any]]:
-    """A class and all that derive from it."""
-    yield cls
-    for each in cls.__subclasses__():
-        yield from _subclasses(each)
-
-
-def check(config: ml_collections.ConfigDict, classes: Iterable[type[Options]]) -> None:
-    """Refuses a recipe with a field that is not an option, or with a value that cannot be.
+def from_config(
+    cls: type[R],
+    config: ml_collections.ConfigDict,
+    *,
+    others: Iterable[type[Options]] = (),
+    required: Iterable[str] = (),
+) -> R:
+    """The recipe that flags or `config.json` say; what they do not say has its default in `cls`.
 
     Args:
-      config: a recipe.
-      classes: all that recipes like it may have. Where several are for one section, the first one
-        that has all of the recipe's fields holds.
+      cls: dataclass of the recipe.
+      config: may also have sections and fields of `others`.
+      others: dataclasses of recipes of the same task; values of their fields are checked too.
+      required: sections that must not be missing.
 
     Raises:
-      UserError: for the first field that is wrong.
+      UserError: for a field that is not an option, a value that cannot be, a missing section.
     """
-    by_section: dict[str, list[type[Options]]] = {}
-    for cls in itertools.chain.from_iterable(map(with_sections, classes)):
-        by_section.setdefault(cls.section, []).append(cls)
+    known: dict[str, list[type[Options]]] = {}
+    for each in dict.fromkeys(itertools.chain.from_iterable(map(with_sections, (cls, *others)))):
+        known.setdefault(each.section, []).append(each)
     sections = [name for name, value in config.items() if _is_section(value)]
     for name in sections:
-        if name not in by_section:
-            raise _not_an_option(name, by_section)
-    read = []
-    for section in ("", *sections):
-        given = _fields_of(config, section)
-        names = {cls: _names(cls) for cls in by_section[section]}
-        fitting = [cls for cls in names if given.keys() <= names[cls]]
-        for name in given:
-            if not any(name in known for known in names.values()):
-                dotted = by_section[section][0].dotted
-                raise _not_an_option(dotted(name), map(dotted, set().union(*names.values())))
-        # Without one that has them all, the one that has the most refuses.
-        best = fitting[0] if fitting else max(names, key=lambda cls: len(names[cls] & given.keys()))
-        read.append(best.read(config))
-    for options in read:  # last, since reading the names may import JAX
+        if name not in known:
+            raise _not_an_option(name, known)
+    given = {section: _fields_of(config, section) for section in ("", *sections)}
+    for section, fields in given.items():
+        valid = set().union(*map(_names, known[section]))
+        for name in fields.keys() - valid:
+            dotted = known[section][0].dotted
+            raise _not_an_option(dotted(name), map(dotted, valid))
+    read = {
+        each: each(
+            **{name: value for name, value in given[section].items() if name in _names(each)}
+        )
+        for section in sections
+        for each in known[section]
+    }
+    own: dict[str, Any] = {n: value for n, value in given[""].items() if n in _names(cls)}
+    for name, section in _sections(cls).items():
+        if name in given:
+            own[name] = read[section]
+        elif name in required:
+            raise UserError(
+                f"method={config.get('method')!r} reads the section {name!r}, which this recipe "
+                f"lacks; start from --config={section.recipe}."
+            )
+    recipe = cls(**own)
+    for options in (recipe, *read.values()):  # last, since reading the names may import JAX
         for field in dataclasses.fields(options):
             if isinstance(field.metadata.get("allowed"), Names):
                 value = getattr(options, field.name)
                 _check_value(options.dotted(field.name), value, field.metadata)
+    return recipe
 
 
-def replace(options: Any, changes: Mapping[str, Any]) -> Any:
+def _names(cls: type[Options]) -> KeysView[str]:
+    """Of its options and sections, in their order."""
+    return {
+        field.name: None
+        for field in dataclasses.fields(cls)
+        if "allowed" in field.metadata or isinstance(field.default, Options)
+    }.keys()
+
+
+def _sections(cls: type[Options]) -> dict[str, type[Options]]:
+    """The fields of a recipe that are sections, with their classes."""
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    return {name: type(value) for name, value in defaults.items() if isinstance(value, Options)}
+
+
+def with_sections(cls: type[Options]) -> list[type[Options]]:
+    """The class of a recipe and those of its sections."""
+    return [cls, *_sections(cls).values()]
+
+
+def replace(options: R, changes: Mapping[str, Any]) -> R:
     """`dataclasses.replace` that also takes dotted names of fields of sections.
 
     Raises:
@@ -190,6 +197,13 @@ def replace(options: Any, changes: Mapping[str, Any]) -> Any:
         if dot:
             inner.setdefault(section, {})[field] = value
     own |= {name: replace(getattr(options, name), fields) for name, fields in inner.items()}
+    if settings := getattr(options, "settings", None):
+        settings = {
+            **settings,
+            **{name: value for name, value in changes.items() if "." not in name},
+        }
+        settings |= {name: {**settings[name], **fields} for name, fields in inner.items()}
+        own["settings"] = settings
     return dataclasses.replace(options, **own)
 
 
@@ -199,21 +213,21 @@ def to_config(options: Options) -> ml_collections.ConfigDict:
     for dotted, follows in _following(options):
         section, _, name = follows.field.rpartition(".")
         source = config[section] if section else config
-        reference = source.get_ref(name) if follows.both_ways else source.get_oneway_ref(name)
-        section, _, name = dotted.rpartition(".")
-        (config[section] if section else config)[name] = reference
+        section, _, own = dotted.rpartition(".")
+        (config[section] if section else config)[own] = source.get_oneway_ref(name)
     return config
 
 
-def is_default(name: str, recipe: Mapping[str, Any]) -> bool:
-    """Whether a field has the default of its declaration, in any of the sections of that name.
+def is_default(name: str, recipe: Mapping[str, Any], classes: Iterable[type[Options]]) -> bool:
+    """Whether a field has the default of its declaration, in any of the classes of its section.
 
     Args:
       name: dotted.
       recipe: all fields by dotted name, lists in place of tuples.
+      classes: of recipes and sections.
     """
     section, _, short = name.rpartition(".")
-    for cls in _subclasses(Options):
+    for cls in classes:
         field = cls.__dataclass_fields__.get(short) if cls.section == section else None
         if field is None:
             continue
@@ -261,7 +275,7 @@ def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
 def _not_an_option(name: str, valid: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.0)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"Nothing reads the option {name!r}: {hint}Correct the recipe.")
+    return UserError(f"Unknown option {name!r}: {hint}Correct the recipe.")
 
 
 def _is_section(value: object) -> bool:
@@ -278,20 +292,14 @@ def _fields_of(config: ml_collections.ConfigDict, section: str) -> dict[str, Any
     }
 
 
-def with_sections(cls: type[Options]) -> list[type[Options]]:
-    """A class and those of the sections that are its fields."""
-    defaults = (field.default for field in dataclasses.fields(cls))
-    return [cls, *(type(value) for value in defaults if isinstance(value, Options))]
-
-
 def _values(options: Options) -> dict[str, Any]:
     values = {}
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
+    for name in _names(type(options)):
+        value = getattr(options, name)
         if isinstance(value, Options):
-            values[field.name] = _values(value)
+            values[name] = _values(value)
         elif not isinstance(value, Follows):
-            values[field.name] = value
+            values[name] = value
     return values
 
 

@@ -2,8 +2,8 @@
 
 import ml_collections
 
+from jaxrobust.recipes.dhkd import DISTILLATIONS, distillation
 from jaxrobust.recipes.fields import to_config
-from jaxrobust.recipes.protocols import DISTILLATIONS, distillation
 
 VARIANTS = tuple(DISTILLATIONS)
 

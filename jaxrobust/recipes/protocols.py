@@ -1,17 +1,119 @@
-"""What recipes of a task share: their variants, and what differs by data set."""
+"""What the recipes of a task share: its options, its variants, and what differs by data set."""
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
+from jaxrobust.errors import UserError
 from jaxrobust.recipes import choose, has_pretrained
-from jaxrobust.recipes.fields import replace
-from jaxrobust.recipes.tasks import (
-    ActiveLearning,
-    Distillation,
-    MultilabelDistillation,
-    NoisyLabels,
+from jaxrobust.recipes.baselines import Baseline, Dropquery, Eaoa, Lfosa, Probcover, Typiclust
+from jaxrobust.recipes.fields import Names, Options, option, replace
+from jaxrobust.recipes.run import (
+    BACKBONES,
+    METHODS,
+    TASK_NAMES,
+    Augment,
+    BaseRecipe,
+    Model,
+    Noise,
+    Sgd,
+    StrongAugment,
 )
+
+DISTILLERS = Names(f"{METHODS}:DISTILLERS", f"{METHODS}:MULTILABEL_DISTILLERS")
+
+# Annotation.
+
+
+@dataclasses.dataclass(frozen=True)
+class Al(Options, section="al"):
+    """The open-set annotation protocol of LfOSA, BUAL and EAOA, with BUAL's numbers on CIFAR-10."""
+
+    openness: float = option(0.6, "[0, 1)", "unknown classes / all classes")
+    num_known: int = option(0, "[0, inf)", "above 0: known classes, in place of openness")
+    class_order: tuple[int, ...] = option(
+        (), "[0, inf)", "permutation of class ids, the first ones are known; (): 0, 1, .."
+    )
+    shuffle_classes: bool = option(
+        False, bool, "True: the seed draws class_order, so that several seeds see several of them"
+    )
+    init_fraction: float = option(
+        0.01, "(0, 1]", "of the known training images, labelled at the start"
+    )
+    query_size: int = option(1500, "[1, inf)", "images to annotate after a round")
+    rounds: int = option(
+        8, "[1, inf)", "models evaluated: on the initial set, then after each query"
+    )
+    query_last: bool = option(
+        False, bool, "True: query after the last round too, as BUAL's mean precision has it"
+    )
+    finish: bool = option(
+        False,
+        bool,
+        "of oracle=csv: train once more on what is annotated, and end; without it, go on",
+    )
+    new_classes: str = option(
+        "",
+        str,
+        "of oracle=csv: names in the tables that no folder has and that are classes all the same, "
+        "separated by commas",
+    )
+    links: bool = option(
+        False, bool, "of oracle=csv: leave by_class/, links to all images by their class"
+    )
+    target_model: str = option(
+        "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
+    )
+    score_transform: str = option(
+        "train",
+        ("test", "train"),
+        "view in which the pool is scored, of every strategy; train: augmented, as BUAL's code",
+    )
+
+    def check_combinations(self) -> None:
+        if self.shuffle_classes and self.class_order:
+            raise UserError(
+                "al.shuffle_classes=True draws the order that al.class_order="
+                f"{tuple(self.class_order)} gives; set one of the two."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ActiveLearning(BaseRecipe):
+    """A recipe of the active-learning task."""
+
+    task: str = option("active_learning", TASK_NAMES, "the outer loop")
+    method: str = option("random", Names(f"{METHODS}:STRATEGIES"), "chooses the images")
+    oracle: str = option(
+        "truth",
+        ("truth", "csv"),
+        "the data set's labels answer; csv: a person does, see `jaxrobust.tasks.annotator`",
+    )
+    augment: Augment = Augment()
+    model: Model = Model()
+    optimizer: Sgd = Sgd()
+    al: Al = Al()
+    lfosa: Lfosa = Lfosa()
+    eaoa: Eaoa = Eaoa()
+    typiclust: Typiclust = Typiclust()
+    probcover: Probcover = Probcover()
+    dropquery: Dropquery = Dropquery()
+
+    def check_combinations(self) -> None:
+        super().check_combinations()
+        for name in ("finish", "new_classes", "links"):
+            if self.oracle != "csv" and getattr(self.al, name):
+                raise UserError(
+                    f"al.{name} is for oracle='csv', where a person annotates; clear "
+                    f"--config.al.{name}=, or set --config.oracle=csv."
+                )
+        if self.al.target_model == "shared" and self.method != "dcfs":
+            raise UserError(
+                "al.target_model='shared' reports DCFS's query network, which "
+                f"method={self.method!r} lacks; set --config.al.target_model=separate."
+            )
+
 
 DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "digits", "features")
 
@@ -63,11 +165,14 @@ _ACTIVE_LEARNING: dict[str, dict[str, Any]] = {
 }
 
 
+A = TypeVar("A", bound=ActiveLearning)
+
+
 def active_learning(
-    recipe: ActiveLearning,
+    recipe: A,
     variant: str | None,
     by_dataset: Mapping[str, dict[str, Any]] = MappingProxyType({}),
-) -> ActiveLearning:
+) -> A:
     """A recipe for one variant of `OPEN_SET`, `cifar10` for None.
 
     Args:
@@ -81,6 +186,42 @@ def active_learning(
     if (name, dataset) == ("image_folder", "features"):
         fields["dataset.features"] = "auto"
     return replace(recipe, fields | by_dataset.get(dataset, {}))
+
+
+# Noisy labels.
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyLabels(BaseRecipe):
+    """A recipe of the noisy-label task, with DPC's numbers for training; rivals have their own."""
+
+    task: str = option("noisy_labels", TASK_NAMES, "the outer loop")
+    method: str = option(
+        "cross_entropy",
+        Names(f"{METHODS}:NOISY_LABEL_METHODS"),
+        "learns from the labels",
+    )
+    flag_by: str = option(
+        "method",
+        ("method", "count"),
+        "which labels are called wrong: those that the method says; count: as many of its lowest "
+        "scores as the confident joint counts",
+    )
+    num_epochs: int = option(301, "[1, inf)", "DPC's code loops over 0..300")
+    batch_size: int = option(
+        64, "[1, inf)", "of a divided batch; passes over all labels take twice as many"
+    )
+    augment: StrongAugment = StrongAugment()
+    model: Model = Model()
+    optimizer: Sgd = Sgd(
+        learning_rate=0.02,
+        schedule="milestones",
+        decay_every=150,
+        decay_factor=0.1,
+        weight_decay=5e-4,
+    )
+    noise: Noise = Noise()
+    baseline: Baseline = Baseline()
 
 
 # DPC's for CIFAR; the others are ours.
@@ -116,199 +257,53 @@ NOISY_LABELS: dict[str, dict[str, Any]] = {
 """Data set -> fields of every noisy-label recipe."""
 
 
-def noisy_labels(recipe: NoisyLabels, dataset: str, fields: Mapping[str, Any]) -> NoisyLabels:
+N = TypeVar("N", bound=NoisyLabels)
+
+
+def noisy_labels(recipe: N, dataset: str, fields: Mapping[str, Any]) -> N:
     """A recipe for one data set, with further fields of the recipe."""
     return replace(recipe, {"dataset.name": dataset, **NOISY_LABELS[dataset], **fields})
 
 
-# (teacher, student) -> weight of DKD's non-target part, from its authors.
-_CIFAR100_PAIRS = {
-    ("resnet56", "resnet20"): 2.0,
-    ("resnet110", "resnet20"): 2.0,
-    ("resnet110", "resnet32"): 2.0,
-    ("resnet32x4", "resnet8x4"): 8.0,
-    ("wrn_40_2", "wrn_16_2"): 6.0,
-    ("wrn_40_2", "wrn_40_1"): 6.0,
-    ("vgg13", "vgg8"): 6.0,
-    ("vgg13", "mobilenet_v2_half"): 6.0,
-    ("resnet50", "mobilenet_v2_half"): 8.0,
-    ("resnet50", "vgg8"): 8.0,
-    ("resnet32x4", "shuffle_v1"): 8.0,
-    ("resnet32x4", "shuffle_v2"): 8.0,
-    ("wrn_40_2", "shuffle_v1"): 8.0,
-}
-# (teacher, student) -> ReviewKD's settings where its authors have others for a pair.
-_REVIEW_KD: dict[tuple[str, str], dict[str, Any]] = {
-    ("resnet56", "resnet20"): {"reviewkd.weight": 0.6},
-    ("resnet110", "resnet32"): {"reviewkd.weight": 1.0},
-    ("resnet32x4", "shuffle_v2"): {"reviewkd.weight": 8.0},
-    ("resnet50_imagenet", "mobilenet_v1"): {"reviewkd.width": 256},
-}
-DISTILLATIONS = {
-    **{
-        f"{teacher}_{student}": ("cifar100", teacher, student, beta)
-        for (teacher, student), beta in _CIFAR100_PAIRS.items()
-    },
-    "resnet34_resnet18_imagenet": ("imagenet", "resnet34_imagenet", "resnet18_imagenet", 0.5),
-    "resnet50_mobilenet_v1_imagenet": ("imagenet", "resnet50_imagenet", "mobilenet_v1", 2.0),
-    "cifar10": ("cifar10", "resnet32x4", "resnet8x4", 8.0),
-    "fashion_mnist": ("fashion_mnist", "resnet20", "resnet8", 8.0),
-    "digits": ("digits", "resnet14", "resnet8", 8.0),
-    "image_folder": ("image_folder", "resnet32x4", "resnet8x4", 8.0),
-}
-"""Variant of a distillation recipe -> data set, teacher, student, DKD's beta."""
-
-# On CIFAR-100 and ImageNet the numbers of data and optimiser are DHKD's code's, shared on CIFAR-100
-# by the benchmark that its baselines come from; elsewhere they are ours.
-_DISTILLATION: dict[str, dict[str, Any]] = {
-    "cifar10": {},
-    "cifar100": {},
-    "fashion_mnist": {"augment.padding": 2},
-    "digits": {  # networks, images and epochs small: the same code in under a minute
-        "augment.padding": 1,
-        "augment.flip": False,
-        "teacher.num_epochs": 30,
-        "num_epochs": 30,
-        "batch_size": 32,
-        "last_batch": "even",
-        "optimizer.decay_epochs": (19, 23, 26),
-        "dkd.warm_up": 3,
-        "dist.temperature": 1.0,
-        "dist.weight": 1.0,
-        "reviewkd.weight": 1.0,
-        "reviewkd.warm_up": 3,
-        "rld.warm_up": 3,
-        "crd.num_negatives": 1024,
-    },
-    "image_folder": {
-        "dataset.image_size": 32,
-        "num_diagnosed": 64,  # 512 took longer than an epoch of 800 images
-        "measure_latency": True,
-    },
-    "imagenet": {
-        "dataset.stream": True,
-        "dataset.image_size": 224,
-        "dataset.mean": (0.485, 0.456, 0.406),
-        "dataset.std": (0.229, 0.224, 0.225),
-        "num_workers": 16,
-        "augment.padding": 0,
-        "augment.crop": "random_resized",
-        "augment.resize": 256,
-        "augment.area": (0.1, 1.0),
-        "augment.aspect": (0.8, 1.25),
-        "num_epochs": 100,
-        "teacher.num_epochs": 100,
-        "batch_size": 256,  # two GPUs with 128 each
-        "num_diagnosed": 64,  # at once, so they take memory
-        "optimizer.learning_rate": 0.1,
-        "optimizer.mobile_learning_rate": 0.1,
-        "optimizer.decay_epochs": (30, 60, 90),
-        "optimizer.weight_decay": 1e-4,
-        "distill.alpha": 0.1,
-        "distill.auxiliary": "linear",
-        "distill.gradients": "sum",
-        "distill.until_epoch": 49,
-        "kd.ce_weight": 0.5,
-        "kd.weight": 0.5,
-        "kd.temperature": 1.0,
-        "dkd.temperature": 1.0,
-        "dkd.warm_up": 1,
-        "dist.temperature": 1.0,
-        "reviewkd.weight": 8.0,
-        "reviewkd.warm_up": 1,
-        "reviewkd.student_maps": "preactivation",
-    },
-}
+# Distillation.
 
 
-def distillation(method: str, variant: str | None) -> Distillation:
-    """A recipe for one variant of `DISTILLATIONS`, `resnet32x4_resnet8x4` for None."""
-    name = choose(variant, "resnet32x4_resnet8x4", DISTILLATIONS)
-    dataset, teacher, student, beta = DISTILLATIONS[name]
-    fields = {
-        "dataset.name": dataset,
-        "teacher.name": teacher,
-        "student.name": student,
-        "dkd.beta": beta,
-        **_DISTILLATION[dataset],
-        **_REVIEW_KD.get((teacher, student), {}),
-    }
-    return replace(Distillation(method=method), fields)
+@dataclasses.dataclass(frozen=True)
+class Student(Options, section="student"):
+    """The student."""
+
+    name: str = option("resnet8x4", BACKBONES, "of a backbone in `jaxrobust.models`")
+    backbone: str = option(
+        "",
+        str,
+        "classifier of the same name whose backbone to start from: `efficientnet_lite0` (ImageNet "
+        "weights of jaxrobust[pretrained]), `hf:REPO`, or a folder that `jaxrobust.models.convert` "
+        "or a run wrote; empty: random",
+    )
 
 
-# (data set, teacher, student) of every column of L2D's tables.
-_MULTILABEL_PAIRS = (
-    ("coco", "repvgg_a2", "repvgg_a0"),
-    ("coco", "resnet101", "resnet34"),
-    ("coco", "wrn101", "wrn50"),
-    ("coco", "swin_s", "swin_t"),
-    ("coco", "resnet101", "repvgg_a0"),
-    ("coco", "swin_t", "resnet34"),
-    ("coco", "resnet101", "mobilenet_v2"),
-    ("coco", "swin_t", "mobilenet_v2"),
-    ("coco", "resnet34", "resnet101"),  # reversed
-    ("voc", "repvgg_a2", "repvgg_a0"),
-    ("voc", "resnet50", "resnet18"),
-    ("voc", "wrn101", "wrn50"),
-    ("voc", "swin_s", "swin_t"),
-    ("voc", "resnet50", "repvgg_a0"),
-    ("voc", "swin_t", "resnet18"),
-    ("voc", "resnet50", "mobilenet_v2"),
-    ("voc", "swin_t", "mobilenet_v2"),
-    ("nus", "resnet101", "resnet34"),
-    ("nus", "swin_t", "mobilenet_v2"),
-)
-_MULTILABEL_SETS = {"coco": "coco2014", "voc": "voc2007", "nus": "nus_wide"}
-_IMAGENET_NAMES = {
-    **{f"resnet{depth}": f"resnet{depth}_imagenet" for depth in (18, 34, 50, 101)},
-    **{f"wrn{depth}": f"wide_resnet{depth}_2" for depth in (50, 101)},
-}
-MULTILABEL_DISTILLATIONS = {
-    **{
-        f"{dataset}_{teacher}_{student}": (
-            _MULTILABEL_SETS[dataset],
-            *(_IMAGENET_NAMES.get(name, name) for name in (teacher, student)),
-        )
-        for dataset, teacher, student in _MULTILABEL_PAIRS
-    },
-    "digits": ("digit_canvases", "resnet8", "resnet8"),  # deeper ones learn less in 30 epochs
-    "image_folder": ("multilabel_folder", "resnet101_imagenet", "resnet34_imagenet"),
-}
-"""Variant of a multi-label distillation recipe -> data set, teacher, student."""
+@dataclasses.dataclass(frozen=True)
+class Export(Options, section="export"):
+    """What is written beside `student/`."""
 
-# Networks, images and epochs small: the same code in about a minute.
-_CANVASES: dict[str, Any] = {
-    "dataset.image_size": 0,
-    "dataset.stream": False,
-    "num_workers": 0,
-    "decoder.width": 32,
-    "decoder.hidden": 64,
-    "decoder.num_heads": 4,
-    "eval_batch_size": 250,
-    "batch_size": 50,
-    "num_epochs": 30,
-    "teacher.num_epochs": 30,
-    "optimizer.cycle_epochs": 30,
-    "augment.padding": 2,
-    "optimizer.learning_rate": 5e-3,
-    # With 10 classes and narrow embeddings groups are larger, and distances differ more, than on
-    # photographs: these make every term a tenth to a half of cross-entropy at the start.
-    "l2d.lambda_mld": 100.0,
-    "l2d.lambda_cd": 1.0,
-    "l2d.lambda_id": 100.0,
-    "mse.weight": 100.0,
-    "ps.weight": 100.0,
-}
-
-
-def multilabel_distillation(method: str, variant: str | None) -> MultilabelDistillation:
-    """A recipe for one of `MULTILABEL_DISTILLATIONS`, `coco_resnet101_resnet34` for None.
-
-    Every number is L2D's (ICCV 2023), the same for all its data sets and pairs; those of `digits`
-    are ours.
-    """
-    name = choose(variant, "coco_resnet101_resnet34", MULTILABEL_DISTILLATIONS)
-    dataset, teacher, student = MULTILABEL_DISTILLATIONS[name]
-    fields = {"dataset.name": dataset, "teacher.name": teacher, "student.name": student}
-    fields |= _CANVASES if dataset == "digit_canvases" else {}
-    return replace(MultilabelDistillation(method=method), fields)
+    onnx: bool = option(
+        False, bool, "write student/student.onnx, which onnxruntime has computed the same with"
+    )
+    int8: bool = option(
+        False, bool, "write student/student.int8.onnx, by onnxruntime's dynamic quantisation"
+    )
+    onnx_input: str = option(
+        "pixels",
+        ("pixels", "normalized"),
+        "what ONNX files take: uint8, normalised inside, or float32 that is normalised already",
+    )
+    onnx_output: str = option(
+        "logits",
+        ("logits", "probabilities"),
+        "what ONNX files give; probabilities: by softmax, of several labels by sigmoid",
+    )
+    program: bool = option(
+        False,
+        bool,
+        "write student/program.bin, which JAX promises to read for six months, an ONNX file lasts",
+    )

@@ -11,12 +11,12 @@ class Entry(NamedTuple):
     Attributes:
       function: `"module:name"`, or the function.
       summary: a line for `jaxrobust list`.
-      options: dataclasses of the config sections that it reads.
+      recipe: of a method, the dataclass of the recipe that it is built from.
     """
 
     function: str | Callable[..., Any]
     summary: str = ""
-    options: tuple[type, ...] = ()
+    recipe: type | None = None
 
 
 class Registry(MutableMapping[str, Callable[..., Any]]):

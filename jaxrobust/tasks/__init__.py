@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from jaxrobust.recipes.methods import TASKS
-from jaxrobust.recipes.tasks import check
+from jaxrobust.recipes.parse import parse
 
 log = logging.getLogger("jaxrobust")
 
@@ -30,22 +30,22 @@ def run(
     Raises:
       UserError: if the recipe, the data or the workdir is not usable.
     """
-    check(config)
+    recipe = parse(config)
     # Imported late, so that a wrong recipe is answered before JAX has started.
     from jaxrobust.engine.environment import setup_jax
     from jaxrobust.tasks.devices import cpu_devices
     from jaxrobust.tasks.seeds import run_seeds
 
     # Whoever has the data in memory has chosen JAX's devices, too.
-    split = cpu_devices(config, pathlib.Path(workdir)) if dataset is None else 0
-    setup_jax(config, split)
+    split = cpu_devices(recipe, pathlib.Path(workdir)) if dataset is None else 0
+    setup_jax(recipe, split)
     if split > 1:
         log.info(
             "A batch is shared by %d devices of this CPU; --config.device_count=1 is slower and "
             "gives the same bits whatever the number of cores.",
             split,
         )
-    task = functools.partial(TASKS[config.task], dataset=dataset)
-    if config.num_seeds > 1:
-        return run_seeds(task, config, workdir)
-    return task(config, workdir)
+    task = functools.partial(TASKS[recipe.task], dataset=dataset)
+    if recipe.num_seeds > 1:
+        return run_seeds(task, recipe, workdir)
+    return task(recipe, workdir)

@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
@@ -49,9 +48,8 @@ from jaxrobust.methods.active_learning import (
     Strategy,
 )
 from jaxrobust.methods.classifiers import save_classifier
-from jaxrobust.recipes.augment_options import Augment
 from jaxrobust.recipes.methods import STRATEGIES
-from jaxrobust.recipes.tasks import Al
+from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.report.figures import learning_curves
 from jaxrobust.tasks.annotation_files import (
     ANSWERS,
@@ -94,7 +92,7 @@ NUM_BINS = 40  # of the histograms of scores
 
 
 def run(
-    config: ml_collections.ConfigDict,
+    recipe: ActiveLearning,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
     *,
@@ -103,7 +101,7 @@ def run(
     """Runs a whole active-learning experiment, or what is left of it.
 
     Args:
-      config: a recipe, see `jaxrobust.recipes.tasks.ActiveLearning`.
+      recipe: a recipe, see `jaxrobust.recipes.tasks.ActiveLearning`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -114,50 +112,50 @@ def run(
     Raises:
       UserError: if the recipe, the data, the workdir or the person's table is not usable.
     """
-    check_common(config)
-    data = dataset or cast(Dataset | FeatureDataset, load(config, features=True))
-    check_network(config, data)
-    if config.oracle == "csv":
-        return _run_with_a_person(config, pathlib.Path(workdir), programs, data)
-    _split(config, data)  # what is wrong is refused before anything is written
-    with open_run(config, workdir, programs) as run_:
-        return cast(dict, _under_truth(config, run_, data).learn())
+    check_common(recipe)
+    data = dataset or cast(Dataset | FeatureDataset, load(recipe, features=True))
+    check_network(recipe, data)
+    if recipe.oracle == "csv":
+        return _run_with_a_person(recipe, pathlib.Path(workdir), programs, data)
+    _split(recipe, data)  # what is wrong is refused before anything is written
+    with open_run(recipe, workdir, programs) as run_:
+        return cast(dict, _under_truth(recipe, run_, data).learn())
 
 
 def _under_truth(
-    config: ml_collections.ConfigDict, run_: Run, dataset: Dataset | FeatureDataset
+    recipe: ActiveLearning, run_: Run, dataset: Dataset | FeatureDataset
 ) -> "_Learning":
     """An experiment in which the labels of the data set answer."""
-    split, examples = _split(config, dataset), joined(dataset)
+    split, examples = _split(recipe, dataset), joined(dataset)
     view = _whole(dataset, split)
     images = examples.images if isinstance(examples, Examples) else None
     folder = run_.workdir / "queries"
     oracle = TruthOracle(split, list(view.class_names), images, examples.files, folder)
-    return _Learning(config, run_, dataset, view, oracle)
+    return _Learning(recipe, run_, dataset, view, oracle)
 
 
 def _run_with_a_person(
-    config: ml_collections.ConfigDict,
+    recipe: ActiveLearning,
     workdir: pathlib.Path,
     programs: Programs | None,
     data: Dataset | FeatureDataset,
 ) -> dict:
     """`run` where a person answers: what takes part may change from round to round."""
-    check_by_hand(data, config.dataset.features or data.name)
-    new_classes = _new_classes(config, data)
-    root = pathlib.Path(config.dataset.path).expanduser() if config.dataset.path else None
-    if config.al.links and root is None:
+    check_by_hand(data, recipe.dataset.features or data.name)
+    new_classes = _new_classes(recipe, data)
+    root = pathlib.Path(recipe.dataset.path).expanduser() if recipe.dataset.path else None
+    if recipe.al.links and root is None:
         raise UserError(
             "al.links=True links to the images; set --config.dataset.path= to the folder that the "
             "names in the file of features are relative to."
         )
     folder = workdir / "queries"
-    overridden = bool(config.dataset.mean) or bool(config.dataset.std)
+    overridden = bool(recipe.dataset.mean) or bool(recipe.dataset.std)
     known = KnownImages(folder / "images.json", data, root, overridden=overridden)
-    backbone = stored_backbone(config, data)
+    backbone = stored_backbone(recipe, data)
     facts = known.facts() | ({"backbone_sha256": backbone.sha256} if backbone else {})
-    with open_run(config, workdir, programs) as run_:
-        run_.begin("split.json", facts, dtype=compute_dtype(config.dtype))
+    with open_run(recipe, workdir, programs) as run_:
+        run_.begin("split.json", facts, dtype=compute_dtype(recipe.dtype))
         known.write()
         if known.moved:
             log.info("%d images were found again under other names", known.moved)
@@ -167,7 +165,7 @@ def _run_with_a_person(
             others = (*known.class_names, *new_classes)
             annotator = Annotator(folder, root, known.files, view.class_names, others)
             oracle = PersonOracle(annotator, view.split.targets)
-            learning = _Learning(config, run_, data, view, oracle, known=known, before=before)
+            learning = _Learning(recipe, run_, data, view, oracle, known=known, before=before)
             results = learning.learn()
             if results is not None:
                 return results
@@ -176,12 +174,12 @@ def _run_with_a_person(
             run_.programs = Programs(run_.placement)
 
 
-def _new_classes(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> list[str]:
+def _new_classes(recipe: ActiveLearning, dataset: Dataset | FeatureDataset) -> list[str]:
     """Names that a person has confirmed to be those of classes."""
-    names = [name.strip() for name in config.al.new_classes.split(",") if name.strip()]
+    names = [name.strip() for name in recipe.al.new_classes.split(",") if name.strip()]
     for name in names:
         if problem := new_class_problem(name):
-            raise UserError(f"al.new_classes={config.al.new_classes}: {problem}; correct it.")
+            raise UserError(f"al.new_classes={recipe.al.new_classes}: {problem}; correct it.")
     return [name for name in names if name not in dataset.class_names]
 
 
@@ -192,7 +190,7 @@ def _whole(dataset: Dataset | FeatureDataset, split: OpenSetSplit) -> View:
 
 
 def choose(
-    config: ml_collections.ConfigDict,
+    recipe: ActiveLearning,
     dataset: Dataset | FeatureDataset,
     annotations: np.ndarray,
     workdir: str | os.PathLike | None = None,
@@ -204,7 +202,7 @@ def choose(
     """Trains on annotations and chooses the next images: one round, without an oracle.
 
     Args:
-      config: a recipe; `al.query_size` images are chosen.
+      recipe: a recipe; `al.query_size` images are chosen.
       dataset: the data; K classes.
       annotations: int32 `[N]` of its training images, then of its unlabelled ones: a class, K for
         unknown, or `NOT_ANNOTATED`.
@@ -219,31 +217,31 @@ def choose(
     Raises:
       UserError: as of `run`.
     """
-    check_common(config)
-    check_network(config, dataset)
+    check_common(recipe)
+    check_network(recipe, dataset)
     labeled = annotations != NOT_ANNOTATED
     nothing = np.zeros(0, np.int32)
     known = tuple(range(dataset.num_classes))
     split = OpenSetSplit(known, annotations, labeled, nothing, nothing.astype(bool))
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
-        run_ = stack.enter_context(open_run(config, folder, programs, bar=bar))
+        run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
         view = _whole(dataset, split)
-        learning = _Learning(config, run_, dataset, view, cast(Oracle, NoOracle()))
+        learning = _Learning(recipe, run_, dataset, view, cast(Oracle, NoOracle()))
         return learning.choose(precisions, keep=workdir is not None)
 
 
-def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset) -> OpenSetSplit:
-    al = Al.read(config)
+def _split(recipe: ActiveLearning, dataset: Dataset | FeatureDataset) -> OpenSetSplit:
+    al = recipe.al
     if dataset.unlabeled is not None:
         raise UserError(
-            f"{config.dataset.path} has a folder of unlabelled images, whose labels no file holds; "
+            f"{recipe.dataset.path} has a folder of unlabelled images, whose labels no file holds; "
             "set --config.oracle=csv to annotate them yourself, or move the folder away."
         )
-    split = split_by_truth(config, dataset)
-    check_batch_size(config, len(split.labeled))
+    split = split_by_truth(recipe, dataset)
+    check_batch_size(recipe, len(split.labeled))
     pool = int(np.sum(~split.labeled))
-    wanted = al.query_size * num_queries(config)
+    wanted = al.query_size * num_queries(recipe)
     if wanted > pool:
         raise UserError(
             f"al.rounds={al.rounds} with al.query_size={al.query_size} asks for {wanted} "
@@ -252,9 +250,9 @@ def _split(config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset)
     return split
 
 
-def num_queries(config: ml_collections.ConfigDict) -> int:
+def num_queries(recipe: ActiveLearning) -> int:
     """Queries of a run: one after every round, after the last one if the recipe says so."""
-    return config.al.rounds - 1 + config.al.query_last
+    return recipe.al.rounds - 1 + recipe.al.query_last
 
 
 # What is compiled
@@ -313,7 +311,7 @@ class _Learning:
     """One experiment in progress.
 
     Args:
-      config: a recipe.
+      recipe: a recipe.
       run: opened.
       dataset: the data, of which the test part is read.
       view: what takes part of it.
@@ -324,7 +322,7 @@ class _Learning:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        recipe: ActiveLearning,
         run: Run,
         dataset: Dataset | FeatureDataset,
         view: View,
@@ -333,7 +331,7 @@ class _Learning:
         known: KnownImages | None = None,
         before: "_Learning | None" = None,
     ):
-        self.config = config
+        self.recipe = recipe
         self.run = run
         self.dataset = dataset
         self.split = split = view.split
@@ -343,22 +341,22 @@ class _Learning:
         self._known = known
         placement = run.placement
         self.oracle = oracle
-        images = images_of(self.examples, config, placement)
+        images = images_of(self.examples, recipe, placement)
         self.problem = Problem(
             num_classes=split.num_known,
             input_shape=images.shape,
-            dtype=compute_dtype(config.dtype),
-            budget=config.al.query_size,
+            dtype=compute_dtype(recipe.dtype),
+            budget=recipe.al.query_size,
             truth=self.oracle.truth,
-            norm_parts=batch_norm_parts(config, placement),
+            norm_parts=batch_norm_parts(recipe, placement),
         )
-        self.strategy: Strategy = STRATEGIES[config.method](config, self.problem)
+        self.strategy: Strategy = STRATEGIES[recipe.method](recipe, self.problem)
         self._phases = {phase.name: phase for phase in self.strategy.phases}
-        self._backbone = stored_backbone(config, dataset)
+        self._backbone = stored_backbone(recipe, dataset)
         for phase in self.strategy.phases:
             if self._backbone and phase.is_fresh:
                 shapes = jax.eval_shape(phase.start, jax.random.key(0), {})
-                self._backbone.check(shapes, config.model.name)
+                self._backbone.check(shapes, recipe.model.name)
         self.saved = Saved(
             arrays={"observed": {}}, record={"rounds": [], "verdicts": []}, at=(0, 0, 0)
         )  # round, phase, epoch
@@ -372,7 +370,7 @@ class _Learning:
         self._predicted: dict[str, Any] = {}
         self._members: dict[str, np.ndarray] = {}
         self._images = images.visit((), "")
-        self._test_images = images_of(dataset.test, config, placement).visit((), "")
+        self._test_images = images_of(dataset.test, recipe, placement).visit((), "")
         self._statistics = placement.put(statistics_of(view.mean, view.std))
         self._build_programs()
 
@@ -384,12 +382,12 @@ class _Learning:
     # Programs
 
     def _build_programs(self) -> None:
-        programs, placement, config = self.run.programs, self.run.placement, self.config
-        self._static = static = program_settings(config), self.problem
+        programs, placement, recipe = self.run.programs, self.run.placement, self.recipe
+        self._static = static = program_settings(recipe), self.problem
         views = self._views = make_views(
-            Augment.read(config), self.problem.input_shape, self.problem.dtype
+            recipe.augment, self.problem.input_shape, self.problem.dtype
         )
-        view = "weak" if config.al.score_transform == "train" else "test"
+        view = "weak" if recipe.al.score_transform == "train" else "test"
         num_train, num_test = len(self.examples), len(self.dataset.test)
         self._start, self._epoch, self._predict, self._classify = {}, {}, {}, {}
         self._observe = {}
@@ -436,9 +434,9 @@ class _Learning:
 
         None: the next round has other images or classes, and goes on with what is `saved`.
         """
-        config, run, saved = self.config, self.run, self.saved
+        recipe, run, saved = self.recipe, self.run, self.saved
         self._begin()
-        while saved.at[0] < config.al.rounds and not saved.record.get("ended"):
+        while saved.at[0] < recipe.al.rounds and not saved.record.get("ended"):
             round_ = saved.at[0]
             self._train_round()
             if self.oracle.may_wait:
@@ -446,7 +444,7 @@ class _Learning:
             self._measure(round_)
             goes_on = self._asks(round_)
             if goes_on and not self._query(round_):
-                if not config.al.finish:
+                if not recipe.al.finish:
                     return self._wait(round_)
                 goes_on = False
             self._show(round_)
@@ -464,12 +462,12 @@ class _Learning:
 
     def _asks(self, round_: int) -> bool:
         """Whether a round ends with a query."""
-        if round_ >= num_queries(self.config):
+        if round_ >= num_queries(self.recipe):
             return False
         if self._known is None or self.oracle.asked(round_) is not None:
             return True
         eligible = self.oracle.eligible(round_, self.annotations == NOT_ANNOTATED)
-        return not self.config.al.finish and bool(eligible.any())
+        return not self.recipe.al.finish and bool(eligible.any())
 
     def _is_other_round(self, round_: int) -> bool:
         """Begins a round with all answers so far; whether other images or classes take part."""
@@ -492,7 +490,7 @@ class _Learning:
         self._train_round()
         if keep:
             self._save_trained(0)
-        stream = f"{self.config.method}/query"
+        stream = f"{self.recipe.method}/query"
         context = self._context(0, stream, num_phases=len(self.strategy.phases))
         context = dataclasses.replace(context, round=len(precisions), precisions=precisions)
         query = self.strategy.query(context)
@@ -508,7 +506,7 @@ class _Learning:
         if self._known is not None:
             self._take_up_changes()
         introduce_networks(self.saved.networks, self.problem.dtype, self.run)
-        total = self._epochs_before((self.config.al.rounds, 0, 0))
+        total = self._epochs_before((self.recipe.al.rounds, 0, 0))
         self.run.start_progress(self.saved, total=total)
 
     def _train_round(self) -> None:
@@ -520,7 +518,7 @@ class _Learning:
     def _train(self, round_: int, index: int) -> None:
         """A phase of a round, or what is left of it."""
         run, saved, phase = self.run, self.saved, self.strategy.phases[index]
-        seed, name = self.config.seed, phase.name
+        seed, name = self.recipe.seed, phase.name
         if phase.class_probs is None and not self._is_read(name, round_):
             return
         members = self._visited(round_, index)
@@ -547,7 +545,7 @@ class _Learning:
                     phase.batch_size,
                     run.placement,
                     capacity=len(self.examples),  # the same shape in every round
-                    last_batch=self.config.last_batch,
+                    last_batch=self.recipe.last_batch,
                 ),
                 rng.stream(seed, f"{name}/steps", round_, epoch),
                 self._images,
@@ -609,7 +607,7 @@ class _Learning:
     def _started(self, round_: int, index: int) -> TrainState:
         """The network of a phase at the start of a round."""
         phase = self.strategy.phases[index]
-        key = rng.stream(self.config.seed, f"{phase.name}/start", round_)
+        key = rng.stream(self.recipe.seed, f"{phase.name}/start", round_)
         network = self._start[phase.name](key, self._before(index))
         if self._backbone and phase.is_fresh:
             network = self._backbone.put_into(network, self.run.placement)
@@ -626,13 +624,13 @@ class _Learning:
         is_test = programs is self._classify
         plan = place_plan(
             ids,
-            self.config.eval_batch_size,
+            self.recipe.eval_batch_size,
             self.run.placement,
             capacity=len(self.dataset.test if is_test else self.examples),
         )
         return programs[name](
             plan,
-            rng.stream(self.config.seed, f"{name}/{stream}", *at),
+            rng.stream(self.recipe.seed, f"{name}/{stream}", *at),
             self.saved.networks[name].variables,
             self._test_images if is_test else self._images,
             self._statistics,
@@ -681,12 +679,12 @@ class _Learning:
             trained=frozenset(names) & frozenset(self._trained()),
             in_pool=self.annotations == NOT_ANNOTATED,
             annotations=self.annotations.copy(),
-            budget=self.config.al.query_size,
+            budget=self.recipe.al.query_size,
             round=round_,
             precisions=tuple(
                 r["query"]["precision"] for r in self.rounds if r.get("query", {}).get("size")
             ),
-            rng=rng.generator(self.config.seed, stream, round_),
+            rng=rng.generator(self.recipe.seed, stream, round_),
             jit=self.jit,
         )
 
@@ -694,7 +692,7 @@ class _Learning:
         """Chooses images and has them annotated; False if the annotator has not answered yet."""
         query = self.oracle.asked(round_)
         if query is None:
-            stream = f"{self.config.method}/query"
+            stream = f"{self.recipe.method}/query"
             context = self._context(round_, stream, num_phases=len(self.strategy.phases))
             eligible = self.oracle.eligible(round_, context.in_pool)
             budget = min(context.budget, int(eligible.sum()))
@@ -886,7 +884,7 @@ class _Learning:
         introduce_pixels(self.dataset)
         log.info(
             "%s on %s: %d training images, %d of %d classes known (%s), %d labelled at the start",
-            self.config.method,
+            self.recipe.method,
             self.dataset.name,
             len(self.examples),
             self.problem.num_classes,
@@ -916,9 +914,9 @@ class _Learning:
     def _finish(self) -> dict:
         results = {
             "task": "active_learning",
-            "method": self.config.method,
+            "method": self.recipe.method,
             "dataset": self.dataset.name,
-            "seed": self.config.seed,
+            "seed": self.recipe.seed,
             "num_known_classes": self.problem.num_classes,
             "num_classes": self._num_classes,
             **_summary(self.rounds),
@@ -926,7 +924,7 @@ class _Learning:
         }
         workdir = self.run.workdir
         figure = workdir / "figures" / "learning_curve.png"
-        learning_curves({self.config.method: [results]}, figure)
+        learning_curves({self.recipe.method: [results]}, figure)
         if "accuracy" in self.rounds[-1]:
             write_test_files(
                 workdir,
@@ -937,7 +935,7 @@ class _Learning:
         target = self.saved.networks[self.strategy.target]
         save_classifier(
             workdir / "classifier",
-            config=self.config,
+            recipe=self.recipe,
             networks=fetch({"target": target.variables}),
             class_names=self.class_names,
             num_examples=len(self.examples),
@@ -1000,11 +998,11 @@ class _Learning:
             f"your annotations of all rounds: {workdir / ANSWERS}",
             f"classes of the {len(rest)} other images: {workdir / PREDICTIONS}",
         ]
-        if self.config.al.links:
+        if self.recipe.al.links:
             labels = np.where(
                 self.annotations == NOT_ANNOTATED, probs.argmax(axis=1), self.annotations
             )
-            root = pathlib.Path(self.config.dataset.path).expanduser()
+            root = pathlib.Path(self.recipe.dataset.path).expanduser()
             folder = workdir / LINKS
             count = link_by_class(folder, root, files, [names[label] for label in labels])
             lines.append(f"links to {count} images by class: {folder}")

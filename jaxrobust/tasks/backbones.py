@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from jaxrobust.engine.sharding import Placement
@@ -14,7 +13,7 @@ from jaxrobust.engine.training import State, TrainState, backbone_of, with_backb
 from jaxrobust.errors import UserError
 from jaxrobust.methods import classifiers
 from jaxrobust.models import storage
-from jaxrobust.recipes.model_options import Model
+from jaxrobust.recipes.parse import ImageRecipe
 from jaxrobust.tasks.teachers import digest
 
 log = logging.getLogger("jaxrobust")
@@ -71,17 +70,17 @@ class Backbone:
         return with_backbone(network, placement.put(dict(self.variables)))
 
 
-def stored_backbone(config: ml_collections.ConfigDict, dataset: Any) -> Backbone | None:
+def stored_backbone(recipe: ImageRecipe, dataset: Any) -> Backbone | None:
     """What the networks of an image task start from, None if the recipe names nothing.
 
     Args:
-      config: a recipe with a section `model`.
+      recipe: a recipe with a section `model`.
       dataset: whose images are to be seen.
 
     Raises:
       UserError: if there is nothing at that place, or it is damaged.
     """
-    path = Model.read(config).backbone
+    path = recipe.model.backbone
     if not path:
         return None
     backbone = _read(classifiers.resolve(path))

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
@@ -21,20 +20,20 @@ from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
-from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten, plain
+from jaxrobust.engine.workdir import FREE_ON_RESTART, flatten
 from jaxrobust.engine.writers import writer_names
 from jaxrobust.errors import UserError
 from jaxrobust.models import FEATURE_NETWORKS
 from jaxrobust.models.embedding import embed
 from jaxrobust.recipes import has_pretrained
-from jaxrobust.recipes import tasks as options
+from jaxrobust.recipes.parse import ImageRecipe, Recipe
 from jaxrobust.report import figures
 
 log = logging.getLogger("jaxrobust")
 
 
 def load(
-    config: ml_collections.ConfigDict,
+    recipe: Recipe,
     *,
     multilabel: bool | None = False,
     streams: bool = False,
@@ -43,7 +42,7 @@ def load(
     """The data set of a recipe, with the recipe's normalisation constants where it has some.
 
     Args:
-      config: a recipe.
+      recipe: a recipe.
       multilabel: whether the task learns from images with several labels; None: from either kind.
       streams: whether the task can stream images.
       features: whether the task can learn from features.
@@ -55,19 +54,19 @@ def load(
     Raises:
       UserError: if the data is not usable, or of the other kind.
     """
-    fields = options.Dataset.read(config)
+    fields = recipe.dataset
     limits = {
         "path": fields.path or None,
         "max_train": fields.max_train or None,
         "max_test": fields.max_test or None,
-        "seed": config.seed,
+        "seed": recipe.seed,
     }
     if fields.stream and not streams:
         raise UserError(
-            f"Task {config.task} holds its images in memory: set --config.dataset.stream=False."
+            f"Task {recipe.task} holds its images in memory: set --config.dataset.stream=False."
         )
     if fields.name == FEATURES:
-        dataset = _load_features(config, can_learn=features, **limits)
+        dataset = _load_features(recipe, can_learn=features, **limits)
     elif fields.stream:
         dataset = list_dataset(fields.name, **limits)
     else:
@@ -77,7 +76,7 @@ def load(
             ("several labels", "one") if dataset.is_multilabel else ("one label", "several")
         )
         raise UserError(
-            f"Images of {dataset.name} have {has} each, but task {config.task} learns from "
+            f"Images of {dataset.name} have {has} each, but task {recipe.task} learns from "
             f"images with {wants}: choose another --config.dataset.name=."
         )
     return dataclasses.replace(
@@ -88,13 +87,13 @@ def load(
 
 
 def _load_features(
-    config: ml_collections.ConfigDict, *, can_learn: bool, path: str | None, **limits
+    recipe: Recipe, *, can_learn: bool, path: str | None, **limits
 ) -> FeatureDataset:
     """The file of features that a recipe names; arguments as of `load` and `load_features`."""
-    fields = options.Dataset.read(config)
+    fields = recipe.dataset
     if not can_learn:
         raise UserError(
-            f"Task {config.task} learns from images, not from features: choose another "
+            f"Task {recipe.task} learns from images, not from features: choose another "
             "--config.dataset.name=."
         )
     if not fields.features:
@@ -140,16 +139,16 @@ def _embedded(path: str | None) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in arrays.items() if array is not None}
 
 
-def check_network(config: ml_collections.ConfigDict, dataset) -> None:
+def check_network(recipe: ImageRecipe, dataset) -> None:
     """Refuses a network of images for features, and one of features for images.
 
     Raises:
       UserError: naming networks that fit.
     """
-    name, is_features = config.model.name, isinstance(dataset, FeatureDataset)
+    name, is_features = recipe.model.name, isinstance(dataset, FeatureDataset)
     if is_features and name not in FEATURE_NETWORKS:
         raise UserError(
-            f"model.name={name!r} takes images, but {config.dataset.features} holds features: set "
+            f"model.name={name!r} takes images, but {recipe.dataset.features} holds features: set "
             f"--config.model.name= to {' or '.join(FEATURE_NETWORKS)}."
         )
     if not is_features and name in FEATURE_NETWORKS:
@@ -163,25 +162,24 @@ MULTILABEL = "multilabel"
 """The `augment.crop` that squeezes images to squares and augments them as L2D does."""
 
 
-def check_common(config: ml_collections.ConfigDict) -> None:
+def check_common(recipe: Recipe) -> None:
     """Refuses a recipe that is wrong whatever the data.
 
     Raises:
       UserError: for the first field that is wrong.
     """
-    options.check(config)
-    writer_names(config.writers)  # which raises where one is unknown
+    writer_names(recipe.writers)  # which raises where one is unknown
 
 
-def check_batch_size(config: ml_collections.ConfigDict, num_examples: int) -> None:
+def check_batch_size(recipe: Recipe, num_examples: int) -> None:
     """Refuses batches of training images that are larger than the whole set.
 
     Raises:
       UserError: if they are.
     """
-    if config.batch_size > num_examples:
+    if recipe.batch_size > num_examples:
         raise UserError(
-            f"batch_size={config.batch_size} is more than the {num_examples} training images; set "
+            f"batch_size={recipe.batch_size} is more than the {num_examples} training images; set "
             "--config.batch_size= to fewer."
         )
 
@@ -193,13 +191,13 @@ def compute_dtype(name: str):
     return jnp.dtype(name)
 
 
-def program_settings(config: ml_collections.ConfigDict) -> str:
+def program_settings(recipe: Recipe) -> str:
     """What the compiled programs of a recipe may close over: all settings but the seeds.
 
     Settings that change how a run is watched are left out too.
     """
     left_out = ("seed", "num_seeds", "noise.seed", *FREE_ON_RESTART)
-    fields = flatten(plain(config)).items()
+    fields = flatten(dict(recipe.settings)).items()
     kept = {k: v for k, v in fields if k not in left_out and k.split(".")[0] not in left_out}
     return json.dumps(kept, sort_keys=True)
 
@@ -209,9 +207,9 @@ def loops_on_device(input_shape: tuple[int, ...]) -> bool | None:
     return True if len(input_shape) == 1 else None
 
 
-def batch_norm_parts(config: ml_collections.ConfigDict, placement: Placement) -> int:
+def batch_norm_parts(recipe: Recipe, placement: Placement) -> int:
     """How many parts of a batch BatchNorm normalises separately, by the recipe's `batch_norm`."""
-    return placement.num_devices if config.batch_norm == "per_device" else 1
+    return placement.num_devices if recipe.batch_norm == "per_device" else 1
 
 
 def write_test_files(

@@ -13,7 +13,6 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxrobust.data.augment import num_views
@@ -49,7 +48,11 @@ from jaxrobust.models import (
 )
 from jaxrobust.models.costs import cost, milliseconds
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
-from jaxrobust.recipes.optim_options import Optimizer, StudentSgd
+from jaxrobust.recipes.dhkd import Distillation, Teacher
+from jaxrobust.recipes.fields import replace
+from jaxrobust.recipes.l2d import MultilabelDistillation
+from jaxrobust.recipes.parse import DistillationRecipe
+from jaxrobust.recipes.run import StudentSgd
 from jaxrobust.tasks.common import (
     batch_norm_parts,
     check_batch_size,
@@ -98,7 +101,7 @@ ROLES: tuple[str, ...] = ("teacher", "student", "student_alone")
 
 
 def run(
-    config: ml_collections.ConfigDict,
+    recipe: DistillationRecipe,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
     *,
@@ -109,7 +112,7 @@ def run(
     """Runs a whole distillation experiment, or what is left of it.
 
     Args:
-      config: a recipe, see `jaxrobust.recipes.tasks.Distillation`.
+      recipe: a recipe, see `jaxrobust.recipes.tasks.Distillation`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -122,9 +125,9 @@ def run(
     Raises:
       UserError: if the recipe, the data, the teacher or the workdir is not usable.
     """
-    inputs = read_inputs(config, dataset, teacher)
-    with open_run(config, workdir, programs, bar=bar) as run_:
-        return _Distillation(config, run_, _with_told(config, run_, inputs)).distill()
+    inputs = read_inputs(recipe, dataset, teacher)
+    with open_run(recipe, workdir, programs, bar=bar) as run_:
+        return _Distillation(recipe, run_, _with_told(recipe, run_, inputs)).distill()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +160,7 @@ class _Inputs:
 
 
 def read_inputs(
-    config: ml_collections.ConfigDict,
+    recipe: DistillationRecipe,
     given: Dataset | None = None,
     logits: TeacherLogits | None = None,
 ) -> _Inputs:
@@ -166,72 +169,77 @@ def read_inputs(
     Raises:
       UserError: if they cannot be right.
     """
-    _check(config)
-    check_export(config)
-    dataset: Any = given or load(config, multilabel=None, streams=True)
+    _check(recipe)
+    check_export(recipe)
+    dataset: Any = given or load(recipe, multilabel=None, streams=True)
     check_has_test(dataset)
     protocol = MULTILABEL if dataset.is_multilabel else SINGLE_LABEL
-    if config.method not in protocol.distillers:
+    if recipe.method not in protocol.distillers:
         raise UserError(
             f"Images of {dataset.name} have {protocol.labels} each. "
-            + unknown_name("method for them", config.method, protocol.distillers)
+            + unknown_name("method for them", recipe.method, protocol.distillers)
         )
-    check_batch_size(config, len(dataset.train))
-    stored = stored_teacher(config, dataset)
-    backbones = {role: backbone_source(config, role) for role in ROLES[:2]}
-    needs_teacher = bool(stored) or config.method != protocol.labels_only
-    own = needs_teacher and sees_own_images(config)
+    if isinstance(recipe, MultilabelDistillation) != dataset.is_multilabel:
+        start = "l2d" if dataset.is_multilabel else "dhkd"
+        raise UserError(
+            f"Images of {dataset.name} have {protocol.labels} each, and this recipe is not for "
+            f"them: start from --config=configs/{start}.py."
+        )
+    check_batch_size(recipe, len(dataset.train))
+    stored = stored_teacher(recipe, dataset)
+    backbones = {role: backbone_source(recipe, role) for role in ROLES[:2]}
+    needs_teacher = bool(stored) or recipe.method != protocol.labels_only
+    own = needs_teacher and sees_own_images(recipe)
     start = backbones["teacher"]
-    size = teacher_size(config, stored or cast(StoredClassifier, start)) if own else 0
+    size = teacher_size(recipe, stored or cast(StoredClassifier, start)) if own else 0
     taught = dataset.train
     unlabeled = getattr(dataset, "unlabeled", None)
-    if config.get("use_unlabeled") and config.method != protocol.labels_only and unlabeled:
+    if recipe.use_unlabeled and recipe.method != protocol.labels_only and unlabeled:
         taught = taught.join(unlabeled)
-    if config.teacher.get("logits_file") and logits is None and needs_teacher:
-        logits = read_logits(config.teacher.logits_file, dataset, taught)
+    if recipe.teacher.logits_file and logits is None and needs_teacher:
+        logits = read_logits(recipe.teacher.logits_file, dataset, taught)
     asked = stored or (start and dataclasses.replace(start, num_classes=dataset.num_classes))
-    distiller = _distiller(config, dataset, protocol, asked, logits)
-    check_table(config, distiller, logits)
-    if distiller.contrasts and _targets(config, dataset, taught):
+    distiller = _distiller(recipe, dataset, protocol, asked, logits)
+    check_table(recipe, distiller, logits)
+    if distiller.contrasts and _targets(recipe, dataset, taught):
         raise UserError(
-            f"method {config.method} compares every image with others by their labels, so there "
+            f"method {recipe.method} compares every image with others by their labels, so there "
             "can be no images without a label, weights, smoothing or mixup: leave out "
             "use_unlabeled, class_weights, label_smoothing and mixup."
         )
     own_images: Any = None
-    if own and not stored and not is_frozen(config):
+    if own and not stored and not is_frozen(recipe):
         if given is not None:
             raise UserError(
                 "A teacher is fine-tuned on images of its own size from a folder; of images in "
                 "memory give it a head, --config.teacher.train=head."
             )
-        at_its_size = config.copy_and_resolve_references()
-        at_its_size.dataset.image_size = size
+        at_its_size = replace(recipe, {"dataset.image_size": size})
         own_images = load(at_its_size, multilabel=None, streams=True)
     return _Inputs(
         dataset, taught, protocol, distiller, stored, logits, backbones, own_images, size
     )
 
 
-def _targets(config: ml_collections.ConfigDict, dataset: Any, taught: Any) -> Targets | None:
+def _targets(recipe: DistillationRecipe, dataset: Any, taught: Any) -> Targets | None:
     """What is made of the labels, None if nothing is."""
-    smoothing, mixup = config.get("label_smoothing", 0.0), config.get("mixup", 0.0)
-    has_weights = config.get("class_weights", "none") != "none"
+    smoothing, mixup = recipe.label_smoothing, recipe.mixup
+    has_weights = recipe.class_weights != "none"
     weighted = has_weights or len(taught) > len(dataset.train)
     if not (smoothing or mixup or weighted):
         return None
     return Targets(smoothing, mixup, weighted)
 
 
-def _class_weights(config: ml_collections.ConfigDict, dataset: Any) -> np.ndarray:
+def _class_weights(recipe: DistillationRecipe, dataset: Any) -> np.ndarray:
     """Float32 `[C]`, of mean 1 over the labelled images."""
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    if config.get("class_weights", "none") == "none":
+    if recipe.class_weights == "none":
         return np.ones(len(counts), np.float32)
     return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
-def _with_told(config: ml_collections.ConfigDict, run_: Run, inputs: _Inputs) -> _Inputs:
+def _with_told(recipe: DistillationRecipe, run_: Run, inputs: _Inputs) -> _Inputs:
     """The inputs with the logits of a teacher that sees other images than the student.
 
     They are computed once, unless the teacher is trained here; a run that goes on reads them.
@@ -246,15 +254,15 @@ def _with_told(config: ml_collections.ConfigDict, run_: Run, inputs: _Inputs) ->
         return dataclasses.replace(
             inputs, stored=stored, logits=dataclasses.replace(told, name=stored.arch)
         )
-    options = {"root": config.dataset.path, "size": inputs.size}
+    options = {"root": recipe.dataset.path, "size": inputs.size}
     stored = inputs.stored
     if stored is None:
         stored, told = frozen_teacher(
             cast(StoredClassifier, inputs.backbones["teacher"]),
             inputs.dataset,
             inputs.taught,
-            seed=config.seed,
-            balanced=config.class_weights == "balanced",
+            seed=recipe.seed,
+            balanced=recipe.class_weights == "balanced",
             **options,
         )
         save_classifier(stored, folder)
@@ -264,13 +272,13 @@ def _with_told(config: ml_collections.ConfigDict, run_: Run, inputs: _Inputs) ->
     return dataclasses.replace(inputs, stored=stored, logits=told)
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
+def _check(recipe: DistillationRecipe) -> None:
     """Refuses values that no method could run with."""
-    check_common(config)
-    cycle = config.optimizer.get("cycle_epochs", 0)
-    trained = {"num_epochs": config.num_epochs}
-    if not config.teacher.path and config.method != MULTILABEL.labels_only:
-        trained["teacher.num_epochs"] = config.teacher.num_epochs
+    check_common(recipe)
+    cycle = recipe.optimizer.cycle_epochs if isinstance(recipe, MultilabelDistillation) else 0
+    trained = {"num_epochs": recipe.num_epochs}
+    if not recipe.teacher.path and recipe.method != MULTILABEL.labels_only:
+        trained["teacher.num_epochs"] = recipe.teacher.num_epochs
     for field, num_epochs in trained.items():
         if cycle and num_epochs > cycle:
             raise UserError(
@@ -280,19 +288,21 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 
 def _classifier(
-    config: ml_collections.ConfigDict,
+    recipe: DistillationRecipe,
     dataset: Dataset | FileDataset,
     name: str,
     auxiliary: str = "none",
 ) -> nn.Module:
-    options = {"num_classes": dataset.num_classes, "dtype": compute_dtype(config.dtype)}
-    if dataset.is_multilabel:
-        return make_multilabel_classifier(name, decoder=dict(config.decoder), **options)
+    options = {"num_classes": dataset.num_classes, "dtype": compute_dtype(recipe.dtype)}
+    if isinstance(recipe, MultilabelDistillation):
+        return make_multilabel_classifier(
+            name, decoder=dataclasses.asdict(recipe.decoder), **options
+        )
     return make_classifier(name, auxiliary=auxiliary, **options)
 
 
 def _distiller(
-    config: ml_collections.ConfigDict,
+    recipe: DistillationRecipe,
     dataset: Dataset | FileDataset,
     protocol: Protocol,
     stored: StoredClassifier | None,
@@ -304,52 +314,51 @@ def _distiller(
       UserError: if the recipe's options of the method, or of streamed images, are not valid.
     """
     if isinstance(dataset, FileDataset):
-        view_transforms(config)
-        image_shape = (config.dataset.image_size, config.dataset.image_size, 3)
+        view_transforms(recipe)
+        image_shape = (recipe.dataset.image_size, recipe.dataset.image_size, 3)
     else:
         image_shape = dataset.train.images.shape[1:]
-    dtype = compute_dtype(config.dtype)
+    dtype = compute_dtype(recipe.dtype)
 
     def features(module):
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
         return outputs.features
 
-    teacher = stored.module(dtype) if stored else _classifier(config, dataset, config.teacher.name)
+    teacher = stored.module(dtype) if stored else _classifier(recipe, dataset, recipe.teacher.name)
     given = stored.arch if stored else logits and logits.name
     problem = Problem(
         num_classes=dataset.num_classes,
-        student=config.student.name,
-        teacher=given or config.teacher.name,
-        student_features=features(_classifier(config, dataset, config.student.name)),
+        student=recipe.student.name,
+        teacher=given or recipe.teacher.name,
+        student_features=features(_classifier(recipe, dataset, recipe.student.name)),
         teacher_features=features(teacher),
         dtype=dtype,
         num_examples=len(dataset.train),
     )
-    return protocol.distillers[config.method](config, problem)
+    return protocol.distillers[recipe.method](recipe, problem)
 
 
 class _Distillation:
     """One experiment in progress."""
 
-    def __init__(self, config: ml_collections.ConfigDict, run_: Run, inputs: _Inputs):
-        self.config = config
+    def __init__(self, recipe: DistillationRecipe, run_: Run, inputs: _Inputs):
+        self.recipe = recipe
         self.run = run_
         self.dataset, self.protocol = inputs.dataset, inputs.protocol
         self.stored, self.distiller = inputs.stored, inputs.distiller
         self.teacher_logits = inputs.logits
         self.taught, self.own_images = inputs.taught, inputs.own_images
-        self.dtype = compute_dtype(config.dtype)
+        self.dtype = compute_dtype(recipe.dtype)
         dataset, put = self.dataset, run_.placement.put
         self._backbones = inputs.backbones
-        images = images_of(inputs.taught, config, run_.placement)
-        tested = images_of(dataset.test, config, run_.placement)
+        images = images_of(inputs.taught, recipe, run_.placement)
+        tested = images_of(dataset.test, recipe, run_.placement)
         self._images, self._test_images = dict.fromkeys(ROLES, images), dict.fromkeys(ROLES, tested)
-        crops = {"padding": config.augment.padding, "flip": config.augment.flip}
+        crops = {"padding": recipe.augment.padding, "flip": recipe.augment.flip}
         self._crops = dict.fromkeys(ROLES, crops)
         if self.own_images is not None:
-            at_its_size = config.copy_and_resolve_references()
-            at_its_size.dataset.image_size = inputs.size
+            at_its_size = replace(recipe, {"dataset.image_size": inputs.size})
             for of_role, part in (
                 (self._images, self.own_images.train),
                 (self._test_images, self.own_images.test),
@@ -361,29 +370,30 @@ class _Distillation:
         # Whether the teacher's logits are in a table before the student's first step.
         self._tells = bool(self.teacher_logits) or self.own_images is not None
         start = self._backbones["teacher"]
-        self.teacher_name = start.arch if start else config.teacher.name
+        self.teacher_name = start.arch if start else recipe.teacher.name
         if self.stored:
             self.teacher_name = self.stored.arch
         elif self.teacher_logits:
             self.teacher_name = self.teacher_logits.name
-        self.decoder = dict(config.decoder) if dataset.is_multilabel else None
+        is_multilabel = isinstance(recipe, MultilabelDistillation)
+        self.decoder = dataclasses.asdict(recipe.decoder) if is_multilabel else None
         self.has_teacher = bool(self.stored) or self.distiller.has_teacher
         is_given = bool(self.stored or self.teacher_logits)
         self.trains_teacher = self.has_teacher and not is_given
-        has_baseline = config.get("with_baseline", False) and self.distiller.has_teacher
+        has_baseline = recipe.with_baseline and self.distiller.has_teacher
         self.roles = ROLES if has_baseline else ROLES[:2]
         self.num_epochs = {
-            "teacher": config.teacher.num_epochs if self.trains_teacher else 0,
-            "student": config.num_epochs,
-            "student_alone": config.num_epochs if has_baseline else 0,
+            "teacher": recipe.teacher.num_epochs if self.trains_teacher else 0,
+            "student": recipe.num_epochs,
+            "student_alone": recipe.num_epochs if has_baseline else 0,
         }
         self.saved = Saved(  # at the role's place in `ROLES`, and its epoch
             record={"epochs": {role: [] for role in self.roles}}, at=(0, 0)
         )
-        self._targets = _targets(config, dataset, self.taught)
+        self._targets = _targets(recipe, dataset, self.taught)
         self._labels: Any = put(self.taught.labels)
         if self._targets:
-            weights = put(_class_weights(config, dataset))
+            weights = put(_class_weights(recipe, dataset))
             self._labels = {"labels": self._labels, "class_weights": weights}
         # A network sees images as it, or the backbone that it starts from, was trained on them.
         self._normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -409,17 +419,17 @@ class _Distillation:
     # Programs
 
     def _build_programs(self) -> None:
-        programs, placement, config = self.run.programs, self.run.placement, self.config
+        programs, placement, recipe = self.run.programs, self.run.placement, self.recipe
         count = len(self.taught)
         specs = self._specs()
-        student = _classifier(config, self.dataset, config.student.name)
+        student = _classifier(recipe, self.dataset, recipe.student.name)
         predictors = {
             "teacher": specs["teacher"].module,
             "student": student,
             "student_alone": student,
         }
         static = (
-            program_settings(config),
+            program_settings(recipe),
             self.input_shape,
             self.dataset.num_classes,
             count,
@@ -451,41 +461,41 @@ class _Distillation:
         table = TableSpec(
             predictors["teacher"],
             dtype=self.dtype,
-            table_dtype=config.teacher.get("table_dtype", "float32"),
+            table_dtype=recipe.teacher.table_dtype,
             **self._crops["student"],
         )
         self._tabulate = gather_program(
             programs, "teacher/table", all_views(table), count, placement, static=static
         )
-        if self.protocol.diagnoses:
+        if isinstance(recipe, Distillation):
             spec = DiagnosisSpec(
                 specs["student"].module,
                 self.distiller,
                 predictors["teacher"] if self.has_teacher and not self._tells else None,
-                config.distill.temperature or 2.0,
+                recipe.distill.temperature or 2.0,
                 self.dtype,
             )
             self._diagnose = programs.jit("diagnose", diagnosis(spec), **replicated)
-            ids = _diagnosed(config.seed, len(self.dataset.train), config.num_diagnosed)
+            ids = _diagnosed(recipe.seed, len(self.dataset.train), recipe.num_diagnosed)
             images = self._images["student"].read(ids)
             self._diagnosed_ids = ids
             self._diagnosed = placement.put_split((images, self.dataset.train.labels[ids]))
 
     def _specs(self) -> dict[str, TrainSpec]:
         """How each network is trained."""
-        config, dataset = self.config, self.dataset
+        recipe, dataset = self.recipe, self.dataset
         full_epoch = make_plan(
             np.arange(len(dataset.train)),
-            config.batch_size,
+            recipe.batch_size,
             capacity=len(dataset.train),
-            last_batch=config.last_batch,
+            last_batch=recipe.last_batch,
         )
         common = {
-            "optimizer": make_optimizer(Optimizer.read(config), full_epoch.num_steps),
-            "batch_size": config.batch_size,
+            "optimizer": make_optimizer(recipe.optimizer, full_epoch.num_steps),
+            "batch_size": recipe.batch_size,
             "dtype": self.dtype,
             "targets": self._targets,
-            "ema": config.get("ema", 0.0),
+            "ema": recipe.ema,
         }
         of_role = {
             role: {"input_shape": self._images[role].shape, **self._crops[role]} for role in ROLES
@@ -494,12 +504,12 @@ class _Distillation:
         teacher = (
             self.stored.module(self.dtype)
             if self.stored
-            else _classifier(config, dataset, name or config.teacher.name)
+            else _classifier(recipe, dataset, name or recipe.teacher.name)
         )
-        student = _classifier(config, dataset, config.student.name, self.distiller.auxiliary)
-        labels_only = self.protocol.distillers[self.protocol.labels_only](config, None)
+        student = _classifier(recipe, dataset, recipe.student.name, self.distiller.auxiliary)
+        labels_only = self.protocol.distillers[self.protocol.labels_only](recipe, None)
         asks = self.distiller.has_teacher and not self._looks_up
-        parts: dict[str, Any] = {"norm_parts": batch_norm_parts(config, self.run.placement)}
+        parts: dict[str, Any] = {"norm_parts": batch_norm_parts(recipe, self.run.placement)}
         if self.distiller.connector is not None:
             connector = self.distiller.connector.clone(**parts)
             self.distiller = dataclasses.replace(self.distiller, connector=connector)
@@ -516,20 +526,20 @@ class _Distillation:
             ),
         }
         if "student_alone" in self.roles:
-            alone = _classifier(config, dataset, config.student.name).clone(**parts)
+            alone = _classifier(recipe, dataset, recipe.student.name).clone(**parts)
             specs["student_alone"] = TrainSpec(alone, labels_only, **common, **of_role["student"])
         return specs
 
     @property
     def _looks_up(self) -> bool:
         """Whether a step finds the teacher's logits in a table."""
-        return has_table(self.config) or self._tells
+        return has_table(self.recipe) or self._tells
 
     # The loop
 
     def distill(self) -> dict:
         """Trains what is to be trained, and returns the results."""
-        run, saved, config = self.run, self.saved, self.config
+        run, saved, recipe = self.run, self.saved, self.recipe
         self._write_inputs()
         self._introduce()
         self._restore()
@@ -542,7 +552,7 @@ class _Distillation:
             if role == "student" or (number == first[0] and role == "student_alone"):
                 self._settle_teacher()
             if role == "student" and self.distiller.has_teacher and self._looks_up:
-                if self._epochs_before(saved.at) < self._epochs_before((1, config.num_epochs)):
+                if self._epochs_before(saved.at) < self._epochs_before((1, recipe.num_epochs)):
                     self._table = self._teacher_table()
             for epoch in range(first[1] if number == first[0] else 0, self.num_epochs[role]):
                 self._train(role, epoch)
@@ -572,19 +582,19 @@ class _Distillation:
 
     def _train(self, role: str, epoch: int) -> None:
         """An epoch, or what is left of it."""
-        config, seed = self.config, self.config.seed
+        recipe, seed = self.recipe, self.recipe.seed
         count = len(self.taught if role == "student" else self.dataset.train)
         # The student alone starts from the same weights and sees the same batches.
         drawn = "student" if role == "student_alone" else role
         plan = place_plan(
             rng.generator(seed, f"{drawn}/order", epoch).permutation(count),
-            config.batch_size,
+            recipe.batch_size,
             self.run.placement,
             capacity=count,
-            last_batch=config.last_batch,
+            last_batch=recipe.last_batch,
         )
         warm_up = self.distiller.warm_up if role == "student" else 0
-        until_epoch = config.distill_until_epoch or self.distiller.until_epoch
+        until_epoch = recipe.distill_until_epoch or self.distiller.until_epoch
         scalars = {
             "learning_rate": self._learning_rate(role, epoch),
             **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),
@@ -612,13 +622,14 @@ class _Distillation:
         )
 
     def _learning_rate(self, role: str, epoch: int) -> float:
-        optimizer = Optimizer.read(self.config)
-        name = self.teacher_name if role == "teacher" else self.config.student.name
+        optimizer = self.recipe.optimizer
+        name = self.teacher_name if role == "teacher" else self.recipe.student.name
         if name in MOBILE_BACKBONES and isinstance(optimizer, StudentSgd):
             rate = optimizer.mobile_learning_rate
             optimizer = dataclasses.replace(optimizer, learning_rate=rate)
-        if role == "teacher" and self._backbones["teacher"] and "train" in self.config.teacher:
-            rate = self.config.teacher.learning_rate
+        teacher = self.recipe.teacher
+        if role == "teacher" and self._backbones["teacher"] and isinstance(teacher, Teacher):
+            rate = teacher.learning_rate
             optimizer = dataclasses.replace(optimizer, learning_rate=rate)
         return learning_rate(optimizer, epoch, self.num_epochs[role])
 
@@ -645,11 +656,11 @@ class _Distillation:
         """What a program of predictions makes of test images."""
         plan = place_plan(
             ids,
-            self.config.eval_batch_size,
+            self.recipe.eval_batch_size,
             self.run.placement,
             capacity=len(self.dataset.test),
         )
-        key = rng.stream(self.config.seed, f"{role}/predict")
+        key = rng.stream(self.recipe.seed, f"{role}/predict")
         images = self._test_images[role].visit(("test",), f"{role}/predict")
         return fetch(program(plan, key, self._operand(role), images))[ids]
 
@@ -659,7 +670,7 @@ class _Distillation:
         roles = ("student", "teacher") if self.has_teacher else ("student",)
         ids = np.arange(len(test))
         if len(ids) > MAX_RETRIEVED:
-            draw = rng.generator(self.config.seed, "retrieval")
+            draw = rng.generator(self.recipe.seed, "retrieval")
             ids = np.sort(draw.choice(len(test), MAX_RETRIEVED, replace=False))
         return multilabel_comparison(
             {role: np.asarray(self.protocol.probabilities(self._logits(role))) for role in roles},
@@ -670,11 +681,11 @@ class _Distillation:
     def _teacher_table(self) -> jax.Array:
         """The teacher's logits `[N, V, C]` on all views of all training images."""
         if self.teacher_logits:
-            dtype = self.config.teacher.table_dtype
+            dtype = self.recipe.teacher.table_dtype
             return self.run.placement.put(self.teacher_logits.train.astype(dtype))
         count, views = len(self.taught), num_views(**self._crops["student"])
         size = count * views * self.dataset.num_classes
-        bytes_ = size * jnp.dtype(self.config.teacher.table_dtype).itemsize
+        bytes_ = size * jnp.dtype(self.recipe.teacher.table_dtype).itemsize
         log.info(
             "Teacher's logits on %d views of %d images: %.2f GB of every device's memory",
             views,
@@ -683,11 +694,11 @@ class _Distillation:
         )
         plan = place_plan(
             np.arange(count),
-            max(self.config.eval_batch_size // views, 1),
+            max(self.recipe.eval_batch_size // views, 1),
             self.run.placement,
             capacity=count,
         )
-        key = rng.stream(self.config.seed, "teacher/table")
+        key = rng.stream(self.recipe.seed, "teacher/table")
         images = self._images["student"].visit(("weak",), "teacher/table")
         return self._tabulate(plan, key, self._operand("teacher"), images)
 
@@ -720,7 +731,7 @@ class _Distillation:
         """The networks at their start, or what the latest checkpoint holds."""
         for role in self.roles if self.trains_teacher else self.roles[1:]:
             drawn = "student" if role == "student_alone" else role
-            network = self._start[role](rng.stream(self.config.seed, f"{drawn}/start"))
+            network = self._start[role](rng.stream(self.recipe.seed, f"{drawn}/start"))
             if stored := self._backbones[drawn]:
                 network = start_from(network, stored, self.run.placement)
             self.saved.networks[role] = network
@@ -764,7 +775,7 @@ class _Distillation:
             told = read_logits((str(file),), self.dataset, self.taught)
             self.teacher_logits = dataclasses.replace(told, name=trained.arch)
             return
-        size, root = trained.image_shape[0], self.config.dataset.path
+        size, root = trained.image_shape[0], self.recipe.dataset.path
         told = logits_of(trained, self.dataset, self.taught, root=root, size=size)
         write_logits(file, told, self.dataset, self.taught)
         self.teacher_logits = told
@@ -772,7 +783,7 @@ class _Distillation:
     def _as_stored(self, role: str) -> StoredClassifier:
         dataset, (mean, std) = self.dataset, self._normalization[role]
         return StoredClassifier(
-            arch=self.teacher_name if role == "teacher" else self.config.student.name,
+            arch=self.teacher_name if role == "teacher" else self.recipe.student.name,
             num_classes=dataset.num_classes,
             variables=fetch(self._variables(role)),
             class_names=dataset.class_names,
@@ -834,7 +845,7 @@ class _Distillation:
     def _draw(self, results: dict) -> None:
         workdir, test = self.run.workdir, self.dataset.test
         self.protocol.draw_curves(
-            {self.config.method: [results]}, workdir / "figures" / "epochs.png"
+            {self.recipe.method: [results]}, workdir / "figures" / "epochs.png"
         )
         probs = np.asarray(self.protocol.probabilities(self._logits("student")))
         write_test_files(workdir, probs, test.labels, self.dataset.class_names)
@@ -844,11 +855,11 @@ class _Distillation:
     def _introduce(self) -> None:
         log.info(
             "%s on %s: %d training images, %d classes, %s%s",
-            self.config.method,
+            self.recipe.method,
             self.dataset.name,
             len(self.taught),
             self.dataset.num_classes,
-            self.config.student.name,
+            self.recipe.student.name,
             f" taught by {self.teacher_name}" if self.has_teacher else "",
         )
 
@@ -857,9 +868,9 @@ class _Distillation:
         student = self._as_stored("student")
         results = {
             "task": "distillation",
-            "method": self.config.method,
+            "method": self.recipe.method,
             "dataset": self.dataset.name,
-            "seed": self.config.seed,
+            "seed": self.recipe.seed,
             "num_classes": self.dataset.num_classes,
             "student": {
                 "name": student.arch,
@@ -881,14 +892,14 @@ class _Distillation:
             results["student_alone"] = {"last": alone[-1], "best": self.protocol.best(alone)}
         if not self.dataset.is_multilabel:
             results |= self._class_by_class()
-        if self.config.get("measure_latency"):
+        if self.recipe.measure_latency:
             self._measure_latency(student)
         if self.protocol.compares:
             results["comparison"] = self._comparison()
         results["student"]["files"] = write_student(
             workdir / "student",
             student,
-            self.config,
+            self.recipe,
             dtype=self.dtype,
             results=results,
             num_examples=len(self.dataset.train),

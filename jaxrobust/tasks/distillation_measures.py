@@ -5,11 +5,10 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
-from jaxrobust.methods.distillation import Distiller, Problem
+from jaxrobust.methods.distillation import Distiller
 from jaxrobust.recipes.methods import DISTILLERS, MULTILABEL_DISTILLERS
 from jaxrobust.report import figures
 
@@ -35,7 +34,7 @@ class Protocol:
     """
 
     labels: str
-    distillers: Mapping[str, Callable[[ml_collections.ConfigDict, Problem | None], Distiller]]
+    distillers: Mapping[str, Callable[..., Distiller]]
     labels_only: str
     measures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     headline: str

@@ -3,7 +3,6 @@
 import logging
 import pathlib
 
-import ml_collections
 import numpy as np
 
 from jaxrobust.data.dataset import Examples, FileExamples
@@ -13,7 +12,7 @@ from jaxrobust.data.streaming import FileStream, packed, read_files
 from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.errors import UserError
-from jaxrobust.recipes.augment_options import Augment
+from jaxrobust.recipes.parse import Recipe
 from jaxrobust.tasks.common import MULTILABEL
 
 log = logging.getLogger("jaxrobust")
@@ -85,12 +84,12 @@ class StreamedImages:
     middle; all else is done to them on the devices.
     """
 
-    def __init__(self, examples: FileExamples, config: ml_collections.ConfigDict):
-        self._config = config
+    def __init__(self, examples: FileExamples, recipe: Recipe):
+        self._recipe = recipe
         self._files = packed(examples.files)
-        self._transforms = view_transforms(config)
+        self._transforms = view_transforms(recipe)
         self._reported: set[int] = set()
-        self.shape = (config.dataset.image_size, config.dataset.image_size, 3)
+        self.shape = (recipe.dataset.image_size, recipe.dataset.image_size, 3)
         self.names = examples.names
 
     def visit(self, views: tuple[str, ...], name: str, epoch: int = 0) -> FileStream:
@@ -98,39 +97,39 @@ class StreamedImages:
             self._files,
             tuple(self._transforms[view] for view in views),
             self.shape,
-            seed=self._config.seed,
+            seed=self._recipe.seed,
             name=name,
             epoch=epoch,
-            num_workers=self._config.num_workers,
-            on_corrupt=self._config.dataset.on_corrupt,
+            num_workers=self._recipe.num_workers,
+            on_corrupt=self._recipe.dataset.on_corrupt,
             reported=self._reported,
         )
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        on_corrupt = self._config.dataset.on_corrupt
+        on_corrupt = self._recipe.dataset.on_corrupt
         return read_files(self._files, ids, self._transforms["test"], self.shape, on_corrupt)
 
 
 def images_of(
     examples: Examples | FeatureExamples | FileExamples,
-    config: ml_collections.ConfigDict,
+    recipe: Recipe,
     placement: Placement,
 ) -> ResidentImages | ResidentFeatures | StreamedImages:
     """The images or features of a split, on the devices or in their files."""
     if isinstance(examples, FeatureExamples):
-        return ResidentFeatures(examples, placement, config.dataset.path)
+        return ResidentFeatures(examples, placement, recipe.dataset.path)
     if isinstance(examples, FileExamples):
-        return StreamedImages(examples, config)
+        return StreamedImages(examples, recipe)
     return ResidentImages(examples, placement)
 
 
-def view_transforms(config: ml_collections.ConfigDict) -> dict[str, Transform]:
+def view_transforms(recipe: Recipe) -> dict[str, Transform]:
     """What is done on the host to streamed images, by the kind of view.
 
     Raises:
       UserError: if the recipe's crops are not possible.
     """
-    augment, size = Augment.read(config), config.dataset.image_size
+    augment, size = recipe.augment, recipe.dataset.image_size
     if not size:
         raise UserError(
             "dataset.stream=True needs the side of the images: set --config.dataset.image_size=."

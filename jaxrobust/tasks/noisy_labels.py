@@ -19,7 +19,6 @@ from typing import Any, cast
 import chex
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
@@ -41,9 +40,8 @@ from jaxrobust.engine.sharding import Placement, fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods.classifiers import save_classifier
 from jaxrobust.methods.noisy_labels import Batch, Method, Pass, Problem, Stage, flag_by_count
-from jaxrobust.recipes.augment_options import Augment
-from jaxrobust.recipes.label_noise_options import Noise
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.review.health import FINDINGS, write_health
 from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.backbones import stored_backbone
@@ -75,7 +73,7 @@ log = logging.getLogger("jaxrobust")
 
 
 def run(
-    config: ml_collections.ConfigDict,
+    recipe: NoisyLabels,
     workdir: str | os.PathLike,
     programs: Programs | None = None,
     *,
@@ -84,7 +82,7 @@ def run(
     """Runs a whole noisy-label experiment, or what is left of it.
 
     Args:
-      config: a recipe, see `jaxrobust.recipes.tasks.NoisyLabels`.
+      recipe: a recipe, see `jaxrobust.recipes.tasks.NoisyLabels`.
       workdir: where everything is written; that of an interrupted run goes on.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
@@ -95,11 +93,11 @@ def run(
     Raises:
       UserError: if the recipe, the data or the workdir is not usable.
     """
-    check_common(config)
-    data = dataset or load(config, streams=True, features=True)
-    labels = _reviewed_labels(config, data)
-    with open_run(config, workdir, programs) as run_:
-        return _Learning(config, run_, data, labels).learn()
+    check_common(recipe)
+    data = dataset or load(recipe, streams=True, features=True)
+    labels = _reviewed_labels(recipe, data)
+    with open_run(recipe, workdir, programs) as run_:
+        return _Learning(recipe, run_, data, labels).learn()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +118,7 @@ class Learned:
 
 
 def learn(
-    config: ml_collections.ConfigDict,
+    recipe: NoisyLabels,
     dataset: Dataset | FeatureDataset,
     workdir: str | os.PathLike | None = None,
     *,
@@ -130,7 +128,7 @@ def learn(
     """`run` on data in memory that gives back what was learned.
 
     Args:
-      config: a recipe.
+      recipe: a recipe.
       dataset: the data.
       workdir: as of `run`; None: no file is left.
       programs: those of a run of the same recipe on data of the same shapes.
@@ -139,12 +137,12 @@ def learn(
     Raises:
       UserError: as of `run`.
     """
-    check_common(config)
-    labels = _reviewed_labels(config, dataset)
+    check_common(recipe)
+    labels = _reviewed_labels(recipe, dataset)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
-        run_ = stack.enter_context(open_run(config, folder, programs, bar=bar))
-        learning = _Learning(config, run_, dataset, labels)
+        run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
+        learning = _Learning(recipe, run_, dataset, labels)
         if workdir is None:
             learning.train()
         else:
@@ -152,14 +150,14 @@ def learn(
         return learning.learned()
 
 
-def _reviewed_labels(config: ml_collections.ConfigDict, dataset) -> Reviewed:
+def _reviewed_labels(recipe: NoisyLabels, dataset) -> Reviewed:
     """The labels that the method gets to see, of data that fits the recipe."""
-    check_network(config, dataset)
-    check_batch_size(config, len(dataset.train))
+    check_network(recipe, dataset)
+    check_batch_size(recipe, len(dataset.train))
     return read_all_corrections(
-        list(filter(None, map(str.strip, config.dataset.corrections.split(",")))),
+        list(filter(None, map(str.strip, recipe.dataset.corrections.split(",")))),
         files=dataset.train.file_names,
-        labels=given_labels(Noise.read(config), dataset, seed=config.seed),
+        labels=given_labels(recipe.noise, dataset, seed=recipe.seed),
         class_names=dataset.class_names,
     )
 
@@ -289,23 +287,23 @@ class _Learning:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        recipe: NoisyLabels,
         run: Run,
         dataset: Dataset | FeatureDataset | FileDataset,
         reviewed: Reviewed,
     ):
-        self.config = config
+        self.recipe = recipe
         self.run = run
         self.dataset = dataset
         self.labels = labels = reviewed.labels
-        self._review = reviewed.review if config.dataset.corrections else None
-        self.true_labels = None if config.noise.kind == "none" else dataset.train.labels
+        self._review = reviewed.review if recipe.dataset.corrections else None
+        self.true_labels = None if recipe.noise.kind == "none" else dataset.train.labels
         placement = run.placement
-        self._images = images_of(dataset.train, config, placement)
+        self._images = images_of(dataset.train, recipe, placement)
         self._tests: dict[str, Examples | FeatureExamples | FileExamples] = (
             {"test": dataset.test} if len(dataset.test) else {}
         )
-        if config.dataset.test2:
+        if recipe.dataset.test2:
             if isinstance(dataset.train, FeatureExamples):
                 raise UserError(
                     "dataset.test2 is a folder of images, but this data set holds features; clear "
@@ -313,12 +311,12 @@ class _Learning:
                 )
             size = dataset.train.images.shape[1] if isinstance(dataset.train, Examples) else None
             self._tests["test2"] = test_folder(
-                pathlib.Path(config.dataset.test2),
+                pathlib.Path(recipe.dataset.test2),
                 dataset.class_names,
                 image_size=size,
             )
         self._test_images = {
-            split: images_of(examples, config, placement) for split, examples in self._tests.items()
+            split: images_of(examples, recipe, placement) for split, examples in self._tests.items()
         }
         self._labels = placement.put(labels)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
@@ -326,20 +324,20 @@ class _Learning:
             num_classes=dataset.num_classes,
             num_examples=len(dataset.train),
             input_shape=self._images.shape,
-            dtype=compute_dtype(config.dtype),
-            norm_parts=batch_norm_parts(config, placement),
+            dtype=compute_dtype(recipe.dtype),
+            norm_parts=batch_norm_parts(recipe, placement),
         )
-        method: Method = NOISY_LABEL_METHODS[config.method](config, self.problem)
-        self.method = flag_by_count(method) if config.flag_by == "count" else method
-        self.num_epochs = 1 if method.one_epoch else config.num_epochs
+        method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
+        self.method = flag_by_count(method) if recipe.flag_by == "count" else method
+        self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
         self._num_wrong = ()
         if self.method.counts:
             num_wrong = estimate_before_training(dataset, labels)
             self._num_wrong = (placement.put(np.float32(num_wrong)),)
-        self._backbone = stored_backbone(config, dataset)
+        self._backbone = stored_backbone(recipe, dataset)
         if self._backbone:
             shapes = jax.eval_shape(method.start, jax.random.key(0))
-            self._backbone.check(shapes, config.model.name)
+            self._backbone.check(shapes, recipe.model.name)
         self.saved = Saved(at=(0, 0))  # epoch, pass
         self._build_programs()
 
@@ -352,9 +350,9 @@ class _Learning:
 
     def _build_programs(self) -> None:
         programs, placement, method = self.run.programs, self.run.placement, self.method
-        static = program_settings(self.config), self.problem
+        static = program_settings(self.recipe), self.problem
         options = {"out_shardings": placement.replicated, "static": static}
-        views = make_views(Augment.read(self.config), self.problem.input_shape, self.problem.dtype)
+        views = make_views(self.recipe.augment, self.problem.input_shape, self.problem.dtype)
         self._start = programs.jit("start", method.start, is_start=True, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {}
@@ -441,7 +439,7 @@ class _Learning:
 
     def _train(self, epoch: int) -> None:
         """The passes of an epoch, or those that are left of it."""
-        saved, seed = self.saved, self.config.seed
+        saved, seed = self.saved, self.recipe.seed
         if saved.at == (epoch, 0) and not saved.row:
             saved.arrays["peers"] = self._peers()
         passes = self.method.passes(
@@ -510,10 +508,10 @@ class _Learning:
             images, count, view = self._test_images[split], len(self._tests[split]), "test"
             variables = self.method.test_variables
         plan = place_plan(
-            np.arange(count), self.config.eval_batch_size, self.run.placement, capacity=count
+            np.arange(count), self.recipe.eval_batch_size, self.run.placement, capacity=count
         )
         visited = images.visit((view,), f"{split}/predict", epoch)
-        key = rng.stream(self.config.seed, f"{split}/predict", epoch)
+        key = rng.stream(self.recipe.seed, f"{split}/predict", epoch)
         logits = [
             self._predict[split](
                 plan, key, variables(self.saved.networks[name]), visited, self._statistics
@@ -558,7 +556,7 @@ class _Learning:
 
     def _restore(self) -> None:
         """The state at the start, or what the latest checkpoint holds."""
-        saved, seed = self.saved, self.config.seed
+        saved, seed = self.saved, self.recipe.seed
         for name in self.method.networks:
             network = self._start(rng.stream(seed, f"{name}/start"))
             if self._backbone:
@@ -586,12 +584,12 @@ class _Learning:
 
     def _write_noise(self) -> None:
         """`noise.json` and `noisy_labels.npy`: which labels the run saw."""
-        clean, noise = self.true_labels, self.config.noise
+        clean, noise = self.true_labels, self.recipe.noise
         clean = self.labels if clean is None else clean
         facts = {
             "kind": noise.kind,
             "rate": noise.rate,
-            "seed": noise.seed if noise.seed >= 0 else self.config.seed,
+            "seed": noise.seed if noise.seed >= 0 else self.recipe.seed,
             "realised_rate": float(np.mean(self.labels != clean)),
             "num_wrong": int(np.sum(self.labels != clean)),
             "labels_sha256": hashlib.sha256(self.labels.astype("<i4").tobytes()).hexdigest(),
@@ -623,7 +621,7 @@ class _Learning:
         introduce_pixels(self.dataset)
         log.info(
             "%s on %s: %d training images, %d classes",
-            self.config.method,
+            self.recipe.method,
             self.dataset.name,
             len(self.labels),
             self.problem.num_classes,
@@ -634,9 +632,9 @@ class _Learning:
         noise = json.loads((self.run.workdir / "noise.json").read_text())
         results = {
             "task": "noisy_labels",
-            "method": self.config.method,
+            "method": self.recipe.method,
             "dataset": self.dataset.name,
-            "seed": self.config.seed,
+            "seed": self.recipe.seed,
             "num_classes": self.problem.num_classes,
             "noise": {k: noise[k] for k in ("kind", "rate", "realised_rate", "labels_sha256")},
             **summary(epochs),
@@ -645,7 +643,7 @@ class _Learning:
         workdir = self.run.workdir
         labels, method = self._labels_so_far(), self.method
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
-        path = self.config.dataset.path
+        path = self.recipe.dataset.path
         root = pathlib.Path(path).expanduser() if path else None
         has_review = write_review(
             workdir / "label_review.html", labels, method.score, self._images, root
@@ -665,7 +663,7 @@ class _Learning:
         draw(workdir, results, labels, method, self._images, probs, self.dataset)
         save_classifier(
             workdir / "classifier",
-            config=self.config,
+            recipe=self.recipe,
             networks=self._test_variables(),
             class_names=self.dataset.class_names,
             num_examples=len(self.labels),

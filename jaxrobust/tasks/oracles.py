@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
-import ml_collections
 import numpy as np
 
 from jaxrobust import metrics
@@ -16,7 +15,7 @@ from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
 from jaxrobust.methods.active_learning import Query
-from jaxrobust.recipes.tasks import Al
+from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.report.figures import contact_sheet
 from jaxrobust.tasks.annotator import SKIP, UNKNOWN, Annotator, Merged, query_rows
 
@@ -222,14 +221,12 @@ class PersonOracle:
         ]
 
 
-def split_by_truth(
-    config: ml_collections.ConfigDict, dataset: Dataset | FeatureDataset
-) -> OpenSetSplit:
+def split_by_truth(recipe: ActiveLearning, dataset: Dataset | FeatureDataset) -> OpenSetSplit:
     """The protocol of the papers: classes are declared unknown, labels hidden."""
-    al = Al.read(config)
+    al = recipe.al
     class_order = al.class_order or None
     if al.shuffle_classes:
-        draw = rng.generator(config.seed, "open_set/class_order")
+        draw = rng.generator(recipe.seed, "open_set/class_order")
         class_order = tuple(draw.permutation(dataset.num_classes).tolist())
     return open_set_split(
         dataset.train.labels,
@@ -239,7 +236,7 @@ def split_by_truth(
         num_known=al.num_known or None,
         class_order=class_order,
         init_fraction=al.init_fraction,
-        seed=config.seed,
+        seed=recipe.seed,
     )
 
 

@@ -10,25 +10,25 @@ import threading
 from collections.abc import Callable
 
 import jax
-import ml_collections
 
 from jaxrobust.engine import sharding
 from jaxrobust.engine.files import write_json, write_text
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.signals import stop_on_signals
-from jaxrobust.engine.workdir import check_same_config, plain
+from jaxrobust.engine.workdir import check_same_config
 from jaxrobust.errors import UserError
+from jaxrobust.recipes.fields import replace
+from jaxrobust.recipes.parse import Recipe
+from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.report import compare
 from jaxrobust.tasks.common import next_command
 
 log = logging.getLogger("jaxrobust")
 
 
-def run_seeds(
-    task: Callable[..., dict], config: ml_collections.ConfigDict, workdir: str | os.PathLike
-) -> dict:
-    """Runs `config.num_seeds` seeds, or those of them that are not finished.
+def run_seeds(task: Callable[..., dict], recipe: Recipe, workdir: str | os.PathLike) -> dict:
+    """Runs `recipe.num_seeds` seeds, or those of them that are not finished.
 
     Each seed has a workdir of its own, `workdir/seed_<seed>`, which is that of the same recipe run
     alone on one device, bit for bit. With several devices in one process each of them takes the
@@ -36,8 +36,8 @@ def run_seeds(
     take one seed after another.
 
     Args:
-      task: `(config, workdir, programs) -> results` of one seed.
-      config: a recipe whose seeds are `seed`, `seed + 1`, ...
+      task: `(recipe, workdir, programs) -> results` of one seed.
+      recipe: a recipe whose seeds are `seed`, `seed + 1`, ...
       workdir: of all seeds together.
 
     Returns:
@@ -49,26 +49,25 @@ def run_seeds(
         a single run raises.
       Interrupted: once every seed that was under way is saved, if a signal came.
     """
-    if config.get("oracle", "truth") != "truth":
+    if isinstance(recipe, ActiveLearning) and recipe.oracle != "truth":
         raise UserError(
-            f"num_seeds={config.num_seeds} with oracle={config.oracle!r} would ask a person the "
+            f"num_seeds={recipe.num_seeds} with oracle={recipe.oracle!r} would ask a person the "
             "same questions for every seed; set --config.num_seeds=1."
         )
     workdir = pathlib.Path(workdir)
 
     def run_one(seed: int, programs: Programs) -> dict:
-        one = config.copy_and_resolve_references()
-        one.update({"seed": seed, "num_seeds": 1})
+        one = replace(recipe, {"seed": seed, "num_seeds": 1})
         folder = workdir / f"seed_{seed}"
-        log.info("Seed %d (%d of %d)", seed, seed - config.seed + 1, config.num_seeds)
+        log.info("Seed %d (%d of %d)", seed, seed - recipe.seed + 1, recipe.num_seeds)
         if (folder / "results.json").exists():
-            check_same_config(plain(one), folder / "config.json")
+            check_same_config(one, folder / "config.json")
             log.info("%s is finished already", folder)
             return json.loads((folder / "results.json").read_text())
         return task(one, folder, programs)
 
-    seeds = range(config.seed, config.seed + config.num_seeds)
-    devices = list(sharding.make_placement(count=config.device_count).mesh.devices.flat)
+    seeds = range(recipe.seed, recipe.seed + recipe.num_seeds)
+    devices = list(sharding.make_placement(count=recipe.device_count).mesh.devices.flat)
     if len(devices) > 1 and jax.process_count() == 1:
         programs = [Programs(make_placement([device])) for device in devices[: len(seeds)]]
         runs = _side_by_side(run_one, seeds, programs)
@@ -78,12 +77,12 @@ def run_seeds(
     traces = collections.Counter()
     for each in programs:
         traces |= each.traces  # the larger count of either
-    groups = {config.method: runs}
+    groups = {recipe.method: runs}
     results = {
         **{name: runs[0][name] for name in ("task", "method", "dataset")},
         "seeds": [r["seed"] for r in runs],
         "traces": dict(traces),
-        **compare.statistics(groups)[config.method],
+        **compare.statistics(groups)[recipe.method],
     }
     write_json(workdir / "results.json", results)
     table = compare.table(groups)

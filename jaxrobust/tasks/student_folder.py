@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
 import jaxrobust
 from jaxrobust.engine import processes
@@ -20,26 +19,27 @@ from jaxrobust.models.storage import (
     save_classifier,
     save_program,
 )
+from jaxrobust.recipes.parse import DistillationRecipe
 
 CARD, ONNX, INT8 = "README.md", "student.onnx", "student.int8.onnx"
 
 
-def check_export(config: ml_collections.ConfigDict) -> None:
+def check_export(recipe: DistillationRecipe) -> None:
     """Refuses an export whose packages are not installed.
 
     Raises:
       UserError: naming what to install.
     """
-    if config.export.onnx or config.export.int8:
+    if recipe.export.onnx or recipe.export.int8:
         onnx_export.check_packages()
-    if config.export.program:
+    if recipe.export.program:
         storage.check_program_packages()
 
 
 def write_student(
     folder: pathlib.Path,
     student: StoredClassifier,
-    config: ml_collections.ConfigDict,
+    recipe: DistillationRecipe,
     *,
     dtype: Any,
     results: Mapping[str, Any],
@@ -50,7 +50,7 @@ def write_student(
     Args:
       folder: `student/` of a run.
       student: with the shape and the normalisation of its images.
-      config: the recipe, with its section `export`.
+      recipe: the recipe, with its section `export`.
       dtype: that `program.bin` computes in.
       results: of the run, for the card.
       num_examples: training images, for the card.
@@ -63,27 +63,27 @@ def write_student(
     """
     save_classifier(student, folder)
     files = {VARIABLES: 0}
-    if config.export.program:
+    if recipe.export.program:
         save_program(student, folder, dtype=dtype)
         files[PROGRAM] = 0
-    for name, is_asked in ((ONNX, config.export.onnx), (INT8, config.export.int8)):
+    for name, is_asked in ((ONNX, recipe.export.onnx), (INT8, recipe.export.int8)):
         if is_asked and processes.is_main():
             onnx_export.save_onnx(
                 student,
                 folder / name,
-                normalize=config.export.onnx_input == "pixels",
-                probabilities=config.export.onnx_output == "probabilities",
+                normalize=recipe.export.onnx_input == "pixels",
+                probabilities=recipe.export.onnx_output == "probabilities",
                 int8=name == INT8,
             )
             files[name] = 0
     files = {name: (folder / name).stat().st_size for name in files if (folder / name).exists()}
-    write_text(folder / CARD, model_card(student, config, results, num_examples, tuple(files)))
+    write_text(folder / CARD, model_card(student, recipe, results, num_examples, tuple(files)))
     return files
 
 
 def model_card(
     student: StoredClassifier,
-    config: ml_collections.ConfigDict,
+    recipe: DistillationRecipe,
     results: Mapping[str, Any],
     num_examples: int,
     files: tuple[str, ...],
@@ -107,7 +107,7 @@ def model_card(
     told = {
         MODEL: "architecture, classes, normalisation",
         VARIABLES: "parameters and statistics, float32, with channels last",
-        ONNX: f"opset {onnx_export.OPSET}, any batch size; {_of_onnx(config)}",
+        ONNX: f"opset {onnx_export.OPSET}, any batch size; {_of_onnx(recipe)}",
         INT8: "the same with weights in 8 bits and activations quantised as they come",
         PROGRAM: "a program of JAX, which versions of the six months after it was written read",
     }
@@ -121,8 +121,8 @@ tags: [jax, flax, knowledge-distillation]
 
 # {student.arch}, {count:,} parameters
 
-Trained by jaxrobust {jaxrobust.__version__}, method `{config.method}`{taught}, on {num_examples:,}
-images of {results["dataset"]} (seed {config.seed}, {config.num_epochs} epochs).
+Trained by jaxrobust {jaxrobust.__version__}, method `{recipe.method}`{taught}, on {num_examples:,}
+images of {results["dataset"]} (seed {recipe.seed}, {recipe.num_epochs} epochs).
 
 - Input: RGB images of {height} x {width} pixels, `(pixels / 255 - mean) / std` with mean {mean} and
   std {std}.
@@ -143,16 +143,16 @@ from jaxrobust import load_classifier
 
 classes = load_classifier("student").predict(images)  # uint8 [n, {height}, {width}, 3]
 ```
-{_example(config) if ONNX in files else ""}"""
+{_example(recipe) if ONNX in files else ""}"""
 
 
-def _of_onnx(config: ml_collections.ConfigDict) -> str:
-    takes = "raw pixels, uint8" if config.export.onnx_input == "pixels" else "normalised, float32"
-    return f"`images` ({takes}, `[batch, H, W, 3]`) to `{config.export.onnx_output}`"
+def _of_onnx(recipe: DistillationRecipe) -> str:
+    takes = "raw pixels, uint8" if recipe.export.onnx_input == "pixels" else "normalised, float32"
+    return f"`images` ({takes}, `[batch, H, W, 3]`) to `{recipe.export.onnx_output}`"
 
 
-def _example(config: ml_collections.ConfigDict) -> str:
-    outputs = json.dumps([config.export.onnx_output])
+def _example(recipe: DistillationRecipe) -> str:
+    outputs = json.dumps([recipe.export.onnx_output])
     return f"""
 ```python
 import onnxruntime

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from jaxrobust.data.augment import normalize, num_views, plain_view
@@ -25,6 +24,8 @@ from jaxrobust.models.embedding import embed
 from jaxrobust.models.linear_head import fit_linear_head
 from jaxrobust.models.pretrained import load_pretrained
 from jaxrobust.models.storage import MODEL, StoredClassifier, load_classifier
+from jaxrobust.recipes.dhkd import Distillation
+from jaxrobust.recipes.parse import DistillationRecipe
 
 log = logging.getLogger("jaxrobust")
 
@@ -61,19 +62,19 @@ class TeacherLogits:
 
 
 def stored_teacher(
-    config: ml_collections.ConfigDict, dataset: Dataset | FileDataset
+    recipe: DistillationRecipe, dataset: Dataset | FileDataset
 ) -> StoredClassifier | None:
     """The teacher of `teacher.path`, None if the recipe names none.
 
     Raises:
       UserError: if there is none at that place, it is damaged, or it knows other classes.
     """
-    if not config.teacher.path:
+    if not recipe.teacher.path:
         return None
-    stored = load_classifier(config.teacher.path)
+    stored = load_classifier(recipe.teacher.path)
     if stored.num_classes != dataset.num_classes:
         raise UserError(
-            f"The teacher in {config.teacher.path} has {stored.num_classes} classes, but "
+            f"The teacher in {recipe.teacher.path} has {stored.num_classes} classes, but "
             f"{dataset.name} has {dataset.num_classes}; give another --config.teacher.path."
         )
     if (stored.decoder is not None) != dataset.is_multilabel:
@@ -81,14 +82,14 @@ def stored_teacher(
             ("one label", "several") if stored.decoder is None else ("several labels", "one")
         )
         raise UserError(
-            f"The teacher in {config.teacher.path} learned from images with {has}, but those of "
+            f"The teacher in {recipe.teacher.path} learned from images with {has}, but those of "
             f"{dataset.name} have {wants}; give another --config.teacher.path."
         )
     if stored.class_names and stored.class_names != dataset.class_names:
         log.warning(
             "The teacher in %s knows its classes as %s, those of %s are %s: if they are others, or "
             "in another order, it misleads the student.",
-            config.teacher.path,
+            recipe.teacher.path,
             _shortened(stored.class_names),
             dataset.name,
             _shortened(dataset.class_names),
@@ -100,42 +101,42 @@ def _shortened(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def has_table(config: ml_collections.ConfigDict) -> bool:
+def has_table(recipe: DistillationRecipe) -> bool:
     """Whether the teacher's logits are computed before the first step."""
-    return config.teacher.get("logits", "step") == "table"
+    return recipe.teacher.logits == "table"
 
 
 def check_table(
-    config: ml_collections.ConfigDict, distiller: Distiller, given: TeacherLogits | None
+    recipe: DistillationRecipe, distiller: Distiller, given: TeacherLogits | None
 ) -> None:
     """Refuses a table of logits where a step needs anything else of the teacher.
 
     Raises:
       UserError: for such a method, or streamed images.
     """
-    tells = bool(given) or (sees_own_images(config) and distiller.has_teacher)
-    if not has_table(config) and not tells:
+    tells = bool(given) or (sees_own_images(recipe) and distiller.has_teacher)
+    if not has_table(recipe) and not tells:
         return
     if tells and not given and not distiller.logits_only:
         raise UserError(
-            f"method {config.method} reads a teacher's features of the images that the student "
+            f"method {recipe.method} reads a teacher's features of the images that the student "
             "sees, but this teacher has images of its own (a head on frozen features, or "
             "teacher.image_size): choose a method of logits, such as dhkd, kd, dkd or dist."
         )
     if given and not (distiller.has_teacher and distiller.logits_only):
         reads = "a teacher's features too" if distiller.has_teacher else "labels alone"
         raise UserError(
-            f"method {config.method} reads {reads}, but this teacher gives logits: choose one that "
+            f"method {recipe.method} reads {reads}, but this teacher gives logits: choose one that "
             "learns from logits, such as dhkd, kd, dkd or dist, or give the folder of a network."
         )
-    if sees_own_images(config):
+    if sees_own_images(recipe):
         return
     reason = None
     if not distiller.has_teacher:
-        reason = f"method {config.method} learns from labels alone"
+        reason = f"method {recipe.method} learns from labels alone"
     elif not distiller.logits_only:
-        reason = f"method {config.method} reads the teacher's features too"
-    elif config.dataset.stream and not given:
+        reason = f"method {recipe.method} reads the teacher's features too"
+    elif recipe.dataset.stream and not given:
         reason = "streamed images are cropped anew on the host, and no two crops are alike"
     if reason:
         raise UserError(
@@ -144,21 +145,21 @@ def check_table(
         )
 
 
-def backbone_source(config: ml_collections.ConfigDict, role: str) -> StoredClassifier | None:
+def backbone_source(recipe: DistillationRecipe, role: str) -> StoredClassifier | None:
     """The network whose backbone the teacher or the student starts from, None without one.
 
     Raises:
       UserError: if there is none at that place, it is damaged, or it is another one.
     """
-    path, name = config[role].get("backbone", ""), config[role].name
-    if not path or (
-        role == "teacher" and (config.teacher.path or config.teacher.get("logits_file"))
-    ):
+    options = recipe.teacher if role == "teacher" else recipe.student
+    path, name = options.backbone, options.name
+    is_given = recipe.teacher.path or recipe.teacher.logits_file
+    if not path or (role == "teacher" and is_given):
         return None
     is_folder = (pathlib.Path(path).expanduser() / MODEL).exists()
     stored = load_classifier(path) if is_folder else load_pretrained(path)
     # Of a teacher with one label the backbone is the architecture.
-    if stored.arch != name and not (role == "teacher" and "train" in config.teacher):
+    if stored.arch != name and not (role == "teacher" and isinstance(recipe, Distillation)):
         raise UserError(
             f"{path} holds a {stored.arch}, not the {name} of {role}.name; give another "
             f"--config.{role}.backbone=."
@@ -179,22 +180,22 @@ def start_from(network: TrainState, stored: StoredClassifier, placement: Placeme
     return started.replace(average=jax.tree.map(lambda x: x + 0, joined().variables))
 
 
-def sees_own_images(config: ml_collections.ConfigDict) -> bool:
+def sees_own_images(recipe: DistillationRecipe) -> bool:
     """Whether the teacher sees other images than the student: frozen features, or another size."""
-    teacher = config.teacher
-    if teacher.get("logits_file") or not (teacher.path or teacher.get("backbone")):
+    teacher = recipe.teacher
+    if teacher.logits_file or not (teacher.path or teacher.backbone):
         return False
-    return is_frozen(config) or teacher.get("image_size", 0) not in (0, config.dataset.image_size)
+    return is_frozen(recipe) or teacher.image_size not in (0, recipe.dataset.image_size)
 
 
-def is_frozen(config: ml_collections.ConfigDict) -> bool:
+def is_frozen(recipe: DistillationRecipe) -> bool:
     """Whether the teacher is a head on the frozen features of its backbone."""
-    teacher = config.teacher
-    starts = teacher.get("backbone") and not teacher.path and not teacher.get("logits_file")
-    return bool(starts) and teacher.get("train") == "head"
+    teacher = recipe.teacher
+    starts = teacher.backbone and not teacher.path and not teacher.logits_file
+    return bool(starts) and teacher.train == "head"
 
 
-def teacher_size(config: ml_collections.ConfigDict, stored: StoredClassifier) -> int:
+def teacher_size(recipe: DistillationRecipe, stored: StoredClassifier) -> int:
     """Side of the images that a teacher with images of its own sees.
 
     Raises:
@@ -206,7 +207,7 @@ def teacher_size(config: ml_collections.ConfigDict, stored: StoredClassifier) ->
             f"The teacher's {stored.arch} does not say how its images are normalised: convert its "
             "weights again with --mean= and --std=."
         )
-    return config.teacher.image_size or known
+    return recipe.teacher.image_size or known
 
 
 def frozen_teacher(

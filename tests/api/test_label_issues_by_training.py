@@ -13,6 +13,7 @@ from jaxrobust import UserError, find_label_issues, tasks
 from jaxrobust.api import in_memory
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import noisy_labels
 
 SHORT = {"num_epochs": 12, "dpc.warm_up": 8, "model.name": "linear", "batch_size": 8}
@@ -95,7 +96,7 @@ def test_the_same_as_the_command_for_the_same_arrays(tmp_path, data, issues):
     config.dataset.features = str(tmp_path / "a.npz")
     tasks.check(config)
     programs = Programs(make_placement(jax.local_devices()[:1]))  # the tests have eight
-    noisy_labels.run(config, tmp_path / "command", programs)
+    noisy_labels.run(parse(config), tmp_path / "command", programs)
     with open(tmp_path / "command" / "label_quality.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["id"]) for row in rows] == issues.ranked.tolist()

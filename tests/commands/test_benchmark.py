@@ -53,7 +53,7 @@ def test_a_prediction_is_counted_by_images_and_its_cost_is_that_of_one_step(meas
 
 
 def test_a_recipe_is_made_short_and_changed():
-    config = benchmark.load_config(RECIPE, ["batch_size=16", "method=entropy", "al.openness=0.5"])
+    config = benchmark.load_recipe(RECIPE, ["batch_size=16", "method=entropy", "al.openness=0.5"])
     assert (config.num_epochs, config.al.rounds) == (3, 2)
     assert (config.batch_size, config.method, config.al.openness) == (16, "entropy", 0.5)
 
@@ -88,7 +88,7 @@ def test_percentiles_are_over_steps():
 
 
 def test_random_images_have_the_shape_of_the_set():
-    config = benchmark.load_config("configs/l2d.py:coco_resnet101_resnet34", [])
+    config = benchmark.load_recipe("configs/l2d.py:coco_resnet101_resnet34", [])
     config.dataset.update({"max_train": 200, "max_test": 90})
     dataset = benchmark.random_dataset(config)
     assert dataset.train.images.shape == (200, 224, 224, 3)

@@ -15,7 +15,7 @@ from jaxrobust.data.corrections import (
     write_corrections,
 )
 from jaxrobust.errors import UserError
-from jaxrobust.recipes.tasks import check
+from jaxrobust.recipes.parse import parse
 
 CLASSES = ("01", "Cat", "Käfer", "cat", "true")
 FILES = ("train/a.png", "train/b,c.png", "train/=d.png", "train/ü.png", "e.png")
@@ -172,7 +172,7 @@ def test_only_noisy_labels_are_corrected():
     config = bual.get_config("digits")
     config.dataset.corrections = "c.csv"
     with pytest.raises(UserError, match="correct them by jaxrobust apply-corrections"):
-        check(config)
+        parse(config)
 
 
 # The command.

@@ -6,7 +6,7 @@ import numpy as np
 
 from configs import dpc
 from jaxrobust.data.views import PolicyViews, make_views, statistics_of
-from jaxrobust.recipes.augment_options import Augment
+from jaxrobust.recipes.parse import parse
 
 
 def test_strong_views_may_have_constants_of_their_own():
@@ -28,7 +28,7 @@ def test_strong_views_may_have_constants_of_their_own():
 
 def test_dpc_normalises_strong_views_of_cifar100_as_its_code():
     config = dpc.get_config("cifar100_sym50_star")
-    views = make_views(Augment.read(config), (8, 8, 3), "float32")
+    views = make_views(parse(config).augment, (8, 8, 3), "float32")
     assert views.strong_mean == (0.4914, 0.4822, 0.4465) != config.dataset.mean
     star = dpc.get_config("cifar10_sym50_star")
-    assert make_views(Augment.read(star), (32, 32, 3), "float32").strong_mean == ()
+    assert make_views(parse(star).augment, (32, 32, 3), "float32").strong_mean == ()

@@ -19,6 +19,7 @@ from jaxrobust.engine.advice import likely_mistakes, slow_run
 from jaxrobust.engine.run import LAYOUT, Saved, open_run
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
+from jaxrobust.recipes.parse import parse
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_likely_mistakes_are_told(changes, words):
     config = dcfs.get_config("digits")
     config.batch_size = 64
     config.update_from_flattened_dict(changes)
-    warnings = likely_mistakes(config, make_placement(jax.devices()))
+    warnings = likely_mistakes(parse(config), make_placement(jax.devices()))
     assert len(warnings) == (words is not None)
     assert words is None or words in warnings[0]
 
@@ -70,7 +71,7 @@ def test_lines_of_a_log_estimate_the_rest_without_the_time_to_compile(tmp_path, 
     config = dcfs.get_config("digits")
     config.batch_size, config.log_every_seconds = 64, 1.0
     config.checkpoint.every_seconds = 3600.0
-    with caplog.at_level("INFO", "jaxrobust"), open_run(config, tmp_path) as run:
+    with caplog.at_level("INFO", "jaxrobust"), open_run(parse(config), tmp_path) as run:
         saved = _begin(run, total=11)
         # A program is compiled in the first epoch, and another one in the third.
         for step, seconds, programs in ((1, 500, 1), (2, 530, 1), (3, 960, 2), (4, 990, 2)):
@@ -99,14 +100,14 @@ def test_a_bar_shows_the_same_estimate(tmp_path, clock, capsys):
 
 
 def test_a_bar_is_shown_before_networks_are_initialised(tmp_path, capsys):
-    with open_run(dcfs.get_config("digits"), tmp_path, bar=True):
+    with open_run(parse(dcfs.get_config("digits")), tmp_path, bar=True):
         assert "compiling" in capsys.readouterr().err
 
 
 def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
     config = dcfs.get_config("digits")
     config.batch_size, config.checkpoint.every_seconds = 64, 3600.0
-    with caplog.at_level("WARNING", "jaxrobust"), open_run(config, tmp_path) as run:
+    with caplog.at_level("WARNING", "jaxrobust"), open_run(parse(config), tmp_path) as run:
         saved = _begin(run, total=300)
         for step in (1, 2, 3):
             clock[0] = 60.0 * step
@@ -122,7 +123,10 @@ def test_a_slow_run_is_told_once(tmp_path, clock, caplog):
 def test_a_run_whose_other_process_is_gone_does_not_wait_for_its_checkpoint(
     tmp_path, monkeypatch, num_processes, error, waits
 ):
-    with pytest.raises(error, match="gone"), open_run(dcfs.get_config("digits"), tmp_path) as run:
+    with (
+        pytest.raises(error, match="gone"),
+        open_run(parse(dcfs.get_config("digits")), tmp_path) as run,
+    ):
         run.begin("labels.json", {}, dtype=None)
         checkpoints = run._checkpoints
         closed = []
@@ -146,7 +150,7 @@ def test_a_library_call_changes_no_environment_variable():
     before = dict(os.environ)
     config = dcfs.get_config("digits")
     config.deterministic = True
-    environment.setup_jax(config)
+    environment.setup_jax(parse(config))
     assert dict(os.environ) == before
 
 
@@ -155,7 +159,7 @@ def test_each_python_keeps_compiled_programs_of_its_own():
     settings = {name: value for name, value in jax.config.values.items() if "cache" in name}
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        environment.setup_jax(dcfs.get_config("digits"))
+        environment.setup_jax(parse(dcfs.get_config("digits")))
         folder = pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
         assert folder.name == sys.implementation.cache_tag
     finally:
@@ -167,7 +171,7 @@ def test_more_devices_than_there_are_are_refused():
     config = dcfs.get_config("digits")
     config.device_count = jax.device_count() + 1
     with pytest.raises(UserError, match="device_count=9 was asked for, but JAX has 8 cpu device"):
-        environment.setup_jax(config)
+        environment.setup_jax(parse(config))
 
 
 def test_a_run_uses_as_many_devices_as_it_was_told_and_says_when_their_number_changed(
@@ -176,7 +180,7 @@ def test_a_run_uses_as_many_devices_as_it_was_told_and_says_when_their_number_ch
     config = dcfs.get_config("digits")
     for count in (2, 1):
         config.device_count = count
-        with open_run(config, tmp_path) as run:
+        with open_run(parse(config), tmp_path) as run:
             assert run.placement.num_devices == count
             _begin(run)
     starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
@@ -188,14 +192,14 @@ def test_a_run_uses_as_many_devices_as_it_was_told_and_says_when_their_number_ch
 def test_what_is_saved_is_the_position_and_all_that_belongs_to_it(tmp_path):
     config = dcfs.get_config("digits")
     config.batch_size = 64
-    with open_run(config, tmp_path) as run:
+    with open_run(parse(config), tmp_path) as run:
         saved = _begin(run)
         saved.networks = {"net": run.placement.put(np.arange(3.0, dtype=np.float32))}
         saved.arrays = {"scores": {"margin": np.float32([1, 2])}}
         saved.record["epochs"].append({"accuracy": 0.5})
         saved.at, saved.row, saved.sums = (2, 1), 5, {"loss": 1.5}
         run.save(saved)
-    with open_run(config, tmp_path) as run:
+    with open_run(parse(config), tmp_path) as run:
         found = Saved(
             networks={"net": run.placement.put(np.zeros(3, np.float32))},
             arrays={"scores": {"margin": np.zeros(2, np.float32)}},
@@ -212,13 +216,13 @@ def test_what_is_saved_is_the_position_and_all_that_belongs_to_it(tmp_path):
 def test_a_checkpoint_of_another_layout_is_refused_and_kept(tmp_path):
     config = dcfs.get_config("digits")
     config.batch_size = 64
-    with open_run(config, tmp_path) as run:
+    with open_run(parse(config), tmp_path) as run:
         _begin(run)
         run._checkpoints.save({"state": np.zeros(1)}, {"layout": LAYOUT - 1})
     before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     with (
         pytest.raises(UserError, match=f"layout {LAYOUT - 1}.* this one reads layout {LAYOUT}: "),
-        open_run(config, tmp_path) as run,
+        open_run(parse(config), tmp_path) as run,
     ):
         _begin(run)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
@@ -229,7 +233,7 @@ def test_a_run_outside_the_main_thread_leaves_signals_alone(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
 
     def use():
-        with open_run(config, tmp_path / "run"):
+        with open_run(parse(config), tmp_path / "run"):
             assert signal.getsignal(signal.SIGTERM) is before
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -24,9 +24,9 @@ from jaxrobust.methods import bldr
 from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
 from jaxrobust.methods.noisy_labels import Batch, Problem
 from jaxrobust.metrics import topk_accuracy
-from jaxrobust.recipes.bldr_options import Bldr
+from jaxrobust.recipes.bldr import Bldr
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
-from jaxrobust.recipes.optim_options import Optimizer
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import noisy_label_files
 
 STEP_CASES = ["cifar10_epoch", "cifar10_warmup", "cifar10_boundary", "cifar100"]
@@ -287,13 +287,13 @@ def test_the_recipe_has_the_authors_learning_rates(case, name, load_golden):
     recorded = golden[f"lr/{case}", "lr_used"]
     assert config.num_epochs == len(recorded)
     assert config.bldr.warm_up == golden[f"lr/{case}", "warmup_epochs"]
-    schedule = Optimizer.read(config)
+    schedule = parse(config).optimizer
     rates = [optim.learning_rate(schedule, e, config.num_epochs) for e in (0, 20, 40, 41)]
     np.testing.assert_allclose(rates, recorded[[0, 20, 40, 41]], rtol=1e-5)
     last = optim.learning_rate(schedule, len(recorded) - 1, len(recorded))
     np.testing.assert_allclose(last, recorded[-1], rtol=1e-4)
     config.bldr.warm_up = 60  # moves the schedule with it
-    assert optim.learning_rate(Optimizer.read(config), 60, config.num_epochs) == np.float32(0.04)
+    assert optim.learning_rate(parse(config).optimizer, 60, config.num_epochs) == np.float32(0.04)
 
 
 @pytest.mark.parametrize("case", ["case0", "case1"])
@@ -379,7 +379,7 @@ def test_labels_are_judged_by_the_negative_head(finished):
 
 def _build(config):
     problem = Problem(num_classes=10, num_examples=90, input_shape=(8, 8, 3), dtype=jnp.float32)
-    method = bldr.build(config, problem)
+    method = bldr.build(parse(config), problem)
     return method, jax.eval_shape(method.start, jax.random.key(0))
 
 
@@ -495,7 +495,9 @@ def test_a_wrong_recipe_is_answered_by_one_sentence(case, tiny_network, tmp_path
 
 def test_the_recipe_of_another_method_lacks_the_section():
     with pytest.raises(UserError, match=r"start from --config=configs/bldr\.py"):
-        Bldr.read(dpc_recipe.get_config("digits"))
+        config = dpc_recipe.get_config("digits")
+        config.method = "bldr"
+        parse(config)
 
 
 def test_rivals_run_on_its_splits_with_the_numbers_of_dpc(tiny_network):
@@ -505,7 +507,7 @@ def test_rivals_run_on_its_splits_with_the_numbers_of_dpc(tiny_network):
     for method in ("dividemix", "dpc"):
         config = _config(method=method)
         problem = Problem(num_classes=10, num_examples=90, input_shape=(8, 8, 3), dtype=jnp.float32)
-        built = NOISY_LABEL_METHODS[method](config, problem)
+        built = NOISY_LABEL_METHODS[method](parse(config), problem)
         state = jax.eval_shape(built.start, jax.random.key(0))
         assert "batch_stats" in state.variables
 
@@ -513,7 +515,7 @@ def test_rivals_run_on_its_splits_with_the_numbers_of_dpc(tiny_network):
 def test_every_setting_of_the_issue_is_a_variant():
     for name in recipe.SETTINGS:
         for suffix in ("", *(f"_{ablation}" for ablation in recipe.ABLATIONS)):
-            Bldr.read(recipe.get_config(name + suffix))
+            parse(recipe.get_config(name + suffix))
     worst = recipe.get_config()
     assert (worst.noise.kind, worst.noise.label_set) == ("human", "worst")
     assert (worst.model.name, worst.batch_size, worst.num_epochs) == ("resnet34", 256, 320)

@@ -13,7 +13,8 @@ from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods import bual
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext, cross_entropy
-from jaxrobust.recipes.bual_options import Bual
+from jaxrobust.recipes.bual import Bual
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import active_learning
 
 pytestmark = pytest.mark.usefixtures(
@@ -93,7 +94,7 @@ def test_round_golden(load_golden, x64, case, stop_rule):
         }
     )
     problem = Problem(num_classes, (8, 8, 3), jnp.float32, int(golden[case, "query_size"]), truth)
-    strategy = bual.build(config, problem)
+    strategy = bual.build(parse(config), problem)
     negative = strategy.phases[-1]
     has_aux = bool(golden[case, "has_aux"])
     # Rows outside the pool are extreme: nothing may depend on them.
@@ -186,7 +187,7 @@ def test_uniform_subset_is_all_of_a_small_pool():
 
 
 def test_members_of_the_phases():
-    strategy = bual.build(_config(**{"bual.subset_size": 3}), PROBLEM)
+    strategy = bual.build(parse(_config(**{"bual.subset_size": 3})), PROBLEM)
     aux, target, negative = strategy.phases
     annotations = np.array([0, 1, -1, -1, -1, -1, -1, -1], np.int32)
     context = _context(in_pool=annotations < 0, annotations=annotations)
@@ -204,7 +205,7 @@ def test_members_of_the_phases():
 
 def test_subset_after_the_filter():
     config = _config(**{"bual.subset_size": 8, "bual.subset_after_filter": True})
-    negative = bual.build(config, PROBLEM).phases[-1]
+    negative = bual.build(parse(config), PROBLEM).phases[-1]
     annotations = np.array([0, 4, -1, -1, -1, -1, -1, -1], np.int32)
     logits = np.zeros((8, 5), np.float32)
     logits[[2, 4], 4] = 3
@@ -227,7 +228,7 @@ def test_subset_after_the_filter():
 
 
 def test_everything_predicted_unknown_means_no_filter():
-    strategy = bual.build(_config(), PROBLEM)
+    strategy = bual.build(parse(_config()), PROBLEM)
     in_pool = np.arange(8) > 1
     probs = jax.nn.softmax(jax.random.normal(jax.random.key(0), (8, 4)))
     context = _context(
@@ -255,7 +256,7 @@ def _same(a, b):
 
 @pytest.mark.parametrize("trainable", ["all", "head"])
 def test_negative_phase_goes_on_from_the_target_under_a_fresh_head(trainable):
-    strategy = bual.build(_config(**{"bual.nl_trainable": trainable}), PROBLEM)
+    strategy = bual.build(parse(_config(**{"bual.nl_trainable": trainable})), PROBLEM)
     trained = _trained_states(strategy)
     target, negative = trained["target"], trained["negative"]
     head = {name: params for name, params in negative.params.items() if name == "heads_0"}
@@ -292,7 +293,7 @@ def test_negative_phase_goes_on_from_the_target_under_a_fresh_head(trainable):
 def test_number_of_evaluations_and_epochs_of_the_paper(at_start):
     config = recipe.get_config()
     config.bual.nl_eval_at_start = at_start
-    negative = bual.build(config, PROBLEM).phases[-1]
+    negative = bual.build(parse(config), PROBLEM).phases[-1]
     due = [epoch for epoch in range(negative.num_epochs) if negative.observation.due(epoch)]
     assert negative.num_epochs == 101
     assert due == list(range(0 if at_start else 5, 101, 5))
@@ -300,7 +301,7 @@ def test_number_of_evaluations_and_epochs_of_the_paper(at_start):
 
 def test_settled_after_five_equal_verdicts():
     observation = (
-        bual.build(_config(**{"bual.stop_rule": "oracle"}), PROBLEM).phases[-1].observation
+        bual.build(parse(_config(**{"bual.stop_rule": "oracle"})), PROBLEM).phases[-1].observation
     )
     assert not observation.settled([7] * 5)
     assert observation.settled([7] * 6)
@@ -320,20 +321,20 @@ WRONG = {
 @pytest.mark.parametrize("field", WRONG)
 def test_wrong_options_are_named(field):
     with pytest.raises(UserError, match=field):
-        bual.build(_config(**{field: WRONG[field]}), PROBLEM)
+        bual.build(parse(_config(**{field: WRONG[field]})), PROBLEM)
 
 
 def test_impossible_combinations_are_named():
     def refused(words, problem=PROBLEM, **changes):
         with pytest.raises(UserError, match=words):
-            bual.build(_config(**changes), problem)
+            bual.build(parse(_config(**changes)), problem)
 
     nobody = Problem(4, (8, 8, 3), jnp.float32, 5)
     refused("look at hidden labels", nobody, **{"bual.stop_rule": "oracle"})
     refused("look at hidden labels", nobody, **{"bual.subset_mode": "stratified"})
     refused("never be evaluated", **{"bual.nl_eval_at_start": False, "bual.eval_interval": 9})
     refused("needs bual.aux_filter", **{"bual.aux_filter": False, "bual.subset_after_filter": True})
-    bual.build(_config(**{"bual.stop_rule": "overlap"}), nobody)
+    bual.build(parse(_config(**{"bual.stop_rule": "overlap"})), nobody)
 
 
 # Whole runs.

@@ -8,6 +8,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.methods import dcfs
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext
 from jaxrobust.recipes.dcfs import get_config
+from jaxrobust.recipes.parse import parse
 
 # 0: both heads sure of class 0, not quite alike. 1: no evidence, heads alike. 2: less sure,
 # and of different classes. 3 has been annotated.
@@ -44,7 +45,7 @@ def asked(annotation, budget=1, precisions=(), **select):
         rng=np.random.default_rng(0),
         jit=lambda name, function: jax.jit(function),
     )
-    return dcfs.build(config, problem).query(context).ids.tolist()
+    return dcfs.build(parse(config), problem).query(context).ids.tolist()
 
 
 KNOWN, UNKNOWN = 0, 2
@@ -102,4 +103,4 @@ def test_a_score_of_the_target_needs_a_target(fine):
     config = get_config("features")
     config.al.target_model, config.select.fine = "shared", fine
     with pytest.raises(UserError, match=f"fine='{fine}' needs the separate"):
-        dcfs.build(config, Problem(2, (3,), np.float32, 1))
+        dcfs.build(parse(config), Problem(2, (3,), np.float32, 1))

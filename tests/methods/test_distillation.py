@@ -28,9 +28,9 @@ from jaxrobust.methods.distillation_steps import (
 from jaxrobust.models import make_classifier
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.layers import Features
+from jaxrobust.recipes.dhkd import DISTILLATIONS
 from jaxrobust.recipes.methods import DISTILLERS
-from jaxrobust.recipes.optim_options import Optimizer
-from jaxrobust.recipes.protocols import DISTILLATIONS
+from jaxrobust.recipes.parse import parse
 
 SEED_IN_CONFLICT = 4  # of a batch on which the two gradients of `_random_params` disagree
 STEP_CASES = ("aligned", "conflict", "weighted")
@@ -107,8 +107,8 @@ def _stepper(distiller, optimizer):
 @functools.cache
 def _dual_head_step(options):
     config = _config(**dict(options))
-    optimizer = make_optimizer(Optimizer.read(config))
-    return _stepper(dhkd.build(config, _problem()), optimizer), optimizer
+    optimizer = make_optimizer(parse(config).optimizer)
+    return _stepper(dhkd.build(parse(config), _problem()), optimizer), optimizer
 
 
 def _scalars(rate=0.05, **changes):
@@ -189,14 +189,14 @@ def _norms(tree):
 
 def test_each_head_sees_its_own_loss_alone(x64):
     params, (batch, teacher) = _random_params(0), _random_batch(0)
-    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
+    cls, kd = _gradients_of(dhkd.build(parse(_config()), _problem()), params, batch, teacher)
     assert _norms(cls)["auxiliary"] == 0 == _norms(kd)["primary"]
     assert min(_norms(cls)["primary"], _norms(kd)["auxiliary"], _norms(kd)["backbone"]) > 0
-    single = DISTILLERS["cross_entropy_binary_kl"](_config(), _problem())
+    single = DISTILLERS["cross_entropy_binary_kl"](parse(_config()), _problem())
     assert single.auxiliary == "none" and single.merge is None
     cls, kd = _gradients_of(single, params, batch, teacher)
     assert min(_norms(cls)["primary"], _norms(kd)["primary"]) > 0
-    alone = DISTILLERS["binary_kl"](_config(), _problem())
+    alone = DISTILLERS["binary_kl"](parse(_config()), _problem())
     cls, kd = _gradients_of(alone, params, batch, teacher)
     assert max(_norms(cls).values()) == 0 < _norms(kd)["primary"]
 
@@ -204,7 +204,7 @@ def test_each_head_sees_its_own_loss_alone(x64):
 def _merged(params, batch, teacher, **changes):
     """What one step of plain descent at rate 1 takes from the parameters."""
     optimizer = optax.identity()
-    step = _stepper(dhkd.build(_config(**changes), _problem()), optimizer)
+    step = _stepper(dhkd.build(parse(_config(**changes)), _problem()), optimizer)
     after, metrics = step(
         ClassifierState(params, {}, optimizer.init(params), {}),
         batch,
@@ -217,7 +217,7 @@ def _merged(params, batch, teacher, **changes):
 
 def test_alignment_within_the_step(x64):
     params, (batch, teacher) = _random_params(SEED_IN_CONFLICT), _random_batch(SEED_IN_CONFLICT)
-    cls, kd = _gradients_of(dhkd.build(_config(), _problem()), params, batch, teacher)
+    cls, kd = _gradients_of(dhkd.build(parse(_config()), _problem()), params, batch, teacher)
     dot = optax.tree.vdot(cls, kd)
     gain = 1 + abs(dot) / optax.tree.vdot(cls, cls)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
@@ -239,8 +239,8 @@ def test_without_alpha_the_rest_is_plain_training(x64):
     trained = {}
     for method, gradients in (("cross_entropy", "sum"), ("dhkd", "sum"), ("dhkd", "align")):
         config = _config(**{"distill.alpha": 0.0, "distill.gradients": gradients})
-        optimizer = make_optimizer(Optimizer.read(config))
-        step = _stepper(DISTILLERS[method](config, _problem()), optimizer)
+        optimizer = make_optimizer(parse(config).optimizer)
+        step = _stepper(DISTILLERS[method](parse(config), _problem()), optimizer)
         params = _random_params(1)
         if method == "cross_entropy":
             del params["auxiliary"]
@@ -256,8 +256,8 @@ def test_without_alpha_the_rest_is_plain_training(x64):
 
 def test_both_losses_fall_and_the_auxiliary_head_nears_the_teacher():
     config = _config()
-    optimizer = make_optimizer(Optimizer.read(config))
-    step = _stepper(dhkd.build(config, _problem()), optimizer)
+    optimizer = make_optimizer(parse(config).optimizer)
+    step = _stepper(dhkd.build(parse(config), _problem()), optimizer)
     single = functools.partial(jax.tree.map, lambda x: jnp.asarray(x, jnp.float32))
     params = single(_random_params(3, hidden=16))
     batch, teacher = _random_batch(3)
@@ -294,7 +294,7 @@ def test_a_connector_without_batch_norm_leaves_the_statistics_as_they_were(metho
     images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
     outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
     problem = Problem(4, "resnet8", "resnet8", outputs.features, outputs.features, jnp.float32, 8)
-    distiller = DISTILLERS[method](_config(), problem)
+    distiller = DISTILLERS[method](parse(_config()), problem)
     spec = TrainSpec(
         module, distiller, optax.identity(), (8, 8, 3), 2, padding=0, flip=False, dtype=jnp.float32
     )
@@ -314,7 +314,7 @@ def _connected(connector, features):
 
 @pytest.mark.parametrize("method", DISTILLERS)
 def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method):
-    distiller = DISTILLERS[method](_config(), _problem())
+    distiller = DISTILLERS[method](parse(_config()), _problem())
     student, teacher = _outputs(0), _outputs(1)
     if distiller.connector is not None:
         connected = _connected(distiller.connector, student.features)
@@ -348,7 +348,7 @@ def test_a_temperature_stays_with_its_method():
     labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
 
     def distilled(method, **changes):
-        distiller = DISTILLERS[method](_config(**changes), _problem())
+        distiller = DISTILLERS[method](parse(_config(**changes)), _problem())
         return float(distiller.objective(student, teacher, labels, where, one)[1])
 
     at_4 = 0.9 * float(soft_target_kl(student.logits, teacher.logits, temperature=4.0).mean())
@@ -364,7 +364,7 @@ def test_a_temperature_stays_with_its_method():
 @pytest.mark.parametrize(("method", "section"), [("kd", "kd"), ("dkd", "dkd"), ("dhkd", "distill")])
 def test_standardised_logits_are_a_switch(method, section):
     def distilled(student, teacher, **changes):
-        distiller = DISTILLERS[method](_config(**changes), _problem())
+        distiller = DISTILLERS[method](parse(_config(**changes)), _problem())
         labels, where = jnp.zeros(6, int), jnp.ones(6, bool)
         return float(distiller.objective(student, teacher, labels, where, jnp.float32(1))[1])
 
@@ -383,13 +383,13 @@ def test_standardised_logits_are_a_switch(method, section):
 
 def test_a_hint_beyond_the_last_stage_is_refused():
     with pytest.raises(UserError, match="have only 2 stages in common; set one of 1 to 2"):
-        DISTILLERS["fitnet"](_config(**{"fitnet.hint_stage": 3}), _problem())
+        DISTILLERS["fitnet"](parse(_config(**{"fitnet.hint_stage": 3})), _problem())
 
 
 def test_the_auxiliary_head_follows_the_families():
     def head(student, teacher, **changes):
         problem = _problem(student=student, teacher=teacher)
-        return dhkd.build(_config(**changes), problem).auxiliary
+        return dhkd.build(parse(_config(**changes)), problem).auxiliary
 
     same = (("resnet20", "resnet56"), ("resnet8x4", "resnet32x4"), ("wrn_16_2", "wrn_40_2"))
     cross = (("vgg8", "resnet50"), ("shuffle_v2", "resnet32x4"), ("mobilenet_v2_half", "vgg13"))
@@ -412,7 +412,7 @@ def test_the_auxiliary_head_follows_the_families():
 )
 def test_wrong_options_are_answered_in_words(changes, words):
     with pytest.raises(UserError) as caught:
-        dhkd.build(_config(**changes), _problem())
+        dhkd.build(parse(_config(**changes)), _problem())
     assert words in str(caught.value)
 
 
@@ -454,7 +454,7 @@ def test_learning_rates_as_recorded(load_golden):
         assert config.optimizer[field] == pytest.approx(base)
         config.optimizer.learning_rate = config.optimizer[field]
         rates = [
-            learning_rate(Optimizer.read(config), e, config.num_epochs)
+            learning_rate(parse(config).optimizer, e, config.num_epochs)
             for e in range(int(num_epochs))
         ]
         np.testing.assert_allclose(rates, golden["lr", f"{case}/lr"], rtol=1e-12)
@@ -508,7 +508,7 @@ def test_dist_is_weighted():
     student, teacher = _outputs(0), _outputs(1)
     labels, where, one = jnp.zeros(6, int), jnp.ones(6, bool), jnp.float32(1)
     once, thrice = (
-        DISTILLERS["dist"](_config(**{"dist.weight": weight}), _problem()).objective(
+        DISTILLERS["dist"](parse(_config(**{"dist.weight": weight})), _problem()).objective(
             student, teacher, labels, where, one
         )[1]
         for weight in (1.0, 3.0)
@@ -522,9 +522,9 @@ def test_attention_is_transferred_between_the_outputs_of_wide_blocks():
 
     def loss(student, teacher):
         return float(
-            DISTILLERS["at"](_config(), _problem()).objective(student, teacher, labels, where, one)[
-                1
-            ]
+            DISTILLERS["at"](parse(_config()), _problem()).objective(
+                student, teacher, labels, where, one
+            )[1]
         )
 
     def with_blocks(outputs, factor):
@@ -543,7 +543,7 @@ def test_attention_is_transferred_between_the_outputs_of_wide_blocks():
 @pytest.mark.parametrize(("maps", "place"), [("activation", "maps"), ("preactivation", "other")])
 def test_reviewkd_reads_the_students_maps_on_either_side_of_the_activation(maps, place):
     config = _config(**{"reviewkd.student_maps": maps})
-    fusion = DISTILLERS["reviewkd"](config, _problem()).connector
+    fusion = DISTILLERS["reviewkd"](parse(config), _problem()).connector
     features = _features(1)
     features = features._replace(preactivations=tuple(x + 1 for x in features.maps))
     first = fusion.levels(features)[0]

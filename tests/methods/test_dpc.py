@@ -22,8 +22,9 @@ from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.resnet import ResNet
 from jaxrobust.models.two_headed import TwoHeaded
-from jaxrobust.recipes.dpc_options import Dpc
-from jaxrobust.recipes.optim_options import Sgd
+from jaxrobust.recipes.dpc import Dpc
+from jaxrobust.recipes.parse import parse
+from jaxrobust.recipes.run import Sgd
 from jaxrobust.selection import logit_margin
 
 
@@ -343,7 +344,7 @@ def test_two_networks_judge_each_for_itself_and_together():
 
 def test_dividemix_fits_its_own_mixture_and_has_no_penalty_of_dpcs():
     def options(variant):
-        return dividemix_options(Dpc.read(recipe.get_config(variant)))
+        return dividemix_options(parse(recipe.get_config(variant)).dpc)
 
     web = options("webvision")
     assert (web.score_mode, web.reg_covar, web.score, web.heads) == ("gmm", 1e-3, "loss", 1)
@@ -371,7 +372,7 @@ def test_cross_entropy_objective_is_that_of_dividemix():
 
 def _webvision():
     problem = Problem(50, 65_944, (299, 299, 3), jnp.float32)
-    return dpc.build(recipe.get_config("webvision"), problem)
+    return dpc.build(parse(recipe.get_config("webvision")), problem)
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +411,7 @@ def test_what_splits_the_scores(webvision):
     narrow, wide = np.array([-1.0, 3.0] * 5), np.array([0.0] * 50 + [-1.0, 3.0])
     assert webvision.score_threshold(narrow) == webvision.score_threshold(wide) == 1
     config, problem = recipe.get_config("digits"), Problem(10, 90, (8, 8, 3), jnp.float32)
-    assert dpc.build(config, problem).score_threshold(wide) is None
+    assert dpc.build(parse(config), problem).score_threshold(wide) is None
     config.dpc.score_mode = "auto"
-    assert dpc.build(config, problem).score_threshold(narrow) is None
-    assert dpc.build(config, problem).score_threshold(wide) == 1
+    assert dpc.build(parse(config), problem).score_threshold(narrow) is None
+    assert dpc.build(parse(config), problem).score_threshold(wide) == 1

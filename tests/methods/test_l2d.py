@@ -17,8 +17,9 @@ from jaxrobust.methods.distillation import Problem
 from jaxrobust.models import make_multilabel_classifier
 from jaxrobust.models.layers import Features
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
+from jaxrobust.recipes.l2d import MULTILABEL_DISTILLATIONS
 from jaxrobust.recipes.methods import MULTILABEL_DISTILLERS
-from jaxrobust.recipes.protocols import MULTILABEL_DISTILLATIONS
+from jaxrobust.recipes.parse import parse
 
 ONE = jnp.float32(1)
 
@@ -53,7 +54,7 @@ def batch():
 
 def _objective(method, batch, **changes):
     """Losses on the labels and of the distillation, and the measures."""
-    distiller = MULTILABEL_DISTILLERS[method](_config(**changes), None)
+    distiller = MULTILABEL_DISTILLERS[method](parse(_config(**changes)), None)
 
     @jax.jit
     def run(student, teacher, targets, where):
@@ -75,7 +76,7 @@ def test_the_recorded_objective_in_a_batch_with_padding(case, load_golden):
     where = np.arange(len(targets)) < len(targets) - 2
     features = _features(np.zeros((len(targets), 3), np.float32))
     teacher = MultiLabelOutputs(padded("teacher_logits"), padded("le_teacher"), features)
-    distiller = MULTILABEL_DISTILLERS["l2d"](_config(), None)
+    distiller = MULTILABEL_DISTILLERS["l2d"](parse(_config()), None)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
@@ -165,7 +166,7 @@ def test_reviewkd_compares_the_final_maps():
 
     problem = Problem(5, "a", "b", features(3), features(6), jnp.float32, 8)
     config = _config(**{"reviewkd.width": 8})
-    distiller = MULTILABEL_DISTILLERS["reviewkd"](config, problem)
+    distiller = MULTILABEL_DISTILLERS["reviewkd"](parse(config), problem)
     (student,), params = jax.eval_shape(
         lambda x: (lambda fused, variables: ((fused.maps,), variables["params"]))(
             *distiller.connector.init_with_output(jax.random.key(0), x)
@@ -177,7 +178,7 @@ def test_reviewkd_compares_the_final_maps():
 
 
 def test_the_teacher_gets_no_gradient(batch):
-    distiller = MULTILABEL_DISTILLERS["l2d"](_config(), None)
+    distiller = MULTILABEL_DISTILLERS["l2d"](parse(_config()), None)
 
     @jax.jit
     @jax.grad
@@ -214,7 +215,7 @@ def test_groups_reach_over_all_devices():
 )
 def test_a_wrong_recipe_is_answered_by_one_sentence(changes, words):
     with pytest.raises(UserError, match=words):
-        MULTILABEL_DISTILLERS["l2d"](_config(**changes), None)
+        MULTILABEL_DISTILLERS["l2d"](parse(_config(**changes)), None)
 
 
 def test_recipes_name_every_pair_and_number_of_the_paper():

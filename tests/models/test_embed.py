@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jaxrobust
 from jaxrobust.commands import cli
 from jaxrobust.data import load_features
 from jaxrobust.errors import DataError, UserError

@@ -12,6 +12,7 @@ from jaxrobust.engine.training import backbone_of
 from jaxrobust.errors import UserError
 from jaxrobust.models.storage import StoredClassifier, save_classifier
 from jaxrobust.recipes import bual, dpc
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import active_learning, noisy_labels
 
 pytestmark = pytest.mark.usefixtures(
@@ -137,7 +138,7 @@ def test_a_linear_head_has_no_backbone(converted):
     from jaxrobust.tasks.backbones import stored_backbone
 
     config = _config(dpc, **{"model.backbone": str(converted)})
-    backbone = stored_backbone(config, dataset=None)
+    backbone = stored_backbone(parse(config), dataset=None)
     with pytest.raises(UserError, match="consists of heads, which no backbone fits"):
         backbone.check(variables, "linear")
 

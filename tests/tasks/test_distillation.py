@@ -24,6 +24,7 @@ from jaxrobust.models import make_classifier
 from jaxrobust.models.dual_head import DualHeadClassifier
 from jaxrobust.models.layers import Features
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation
 
 PROGRAMS = Programs()  # of the runs of one recipe
@@ -55,7 +56,7 @@ def finished(tmp_path_factory, tiny_backbones, one_device):
     """A run of DHKD that trained its own teacher: its folder and its results."""
     workdir = tmp_path_factory.mktemp("dhkd")
     config = _config(**{"distill.auxiliary": "mlp", "distill_until_epoch": 2})
-    return workdir, distillation.run(config, workdir, PROGRAMS)
+    return workdir, distillation.run(parse(config), workdir, PROGRAMS)
 
 
 def _events(workdir, **wanted):
@@ -154,11 +155,11 @@ def test_a_finished_run_is_finished_and_its_teacher_teaches_again(finished, tmp_
     workdir, results = finished
     config = _config(**{"distill.auxiliary": "mlp", "distill_until_epoch": 2})
     teacher = (workdir / "teacher" / "model.safetensors").read_bytes()
-    assert distillation.run(config, workdir, PROGRAMS) == results
+    assert distillation.run(parse(config), workdir, PROGRAMS) == results
     assert (workdir / "teacher" / "model.safetensors").read_bytes() == teacher
     config.teacher.path = str(workdir / "teacher")
     config.teacher.name = "resnet8"  # not read
-    again = distillation.run(config, tmp_path)
+    again = distillation.run(parse(config), tmp_path)
     # The student's draws do not depend on where the teacher came from.
     assert again["epochs"] == results["epochs"]
     assert again["teacher"] == results["teacher"]
@@ -167,7 +168,7 @@ def test_a_finished_run_is_finished_and_its_teacher_teaches_again(finished, tmp_
     settings["teacher_sha256"] = "another"
     (tmp_path / "inputs.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"are not what .* was started with"):
-        distillation.run(config, tmp_path)
+        distillation.run(parse(config), tmp_path)
 
 
 def test_plain_training_needs_no_teacher(tmp_path):
@@ -230,7 +231,7 @@ def test_eight_devices_give_the_one_device_curve(finished, tmp_path, monkeypatch
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     changes = {"distill.auxiliary": "mlp", "optimizer.learning_rate": 1e30, "num_epochs": 1}
     with pytest.raises(UserError) as caught:
-        distillation.run(_config(**changes), tmp_path)
+        distillation.run(parse(_config(**changes)), tmp_path)
     for words in ("phase teacher, epoch 0", "steps 1 to 4", "none yet", "lower"):
         assert words in str(caught.value)
 
@@ -317,7 +318,7 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch, w
         }
     )
     programs = Programs()
-    whole = distillation.run(config, tmp_path / "whole", programs)
+    whole = distillation.run(parse(config), tmp_path / "whole", programs)
     config.checkpoint.every_seconds = 0.0
     assert (whole["dataset"], whole["num_classes"]) == ("imagenet", 3)
     assert load_classifier(tmp_path / "whole" / "student").image_shape == (8, 8, 3)
@@ -336,8 +337,8 @@ def test_imagenet_is_streamed_and_a_stopped_run_goes_on(tmp_path, monkeypatch, w
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(distillation, "_Distillation", Stopped)
-        distillation.run(config, tmp_path / "stopped", programs)
-    assert distillation.run(config, tmp_path / "stopped", programs) == whole
+        distillation.run(parse(config), tmp_path / "stopped", programs)
+    assert distillation.run(parse(config), tmp_path / "stopped", programs) == whole
 
 
 @pytest.mark.slow

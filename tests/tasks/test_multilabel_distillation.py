@@ -20,6 +20,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError
 from jaxrobust.models.storage import load_classifier
+from jaxrobust.recipes.parse import parse
 from jaxrobust.report.compare import group, statistics
 from jaxrobust.tasks import distillation
 from jaxrobust.tasks.distillation_measures import multilabel_comparison
@@ -55,7 +56,7 @@ def _config(**changes):
 def finished(tmp_path_factory, tiny_backbones, one_device):
     """A run of L2D that trained its own teacher: its folder and its results."""
     workdir = tmp_path_factory.mktemp("l2d")
-    return workdir, distillation.run(_config(), workdir, PROGRAMS)
+    return workdir, distillation.run(parse(_config()), workdir, PROGRAMS)
 
 
 def _events(workdir, **wanted):
@@ -155,19 +156,19 @@ def _stop_after_an_epoch(config, workdir, programs, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(distillation, "_Distillation", Stopped)
         with pytest.raises(Stop):
-            distillation.run(config, workdir, programs)
+            distillation.run(parse(config), workdir, programs)
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path, monkeypatch):
     config = _config(**{"checkpoint.every_seconds": 0.0})
     _stop_after_an_epoch(config, tmp_path, PROGRAMS, monkeypatch)
-    assert distillation.run(config, tmp_path, PROGRAMS) == finished[1]
+    assert distillation.run(parse(config), tmp_path, PROGRAMS) == finished[1]
 
 
 def test_a_teacher_at_hand_and_a_comparison(finished, tmp_path):
     workdir, results = finished
     config = _config(**{"teacher.path": str(workdir / "teacher")})
-    alone = distillation.run(config, tmp_path)
+    alone = distillation.run(parse(config), tmp_path)
     assert alone["teacher"]["mAP"] == results["teacher"]["mAP"]
     assert alone["epochs"] == results["epochs"]
     found = statistics(group([workdir, tmp_path], by="teacher.path"))
@@ -180,7 +181,7 @@ def test_the_backbone_may_be_given(finished, tmp_path):
     workdir, _ = finished
     config = _config(**{"student.backbone": str(workdir / "teacher")})
     with pytest.raises(UserError, match=r"holds a tiny8, not the tiny4 of student\.name"):
-        distillation.run(config, tmp_path / "first")
+        distillation.run(parse(config), tmp_path / "first")
     config = _config(**{"student.backbone": str(workdir / "student")})
     given = {}
 
@@ -192,7 +193,7 @@ def test_the_backbone_may_be_given(finished, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation, "_Distillation", Looked)
-        distillation.run(config, tmp_path)
+        distillation.run(parse(config), tmp_path)
     stored = load_classifier(workdir / "student").variables
     kernels = [jax.tree.leaves(x["params"]["backbone"])[-1] for x in (given, stored)]
     np.testing.assert_array_equal(*kernels)
@@ -209,13 +210,13 @@ def test_the_backbone_may_be_given(finished, tmp_path):
 )
 def test_a_wrong_recipe_is_answered_by_one_sentence(config, words, tmp_path):
     with pytest.raises(UserError, match=words):
-        distillation.run(_config(**config), tmp_path)
+        distillation.run(parse(_config(**config)), tmp_path)
 
 
 def test_epochs_of_a_teacher_that_is_given_are_not_checked(tmp_path):
     config = _config(**{"teacher.path": str(tmp_path / "none"), "teacher.num_epochs": 5})
     with pytest.raises(UserError, match="none") as error:
-        distillation.run(config, tmp_path / "run")
+        distillation.run(parse(config), tmp_path / "run")
     assert "cycle_epochs" not in str(error.value)
 
 
@@ -223,7 +224,7 @@ def test_a_teacher_of_images_with_several_labels_is_refused_elsewhere(finished, 
     config = dhkd.get_config("digits")
     config.teacher.path = str(finished[0] / "teacher")
     with pytest.raises(UserError, match=r"with several labels, but those of digits have one"):
-        distillation.run(config, tmp_path)
+        distillation.run(parse(config), tmp_path)
 
 
 def test_other_tasks_refuse_images_with_several_labels(tmp_path):
@@ -262,13 +263,13 @@ def test_images_are_streamed_from_files_and_a_run_stopped_within_an_epoch_goes_o
     config.decoder = tiny.decoder
     monkeypatch.setattr(loops, "SECONDS_PER_PIECE", 0.0)
     watched = watched_programs()
-    whole = distillation.run(config, tmp_path / "whole", watched)
+    whole = distillation.run(parse(config), tmp_path / "whole", watched)
     assert whole["dataset"] == "voc2007" and whole["num_classes"] == 20
     assert watched.calls["student/epoch"] == 6
     watched.after = "student/epoch", 6 + 5, lambda: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted, match=r"student epoch 2/2, step 2$"):
-        distillation.run(config, tmp_path / "stopped", watched)
-    assert distillation.run(config, tmp_path / "stopped", watched) == whole
+        distillation.run(parse(config), tmp_path / "stopped", watched)
+    assert distillation.run(parse(config), tmp_path / "stopped", watched) == whole
     assert watched.calls["student/epoch"] == 12
     events = [_events(tmp_path / name, split="train") for name in ("whole", "stopped")]
     assert [e["loss"] for e in events[0]] == [e["loss"] for e in events[1]]
@@ -276,8 +277,8 @@ def test_images_are_streamed_from_files_and_a_run_stopped_within_an_epoch_goes_o
     damaged.write_bytes(b"no image")
     config.num_epochs = 1
     with pytest.raises(UserError, match=r"trainval_000004\.jpg is not an image"):
-        distillation.run(config, tmp_path / "refused")
+        distillation.run(parse(config), tmp_path / "refused")
     config.dataset.on_corrupt = "skip"
-    distillation.run(config, tmp_path / "skipped")
+    distillation.run(parse(config), tmp_path / "skipped")
     (skipped,) = [text for text in caplog.messages if text.startswith("Skipped")]
     assert skipped.startswith(f"Skipped: {damaged} is not an image")

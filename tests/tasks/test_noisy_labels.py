@@ -24,7 +24,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.methods.noisy_labels import Method, Pass, Stage
-from jaxrobust.recipes.label_noise_options import Noise
+from jaxrobust.recipes.parse import parse
 from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_label_files, noisy_labels
 
@@ -289,7 +289,7 @@ def test_webvision_is_streamed_and_a_stopped_run_goes_on(tmp_path, write_webvisi
         }
     )
     programs = Programs()
-    whole = noisy_labels.run(config, tmp_path / "whole", programs)
+    whole = noisy_labels.run(parse(config), tmp_path / "whole", programs)
     config.checkpoint.every_seconds = 0.0
     assert whole["dataset"] == "mini_webvision" and whole["num_classes"] == 2
     stages = [(e["phase"], e["stage"]) for e in _events(tmp_path / "whole") if "stage" in e]
@@ -308,9 +308,9 @@ def test_webvision_is_streamed_and_a_stopped_run_goes_on(tmp_path, write_webvisi
 
     monkeypatch.setattr(noisy_labels._Learning, "_train", stop)
     with pytest.raises(KeyboardInterrupt):
-        noisy_labels.run(config, tmp_path / "stopped", programs)
+        noisy_labels.run(parse(config), tmp_path / "stopped", programs)
     monkeypatch.setattr(noisy_labels._Learning, "_train", real)
-    assert noisy_labels.run(config, tmp_path / "stopped", programs) == whole
+    assert noisy_labels.run(parse(config), tmp_path / "stopped", programs) == whole
     quality = [
         (tmp_path / name / "label_quality.csv").read_bytes() for name in ("whole", "stopped")
     ]
@@ -390,7 +390,7 @@ def test_a_class_without_labels_and_labels_without_errors(tmp_path):
 
 
 def _noise(**changes):
-    return dataclasses.replace(Noise.read(recipe.get_config("digits")), **changes)
+    return dataclasses.replace(parse(recipe.get_config("digits")).noise, **changes)
 
 
 def _toy(name, labels, num_classes):

@@ -13,8 +13,8 @@ from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.programs import Programs
 from jaxrobust.methods.noisy_labels import Problem
-from jaxrobust.recipes.augment_options import Augment
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import active_learning, noisy_labels
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")
@@ -69,11 +69,11 @@ def test_every_run_equals_itself_alone_and_is_gone_before_the_next(name, tmp_pat
     monkeypatch.setattr(task._Learning, "__init__", watched)
     programs = Programs()
     together = [
-        task.run(_config(name, seed), tmp_path / f"{seed}", programs, dataset=_dataset(seed))
+        task.run(parse(_config(name, seed)), tmp_path / f"{seed}", programs, dataset=_dataset(seed))
         for seed in (0, 1)
     ]
     assert alive == [[], [False]]
-    alone = task.run(_config(name, 1), tmp_path / "alone", dataset=_dataset(1))
+    alone = task.run(parse(_config(name, 1)), tmp_path / "alone", dataset=_dataset(1))
     assert together[1] == alone
     assert _events(tmp_path / "1") == _events(tmp_path / "alone") != _events(tmp_path / "0")
     assert set(programs.traces.values()) == {1}
@@ -81,18 +81,20 @@ def test_every_run_equals_itself_alone_and_is_gone_before_the_next(name, tmp_pat
 
 def test_another_recipe_is_refused_the_programs_of_the_first(tmp_path):
     programs, dataset = Programs(), _dataset(0)
-    noisy_labels.run(_config("noisy_labels", 0), tmp_path / "first", programs, dataset=dataset)
+    noisy_labels.run(
+        parse(_config("noisy_labels", 0)), tmp_path / "first", programs, dataset=dataset
+    )
     other = _config("noisy_labels", 0)
     other.augment.padding += 1
     with pytest.raises(RuntimeError, match="was compiled for other settings"):
-        noisy_labels.run(other, tmp_path / "second", programs, dataset=dataset)
+        noisy_labels.run(parse(other), tmp_path / "second", programs, dataset=dataset)
 
 
 def test_a_step_is_called_without_a_run():
     config, dataset = _config("noisy_labels", 0), _dataset(0)
     problem = Problem(num_classes=4, num_examples=80, input_shape=(8, 8, 3), dtype="float32")
-    method = NOISY_LABEL_METHODS["cross_entropy"](config, problem)
-    views = make_views(Augment.read(config), (8, 8, 3), "float32")
+    method = NOISY_LABEL_METHODS["cross_entropy"](parse(config), problem)
+    views = make_views(parse(config).augment, (8, 8, 3), "float32")
     (stage,) = method.stages
     step = jax.jit(noisy_labels.training_step(stage, views))
     before = method.start(jax.random.key(0))

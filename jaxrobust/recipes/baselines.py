@@ -1,14 +1,93 @@
-"""Options of the distillation losses that DHKD is compared with, by the CIFAR-100 benchmark."""
+"""Options of the baselines that papers compare with."""
 
 import dataclasses
 
 from jaxrobust.recipes.fields import Options, option
 
-_RECIPE = "configs/kd_baselines.py"
+_ANNOTATION = "configs/active_learning_baselines.py"
+_DISTILLATION = "configs/kd_baselines.py"
+
+
+# Annotation.
 
 
 @dataclasses.dataclass(frozen=True)
-class Kd(Options, section="kd", recipe=_RECIPE):
+class Lfosa(Options, section="lfosa", recipe=_ANNOTATION):
+    """LfOSA (CVPR 2022)."""
+
+    temperature: float = option(0.5, "(0, inf)", "of the detector's softmax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Eaoa(Options, section="eaoa", recipe=_ANNOTATION):
+    """EAOA (CVPR 2025)."""
+
+    kappa: float = option(
+        5.0, "[1, inf)", "candidates per image to choose, adapted to the precision"
+    )
+    num_neighbors: int = option(250, "[1, inf)", "whose labels form an image's class shares")
+    energy_weight: float = option(0.01, "[0, inf)", "of the margin loss of the energy")
+    known_margin: float = option(-25.0, "(-inf, inf)", "energy that known images stay below")
+    unknown_margin: float = option(-7.0, "(-inf, inf)", "energy that unknown images stay above")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    num_components: int = option(
+        128,
+        "[0, inf)",
+        "leading principal components that distances are measured in, which keeps a query of "
+        "50,000 images in seconds, see docs/results.md; 0: all features, as in the papers",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Typiclust(_Places, Options, section="typiclust", recipe=_ANNOTATION):
+    """TypiClust (ICML 2022); the authors' code's numbers."""
+
+    num_neighbors: int = option(20, "[1, inf)", "whose mean distance is the typicality's inverse")
+    max_clusters: int = option(500, "[1, inf)", "else annotated images and budget together")
+    min_cluster_size: int = option(6, "[1, inf)", "smaller clusters come last")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probcover(_Places, Options, section="probcover", recipe=_ANNOTATION):
+    """ProbCover (NeurIPS 2022)."""
+
+    radius: float = option(
+        0.0, "[0, inf)", "of the balls around features of length 1; 0: by purity"
+    )
+    purity: float = option(0.95, "(0, 1)", "share of balls that hold one cluster alone")
+    num_covered: int = option(
+        2500, "[1, inf)", "images that the coverage is estimated from; paper: all"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropquery(_Places, Options, section="dropquery", recipe=_ANNOTATION):
+    """DropQuery (TMLR 2024)."""
+
+    num_masks: int = option(3, "[1, inf)", "of dropout, whose predictions are compared")
+    rate: float = option(0.75, "(0, 1)", "of the dropout")
+
+
+# Noisy labels.
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline(Options, section="baseline", recipe="configs/dpc.py"):
+    """Cross-entropy, mixup and nearest neighbours."""
+
+    mixup_alpha: float = option(1.0, "(0, inf)", "of the Beta distribution of a pair's shares")
+    num_neighbors: int = option(20, "[1, inf)", "of knn, whose labels vote")
+    threshold: float = option(0.5, "[0, 1)", "labels with a clean probability above it are kept")
+
+
+# Distillation.
+
+
+@dataclasses.dataclass(frozen=True)
+class Kd(Options, section="kd", recipe=_DISTILLATION):
     """KD (Hinton et al., 2015)."""
 
     ce_weight: float = option(0.1, "[0, inf)", "of cross-entropy; ImageNet: 0.5")
@@ -20,7 +99,7 @@ class Kd(Options, section="kd", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dkd(Options, section="dkd", recipe=_RECIPE):
+class Dkd(Options, section="dkd", recipe=_DISTILLATION):
     """DKD (CVPR 2022)."""
 
     alpha: float = option(1.0, "[0, inf)", "of the target part")
@@ -33,7 +112,7 @@ class Dkd(Options, section="dkd", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rld(Options, section="rld", recipe=_RECIPE):
+class Rld(Options, section="rld", recipe=_DISTILLATION):
     """RLD (ICCV 2025); the authors' code's defaults, whose values per pair are not published."""
 
     alpha: float = option(1.0, "[0, inf)", "of the teacher's confidence")
@@ -44,7 +123,7 @@ class Rld(Options, section="rld", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class FitNet(Options, section="fitnet", recipe=_RECIPE):
+class FitNet(Options, section="fitnet", recipe=_DISTILLATION):
     """FitNet (ICLR 2015) beside cross-entropy, as CRD's benchmark has it."""
 
     weight: float = option(100.0, "[0, inf)", "of the hint's squared error")
@@ -52,14 +131,14 @@ class FitNet(Options, section="fitnet", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sp(Options, section="sp", recipe=_RECIPE):
+class Sp(Options, section="sp", recipe=_DISTILLATION):
     """SP (ICCV 2019) of the last stage's maps."""
 
     weight: float = option(3000.0, "[0, inf)", "of the similarities' error")
 
 
 @dataclasses.dataclass(frozen=True)
-class Vid(Options, section="vid", recipe=_RECIPE):
+class Vid(Options, section="vid", recipe=_DISTILLATION):
     """VID (CVPR 2019) of every stage's maps."""
 
     weight: float = option(1.0, "[0, inf)", "of the sum over stages")
@@ -67,7 +146,7 @@ class Vid(Options, section="vid", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Crd(Options, section="crd", recipe=_RECIPE):
+class Crd(Options, section="crd", recipe=_DISTILLATION):
     """CRD (ICLR 2020) of pooled features."""
 
     weight: float = option(0.8, "[0, inf)", "of both contrastive terms")
@@ -78,7 +157,7 @@ class Crd(Options, section="crd", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dist(Options, section="dist", recipe=_RECIPE):
+class Dist(Options, section="dist", recipe=_DISTILLATION):
     """DIST (NeurIPS 2022)."""
 
     beta: float = option(1.0, "[0, inf)", "of the correlation over classes")
@@ -88,7 +167,7 @@ class Dist(Options, section="dist", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rkd(Options, section="rkd", recipe=_RECIPE):
+class Rkd(Options, section="rkd", recipe=_DISTILLATION):
     """RKD (CVPR 2019) of pooled features."""
 
     distance_weight: float = option(25.0, "[0, inf)", "of distances; L2D: 10")
@@ -96,21 +175,21 @@ class Rkd(Options, section="rkd", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pkt(Options, section="pkt", recipe=_RECIPE):
+class Pkt(Options, section="pkt", recipe=_DISTILLATION):
     """PKT (ECCV 2018) of pooled features."""
 
     weight: float = option(30_000.0, "[0, inf)", "of the divergence; L2D: 1")
 
 
 @dataclasses.dataclass(frozen=True)
-class At(Options, section="at", recipe=_RECIPE):
+class At(Options, section="at", recipe=_DISTILLATION):
     """AT (ICLR 2017)."""
 
     weight: float = option(1000.0, "[0, inf)", "of the attention maps' error")
 
 
 @dataclasses.dataclass(frozen=True)
-class ReviewKd(Options, section="reviewkd", recipe=_RECIPE):
+class ReviewKd(Options, section="reviewkd", recipe=_DISTILLATION):
     """ReviewKD (CVPR 2021)."""
 
     weight: float = option(
@@ -135,7 +214,7 @@ class ReviewKd(Options, section="reviewkd", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class LogitMse(Options, section="logit_mse", recipe=_RECIPE):
+class LogitMse(Options, section="logit_mse", recipe=_DISTILLATION):
     """Squared error of the logits."""
 
     weight: float = option(1.0, "[0, inf)", "[ours]")

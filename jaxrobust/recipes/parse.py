@@ -1,0 +1,79 @@
+"""From flags or `config.json` to the recipe of a method, which all that runs receives."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.recipes.dhkd import Distillation
+from jaxrobust.recipes.fields import Options, from_config, with_sections
+from jaxrobust.recipes.l2d import MultilabelDistillation
+from jaxrobust.recipes.methods import (
+    DISTILLERS,
+    MULTILABEL_DISTILLERS,
+    NOISY_LABEL_METHODS,
+    STRATEGIES,
+    TASKS,
+)
+from jaxrobust.recipes.protocols import ActiveLearning, NoisyLabels
+from jaxrobust.recipes.registry import Registry
+
+DistillationRecipe = Distillation | MultilabelDistillation
+ImageRecipe = ActiveLearning | NoisyLabels
+Recipe = ImageRecipe | DistillationRecipe
+
+# Kind of recipe -> what all of its methods have, and these methods.
+_KINDS: dict[str, tuple[type[Recipe], Registry]] = {
+    "active_learning": (ActiveLearning, STRATEGIES),
+    "noisy_labels": (NoisyLabels, NOISY_LABEL_METHODS),
+    "distillation": (Distillation, DISTILLERS),
+    "multilabel_distillation": (MultilabelDistillation, MULTILABEL_DISTILLERS),
+}
+
+
+def parse(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Recipe:
+    """The recipe that a configuration says, of the class that the registry has for its method.
+
+    Sections of other methods of its task may be there; they are checked, and not read.
+
+    Raises:
+      UserError: for the first field that is wrong, or that nothing reads.
+    """
+    if not isinstance(config, ml_collections.ConfigDict):
+        config = ml_collections.ConfigDict(config, convert_dict=True)
+    if (task := config.get("task")) not in TASKS:
+        raise UserError(unknown_name("task", task, TASKS))
+    base, methods = _KINDS[_kind(config)]
+    entries = {name: methods.entry(name).recipe for name in methods}
+    cls = entries.get(config.get("method")) or base
+    recipe = from_config(
+        cls,
+        config,
+        others=[base, *(entry for entry in entries.values() if entry)],
+        required=cls.__dataclass_fields__.keys() - base.__dataclass_fields__.keys(),
+    )
+    return dataclasses.replace(recipe, settings=plain(config))
+
+
+def _kind(config: ml_collections.ConfigDict) -> str:
+    """Key of `_KINDS`: recipes for images with several labels have a section `labels`."""
+    is_multilabel = config.task == "distillation" and "labels" in config
+    return "multilabel_distillation" if is_multilabel else config.task
+
+
+def plain(config: ml_collections.ConfigDict) -> dict:
+    """A configuration as JSON-able dicts and lists."""
+    return json.loads(config.to_json())
+
+
+def option_classes(task: str) -> list[type[Options]]:
+    """The classes of every recipe and section of a task."""
+    kinds = [kind for name, kind in _KINDS.items() if name.endswith(task)]
+    recipes = [base for base, _ in kinds]
+    recipes += [
+        registry.entry(name).recipe or base for base, registry in kinds for name in registry
+    ]
+    return list(dict.fromkeys(cls for recipe in recipes for cls in with_sections(recipe)))

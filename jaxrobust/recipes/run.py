@@ -1,0 +1,330 @@
+"""What every recipe has: sections that tasks share, and the fields of a run.
+
+One dataclass for each section; `jaxrobust.recipes.fields` says what a field may be.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxrobust.errors import UserError
+from jaxrobust.recipes.fields import Names, Options, option
+
+METHODS = "jaxrobust.recipes.methods"
+TASK_NAMES = Names(f"{METHODS}:TASKS")
+BACKBONES = Names("jaxrobust.models:BACKBONES")
+NETWORKS = Names("jaxrobust.models:NETWORKS")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(Options, section="checkpoint"):
+    """When a run is saved."""
+
+    every_seconds: float = option(120.0, "[0, inf]", "between two saves; inf: at the end alone")
+    keep: int = option(2, "[1, inf)", "checkpoints kept")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset(Options, section="dataset"):
+    """The images, or features in their place."""
+
+    name: str = option("cifar10", str, "of a data set that `jaxrobust.data` reads")
+    path: str = option(
+        "",
+        str,
+        "empty: datasets/ and the customary folders of the machine; for name=features: the folder "
+        "of the images, if a person is to see them",
+    )
+    features: str = option(
+        "",
+        str,
+        "for name=features: .npz file of `jaxrobust.embed`, or .npy or .npz of embeddings; auto: "
+        "embed the images of path first",
+    )
+    labels: str = option(
+        "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
+    )
+    corrections: str = option(
+        "",
+        str,
+        "of noisy labels: tables that say which labels are right, such as label_review.html saves, "
+        "separated by commas; later ones count",
+    )
+    test_fraction: float = option(
+        0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
+    )
+    test2: str = option(
+        "",
+        str,
+        "of noisy labels: folder of class folders, a second test set; WebVision: ImageNet's val",
+    )
+    image_size: int = option(0, "[0, inf)", "0: as it is")
+    max_train: int = option(0, "[0, inf)", "0: all; a smaller number takes a class-stratified part")
+    max_test: int = option(0, "[0, inf)", "0: all; likewise")
+    mean: tuple[float, ...] = option(
+        (), "[0, 1]", "of each channel on the [0, 1] scale; (): the data set's own", lengths=(0, 3)
+    )
+    std: tuple[float, ...] = option((), "(0, inf)", "likewise", lengths=(0, 3))
+    stream: bool = option(
+        False,
+        bool,
+        "True: images stay in their files and are read while the device trains, for sets that are "
+        "too large for its memory; labels and all else stay on the device",
+    )
+    on_corrupt: str = option(
+        "stop",
+        Names("jaxrobust.data.streaming:ON_CORRUPT"),
+        "streamed; skip: say which and train on others in their place",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Options, section="model"):
+    """The network."""
+
+    name: str = option("resnet18", NETWORKS, "of a network in `jaxrobust.models`")
+    pool: str = option(
+        "global",
+        Names("jaxrobust.models.resnet:POOLINGS"),
+        "of the last feature map; window4: windows of 4 x 4, as BUAL on Tiny-ImageNet",
+    )
+    dropout: float = option(
+        0.0, "[0, 1)", "of linear and mlp: share of what the heads read, dropped in training"
+    )
+    backbone: str = option(
+        "",
+        str,
+        "folder whose backbone every network starts from: what `jaxrobust.models.convert` wrote, "
+        "or `student`, `teacher` or `classifier` of a run; empty: random",
+    )
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Arguments of `jaxrobust.models.make_network`."""
+        return {"name": self.name, "pool": self.pool, "dropout": self.dropout}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitsModel(Model):
+    """A network with exits: BLDR's."""
+
+    init: str = option(
+        "torch_default", Names("jaxrobust.models:INITIALIZATIONS"), "of the convolutions"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment(Options, section="augment"):
+    """What is done to training images."""
+
+    padding: int = option(4, "[0, inf)", "pixels on each side before a random crop")
+    flip: bool = option(True, bool, "mirror every second image")
+    feature_noise: float = option(
+        0.0, "[0, inf)", "of features: standard deviation of the noise on each, in its own"
+    )
+    feature_dropout: float = option(0.0, "[0, 1)", "of features: share that is set to the mean")
+    feature_test: str = option(
+        "first",
+        ("first", "mean"),
+        "of features: what is tested and scored, the first view or the mean of all views",
+    )
+    crop: str = option(
+        "center",
+        Names("jaxrobust.data.transforms:CROPS", extra=("multilabel",)),
+        "of streamed images, before the padding; multilabel: squeezed to a square, cutout and "
+        "RandAugment in training",
+    )
+    resize: int = option(0, "[0, inf)", "of the shorter side, before a crop; 0: dataset.image_size")
+    crop_from: str = option("original", ("original", "resized"), "where random_resized crops from")
+    area: tuple[float, float] = option(
+        (0.08, 1.0), "(0, 1]", "of random_resized, shares of the image", lengths=(2,)
+    )
+    aspect: tuple[float, float] = option(
+        (0.75, 4 / 3), "(0, inf)", "of random_resized, width / height", lengths=(2,)
+    )
+
+    def check_combinations(self) -> None:
+        for name in ("area", "aspect"):
+            low, high = value = getattr(self, name)
+            if low > high:
+                raise UserError(
+                    f"augment.{name}={value} must hold the smaller number first; correct "
+                    f"--config.augment.{name}=."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class StrongAugment(Augment):
+    """Also of strong views."""
+
+    policy: str = option(
+        "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's, of strong views"
+    )
+    cutout: int = option(16, "[0, inf)", "side of the square cut out of strong views; 0: none")
+    strong_mean: tuple[float, ...] = option(
+        (),
+        "[0, 1]",
+        "of strong views in memory; (): dataset.mean; DPC's code: CIFAR-10's on CIFAR-100 too",
+        lengths=(0, 3),
+    )
+    strong_std: tuple[float, ...] = option(
+        (), "(0, inf)", "likewise; (): dataset.std", lengths=(0, 3)
+    )
+
+    def check_combinations(self) -> None:
+        super().check_combinations()
+        if len(self.strong_mean) != len(self.strong_std):
+            raise UserError(
+                f"augment.strong_mean={self.strong_mean} and augment.strong_std={self.strong_std} "
+                "must hold as many numbers, or none; correct one of the two."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise(Options, section="noise"):
+    """The wrong labels."""
+
+    kind: str = option(
+        "symmetric",
+        ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human"),
+        "symmetric: the true class is among those drawn; uniform: never the true class; "
+        "asymmetric: of CIFAR; transition: a matrix in a file; human: CIFAR-N",
+    )
+    rate: float = option(0.4, "[0, 1]", "share of labels that are drawn anew")
+    seed: int = option(
+        -1, "[-1, 4294967295]", "-1: the run's; the authors of DPC have 123 for every run"
+    )
+    path: str = option("", str, "of the matrix, or of CIFAR-N's label file")
+    label_set: str = option(
+        "worst",
+        Names("jaxrobust.data.noise:CIFARN_KEYS"),
+        "for human: aggre, worst, rand1, rand2, rand3; of CIFAR-100N noisy100",
+    )
+    groups: str = option("blocks", ("blocks", "superclasses"), "for asymmetric CIFAR-100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Options, section="optimizer"):
+    """What every optimiser has."""
+
+    learning_rate: float = option(0.01, "[0, inf)", "of the first epoch")
+    schedule: str = option("constant", ("constant", "cosine"), "of the learning rate over epochs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd(Optimizer):
+    """SGD, its learning rate constant within an epoch."""
+
+    schedule: str = option(
+        "constant",
+        ("constant", "step", "milestones", "cosine", "constant_cosine"),
+        "of the learning rate over epochs",
+    )
+    decay_every: int = option(60, "[1, inf)", "epochs, for step")
+    decay_epochs: tuple[int, ...] = option(
+        (150,), "[0, inf)", "full epochs before each decay, for milestones"
+    )
+    decay_factor: float = option(0.5, "(0, 1]", "for step and milestones")
+    constant_epochs: int = option(
+        0, "[0, inf)", "before the cosine of constant_cosine; BLDR: its warm_up"
+    )
+    min_learning_rate: float = option(2e-4, "[0, inf)", "at the end of constant_cosine")
+    warm_up_epochs: int = option(
+        0, "[0, inf)", "first epochs, in which the rate rises linearly to its schedule's"
+    )
+    momentum: float = option(0.9, "[0, 1)", "of SGD")
+    nesterov: bool = option(False, bool, "Nesterov's momentum")
+    weight_decay: float = option(1e-4, "[0, inf)", "of every parameter, as in PyTorch")
+    clip_norm: float = option(0.0, "[0, inf)", "of the whole gradient; 0: none")
+    head_factor: float = option(
+        1.0, "(0, inf)", "learning rate of the heads / learning_rate, such as 10 in fine-tuning"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentSgd(Sgd):
+    """SGD of students and teachers."""
+
+    mobile_learning_rate: float = option(
+        0.01, "[0, inf)", "in place of learning_rate, for networks made for mobile devices"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OneCycleAdam(Optimizer):
+    """Adam under a one-cycle policy, which takes the place of a schedule: L2D's."""
+
+    name: str = option("one_cycle_adam", ("one_cycle_adam",), "of the optimiser")
+    learning_rate: float = option(1e-4, "[0, inf)", "the highest")
+    cycle_epochs: int = option(80, "[1, inf)", "of the teacher's cycle too")
+    pct_start: float = option(0.2, "(0, 1)", "share of the cycle in which the rate rises")
+    div_factor: float = option(25.0, "[1, inf)", "highest rate / first rate")
+    final_div_factor: float = option(1e4, "[1, inf)", "first rate / last rate")
+    weight_decay: float = option(1e-4, "[0, inf)", "of kernels")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseRecipe(Options):
+    """Fields that every recipe has."""
+
+    task: str = option("", TASK_NAMES, "the outer loop")
+    method: str = option("", str, "of the task")
+
+    seed: int = option(0, "[0, 4294967295]", "of every random draw")
+    num_seeds: int = option(
+        1, "[1, inf)", "above 1: that many runs in one process, from `seed` upwards"
+    )
+    device: str = option(
+        "auto", ("auto", "cpu", "gpu", "tpu"), "refuse to start on anything but this"
+    )
+    device_count: int = option(
+        0,
+        "[0, inf)",
+        "devices that share a batch; 0: all, and a CPU is split into as many as its cores where a "
+        "step is large enough",
+    )
+    deterministic: bool = option(
+        False, bool, "True: the same bits in every run on a GPU too, but slower"
+    )
+    dtype: str = option(
+        "auto",
+        ("auto", "float32", "bfloat16"),
+        "of convolutions; auto: bfloat16, on CPU float32",
+    )
+    batch_norm: str = option(
+        "global",
+        ("global", "per_device"),
+        "statistics of the whole batch, or of each device's part of it",
+    )
+    writers: tuple[str, ...] = option(
+        ("auto",),
+        str,
+        "of metrics, beside metrics.jsonl: tensorboard, wandb; auto: tensorboard if installed",
+    )
+    log_every_seconds: float = option(15.0, "[0, inf]", "between two lines without a terminal")
+    num_workers: int = option(
+        0, "[0, inf)", "processes that read streamed images; 0: threads of this one"
+    )
+    eval_batch_size: int = option(512, "[1, inf)", "images per step without training")
+    num_epochs: int = option(100, "[1, inf)", "of each training")
+    batch_size: int = option(128, "[1, inf)", "examples per training step")
+    last_batch: str = option(
+        "short", Names("jaxrobust.engine.plan:LAST_BATCHES"), "the remainder of an epoch"
+    )
+    checkpoint: Checkpoint = Checkpoint()
+    dataset: Dataset = Dataset()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """The whole configuration as `config.json` holds it, with sections that other methods read."""
+
+    def check_combinations(self) -> None:
+        if self.task != "noisy_labels" and self.dataset.test2:
+            raise UserError(
+                f"Task {self.task} has one test set, and only noisy_labels a second: clear "
+                "--config.dataset.test2=."
+            )
+        if self.task != "noisy_labels" and self.dataset.corrections:
+            raise UserError(
+                f"Task {self.task} takes labels as they are, and only noisy_labels corrects them: "
+                "clear --config.dataset.corrections=, and correct them by jaxrobust "
+                "apply-corrections."
+            )
