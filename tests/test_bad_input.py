@@ -170,11 +170,6 @@ WRONG_RECIPES = {
     "writer": ("l2d", {"writers": ("jsonl", "csv")}, "Unknown writer 'csv'"),
     "last batch": ("dhkd", {"last_batch": "keep"}, "Unknown last_batch 'keep'"),
     "schedule": ("bual", {"optimizer.schedule": "linear"}, "Unknown optimizer.schedule"),
-    "schedule without its numbers": (
-        "dcfs",
-        {"optimizer.schedule": "constant_cosine"},
-        "reads constant_epochs and min_learning_rate",
-    ),
     "optimizer": ("l2d", {"optimizer.name": "adam"}, "Unknown optimizer.name 'adam'"),
     "crop": ("dhkd", {"augment.crop": "middle"}, "Unknown augment.crop 'middle'"),
     "crop from": ("dhkd", {"augment.crop_from": "disk"}, "Unknown augment.crop_from 'disk'"),
