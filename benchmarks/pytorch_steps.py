@@ -56,7 +56,7 @@ from torch import nn
 
 from jaxrobust import models
 from jaxrobust.engine.optim import make_optimizer
-from jaxrobust.engine.programs import HARDLY_OPTIMISED
+from jaxrobust.engine.programs import FAST_COMPILE
 from jaxrobust.engine.sharding import Placement, make_placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.methods import active_learning, bldr, bual, dcfs, dhkd, dpc, l2d, noisy_labels
@@ -163,7 +163,7 @@ def init(module, side: int, seed: int = 0) -> dict[str, Any]:
 
 
 def optimizer_state(optimizer, params) -> Any:
-    return jax.jit(optimizer.init, compiler_options=HARDLY_OPTIMISED)(params)
+    return jax.jit(optimizer.init, compiler_options=FAST_COMPILE)(params)
 
 
 def train_state(module, side: int, optimizer, seed: int = 0) -> TrainState:

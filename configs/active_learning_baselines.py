@@ -1,6 +1,7 @@
 """The annotation strategies that BUAL and DCFS are compared with; docs/methods/all.md.
 
-    python -m jaxrobust.main --config=configs/active_learning_baselines.py:digits --config.method=margin \\
+    python -m jaxrobust.main --config=configs/active_learning_baselines.py:digits \\
+        --config.method=margin \\
         --workdir=runs/baseline
 """
 

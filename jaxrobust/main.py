@@ -142,7 +142,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with every mistake on the command line told in one sentence."""
+    """absl's parser, with one-line error messages."""
     argv = _with_recipe_located(argv)
     asks_for_help = {"-h", "-help", "--help"} & set(argv)
     argv = [argument for argument in argv if argument not in asks_for_help]
@@ -239,7 +239,7 @@ def _main() -> None:
             tasks.run(_CONFIG.value, _WORKDIR.value)
         except Interrupted as stop:
             print(
-                f"jaxrobust: saved at {stop.where}; type the same command to go on.",
+                f"jaxrobust: saved at {stop.where}; rerun the same command to resume.",
                 file=sys.stderr,
             )
             sys.exit(EXIT_CTRL_C if stop.signum == signal.SIGINT else EXIT_PREEMPTED)
@@ -250,18 +250,18 @@ def _main() -> None:
             raise
         fail(
             f"{error.filename or _WORKDIR.value}: {error.strerror}; make room, or give the right "
-            "to read and write there, and type the same command to go on."
+            "to read and write there, and rerun the same command to resume."
         )
     except KeyboardInterrupt:
-        print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
+        print("jaxrobust: stopped; rerun the same command to resume.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)
     except Exception as error:
         if not _is_one_of_several():
             raise
         traceback.print_exc()
         print(
-            f"jaxrobust: a process of this run stopped ({str(error).splitlines()[0][:200]}); start "
-            "all of them again to go on.",
+            f"jaxrobust: a process of this run stopped ({str(error).splitlines()[0][:200]}); "
+            "restart all of them to resume.",
             file=sys.stderr,
         )
         sys.exit(EXIT_PREEMPTED)

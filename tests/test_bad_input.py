@@ -487,7 +487,7 @@ def test_a_full_or_read_only_disk_is_told_in_one_sentence(reason, tmp_path, monk
         main._main()
     assert stop.value.code == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("jaxrobust:")]
-    assert os.strerror(reason) in line and "type the same command to go on" in line
+    assert os.strerror(reason) in line and "rerun the same command to resume" in line
 
 
 class _Flag:

@@ -112,7 +112,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
         os.kill(command.process.pid, signum)
         stopped, stderr = command.end()
         assert stopped == code
-        assert "type the same command to go on" in stderr
+        assert "rerun the same command to resume" in stderr
         assert "Traceback" not in stderr
         assert ("Going on with the run" in stderr) == (seen > 0)
         seen = path.read_text().count("\n")

@@ -76,7 +76,7 @@ def test_bldr_stopped_and_then_killed_ends_with_the_same_state_of_every_example(
     os.kill(command.process.pid, signal.SIGTERM)
     code, stderr = command.end()
     assert code == 75, stderr
-    assert "type the same command to go on" in stderr
+    assert "rerun the same command to resume" in stderr
     command = _start("bldr", workdir, SAVING)
     command.wait_for(workdir / "metrics.jsonl", lambda text: '"epoch": 6' in text)
     command.process.kill()

@@ -53,7 +53,7 @@ class ImageViews:
           kind: of view.
           key: of its random choices.
           raw: uint8 `[B, H, W, C]`.
-          statistics: `mean` and `std` as of `statistics_of`.
+          statistics: `mean` and `std` as in `statistics_of`.
 
         Returns:
           `[B, H, W, C]` of `dtype`.

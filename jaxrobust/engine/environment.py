@@ -168,7 +168,7 @@ def append_environment(path: pathlib.Path, dtype: Any, device_count: int) -> Non
 
     Args:
       path: of the file.
-      dtype, device_count: as of `environment`.
+      dtype, device_count: as in `environment`.
     """
     try:
         starts = json.loads(path.read_text())["starts"]

@@ -164,7 +164,7 @@ class BldrRecipe(NoisyLabels):
         weight_decay=5e-4,
     )
     bldr: Bldr = Bldr()
-    dpc: Dpc = Dpc()  # of the rivals dividemix and dpc
+    dpc: Dpc = Dpc()  # of the baselines dividemix and dpc
 
 
 _BY_DATASET = {

@@ -104,7 +104,7 @@ class Images:
         )
 
     def drawn(self, name: str, alt: str, caption: str, draw: Callable[[pathlib.Path], None]) -> str:
-        """A figure of one panel; arguments as of `plot`."""
+        """A figure of one panel; arguments as in `plot`."""
         path = self._folder / f"{name}.png"
         draw(path)
         return self._figure(path.read_bytes(), alt, caption, "plot")

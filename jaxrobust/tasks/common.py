@@ -89,7 +89,7 @@ def load(
 def _load_features(
     recipe: Recipe, *, can_learn: bool, path: str | None, **limits
 ) -> FeatureDataset:
-    """The file of features that a recipe names; arguments as of `load` and `load_features`."""
+    """The file of features that a recipe names; arguments as in `load` and `load_features`."""
     fields = recipe.dataset
     if not can_learn:
         raise UserError(
@@ -285,4 +285,4 @@ def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> N
         sizes,
     )
     if run.is_resumed:
-        log.info("Going on with the run in %s", run.workdir)
+        log.info("Resuming the run in %s", run.workdir)

@@ -1,4 +1,4 @@
-"""What a run under wrong labels leaves for people: a table of labels, figures, a summary."""
+"""Output files of a noisy-label run: a table of labels, figures, a summary."""
 
 import dataclasses
 import pathlib
@@ -31,7 +31,7 @@ class Labels:
       true: likewise; None where nobody knows them.
       label_scores: of the method, `[N]` by name.
       class_names: of the C classes.
-      review: str `[N]`, as of `Reviewed`; None where nobody reviewed any.
+      review: str `[N]`, as in `Reviewed`; None where nobody reviewed any.
     """
 
     given: np.ndarray

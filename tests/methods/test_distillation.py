@@ -1,4 +1,4 @@
-"""DHKD's step and its rivals, over a network that is injected."""
+"""DHKD's step and its baselines, over a network that is injected."""
 
 import dataclasses
 import functools
