@@ -1,7 +1,7 @@
 """Freezes the results of short runs of every method, and finds those that a change has altered.
 
     python benchmarks/frozen_results.py --write FILE.json      # before the change
-    python benchmarks/frozen_results.py --compare FILE.json    # after it; exit code 1 if any differs
+    python benchmarks/frozen_results.py --compare FILE.json    # after it: 1 if a row differs
 
 Every recipe on `digits` and every method of its task is run, shortened, on one device: once
 uninterrupted and, from an empty workdir, killed (SIGKILL) half way and resumed by the same command.
@@ -28,6 +28,8 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
+import gc
 import hashlib
 import importlib
 import importlib.metadata
@@ -88,8 +90,12 @@ EVERY_RUN = {
     "writers": "()",
 }
 FEATURES = "features.npz"  # in the folder that every run is started in
+# Recipe -> the row, run before all others, whose teacher teaches in its other rows.
+TEACHES = {"dhkd": "kd_baselines/kd", "kd_baselines": "kd_baselines/kd", "l2d": "l2d/l2d"}
 
-_DURATIONS = re.compile(r"second|duration|version|date|commit|host|path|folder")
+_DURATIONS = re.compile(
+    r"(^|_)((milli)?seconds?|duration|version|date|commit|host|path|folder)s?(_|$)"
+)
 _NOT_COUNTED = ("config.json",)
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Imported once, by the process that all runs are forked from. No backend is started there.
@@ -121,17 +127,23 @@ class Row:
         ]
 
 
+def _workdir_of(name: str) -> str:
+    return "run_" + re.sub(r"\W+", "_", name)  # a folder `dcfs` would hide the recipe of that name
+
+
 def rows() -> list[Row]:
     """Of the table, those that take longest first."""
     found = [Row(recipe, f"{recipe}:digits", SHORT[recipe]) for recipe in SHORT]
     for recipe, methods in METHODS.items():
-        network = "/".join((recipe, "digits"))
-        config = f"{ROOT / 'tests' / 'tiny_recipe.py'}:{network}"
-        changes = {"model.name": "tiny2"} if recipe == "bldr" else {}
-        found += [
-            Row(f"{recipe}/{method}", config, {**SHORT[recipe], **changes, "method": method})
-            for method in methods
-        ]
+        config = f"{ROOT / 'tests' / 'tiny_recipe.py'}:{recipe}/digits"
+        for method in methods:
+            name = f"{recipe}/{method}"
+            fields = {**SHORT[recipe], "method": method}
+            if recipe == "bldr":
+                fields["model.name"] = "tiny2"
+            if name != TEACHES.get(recipe, name):
+                fields["teacher.path"] = f"{_workdir_of(TEACHES[recipe])}/teacher"
+            found.append(Row(name, config, fields))
     for recipe, methods in ON_FEATURES.items():
         found += [
             Row(
@@ -284,6 +296,13 @@ def _enter(folder: str, log: str) -> None:
     os.dup2(said, 1)
     os.dup2(said, 2)
     os.chdir(folder)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    with contextlib.suppress(ImportError, AttributeError):
+        # To make a context of MLIR for each program takes a fifth of compiling a small one.
+        from jax._src.interpreters import mlir
+
+        mlir.make_ir_context = functools.cache(mlir.make_ir_context)
     # To render figures takes a fifth of a small run.
     FigureCanvasAgg.print_png = lambda _, to, **__: Image.new("RGB", (1, 1)).save(to, "png")
 
@@ -359,8 +378,8 @@ def _differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
 
 def measure(row: Row | str, folder: pathlib.Path, with_kill: bool, keep: bool) -> dict:
     """The entry of a row in the table."""
-    name = row if isinstance(row, str) else row.name
-    stem = "run_" + re.sub(r"\W+", "_", name)  # a folder `dcfs` would hide the recipe
+    name = _name(row)
+    stem = _workdir_of(name)
     try:
         if isinstance(row, str):
             out, log = folder / f"{stem}.json", folder / f"{stem}.log"
@@ -376,8 +395,9 @@ def measure(row: Row | str, folder: pathlib.Path, with_kill: bool, keep: bool) -
             _run(row, killed)
             entry["killed"] = _after_kill(digests(killed), entry["uninterrupted"])
         if not keep:
-            for workdir in (once, killed):
-                shutil.rmtree(workdir, ignore_errors=True)
+            shutil.rmtree(killed, ignore_errors=True)
+            if name not in TEACHES.values():
+                shutil.rmtree(once, ignore_errors=True)
         return entry
     except Failed as failure:
         return {"failed": str(failure)}
@@ -434,23 +454,37 @@ def made_with() -> dict[str, str]:
 def _table(wanted: list, folder: pathlib.Path, options: argparse.Namespace) -> dict:
     """The entries of the rows, a line printed for each when it is there."""
     keep, with_kill = options.workdirs is not None, not options.without_kill
+    taught = {str(row.fields.get("teacher.path")) for row in wanted if isinstance(row, Row)}
+    teachers = [
+        row
+        for row in rows()
+        if row.name in TEACHES.values()
+        and (row in wanted or f"{_workdir_of(row.name)}/teacher" in taught)
+    ]
     entries = {}
     with concurrent.futures.ThreadPoolExecutor(options.processes) as pool:
         started = time.monotonic()
-        futures = {pool.submit(measure, row, folder, with_kill, keep): row for row in wanted}
-        for future in concurrent.futures.as_completed(futures):
-            row = futures[future]
-            name = row if isinstance(row, str) else row.name
-            entry = entries[name] = future.result()
-            if "failed" in entry:
-                said = f"FAILED, {entry['failed']}"
-            else:
-                said = f"{len(entry['uninterrupted'])} results"
-                if "killed" in entry:
-                    same = entry["killed"] == "the same"
-                    said += ", the same after a kill" if same else ", OTHERS AFTER A KILL"
-            print(f"{time.monotonic() - started:5.0f} s  {name}: {said}", flush=True)
+        for group in (teachers, [row for row in wanted if row not in teachers]):
+            futures = {pool.submit(measure, row, folder, with_kill, keep): row for row in group}
+            for future in concurrent.futures.as_completed(futures):
+                name, entry = _name(futures[future]), future.result()
+                entries[name] = entry
+                print(f"{time.monotonic() - started:5.0f} s  {name}: {_summary(entry)}", flush=True)
     return dict(sorted(entries.items()))
+
+
+def _name(row: Row | str) -> str:
+    return row if isinstance(row, str) else row.name
+
+
+def _summary(entry: dict) -> str:
+    if "failed" in entry:
+        return f"FAILED, {entry['failed']}"
+    said = f"{len(entry['uninterrupted'])} results"
+    if "killed" not in entry:
+        return said
+    same = entry["killed"] == "the same"
+    return said + (", the same after a kill" if same else ", OTHERS AFTER A KILL")
 
 
 def compare(entries: dict, frozen: dict, partial: bool) -> int:
@@ -486,7 +520,7 @@ def _kill_only(folder: pathlib.Path, options: argparse.Namespace) -> None:
     for row in rows():
         if row.name in KILLED:
             half = _num_lines_of_short_run(row, folder) // 2
-            _kill(row, folder / f"run_{row.name}", half)
+            _kill(row, folder / _workdir_of(row.name), half)
             print(f"{row.name}: killed after {half} lines of metrics", flush=True)
 
 
@@ -505,16 +539,16 @@ def _resume(folder: pathlib.Path, options: argparse.Namespace) -> dict:
         shutil.copytree(folder, scratch, dirs_exist_ok=True)
         _prepare(pathlib.Path(scratch), options.cache)
         for row in rows():
-            if (
-                row.name in KILLED
-                and (workdir := pathlib.Path(scratch) / f"run_{row.name}").exists()
-            ):
-                try:
-                    _run(row, workdir)
-                    entries[row.name] = {"uninterrupted": digests(workdir)}
-                except Failed as failure:
-                    entries[row.name] = {"failed": str(failure)}
-                print(f"{row.name}: {'failed' if 'failed' in entries[row.name] else 'resumed'}")
+            workdir = pathlib.Path(scratch) / _workdir_of(row.name)
+            if row.name not in KILLED or not workdir.exists():
+                continue
+            try:
+                _run(row, workdir)
+                entry = {"uninterrupted": digests(workdir)}
+            except Failed as failure:
+                entry = {"failed": str(failure)}
+            entries[row.name] = entry
+            print(f"resumed {row.name}: {_summary(entry)}", flush=True)
     return entries
 
 
@@ -541,12 +575,11 @@ def main() -> int:
         help="of compiled programs (default %(default)s)",
     )
     options = parser.parse_args()
-    wanted = [row for row in (*rows(), *CALLS)]
-    name_of = lambda row: row if isinstance(row, str) else row.name  # noqa: E731
+    wanted = [*rows(), *CALLS]
     if options.only:
-        wanted = [row for row in wanted if re.search(options.only, name_of(row))]
+        wanted = [row for row in wanted if re.search(options.only, _name(row))]
     if options.list:
-        print("\n".join(map(name_of, wanted)))
+        print("\n".join(map(_name, wanted)))
         return 0
     if not (options.write or options.compare or options.kill_only):
         parser.error("give --write FILE, --compare FILE or --kill-only DIR")
