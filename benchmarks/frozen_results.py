@@ -184,6 +184,8 @@ def rows() -> dict[str, Row]:
             fields = {**SHORT[recipe], "method": method}
             if recipe == "bldr":
                 fields["model.name"] = "tiny2"
+            if method == "fitnet":
+                fields["fitnet.hint_stage"] = 1
             if name != TEACHES.get(recipe, name):
                 fields["teacher.path"] = f"{_workdir_of(TEACHES[recipe])}/teacher"
             found.append(Row(name, recipe, "digits", fields, kill_after, is_tiny=True))
@@ -650,12 +652,18 @@ def _resume(folder: pathlib.Path, options: argparse.Namespace) -> dict:
     return entries
 
 
+def _read(path: pathlib.Path) -> dict:
+    return json.loads(path.read_text())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     path = pathlib.Path
-    parser.add_argument("--write", type=path, metavar="FILE", help="makes the table")
+    parser.add_argument(
+        "--write", type=path, metavar="FILE", help="makes the table; with --only, those rows"
+    )
     parser.add_argument("--compare", type=path, metavar="FILE", help="makes it again and compares")
     parser.add_argument("--only", metavar="PATTERN", help="rows whose name matches this expression")
     parser.add_argument("--without-kill", action="store_true", help="uninterrupted runs alone")
@@ -684,7 +692,7 @@ def main() -> int:
     if options.kill_only:
         _kill_only(options.kill_only.resolve(), options)
         return 0
-    frozen = json.loads(options.compare.read_text()) if options.compare else None
+    frozen = _read(options.compare) if options.compare else None
     if frozen and frozen["made_with"] != made_with():
         print(f"warning: the table was made with {frozen['made_with']}, this is {made_with()}")
     if options.resume:
@@ -699,6 +707,8 @@ def main() -> int:
         _prepare(folder, options.cache)
         entries = _table(wanted, folder, options)
     if options.write:
+        if options.only and options.write.exists():
+            entries = dict(sorted((_read(options.write)["rows"] | entries).items()))
         table = {"made_with": made_with(), "rows": entries}
         options.write.write_text(json.dumps(table, indent=1) + "\n")
         return int(any("failed" in entry for entry in entries.values()))
