@@ -548,7 +548,9 @@ def made_with() -> dict[str, str]:
     }
 
 
-def _table(wanted: list[str], folder: pathlib.Path, options: argparse.Namespace) -> dict:
+def _table(
+    wanted: list[str], folder: pathlib.Path, options: argparse.Namespace, frozen: dict
+) -> dict:
     """The entries of the rows, a line printed for each when it is there."""
     known, keep, with_kill = rows(), options.workdirs is not None, not options.without_kill
     taught = {known[name].fields.get("teacher.path") for name in wanted if name in known}
@@ -570,7 +572,10 @@ def _table(wanted: list[str], folder: pathlib.Path, options: argparse.Namespace)
         finally:
             free.put(worker)
         seconds = time.monotonic() - started
-        print(f"{seconds:5.0f} s  {name}: {_summary(entries[name])}", flush=True)
+        said = _summary(entries[name])
+        if name in frozen:
+            said += "; DIFFERS" if _wrong(entries[name], frozen[name]) else "; as in the table"
+        print(f"{seconds:5.0f} s  {name}: {said}", flush=True)
 
     with concurrent.futures.ThreadPoolExecutor(options.processes) as pool:
         for group in (teachers, [name for name in wanted if name not in teachers]):
@@ -591,6 +596,17 @@ def _summary(entry: dict) -> str:
     return f"{said}, after a kill: {entry['killed']}"
 
 
+def _wrong(entry: dict, expected: dict) -> list[str]:
+    """What of an entry is not as in the table."""
+    if "failed" in entry:
+        return [entry["failed"]]
+    wrong = _differences(entry["uninterrupted"], expected.get("uninterrupted", {}))
+    killed = entry.get("killed", SAME)
+    if killed in (SAME, expected.get("killed")):
+        return wrong
+    return wrong + [f"{x} after a kill" for x in (killed if isinstance(killed, dict) else [killed])]
+
+
 def compare(entries: dict, frozen: dict, partial: bool) -> int:
     """Prints what differs; the number of rows that do."""
     num_different = 0
@@ -603,16 +619,7 @@ def compare(entries: dict, frozen: dict, partial: bool) -> int:
         if name not in frozen:
             print(f"{name}: not in the table")
             continue
-        entry, expected = entries[name], frozen[name]
-        found, wanted = entry.get("uninterrupted", {}), expected.get("uninterrupted", {})
-        wrong = [entry["failed"]] if "failed" in entry else _differences(found, wanted)
-        if entry.get("killed", SAME) not in (SAME, expected.get("killed")):
-            differing = entry["killed"]
-            wrong += (
-                [f"{key} after a kill" for key in differing]
-                if isinstance(differing, dict)
-                else [differing]
-            )
+        wrong = _wrong(entries[name], frozen[name])
         if notes := [key for key in wrong if key in _NOT_COUNTED]:
             print(f"{name}: {', '.join(notes)} differs (not counted)")
         if wrong := [key for key in wrong if key not in _NOT_COUNTED]:
@@ -705,7 +712,7 @@ def main() -> int:
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         _prepare(folder, options.cache)
-        entries = _table(wanted, folder, options)
+        entries = _table(wanted, folder, options, frozen["rows"] if frozen else {})
     if options.write:
         if options.only and options.write.exists():
             entries = dict(sorted((_read(options.write)["rows"] | entries).items()))
