@@ -24,6 +24,7 @@ A run begun by one version is resumed by another as follows:
 
 Bits depend on the processor, on the versions of JAX and NumPy and on `tests/tiny_recipe.py`; write
 and compare on one machine (Linux). Compiled programs are kept in `--cache`, shared by all runs.
+Takes about ten minutes of processor time. `--only='^dcfs'` and `--without-kill` are quick checks.
 """
 
 import argparse
@@ -648,7 +649,7 @@ def _resume(folder: pathlib.Path, options: argparse.Namespace) -> dict:
         _prepare(pathlib.Path(scratch), options.cache)
         for name in KILLED:
             workdir = pathlib.Path(scratch) / _workdir_of(name)
-            if not workdir.exists():
+            if not workdir.exists() or not re.search(options.only or "", name):
                 continue
             try:
                 run_command(rows()[name], workdir)
@@ -696,6 +697,8 @@ def main() -> int:
         return 0
     if not (options.write or options.compare or options.kill_only):
         parser.error("give --write FILE, --compare FILE or --kill-only DIR")
+    if options.resume and not options.compare:
+        parser.error("--resume DIR needs --compare FILE")
     if options.kill_only:
         _kill_only(options.kill_only.resolve(), options)
         return 0
