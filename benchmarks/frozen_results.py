@@ -38,6 +38,7 @@ import importlib
 import importlib.metadata
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import pathlib
 import platform
@@ -333,6 +334,9 @@ def _enter(folder: str, log: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    import jaxrobust
+
+    assert pathlib.Path(jaxrobust.__file__).is_relative_to(ROOT / "jaxrobust"), jaxrobust.__file__
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
     os.dup2(said, 2)
@@ -525,6 +529,8 @@ def _prepare(folder: pathlib.Path, cache: pathlib.Path) -> None:
         )
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     _CONTEXT.set_forkserver_preload(list(_PRELOADED))
+    with contextlib.chdir(ROOT):  # from which, before all else, that process imports
+        multiprocessing.forkserver.ensure_running()
     if not (folder / FEATURES).exists():
         from sklearn.datasets import load_digits
 
