@@ -403,7 +403,7 @@ def bual_case(network="resnet18", batch=128, side=32) -> Case:
     config.model.name = network
 
     def phase_of(config, problem):
-        return bual._negative_phase(parse(config).bual, config, problem)
+        return bual._negative_phase(parse(config).bual, parse(config), problem)
 
     def objective(heads, labels):
         # Of two classes the complement of a label is the other one, so that nothing is drawn.
@@ -419,7 +419,7 @@ def dcfs_case(network="resnet18", batch=128, side=32) -> Case:
     config.model.name = network
 
     def phase_of(config, problem):
-        return dcfs._query_phase(dcfs.Dcfs.read(config), config, problem)
+        return dcfs._query_phase(parse(config), problem)
 
     def objective(heads, labels):
         options = {name: getattr(config.loss, name) for name in ("lambda_unk", "lambda_dis")}

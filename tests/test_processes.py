@@ -74,7 +74,7 @@ def test_a_killed_process_stops_the_other_and_a_restart_ends_as_one_process_does
     with _start("cross_entropy", workdir) as run:
         said = run.stderr.read()
     assert run.returncode == 0, said
-    assert "Going on with the run" in said
+    assert "Resuming the run" in said
     assert said.count("wrong labels after the last epoch: ") == 1  # the other process is silent
     _assert_same_epochs("cross_entropy", workdir, tmp_path)
 
