@@ -149,11 +149,6 @@ def _check_columns(path: pathlib.Path, columns: Sequence[str], required: Iterabl
 def refuse_if_any(path: pathlib.Path, problems: Sequence[str], otherwise: str = "") -> None:
     """Names the problems of a table, the first five in full.
 
-    Args:
-      path: of the table.
-      problems: each by its line.
-      otherwise: what could be done instead of correcting them.
-
     Raises:
       DataError: if there are some.
     """

@@ -230,14 +230,6 @@ def gather_program(
 ) -> Callable:
     """Compiles a whole-set evaluation: `forward` on a plan's ids, each result stored at its id.
 
-    Args:
-      programs: counts the traces.
-      name: of the program.
-      forward: `(ids [width], key, *operands) -> pytree of [width, ...]`.
-      num_examples: size N of the set that the ids refer to.
-      placement: the batch axis is split over its devices.
-      static: all that `forward` closes over, as in `Programs.jit`.
-
     Returns:
       `(plan, key, *operands) -> pytree of [N, ...]`, zeros at ids that are not in the plan. A
       `Stream` among the operands gives `forward` its batch.

@@ -22,13 +22,7 @@ from jaxrobust.report.workdir import TASKS, read_run, single_seeds
 
 
 def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
-    """The HTML document.
-
-    Args:
-      groups: runs by label.
-      images: where figures are written.
-      notes: warnings, shown first.
-    """
+    """The HTML document."""
     first = next(iter(groups.values()))[0]
     alone = len(groups) == 1
     dataset = first.results["dataset"] if first.results else first.config["dataset"]["name"]
@@ -72,9 +66,6 @@ def write_report(
       out: folder for `index.html` and the PNGs; None: `report/` in the workdir, of several
         workdirs `report/` here.
       by: config fields whose values define the groups, joined by commas.
-
-    Returns:
-      Path of the page.
 
     Raises:
       UserError: if one is not a workdir, its files are damaged, the runs are of different problems,

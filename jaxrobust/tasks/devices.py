@@ -33,10 +33,6 @@ def cpu_devices(recipe: Recipe, workdir: pathlib.Path) -> int:
     is large enough. There is one device where it would change more than the speed
     (`batch_norm=per_device`), and for several seeds, which would take a device each.
 
-    Args:
-      recipe: a recipe.
-      workdir: of the run.
-
     Returns:
       The number; 0 where the choice is somebody else's: of the recipe, of JAX's own settings, of
       other processes.
