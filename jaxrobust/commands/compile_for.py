@@ -1,0 +1,306 @@
+"""`jaxrobust benchmark --compile_for=v5e:2x2`: a recipe's programs for devices that are not there.
+
+XLA's compiler for TPUs runs on any machine with `libtpu`. The recipe runs through its real task
+with shapes in place of data: every program is compiled as a run on the target would compile it, and
+returns made-up numbers of the shapes that tracing gives. Nothing is executed on the target.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import pathlib
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrobust import tasks
+from jaxrobust.data.dataset import Dataset, FileDataset
+from jaxrobust.engine.programs import Programs
+from jaxrobust.engine.sharding import AXIS, Placement
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.recipes.fields import replace
+from jaxrobust.recipes.parse import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a device can do at most, by its vendor.
+
+    Attributes:
+      flops: of matrix products in bfloat16, in FLOP/s.
+      memory_bytes: of a device.
+      memory_rate: bytes/s between the chip and its memory.
+      link_rate: bytes/s over all links of a chip to others, one way.
+    """
+
+    flops: float
+    memory_bytes: float
+    memory_rate: float
+    link_rate: float
+
+
+CHIPS = {
+    # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}: peak compute, HBM and interchip interconnect, of
+    # which half goes each way.
+    "v4": Chip(275e12, 32e9, 1228e9, 150e9),
+    "v5e": Chip(197e12, 16e9, 819e9, 100e9),
+    "v5p": Chip(459e12, 95e9, 2765e9, 300e9),
+    "v6e": Chip(918e12, 32e9, 1640e9, 224e9),
+}
+"""By the name in `--compile_for=`."""
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_MOST_DRAWN = 10**7  # made-up numbers of an array; of a larger one a row is repeated
+_ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8}
+_SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)\[([\d,]*)\]")
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+
+
+def collectives(text: str) -> dict[str, dict[str, int]]:
+    """How the devices of a compiled program communicate in one step.
+
+    Args:
+      text: of the program in HLO, after all passes.
+
+    Returns:
+      Kind -> `count` and `bytes`, the size of what a device receives or sums.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for shapes, kind, is_start in _COLLECTIVE.findall(text):
+        sizes = [
+            _ITEM_BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
+            for dtype, dims in _SHAPE.findall(shapes)
+        ]
+        # An asynchronous one holds what it sends beside what it receives.
+        size = max(sizes, default=0) if is_start and kind != "all-reduce" else sum(sizes)
+        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
+        entry["count"] += 1
+        entry["bytes"] += size
+    return found
+
+
+def make_target(target: str) -> tuple[Chip, Placement]:
+    """The chip that `CHIP:TOPOLOGY` names, and a placement over the devices of the topology.
+
+    Raises:
+      UserError: if there is no such chip, the compiler for it is not installed, or it does not
+        know the topology.
+    """
+    name, _, shape = target.partition(":")
+    if name not in CHIPS:
+        raise UserError(unknown_name("--compile_for target", name, CHIPS))
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"--compile_for={target} needs XLA's compiler for TPUs: pip install 'jaxrobust[tpu]'."
+        )
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    jax.config.update("jax_platforms", "cpu")
+    from jax.experimental import topologies
+
+    try:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{name}:{shape}")
+    except Exception as error:  # whatever the compiler raises
+        raise UserError(
+            f"--compile_for={target}: the compiler refuses this topology "
+            f"({str(error).splitlines()[0][:200]}); name one such as v5e:2x2, v4:2x2x1."
+        ) from None
+    devices = np.array(topology.devices)
+    auto = (jax.sharding.AxisType.Auto,)
+    return CHIPS[name], _Planned(jax.sharding.Mesh(devices.ravel(), (AXIS,), axis_types=auto))
+
+
+class _Described(np.ndarray):
+    """An array of the host with the sharding that it would have on the target."""
+
+    sharding: Any = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.sharding = None  # a part of it, or what is computed from it, is somewhere else
+
+
+def _described(x: Any, sharding: Any) -> Any:
+    if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+        return x
+    described = np.asarray(x).view(_Described)
+    described.sharding = sharding
+    return described
+
+
+class _Planned(Placement):
+    """A placement whose arrays stay on the host, since nothing is computed with them."""
+
+    def put_batch(self, tree):
+        return self._put(tree, self.batch)
+
+    def _put(self, tree, sharding):
+        return jax.tree.map(lambda x: _described(x, sharding), tree)
+
+
+class PlannedPrograms(Programs):
+    """Programs that are compiled for a target at their first call, and never run.
+
+    A call returns made-up numbers: floats in (0, 1), so that data is divided and chosen from, and
+    zeros otherwise.
+
+    Attributes:
+      notes: name -> what is known of the program.
+    """
+
+    placement: Placement
+
+    def __init__(self, placement: Placement):
+        super().__init__(placement)
+        self.notes: dict[str, dict[str, Any]] = {}
+        self._planned: dict[str, Callable] = {}
+        self._rng = np.random.default_rng(0)
+
+    def jit(
+        self,
+        name: str,
+        function: Callable,
+        *,
+        visits: Callable | None = None,
+        is_start: bool = False,
+        **options,
+    ) -> Callable:
+        jitted: Any = super().jit(name, function, **options)
+        if name in self._planned:
+            return self._planned[name]
+        results: Any = None
+
+        def planned(*args):
+            nonlocal results
+            if results is None:
+                results = self._compile(name, jitted, args)
+                steps, images = visits(*args) if visits else (1, 0)
+                self.notes[name]["images_per_step"] = images // max(steps, 1)
+            return jax.tree.map(self._made_up, results)
+
+        self._planned[name] = planned
+        return planned
+
+    def _compile(self, name: str, jitted: Any, args: Any) -> Any:
+        replicated = self.placement.replicated
+
+        def abstract(x):
+            sharding = getattr(x, "sharding", None) if isinstance(x, _Described) else None
+            dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+            return jax.ShapeDtypeStruct(np.shape(x), dtype, sharding=sharding or replicated)
+
+        started = time.perf_counter()
+        traced = jitted.trace(*jax.tree.map(abstract, args))
+        compiled = traced.lower(lowering_platforms=("tpu",)).compile()
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+        parts = {"argument": 1, "output": 1, "temp": 1, "alias": -1}
+        self.notes[name] = {
+            "compile_seconds": time.perf_counter() - started,
+            # The body of a loop, which is one step, counts once.
+            "flops_per_step": float(cost.get("flops", math.nan)),
+            "bytes_per_step": float(cost.get("bytes accessed", math.nan)),
+            "memory_bytes": sum(
+                sign * getattr(memory, f"{part}_size_in_bytes", 0) for part, sign in parts.items()
+            ),
+            "temporary_bytes": getattr(memory, "temp_size_in_bytes", 0),
+            "collectives": collectives(compiled.as_text()),
+        }
+        return traced.out_info
+
+    def _made_up(self, like: Any) -> Any:
+        if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
+            key = jax.random.key(0)
+            return jax.random.split(key, like.shape) if like.shape else key
+        if jax.dtypes.issubdtype(like.dtype, np.floating):
+            size = like.shape if math.prod(like.shape) < _MOST_DRAWN else like.shape[-1:]
+            x = np.broadcast_to(self._rng.random(size, np.float32), like.shape)
+            return _described(x.astype(like.dtype), self.placement.replicated)
+        return _described(np.zeros(like.shape, like.dtype), self.placement.replicated)
+
+
+def compile_recipe(
+    recipe: Recipe, dataset: Dataset | FileDataset, target: str
+) -> list[dict[str, Any]]:
+    """Compiles every program of a recipe for a target.
+
+    Args:
+      recipe: shortened, so that every stage is reached soon.
+      dataset: of the recipe's shapes.
+      target: such as `v5e:2x2`.
+
+    Returns:
+      A row for each program, JSON-able: `program, target, devices, compile_seconds,
+      images_per_step, flops_per_step, bytes_per_step, memory_bytes, temporary_bytes,
+      memory_limit_bytes, fits, roofline_ms, images_per_second, collectives`. Images are of all
+      devices together, the rest is of one device. `roofline_ms` is a lower bound of a step: the
+      larger of arithmetic and memory traffic at the chip's peak rates, and the collectives over its
+      links.
+
+    Raises:
+      UserError: as in `make_target`, or where the recipe cannot run.
+    """
+    chip, placement = make_target(target)
+    programs = PlannedPrograms(placement)
+    changes: dict[str, Any] = {"writers": ("jsonl",), "device_count": 0}
+    changes |= {"dtype": "bfloat16"} if recipe.dtype == "auto" else {}
+    with tempfile.TemporaryDirectory(prefix="jaxrobust-") as workdir:
+        run = tasks.TASKS[recipe.task]
+        run(replace(recipe, changes), pathlib.Path(workdir) / "run", programs, dataset=dataset)
+    rows = []
+    for name, note in programs.notes.items():
+        communicated = sum(entry["bytes"] for entry in note["collectives"].values())
+        bound = max(note["flops_per_step"] / chip.flops, note["bytes_per_step"] / chip.memory_rate)
+        bound += communicated / chip.link_rate
+        row = {"program": name, "target": target, "devices": placement.num_devices, **note}
+        row |= {
+            "memory_limit_bytes": chip.memory_bytes,
+            "fits": note["memory_bytes"] <= chip.memory_bytes,
+            "roofline_ms": 1e3 * bound,
+        }
+        if note["images_per_step"]:
+            row["images_per_second"] = note["images_per_step"] / bound
+        rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]], num_images: int, num_epochs: int) -> str:
+    """The programs of a target in markdown, then what a training takes at the bound.
+
+    Args:
+      rows: of `compile_recipe`.
+      num_images: of the training set.
+      num_epochs: of the recipe before it was shortened.
+    """
+    chosen = rows[0]
+    lines = [
+        f"{chosen['target']}, {chosen['devices']} x {chosen['memory_limit_bytes'] / 1e9:.0f} GB; "
+        "FLOP, bytes and memory of one device; ms and images/s are bounds, not measurements",
+        "",
+        "| program | compile s | GFLOP/step | MB/step | memory MB | fits | ms/step at least "
+        "| images/s at most | collectives |",
+        "|---" * 9 + "|",
+    ]
+    for row in rows:
+        communication = ", ".join(
+            f"{entry['count']} {kind} ({entry['bytes'] / 1e6:.1f} MB)"
+            for kind, entry in row["collectives"].items()
+        )
+        rate = f"{row['images_per_second']:,.0f}" if "images_per_second" in row else ""
+        lines.append(
+            f"| {row['program']} | {row['compile_seconds']:.1f} | {row['flops_per_step'] / 1e9:.2f} "
+            f"| {row['bytes_per_step'] / 1e6:,.0f} | {row['memory_bytes'] / 1e6:,.0f} "
+            f"| {'yes' if row['fits'] else '**no**'} | {row['roofline_ms']:.3f} | {rate} "
+            f"| {communication} |"
+        )
+    for row in rows:
+        if row["program"].endswith("/epoch") and row.get("images_per_second"):
+            hours = num_images * num_epochs / row["images_per_second"] / 3600
+            lines.append(
+                f"\n{row['program']}: at least {hours:.2f} hours for {num_epochs} epochs of "
+                f"{num_images:,} images."
+            )
+    return "\n".join(lines)
