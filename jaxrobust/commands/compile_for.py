@@ -1,11 +1,13 @@
 """`jaxrobust benchmark --compile_for=v5e:2x2`: a recipe's programs for devices that are not there.
 
-XLA's compiler for TPUs runs on any machine with `libtpu`. The recipe runs through its real task
-with shapes in place of data: every program is compiled as a run on the target would compile it, and
-returns made-up numbers of the shapes that tracing gives. Nothing is executed on the target.
+XLA's compilers for TPUs (`libtpu`) and NVIDIA's GPUs run on any machine. The recipe runs through
+its real task with shapes in place of data: every program is compiled as a run on the target would
+compile it, and returns made-up numbers of the shapes that tracing gives. Nothing is executed.
 """
 
+import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import math
 import os
@@ -24,6 +26,7 @@ from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import AXIS, Placement
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models.costs import operations_of
 from jaxrobust.recipes.fields import replace
 from jaxrobust.recipes.parse import Recipe
 
@@ -45,13 +48,15 @@ class Chip:
     link_rate: float
 
 
+# TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, peak compute, HBM and interchip interconnect, of
+# which half goes each way. GPUs: NVIDIA's data sheets of the SXM modules, without sparsity.
 CHIPS = {
-    # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}: peak compute, HBM and interchip interconnect, of
-    # which half goes each way.
     "v4": Chip(275e12, 32e9, 1228e9, 150e9),
     "v5e": Chip(197e12, 16e9, 819e9, 100e9),
     "v5p": Chip(459e12, 95e9, 2765e9, 300e9),
     "v6e": Chip(918e12, 32e9, 1640e9, 224e9),
+    "h100": Chip(989e12, 80e9, 3350e9, 450e9),
+    "h200": Chip(989e12, 141e9, 4800e9, 450e9),
 }
 """By the name in `--compile_for=`."""
 
@@ -85,8 +90,34 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     return found
 
 
+# What XLA's compiler asks of a GPU: of an H100 SXM, but for the memory of others of compute
+# capability 9.0. Without it the compiler would look for the device.
+_HOPPER = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 l2_cache_size: 52428800
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  memory_bandwidth: {bandwidth:.0f} device_memory_size: {memory:.0f}
+  cuda_compute_capability {{ major: 9 minor: 0 }}
+  device_address_bits: 64 device_vendor: "NVIDIA Corporation" name: "{name}"
+  dnn_version: "9.8.0" runtime_version: "13.0.0" driver_version: "13.0.0"
+  compile_time_toolkit_version: "13.0.0"
+}}
+platform_name: "CUDA"
+device_description_str: "{name}"
+"""
+
+
 def make_target(target: str) -> tuple[Chip, Placement]:
     """The chip that `CHIP:TOPOLOGY` names, and a placement over the devices of the topology.
+
+    Args:
+      target: of TPUs the topology is as Google names it (`v5e:2x4`, `v4:2x2x1`), of GPUs it is
+        their number (`h100:8`).
 
     Raises:
       UserError: if there is no such chip, the compiler for it is not installed, or it does not
@@ -95,24 +126,44 @@ def make_target(target: str) -> tuple[Chip, Placement]:
     name, _, shape = target.partition(":")
     if name not in CHIPS:
         raise UserError(unknown_name("--compile_for target", name, CHIPS))
-    if importlib.util.find_spec("libtpu") is None:
+    chip, is_gpu = CHIPS[name], name.startswith("h")
+    module, extra = ("jax_plugins.xla_cuda13", "cuda13") if is_gpu else ("libtpu", "tpu")
+    if not _is_installed(module):
         raise UserError(
-            f"--compile_for={target} needs XLA's compiler for TPUs: pip install 'jaxrobust[tpu]'."
+            f"--compile_for={target} needs XLA's compiler for it: pip install 'jaxrobust[{extra}]'."
         )
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     jax.config.update("jax_platforms", "cpu")
+    options: dict[str, Any] = {"platform": "tpu", "topology_name": target}
+    if is_gpu:
+        os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+        with contextlib.suppress(Exception):  # there is no driver; the compiler is registered
+            importlib.import_module(module).initialize()
+        description = _HOPPER.format(
+            name=f"NVIDIA {name.upper()}", bandwidth=chip.memory_rate, memory=chip.memory_bytes
+        )
+        options = {"platform": "cuda", "topology_name": name, "topology": f"1x1x{shape or 1}"}
+        options["target_config"] = description
+    else:
+        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     from jax.experimental import topologies
 
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{name}:{shape}")
+        devices = topologies.get_topology_desc(**options).devices
     except Exception as error:  # whatever the compiler raises
         raise UserError(
             f"--compile_for={target}: the compiler refuses this topology "
-            f"({str(error).splitlines()[0][:200]}); name one such as v5e:2x2, v4:2x2x1."
+            f"({str(error).splitlines()[0][:200]}); name one such as v5e:2x2, v4:2x2x1 or h100:8."
         ) from None
-    devices = np.array(topology.devices)
     auto = (jax.sharding.AxisType.Auto,)
-    return CHIPS[name], _Planned(jax.sharding.Mesh(devices.ravel(), (AXIS,), axis_types=auto))
+    mesh = jax.sharding.Mesh(np.array(devices).ravel(), (AXIS,), axis_types=auto)
+    return chip, PlannedPlacement(mesh)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 class _Described(np.ndarray):
@@ -132,7 +183,7 @@ def _described(x: Any, sharding: Any) -> Any:
     return described
 
 
-class _Planned(Placement):
+class PlannedPlacement(Placement):
     """A placement whose arrays stay on the host, since nothing is computed with them."""
 
     def put_batch(self, tree):
@@ -159,6 +210,8 @@ class PlannedPrograms(Programs):
         self.notes: dict[str, dict[str, Any]] = {}
         self._planned: dict[str, Callable] = {}
         self._rng = np.random.default_rng(0)
+        platform = placement.mesh.devices.flat[0].platform
+        self._platform = {"gpu": "cuda"}.get(platform, platform)
 
     def jit(
         self,
@@ -195,18 +248,25 @@ class PlannedPrograms(Programs):
 
         started = time.perf_counter()
         traced = jitted.trace(*jax.tree.map(abstract, args))
-        compiled = traced.lower(lowering_platforms=("tpu",)).compile()
-        memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-        parts = {"argument": 1, "output": 1, "temp": 1, "alias": -1}
+        compiled = traced.lower(lowering_platforms=(self._platform,)).compile()
+        memory: Any = compiled.memory_analysis()
+        size = {
+            part: getattr(memory, f"{part}_size_in_bytes", 0)
+            for part in ("argument", "output", "temp", "alias")
+        }
+        # The body of a loop, which is one step, counts once.
+        cost: Any = compiled.cost_analysis()
+        flops, moved = (cost or {}).get("flops"), (cost or {}).get("bytes accessed")
+        if not cost:  # of GPUs: products and convolutions of the whole batch, in equal parts, and
+            # the least that can move: arguments and results once, temporaries out and in
+            flops = operations_of(traced.jaxpr.jaxpr) / self.placement.num_devices
+            moved = size["argument"] + size["output"] + 2 * size["temp"]
         self.notes[name] = {
             "compile_seconds": time.perf_counter() - started,
-            # The body of a loop, which is one step, counts once.
-            "flops_per_step": float(cost.get("flops", math.nan)),
-            "bytes_per_step": float(cost.get("bytes accessed", math.nan)),
-            "memory_bytes": sum(
-                sign * getattr(memory, f"{part}_size_in_bytes", 0) for part, sign in parts.items()
-            ),
-            "temporary_bytes": getattr(memory, "temp_size_in_bytes", 0),
+            "flops_per_step": float(flops or 0.0),
+            "bytes_per_step": float(moved or 0.0),
+            "memory_bytes": size["argument"] + size["output"] + size["temp"] - size["alias"],
+            "temporary_bytes": size["temp"],
             "collectives": collectives(compiled.as_text()),
         }
         return traced.out_info
@@ -245,7 +305,7 @@ def compile_recipe(
     """
     chip, placement = make_target(target)
     programs = PlannedPrograms(placement)
-    changes: dict[str, Any] = {"writers": ("jsonl",), "device_count": 0}
+    changes: dict[str, Any] = {"writers": ("jsonl",), "device_count": 0, "device": "auto"}
     changes |= {"dtype": "bfloat16"} if recipe.dtype == "auto" else {}
     with tempfile.TemporaryDirectory(prefix="jaxrobust-") as workdir:
         run = tasks.TASKS[recipe.task]
@@ -291,8 +351,9 @@ def table(rows: list[dict[str, Any]], num_images: int, num_epochs: int) -> str:
         )
         rate = f"{row['images_per_second']:,.0f}" if "images_per_second" in row else ""
         lines.append(
-            f"| {row['program']} | {row['compile_seconds']:.1f} | {row['flops_per_step'] / 1e9:.2f} "
-            f"| {row['bytes_per_step'] / 1e6:,.0f} | {row['memory_bytes'] / 1e6:,.0f} "
+            f"| {row['program']} | {row['compile_seconds']:.1f} "
+            f"| {row['flops_per_step'] / 1e9:.2f} | {row['bytes_per_step'] / 1e6:,.0f} "
+            f"| {row['memory_bytes'] / 1e6:,.0f} "
             f"| {'yes' if row['fits'] else '**no**'} | {row['roofline_ms']:.3f} | {rate} "
             f"| {communication} |"
         )
