@@ -185,7 +185,7 @@ def random_dataset(recipe: Recipe, folder: pathlib.Path | None = None) -> Datase
     """
     fields = recipe.dataset
     if fields.name not in SETS:
-        raise UserError("Unknown shape of " + unknown_name("data set", fields.name, SETS))
+        raise UserError(unknown_name("data set of known shape", fields.name, SETS))
     num_train, num_test, side, num_classes, is_multilabel = SETS[fields.name]
     side = fields.image_size or side
     generator = np.random.default_rng(0)

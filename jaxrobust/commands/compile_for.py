@@ -193,6 +193,12 @@ class PlannedPlacement(Placement):
         return jax.tree.map(lambda x: _described(x, sharding), tree)
 
 
+def _without_padding(x: Any) -> Any:
+    """Index plans whose every slot is an example, for the number of images that a step takes."""
+    is_plan = isinstance(x, np.ndarray) and x.ndim and np.issubdtype(x.dtype, np.integer)
+    return np.zeros_like(x) if is_plan else x
+
+
 class PlannedPrograms(Programs):
     """Programs that are compiled for a target at their first call, and never run.
 
@@ -231,7 +237,8 @@ class PlannedPrograms(Programs):
             nonlocal results
             if results is None:
                 results = self._compile(name, jitted, args)
-                steps, images = visits(*args) if visits else (1, 0)
+                full = jax.tree.map(_without_padding, args)
+                steps, images = visits(*full) if visits else (1, 0)
                 self.notes[name]["images_per_step"] = images // max(steps, 1)
             return jax.tree.map(self._made_up, results)
 
