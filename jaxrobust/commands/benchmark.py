@@ -236,7 +236,7 @@ def measured_peak(dtype) -> float:
 
 def measure(
     recipe: Recipe,
-    dataset: Dataset | None = None,
+    dataset: Dataset | FileDataset | None = None,
     *,
     device_loop: bool | None = None,
 ) -> dict:

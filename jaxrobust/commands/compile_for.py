@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import tasks
@@ -176,7 +177,7 @@ class _Described(np.ndarray):
 
 
 def _described(x: Any, sharding: Any) -> Any:
-    if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+    if jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
         return x
     described = np.asarray(x).view(_Described)
     described.sharding = sharding
@@ -279,10 +280,10 @@ class PlannedPrograms(Programs):
         return traced.out_info
 
     def _made_up(self, like: Any) -> Any:
-        if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             key = jax.random.key(0)
             return jax.random.split(key, like.shape) if like.shape else key
-        if jax.dtypes.issubdtype(like.dtype, np.floating):
+        if jnp.issubdtype(like.dtype, np.floating):
             size = like.shape if math.prod(like.shape) < _MOST_DRAWN else like.shape[-1:]
             x = np.broadcast_to(self._rng.random(size, np.float32), like.shape)
             return _described(x.astype(like.dtype), self.placement.replicated)
