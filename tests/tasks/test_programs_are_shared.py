@@ -96,7 +96,7 @@ def test_a_step_is_called_without_a_run():
     method = NOISY_LABEL_METHODS["cross_entropy"](parse(config), problem)
     views = make_views(parse(config).augment, (8, 8, 3), "float32")
     (stage,) = method.stages
-    step = jax.jit(noisy_labels.training_step(stage, views))
+    step = jax.jit(noisy_label_programs.training_step(stage, views))
     before = method.start(jax.random.key(0))
     after, measured = step(
         before,
