@@ -15,7 +15,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.methods.noisy_labels import Problem
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.parse import parse
-from jaxrobust.tasks import active_learning, noisy_labels
+from jaxrobust.tasks import active_learning, noisy_label_programs, noisy_labels
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")
 
