@@ -316,7 +316,7 @@ class Trained:
       recipe: of the training.
       networks: variables by name.
       mean: float `[D]`, of the data set, after scaling.
-      std: standard deviation, likewise.
+      std: its standard deviation.
       scaling: `in_memory.Scaling` of features, or None.
     """
 

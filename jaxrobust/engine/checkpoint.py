@@ -33,7 +33,7 @@ class Checkpoints:
     """Numbered snapshots of one pytree and one JSON-able record, written asynchronously.
 
     A snapshot appears under its number only when it is complete. Once it is, the sizes and
-    checksums of its files are noted beside it, so later damage is seen before anything is read.
+    checksums of its files are stored with it, so later damage is seen before anything is read.
 
     Attributes:
       directory: where the snapshots lie.

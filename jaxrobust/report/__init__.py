@@ -2,7 +2,7 @@
 
 The page is one self-contained file: main results, curves with a band over seeds, predictions on the
 test images, queried or suspicious images, the recipe (changed fields first), the environment and
-the times. The figures are also written beside it as PNGs. The page of an unfinished run shows what
+the times. The figures are also written as PNGs in its folder. The page of an unfinished run shows what
 the run has written so far.
 """
 
