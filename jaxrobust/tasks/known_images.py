@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxrobust.data.dataset import Dataset, Examples, pixel_statistics
-from jaxrobust.data.features import FeatureDataset, FeatureExamples, feature_statistics
+from jaxrobust.data.dataset import ReadableDataset, ReadableExamples
 from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.data.tables import MAX_PROBLEMS, shortened
 from jaxrobust.engine.files import write_json
@@ -35,7 +34,7 @@ class View(NamedTuple):
       std: likewise.
     """
 
-    examples: Examples | FeatureExamples
+    examples: ReadableExamples
     split: OpenSetSplit
     class_names: tuple[str, ...]
     mean: Any
@@ -68,7 +67,7 @@ class KnownImages:
     def __init__(
         self,
         path: pathlib.Path,
-        dataset: Dataset | FeatureDataset,
+        dataset: ReadableDataset,
         root: pathlib.Path | None,
         *,
         overridden: bool = False,
@@ -76,7 +75,7 @@ class KnownImages:
         self._path = path
         self._dataset = dataset
         self._overridden = overridden
-        self._found = joined(dataset)
+        self._found = dataset.examples
         self._hashes = _hashes(self._found, root)
         self.begun = -1
         self._images: list[_Image] = []
@@ -158,11 +157,7 @@ class KnownImages:
         examples = self._found.take(positions)
         mean, std = self._dataset.mean, self._dataset.std
         if len(ids) < len(self._found) and not self._overridden:
-            mean, std = (
-                pixel_statistics([examples])
-                if isinstance(examples, Examples)
-                else feature_statistics([examples])
-            )
+            mean, std = examples.statistics()
         split = OpenSetSplit(
             known_classes=tuple(range(len(names))),
             targets=targets,
@@ -233,14 +228,7 @@ class KnownImages:
         return moved
 
 
-def joined(dataset: Dataset | FeatureDataset) -> Examples | FeatureExamples:
-    """Labelled, then unlabelled images."""
-    if dataset.unlabeled is None:
-        return dataset.train
-    return cast(Any, dataset.train).join(dataset.unlabeled)  # both of one kind
-
-
-def _hashes(examples: Examples | FeatureExamples, root: pathlib.Path | None) -> Sequence[str]:
+def _hashes(examples: ReadableExamples, root: pathlib.Path | None) -> Sequence[str]:
     """SHA-256 of each file or, where there is no file, of the array."""
     files = cast(tuple[str, ...], examples.files)
 
@@ -248,9 +236,7 @@ def _hashes(examples: Examples | FeatureExamples, root: pathlib.Path | None) -> 
         path = None if root is None else root / files[i]
         if path is not None and path.is_file():
             return hashlib.sha256(path.read_bytes()).hexdigest()
-        array = (
-            examples.images[i] if isinstance(examples, Examples) else examples.read(np.array([i]))
-        )
+        array = examples.read(np.array([i]))
         return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
     with ThreadPoolExecutor() as pool:
