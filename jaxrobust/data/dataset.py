@@ -167,7 +167,7 @@ class Examples(ReadableExamples):
         return self.images[ids]
 
     def statistics(self) -> tuple[tuple, tuple]:
-        """As of `pixel_statistics`."""
+        """As in `pixel_statistics`."""
         return pixel_statistics([self])
 
 
@@ -192,7 +192,7 @@ class FileExamples(Labeled):
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """As of `Examples`."""
+        """As in `Examples`."""
         return self.names
 
     def take(self, ids: np.ndarray) -> "FileExamples":

@@ -72,7 +72,7 @@ class FeatureExamples(ReadableExamples):
 
     @property
     def file_names(self) -> tuple[str, ...] | None:
-        """As of `Examples`."""
+        """As in `Examples`."""
         return self.files
 
     def take(self, ids: np.ndarray) -> "FeatureExamples":
@@ -98,7 +98,7 @@ class FeatureExamples(ReadableExamples):
         return None
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """As of `feature_statistics`."""
+        """As in `feature_statistics`."""
         return feature_statistics([self])
 
     def read_all(self) -> np.ndarray:

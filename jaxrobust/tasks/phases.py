@@ -64,7 +64,7 @@ def phase_outputs(
     """What the network of a phase gives for raw images in one view.
 
     Returns:
-      `(ids [B], key, variables, images, statistics) -> then(phase.forward(...))`; operands as of
+      `(ids [B], key, variables, images, statistics) -> then(phase.forward(...))`; operands as in
       `phase_step`.
     """
 
