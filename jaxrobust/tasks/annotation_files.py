@@ -39,14 +39,7 @@ def split_facts(dataset: ReadableDataset, split: OpenSetSplit) -> dict:
 def write_scores(
     path: pathlib.Path, query: Query, annotations: np.ndarray, is_unknown: np.ndarray | None
 ) -> None:
-    """Writes a histogram of every score of a query over the pool.
-
-    Args:
-      path: of the table.
-      query: the query, before it is answered.
-      annotations: int32 `[N]`.
-      is_unknown: bool `[N]`; None where the truth is not available.
-    """
+    """Writes a histogram of every score over the pool; `is_unknown` is None without the truth."""
     parts = {
         "pool": annotations == NOT_ANNOTATED,
         "chosen": np.isin(np.arange(len(annotations)), query.ids),
@@ -134,14 +127,7 @@ def shorten(names: Sequence[str]) -> str:
 def write_annotations(
     path: pathlib.Path, files: Sequence[str], labels: Mapping[int, str], rounds: Mapping[int, int]
 ) -> None:
-    """Writes every answer once.
-
-    Args:
-      path: of the table.
-      files: of every image by id.
-      labels: class or `unknown` by id.
-      rounds: whose table holds it, by id; none for an answer whose table is gone.
-    """
+    """Writes every answer once; `rounds` lacks answers whose table is gone."""
     rows = [
         [i, *map(escape_formula, (files[i], labels[i])), rounds.get(i, "")] for i in sorted(labels)
     ]
@@ -155,15 +141,7 @@ def write_predictions(
     probs: np.ndarray,
     unknown_probs: np.ndarray | None,
 ) -> None:
-    """Writes the most probable class of each image.
-
-    Args:
-      path: of the table.
-      files: n images.
-      class_names: K classes.
-      probs: `[n, K]`.
-      unknown_probs: `[n]`, of being of none of them; None where the method does not say.
-    """
+    """Writes the most probable class of n images, by `[n, K]` and, if predicted, `[n]`."""
     names = [escape_formula(name) for name in class_names]
     rows: list[list] = [["file", "class", "probability"]]
     rows += [
@@ -179,16 +157,9 @@ def write_predictions(
 def link_by_class(
     folder: pathlib.Path, root: pathlib.Path, files: Sequence[str], classes: Sequence[str]
 ) -> int:
-    """Makes `folder/CLASS/NAME`, symbolic links to all images, in place of those that are there.
+    """Replaces the symbolic links `folder/CLASS/NAME` to images of `root`, by class; their number.
 
-    Args:
-      folder: of the links; anything in it that is not a link stays.
-      root: folder of the images.
-      files: of the images, relative to it.
-      classes: name of the class of each.
-
-    Returns:
-      How many there are; 0 where this system allows none.
+    Other files in `folder` stay. The number is 0 where the file system supports no links.
     """
     if not processes.is_main():
         return 0

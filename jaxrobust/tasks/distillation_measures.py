@@ -11,6 +11,7 @@ from jaxrobust import metrics
 from jaxrobust.methods.distillation import Distiller
 from jaxrobust.recipes.methods import DISTILLERS, MULTILABEL_DISTILLERS
 from jaxrobust.report import figures
+from jaxrobust.tasks.common import best_of
 
 NUM_NEIGHBORS = 5
 MAX_RETRIEVED = 5000  # among so many images neighbours are looked for, which takes their square
@@ -51,14 +52,7 @@ class Protocol:
 
     def best(self, epochs: Sequence[Mapping[str, float]]) -> dict:
         """The first epoch with the highest headline."""
-        values = [epoch[self.headline] for epoch in epochs]
-        best = int(np.argmax(values))
-        return {
-            "epoch": best,
-            self.headline: values[best],
-            "rule": f"highest test {self.headline} of any epoch, known only by looking at the test "
-            "set",
-        }
+        return best_of(epochs, self.headline, "epoch")
 
 
 def single_label_measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""Ids of images that stay while images are added, moved and renamed between rounds.
+"""Ids of images that do not change while images are added, moved and renamed between rounds.
 
-`queries/images.json` lists every image that a person's run has seen, in the order of its ids, with
-the SHA-256 by which it is found again under another name, and the round from which it takes part. A
-round that has begun never changes: what is new takes part from the next one on.
+`queries/images.json` lists every image of a person's run in the order of the ids, with its SHA-256,
+by which it is found under a new name, and the first round in which it is used. A round that has
+begun never changes: new images and classes are used from the next round on.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from jaxrobust.methods.active_learning import NOT_ANNOTATED
 
 
 class View(NamedTuple):
-    """What takes part in a round.
+    """The images and classes of a round.
 
     Attributes:
       examples: the N images or features by id.
       split: K known classes; `targets` are the labels by folder, `NOT_ANNOTATED` in the pool.
       class_names: of the K classes.
       mean: of the examples, to normalise with.
-      std: likewise.
+      std: of the examples.
     """
 
     examples: ReadableExamples
@@ -43,7 +43,7 @@ class View(NamedTuple):
 
 @dataclasses.dataclass
 class _Image:
-    """One image of the list: its file now, its content, and since when it takes part."""
+    """One image of the list: its file now, its content, and its first round."""
 
     file: str
     sha256: str
@@ -52,7 +52,7 @@ class _Image:
 
 
 class KnownImages:
-    """The images of a data set by ids that stay.
+    """The images of a data set by ids that do not change.
 
     Args:
       path: of `images.json`, which may not exist yet.
@@ -61,7 +61,7 @@ class KnownImages:
       overridden: whether mean and std are the recipe's, not those of the images.
 
     Raises:
-      UserError: if an image that takes part is gone, or holds something else.
+      UserError: if an image of the list is gone, or holds something else.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class KnownImages:
         }
 
     def begin_round(self, round_: int, new_classes: Collection[str]) -> None:
-        """Lets what is new take part from a round on, unless a later one has begun before.
+        """Adds new images and classes from a round on, unless a later round has begun.
 
         Args:
           round_: that begins.
@@ -146,7 +146,7 @@ class KnownImages:
         write_json(self._path, content)
 
     def view(self, round_: int) -> View:
-        """The images and classes that take part in a round."""
+        """The images and classes of a round."""
         names = tuple(name for name, first in self._classes.items() if first <= round_)
         code = {name: i for i, name in enumerate(names)}
         ids = [i for i, image in enumerate(self._images) if image.round <= round_]
@@ -168,12 +168,12 @@ class KnownImages:
         return View(examples, split, names, mean, std)
 
     def changes_at(self, round_: int) -> tuple[int, list[str]]:
-        """Number of images, and names of classes, that take part from a round on."""
+        """Number of images, and names of classes, whose first round this is."""
         count = sum(image.round == round_ for image in self._images)
         return count, [name for name, first in self._classes.items() if first == round_]
 
     def _folder_labels(self) -> list[str | None]:
-        """Of everything that was found, by the folder that it lies in now."""
+        """Of all images that were found, by their folders now."""
         names = self._dataset.class_names
         return [names[label] if label >= 0 else None for label in self._found.labels.tolist()]
 
@@ -219,7 +219,7 @@ class KnownImages:
         return cast(list[int], positions)
 
     def _rename(self) -> int:
-        """Notes where images are now; returns how many have moved."""
+        """Records where images are now; returns how many have moved."""
         files = cast(tuple[str, ...], self._found.files)
         moved = 0
         for image, i in zip(self._images, self._positions, strict=True):
