@@ -232,7 +232,6 @@ class _Learning:
         self._is_continued = before is not None
         if before is not None:
             self._continue_from(before)
-        self._round = self._new_round(0)
 
     @property
     def rounds(self) -> list[dict]:
@@ -250,7 +249,6 @@ class _Learning:
         self._begin()
         while saved.at[0] < recipe.al.rounds and not saved.record.get("ended"):
             round_ = saved.at[0]
-            self._round = self._new_round(round_)
             self._train_round()
             if self.oracle.may_wait:
                 self._save_trained(round_)
@@ -277,7 +275,6 @@ class _Learning:
     def choose(self, precisions: tuple[float, ...], *, keep: bool) -> tuple[Query, np.ndarray]:
         """Trains one round and returns its query, and the target's probabilities `[N, K]`."""
         self._begin()
-        self._round = self._new_round(0)
         self._train_round()
         if keep:
             self._save_trained(0)
@@ -392,6 +389,7 @@ class _Learning:
     def _train_round(self) -> None:
         """The phases of a round, or those that are left of it."""
         round_, first_phase, _ = self.saved.at
+        self._round = self._new_round(round_)
         for index in range(first_phase, len(self.strategy.phases)):
             self._train(round_, index)
 
