@@ -20,7 +20,7 @@ log = logging.getLogger("jaxrobust")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Backbone:
+class StoredBackbone:
     """A trained backbone.
 
     Attributes:
@@ -70,7 +70,7 @@ class Backbone:
         return with_backbone(network, placement.put(dict(self.variables)))
 
 
-def stored_backbone(recipe: ImageRecipe, dataset: Any) -> Backbone | None:
+def stored_backbone(recipe: ImageRecipe, dataset: Any) -> StoredBackbone | None:
     """What the networks of an image task start from, None if the recipe names nothing.
 
     Args:
@@ -97,14 +97,14 @@ def stored_backbone(recipe: ImageRecipe, dataset: Any) -> Backbone | None:
     return backbone
 
 
-def _read(folder: pathlib.Path) -> Backbone:
+def _read(folder: pathlib.Path) -> StoredBackbone:
     if not (folder / classifiers.FACTS).exists():
         stored = storage.load_classifier(folder)
-        return Backbone(
+        return StoredBackbone(
             str(folder), stored.arch, backbone_of(stored.variables), stored.mean, stored.std
         )
     facts, networks = classifiers.read_run(folder)
     variables = next(iter(networks.values()))  # DPC has two, which learned the same
     name = facts["config"]["model"]["name"]
     statistics = (tuple(facts[x]) for x in ("mean", "std"))
-    return Backbone(str(folder), name, backbone_of(variables), *statistics)
+    return StoredBackbone(str(folder), name, backbone_of(variables), *statistics)

@@ -17,7 +17,7 @@ from jaxrobust.engine.training import TrainState
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Phase, Problem, Strategy
 from jaxrobust.recipes.methods import STRATEGIES
 from jaxrobust.recipes.protocols import ActiveLearning
-from jaxrobust.tasks.backbones import Backbone
+from jaxrobust.tasks.backbones import StoredBackbone
 from jaxrobust.tasks.common import (
     ProgramBuilder,
     batch_norm_parts,
@@ -145,7 +145,7 @@ class Phases:
         view: View,
         test: ReadableExamples,
         truth: np.ndarray | None,
-        backbone: Backbone | None,
+        backbone: StoredBackbone | None,
     ):
         self._recipe, self._placement, self._backbone = recipe, run.placement, backbone
         self._sizes = {"train": len(view.examples), "test": len(test)}
