@@ -69,7 +69,7 @@ class Distill(Options, section="distill", recipe="configs/dhkd.py"):
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher(Options, section="teacher"):
+class TeacherOptions(Options, section="teacher"):
     """The teacher."""
 
     path: str = option(
@@ -164,7 +164,7 @@ class Distillation(BaseRecipe):
     )
     augment: Augment = Augment()
     student: Student = Student()
-    teacher: Teacher = Teacher()
+    teacher: TeacherOptions = TeacherOptions()
     optimizer: StudentSgd = StudentSgd(
         learning_rate=0.05,
         schedule="milestones",

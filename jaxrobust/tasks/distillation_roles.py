@@ -1,0 +1,301 @@
+"""The networks of a distillation run: what each starts from and sees, and its compiled programs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.data.views import statistics_of
+from jaxrobust.engine.loops import epoch_program, gather_program
+from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.plan import make_plan
+from jaxrobust.engine.run import Run
+from jaxrobust.methods.distillation import Distiller
+from jaxrobust.methods.distillation_steps import (
+    PredictSpec,
+    TableSpec,
+    TrainSpec,
+    all_views,
+    initial_state,
+    prediction,
+    training_step,
+)
+from jaxrobust.methods.gradient_diagnosis import DiagnosisSpec, diagnosis
+from jaxrobust.models import MOBILE_BACKBONES
+from jaxrobust.models.storage import StoredClassifier
+from jaxrobust.recipes.dhkd import Distillation, TeacherOptions
+from jaxrobust.recipes.fields import replace
+from jaxrobust.recipes.parse import DistillationRecipe
+from jaxrobust.recipes.run import StudentSgd
+from jaxrobust.tasks.common import batch_norm_parts, compute_dtype, program_settings
+from jaxrobust.tasks.distillation_inputs import (
+    Inputs,
+    classifier_module,
+    targets_of,
+    teacher_module,
+)
+from jaxrobust.tasks.images import images_of
+from jaxrobust.tasks.teachers import NetworkTeacher, Teacher, has_table
+
+ROLES: tuple[str, ...] = ("teacher", "student", "student_alone")
+"""The networks of a run, in the order in which they are trained; not every run has all."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """What a network sees.
+
+    Attributes:
+      images, test_images: of the splits.
+      crops: padding and flip of random crops.
+      mean, std: that images are normalised with, those of the network's training or its backbone's.
+      statistics: the same on the devices.
+    """
+
+    images: Any
+    test_images: Any
+    crops: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    statistics: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Role:
+    """One network of a run.
+
+    Attributes:
+      name: one of `ROLES`.
+      arch: name of its architecture.
+      num_epochs: 0: it is not trained in this run.
+      num_examples: it is trained on the first so many images.
+      start: network whose backbone it starts from; None: from its initialisation.
+      optimizer: options, with the network's own learning rate.
+      view: what it sees.
+      initialize, train, predict, pool: programs of its start, of an epoch, and of the logits and
+        the pooled features of test images.
+    """
+
+    name: str
+    arch: str
+    num_epochs: int
+    num_examples: int
+    start: StoredClassifier | None
+    optimizer: Any
+    view: View
+    initialize: Callable
+    train: Callable
+    predict: Callable
+    pool: Callable
+
+    @property
+    def draws(self) -> str:
+        """Name in random streams: the student alone starts and is trained as the student is."""
+        return "student" if self.name == "student_alone" else self.name
+
+    @property
+    def number(self) -> int:
+        """Place in `ROLES`."""
+        return ROLES.index(self.name)
+
+    def learning_rate(self, epoch: int) -> float:
+        """That of an epoch, counted from 0."""
+        return learning_rate(self.optimizer, epoch, self.num_epochs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Networks:
+    """The networks of a run, and the programs of two of them.
+
+    Attributes:
+      roles: by name, in the order in which they are trained.
+      distiller: the method, with its connector as it is trained.
+      tabulate: program of the teacher's logits on all views.
+      diagnose: program that compares gradients; None for images with several labels.
+    """
+
+    roles: dict[str, Role]
+    distiller: Distiller
+    tabulate: Callable
+    diagnose: Callable | None
+
+
+def uses_table(recipe: DistillationRecipe, teacher: Teacher | None) -> bool:
+    """Whether a step reads the teacher's logits from a table."""
+    return has_table(recipe) or bool(teacher and teacher.gives_logits)
+
+
+def make_networks(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> Networks:
+    """The networks of a run before their first step, none of their programs compiled yet."""
+    dataset, teacher, distiller = inputs.dataset, inputs.teacher, inputs.distiller
+    dtype, placement = compute_dtype(recipe.dtype), run_.placement
+    parts: dict[str, Any] = {"norm_parts": batch_norm_parts(recipe, placement)}
+    if distiller.connector is not None:
+        distiller = dataclasses.replace(distiller, connector=distiller.connector.clone(**parts))
+    student_view = _student_view(recipe, run_, inputs)
+    views = {
+        "teacher": _teacher_view(recipe, run_, inputs, student_view),
+        "student": student_view,
+        "student_alone": student_view,
+    }
+    trains_teacher = bool(teacher and teacher.is_trained)
+    has_baseline = recipe.with_baseline and distiller.has_teacher
+    num_epochs = {
+        "teacher": recipe.teacher.num_epochs if trains_teacher else 0,
+        "student": recipe.num_epochs,
+        **({"student_alone": recipe.num_epochs} if has_baseline else {}),
+    }
+    student = classifier_module(recipe, dataset, recipe.student.name)
+    labels_only = inputs.protocol.distillers[inputs.protocol.labels_only](recipe, None)
+    teacher_net = teacher_module(recipe, dataset, teacher)
+    trained = {  # role -> network as it is trained, and how it learns
+        "teacher": (teacher_net, labels_only),
+        "student": (
+            classifier_module(recipe, dataset, recipe.student.name, distiller.auxiliary),
+            distiller,
+        ),
+        "student_alone": (student, labels_only),
+    }
+    applied = {"teacher": teacher_net.clone(**parts), "student": student, "student_alone": student}
+    is_asked = distiller.has_teacher and not uses_table(recipe, teacher)
+    num_steps = make_plan(
+        np.arange(len(dataset.train)),
+        recipe.batch_size,
+        capacity=len(dataset.train),
+        last_batch=recipe.last_batch,
+    ).num_steps
+    optimizer, targets = (
+        make_optimizer(recipe.optimizer, num_steps),
+        targets_of(recipe, dataset, inputs.taught),
+    )
+    programs = run_.programs
+    static = (
+        program_settings(recipe),
+        student_view.images.shape,
+        dataset.num_classes,
+        len(inputs.taught),
+        len(dataset.train),
+    )
+    replicated = {"out_shardings": placement.replicated, "static": static}
+
+    def gathered(name, function, count):
+        return gather_program(programs, name, function, count, placement, static=static)
+
+    def role_of(name):
+        module, how = trained[name]
+        view = views[name]
+        spec = TrainSpec(
+            module.clone(**parts),
+            how,
+            optimizer,
+            input_shape=view.images.shape,
+            batch_size=recipe.batch_size,
+            dtype=dtype,
+            teacher=teacher_net if name == "student" and is_asked else None,
+            targets=targets,
+            ema=recipe.ema,
+            **view.crops,
+        )
+
+        def tested(output):
+            return prediction(PredictSpec(applied[name], dtype, output))
+
+        is_teacher = name == "teacher"
+        arch = recipe.student.name
+        if is_teacher:
+            arch = teacher.name if teacher else recipe.teacher.name
+        start = (teacher and teacher.start) if is_teacher else inputs.student_start
+        return Role(
+            name=name,
+            arch=arch,
+            num_epochs=num_epochs[name],
+            num_examples=len(inputs.taught if name == "student" else dataset.train),
+            start=start,
+            optimizer=_optimizer(recipe, arch, start if is_teacher else None),
+            view=view,
+            initialize=programs.jit(
+                f"{name}/start", initial_state(spec), is_start=True, **replicated
+            ),
+            train=epoch_program(
+                programs, f"{name}/epoch", training_step(spec), placement, static=static
+            ),
+            predict=gathered(f"{name}/predict", tested("logits"), len(dataset.test)),
+            pool=gathered(f"{name}/pool", tested("pooled"), len(dataset.test)),
+        )
+
+    table = TableSpec(
+        applied["teacher"],
+        dtype=dtype,
+        table_dtype=recipe.teacher.table_dtype,
+        **student_view.crops,
+    )
+    diagnose = None
+    if isinstance(recipe, Distillation):
+        is_applied = teacher is not None and not teacher.gives_logits
+        spec = DiagnosisSpec(
+            trained["student"][0].clone(**parts),
+            distiller,
+            applied["teacher"] if is_applied else None,
+            recipe.distill.temperature or 2.0,
+            dtype,
+        )
+        diagnose = programs.jit("diagnose", diagnosis(spec), **replicated)
+    return Networks(
+        roles={name: role_of(name) for name in num_epochs},
+        distiller=distiller,
+        tabulate=gathered("teacher/table", all_views(table), len(inputs.taught)),
+        diagnose=diagnose,
+    )
+
+
+def _student_view(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> View:
+    dataset, start, placement = inputs.dataset, inputs.student_start, run_.placement
+    mean, std = dataset.mean, dataset.std
+    if start and start.mean and not dataset.is_multilabel:
+        mean, std = start.mean, start.std
+    return View(
+        images_of(inputs.taught, recipe, placement),
+        images_of(dataset.test, recipe, placement),
+        {"padding": recipe.augment.padding, "flip": recipe.augment.flip},
+        mean,
+        std,
+        placement.put(statistics_of(mean, std)),
+    )
+
+
+def _teacher_view(recipe: DistillationRecipe, run_: Run, inputs: Inputs, student: View) -> View:
+    """The student's images, or the teacher's own; normalised as its own training was."""
+    dataset, teacher, placement = inputs.dataset, inputs.teacher, run_.placement
+    mean, std = dataset.mean, dataset.std
+    known = None
+    if teacher:
+        known = teacher.network or (None if dataset.is_multilabel else teacher.start)
+    if known and known.mean:
+        mean, std = known.mean, known.std
+    view = dataclasses.replace(
+        student, mean=mean, std=std, statistics=placement.put(statistics_of(mean, std))
+    )
+    if not isinstance(teacher, NetworkTeacher) or teacher.own_images is None:
+        return view
+    at_its_size = replace(recipe, {"dataset.image_size": teacher.size})
+    padding = round(student.crops["padding"] * teacher.size / student.images.shape[0])
+    return dataclasses.replace(
+        view,
+        images=images_of(teacher.own_images.train, at_its_size, placement),
+        test_images=images_of(teacher.own_images.test, at_its_size, placement),
+        crops={**student.crops, "padding": padding},
+    )
+
+
+def _optimizer(
+    recipe: DistillationRecipe, arch: str, teacher_start: StoredClassifier | None
+) -> Any:
+    """The recipe's optimiser with the learning rate of this network."""
+    optimizer, teacher = recipe.optimizer, recipe.teacher
+    if arch in MOBILE_BACKBONES and isinstance(optimizer, StudentSgd):
+        rate = optimizer.mobile_learning_rate
+        optimizer = dataclasses.replace(optimizer, learning_rate=rate)
+    if teacher_start and isinstance(teacher, TeacherOptions):
+        optimizer = dataclasses.replace(optimizer, learning_rate=teacher.learning_rate)
+    return optimizer
