@@ -23,6 +23,7 @@ from jaxrobust.engine.sharding import fetch
 from jaxrobust.methods.distillation import distillation_schedule
 from jaxrobust.methods.distillation_steps import ClassifierState, inference_variables
 from jaxrobust.models.storage import StoredClassifier, save_classifier
+from jaxrobust.recipes.dhkd import Distillation
 from jaxrobust.recipes.l2d import MultilabelDistillation
 from jaxrobust.recipes.parse import DistillationRecipe
 from jaxrobust.tasks.common import compute_dtype, introduce_networks, next_command
@@ -97,7 +98,7 @@ class _Distillation:
             self._labels = {"labels": self._labels, "class_weights": weights}
         if self.teacher and self.teacher.network:
             self._given = put(self.teacher.network.variables)
-        if self._diagnose:
+        if isinstance(recipe, Distillation):
             ids = _diagnosed(recipe.seed, len(self.dataset.train), recipe.num_diagnosed)
             images = self.roles["student"].view.images.read(ids)
             self._diagnosed_ids = ids
