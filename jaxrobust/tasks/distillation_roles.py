@@ -43,7 +43,7 @@ ROLES: tuple[str, ...] = ("teacher", "student", "student_alone")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class View:
+class RoleView:
     """What a network sees.
 
     Attributes:
@@ -83,7 +83,7 @@ class Role:
     num_examples: int
     start: StoredClassifier | None
     optimizer: Any
-    view: View
+    view: RoleView
     initialize: Callable
     train: Callable
     predict: Callable
@@ -249,12 +249,12 @@ def make_networks(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> Netw
     )
 
 
-def _student_view(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> View:
+def _student_view(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> RoleView:
     dataset, start, placement = inputs.dataset, inputs.student_start, run_.placement
     mean, std = dataset.mean, dataset.std
     if start and start.mean and not dataset.is_multilabel:
         mean, std = start.mean, start.std
-    return View(
+    return RoleView(
         images_of(inputs.taught, recipe, placement),
         images_of(dataset.test, recipe, placement),
         {"padding": recipe.augment.padding, "flip": recipe.augment.flip},
@@ -264,7 +264,9 @@ def _student_view(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> View
     )
 
 
-def _teacher_view(recipe: DistillationRecipe, run_: Run, inputs: Inputs, student: View) -> View:
+def _teacher_view(
+    recipe: DistillationRecipe, run_: Run, inputs: Inputs, student: RoleView
+) -> RoleView:
     """The student's images, or the teacher's own; normalised as its own training was."""
     dataset, teacher, placement = inputs.dataset, inputs.teacher, run_.placement
     mean, std = dataset.mean, dataset.std
