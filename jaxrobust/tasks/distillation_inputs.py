@@ -145,6 +145,13 @@ def _check(recipe: DistillationRecipe) -> None:
             )
 
 
+def image_shape(recipe: DistillationRecipe, dataset: Dataset | FileDataset) -> tuple[int, ...]:
+    """(H, W, 3) of the student's images."""
+    if isinstance(dataset, FileDataset):
+        return (recipe.dataset.image_size, recipe.dataset.image_size, 3)
+    return dataset.train.images.shape[1:]
+
+
 def classifier_module(
     recipe: DistillationRecipe,
     dataset: Dataset | FileDataset,
@@ -183,12 +190,9 @@ def _distiller(
     """
     if isinstance(dataset, FileDataset):
         view_transforms(recipe)
-        image_shape = (recipe.dataset.image_size, recipe.dataset.image_size, 3)
-    else:
-        image_shape = dataset.train.images.shape[1:]
 
     def features(module):
-        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, *image_shape(recipe, dataset)), jnp.float32)
         outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
         return outputs.features
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from jaxrobust.data.views import statistics_of
@@ -32,6 +33,7 @@ from jaxrobust.tasks.common import batch_norm_parts, compute_dtype, program_sett
 from jaxrobust.tasks.distillation_inputs import (
     Inputs,
     classifier_module,
+    image_shape,
     targets_of,
     teacher_module,
 )
@@ -129,124 +131,159 @@ def uses_table(recipe: DistillationRecipe, teacher: Teacher | None) -> bool:
 def make_networks(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> Networks:
     """The networks of a run before their first step, none of their programs compiled yet."""
     dataset, teacher, distiller = inputs.dataset, inputs.teacher, inputs.distiller
-    dtype, placement = compute_dtype(recipe.dtype), run_.placement
-    parts: dict[str, Any] = {"norm_parts": batch_norm_parts(recipe, placement)}
+    maker = _Maker(recipe, run_, inputs)
     if distiller.connector is not None:
-        distiller = dataclasses.replace(distiller, connector=distiller.connector.clone(**parts))
-    student_view = _student_view(recipe, run_, inputs)
-    views = {
-        "teacher": _teacher_view(recipe, run_, inputs, student_view),
-        "student": student_view,
-        "student_alone": student_view,
-    }
-    trains_teacher = bool(teacher and teacher.is_trained)
-    has_baseline = recipe.with_baseline and distiller.has_teacher
-    num_epochs = {
-        "teacher": recipe.teacher.num_epochs if trains_teacher else 0,
-        "student": recipe.num_epochs,
-        **({"student_alone": recipe.num_epochs} if has_baseline else {}),
-    }
-    student = classifier_module(recipe, dataset, recipe.student.name)
+        connector = maker.trained(distiller.connector)
+        distiller = dataclasses.replace(distiller, connector=connector)
+    view = _student_view(recipe, run_, inputs)
     labels_only = inputs.protocol.distillers[inputs.protocol.labels_only](recipe, None)
     teacher_net = teacher_module(recipe, dataset, teacher)
-    trained = {  # role -> network as it is trained, and how it learns
-        "teacher": (teacher_net, labels_only),
-        "student": (
-            classifier_module(recipe, dataset, recipe.student.name, distiller.auxiliary),
-            distiller,
-        ),
-        "student_alone": (student, labels_only),
+    student = classifier_module(recipe, dataset, recipe.student.name)
+    two_headed = classifier_module(recipe, dataset, recipe.student.name, distiller.auxiliary)
+    is_applied = distiller.has_teacher and not uses_table(recipe, teacher)
+    arch, start = teacher.name if teacher else recipe.teacher.name, teacher and teacher.start
+    of_teacher = maker.role(
+        "teacher",
+        teacher_net,
+        labels_only,
+        applied=maker.trained(teacher_net),
+        view=_teacher_view(recipe, run_, inputs, view),
+        arch=arch,
+        start=start,
+        optimizer=_optimizer(recipe, arch, start),
+        num_epochs=recipe.teacher.num_epochs if teacher and teacher.is_trained else 0,
+        num_examples=len(dataset.train),
+    )
+    common = {
+        "applied": student,
+        "view": view,
+        "arch": recipe.student.name,
+        "start": inputs.student_start,
+        "optimizer": _optimizer(recipe, recipe.student.name),
+        "num_epochs": recipe.num_epochs,
     }
-    applied = {"teacher": teacher_net.clone(**parts), "student": student, "student_alone": student}
-    is_asked = distiller.has_teacher and not uses_table(recipe, teacher)
-    num_steps = make_plan(
-        np.arange(len(dataset.train)),
-        recipe.batch_size,
-        capacity=len(dataset.train),
-        last_batch=recipe.last_batch,
-    ).num_steps
-    optimizer, targets = (
-        make_optimizer(recipe.optimizer, num_steps),
-        targets_of(recipe, dataset, inputs.taught),
-    )
-    programs = run_.programs
-    static = (
-        program_settings(recipe),
-        student_view.images.shape,
-        dataset.num_classes,
-        len(inputs.taught),
-        len(dataset.train),
-    )
-    replicated = {"out_shardings": placement.replicated, "static": static}
-
-    def gathered(name, function, count):
-        return gather_program(programs, name, function, count, placement, static=static)
-
-    def role_of(name):
-        module, how = trained[name]
-        view = views[name]
-        spec = TrainSpec(
-            module.clone(**parts),
-            how,
-            optimizer,
-            input_shape=view.images.shape,
-            batch_size=recipe.batch_size,
-            dtype=dtype,
-            teacher=teacher_net if name == "student" and is_asked else None,
-            targets=targets,
-            ema=recipe.ema,
-            **view.crops,
+    roles = [
+        of_teacher,
+        maker.role(
+            "student",
+            two_headed,
+            distiller,
+            teacher=teacher_net if is_applied else None,
+            num_examples=len(inputs.taught),
+            **common,
+        ),
+    ]
+    if recipe.with_baseline and distiller.has_teacher:
+        count = len(dataset.train)
+        roles.append(
+            maker.role("student_alone", student, labels_only, num_examples=count, **common)
         )
-
-        def tested(output):
-            return prediction(PredictSpec(applied[name], dtype, output))
-
-        is_teacher = name == "teacher"
-        arch = recipe.student.name
-        if is_teacher:
-            arch = teacher.name if teacher else recipe.teacher.name
-        start = (teacher and teacher.start) if is_teacher else inputs.student_start
-        return Role(
-            name=name,
-            arch=arch,
-            num_epochs=num_epochs[name],
-            num_examples=len(inputs.taught if name == "student" else dataset.train),
-            start=start,
-            optimizer=_optimizer(recipe, arch, start if is_teacher else None),
-            view=view,
-            initialize=programs.jit(
-                f"{name}/start", initial_state(spec), is_start=True, **replicated
-            ),
-            train=epoch_program(
-                programs, f"{name}/epoch", training_step(spec), placement, static=static
-            ),
-            predict=gathered(f"{name}/predict", tested("logits"), len(dataset.test)),
-            pool=gathered(f"{name}/pool", tested("pooled"), len(dataset.test)),
-        )
-
+    teacher_net = maker.trained(teacher_net)
     table = TableSpec(
-        applied["teacher"],
-        dtype=dtype,
-        table_dtype=recipe.teacher.table_dtype,
-        **student_view.crops,
+        teacher_net, dtype=maker.dtype, table_dtype=recipe.teacher.table_dtype, **view.crops
     )
     diagnose = None
     if isinstance(recipe, Distillation):
-        is_applied = teacher is not None and not teacher.gives_logits
         spec = DiagnosisSpec(
-            trained["student"][0].clone(**parts),
+            maker.trained(two_headed),
             distiller,
-            applied["teacher"] if is_applied else None,
+            teacher_net if teacher and not teacher.gives_logits else None,
             recipe.distill.temperature or 2.0,
-            dtype,
+            maker.dtype,
         )
-        diagnose = programs.jit("diagnose", diagnosis(spec), **replicated)
+        diagnose = run_.programs.jit("diagnose", diagnosis(spec), **maker.replicated)
     return Networks(
-        roles={name: role_of(name) for name in num_epochs},
+        roles={role.name: role for role in roles},
         distiller=distiller,
-        tabulate=gathered("teacher/table", all_views(table), len(inputs.taught)),
+        tabulate=maker.gathered("teacher/table", all_views(table), len(inputs.taught)),
         diagnose=diagnose,
     )
+
+
+class _Maker:
+    """Makes roles with all that they have in common."""
+
+    def __init__(self, recipe: DistillationRecipe, run_: Run, inputs: Inputs):
+        dataset, taught = inputs.dataset, inputs.taught
+        self._run, self._num_tested = run_, len(dataset.test)
+        self.dtype = compute_dtype(recipe.dtype)
+        self._static = (
+            program_settings(recipe),
+            image_shape(recipe, dataset),
+            dataset.num_classes,
+            len(taught),
+            len(dataset.train),
+        )
+        full_epoch = make_plan(
+            np.arange(len(dataset.train)),
+            recipe.batch_size,
+            capacity=len(dataset.train),
+            last_batch=recipe.last_batch,
+        )
+        self._parts: dict[str, Any] = {"norm_parts": batch_norm_parts(recipe, run_.placement)}
+        self._training = {
+            "optimizer": make_optimizer(recipe.optimizer, full_epoch.num_steps),
+            "batch_size": recipe.batch_size,
+            "dtype": self.dtype,
+            "targets": targets_of(recipe, dataset, taught),
+            "ema": recipe.ema,
+        }
+
+    @property
+    def replicated(self) -> dict[str, Any]:
+        """Options of a program whose outputs are on every device."""
+        return {"out_shardings": self._run.placement.replicated, "static": self._static}
+
+    def trained(self, module: nn.Module) -> Any:
+        """A module as it is trained: with the recipe's parts of a batch in BatchNorm."""
+        return module.clone(**self._parts)
+
+    def gathered(self, name: str, function: Callable, count: int) -> Callable:
+        """The program of a function of `count` images."""
+        run_ = self._run
+        return gather_program(
+            run_.programs, name, function, count, run_.placement, static=self._static
+        )
+
+    def role(
+        self,
+        name: str,
+        module: nn.Module,
+        distiller: Distiller,
+        *,
+        applied: nn.Module,
+        view: RoleView,
+        teacher: nn.Module | None = None,
+        **fields: Any,
+    ) -> Role:
+        """A network that is trained as `module` and predicts as `applied`."""
+        programs, placement = self._run.programs, self._run.placement
+        spec = TrainSpec(
+            self.trained(module),
+            distiller,
+            input_shape=view.images.shape,
+            teacher=teacher,
+            **view.crops,
+            **self._training,
+        )
+
+        def tests(program, output):
+            function = prediction(PredictSpec(applied, self.dtype, output))
+            return self.gathered(f"{name}/{program}", function, self._num_tested)
+
+        return Role(
+            name=name,
+            view=view,
+            initialize=programs.jit(
+                f"{name}/start", initial_state(spec), is_start=True, **self.replicated
+            ),
+            train=epoch_program(
+                programs, f"{name}/epoch", training_step(spec), placement, static=self._static
+            ),
+            predict=tests("predict", "logits"),
+            pool=tests("pool", "pooled"),
+            **fields,
+        )
 
 
 def _student_view(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> RoleView:
@@ -291,9 +328,9 @@ def _teacher_view(
 
 
 def _optimizer(
-    recipe: DistillationRecipe, arch: str, teacher_start: StoredClassifier | None
+    recipe: DistillationRecipe, arch: str, teacher_start: StoredClassifier | None = None
 ) -> Any:
-    """The recipe's optimiser with the learning rate of this network."""
+    """The recipe's optimiser with the learning rate of a network."""
     optimizer, teacher = recipe.optimizer, recipe.teacher
     if arch in MOBILE_BACKBONES and isinstance(optimizer, StudentSgd):
         rate = optimizer.mobile_learning_rate

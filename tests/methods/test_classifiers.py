@@ -87,7 +87,7 @@ def test_other_inputs(run, test_images):
         classifier.predict(images[:, :4])
 
 
-def _arrays(folder):
+def _arrays(folder) -> dict:
     return safetensors_file.decoded((folder / "model.safetensors").read_bytes())
 
 
