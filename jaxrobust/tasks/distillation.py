@@ -26,10 +26,15 @@ from jaxrobust.models.storage import StoredClassifier, save_classifier
 from jaxrobust.recipes.dhkd import Distillation
 from jaxrobust.recipes.l2d import MultilabelDistillation
 from jaxrobust.recipes.parse import DistillationRecipe
-from jaxrobust.tasks.common import compute_dtype, introduce_networks, next_command
+from jaxrobust.tasks.common import compute_dtype, introduce_networks
 from jaxrobust.tasks.distillation_inputs import Inputs, class_weights, read_inputs, targets_of
 from jaxrobust.tasks.distillation_measures import MAX_RETRIEVED, multilabel_comparison
-from jaxrobust.tasks.distillation_results import class_by_class, results_of, write_files
+from jaxrobust.tasks.distillation_results import (
+    class_by_class,
+    last_lines,
+    results_of,
+    write_files,
+)
 from jaxrobust.tasks.distillation_roles import make_networks, uses_table
 from jaxrobust.tasks.teachers import NetworkTeacher, TeacherLogits, start_from
 
@@ -406,25 +411,9 @@ class _Distillation:
             teacher=teacher,
             dtype=self.dtype,
         )
-        self.run.finish(results, self._last_lines(results))
+        lines = last_lines(results, self.protocol, self.run.workdir, self.run.seconds)
+        self.run.finish(results, lines)
         return results
-
-    def _last_lines(self, results: dict) -> list[str]:
-        last, best, workdir = results["last"], results["best"], self.run.workdir
-        protocol, headline = self.protocol, self.protocol.headline
-        lines = [
-            f"last epoch: {protocol.describe(last)}; best {headline} "
-            f"{100 * best[headline]:.2f} % (epoch {best['epoch'] + 1}), "
-            f"{self.run.seconds:.0f} s in all",
-            f"results: {workdir / 'results.json'}",
-            f"student, without the auxiliary head: {workdir / 'student'}",
-            f"figures: {workdir / 'figures'}",
-            next_command(workdir),
-        ]
-        if "student_alone" in results:
-            alone = protocol.describe(results["student_alone"]["last"])
-            lines.insert(1, f"student alone: {alone}")
-        return lines
 
 
 def _diagnosed(seed: int, count: int, num_diagnosed: int) -> np.ndarray:

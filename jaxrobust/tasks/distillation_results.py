@@ -10,7 +10,7 @@ from jaxrobust.engine.files import write_json
 from jaxrobust.models.costs import cost, milliseconds
 from jaxrobust.models.storage import StoredClassifier
 from jaxrobust.recipes.parse import DistillationRecipe
-from jaxrobust.tasks.common import write_test_files
+from jaxrobust.tasks.common import next_command, write_test_files
 from jaxrobust.tasks.distillation_measures import Protocol
 from jaxrobust.tasks.student_folder import write_student
 
@@ -109,3 +109,21 @@ def write_files(
     )
     protocol.draw_curves({recipe.method: [results]}, workdir / "figures" / "epochs.png")
     write_test_files(workdir, probs, dataset.test.labels, dataset.class_names)
+
+
+def last_lines(
+    results: Mapping[str, Any], protocol: Protocol, workdir: pathlib.Path, seconds: float
+) -> list[str]:
+    """What a finished run logs."""
+    best, headline = results["best"], protocol.headline
+    lines = [
+        f"last epoch: {protocol.describe(results['last'])}; best {headline} "
+        f"{100 * best[headline]:.2f} % (epoch {best['epoch'] + 1}), {seconds:.0f} s in all",
+        f"results: {workdir / 'results.json'}",
+        f"student, without the auxiliary head: {workdir / 'student'}",
+        f"figures: {workdir / 'figures'}",
+        next_command(workdir),
+    ]
+    if alone := results.get("student_alone"):
+        lines.insert(1, f"student alone: {protocol.describe(alone['last'])}")
+    return lines
