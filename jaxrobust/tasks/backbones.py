@@ -27,8 +27,7 @@ class StoredBackbone:
       folder: where it was read.
       arch: name of the network that it is of.
       variables: `params` and `batch_stats` on the host, without those of heads.
-      mean: of the images that it was trained on, on the [0, 1] scale; () if not known.
-      std: likewise.
+      mean, std: of the images that it was trained on, on the [0, 1] scale; () if not known.
     """
 
     folder: str
@@ -98,12 +97,13 @@ def stored_backbone(recipe: ImageRecipe, dataset: Any) -> StoredBackbone | None:
 
 
 def _read(folder: pathlib.Path) -> StoredBackbone:
-    if not (folder / classifiers.FACTS).exists():
+    facts = storage.read_facts(folder)
+    if not storage.is_of_run(facts):
         stored = storage.load_classifier(folder)
         return StoredBackbone(
             str(folder), stored.arch, backbone_of(stored.variables), stored.mean, stored.std
         )
-    facts, networks = classifiers.read_run(folder)
+    networks = storage.read_variables(folder, facts)
     variables = next(iter(networks.values()))  # DPC has two, which learned the same
     name = facts["config"]["model"]["name"]
     statistics = (tuple(facts[x]) for x in ("mean", "std"))

@@ -84,7 +84,7 @@ def _is_backbone(variables, given):
     return all(jax.tree.leaves(equal))
 
 
-def test_both_networks_under_wrong_labels(converted, tmp_path, monkeypatch):
+def test_both_networks_with_noisy_labels(converted, tmp_path, monkeypatch):
     config = _config(dpc, **NOISY, **{"model.backbone": str(converted)})
     starts = _starts(noisy_labels, config, tmp_path / "first", monkeypatch)
     from jaxrobust.models.storage import load_classifier
