@@ -1,5 +1,15 @@
 """Pure scores, mixtures and selections: logits in; scores, masks or positions out."""
 
+from jaxrobust.selection.agreement import consensus_evidence as consensus_evidence
+from jaxrobust.selection.agreement import fit_agreement as fit_agreement
+from jaxrobust.selection.agreement import temper as temper
+from jaxrobust.selection.annotators import AnnotatorModel as AnnotatorModel
+from jaxrobust.selection.annotators import Cells as Cells
+from jaxrobust.selection.annotators import annotator_accuracies as annotator_accuracies
+from jaxrobust.selection.annotators import annotator_confusions as annotator_confusions
+from jaxrobust.selection.annotators import consensus_posterior as consensus_posterior
+from jaxrobust.selection.annotators import fit_annotators as fit_annotators
+from jaxrobust.selection.annotators import vote_log_likelihood as vote_log_likelihood
 from jaxrobust.selection.bidirectional_uncertainty import bidirectional_score as bidirectional_score
 from jaxrobust.selection.bidirectional_uncertainty import (
     classifier_confidence as classifier_confidence,

@@ -1,12 +1,13 @@
 """Leave-one-out scores of ridge regression in closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 _CHUNK = 16_384  # examples at a time
+_RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Rows(Protocol):
@@ -23,7 +24,8 @@ def leave_one_out_scores(
     labels: np.ndarray,
     *,
     num_classes: int,
-    ridges: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0),
+    ridges: Sequence[float] = _RIDGES,
+    where: np.ndarray | None = None,
 ) -> np.ndarray:
     """Scores of each example by a ridge regression of the labels that is trained without it.
 
@@ -36,11 +38,12 @@ def leave_one_out_scores(
     one of the least mean of `|r_i|^2`. Centring and standardising use all examples.
 
     Args:
-      features: floats `[N, D]`, of any scale; read five times, 16,384 rows at a time.
-      labels: int `[N]` in `0..C-1`.
+      features: floats `[N, D]`, of any scale; read 16,384 rows at a time, several times.
+      labels: int `[N]` in `0..C-1`, or floats `[N, C]`, the probability of each class.
       num_classes: C.
       ridges: weights of the squared weights per example to choose from; the defaults are ours. Of
         more than 16,384 examples as many, evenly spaced, decide.
+      where: bool `[N]`, the examples to train on; the others are predicted from all of these.
 
     Returns:
       float32 `[N, C]`, clipped at 0. Rows do not sum to 1. `estimate_num_wrong` compares them with
@@ -50,8 +53,20 @@ def leave_one_out_scores(
       Allen, "The relationship between variable selection and data augmentation and a method for
       prediction", Technometrics 1974 (PRESS).
     """
+    labels = np.asarray(labels)
+    if labels.ndim == 1:
+        labels = np.eye(num_classes, dtype=np.float32)[labels]
+    return leave_one_out(features, ridges=ridges, where=where)(labels)
+
+
+def leave_one_out(
+    features: Rows, *, ridges: Sequence[float] = _RIDGES, where: np.ndarray | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`leave_one_out_scores` as a function of labels `[N, C]`; D x D is decomposed once."""
     num_examples, num_dimensions = features.shape
     parts = [slice(i, i + _CHUNK) for i in range(0, num_examples, _CHUNK)]
+    weights = np.ones(num_examples, np.float32) if where is None else where.astype(np.float32)
+    num_trained = float(weights.sum())
     mean, squares = np.zeros(num_dimensions), np.zeros(num_dimensions)
     for part in parts:
         mean += np.sum(features[part], axis=0, dtype=np.float64) / num_examples
@@ -59,38 +74,47 @@ def leave_one_out_scores(
         squares += np.sum((features[part] - mean) ** 2, axis=0) / num_examples
     std = np.sqrt(np.where(squares > 0, squares, 1))
     mean, std = mean.astype(np.float32), std.astype(np.float32)
-    shares = (np.bincount(labels, minlength=num_classes) / num_examples).astype(np.float32)
 
     def rows(part, step=1):
-        onehot = np.eye(num_classes, dtype=np.float32)[labels[part]]
-        return (features[part][::step].astype(np.float32) - mean) / std, onehot[::step]
+        return (features[part][::step].astype(np.float32) - mean) / std
 
     gram = np.zeros((num_dimensions, num_dimensions))
-    targets = np.zeros((num_dimensions, num_classes))
     for part in parts:
-        x, onehot = rows(part)
-        gram += x.T @ x
-        targets += x.T @ (onehot - shares)
+        x = rows(part)
+        gram += (x * weights[part, None]).T @ x
     # Beside other work OpenBLAS's threads wait for each other here for up to a minute.
     with threadpool_limits(1, user_api="blas"):
         eigenvalues, rotation = np.linalg.eigh(gram)
-    targets, rotation = rotation.T @ targets, rotation.astype(np.float32)
+    inverses = {r: 1 / (np.maximum(eigenvalues, 0) + r * num_trained) for r in ridges}
+    rotation = rotation.astype(np.float32)
 
-    def residuals(rotated, onehot, ridge):
-        """`r_i` of `[n, D]` rows of X along the eigenvectors."""
-        shrinkage = 1 / (np.maximum(eigenvalues, 0) + ridge * num_examples)
-        predicted = rotated @ (shrinkage[:, None] * targets).astype(np.float32)
-        leverage = np.square(rotated) @ shrinkage.astype(np.float32)
-        return (onehot - shares - predicted) / (1 - leverage)[:, None]
+    def scores(labels: np.ndarray) -> np.ndarray:
+        labels = labels.astype(np.float32, copy=False)
+        shares = np.average(labels, axis=0, weights=weights).astype(np.float32)
+        targets = np.zeros((num_dimensions, labels.shape[1]))
+        for part in parts:
+            targets += rows(part).T @ ((labels[part] - shares) * weights[part, None])
+        targets = rotation.T @ targets
 
-    errors = np.zeros(len(ridges))
-    for part in parts:
-        x, onehot = rows(part, step=len(parts))
-        rotated = x @ rotation
-        errors += [np.sum(np.square(residuals(rotated, onehot, ridge))) for ridge in ridges]
-    best = ridges[int(np.argmin(errors))]
-    scores = np.empty((num_examples, num_classes), np.float32)
-    for part in parts:
-        x, onehot = rows(part)
-        scores[part] = onehot - residuals(x @ rotation, onehot, best)
-    return np.maximum(scores, 0)
+        def residuals(rotated, part, ridge, step=1):
+            """`r_i` of `[n, D]` rows of X along the eigenvectors."""
+            predicted = rotated @ (inverses[ridge][:, None] * targets).astype(np.float32)
+            leverage = np.square(rotated) @ inverses[ridge].astype(np.float32)
+            leverage *= weights[part][::step]
+            return (labels[part][::step] - shares - predicted) / (1 - leverage)[:, None]
+
+        step = len(parts)
+        errors = np.zeros(len(ridges))
+        for part in parts:
+            rotated, weight = rows(part, step) @ rotation, weights[part][::step, None]
+            errors += [
+                np.sum(weight * np.square(residuals(rotated, part, ridge, step)))
+                for ridge in ridges
+            ]
+        best = ridges[int(np.argmin(errors))]
+        found = np.empty(labels.shape, np.float32)
+        for part in parts:
+            found[part] = labels[part] - residuals(rows(part) @ rotation, part, best)
+        return np.maximum(found, 0)
+
+    return scores
