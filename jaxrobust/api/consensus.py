@@ -19,7 +19,7 @@ _MANY_VOTES = 100_000  # from which one of the folds is enough
 _INTERVAL = 0.95
 _SMALLEST = 1e-6  # probability of a classifier, which votes can still outweigh
 _MOST_VALUES = 1024  # of an image whose pixels are used as features
-_TEMPERATURES = np.arange(1, 41, dtype=np.float32)
+_TEMPERATURES = tuple(np.arange(1, 41) / 8)  # of given probabilities
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,8 +189,9 @@ def consensus(
     """The class of each item from the votes of several annotators, some of them often wrong.
 
     Annotators have confusion matrices, shrunk to one accuracy each (`selection.fit_annotators`).
-    With features a ridge regression of the consensus is fitted, and its leave-one-out scores, as
-    probabilities, take the place of the share of each class; this is repeated `rounds` times. Given
+    With features a ridge regression of the consensus is fitted; its leave-one-out scores, as
+    probabilities (`selection.vector_scaling`), take the place of the share of each class. This is
+    repeated `rounds` times. Given
     `pred_probs` take that place themselves. The posterior of such a model is too sure: `quality` is
     calibrated by votes that are left out of the consensus (`selection.fit_agreement`). What
     annotators and features get wrong together no vote can tell: there it is too high.
@@ -301,27 +302,17 @@ def _classifier(
     source: str, inputs: np.ndarray, votes: Votes
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Function from probabilities `[N, C]` of the items to a classifier's log probabilities."""
+    from jaxrobust.selection import vector_scaling
     from jaxrobust.selection.ridge import leave_one_out
 
     has_votes = np.bincount(votes.items, minlength=votes.num_items) > 0
     if source == "pred_probs":
-        logits, temperatures = np.log(np.maximum(inputs, _SMALLEST)), _TEMPERATURES / 8
-        return lambda probs: _tempered(logits, probs, has_votes, temperatures)
+        logits = np.log(np.maximum(inputs, _SMALLEST))
+        return lambda probs: vector_scaling(
+            logits, probs, where=has_votes, temperatures=_TEMPERATURES
+        )
     regression = leave_one_out(inputs, where=None if has_votes.all() else has_votes)
-    return lambda probs: _tempered(regression(probs), probs, has_votes, _TEMPERATURES)
-
-
-def _tempered(
-    scores: np.ndarray, probs: np.ndarray, where: np.ndarray, temperatures: np.ndarray
-) -> np.ndarray:
-    """Log-softmax of `scores * t`, with the t of least cross-entropy to `probs`."""
-    from scipy.special import log_softmax
-
-    def cross_entropy(t):
-        return -np.mean(np.sum(probs[where] * log_softmax(t * scores[where], axis=1), axis=1))
-
-    best = min(temperatures, key=cross_entropy)
-    return log_softmax(best * scores, axis=1).astype(np.float32)
+    return lambda probs: vector_scaling(regression(probs), probs, where=has_votes)
 
 
 def _consensus(
@@ -336,9 +327,10 @@ def _consensus(
     fit = _fitter(votes)
     model = fit()
     prior = None
-    for _ in range(rounds if predict is not None else 0):
-        prior = predict(np.asarray(model.probs))
-        model = fit(log_prior=prior, init_probs=model.probs)
+    if predict is not None:
+        for _ in range(rounds):
+            prior = predict(np.asarray(model.probs))
+            model = fit(log_prior=prior, init_probs=model.probs)
     weights, is_calibrated = _calibrate(votes, fit, prior, seed)
     ids = np.asarray(model.probs).argmax(axis=1)
     evidence = selection.consensus_evidence(model.log_likelihood, model.log_prior, ids)

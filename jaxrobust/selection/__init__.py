@@ -55,3 +55,4 @@ from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
 from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs
 from jaxrobust.selection.ridge import leave_one_out_scores as leave_one_out_scores
+from jaxrobust.selection.vector_scaling import vector_scaling as vector_scaling

@@ -56,13 +56,13 @@ def leave_one_out_scores(
     labels = np.asarray(labels)
     if labels.ndim == 1:
         labels = np.eye(num_classes, dtype=np.float32)[labels]
-    return leave_one_out(features, ridges=ridges, where=where)(labels)
+    return np.maximum(leave_one_out(features, ridges=ridges, where=where)(labels), 0)
 
 
 def leave_one_out(
     features: Rows, *, ridges: Sequence[float] = _RIDGES, where: np.ndarray | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """`leave_one_out_scores` as a function of labels `[N, C]`; D x D is decomposed once."""
+    """`leave_one_out_scores` of labels `[N, C]`, not clipped; D x D is decomposed once."""
     num_examples, num_dimensions = features.shape
     parts = [slice(i, i + _CHUNK) for i in range(0, num_examples, _CHUNK)]
     weights = np.ones(num_examples, np.float32) if where is None else where.astype(np.float32)
@@ -115,6 +115,6 @@ def leave_one_out(
         found = np.empty(labels.shape, np.float32)
         for part in parts:
             found[part] = labels[part] - residuals(rows(part) @ rotation, part, best)
-        return np.maximum(found, 0)
+        return found
 
     return scores
