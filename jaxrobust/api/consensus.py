@@ -17,6 +17,7 @@ CONSENSUS_FILE = "consensus.csv"
 _NUM_FOLDS = 5  # of the votes that are left out in turn
 _MANY_VOTES = 100_000  # from which one of the folds is enough
 _INTERVAL = 0.95
+_MOST_ASKED, _FEWEST_ASKED = 20, 10_000  # candidates for each opinion asked for, and in all
 _SMALLEST = 1e-6  # probability of a classifier, which votes can still outweigh
 _MOST_VALUES = 1024  # of an image whose pixels are used as features
 _TEMPERATURES = tuple(np.arange(1, 41) / 8)  # of given probabilities
@@ -129,6 +130,32 @@ class Consensus:
         columns = {name: getattr(self.annotators, name) for name in names}
         index = pandas.Index(self.annotators.ids, name="annotator")
         return pandas.DataFrame(columns, index=index)
+
+    def ask(self, budget: int, *, per_item: int = 1) -> np.ndarray:
+        """Items on which another opinion lowers the expected number of wrong labels the most.
+
+        For an item with the calibrated probabilities q and quality r, a vote l of an average
+        annotator, of confusions pi, makes the quality `r_l`; the gain is
+
+            sum_l sum_c q(c) pi[c, l] r_l - r.
+
+        Items that nobody voted on are on the same scale, if there are features or probabilities.
+
+        Args:
+          budget: number of opinions.
+          per_item: most opinions on one item.
+
+        Returns:
+          int `[budget]`, positions, the largest gain first, each up to `per_item` times; fewer if
+          there are fewer items.
+
+        Raises:
+          UserError: if `budget` or `per_item` is not a whole number, at least 1.
+        """
+        for name, value in (("budget", budget), ("per_item", per_item)):
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+                raise UserError(f"{name}={value!r} must be a whole number, at least 1.")
+        return _ask(self, int(budget), int(per_item))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the labels as a CSV file, the most doubtful first, and `annotators.csv` beside."""
@@ -325,12 +352,12 @@ def _consensus(
     from jaxrobust import selection
 
     fit = _fitter(votes)
-    model = fit()
+    model = fit(np.ones(len(votes), bool))
     prior = None
     if predict is not None:
         for _ in range(rounds):
             prior = predict(np.asarray(model.probs))
-            model = fit(log_prior=prior, init_probs=model.probs)
+            model = fit(np.ones(len(votes), bool), prior, model.probs)
     weights, is_calibrated = _calibrate(votes, fit, prior, seed)
     ids = np.asarray(model.probs).argmax(axis=1)
     evidence = selection.consensus_evidence(model.log_likelihood, model.log_prior, ids)
@@ -378,7 +405,7 @@ def _consensus(
 
 
 def _fitter(votes: Votes) -> Callable:
-    """`selection.fit_annotators` of the votes, a function of its further arguments."""
+    """`selection.fit_annotators` as a function of `where`, `log_prior` and `init_probs`."""
     from jaxrobust import selection
 
     num_pairs = votes.num_annotators * votes.num_classes
@@ -388,16 +415,28 @@ def _fitter(votes: Votes) -> Callable:
         present, of_vote = np.unique(pairs, return_inverse=True)
         parts = (of_vote, present // votes.num_classes, present % votes.num_classes)
         cells = selection.Cells(*(part.astype(np.int32) for part in parts))
-    return functools.partial(
-        selection.fit_annotators,
-        votes.items,
-        votes.annotators,
-        votes.votes,
-        num_items=votes.num_items,
-        num_annotators=votes.num_annotators,
-        num_classes=votes.num_classes,
-        cells=cells,
-    )
+    sizes = votes.num_items, votes.num_classes
+
+    def fit(where, log_prior=None, init_probs=None):
+        if init_probs is None:  # not left to the function, which would be compiled once more
+            flat = votes.items[where].astype(np.int64) * votes.num_classes + votes.votes[where]
+            shares = np.bincount(flat, minlength=np.prod(sizes)).reshape(sizes).astype(np.float32)
+            total = shares.sum(axis=1, keepdims=True)
+            init_probs = np.where(total > 0, shares / np.maximum(total, 1), 1 / sizes[1])
+        return selection.fit_annotators(
+            votes.items,
+            votes.annotators,
+            votes.votes,
+            num_items=votes.num_items,
+            num_annotators=votes.num_annotators,
+            num_classes=votes.num_classes,
+            cells=cells,
+            where=where,
+            log_prior=log_prior,
+            init_probs=init_probs.astype(np.float32),
+        )
+
+    return fit
 
 
 def _calibrate(
@@ -422,7 +461,7 @@ def _calibrate(
     folds = range(1 if len(votes) >= _MANY_VOTES else _NUM_FOLDS)
     for k in folds:
         is_out = fold == k
-        model = fit(where=~is_out, log_prior=prior)
+        model = fit(~is_out, prior)
         ids = np.asarray(model.probs).argmax(axis=1)
         found = selection.consensus_evidence(model.log_likelihood, model.log_prior, ids)
         evidence[is_out] = np.asarray(found)[votes.items[is_out]]
@@ -436,6 +475,40 @@ def _calibrate(
         where=is_told & (fold < len(folds)),
     )
     return np.asarray(weights, np.float64), True
+
+
+def _ask(found: Consensus, budget: int, per_item: int) -> np.ndarray:
+    from jaxrobust import selection
+
+    state, votes = found._state, found._state.votes
+    # Those of sure labels cannot gain.
+    candidates = found.ranked[: max(_MOST_ASKED * budget, _FEWEST_ASKED)]
+    probs = found.probs[candidates]
+    average = selection.annotator_confusions(
+        found.probs, votes.items, np.zeros_like(votes.items), votes.votes, num_annotators=1
+    )
+    average = np.asarray(average[0])
+    log_likelihood, log_prior = state.log_likelihood[candidates], state.log_prior[candidates]
+
+    def quality(log_likelihood):
+        ids = (log_likelihood + log_prior).argmax(axis=1)
+        evidence = selection.consensus_evidence(log_likelihood, log_prior, ids)
+        right = 1 / (1 + np.exp(-np.asarray(evidence, np.float64) @ state.weights))
+        return np.maximum(right, 1 / probs.shape[1])
+
+    gains = []
+    for _ in range(per_item):
+        votes_to_come = probs @ average  # [n, C]
+        after = [
+            votes_to_come[:, vote] * quality(log_likelihood + np.log(average[:, vote]))
+            for vote in range(probs.shape[1])
+        ]
+        gains.append(np.sum(after, axis=0) - quality(log_likelihood))
+        log_likelihood = log_likelihood + votes_to_come @ np.log(average).T
+    # A further opinion on an item is not asked for before the one that precedes it.
+    gains = np.minimum.accumulate(np.stack(gains), axis=0)
+    order = np.argsort(-gains, axis=None, kind="stable")[:budget]
+    return candidates[order % len(candidates)]
 
 
 def _without(labels: np.ndarray, is_unknown: np.ndarray) -> np.ndarray:

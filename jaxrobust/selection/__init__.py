@@ -51,6 +51,10 @@ from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score
 from jaxrobust.selection.open_set_baselines import (
     reverse_neighbor_energy as reverse_neighbor_energy,
 )
+from jaxrobust.selection.remaining import answers_needed as answers_needed
+from jaxrobust.selection.remaining import next_to_review as next_to_review
+from jaxrobust.selection.remaining import random_share as random_share
+from jaxrobust.selection.remaining import wrong_labels_left as wrong_labels_left
 from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
 from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs

@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 
 _CHUNK = 16_384  # examples at a time
 _RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+_LEAST = 1e-3  # share of an example that others must explain; below it rounding decides
 
 
 class Rows(Protocol):
@@ -26,16 +27,17 @@ def leave_one_out_scores(
     num_classes: int,
     ridges: Sequence[float] = _RIDGES,
     where: np.ndarray | None = None,
+    clip: bool = True,
 ) -> np.ndarray:
     """Scores of each example by a ridge regression of the labels that is trained without it.
 
-    With standardised features X, centred one-hot labels Y and `H = X (X' X + ridge N I)^-1 X'`, the
-    prediction of example i by the regression on all others is
+    With standardised features X, one-hot labels Y of mean m and `H = X (X' X + ridge N I)^-1 X'`,
+    the prediction of example i by the regression with an intercept on all others is
 
-        y_i - r_i,    r_i = (y_i - (H Y)_i) / (1 - H_ii),
+        y_i - r_i,    r_i = (y_i - m - (H (Y - m))_i) / (1 - 1 / N - H_ii),
 
     so that one eigendecomposition of D x D replaces N trainings for every ridge. The ridge is the
-    one of the least mean of `|r_i|^2`. Centring and standardising use all examples.
+    one of the least mean of `|r_i|^2`. Standardising uses all examples.
 
     Args:
       features: floats `[N, D]`, of any scale; read 16,384 rows at a time, several times.
@@ -44,9 +46,10 @@ def leave_one_out_scores(
       ridges: weights of the squared weights per example to choose from; the defaults are ours. Of
         more than 16,384 examples as many, evenly spaced, decide.
       where: bool `[N]`, the examples to train on; the others are predicted from all of these.
+      clip: whether scores below 0 become 0.
 
     Returns:
-      float32 `[N, C]`, clipped at 0. Rows do not sum to 1. `estimate_num_wrong` compares them with
+      float32 `[N, C]`. Rows do not sum to 1. `estimate_num_wrong` compares them with
       their class's mean.
 
     References:
@@ -56,7 +59,8 @@ def leave_one_out_scores(
     labels = np.asarray(labels)
     if labels.ndim == 1:
         labels = np.eye(num_classes, dtype=np.float32)[labels]
-    return np.maximum(leave_one_out(features, ridges=ridges, where=where)(labels), 0)
+    scores = leave_one_out(features, ridges=ridges, where=where)(labels)
+    return np.maximum(scores, 0) if clip else scores
 
 
 def leave_one_out(
@@ -69,9 +73,9 @@ def leave_one_out(
     num_trained = float(weights.sum())
     mean, squares = np.zeros(num_dimensions), np.zeros(num_dimensions)
     for part in parts:
-        mean += np.sum(features[part], axis=0, dtype=np.float64) / num_examples
+        mean += np.sum(features[part] * weights[part, None], axis=0, dtype=np.float64) / num_trained
     for part in parts:
-        squares += np.sum((features[part] - mean) ** 2, axis=0) / num_examples
+        squares += np.sum(weights[part, None] * (features[part] - mean) ** 2, axis=0) / num_trained
     std = np.sqrt(np.where(squares > 0, squares, 1))
     mean, std = mean.astype(np.float32), std.astype(np.float32)
 
@@ -99,9 +103,9 @@ def leave_one_out(
         def residuals(rotated, part, ridge, step=1):
             """`r_i` of `[n, D]` rows of X along the eigenvectors."""
             predicted = rotated @ (inverses[ridge][:, None] * targets).astype(np.float32)
-            leverage = np.square(rotated) @ inverses[ridge].astype(np.float32)
-            leverage *= weights[part][::step]
-            return (labels[part][::step] - shares - predicted) / (1 - leverage)[:, None]
+            leverage = np.square(rotated) @ inverses[ridge].astype(np.float32) + 1 / num_trained
+            rest = np.maximum(1 - weights[part][::step] * leverage, _LEAST)
+            return (labels[part][::step] - shares - predicted) / rest[:, None]
 
         step = len(parts)
         errors = np.zeros(len(ridges))
