@@ -5,6 +5,8 @@ but a hard image fools everybody, the classifier included. A vote that was left 
 the consensus of the others may be.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,7 @@ _PSEUDO_VOTES = 10.0
 _NUM_STEPS = 30
 
 
+@jax.jit
 def consensus_evidence(
     log_likelihood: jax.typing.ArrayLike,
     log_prior: jax.typing.ArrayLike,
@@ -47,6 +50,7 @@ def consensus_evidence(
     return jnp.stack([jnp.ones_like(columns[0]), *columns], axis=-1)
 
 
+@functools.partial(jax.jit, static_argnames="num_classes")
 def fit_agreement(
     evidence: jax.typing.ArrayLike,
     agrees: jax.typing.ArrayLike,
@@ -119,7 +123,8 @@ def fit_agreement(
 
 def _shift(odds, y, logit, weights):
     """g, at least 0: see `fit_agreement`."""
-    surest = weights * (odds >= jnp.quantile(jnp.where(weights > 0, odds, -jnp.inf), 1 - _SHARE))
+    counted = jnp.where(weights > 0, odds, jnp.nan)
+    surest = jnp.where(odds >= jnp.nanquantile(counted, 1 - _SHARE), weights, 0)
     before = jnp.sum(surest * jax.nn.sigmoid(logit))
     count = jnp.maximum(jnp.sum(surest), 1)
     target = (jnp.sum(surest * y) + _PSEUDO_VOTES * before / count) / (count + _PSEUDO_VOTES)
@@ -134,6 +139,7 @@ def _shift(odds, y, logit, weights):
     return jnp.mean(jnp.stack(jax.lax.fori_loop(0, 30, halve, bounds)))
 
 
+@jax.jit
 def temper(log_probs: jax.typing.ArrayLike, largest: jax.typing.ArrayLike) -> jax.Array:
     """Each row to the power at which its largest probability is the given one; its order stays.
 

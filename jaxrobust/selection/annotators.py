@@ -50,6 +50,7 @@ class AnnotatorModel(NamedTuple):
     num_iter: jax.Array
 
 
+@functools.partial(jax.jit, static_argnames="num_annotators")
 def annotator_accuracies(
     probs: jax.typing.ArrayLike,
     items: jax.typing.ArrayLike,
@@ -85,6 +86,7 @@ def annotator_accuracies(
     return _m_step(probs, items, cells, weights, num_annotators, strength)[1]
 
 
+@functools.partial(jax.jit, static_argnames="num_annotators")
 def annotator_confusions(
     probs: jax.typing.ArrayLike,
     items: jax.typing.ArrayLike,
@@ -128,6 +130,7 @@ def annotator_confusions(
     return jnp.swapaxes(confusions.reshape(num_annotators, num_classes, num_classes), 1, 2)
 
 
+@functools.partial(jax.jit, static_argnames="num_items")
 def vote_log_likelihood(
     confusions: jax.typing.ArrayLike,
     items: jax.typing.ArrayLike,
@@ -158,10 +161,10 @@ def vote_log_likelihood(
     confusions = at_least_float32(confusions)
     num_annotators, num_classes = confusions.shape[:2]
     by_cell = jnp.swapaxes(confusions, 1, 2).reshape(-1, num_classes)
-    cells = _all_cells(annotators, votes, num_annotators, num_classes)
     weights = _counted(
         items, annotators, votes, (num_items, num_annotators, num_classes), where, by_cell.dtype
     )
+    cells = _all_cells(annotators, votes, num_annotators, num_classes)
     return _e_step(by_cell, items, cells, weights, num_items)
 
 
@@ -237,10 +240,10 @@ def fit_annotators(
     """
     sizes = (num_items, num_annotators, num_classes)
     dtype = at_least_float32(0.0 if log_prior is None else log_prior).dtype
+    weights = _counted(items, annotators, votes, sizes, where, dtype)
+    items = jnp.asarray(items)
     if cells is None:
         cells = _all_cells(annotators, votes, num_annotators, num_classes)
-    items = jnp.asarray(items)
-    weights = _counted(items, annotators, votes, sizes, where, dtype)
     has_votes = jnp.zeros(num_items, dtype).at[items].add(weights, mode="drop") > 0
     if init_probs is None:
         flat = jnp.clip(items, 0) * num_classes + jnp.clip(jnp.asarray(votes), 0)
@@ -291,9 +294,9 @@ def _prepared(probs, items, annotators, votes, num_annotators, where):
     probs = at_least_float32(probs)
     if probs.ndim != 2 or probs.shape[1] < 2:
         raise ValueError(f"probs must be [N, C] with C >= 2 classes, got {probs.shape}.")
-    cells = _all_cells(annotators, votes, num_annotators, probs.shape[1])
     sizes = (probs.shape[0], num_annotators, probs.shape[1])
-    return probs, cells, _counted(items, annotators, votes, sizes, where, probs.dtype)
+    weights = _counted(items, annotators, votes, sizes, where, probs.dtype)
+    return probs, _all_cells(annotators, votes, num_annotators, probs.shape[1]), weights
 
 
 def _all_cells(annotators, votes, num_annotators: int, num_classes: int) -> Cells:

@@ -68,7 +68,7 @@ def random_share(is_wrong: np.ndarray, is_random: np.ndarray) -> float:
     """Share of the next picks that are to be drawn at random, from the answers so far.
 
     0.2 while more than 4 % of the last 40 picks by suspicion were wrong, else 0.8: suspicion is the
-    better use of an answer as long as it finds wrong labels; after that only random picks tell more.
+    better use of an answer as long as it finds wrong labels.
 
     Args:
       is_wrong: bool `[T]`, as of `wrong_labels_left`.
