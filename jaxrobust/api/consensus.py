@@ -407,6 +407,7 @@ def _consensus(
 def _fitter(votes: Votes) -> Callable:
     """`selection.fit_annotators` as a function of `where`, `log_prior` and `init_probs`."""
     from jaxrobust import selection
+    from jaxrobust.selection.annotators import Cells
 
     num_pairs = votes.num_annotators * votes.num_classes
     cells = None
@@ -414,7 +415,7 @@ def _fitter(votes: Votes) -> Callable:
         pairs = votes.annotators.astype(np.int64) * votes.num_classes + votes.votes
         present, of_vote = np.unique(pairs, return_inverse=True)
         parts = (of_vote, present // votes.num_classes, present % votes.num_classes)
-        cells = selection.Cells(*(part.astype(np.int32) for part in parts))
+        cells = Cells(*(part.astype(np.int32) for part in parts))
     sizes = votes.num_items, votes.num_classes
 
     def fit(where, log_prior=None, init_probs=None):

@@ -3,8 +3,6 @@
 from jaxrobust.selection.agreement import consensus_evidence as consensus_evidence
 from jaxrobust.selection.agreement import fit_agreement as fit_agreement
 from jaxrobust.selection.agreement import temper as temper
-from jaxrobust.selection.annotators import AnnotatorModel as AnnotatorModel
-from jaxrobust.selection.annotators import Cells as Cells
 from jaxrobust.selection.annotators import annotator_accuracies as annotator_accuracies
 from jaxrobust.selection.annotators import annotator_confusions as annotator_confusions
 from jaxrobust.selection.annotators import consensus_posterior as consensus_posterior

@@ -115,7 +115,7 @@ def fit_agreement(
         gradient = x.T @ (weights * slope * (y - p) / (p * (1 - p))) - (w - start)
         curvature = (x * (weights * slope**2 / (p * (1 - p)))[:, None]).T @ x
         direction = jnp.linalg.solve(curvature + jnp.eye(len(start), dtype=x.dtype), gradient)
-        steps = w + sizes[:, None] * direction[None, :]
+        steps = w[None, :] + sizes[:, None] * direction[None, :]
         return steps[jnp.argmax(jax.lax.map(objective, steps))]
 
     return jax.lax.fori_loop(0, _NUM_STEPS, step, start)

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import log_softmax
 
 TEMPERATURES = tuple(range(1, 41))
 
@@ -38,6 +36,10 @@ def vector_scaling(
       Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017,
       section 4.2 (vector scaling). The penalty is ours.
     """
+    # Imported late: losses and selection load JAX alone.
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
     fitted = np.ones(len(scores), bool) if where is None else where
     s, q = scores[fitted].astype(np.float64), probs[fitted].astype(np.float64)
     num_classes = scores.shape[1]

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from jaxrobust.selection import (
-    Cells,
     annotator_accuracies,
     annotator_confusions,
     consensus_posterior,
     fit_annotators,
     vote_log_likelihood,
 )
+from jaxrobust.selection.annotators import Cells
 
 # Two items, three annotators (the last without a vote), two classes.
 PROBS = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
