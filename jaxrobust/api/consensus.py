@@ -101,6 +101,12 @@ class Consensus:
             f"{100 * s['expected_error']:.1f} % of the labels probably wrong)"
         )
 
+    @property
+    def annotations(self) -> np.ndarray:
+        """int32 `[N]`, as `query` takes them: class ids, `UNLABELED` where nobody voted."""
+        ids = self.probs.argmax(axis=1)
+        return np.where(self.num_votes > 0, ids, NO_VOTE).astype(np.int32)
+
     def to_frame(self):
         """A pandas DataFrame in the order of the items, which are its index.
 

@@ -9,6 +9,7 @@ import pytest
 import jaxrobust
 from jaxrobust import UserError, audit, consensus
 from jaxrobust.commands.cli import main
+from jaxrobust.data.inputs import as_annotations
 
 N, A, C = 240, 12, 3
 NAMES = np.array(["bird", "cat", "dog"])
@@ -264,3 +265,19 @@ def test_answers_that_are_refused(by_votes, answers, sentence):
         audit(by_votes, answers)
     with pytest.raises(UserError, match="audit needs LabelIssues or a Consensus, not dict"):
         audit({}, answers)
+
+
+def test_it_is_refused_where_one_label_of_each_example_is_needed(crowd, by_features):
+    with pytest.raises(UserError, match=r"labels is a Consensus, but .* give its \.labels"):
+        jaxrobust.find_label_issues(by_features, features=crowd[1])
+    with pytest.raises(UserError, match=r"of probabilities give \.argmax\(axis=1\)"):
+        jaxrobust.find_label_issues(by_features.probs, features=crowd[1])
+
+
+def test_it_stands_for_annotations(crowd):
+    table = crowd[0].copy()
+    table[::2] = -1
+    annotations, num_classes = as_annotations(consensus(table), None)
+    assert num_classes == C
+    np.testing.assert_array_equal(annotations[::2], jaxrobust.UNLABELED)
+    assert np.mean(annotations[1::2] == crowd[2][1::2]) > 0.8
