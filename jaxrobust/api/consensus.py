@@ -1,14 +1,14 @@
 """`jaxrobust.consensus`: the class of each item from the votes of several annotators."""
 
 import dataclasses
-import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxrobust.api.annotators import Annotators, find_annotators
 from jaxrobust.data.inputs import as_features, as_probabilities
 from jaxrobust.data.votes import NO_VOTE, Votes, as_votes
 from jaxrobust.errors import UserError
@@ -16,44 +16,10 @@ from jaxrobust.errors import UserError
 CONSENSUS_FILE = "consensus.csv"
 _NUM_FOLDS = 5  # of the votes that are left out in turn
 _MANY_VOTES = 100_000  # from which one of the folds is enough
-_INTERVAL = 0.95
 _MOST_ASKED, _FEWEST_ASKED = 20, 10_000  # candidates for each opinion asked for, and in all
 _SMALLEST = 1e-6  # probability of a classifier, which votes can still outweigh
 _MOST_VALUES = 1024  # of an image whose pixels are used as features
 _TEMPERATURES = tuple(np.arange(1, 41) / 8)  # of given probabilities
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Annotators:
-    """A annotators; arrays are in the order of `ids`.
-
-    Attributes:
-      ids: `[A]`, as given.
-      votes: int `[A]`, how many.
-      accuracy: float32 `[A]`, probability that a vote is right, shrunk to that of all annotators
-        as by ten votes.
-      accuracy_low: float32 `[A]`, lower end of its interval of 95 %.
-      accuracy_high: float32 `[A]`, upper end.
-      agreement: float32 `[A]`, share of other people's votes on the same items that are the same;
-        NaN if nobody else voted there.
-      confusions: float32 `[A, C, C]`, probability of a vote by the true class (rows), computed on
-        first use.
-    """
-
-    ids: np.ndarray
-    votes: np.ndarray
-    accuracy: np.ndarray
-    accuracy_low: np.ndarray
-    accuracy_high: np.ndarray
-    agreement: np.ndarray
-    _confusions: Callable[[], np.ndarray] = dataclasses.field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @functools.cached_property
-    def confusions(self) -> np.ndarray:
-        return self._confusions()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -162,6 +128,63 @@ class Consensus:
             if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{name}={value!r} must be a whole number, at least 1.")
         return _ask(self, int(budget), int(per_item))
+
+    def save_review(
+        self,
+        path: str | os.PathLike,
+        *,
+        images: np.ndarray | None = None,
+        files: Sequence[str] | None = None,
+        folder: str | os.PathLike = ".",
+        num_shown: int = 200,
+    ) -> None:
+        """Writes a page to decide the most doubtful items on, beside everybody's votes.
+
+        Args:
+          path: of the page, whose `corrections.csv` is for `audit`.
+          images: uint8 `[N, H, W, 3]`.
+          files: of the N images, instead of `images`.
+          folder: that the files are relative to.
+          num_shown: items on the page.
+
+        Raises:
+          UserError: if there are neither images nor files, or not N of them.
+        """
+        from jaxrobust.review import answer_page, review_page
+
+        shown = images if files is None else files
+        if shown is None:
+            raise UserError("A review needs images= or files=, of every item.")
+        if len(shown) != len(self):
+            raise UserError(f"There are {len(shown)} images for {len(self)} items.")
+        ids = self.ranked[: num_shown if files is not None else answer_page.NUM_EMBEDDED]
+        ids = ids[:num_shown]
+        first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T
+        suspects = [
+            review_page.Suspect(
+                id=int(i),
+                file="" if files is None else str(files[i]),
+                given=self.class_names[first[i]],
+                suggested=self.class_names[second[i]],
+                clean_prob=float(self.quality[i]),
+                **_beside(self.opinions(i)),
+            )
+            for i in ids
+        ]
+        review_page.write(
+            pathlib.Path(path),
+            suspects,
+            self.class_names,
+            root=None if files is None else pathlib.Path(folder).expanduser(),
+            pictures=None if images is None or files is not None else images[ids],
+        )
+
+    def opinions(self, position: int) -> dict[Any, str]:
+        """Annotator -> class name, of those who voted on an item."""
+        votes = self._state.votes
+        where = np.flatnonzero(votes.items == position)
+        people = votes.annotator_ids[votes.annotators[where]].tolist()
+        return dict(zip(people, (self.class_names[c] for c in votes.votes[where]), strict=True))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the labels as a CSV file, the most doubtful first, and `annotators.csv` beside."""
@@ -398,7 +421,7 @@ def _consensus(
         num_votes=counts,
         classes=votes.labels.classes,
         class_names=votes.labels.names,
-        annotators=_annotators(votes, probs),
+        annotators=find_annotators(votes, probs),
         summary=summary,
         _state=_Fitted(
             votes,
@@ -484,6 +507,15 @@ def _calibrate(
     return np.asarray(weights, np.float64), True
 
 
+def _beside(opinions: dict[Any, str]) -> dict[str, Any]:
+    """What the review page shows beside an image, if it has a place for it."""
+    from jaxrobust.review import review_page
+
+    if "finding" not in review_page.Suspect._fields:
+        return {}
+    return {"finding": "; ".join(f"{name}: {vote}" for name, vote in opinions.items())}
+
+
 def _ask(found: Consensus, budget: int, per_item: int) -> np.ndarray:
     from jaxrobust import selection
 
@@ -526,41 +558,6 @@ def _without(labels: np.ndarray, is_unknown: np.ndarray) -> np.ndarray:
     if labels.dtype.kind == "u":
         labels = labels.astype(np.int64)
     return np.where(is_unknown, np.array(none, labels.dtype), labels)
-
-
-def _annotators(votes: Votes, probs: np.ndarray) -> Annotators:
-    from scipy.special import betaincinv
-
-    from jaxrobust import selection
-    from jaxrobust.selection.annotators import STRENGTH
-
-    arrays = votes.items, votes.annotators, votes.votes
-    count = votes.num_annotators
-    accuracy = selection.annotator_accuracies(probs, *arrays, num_annotators=count)
-    accuracy = np.asarray(accuracy)
-    sizes = np.bincount(votes.annotators, minlength=count)
-    right, tail = accuracy.astype(np.float64) * (sizes + STRENGTH), (1 - _INTERVAL) / 2
-    wrong = sizes + STRENGTH - right
-    # Of other votes on the same items.
-    flat = votes.items.astype(np.int64) * votes.num_classes + votes.votes
-    _, place, same = np.unique(flat, return_inverse=True, return_counts=True)
-    others = np.bincount(votes.items, minlength=votes.num_items)[votes.items] - 1
-    same = np.bincount(votes.annotators, same[place] - 1.0, count)
-    others = np.bincount(votes.annotators, others, count)
-    agreement = np.divide(same, others, out=np.full(count, np.nan), where=others > 0)
-
-    def confusions() -> np.ndarray:
-        return np.asarray(selection.annotator_confusions(probs, *arrays, num_annotators=count))
-
-    return Annotators(
-        ids=votes.annotator_ids,
-        votes=sizes,
-        accuracy=accuracy,
-        accuracy_low=betaincinv(right, wrong, tail).astype(np.float32),
-        accuracy_high=betaincinv(right, wrong, 1 - tail).astype(np.float32),
-        agreement=agreement.astype(np.float32),
-        _confusions=confusions,
-    )
 
 
 def _pandas(what: str) -> Any:
