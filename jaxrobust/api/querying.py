@@ -17,7 +17,7 @@ from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks import active_learning
 
 _UNLABELED, _UNKNOWN = -1, -2  # as in jaxrobust
-_OWN_RECIPES = ("bual", "dcfs")  # strategies with options of their own
+_OWN_RECIPES = ("bual", "dcfs", "e2oal")  # strategies with options of their own
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -8,6 +8,7 @@ from jaxrobust.recipes.bldr import BldrRecipe
 from jaxrobust.recipes.bual import BualRecipe
 from jaxrobust.recipes.dcfs import DcfsRecipe
 from jaxrobust.recipes.dpc import DpcRecipe
+from jaxrobust.recipes.e2oal import E2oalRecipe
 from jaxrobust.recipes.registry import Entry, Registry
 
 _HERE = "jaxrobust.methods"
@@ -37,6 +38,11 @@ STRATEGIES = Registry(
         ),
         "dropquery": Entry(
             f"{_HERE}.baselines:dropquery", "predictions that dropout changes, 2024"
+        ),
+        "e2oal": Entry(
+            f"{_HERE}.e2oal:build",
+            "clusters of unknowns, a target precision, CVPR 2026",
+            E2oalRecipe,
         ),
         "eaoa": Entry(f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025"),
         "entropy": Entry(f"{_HERE}.baselines:entropy", "highest entropy"),

@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
-from jaxrobust.data.features import FeatureDataset
+from jaxrobust.data.features import FeatureDataset, MeansOfViews
 from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.data.views import Views, make_views, statistics_of
 from jaxrobust.engine import rng
@@ -45,6 +45,7 @@ from jaxrobust.methods.active_learning import (
     Problem,
     Query,
     QueryContext,
+    Relabeled,
     Strategy,
 )
 from jaxrobust.methods.classifiers import save_classifier
@@ -349,6 +350,7 @@ class _Learning:
             budget=recipe.al.query_size,
             truth=self.oracle.truth,
             norm_parts=batch_norm_parts(recipe, placement),
+            inputs=self._inputs,
         )
         self.strategy: Strategy = STRATEGIES[recipe.method](recipe, self.problem)
         self._phases = {phase.name: phase for phase in self.strategy.phases}
@@ -369,6 +371,7 @@ class _Learning:
         self._row_observed: dict[str, Any] = {}
         self._predicted: dict[str, Any] = {}
         self._members: dict[str, np.ndarray] = {}
+        self._relabeled: dict[str, tuple[Relabeled, Any]] = {}
         self._images = images.visit((), "")
         self._test_images = images_of(dataset.test, recipe, placement).visit((), "")
         self._statistics = placement.put(statistics_of(view.mean, view.std))
@@ -448,7 +451,7 @@ class _Learning:
                     return self._wait(round_)
                 goes_on = False
             self._show(round_)
-            self._predicted, self._members = {}, {}
+            self._predicted, self._members, self._relabeled = {}, {}, {}
             saved.record["ended"] = not goes_on
             if goes_on and self._known is not None and self._is_other_round(round_ + 1):
                 saved.move(round_ + 1, 0, 0)
@@ -524,6 +527,7 @@ class _Learning:
         members = self._visited(round_, index)
         if not members.size:
             return
+        labels, scalars = self._labels(round_, index)
         first_epoch = saved.at[2] if saved.at[:2] == (round_, index) else 0
         if first_epoch == 0 and not saved.row:
             saved.networks[name] = self._started(round_, index)
@@ -549,9 +553,9 @@ class _Learning:
                 ),
                 rng.stream(seed, f"{name}/steps", round_, epoch),
                 self._images,
-                saved.arrays["annotations"],
+                labels,
                 self._statistics,
-                scalars=phase.scalars(epoch),
+                scalars=phase.scalars(epoch) | scalars,
                 at=(round_, index, epoch),
                 event={"phase": name, "round": round_, "epoch": epoch},
                 where=where,
@@ -571,6 +575,25 @@ class _Learning:
             context = self._context(round_, f"{phase.name}/members", num_phases=index)
             self._members[phase.name] = phase.members(context)
         return self._members[phase.name]
+
+    def _labels(self, round_: int, index: int) -> tuple[Any, dict[str, float]]:
+        """What phase `index` learns in this round, `[N]` on the device, and scalars of its step."""
+        phase = self.strategy.phases[index]
+        if phase.relabel is None:
+            return self.saved.arrays["annotations"], {}
+        if phase.name not in self._relabeled:
+            context = self._context(round_, f"{phase.name}/relabel", num_phases=index)
+            relabeled = phase.relabel(context)
+            placed = self.run.placement.put(relabeled.labels)
+            self._relabeled[phase.name] = relabeled, placed
+        relabeled, placed = self._relabeled[phase.name]
+        return placed, relabeled.scalars
+
+    def _inputs(self) -> np.ndarray:
+        """All examples as they are before any network: images, or means of the views."""
+        if isinstance(self.examples, Examples):
+            return self.examples.images
+        return MeansOfViews(self.examples)[:]
 
     def _observe_pool(self, round_: int, index: int, epoch: int) -> bool:
         """Adds an evaluation of the pool to those of this phase; whether the phase ends with it."""
@@ -673,6 +696,7 @@ class _Learning:
         names = [p.name for p in self.strategy.phases[:num_phases]]
         for index in range(num_phases):
             self._visited(round_, index)
+            self._labels(round_, index)
         return QueryContext(
             predict=lambda name: self._predictions(name, round_),
             observed=self._observations,
@@ -686,6 +710,7 @@ class _Learning:
             ),
             rng=rng.generator(self.recipe.seed, stream, round_),
             jit=self.jit,
+            relabeled={name: self._relabeled[name][0] for name in names if name in self._relabeled},
         )
 
     def _query(self, round_: int) -> bool:
@@ -981,11 +1006,15 @@ class _Learning:
         probs = fetch(cast(Callable, self._phases[target].class_probs)(outputs(target)))
         unknown_probs = None
         has_unknown = bool(np.any(self.annotations == self.problem.num_classes))
-        is_trained = detector and self._visited(last, list(self._phases).index(detector)).size
-        if has_unknown and is_trained:
+        index = list(self._phases).index(detector) if detector else -1
+        if has_unknown and detector and self._visited(last, index).size:
             logits = outputs(detector)
-            logits = logits["logits"] if isinstance(logits, dict) else logits
-            unknown_probs = fetch(jax.nn.softmax(logits, axis=-1))[:, -1]
+            if self.strategy.unknown_probs is not None:
+                _, scalars = self._labels(last, index)
+                unknown_probs = fetch(self.strategy.unknown_probs(logits, scalars))
+            else:
+                logits = logits["logits"] if isinstance(logits, dict) else logits
+                unknown_probs = fetch(jax.nn.softmax(logits, axis=-1))[:, -1]
         rest = np.flatnonzero(self.annotations == NOT_ANNOTATED)
         write_predictions(
             workdir / PREDICTIONS,

@@ -1,0 +1,5 @@
+"""E2OAL"""
+
+from jaxrobust.recipes.e2oal import ABLATIONS, PROTOCOL, get_config
+
+__all__ = ["ABLATIONS", "PROTOCOL", "get_config"]
