@@ -204,12 +204,13 @@ def _counted(auxiliary: jax.Array, num_outputs: jax.typing.ArrayLike) -> jax.Arr
 def _unknown_probs(outputs: Any, scalars: dict[str, float], problem: Problem) -> jax.Array:
     """Share `[N]` of the clusters of unknown images in the auxiliary head's probability."""
     log_alpha = dirichlet_log_alpha(outputs["auxiliary"])
-    where = jnp.broadcast_to(_counted(log_alpha, scalars[_COUNT]), log_alpha.shape)
-    log_sum = functools.partial(jax.nn.logsumexp, axis=-1)
-    unknown = log_sum(
-        log_alpha, where=where & (jnp.arange(where.shape[-1]) >= problem.num_classes)[None]
+    counted = _counted(log_alpha, scalars[_COUNT])
+    unknown = counted & (np.arange(len(counted)) >= problem.num_classes)
+    log_sum, log_unknown = (
+        jax.nn.logsumexp(jnp.where(where[None], log_alpha, -jnp.inf), axis=-1)
+        for where in (counted, unknown)
     )
-    return jnp.exp(unknown - log_sum(log_alpha, where=where))
+    return jnp.exp(log_unknown - log_sum)
 
 
 # Clusters.

@@ -10,7 +10,7 @@ from jaxrobust.recipes.protocols import OPEN_SET, ActiveLearning, active_learnin
 
 @dataclasses.dataclass(frozen=True)
 class E2oal(Options, section="e2oal", recipe="configs/e2oal.py"):
-    """E2OAL (CVPR 2026, arXiv 2603.07898); where paper and code differ the defaults are the code's."""
+    """E2OAL (CVPR 2026, arXiv 2603.07898); the code's defaults where the paper differs."""
 
     target_precision: float = option(
         0.6, "[0, 1]", "share of known images that queries are steered to"

@@ -41,7 +41,7 @@ STRATEGIES = Registry(
         ),
         "e2oal": Entry(
             f"{_HERE}.e2oal:build",
-            "clusters of unknowns, a target precision, CVPR 2026",
+            "unknown clusters, a target precision, CVPR 2026",
             E2oalRecipe,
         ),
         "eaoa": Entry(f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025"),
