@@ -198,7 +198,9 @@ def e2oal_loss(
 
 def _counted(auxiliary: jax.Array, num_outputs: jax.typing.ArrayLike) -> jax.Array:
     """Bool `[C]`, the outputs of the auxiliary head that this round has."""
-    return jnp.arange(auxiliary.shape[-1]) < jnp.asarray(num_outputs, jnp.float32)
+    return jnp.arange(auxiliary.shape[-1], dtype=jnp.float32) < jnp.asarray(
+        num_outputs, jnp.float32
+    )
 
 
 def _unknown_probs(outputs: Any, scalars: dict[str, float], problem: Problem) -> jax.Array:

@@ -4,6 +4,7 @@ import dataclasses
 
 import ml_collections
 
+from jaxrobust.recipes import choose
 from jaxrobust.recipes.fields import Options, option, replace, to_config
 from jaxrobust.recipes.protocols import OPEN_SET, ActiveLearning, active_learning
 
@@ -104,7 +105,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     """Recipe for one variant of `OPEN_SET` or `PROTOCOL`, ablated or not."""
     ablation = next((name for name in ABLATIONS if (variant or "").endswith(f"_{name}")), "")
     name = (variant or "").removesuffix(f"_{ablation}") or None
-    dataset, num_known = PROTOCOL.get(name or "", (name, 0))
+    name = choose(name, "cifar10", {**OPEN_SET, **PROTOCOL})
+    dataset, num_known = PROTOCOL.get(name, (name, 0))
     recipe = active_learning(E2oalRecipe(method="e2oal"), dataset, _BY_DATASET)
     changes = {"al.num_known": num_known} if num_known else {}
     return to_config(replace(recipe, changes | ABLATIONS.get(ablation, {})))

@@ -82,6 +82,19 @@ def test_before_an_unknown_has_been_seen_and_with_few_left(task):
     assert sorted(found.ids) == left.tolist()
 
 
+def test_e2oal_fills_the_budget(task):
+    features, annotations, truth = task
+    options = {"features": features, "method": "e2oal", "config": SHORT}
+    found = query(annotations, budget=10, **options)
+    assert len(set(found.ids.tolist())) == 10 and (annotations[found.ids] == UNLABELED).all()
+    pool = annotations == UNLABELED
+    unknown = truth[pool] >= NUM_CLASSES
+    assert roc_auc_score(unknown, found.scores["unknown_prob"][pool]) > 0.8
+    np.testing.assert_allclose(found.pred_probs.sum(axis=1), 1, atol=1e-5)
+    everything = query(annotations, budget=500, **options)
+    assert sorted(everything.ids) == np.flatnonzero(pool).tolist()
+
+
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
