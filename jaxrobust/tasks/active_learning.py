@@ -38,6 +38,7 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
+from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.active_learning import (
     NOT_ANNOTATED,
     Observation,
@@ -926,6 +927,8 @@ class _Learning:
             text += f"; queried {query['size']}: precision {100 * query['precision']:.1f} %"
             if "recall" in query:
                 text += f", recall {100 * query['recall']:.1f} %"
+        if gain := self._gain():
+            text += f"; {gain['text']}"
         log.info(text)
 
     def _wait(self, round_: int) -> dict:
@@ -936,7 +939,12 @@ class _Learning:
             log.info("%s", line)
         return {"waiting_for": str(table)}
 
+    def _gain(self) -> dict[str, Any] | None:
+        """What the last queries brought; None where that cannot be said."""
+        return annotation_gain.of_last_queries(self.rounds, int(self.split.test_known.sum()))
+
     def _finish(self) -> dict:
+        gain = self._gain()
         results = {
             "task": "active_learning",
             "method": self.recipe.method,
@@ -945,6 +953,7 @@ class _Learning:
             "num_known_classes": self.problem.num_classes,
             "num_classes": self._num_classes,
             **_summary(self.rounds),
+            **({"last_queries": gain} if gain else {}),
             "rounds": self.rounds,
         }
         workdir = self.run.workdir

@@ -46,6 +46,21 @@ def test_bual(task, result):
     pool = annotations == UNLABELED
     assert roc_auc_score(~known[pool], result.scores["unknown_prob"][pool]) > 0.8
     assert repr(result) == "QueryResult(10 of 120 examples to annotate)"
+    assert result.summary["num_annotated"] == NUM_LABELED and result.summary["num_left"] == 96
+    assert result.summary["next_query"] is None  # of few examples nothing can be said
+
+
+def test_what_the_next_query_is_likely_to_bring(task):
+    features, _, truth = task
+    annotations = np.where(truth < NUM_CLASSES, truth, UNKNOWN)
+    annotations[::3] = UNLABELED
+    summary = query(
+        annotations, features=features, budget=10, config=SHORT, method="margin"
+    ).summary
+    counts = [summary[f"num_{name}"] for name in ("known", "unknown", "annotated", "left")]
+    assert counts == [*((annotations >= 0).sum(), (annotations == UNKNOWN).sum()), 80, 40]
+    gain = summary["next_query"]
+    assert gain["error"] > 0 and f"of which about {10 * counts[0] / 80:.0f} are" in gain["text"]
 
 
 def test_a_second_call_gives_the_same_and_a_workdir_goes_on(tmp_path, task, result):
