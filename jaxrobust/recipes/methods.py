@@ -100,6 +100,7 @@ DISTILLERS = Registry(
         "rld": Entry(f"{_HERE}.kd_baselines:rld", "refined logits, ICCV 2025"),
         "sp": Entry(f"{_HERE}.kd_baselines:sp", "similarity-preserving distillation, ICCV 2019"),
         "vid": Entry(f"{_HERE}.kd_baselines:vid", "variational information, CVPR 2019"),
+        "wttm": Entry(f"{_HERE}.kd_baselines:wttm", "the teacher alone is softened, ICLR 2024"),
     }
 )
 """`(recipe, problem) -> Distiller` of the distillation task, for images with one label."""
