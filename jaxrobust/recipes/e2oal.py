@@ -1,4 +1,4 @@
-"""E2OAL, clusters of unknowns and a target precision (CVPR 2026); notes in configs/."""
+"""E2OAL, clusters of unknowns and a target precision (CVPR 2026); docs/methods/e2oal.md."""
 
 import dataclasses
 
