@@ -224,9 +224,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|---|", flush=True)
         random: dict[str, np.ndarray] = {}
         for strategy in strategies:
-            measures = measured(
-                strategy, features, photographs, openness, seeds, arguments.out
-            )
+            measures = measured(strategy, features, photographs, openness, seeds, arguments.out)
             random = random or measures
             print(row(strategy, measures, random), flush=True)
 

@@ -93,7 +93,8 @@ def fit_gaussian_mixture_1d(
     if init_labels is None:
         start_labels = _nearest_means(x, where, num_components)
     else:
-        start_labels = jnp.asarray(init_labels).astype(jnp.int32)
+        kind = bool if num_components == 2 else jnp.int32
+        start_labels = jnp.asarray(init_labels).astype(kind).astype(jnp.int32)
     if start_labels.shape != x.shape:
         raise ValueError(
             f"init_labels must have the shape of the scores, {x.shape}; got {start_labels.shape}."
