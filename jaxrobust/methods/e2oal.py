@@ -61,6 +61,7 @@ from jaxrobust.selection import (
 )
 
 _PHASE = "e2oal"
+_SOURCES = ("auto", "pixels")  # of embeddings that are no file
 _COUNT = "num_outputs"  # scalar of a round: K + u
 
 
@@ -72,6 +73,8 @@ def build(recipe: E2oalRecipe, problem: Problem) -> Strategy:
             f"e2oal.max_clusters={e2oal.max_clusters} leaves no cluster for unknown images beside "
             f"{problem.num_classes} known classes; raise it."
         )
+    if problem.inputs is not None and e2oal.embeddings not in _SOURCES:
+        _existing(e2oal.embeddings)  # before anything is trained
     phases = (_phase(e2oal, recipe, problem),)
     if e2oal.target == "separate":
         phases = (target_phase(recipe, problem), *phases)
@@ -235,8 +238,8 @@ def _places(e2oal: E2oal, problem: Problem) -> Callable[[], np.ndarray]:
 
 def _embeddings(source: str, inputs: np.ndarray) -> np.ndarray:
     """Frozen features `[N, D]` of images or features, as `e2oal.embeddings` says."""
-    if source not in ("auto", "pixels"):
-        return _of_file(pathlib.Path(source).expanduser(), len(inputs))
+    if source not in _SOURCES:
+        return _of_file(_existing(source), len(inputs))
     if inputs.ndim == 2:
         return inputs
     if source == "pixels":
@@ -252,9 +255,14 @@ def _embeddings(source: str, inputs: np.ndarray) -> np.ndarray:
         ) from None
 
 
-def _of_file(path: pathlib.Path, count: int) -> np.ndarray:
+def _existing(source: str) -> pathlib.Path:
+    path = pathlib.Path(source).expanduser()
     if not path.is_file():
         raise UserError(f"There is no file {path}: correct --config.e2oal.embeddings=.")
+    return path
+
+
+def _of_file(path: pathlib.Path, count: int) -> np.ndarray:
     arrays = open_arrays(path)
     found = np.asarray(arrays.get("features", np.zeros(0)))
     if "split" in arrays:
