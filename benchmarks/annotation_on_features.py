@@ -6,7 +6,7 @@
 
 `--features` are files of `jaxrobust.embed` with a split of training and test images, joined if
 there are several. Each strategy runs the recipe `:features` by `jaxrobust.tasks.run`, with fields
-that follow a + changed, for seeds 0 upwards, which also draw the known classes; the seeds of a
+that follow a + changed, for seeds from --first_seed on, which draw the known classes; those of a
 strategy share their compiled programs. `skactiveml_margin` is the smallest margin of a logistic
 regression by scikit-activeml, of the extra `bench`, which forgets images that turn out unknown.
 
@@ -71,10 +71,12 @@ class Photographs:
         return model.score(self.test[of_known], self.test_labels[of_known])
 
 
-def configured(strategy: str, features: pathlib.Path, openness: float, num_seeds: int):
+def configured(
+    strategy: str, features: pathlib.Path, openness: float, num_seeds: int, first_seed: int = 0
+):
     """The recipe `:features` of a strategy, with the fields that follow a +."""
     method, *changes = strategy.split("+")
-    name = method if method in ("bual", "dcfs") else "active_learning_baselines"
+    name = method if method in ("bual", "dcfs", "e2oal") else "active_learning_baselines"
     config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config("features")
     config.update_from_flattened_dict(
         {
@@ -82,6 +84,7 @@ def configured(strategy: str, features: pathlib.Path, openness: float, num_seeds
             "dataset.features": str(features),
             "al.openness": openness,
             "al.shuffle_classes": True,
+            "seed": first_seed,
             "num_seeds": num_seeds,
             "writers": (),
         }
@@ -162,23 +165,23 @@ def measured(
     features: pathlib.Path,
     photographs: Photographs,
     openness: float,
-    num_seeds: int,
+    seeds: range,
     out: pathlib.Path,
 ) -> dict[str, np.ndarray]:
     """Every measure `[seeds]` of a strategy."""
     folder = out / f"openness_{openness}"
     if strategy == OUTSIDE:
-        config = configured("random", features, openness, num_seeds)
-        splits = [folder / "random" / f"seed_{seed}" / "split.json" for seed in range(num_seeds)]
+        config = configured("random", features, openness, len(seeds))
+        splits = [folder / "random" / f"seed_{seed}" / "split.json" for seed in seeds]
         al = config.al
         runs = [
             outside(json.loads(path.read_text()), photographs, al.query_size, al.rounds)
             for path in splits
         ]
     else:
-        config = configured(strategy, features, openness, num_seeds)
+        config = configured(strategy, features, openness, len(seeds), seeds.start)
         tasks.run(config, folder / strategy)
-        runs = [of_run(folder / strategy / f"seed_{s}", photographs) for s in range(num_seeds)]
+        runs = [of_run(folder / strategy / f"seed_{s}", photographs) for s in seeds]
     return {name: np.array([run[name] for run in runs]) for name in COLUMNS}
 
 
@@ -201,12 +204,14 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the runs")
     parser.add_argument("--openness", default="0.6,0.4,0.8,0.2")
     parser.add_argument("--num_seeds", type=int, default=5)
+    parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument(
         "--strategies", default=",".join([*STRATEGIES, OUTSIDE]), help="random is always among them"
     )
     arguments = parser.parse_args()
     if arguments.num_seeds < 2:
         parser.error("--num_seeds must be at least 2, for a deviation.")
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.num_seeds)
     features = joined([pathlib.Path(p) for p in arguments.features.split(",")], arguments.out)
     photographs = Photographs(features)
     strategies = ["random", *(s for s in arguments.strategies.split(",") if s != "random")]
@@ -219,9 +224,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|---|", flush=True)
         random: dict[str, np.ndarray] = {}
         for strategy in strategies:
-            measures = measured(
-                strategy, features, photographs, openness, arguments.num_seeds, arguments.out
-            )
+            measures = measured(strategy, features, photographs, openness, seeds, arguments.out)
             random = random or measures
             print(row(strategy, measures, random), flush=True)
 

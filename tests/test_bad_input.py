@@ -17,7 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import active_learning_baselines, bldr, bual, dcfs, dhkd, dpc, kd_baselines, l2d
+from configs import (
+    active_learning_baselines,
+    bldr,
+    bual,
+    dcfs,
+    dhkd,
+    dpc,
+    e2oal,
+    kd_baselines,
+    l2d,
+)
 from jaxrobust import main, tasks
 from jaxrobust.engine import files
 from jaxrobust.engine.workdir import check_same_config
@@ -37,6 +47,7 @@ RECIPES = {
     "dcfs": (dcfs, OPEN_SET),
     "dhkd": (dhkd, DISTILLATIONS),
     "dpc": (dpc, dpc.SETTINGS),
+    "e2oal": (e2oal, OPEN_SET | e2oal.PROTOCOL),
     "kd_baselines": (kd_baselines, DISTILLATIONS),
     "l2d": (l2d, MULTILABEL_DISTILLATIONS),
 }
@@ -192,6 +203,8 @@ WRONG_RECIPES = {
     "openness of one class": ("dcfs", {"al.openness": 0.95}, "makes 0 of 10 classes known"),
     "negative budget": ("bual", {"al.query_size": -5}, "al.query_size=-5", "[1, inf)"),
     "budget above the pool": ("bual", {"al.query_size": 9999}, "the pool holds"),
+    "no unknown cluster": ("e2oal", {"e2oal.max_clusters": 4}, "beside 4 known classes; raise"),
+    "no embeddings": ("e2oal", {"e2oal.embeddings": "no.npy"}, "There is no file no.npy"),
     "one known class": ("dcfs", {"al.num_known": 1}, "num_known=1"),
     "classes named twice": ("dcfs", {"al.class_order": (0, 0)}, "must be a permutation"),
     "classes shuffled and named": (

@@ -1,6 +1,6 @@
 """Runs killed with SIGKILL anywhere and restarted leave what unkilled ones do, bit for bit.
 
-The ordinary suite kills a tiny network twice. The whole table (six methods, 20 kills each, about
+The ordinary suite kills a tiny network twice. The whole table (seven methods, 20 kills each, about
 an hour on one core; `-s` shows it):
 
     python -m pytest -n 0 -s -m stress tests/test_kill_anywhere.py
@@ -62,6 +62,7 @@ OPTIONS = {
     ),
     "dcfs": ACTIVE,
     "bual": (*ACTIVE, "--config.bual.subset_size=200"),
+    "e2oal": ACTIVE,
     "dhkd": (*TAUGHT, "--config.student.name=resnet8", "--config.teacher.name=resnet8"),
     "l2d": (*TAUGHT, "--config.batch_size=25", "--config.student.name=resnet8"),
     "tiny": (
@@ -87,7 +88,7 @@ class Target:
 
 
 def _draw_target(rng: np.random.Generator, method: str) -> Target:
-    moments = [m for m in MOMENTS if m != "query" or method in ("dcfs", "bual")]
+    moments = [m for m in MOMENTS if m != "query" or method in ("dcfs", "bual", "e2oal")]
     moment = str(rng.choice(moments))
     count = 1 if moment in ("start", "report") else int(rng.integers(1, 5))
     return Target(moment, count, float(rng.uniform(0, MOMENTS[moment])))

@@ -150,6 +150,9 @@ LOSSES = {
         lambda x, g: L.dkd_loss(x, g["teacher"], g["labels"]), ("positive", "shift", "zero")
     ),
     "rld_loss": Loss(lambda x, g: L.rld_loss(x, g["teacher"], g["labels"]), ("positive", "shift")),
+    "transformed_teacher_loss": Loss(
+        lambda x, g: L.transformed_teacher_loss(x, g["teacher"]), ("positive", "shift")
+    ),
     "standardize_logits": Loss(lambda x, g: L.standardize_logits(x), ("matched", "shift")),
     "dist_loss": Loss(lambda x, g: L.dist_loss(x, g["teacher"]), ("positive", "shift", "zero")),
     "logit_mse_loss": Loss(lambda x, g: L.logit_mse_loss(x, g["teacher"]), ("positive", "zero")),

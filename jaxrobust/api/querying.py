@@ -10,6 +10,7 @@ import numpy as np
 from jaxrobust.api import in_memory
 from jaxrobust.data.inputs import as_annotations, check_lengths
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.active_learning import NOT_ANNOTATED
 from jaxrobust.recipes.methods import STRATEGIES
 from jaxrobust.recipes.parse import parse
@@ -17,7 +18,7 @@ from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks import active_learning
 
 _UNLABELED, _UNKNOWN = -1, -2  # as in jaxrobust
-_OWN_RECIPES = ("bual", "dcfs")  # strategies with options of their own
+_OWN_RECIPES = ("bual", "dcfs", "e2oal")  # strategies with options of their own
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -28,11 +29,16 @@ class QueryResult:
       ids: int `[b]`, positions in the annotations, in order of choice.
       scores: float64 `[N]` by name, the scores that the choice was made by.
       pred_probs: float32 `[N, K]`, of the target classifier.
+      summary: JSON-able: `method`, `num_annotated`, `num_known`, `num_unknown`, `num_left`; and
+        `next_query`, what the answers are likely to bring: `points` of accuracy with a standard
+        `error`, and the same in words, `text`. It is None for images that were not embedded, and
+        below ten annotated examples of a class.
     """
 
     ids: np.ndarray
     scores: dict[str, np.ndarray]
     pred_probs: np.ndarray
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,7 +139,29 @@ def query(
         ids=order[chosen.ids],
         scores={n: np.asarray(x)[place].astype(np.float64) for n, x in chosen.scores.items()},
         pred_probs=probs[place].astype(np.float32),
+        summary=_summary(method, given, num_classes, len(chosen.ids), name, inputs),
     )
+
+
+def _summary(
+    method: str, given: np.ndarray, num_classes: int, size: int, name: str, inputs: np.ndarray
+) -> dict[str, Any]:
+    """As of `QueryResult`, after a query of `size` examples."""
+    known = np.flatnonzero(given >= 0)
+    num_unknown = int((given == _UNKNOWN).sum())
+    gain = None
+    if name == "features":
+        num_more = size * len(known) / (len(known) + num_unknown)
+        places = inputs[known].mean(axis=1, dtype=np.float32)
+        gain = annotation_gain.of_next_query(places, given[known], num_classes, num_more=num_more)
+    return {
+        "method": method,
+        "num_annotated": len(known) + num_unknown,
+        "num_known": len(known),
+        "num_unknown": num_unknown,
+        "num_left": int((given == _UNLABELED).sum()),
+        "next_query": gain,
+    }
 
 
 def _check_budget(budget: Any) -> None:

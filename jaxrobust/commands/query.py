@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         table.append([int(i), *file, predicted, *scores])
     write_table(arguments.out, table)
     print(f"{len(result)} examples to annotate, in order of choice: {arguments.out}")
+    if gain := result.summary["next_query"]:
+        print(gain["text"])
     return 0
 
 

@@ -77,6 +77,10 @@ class ReadableExamples(Labeled):
         """The images uint8 [n, H, W, 3] at these positions; None for features."""
         raise NotImplementedError
 
+    def inputs(self) -> np.ndarray:
+        """Images uint8 [N, H, W, 3], or means of the views of features, float32 [N, D]."""
+        raise NotImplementedError
+
     def statistics(self) -> tuple[Any, Any]:
         """Mean and standard deviation of each channel or dimension."""
         raise NotImplementedError
@@ -165,6 +169,10 @@ class Examples(ReadableExamples):
     def pictures(self, ids: np.ndarray) -> np.ndarray:
         """As `read`."""
         return self.images[ids]
+
+    def inputs(self) -> np.ndarray:
+        """The images."""
+        return self.images
 
     def statistics(self) -> tuple[tuple, tuple]:
         """As in `pixel_statistics`."""

@@ -97,6 +97,10 @@ class FeatureExamples(ReadableExamples):
         """None: features have no images."""
         return None
 
+    def inputs(self) -> np.ndarray:
+        """The mean of the views of each example, float32 [N, D]."""
+        return MeansOfViews(self)[:]
+
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """As in `feature_statistics`."""
         return feature_statistics([self])

@@ -55,6 +55,7 @@ from jaxrobust.losses.logit_distillation import dkd_loss as dkd_loss
 from jaxrobust.losses.logit_distillation import logit_mse_loss as logit_mse_loss
 from jaxrobust.losses.logit_distillation import rld_loss as rld_loss
 from jaxrobust.losses.logit_distillation import standardize_logits as standardize_logits
+from jaxrobust.losses.logit_distillation import transformed_teacher_loss as transformed_teacher_loss
 from jaxrobust.losses.multilabel import asymmetric_loss as asymmetric_loss
 from jaxrobust.losses.multilabel import (
     class_aware_embedding_distillation_loss as class_aware_embedding_distillation_loss,

@@ -19,6 +19,7 @@ def kl_to_uniform(
     log_scale: jax.typing.ArrayLike = 0.0,
     *,
     weight: jax.typing.ArrayLike = 1.0,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """weight * KL(Dir(x) || Dir(1)) of concentrations that may be too large for a float.
 
@@ -42,31 +43,42 @@ def kl_to_uniform(
       remainder: `[..., C]`, of the order of 1.
       log_scale: scalar.
       weight: scalar.
+      where: bool `[..., C]`, the concentrations that there are; None for all.
 
     Returns:
       `[...]`, in nats.
     """
-    num_classes = x.shape[-1]
     start = series_start(x.dtype)
+    if where is None:
+        num_classes, log_factorial = x.shape[-1], math.lgamma(x.shape[-1])
+    else:
+        num_classes = jnp.sum(where, axis=-1, dtype=x.dtype)
+        log_factorial = gammaln(num_classes)
+        x, log_alpha = jnp.where(where, x, 1), jnp.where(where, log_alpha, 0)
     log_scale = jnp.asarray(log_scale, x.dtype)
     remainder = jnp.broadcast_to(jnp.asarray(remainder, x.dtype), x.shape)
-    largest = jax.lax.stop_gradient(jnp.max(log_alpha, axis=-1, keepdims=True))
-    log_sum = jax.nn.logsumexp(log_alpha - largest + remainder, axis=-1)
+
+    def total(terms):
+        return jnp.sum(terms if where is None else jnp.where(where, terms, 0), axis=-1)
+
+    present = log_alpha if where is None else jnp.where(where, log_alpha, -jnp.inf)
+    largest = jax.lax.stop_gradient(jnp.max(present, axis=-1, keepdims=True))
+    log_sum = jax.nn.logsumexp(log_alpha - largest + remainder, axis=-1, where=where)
     log_s = largest[..., 0] + log_sum + log_scale
-    s = jnp.sum(jnp.minimum(x, start), axis=-1)  # used only where no x is larger
+    s = total(jnp.minimum(x, start))  # used only where no x is larger
     bounded = (
         (num_classes - 1) * (_psi_minus_log(s, log_s) + log_scale / 2)
         + _g(s, log_s)
-        - jnp.sum(_g(x, log_alpha + remainder + log_scale), axis=-1)
-        - math.lgamma(num_classes)
+        - total(_g(x, log_alpha + remainder + log_scale))
+        - log_factorial
     )
     # Multiples of 1/64 up to 2^18 are added without rounding in float32.
     coarse, coarse_largest = (jnp.round(64 * part) / 64 for part in (log_alpha, largest))
     factor = num_classes - 1
-    large = factor * coarse_largest[..., 0] + jnp.sum(coarse_largest - coarse, axis=-1)
+    large = factor * coarse_largest[..., 0] + total(coarse_largest - coarse)
     fine = log_alpha - coarse + remainder
     fine_largest = (largest - coarse_largest)[..., 0] + log_sum
-    small = (2 * num_classes - 1) * fine_largest - jnp.sum(fine, axis=-1)
+    small = (2 * num_classes - 1) * fine_largest - total(fine)
     weight = jnp.asarray(weight, x.dtype)
     return weight * large / 2 + weight * (small / 2 + bounded)
 

@@ -105,7 +105,12 @@ def _bounded_exp(x: jax.Array, power: float) -> jax.Array:
     return jnp.exp(jnp.clip(x, -bound, bound))
 
 
-def edl_nll(log_alpha: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
+def edl_nll(
+    log_alpha: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
     """Negative log of the expected probability of the label: `log S - log alpha_y`.
 
     With offset 0 it is the softmax cross-entropy.
@@ -113,6 +118,7 @@ def edl_nll(log_alpha: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> ja
     Args:
       log_alpha: [..., K], from `dirichlet_log_alpha`.
       labels: int, broadcast against [...].
+      where: bool [K] or [..., K], the classes that there are; None for all.
 
     Returns:
       [...], in nats; 0, without gradient, where the label is not in 0..K-1.
@@ -125,7 +131,8 @@ def edl_nll(log_alpha: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> ja
     """
     log_alpha = check_logits(log_alpha, "log_alpha")
     is_label = _known_label_mask(log_alpha, labels)
-    log_strength = jax.nn.logsumexp(log_alpha, axis=-1, keepdims=True)
+    where = _classes(where, log_alpha)
+    log_strength = jax.nn.logsumexp(log_alpha, axis=-1, keepdims=True, where=where)
     return jnp.sum(jnp.where(is_label, log_strength - log_alpha, 0), axis=-1)
 
 
@@ -167,7 +174,9 @@ def edl_loss(
     return jnp.where(is_label.any(axis=-1), jnp.sum(error + variance, axis=-1), 0)
 
 
-def dirichlet_kl_to_uniform(beta: jax.typing.ArrayLike) -> jax.Array:
+def dirichlet_kl_to_uniform(
+    beta: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
     """Kullback-Leibler divergence from a Dirichlet distribution to the uniform one.
 
     `KL(Dir(beta) || Dir(1)) = lnG(T) - lnG(K) - sum_c lnG(beta_c)
@@ -176,6 +185,8 @@ def dirichlet_kl_to_uniform(beta: jax.typing.ArrayLike) -> jax.Array:
 
     Args:
       beta: [..., K], positive; `dirichlet_alpha` gives values whose divergence is finite.
+      where: bool [K] or [..., K], the classes that there are, K of them in the formula; None for
+        all.
 
     Returns:
       [...], in nats, not divided by K.
@@ -187,11 +198,15 @@ def dirichlet_kl_to_uniform(beta: jax.typing.ArrayLike) -> jax.Array:
       Sensoy et al., NeurIPS 2018, section 4.
     """
     beta = check_logits(beta, "beta")
-    return kl_to_uniform(beta, jnp.log(beta))
+    return kl_to_uniform(beta, jnp.log(beta), where=_classes(where, beta))
 
 
 def misleading_kl(
-    alpha: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, *, offset: float = 1.0
+    alpha: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    offset: float = 1.0,
+    where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Divergence to the uniform Dirichlet of the evidence for every class but the label.
 
@@ -202,6 +217,7 @@ def misleading_kl(
       alpha: [..., K], positive, from `dirichlet_alpha`.
       labels: int, broadcast against [...].
       offset: the offset that alpha was made with.
+      where: bool [K] or [..., K], the classes that there are; None for all.
 
     Returns:
       [...], in nats, not divided by K; 0, without gradient, where the label is not in 0..K-1.
@@ -217,7 +233,7 @@ def misleading_kl(
     is_label = _known_label_mask(beta, labels)
     known = is_label.any(axis=-1)
     beta = jnp.where(is_label | ~known[..., None], 1, beta)
-    return jnp.where(known, dirichlet_kl_to_uniform(beta), 0)
+    return jnp.where(known, dirichlet_kl_to_uniform(beta, where=where), 0)
 
 
 def unknown_kl(alpha: jax.typing.ArrayLike, *, offset: float = 1.0) -> jax.Array:
@@ -453,6 +469,11 @@ def _evidence_ratio(alpha: jax.typing.ArrayLike, offset: float) -> jax.Array:
         raise ValueError(f"offset={offset} must not be negative: it is evidence.")
     alpha = check_logits(alpha, "alpha")
     return alpha / offset if offset else alpha
+
+
+def _classes(where: jax.typing.ArrayLike | None, values: jax.Array) -> jax.Array | None:
+    """Which classes there are, [..., K]; None for all."""
+    return None if where is None else jnp.broadcast_to(jnp.asarray(where, bool), values.shape)
 
 
 def _known_label_mask(values: jax.Array, labels: jax.typing.ArrayLike) -> jax.Array:

@@ -213,6 +213,45 @@ def _pearson_correlation(
     return jnp.sum(p * q, axis=axis) / (norms + 1e-8)
 
 
+def transformed_teacher_loss(
+    student_logits: jax.typing.ArrayLike,
+    teacher_logits: jax.typing.ArrayLike,
+    *,
+    power: float = 0.2,
+    weighted: bool = True,
+) -> jax.Array:
+    """(W)TTM: the temperature is the teacher's alone, and smooth examples weigh more.
+
+        U KL(q || softmax(s)),    U = sum_k p_k^power,    q_k = p_k^power / U,    p = softmax(t)
+
+    q is the teacher's softmax at the temperature 1 / power; the student has none. U is 1 for a sure
+    teacher and C^(1 - power) for a uniform one.
+
+    Args:
+      student_logits: float [..., C].
+      teacher_logits: float [..., C]; receives no gradient.
+      power: > 0, the paper's gamma.
+      weighted: False for TTM, without the factor U.
+
+    Returns:
+      Float [...], in nats times U.
+
+    Raises:
+      ValueError: if the shapes differ or the power is not positive.
+
+    References:
+      Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR 2024,
+      https://arxiv.org/abs/2402.11148; as in the authors' code.
+    """
+    student, teacher = student_and_teacher(student_logits, teacher_logits)
+    power = positive("power", power)
+    divergence = softmax_kl(student, power * teacher)
+    if not weighted:
+        return divergence
+    log_probs = jax.nn.log_softmax(teacher, axis=-1)
+    return jnp.exp(jax.nn.logsumexp(power * log_probs, axis=-1)) * divergence
+
+
 def logit_mse_loss(
     student_logits: jax.typing.ArrayLike, teacher_logits: jax.typing.ArrayLike
 ) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,8 @@ class Problem:
       budget: images per query.
       truth: int32 `[N]`, the hidden annotations, only for options that reproduce a published leak;
         None where nobody knows them.
+      inputs: gives all examples as they are before any network, in order of their ids: images uint8
+        `[N, H, W, 3]`, or features float32 `[N, D]`. None where nothing is trained.
       norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
     """
 
@@ -41,6 +43,19 @@ class Problem:
     budget: int
     truth: np.ndarray | None = dataclasses.field(default=None, compare=False)
     norm_parts: int = 1
+    inputs: Callable[[], np.ndarray] | None = dataclasses.field(default=None, compare=False)
+
+
+class Relabeled(NamedTuple):
+    """What a phase learns in a round in place of the annotations.
+
+    Attributes:
+      labels: int32 `[N]`, `NOT_ANNOTATED` where `annotations` are.
+      scalars: numbers that the step receives beside `Phase.scalars`.
+    """
+
+    labels: np.ndarray
+    scalars: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +98,8 @@ class Phase:
       batch_size: examples per step.
       members: `QueryContext` as of the beginning of the phase -> ids visited in every epoch. The
         phase is skipped in a round that gives none.
+      relabel: `QueryContext` as for `members` -> `Relabeled`, which depends on the annotations
+        alone, since a run that goes on asks again. None: the step sees the annotations.
       start: `(key, trained states by phase name) -> TrainState` at the beginning of the phase.
       scalars: epoch -> dict of floats that the step receives as traced scalars.
       step: `(state, images, labels, valid, pool_images, key, scalars) -> (state, metrics)`: images
@@ -110,6 +127,7 @@ class Phase:
     is_fresh: bool = True
     pool_batch: int = 0
     observation: Observation | None = None
+    relabel: "Callable[[QueryContext], Relabeled] | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +147,7 @@ class QueryContext:
       precisions: query precision of every round so far.
       rng: generator of this round's random choices.
       jit: `(name, function) -> function`, compiled once per run.
+      relabeled: phase name -> what `Phase.relabel` gave in this round, of phases that have it.
     """
 
     predict: Callable[[str], Any]
@@ -141,6 +160,7 @@ class QueryContext:
     precisions: tuple[float, ...]
     rng: np.random.Generator
     jit: Callable[[str, Callable], Callable]
+    relabeled: Mapping[str, Relabeled] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +190,8 @@ class Strategy:
         reported: below 0.5 they are lower on unknown than on known ones.
       detector: name of the phase whose network has a class K of its own for the unknown ones, whose
         logits `[N, K+1]` its `forward` gives, alone or as `"logits"`; "" for none.
+      unknown_probs: `(forward's result, scalars of Relabeled) -> float [N]`, the probability of
+        being unknown, where the detector's network has no such class.
     """
 
     phases: tuple[Phase, ...]
@@ -177,6 +199,7 @@ class Strategy:
     query: Callable[[QueryContext], Query]
     unknown_scores: tuple[str, ...] = ()
     detector: str = ""
+    unknown_probs: Callable[[Any, dict[str, float]], jax.Array] | None = None
 
 
 def known(annotations: np.ndarray, num_classes: int) -> np.ndarray:

@@ -213,6 +213,12 @@ def _query(bual: Bual, context: QueryContext) -> Query:
     return Query(ids=ids, scores=scores, notes={"num_evaluations": num_evaluations})
 
 
+def _highest_share(scores: jax.Array, where: jax.Array, share: float) -> jax.Array:
+    """Bool `[N]`, the share of those in `where` with the highest scores, rounded up."""
+    rank = jnp.argsort(jnp.argsort(jnp.where(where, -scores, jnp.inf), stable=True))
+    return where & (rank < jnp.ceil(share * jnp.sum(where, dtype=scores.dtype)).astype(rank.dtype))
+
+
 def _scores(
     bual: Bual, negative_probs, target_logits, aux_logits, has_aux, precision: jax.Array, in_pool
 ) -> dict[str, jax.Array]:
@@ -225,6 +231,9 @@ def _scores(
     if bual.aux_filter:
         kept = in_pool & ~(has_aux & predicted_unknown(aux_probs))
         candidate = jnp.where(jnp.any(kept), kept, in_pool)
+    if bual.first_share < 1:
+        likely = _highest_share(jax.nn.logsumexp(target_logits, axis=-1), in_pool, bual.first_share)
+        candidate = jnp.where(has_aux, candidate, likely)
     conf_neg = classifier_confidence(negative_probs, bual.base)
     conf_pos = classifier_confidence(jax.nn.softmax(target_logits), bual.base)
     # The code's c_n + r c_p, at a precision of 1 or 0, is c_n + c_p or c_n.

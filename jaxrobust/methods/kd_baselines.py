@@ -15,6 +15,7 @@ from jaxrobust.losses import (
     similarity_preserving_loss,
     soft_target_kl,
     standardize_logits,
+    transformed_teacher_loss,
     variational_information_loss,
 )
 from jaxrobust.losses.feature_distillation import average_pool_to
@@ -118,6 +119,21 @@ def rld(recipe: Distillation, problem: Problem) -> Distiller:
         return masked_mean(divergence, where)
 
     return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
+
+
+def wttm(recipe: Distillation, problem: Problem) -> Distiller:
+    """WTTM: a temperature of the teacher alone, a weight per example. Zheng and Yang, ICLR 2024."""
+    del problem
+    options = recipe.wttm
+
+    def loss(student, teacher, labels, where):
+        del labels
+        divergence = transformed_teacher_loss(
+            student.logits, teacher.logits, power=options.power, weighted=options.weighted
+        )
+        return masked_mean(divergence, where)
+
+    return _distiller(loss, weight=options.weight, logits_only=True)
 
 
 def dist(recipe: Distillation, problem: Problem) -> Distiller:

@@ -47,6 +47,9 @@ NETWORKS: dict[str, Callable[..., Network]] = {
         )
         for name, sizes in _RESNET_SIZES.items()
     },
+    "resnet50_thin": functools.partial(
+        ResNet, block=BottleneckBlock, stage_sizes=(3, 4, 6, 3), widths=(16, 32, 64, 128)
+    ),
     "resnet8_small": functools.partial(ResNet, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
     "linear": FeatureNetwork,
     "mlp": functools.partial(FeatureNetwork, width=256),

@@ -23,6 +23,7 @@ _NAMES = (
     "dcfs",
     "dhkd",
     "dpc",
+    "e2oal",
     "kd_baselines",
     "l2d",
 )

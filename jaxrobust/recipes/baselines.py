@@ -123,6 +123,17 @@ class Rld(Options, section="rld", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
+class Wttm(Options, section="wttm", recipe=_DISTILLATION):
+    """WTTM (ICLR 2024) beside cross-entropy; the authors' values per pair could not be read."""
+
+    weight: float = option(4.0, "[0, inf)", "of the loss; the authors' beside CRD. TTM: 45")
+    power: float = option(
+        0.2, "(0, inf)", "1 / temperature of the teacher; the authors' beside CRD. TTM: 0.1"
+    )
+    weighted: bool = option(True, bool, "False: TTM, all examples weigh the same")
+
+
+@dataclasses.dataclass(frozen=True)
 class FitNet(Options, section="fitnet", recipe=_DISTILLATION):
     """FitNet (ICLR 2015) beside cross-entropy, as CRD's benchmark has it."""
 

@@ -21,6 +21,7 @@ from jaxrobust.recipes.baselines import (
     Rld,
     Sp,
     Vid,
+    Wttm,
 )
 from jaxrobust.recipes.fields import Options, option, replace, to_config
 from jaxrobust.recipes.protocols import DISTILLERS, Export, Student
@@ -184,6 +185,7 @@ class Distillation(BaseRecipe):
     reviewkd: ReviewKd = ReviewKd()
     logit_mse: LogitMse = LogitMse()
     rld: Rld = Rld()
+    wttm: Wttm = Wttm()
     fitnet: FitNet = FitNet()
     sp: Sp = Sp()
     vid: Vid = Vid()

@@ -8,6 +8,7 @@ from jaxrobust.recipes.bldr import BldrRecipe
 from jaxrobust.recipes.bual import BualRecipe
 from jaxrobust.recipes.dcfs import DcfsRecipe
 from jaxrobust.recipes.dpc import DpcRecipe
+from jaxrobust.recipes.e2oal import E2oalRecipe
 from jaxrobust.recipes.registry import Entry, Registry
 
 _HERE = "jaxrobust.methods"
@@ -37,6 +38,11 @@ STRATEGIES = Registry(
         ),
         "dropquery": Entry(
             f"{_HERE}.baselines:dropquery", "predictions that dropout changes, 2024"
+        ),
+        "e2oal": Entry(
+            f"{_HERE}.e2oal:build",
+            "unknown clusters, a target precision, CVPR 2026",
+            E2oalRecipe,
         ),
         "eaoa": Entry(f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025"),
         "entropy": Entry(f"{_HERE}.baselines:entropy", "highest entropy"),
@@ -94,6 +100,7 @@ DISTILLERS = Registry(
         "rld": Entry(f"{_HERE}.kd_baselines:rld", "refined logits, ICCV 2025"),
         "sp": Entry(f"{_HERE}.kd_baselines:sp", "similarity-preserving distillation, ICCV 2019"),
         "vid": Entry(f"{_HERE}.kd_baselines:vid", "variational information, CVPR 2019"),
+        "wttm": Entry(f"{_HERE}.kd_baselines:wttm", "the teacher alone is softened, ICLR 2024"),
     }
 )
 """`(recipe, problem) -> Distiller` of the distillation task, for images with one label."""

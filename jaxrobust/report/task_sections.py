@@ -35,6 +35,9 @@ def queries(run: Run, slug: str, images: Images) -> list[str]:
             ]
         )
     parts = [table("Rounds (measures in percent)", header, rows, numeric=True)] if rows else []
+    if gain := (run.results or {}).get("last_queries"):
+        text = gain["text"]
+        parts.append(paragraph(f"{text[0].upper()}{text[1:]} (standard error, of this one run)."))
     tables = sorted((run.workdir / "queries").glob("round_??.csv"))
     for file in tables:
         parts.append(

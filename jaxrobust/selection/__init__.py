@@ -29,6 +29,14 @@ from jaxrobust.selection.evidential import differential_entropy as differential_
 from jaxrobust.selection.evidential import dirichlet_uncertainties as dirichlet_uncertainties
 from jaxrobust.selection.evidential import merge_heads as merge_heads
 from jaxrobust.selection.evidential import vacuity as vacuity
+from jaxrobust.selection.known_unknown import candidate_count as candidate_count
+from jaxrobust.selection.known_unknown import cluster_objective as cluster_objective
+from jaxrobust.selection.known_unknown import cluster_unknowns as cluster_unknowns
+from jaxrobust.selection.known_unknown import (
+    divergence_informativeness as divergence_informativeness,
+)
+from jaxrobust.selection.known_unknown import known_unknown_margin as known_unknown_margin
+from jaxrobust.selection.known_unknown import select_by_class_quota as select_by_class_quota
 from jaxrobust.selection.margin import logit_margin as logit_margin
 from jaxrobust.selection.margin import min_max_normalize as min_max_normalize
 from jaxrobust.selection.margin import select_clean as select_clean

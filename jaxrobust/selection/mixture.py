@@ -1,4 +1,4 @@
-"""Clean probabilities from a mixture of two Gaussians over scalar scores.
+"""Mixtures of Gaussians over scalar scores, and clean probabilities from those of two.
 
 Used as in Zong et al., "Dirichlet-Based Prediction Calibration for Learning with Noisy Labels",
 AAAI 2024, arXiv 2401.07062, on the margins of a whole training set.
@@ -19,12 +19,12 @@ MAX_LLOYD_STEPS = 300
 
 
 class GaussianMixture1D(NamedTuple):
-    """Two Gaussians on the real line.
+    """C Gaussians on the real line.
 
     Attributes:
-      means: floats `[2]`, ascending.
-      variances: floats `[2]`.
-      weights: floats `[2]` that sum to 1.
+      means: floats `[C]`, ascending.
+      variances: floats `[C]`.
+      weights: floats `[C]` that sum to 1.
       num_iter: integer scalar, rounds done.
       converged: bool scalar, whether the last round changed the likelihood by less than `tol`.
       lower_bounds: floats `[max_iter]`, mean log-likelihood before each round; -inf after the last.
@@ -38,7 +38,7 @@ class GaussianMixture1D(NamedTuple):
     lower_bounds: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="max_iter")
+@functools.partial(jax.jit, static_argnames=("max_iter", "num_components"))
 def fit_gaussian_mixture_1d(
     x: jax.typing.ArrayLike,
     *,
@@ -47,8 +47,9 @@ def fit_gaussian_mixture_1d(
     max_iter: int = 10,
     tol: jax.typing.ArrayLike = 1e-2,
     reg_covar: jax.typing.ArrayLike = 5e-4,
+    num_components: int = 2,
 ) -> GaussianMixture1D:
-    """Fits two Gaussians to scalars by expectation maximisation.
+    """Fits Gaussians, two by default, to scalars by expectation maximisation.
 
     A round takes the responsibilities `r` of the current parameters (at first: of the start) and
     sets, for each component k,
@@ -57,17 +58,19 @@ def fit_gaussian_mixture_1d(
         v_k = sum_i r_ik (x_i - mu_k)^2 / n_k + reg_covar,
 
     until the mean log-likelihood changes by less than `tol`. Rounds and stopping rule are those of
-    scikit-learn's `GaussianMixture(2)`. The tolerance of the authors' code is loose, so the result
+    scikit-learn's `GaussianMixture`. The tolerance of the authors' code is loose, so the result
     depends on the start; the default start is deterministic, scikit-learn's is random.
 
     Args:
       x: floats `[N]`.
-      init_labels: integers or bool `[N]`, 1 for the upper component at the start. None for
-        two-means: Lloyd's algorithm from the smallest and the largest value, until stable.
+      init_labels: integers or bool `[N]`, the component at the start, 0 for the lowest. None for
+        k-means: Lloyd's algorithm from centres evenly spaced from the smallest to the largest
+        value, until stable.
       where: bool `[N]`, the entries that count; None for all.
       max_iter: most rounds, >= 1; static.
       tol: change of the mean log-likelihood that ends the fit.
       reg_covar: added to every variance.
+      num_components: C, >= 2; static.
 
     Returns:
       `GaussianMixture1D` of the dtype of `x`, at least float32. Equal data give a degenerate but
@@ -75,19 +78,26 @@ def fit_gaussian_mixture_1d(
 
     Raises:
       ValueError: if `x` is not a vector, `where` or `init_labels` has another shape, or `max_iter`
-        is below 1.
+        or `num_components` is too small.
 
     References:
-      DPC, clean and noisy split, with the settings of the authors' code.
+      DPC, clean and noisy split, with the settings of the authors' code; E2OAL's has the same with
+      three components.
     """
     x, where = check_scores(x, where)
     if max_iter < 1:
         raise ValueError(f"max_iter must be at least 1, got {max_iter}.")
+    if num_components < 2:
+        raise ValueError(f"num_components must be at least 2, got {num_components}.")
     x = jnp.where(where, x, 0)
-    is_upper = _two_means(x, where) if init_labels is None else jnp.asarray(init_labels, bool)
-    if is_upper.shape != x.shape:
+    if init_labels is None:
+        start_labels = _nearest_means(x, where, num_components)
+    else:
+        kind = bool if num_components == 2 else jnp.int32
+        start_labels = jnp.asarray(init_labels).astype(kind).astype(jnp.int32)
+    if start_labels.shape != x.shape:
         raise ValueError(
-            f"init_labels must have the shape of the scores, {x.shape}; got {is_upper.shape}."
+            f"init_labels must have the shape of the scores, {x.shape}; got {start_labels.shape}."
         )
     tol, reg_covar = jnp.asarray(tol, x.dtype), jnp.asarray(reg_covar, x.dtype)
 
@@ -111,7 +121,7 @@ def fit_gaussian_mixture_1d(
         parameters = (means, variances, n / jnp.sum(n))
         return parameters, num_iter + 1, converged, bounds.at[num_iter].set(bound)
 
-    means, variances, n = maximize(jnp.stack([~is_upper, is_upper], axis=-1).astype(x.dtype))
+    means, variances, n = maximize(jax.nn.one_hot(start_labels, num_components, dtype=x.dtype))
     count = jnp.maximum(jnp.sum(where, dtype=x.dtype), 1)
     start = (
         (means, variances, n / count),
@@ -127,14 +137,15 @@ def fit_gaussian_mixture_1d(
 
 @jax.jit
 def gaussian_mixture_posterior(x: jax.typing.ArrayLike, mixture: GaussianMixture1D) -> jax.Array:
-    """Probability of either component given the value.
+    """Probability of each component given the value.
 
     Args:
       x: floats `[N]`.
       mixture: what `fit_gaussian_mixture_1d` returned.
 
     Returns:
-      Floats `[N, 2]`, at least float32; column 1 is the component with the larger mean.
+      Floats `[N, C]`, at least float32, in the order of the means: the last column is the component
+      with the largest mean.
 
     Raises:
       ValueError: if `x` is not a vector.
@@ -144,16 +155,18 @@ def gaussian_mixture_posterior(x: jax.typing.ArrayLike, mixture: GaussianMixture
     """
     # Not a softmax, whose largest entry a compiler may round in two ways: of values far from both
     # means exp(x - max) may overflow.
-    log_odds = gaussian_mixture_log_odds(x, mixture)
-    return jax.nn.sigmoid(jnp.stack([-log_odds, log_odds], axis=-1))
+    joint = _joint(x, mixture)
+    return jax.nn.sigmoid(
+        jnp.stack([_component_odds(joint, k) for k in range(joint.shape[1])], axis=-1)
+    )
 
 
 @jax.jit
 def gaussian_mixture_log_odds(x: jax.typing.ArrayLike, mixture: GaussianMixture1D) -> jax.Array:
-    """Log-odds of the component with the larger mean, given the value.
+    """Log-odds of the component with the largest mean, given the value.
 
-    `log(p / (1 - p))` of column 1 of `gaussian_mixture_posterior`. It also ranks values whose
-    posterior rounds to exactly 0 or 1.
+    `log(p / (1 - p))` of the last column of `gaussian_mixture_posterior`. It also ranks values
+    whose posterior rounds to exactly 0 or 1.
 
     Args:
       x: floats `[N]`.
@@ -165,9 +178,20 @@ def gaussian_mixture_log_odds(x: jax.typing.ArrayLike, mixture: GaussianMixture1
     Raises:
       ValueError: if `x` is not a vector.
     """
+    joint = _joint(x, mixture)
+    return _component_odds(joint, joint.shape[1] - 1)
+
+
+def _joint(x: jax.typing.ArrayLike, mixture: GaussianMixture1D) -> jax.Array:
+    """Log of weight times density, `[N, C]`, in the dtype of the values."""
     x, _ = check_scores(x, None)
-    joint = _log_joint(x, *(p.astype(x.dtype) for p in mixture[:3]))
-    return joint[:, 1] - joint[:, 0]
+    return _log_joint(x, *(p.astype(x.dtype) for p in mixture[:3]))
+
+
+def _component_odds(joint: jax.Array, component: int) -> jax.Array:
+    """Log-odds `[N]` of one component against all others, of `[N, C]`."""
+    others = jnp.delete(joint, component, axis=1)
+    return joint[:, component] - jax.nn.logsumexp(others, axis=1)
 
 
 def excess_kurtosis(
@@ -307,28 +331,37 @@ def _log_odds(x: jax.Array, mixture: GaussianMixture1D) -> jax.Array:
 def _log_joint(
     x: jax.Array, means: jax.Array, variances: jax.Array, weights: jax.Array
 ) -> jax.Array:
-    """Log of weight times density, `[N, 2]`."""
+    """Log of weight times density, `[N, C]`."""
     constants = jnp.log(weights) - jnp.log(2 * jnp.pi * variances) / 2
     return constants[None, :] - jnp.square(x[:, None] - means[None, :]) / (2 * variances)[None, :]
 
 
-def _two_means(x: jax.Array, where: jax.Array) -> jax.Array:
-    """Bool `[N]`, whether a value is nearer to the upper of two means."""
+def _nearest_means(x: jax.Array, where: jax.Array, num_means: int) -> jax.Array:
+    """int32 `[N]`, the nearest of the means that Lloyd's algorithm finds, ties to the lower one."""
+    low = jnp.min(x, where=where, initial=jnp.inf)
+    high = jnp.max(x, where=where, initial=-jnp.inf)
 
-    def assign(lower, upper):
-        return jnp.abs(x - upper) < jnp.abs(x - lower)
+    def assign(means):
+        return jnp.argmin(jnp.abs(x[:, None] - means[None, :]), axis=1).astype(jnp.int32)
 
     def keep_going(carry):
-        _, changed, step = carry
+        _, _, changed, step = carry
         # Rounding of the means could move a value back and forth without end.
         return changed & (step < MAX_LLOYD_STEPS)
 
     def one_step(carry):
-        is_upper, _, step = carry
-        moved = assign(masked_mean(x, where & ~is_upper), masked_mean(x, where & is_upper))
-        return moved, jnp.any((moved != is_upper) & where), step + 1
+        nearest, means, _, step = carry
+        members = [where & (nearest == k) for k in range(num_means)]
+        # A mean without values stays; one of equal values must not be rounded away from them.
+        means = jnp.stack(
+            [
+                jnp.where(jnp.any(m), jnp.clip(masked_mean(x, m), low, high), means[k])
+                for k, m in enumerate(members)
+            ]
+        )
+        moved = assign(means)
+        return moved, means, jnp.any((moved != nearest) & where), step + 1
 
-    low = jnp.min(x, where=where, initial=jnp.inf)
-    high = jnp.max(x, where=where, initial=-jnp.inf)
-    start = (assign(low, high), jnp.array(True), jnp.array(0, jnp.int32))
+    means = jnp.linspace(low, high, num_means, dtype=x.dtype)
+    start = (assign(means), means, jnp.array(True), jnp.array(0, jnp.int32))
     return jax.lax.while_loop(keep_going, one_step, start)[0]

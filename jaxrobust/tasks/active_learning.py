@@ -16,7 +16,7 @@ import logging
 import os
 import pathlib
 import tempfile
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
+from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Query
 from jaxrobust.methods.classifiers import save_classifier
 from jaxrobust.recipes.protocols import ActiveLearning
@@ -258,7 +259,7 @@ class _Learning:
                 if not recipe.al.finish:
                     return self._wait_for_answers(round_)
                 goes_on = False
-            log.info(round_text(round_, self.rounds[-1]))
+            log.info(round_text(round_, self.rounds[-1], self._gain()))
             saved.record["ended"] = not goes_on
             if goes_on and self.oracle.begin_round(round_ + 1):
                 saved.move(round_ + 1, 0, 0)
@@ -402,6 +403,7 @@ class _Learning:
         members = self._round.members(index)
         if not members.size:
             return
+        labels, scalars = self._round.labels(index)
         first_epoch = saved.at[2] if saved.at[:2] == (round_, index) else 0
         if first_epoch == 0 and not saved.row:
             network = saved.networks[name] = self.phases.start(index, round_, saved.networks)
@@ -427,9 +429,9 @@ class _Learning:
                 ),
                 rng.stream(seed, f"{name}/steps", round_, epoch),
                 self.phases.images,
-                saved.arrays["annotations"],
+                labels,
                 self.phases.statistics,
-                scalars=phase.scalars(epoch),
+                scalars=phase.scalars(epoch) | scalars,
                 at=(round_, index, epoch),
                 event={"phase": name, "round": round_, "epoch": epoch},
                 where=where,
@@ -459,6 +461,10 @@ class _Learning:
         step = self.phases.epochs_before((round_ + 1, 0, 0))
         values = {k: v for k, v in entry.items() if isinstance(v, (int, float)) and k != "round"}
         self.run.write({"step": step, "split": split, "round": round_}, values)
+
+    def _gain(self) -> dict[str, Any] | None:
+        """What the last queries brought; None where that cannot be said."""
+        return annotation_gain.of_last_queries(self.rounds, int(self.view.split.test_known.sum()))
 
     def _query(self, round_: int) -> bool:
         """Chooses images and has them annotated; False if the annotator has not answered yet."""
@@ -497,6 +503,7 @@ class _Learning:
 
     def _finish(self) -> dict:
         recipe, last, workdir = self.recipe, self.rounds[-1], self.run.workdir
+        gain = self._gain()
         results = {
             "task": "active_learning",
             "method": recipe.method,
@@ -505,6 +512,7 @@ class _Learning:
             "num_known_classes": self.problem.num_classes,
             "num_classes": self._num_classes,
             **summary(self.rounds),
+            **({"last_queries": gain} if gain else {}),
             "rounds": self.rounds,
         }
         figure = workdir / "figures" / "learning_curve.png"

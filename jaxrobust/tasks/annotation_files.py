@@ -101,15 +101,15 @@ def summary(rounds: list[dict]) -> dict:
     }
 
 
-def round_text(round_: int, entry: dict) -> str:
-    """A line about a finished round."""
+def round_text(round_: int, entry: dict, gain: dict | None) -> str:
+    """A line about a finished round; `gain` is what the last queries brought, if known."""
     text = f"round {round_}: {accuracy_text(entry)} with {entry['num_labeled_known']} known labels"
     if "query" in entry:
         query = entry["query"]
         text += f"; queried {query['size']}: precision {100 * query['precision']:.1f} %"
         if "recall" in query:
             text += f", recall {100 * query['recall']:.1f} %"
-    return text
+    return text + (f"; {gain['text']}" if gain else "")
 
 
 def accuracy_text(entry: dict) -> str:

@@ -157,6 +157,7 @@ class Phases:
             budget=recipe.al.query_size,
             truth=truth,
             norm_parts=batch_norm_parts(recipe, run.placement),
+            inputs=view.examples.inputs,
         )
         self.strategy: Strategy = STRATEGIES[recipe.method](recipe, self.problem)
         self.by_name = {phase.name: phase for phase in self.strategy.phases}
@@ -235,6 +236,10 @@ class Phases:
         row = self._row_observed[name]
         total = np.zeros((self._sizes["train"], *row.shape[1:]), row.dtype)
         return self._placement.put({"sum": total, "count": np.int32(0)})
+
+    def put(self, labels: np.ndarray) -> jax.Array:
+        """Labels of all examples on the devices."""
+        return self._placement.put(labels)
 
     def epochs_before(self, at: tuple[int, ...]) -> int:
         """Epochs from the start of the run to (round, phase, epoch); a query counts as one."""

@@ -12,7 +12,7 @@ from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.engine import rng
 from jaxrobust.engine.run import Saved
 from jaxrobust.engine.sharding import fetch
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, QueryContext
+from jaxrobust.methods.active_learning import NOT_ANNOTATED, QueryContext, Relabeled
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks.phases import Phases
 
@@ -41,6 +41,7 @@ class Round:
         self._annotations = annotations
         self._members: dict[str, np.ndarray] = {}
         self._predicted: dict[str, Any] = {}
+        self._relabeled: dict[str, tuple[Relabeled, jax.Array]] = {}
 
     def members(self, index: int) -> np.ndarray:
         """Ids that phase `index` visits."""
@@ -49,6 +50,17 @@ class Round:
             context = self._context(f"{phase.name}/members", num_phases=index)
             self._members[phase.name] = phase.members(context)
         return self._members[phase.name]
+
+    def labels(self, index: int) -> tuple[jax.Array, dict[str, float]]:
+        """What phase `index` learns, `[N]` on the devices, and further scalars of its step."""
+        phase = self._phases.strategy.phases[index]
+        if phase.relabel is None:
+            return self._saved.arrays["annotations"], {}
+        if phase.name not in self._relabeled:
+            relabeled = phase.relabel(self._context(f"{phase.name}/relabel", num_phases=index))
+            self._relabeled[phase.name] = relabeled, self._phases.put(relabeled.labels)
+        relabeled, placed = self._relabeled[phase.name]
+        return placed, relabeled.scalars
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -80,6 +92,7 @@ class Round:
         names = [phase.name for phase in self._phases.strategy.phases[:num_phases]]
         for index in range(num_phases):
             self.members(index)
+            self.labels(index)
         queries = [r.get("query", {}) for r in self._saved.record["rounds"]]
         return QueryContext(
             predict=self._predictions,
@@ -92,6 +105,7 @@ class Round:
             precisions=tuple(query["precision"] for query in queries if query.get("size")),
             rng=rng.generator(self._recipe.seed, stream, self.number),
             jit=self._phases.jit,
+            relabeled={name: self._relabeled[name][0] for name in names if name in self._relabeled},
         )
 
     def _predictions(self, name: str) -> Any:
@@ -147,8 +161,12 @@ class Round:
         probs = fetch(class_probs(self._evaluate("all", target.name, self._everything)))
         if not detector or not np.any(self._annotations == phases.problem.num_classes):
             return probs, None
-        if not self.members(list(phases.by_name).index(detector)).size:
+        index = list(phases.by_name).index(detector)
+        if not self.members(index).size:
             return probs, None
         logits = self._evaluate("all", detector, self._everything)
+        if phases.strategy.unknown_probs is not None:
+            _, scalars = self.labels(index)
+            return probs, fetch(phases.strategy.unknown_probs(logits, scalars))
         logits = logits["logits"] if isinstance(logits, dict) else logits
         return probs, fetch(jax.nn.softmax(logits, axis=-1))[:, -1]

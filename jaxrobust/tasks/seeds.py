@@ -18,6 +18,7 @@ from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.signals import stop_on_signals
 from jaxrobust.engine.workdir import check_same_config
 from jaxrobust.errors import UserError
+from jaxrobust.methods import annotation_gain
 from jaxrobust.recipes.fields import replace
 from jaxrobust.recipes.parse import Recipe
 from jaxrobust.recipes.protocols import ActiveLearning
@@ -84,12 +85,16 @@ def run_seeds(task: Callable[..., dict], recipe: Recipe, workdir: str | os.PathL
         "traces": dict(traces),
         **compare.statistics(groups)[recipe.method],
     }
+    gain = annotation_gain.over_seeds(runs)
+    if gain:
+        results["last_queries"] = gain
     write_json(workdir / "results.json", results)
     table = compare.table(groups)
     write_text(workdir / "table.md", table + "\n")
     compare.draw(groups, workdir / "figures" / "curves.png")
     for line in (
         f"mean ± deviation over {len(runs)} seeds:\n{table}",
+        *([f"mean ± standard error over them: {gain['text']}"] if gain else ()),
         f"results: {workdir / 'results.json'}",
         f"figure: {workdir / 'figures' / 'curves.png'}",
         next_command(workdir),

@@ -46,6 +46,21 @@ def test_bual(task, result):
     pool = annotations == UNLABELED
     assert roc_auc_score(~known[pool], result.scores["unknown_prob"][pool]) > 0.8
     assert repr(result) == "QueryResult(10 of 120 examples to annotate)"
+    assert result.summary["num_annotated"] == NUM_LABELED and result.summary["num_left"] == 96
+    assert result.summary["next_query"] is None  # of few examples nothing can be said
+
+
+def test_what_the_next_query_is_likely_to_bring(task):
+    features, _, truth = task
+    annotations = np.where(truth < NUM_CLASSES, truth, UNKNOWN)
+    annotations[::3] = UNLABELED
+    summary = query(
+        annotations, features=features, budget=10, config=SHORT, method="margin"
+    ).summary
+    counts = [summary[f"num_{name}"] for name in ("known", "unknown", "annotated", "left")]
+    assert counts == [*((annotations >= 0).sum(), (annotations == UNKNOWN).sum()), 80, 40]
+    gain = summary["next_query"]
+    assert gain["error"] > 0 and f"of which about {10 * counts[0] / 80:.0f} are" in gain["text"]
 
 
 def test_a_second_call_gives_the_same_and_a_workdir_goes_on(tmp_path, task, result):
@@ -80,6 +95,19 @@ def test_before_an_unknown_has_been_seen_and_with_few_left(task):
     annotations[left] = UNLABELED
     found = query(annotations, features=features, budget=10, config=SHORT, method="margin")
     assert sorted(found.ids) == left.tolist()
+
+
+def test_e2oal_fills_the_budget(task):
+    features, annotations, truth = task
+    options = {"features": features, "method": "e2oal", "config": SHORT}
+    found = query(annotations, budget=10, **options)
+    assert len(set(found.ids.tolist())) == 10 and (annotations[found.ids] == UNLABELED).all()
+    pool = annotations == UNLABELED
+    unknown = truth[pool] >= NUM_CLASSES
+    assert roc_auc_score(unknown, found.scores["unknown_prob"][pool]) > 0.8
+    np.testing.assert_allclose(found.pred_probs.sum(axis=1), 1, atol=1e-5)
+    everything = query(annotations, budget=500, **options)
+    assert sorted(everything.ids) == np.flatnonzero(pool).tolist()
 
 
 @pytest.mark.parametrize(

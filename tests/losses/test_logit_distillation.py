@@ -15,6 +15,7 @@ from jaxrobust.losses import (
     rld_loss,
     soft_target_kl,
     standardize_logits,
+    transformed_teacher_loss,
 )
 
 by_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -295,3 +296,32 @@ class TestStandardizedLogits:
         moved = standardize_logits(3 * student + 2), standardize_logits(teacher / 5 - 1)
         divergence = functools.partial(soft_target_kl, temperature=2.0)
         np.testing.assert_allclose(divergence(*moved), divergence(*pair), rtol=1e-4)
+
+
+# Transformed teacher matching.
+
+
+def test_transformed_teacher_by_hand(x64):
+    """Powers of the teacher's probabilities .8 and .2; a uniform student; weight by their sum."""
+    student, teacher = np.zeros((1, 2)), np.log([[0.8, 0.2]])
+    powers = np.array([0.8, 0.2]) ** 0.5
+    q = powers / powers.sum()
+    divergence = np.sum(q * np.log(q / 0.5))
+    plain = transformed_teacher_loss(student, teacher, power=0.5, weighted=False)
+    np.testing.assert_allclose(plain, [divergence], rtol=1e-12)
+    weighted = transformed_teacher_loss(student, teacher, power=0.5)
+    np.testing.assert_allclose(weighted, [powers.sum() * divergence], rtol=1e-12)
+
+
+def test_transformed_teacher_limits():
+    student, teacher, _ = random_logits(0)
+    # At a power of 1 it is knowledge distillation at the temperature 1, and every weight is 1.
+    whole = transformed_teacher_loss(student, teacher, power=1.0)
+    np.testing.assert_allclose(whole, soft_target_kl(student, teacher, temperature=1.0), rtol=1e-5)
+    # A student that has the softened teacher's logits has nothing left to learn.
+    equal = transformed_teacher_loss(0.2 * teacher, teacher)
+    np.testing.assert_allclose(equal, 0, atol=1e-6)
+    grad = jax.grad(lambda t: transformed_teacher_loss(student, t).sum())(teacher)
+    assert not np.any(grad)
+    with pytest.raises(ValueError, match="power"):
+        transformed_teacher_loss(student, teacher, power=0.0)

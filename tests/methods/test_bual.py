@@ -457,6 +457,22 @@ def test_ablations_of_the_score(weights, factors):
     np.testing.assert_allclose(scores["score"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("has_aux", [False, True])
+def test_the_first_query_is_among_what_looks_known(has_aux):
+    """A share of the pool by the evidence of f_p, as long as f_aux cannot tell."""
+    rng = np.random.default_rng(0)
+    negative = rng.dirichlet(np.ones(4), 10).astype(np.float32)
+    target, aux = (rng.normal(size=(10, n)).astype(np.float32) for n in (4, 5))
+    in_pool = np.arange(10) > 1
+    options = Bual(nl_epochs=1, aux_epochs=1, nl_batch_size=1, aux_filter=False, first_share=0.3)
+    scores = bual._scores(
+        options, negative, target, aux, np.bool_(has_aux), np.float32(0.5), in_pool
+    )
+    evidence = np.where(in_pool, np.log(np.exp(target).sum(axis=1)), -np.inf)
+    wanted = np.flatnonzero(in_pool) if has_aux else np.sort(np.argsort(-evidence)[:3])
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(scores["score"])), wanted)
+
+
 OPTIONS = (
     {"bual.stop_rule": "overlap", "bual.score_rule": "paper", "al.score_transform": "test"},
     {"bual.nl_trainable": "head", "bual.nl_eval_at_start": False, "bual.base": "entropy"},

@@ -177,7 +177,7 @@ def test_a_person_is_asked_about_images_that_were_embedded(tmp_path, embedded):
 
 
 def test_the_variant_image_folder_depends_on_the_extra():
-    for recipe in ("dcfs", "bual", "active_learning_baselines"):
+    for recipe in ("dcfs", "bual", "e2oal", "active_learning_baselines"):
         config = importlib.import_module(f"jaxrobust.recipes.{recipe}").get_config("image_folder")
         expected = ("features", "auto") if has_pretrained() else ("image_folder", "")
         assert (config.dataset.name, config.dataset.features) == expected
@@ -214,12 +214,13 @@ def test_without_a_test_part(tmp_path, features):
     [
         ("dcfs", {}),
         ("bual", {"bual.nl_epochs": 2}),
+        ("e2oal", {"e2oal.num_components": 2}),
         ("active_learning_baselines", {"method": "random", "augment.feature_dropout": 0.1}),
         ("active_learning_baselines", {"method": "typiclust"}),
         ("active_learning_baselines", {"method": "probcover", "checkpoint.every_seconds": np.inf}),
         ("active_learning_baselines", {"method": "dropquery", "al.shuffle_classes": True}),
     ],
-    ids=["dcfs", "bual", "random", "typiclust", "probcover", "dropquery"],
+    ids=["dcfs", "bual", "e2oal", "random", "typiclust", "probcover", "dropquery"],
 )
 def test_annotation(tmp_path, features, recipe, changes):
     config = _config(recipe, features, network="mlp", **ROUNDS, **changes)
