@@ -1,7 +1,15 @@
 """Errors that the user can fix; the command line shows their message without a traceback."""
 
 import difflib
+import errno
+import os
 from collections.abc import Collection, Iterable
+
+# Full disk, quota, file size limit; no right to write.
+BEYOND_THE_RUN = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+}
 
 
 class UserError(ValueError):
@@ -10,6 +18,14 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """A data set is missing, damaged or unsuitable."""
+
+
+def no_room(path: str | os.PathLike, reason: str | None) -> str:
+    """Message for a file that cannot be written for a reason in `BEYOND_THE_RUN`."""
+    return (
+        f"{os.fspath(path)}: {reason}; make room, or give the right to read and write there, and "
+        "type the same command to go on."
+    )
 
 
 def unknown_name(what: str, name: object, valid: Iterable[str]) -> str:

@@ -7,12 +7,12 @@ by Ctrl-C, both after saving: the same command resumes the run.
 """
 
 import difflib
-import errno
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 
 from absl import app, flags
@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from jaxrobust import recipes
-from jaxrobust.errors import UserError
+from jaxrobust.errors import BEYOND_THE_RUN, UserError, no_room
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.recipes.parse import parse
 
@@ -38,11 +38,6 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, f
 
 _SEVERAL = ("distributed", "coordinator", "num_processes", "process_id")
 
-# Full disk, quota, file size limit; no right to write.
-BEYOND_THE_RUN = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EROFS, errno.EACCES, errno.EPERM),
-}
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
 EXIT_CTRL_C = 130
@@ -212,10 +207,20 @@ def main(argv: list[str]) -> None:
     try:
         _main()
     except SystemExit as stop:
-        if _is_one_of_several():
+        if _is_one_of_several() or _threads_are_left():
+            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(stop.code if isinstance(stop.code, int) else bool(stop.code))
         raise
+
+
+def _threads_are_left() -> bool:
+    """Whether threads, such as those that wrote to a full disk, would keep the command from ending."""
+    deadline = time.monotonic() + 10
+    others = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return any(thread.is_alive() for thread in others)
 
 
 def _main() -> None:
@@ -248,10 +253,7 @@ def _main() -> None:
     except OSError as error:
         if error.errno not in BEYOND_THE_RUN:
             raise
-        fail(
-            f"{error.filename or _WORKDIR.value}: {error.strerror}; make room, or give the right "
-            "to read and write there, and type the same command to go on."
-        )
+        fail(no_room(error.filename or _WORKDIR.value, error.strerror))
     except KeyboardInterrupt:
         print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)
