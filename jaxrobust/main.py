@@ -215,7 +215,7 @@ def main(argv: list[str]) -> None:
 
 
 def _threads_are_left() -> bool:
-    """Whether threads, such as those that wrote to a full disk, would keep the command from ending."""
+    """Whether threads, such as writers to a full disk, would keep the command from ending."""
     deadline = time.monotonic() + 10
     others = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
     for thread in others:

@@ -216,8 +216,8 @@ def _checked(tree: Any, record: dict) -> tuple[Any, dict]:
 
 
 def _verified(record: dict) -> dict:
-    """As `digests.verified`; the fields of one with checksums cannot both be lost by a flipped bit."""
-    if (_ARRAYS in record) != (digests.RECORD in record):
+    """As `digests.verified`; one that has lost a single checksum is damaged, too."""
+    if (_ARRAYS in record) != (digests.CONTENT in record):
         raise ValueError("a checksum is missing")
     return digests.verified(record)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-RECORD = "record_crc32"
+CONTENT = "content_crc32"
 """Field of a signed record."""
 
 
@@ -34,7 +34,7 @@ def of_tree(tree: Any) -> dict[str, int]:
 def signed(record: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON-able record as it will be read again, with its checksum."""
     content = json.loads(json.dumps(record))
-    return {**content, RECORD: _of_json(content)}
+    return {**content, CONTENT: _of_json(content)}
 
 
 def verified(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,9 +44,12 @@ def verified(record: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: if it has changed.
     """
     content = dict(record)
-    expected = content.pop(RECORD, None)
+    expected = content.pop(CONTENT, None)
     if expected is not None and expected != _of_json(content):
-        raise ValueError("its content has changed since it was written")
+        raise ValueError(
+            "its content has changed since it was written; if you changed it, remove "
+            f"{CONTENT} from it"
+        )
     return content
 
 

@@ -29,6 +29,7 @@ from flax import traverse_util
 from jaxrobust.data.features import Embedding
 from jaxrobust.data.inputs import as_features, as_images
 from jaxrobust.data.views import make_views, statistics_of
+from jaxrobust.engine import digests
 from jaxrobust.engine.files import write_bytes, write_json
 from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
@@ -157,7 +158,7 @@ def save_classifier(
         "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
         "config": dict(recipe.settings),
     }
-    write_json(folder / FACTS, facts)
+    write_json(folder / FACTS, digests.signed(facts))
 
 
 def load_classifier(folder: str | os.PathLike) -> Classifier:
@@ -220,6 +221,7 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     facts = read_object(folder / FACTS)
     try:
+        facts = digests.verified(facts)
         content = (folder / VARIABLES).read_bytes()
         if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
             raise ValueError(f"{VARIABLES} has changed since it was written")

@@ -32,6 +32,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxrobust.data.augment import normalize
+from jaxrobust.engine import digests
 from jaxrobust.engine.files import write_bytes, write_json
 from jaxrobust.errors import UserError
 from jaxrobust.models import make_classifier, make_multilabel_classifier, safetensors_file
@@ -102,7 +103,7 @@ def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) 
         "num_parameters": sum(x.size for name, x in arrays.items() if name.startswith("params/")),
         "variables_sha256": hashlib.sha256(content).hexdigest(),
     }
-    write_json(directory / MODEL, facts)
+    write_json(directory / MODEL, digests.signed(facts))
 
 
 def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
@@ -158,9 +159,9 @@ def _read_model(directory: pathlib.Path) -> dict[str, Any]:
         )
         raise UserError(f"{directory} holds no {MODEL}: {hint}")
     try:
-        facts = json.loads(path.read_text())
+        facts = digests.verified(json.loads(path.read_text()))
         return {**facts, "num_classes": int(facts["num_classes"]), "arch": str(facts["arch"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore the folder.") from None
 
 
