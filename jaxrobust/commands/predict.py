@@ -13,7 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxrobust.commands.parser import Parser
-from jaxrobust.data.features import checked_source, embedding_of, open_arrays
+from jaxrobust.data.array_files import open_arrays
+from jaxrobust.data.features import checked_source, embedding_of
 from jaxrobust.data.readers import fit_square
 from jaxrobust.data.tables import escape_formula
 from jaxrobust.engine.files import format_number, write_table

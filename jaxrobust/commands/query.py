@@ -13,7 +13,8 @@ from jaxrobust.commands.array_files import (
     training,
 )
 from jaxrobust.commands.parser import Parser
-from jaxrobust.data.features import open_arrays, read_labels
+from jaxrobust.data.array_files import open_arrays
+from jaxrobust.data.features import read_labels
 from jaxrobust.data.tables import escape_formula
 
 _UNKNOWN = "unknown"  # as in the tables of the annotation task

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxrobust.data import array_files
 from jaxrobust.data.features import Embedding
 from jaxrobust.data.inputs import as_features, as_images
 from jaxrobust.data.views import make_views, statistics_of
@@ -225,8 +226,7 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         content = (folder / VARIABLES).read_bytes()
         if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
             raise ValueError(f"{VARIABLES} has changed since it was written")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return facts, traverse_util.unflatten_dict(dict(arrays), sep="/")
+        return facts, traverse_util.unflatten_dict(array_files.decoded(content), sep="/")
     except _UNREADABLE as error:
         raise _unreadable(folder, error) from None
 

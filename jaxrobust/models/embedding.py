@@ -27,10 +27,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from jaxrobust.data import guards
+from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.augment import normalize
 from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.dataset import NO_LABEL
-from jaxrobust.data.features import open_arrays
 from jaxrobust.data.places import images_in, listed, subfolders
 from jaxrobust.data.readers import decode_image, to_rgb
 from jaxrobust.engine import digests
@@ -426,8 +427,8 @@ def _of_files(paths: Sequence[pathlib.Path], files: tuple[str, ...], **facts: An
 
     def hashed(i: int) -> bytes:
         try:
-            return hashlib.sha256(paths[i].read_bytes()).digest()
-        except OSError:  # decoding names it
+            return hashlib.sha256(guards.read_regular(paths[i])).digest()
+        except (OSError, DataError):  # decoding names it
             return bytes(32)
 
     return ImageSource(lambda i: decode_image(names[i], paths[i]), hashed, files, names, **facts)
