@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.inputs import Labels, as_labels, as_probabilities, check_lengths
+from jaxrobust.data.inputs import (
+    Labels,
+    aligned,
+    as_labels,
+    as_probabilities,
+    check_lengths,
+    columns_as_classes,
+    index_of,
+)
 from jaxrobust.errors import UserError
 
 QUALITY_FILE = "label_quality.csv"
@@ -238,8 +246,9 @@ def find_label_issues(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
             "them out, or give features= in place of the probabilities."
         )
-    index = _index_of(labels)
-    class_names = _columns_as_classes(labels, pred_probs, class_names)
+    labels, pred_probs = aligned(labels=labels, pred_probs=pred_probs)
+    index = index_of(labels)
+    class_names = columns_as_classes(labels, pred_probs, class_names)
     probs = as_probabilities(pred_probs)
     known = as_labels(labels, class_names=class_names, num_columns=probs.shape[1])
     check_lengths(labels=known.ids, pred_probs=probs)
@@ -271,7 +280,8 @@ def learn(
     from jaxrobust.api import in_memory
     from jaxrobust.tasks import noisy_labels
 
-    index = _index_of(labels)
+    labels, features, images = aligned(labels=labels, features=features, images=images)
+    index = index_of(labels)
     name, inputs = in_memory.check_inputs(features=features, images=images)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
@@ -325,21 +335,6 @@ class Trained:
     mean: np.ndarray
     std: np.ndarray
     scaling: Any
-
-
-def _index_of(labels: Any) -> Any:
-    """Index of a pandas Series, else None; that of a list is a method."""
-    index = getattr(labels, "index", None)
-    return None if callable(index) else index
-
-
-def _columns_as_classes(labels: Any, pred_probs: Any, class_names: Any) -> Any:
-    """`class_names`, or a DataFrame's columns if they are the labels' classes."""
-    columns = getattr(pred_probs, "columns", None)
-    if class_names is not None or columns is None:
-        return class_names
-    present = set(np.asarray(labels).tolist())
-    return list(columns) if present <= set(columns) else None
 
 
 def _by_margin(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxrobust.api import in_memory
-from jaxrobust.data.inputs import as_annotations, check_lengths
+from jaxrobust.data.inputs import aligned, as_annotations, check_lengths
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods.active_learning import NOT_ANNOTATED
 from jaxrobust.recipes.methods import STRATEGIES
@@ -82,6 +82,9 @@ def query(
     Raises:
       UserError: if an argument is invalid, nothing is annotated, or a class has no example.
     """
+    annotations, features, images = aligned(
+        annotations=annotations, features=features, images=images
+    )
     name, inputs = in_memory.check_inputs(features=features, images=images)
     given, num_classes = as_annotations(annotations, num_classes)
     check_lengths(annotations=given, **{name: inputs})

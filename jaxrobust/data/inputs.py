@@ -6,6 +6,7 @@ raises a `UserError` that names the first invalid row.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,6 +114,72 @@ def check_lengths(**arrays: Any) -> int:
                 "same example."
             )
     return size
+
+
+def aligned(**arrays: Any) -> tuple[Any, ...]:
+    """Arrays of the same examples, those of pandas paired by their index instead of by position.
+
+    Args:
+      **arrays: by argument name; None where one is not given.
+
+    Returns:
+      The arrays, with rows in the order of the first one that has an index; a warning names those
+      that were reordered.
+
+    Raises:
+      UserError: if two have an index and these are not of the same rows.
+    """
+    indices = {name: index for name, x in arrays.items() if (index := index_of(x)) is not None}
+    if len(indices) < 2:
+        return tuple(arrays.values())
+    first, wanted = next(iter(indices.items()))
+    for name, index in indices.items():
+        if len(index) != len(wanted) or index.equals(wanted):
+            continue  # other lengths are refused as those of other arrays are
+        remedy = (
+            f"; pair the rows by index, or, if row i of both is the same example, give "
+            f"{name}.reset_index(drop=True) and {first}.reset_index(drop=True)."
+        )
+        places = index.get_indexer(wanted) if index.is_unique and wanted.is_unique else None
+        if places is None:
+            of = first if not wanted.is_unique else name
+            twice = indices[of][indices[of].duplicated()][0]
+            raise UserError(
+                f"{first} and {name} have different indices, and that of {of} holds {_shown(twice)} "
+                f"twice{remedy}"
+            )
+        if (places < 0).any():
+            row = int(np.argmin(places >= 0))
+            raise UserError(
+                f"{first} and {name} have different indices: {_shown(wanted[row])}, row {row} of "
+                f"{first}, is not in that of {name}{remedy}"
+            )
+        warnings.warn(
+            f"The rows of {name} were put in the order of {first}, by their index.",
+            UserWarning,
+            stacklevel=3,
+        )
+        arrays[name] = arrays[name].iloc[places]
+    return tuple(arrays.values())
+
+
+def _shown(value: Any) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def index_of(data: Any) -> Any:
+    """Index of a pandas Series or DataFrame, else None; that of a list is a method."""
+    index = getattr(data, "index", None)
+    return index if hasattr(index, "get_indexer") and hasattr(data, "iloc") else None
+
+
+def columns_as_classes(labels: Any, table: Any, class_names: Any) -> Any:
+    """`class_names`, or the columns of a DataFrame if they are the labels' classes."""
+    columns = getattr(table, "columns", None)
+    if class_names is not None or columns is None:
+        return class_names
+    present = set(np.asarray(labels).tolist())
+    return list(columns) if present <= set(columns) else None
 
 
 def as_labels(
