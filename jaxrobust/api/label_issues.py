@@ -17,7 +17,9 @@ from jaxrobust.data.inputs import (
     check_lengths,
     columns_as_classes,
     index_of,
+    refuse_labels_among,
 )
+from jaxrobust.data.scaling import scaling_of
 from jaxrobust.errors import UserError
 
 QUALITY_FILE = "label_quality.csv"
@@ -228,6 +230,7 @@ def find_label_issues(
       UserError: if an argument is invalid, in one sentence that names the first invalid row.
     """
     if pred_probs is None:
+        refuse_labels_among(features, labels)
         return learn(
             labels,
             features=features,
@@ -288,17 +291,18 @@ def learn(
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without examples cannot be learned: its probability is 0.
     present, ids = np.unique(known.ids, return_inverse=True)
-    scaling = in_memory.scaling_of(inputs) if name == "features" else None
+    scaling = scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
         name,
         inputs if scaling is None else scaling(inputs),
         ids.astype(np.int32),
         tuple(known.names[i] for i in present),
     )
+    shapes = inputs.shape, len(present), in_memory.shapes_of(dataset)
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
     with (
         in_memory.called_from_python(),
-        in_memory.programs_for(recipe, inputs.shape, len(present), is_quick=is_quick) as programs,
+        in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
     ):
         learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
     probs = np.zeros((len(ids), known.num_classes), np.float32)
@@ -327,7 +331,7 @@ class Trained:
       networks: variables by name.
       mean: float `[D]`, of the data set, after scaling.
       std: standard deviation, likewise.
-      scaling: `in_memory.Scaling` of features, or None.
+      scaling: `data.scaling.Scaling` of features, or None.
     """
 
     recipe: Any

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrobust.api import in_memory
 from jaxrobust.data.inputs import aligned, as_annotations, check_lengths
+from jaxrobust.data.scaling import scaling_of
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods.active_learning import NOT_ANNOTATED
 from jaxrobust.recipes.methods import STRATEGIES
@@ -106,7 +107,7 @@ def query(
     with config.unlocked():
         config.al.update({"rounds": 1, "query_last": True, "query_size": min(budget, num_left)})
     recipe = cast(ActiveLearning, parse(config))
-    scaling = in_memory.scaling_of(inputs) if name == "features" else None
+    scaling = scaling_of(inputs) if name == "features" else None
     # The task expects labelled examples first.
     order = np.argsort(given < 0, kind="stable")
     dataset = in_memory.make_dataset(
@@ -115,11 +116,12 @@ def query(
         np.where(given < 0, -1, given)[order].astype(np.int32),
         tuple(map(str, range(num_classes))),
     )
+    shapes = inputs.shape, num_classes, in_memory.shapes_of(dataset)
     targets = np.where(given == _UNLABELED, NOT_ANNOTATED, given)
     targets = np.where(given == _UNKNOWN, num_classes, targets)[order].astype(np.int32)
     with (
         in_memory.called_from_python(),
-        in_memory.programs_for(recipe, inputs.shape, num_classes) as programs,
+        in_memory.programs_for(recipe, *shapes) as programs,
     ):
         chosen, probs = active_learning.choose(
             recipe,

@@ -16,6 +16,7 @@ from jaxrobust.errors import UserError
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
+_MOST_VIEWS = 10  # as many as `jaxrobust.embed` gives
 # Largest difference of a row of probabilities from 1: rounding to its dtype or to three digits.
 _SUM_TOLERANCE = 5e-3
 
@@ -83,6 +84,14 @@ def to_array(data: Any, argument: str) -> np.ndarray:
     """
     if data is None:
         raise UserError(f"{argument} is None; give an array.")
+    if isinstance(data, np.ma.MaskedArray):
+        if (mask := np.ma.getmaskarray(data)).any():
+            place = ", ".join(str(int(i)) for i in np.argwhere(mask)[0])
+            raise UserError(
+                f"{argument}[{place}] is masked; leave out that example, or give "
+                f"{argument}.filled(...) with a number."
+            )
+        data = data.data
     if hasattr(data, "toarray") and hasattr(data, "nnz"):
         raise UserError(f"{argument} is a sparse matrix; give {argument}.toarray().")
     if hasattr(data, "detach") and hasattr(data, "cpu"):  # a PyTorch tensor
@@ -145,8 +154,8 @@ def aligned(**arrays: Any) -> tuple[Any, ...]:
             of = first if not wanted.is_unique else name
             twice = indices[of][indices[of].duplicated()][0]
             raise UserError(
-                f"{first} and {name} have different indices, and that of {of} holds {_shown(twice)} "
-                f"twice{remedy}"
+                f"{first} and {name} have different indices, and that of {of} holds "
+                f"{_shown(twice)} twice{remedy}"
             )
         if (places < 0).any():
             row = int(np.argmin(places >= 0))
@@ -415,8 +424,13 @@ def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
     return array
 
 
-def as_features(features: Any, argument: str = "features") -> np.ndarray:
+def as_features(features: Any, argument: str = "features", *, is_wide: bool = False) -> np.ndarray:
     """Features as finite float16 or float32, `[N, D]` or `[N, V, D]` (V views of each example).
+
+    Args:
+      features: see above.
+      argument: name of the features in messages.
+      is_wide: whether all but float16 and float32 become float64, which is to be scaled.
 
     Raises:
       UserError: for another shape, or an entry that is not finite.
@@ -426,13 +440,41 @@ def as_features(features: Any, argument: str = "features") -> np.ndarray:
         hint = "; of images use images=" if array.ndim == 4 else ""
         hint = "; of one feature give [:, None]" if array.ndim == 1 else hint
         raise UserError(f"{argument} must be [N, D] or [N, V, D], got {array.shape}{hint}.")
+    if array.ndim == 3 and array.shape[1] > max(array.shape[2], _MOST_VIEWS):
+        raise UserError(
+            f"{argument} is {array.shape}, which is {array.shape[1]} views of {array.shape[2]} "
+            f"numbers; if the last axis holds the views, give numpy.moveaxis({argument}, 2, 1)."
+        )
     _check_finite(array, argument, "leave out that example, or fill in a number")
-    if array.dtype != np.float16:
+    if is_wide and array.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
+        _check_finite(array, argument, "scale the features; float64 ends at 1.8e308")
+    elif array.dtype != np.float16:
         with np.errstate(over="ignore"):
             cast = array.astype(np.float32, copy=False)
         _check_finite(cast, argument, "scale the features; float32 ends at 3e38")
         array = cast
     return array
+
+
+def refuse_labels_among(features: Any, labels: Any) -> None:
+    """Refuses a table of features `[N, D]` in which the labels `[N]` were left.
+
+    Raises:
+      UserError: if a column equals the labels.
+    """
+    table, values = (np.asarray(x) if hasattr(x, "__array__") else None for x in (features, labels))
+    if table is None or values is None or table.ndim != 2 or table.shape[:1] != values.shape:
+        return  # whatever it is, it is read and checked later
+    is_label = [bool(np.all(column == values)) for column in table.T]
+    if len(values) and any(is_label):
+        column = is_label.index(True)
+        names = getattr(features, "columns", range(table.shape[1]))
+        raise UserError(
+            f"Column {_shown(names[column])} of features is the labels themselves, by which none "
+            "would look wrong; leave it out."
+        )
 
 
 def as_images(images: Any, argument: str = "images") -> np.ndarray:
