@@ -28,6 +28,22 @@ def no_room(path: str | os.PathLike, reason: str | None) -> str:
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or JAX could not have the memory that it asked for."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def no_memory(error: BaseException) -> str:
+    """Message for an error of `is_out_of_memory`."""
+    reason = (str(error).splitlines() or ["no more could be had"])[0][:200]
+    return (
+        f"There is not enough memory ({reason}); choose smaller batches or images, fewer examples, "
+        "or a larger machine."
+    )
+
+
 def unknown_name(what: str, name: object, valid: Iterable[str]) -> str:
     """Message for a misspelt name: the nearest valid one, then all of them."""
     valid = list(valid)

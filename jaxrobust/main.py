@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from jaxrobust import recipes
-from jaxrobust.errors import BEYOND_THE_RUN, UserError, no_room
+from jaxrobust.errors import BEYOND_THE_RUN, UserError, is_out_of_memory, no_memory, no_room
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.recipes.parse import parse
 
@@ -87,17 +87,13 @@ def _given_config(argv: list[str]) -> str:
     return given.partition("=")[2]
 
 
-def _unreadable(path: str, error: Exception) -> str:
-    return f"The recipe {path} cannot be read ({error!r}); correct that file."
-
-
 def _unknown_override(argv: list[str]) -> str | None:
     """What to say of the first `--config.FIELD` that the recipe does not have."""
     path = _given_config(argv).partition(":")[0]
     try:
         fields = _config_fields(recipes.read(_given_config(argv)))
-    except Exception as error:  # whatever a recipe of the user's own may raise
-        return _unreadable(path, error)
+    except UserError as error:
+        return str(error)
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         if name.startswith("config.") and name.removeprefix("config.") not in fields:
@@ -154,8 +150,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(_unknown_override(argv) or str(error))
     except (TypeError, ValueError) as error:
         fail(f"{error} (check the type of the --config.FIELD=VALUE that you gave).")
-    except Exception as error:  # whatever a recipe of the user's own may raise
-        fail(_unreadable(_given_config(argv), error))
+    except (Exception, SystemExit) as error:  # whatever a recipe of the user's own may raise
+        fail(recipes.unreadable(_given_config(argv), error))
     if _CONFIG.value is None and _given_config(argv):
         fail(f"get_config of {_given_config(argv)} returns no recipe; correct that file.")
     if asks_for_help:
@@ -250,6 +246,8 @@ def _main() -> None:
             sys.exit(EXIT_CTRL_C if stop.signum == signal.SIGINT else EXIT_PREEMPTED)
     except UserError as error:
         fail(str(error))
+    except MemoryError as error:
+        fail(no_memory(error))
     except OSError as error:
         if error.errno not in BEYOND_THE_RUN:
             raise
@@ -258,6 +256,8 @@ def _main() -> None:
         print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)
     except Exception as error:
+        if is_out_of_memory(error):
+            fail(no_memory(error))
         if not _is_one_of_several():
             raise
         traceback.print_exc()

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import recipes, tasks
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_file
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.engine.environment import ask_for_determinism, environment, setup_jax
 from jaxrobust.engine.files import write_json
@@ -340,7 +340,7 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="call every step separately, as on CPU, instead of a loop on the accelerator",
     )
-    parser.add_argument("--out", type=pathlib.Path, help="write the reports as JSON")
+    parser.add_argument("--out", type=new_file, help="write the reports as JSON")
     arguments = parser.parse_args(argv)
     logging.getLogger("jaxrobust").setLevel(logging.WARNING)
     reports = []

@@ -21,8 +21,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes text as UTF-8."""
-    write_bytes(path, text.encode())
+    """Writes text as UTF-8; of names that are not, see `data.names`, a mark shows that."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_table(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
