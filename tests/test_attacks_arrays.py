@@ -216,7 +216,10 @@ REFUSED = {
         lambda x: _with(x.astype(np.longdouble), 3, 2, np.longdouble("1e400")),
         r"features\[3, 2\] is inf; scale the features",
     ),
-    "views last": (lambda x: np.repeat(np.tile(x, 3)[..., None], 2, 2), r"give numpy.moveaxis\(features, 2, 1\)"),
+    "views last": (
+        lambda x: np.repeat(np.tile(x, 3)[..., None], 2, 2),
+        r"give numpy.moveaxis\(features, 2, 1\)",
+    ),
     "complex": (lambda x: x.astype(complex), "must hold real numbers, not complex128"),
     "text": (lambda x: x.astype(str), "must hold real numbers"),
     "dates": (lambda x: x.astype("datetime64[s]"), "must hold real numbers"),

@@ -1,6 +1,7 @@
 """The parser of arguments that the commands share."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -9,9 +10,9 @@ import tempfile
 def new_file(text: str) -> pathlib.Path:
     """Type of an argument: a file to write; it is tried before anything is computed."""
     path = pathlib.Path(text)
+    _check_writable(path.parent)
     if not path.name or path.is_dir() or text.endswith(os.sep):
         raise argparse.ArgumentTypeError(f"{text!r} is no file; name a file to write")
-    _check_writable(path.parent)
     return path
 
 
@@ -25,8 +26,9 @@ def new_folder(text: str) -> pathlib.Path:
 
 def _check_writable(folder: pathlib.Path) -> None:
     """Tries to write where a folder is, or would be made; nothing is left there."""
-    # A name that is too long, or leads through a file, cannot be asked for.
     try:
+        with contextlib.suppress(FileNotFoundError):
+            folder.stat()  # of a name that is too long, or leads through a file
         found = next(path for path in (folder, *folder.parents) if path.exists())
         with tempfile.TemporaryFile(dir=found):
             pass

@@ -100,7 +100,7 @@ def _array(
             where = f" of {path}" if path else ""
             guards.check_memory(member.file_size, f"{member.filename}{where}, once it is read,")
             file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
+            return np.load(file, allow_pickle=False)
     with path.open("rb") as file:
         # A member's local header: 26 bytes, then the lengths of its name and its extra field.
         file.seek(member.header_offset + 26)
@@ -118,7 +118,7 @@ def _mapped_file(path: pathlib.Path) -> np.ndarray:
         size = file.tell()
     _check_size(header, path.stat().st_size - size, path.name)
     if not _num_bytes(header):
-        return np.load(path, allow_pickle=False)
+        return np.empty(header[0], header[2])
     return _mapped(path, header, size)
 
 

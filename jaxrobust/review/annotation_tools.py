@@ -126,12 +126,13 @@ def read_label_studio(path: pathlib.Path) -> list[Answer]:
         try:
             data = task.get("data", task)
             label = _whole_choice(task) if "data" in task else _choice_of(task.get(_CHOICE))
-            file = data.get("file") or _file_of(data.get(_IMAGE))
+            name = data.get("file")
+            file = names.restored(str(name)) if name else _file_of(data.get(_IMAGE))
         except _Malformed as error:
             problems.append(f"{where} {error}")
             continue
         if label is not None:
-            found[str(file)] = label
+            found[file] = label
     refuse_if_any(path, problems)
     return [Answer(file, label) for file, label in found.items()]
 
