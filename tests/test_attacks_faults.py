@@ -1,11 +1,18 @@
 """Faults of the machine: flipped bits, cut files, full disks. A new one is a line of a table."""
 
+import asyncio
 import contextlib
 import errno
+import functools
+import json
 import logging
 import os
 import pathlib
+import shlex
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import chex
 import jax
@@ -13,9 +20,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import jaxrobust
+from jaxrobust.commands import cli, find_label_issues
+from jaxrobust.engine import digests, environment, files
 from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
+from jaxrobust.models import embedding
 
 # ------------------------------------------------------------------------------- checkpoints
 
@@ -167,3 +178,147 @@ def test_without_room_the_last_checkpoint_is_kept_and_one_sentence_said(
     checkpoints.save({"w": placement.put(np.ones(2000, np.float32))}, _record(3))
     checkpoints.close()
     assert "Traceback" not in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------ files kept for long
+
+
+def test_a_flipped_bit_of_the_features_that_embed_keeps_is_computed_again(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(embedding, "_CHUNK", 2)
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), np.uint8)
+    found = embedding._images(images)
+
+    def run():
+        with ThreadPoolExecutor() as pool:
+            array, _ = embedding._run(found, _colours, 1, 4, 2, False, "stop", pool, tmp_path)
+        return np.array(array)
+
+    expected = run()
+    for part in range(4):  # of two images each; the first bytes are the header
+        path = tmp_path / "features.npy"
+        _flip(path, 8 * (path.stat().st_size - (7 - 2 * part) * expected[0].nbytes) + 5)
+        with caplog.at_level(logging.WARNING, logger="jaxrobust"):
+            np.testing.assert_array_equal(run(), expected)
+        assert f"Images {2 * part} to" in caplog.records.pop().message
+        np.testing.assert_array_equal(run(), expected)
+        assert not caplog.records
+
+
+def _colours(images):
+    return np.asarray(images, np.float32).mean((1, 2)) / 255
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flipped_bit_of_a_file_of_features_is_told(seed, tmp_path):
+    array = np.random.default_rng(0).normal(size=(8, 1, 3)).astype(np.float16)
+    path = tmp_path / "features.npz"
+    embedding.Features(array, files=tuple("abcdefgh")).save(path)
+    start = path.read_bytes().index(array.tobytes())
+    _flip(path, 8 * start + int(np.random.default_rng(seed).integers(8 * array.nbytes)))
+    with pytest.raises(UserError, match=r"features\.npy( has changed since it was written|')"):
+        embedding.Features.load(path)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_bit_of_a_record_is_told_or_changes_nothing(seed, tmp_path):
+    """`model.json`, `classifier.json` and a checkpoint's record."""
+    facts = {"arch": "resnet8", "num_classes": 3, "mean": [0.5, 0.25], "names": ["a", "é"]}
+    files.write_json(tmp_path / "model.json", digests.signed(facts))
+    _flip(
+        tmp_path / "model.json",
+        int(np.random.default_rng(seed).integers(8 * (tmp_path / "model.json").stat().st_size)),
+    )
+    try:
+        found = digests.verified(json.loads((tmp_path / "model.json").read_text()))
+    except ValueError:
+        return
+    assert {name: found[name] for name in facts} == facts
+
+
+# ------------------------------------------------------------------------------ surroundings
+
+# What a shell does with `jaxrobust list` -> exit codes that are right.
+SHELLS = {
+    "closed output": ("{} >&-", (0,)),
+    "closed output and error": ("{} >&- 2>&-", (0,)),
+    "a reader that leaves": ("{} | head -c 1 >/dev/null", (0,)),
+    "a full disk for output": ("{} >/dev/full", (0, 2)),
+    "no language": ("LC_ALL=C {}", (0,)),
+    "no home": ("env -u HOME {}", (0,)),
+    "few files": ("ulimit -n 32; {}", (0,)),
+}
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_command_bears_its_surroundings(shell):
+    line, codes = SHELLS[shell]
+    command = f"{shlex.quote(sys.executable)} -m jaxrobust list methods"
+    done = subprocess.run(
+        ["sh", "-c", line.format(command)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode in codes, done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("home", ["a file", "missing"])
+def test_without_a_home_nothing_is_kept_and_that_is_said(home, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" if home == "a file" else "/proc/none"))
+    assert files.user_cache("features") is None
+    assert "Nothing is kept in ~/.cache/jaxrobust" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_fork_after_jax_has_started_is_told(monkeypatch):
+    environment._refuse_fork()
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as in a child
+    with pytest.raises(UserError, match="was forked from one in which JAX had started"):
+        jaxrobust.find_label_issues(
+            [0, 1] * 6, features=np.random.default_rng(0).normal(size=(12, 2))
+        )
+
+
+def test_a_running_event_loop_is_no_obstacle(tmp_path, placement):
+    """As in a notebook."""
+
+    async def save_and_restore():
+        checkpoints = Checkpoints(tmp_path, keep=1)
+        checkpoints.save(_tree(placement, 1), _record(1))
+        checkpoints.close()
+        return _restored(tmp_path, placement)
+
+    tree, record = asyncio.run(save_and_restore())
+    assert record == _record(1)
+    chex.assert_trees_all_equal(tree, _tree(placement, 1))
+
+
+def test_a_lack_of_memory_is_a_sentence(tmp_path, capsys, monkeypatch):
+    def huge(*arguments, **options):
+        return np.empty((10**7, 10**9))
+
+    np.save(tmp_path / "labels.npy", np.arange(6) % 2)
+    monkeypatch.setattr(find_label_issues, "find_label_issues", huge)
+    arguments = [f"--pred-probs={tmp_path / 'labels.npy'}", f"--out={tmp_path / 'out.csv'}"]
+    assert cli.main(["find-label-issues", str(tmp_path / "labels.npy"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("jaxrobust: There is not enough memory (Unable to allocate")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_threads_in_one_workdir_end_with_one_result(tmp_path):
+    """The second waits for the first, and finds it done."""
+    features = np.random.default_rng(0).normal(size=(24, 3))
+    call = functools.partial(
+        jaxrobust.find_label_issues,
+        np.arange(24) % 2,
+        features=features,
+        config={"num_epochs": 2, "dpc.warm_up": 1},
+        workdir=tmp_path,
+    )
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda _: call(), range(2)))
+    np.testing.assert_array_equal(found[0].pred_probs, found[1].pred_probs)

