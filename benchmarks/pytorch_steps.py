@@ -56,7 +56,7 @@ from torch import nn
 
 from jaxrobust import models
 from jaxrobust.engine.optim import make_optimizer
-from jaxrobust.engine.programs import HARDLY_OPTIMISED
+from jaxrobust.engine.programs import FAST_COMPILE
 from jaxrobust.engine.sharding import Placement, make_placement
 from jaxrobust.engine.training import TrainState
 from jaxrobust.methods import active_learning, bldr, bual, dcfs, dhkd, dpc, l2d, noisy_labels
@@ -163,7 +163,7 @@ def init(module, side: int, seed: int = 0) -> dict[str, Any]:
 
 
 def optimizer_state(optimizer, params) -> Any:
-    return jax.jit(optimizer.init, compiler_options=HARDLY_OPTIMISED)(params)
+    return jax.jit(optimizer.init, compiler_options=FAST_COMPILE)(params)
 
 
 def train_state(module, side: int, optimizer, seed: int = 0) -> TrainState:
@@ -403,7 +403,7 @@ def bual_case(network="resnet18", batch=128, side=32) -> Case:
     config.model.name = network
 
     def phase_of(config, problem):
-        return bual._negative_phase(parse(config).bual, config, problem)
+        return bual._negative_phase(parse(config).bual, parse(config), problem)
 
     def objective(heads, labels):
         # Of two classes the complement of a label is the other one, so that nothing is drawn.
@@ -419,7 +419,7 @@ def dcfs_case(network="resnet18", batch=128, side=32) -> Case:
     config.model.name = network
 
     def phase_of(config, problem):
-        return dcfs._query_phase(dcfs.Dcfs.read(config), config, problem)
+        return dcfs._query_phase(parse(config), problem)
 
     def objective(heads, labels):
         options = {name: getattr(config.loss, name) for name in ("lambda_unk", "lambda_dis")}

@@ -24,7 +24,7 @@ def no_room(path: str | os.PathLike, reason: str | None) -> str:
     """Message for a file that cannot be written for a reason in `BEYOND_THE_RUN`."""
     return (
         f"{os.fspath(path)}: {reason}; make room, or give the right to read and write there, and "
-        "type the same command to go on."
+        "rerun the same command to resume."
     )
 
 

@@ -133,7 +133,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with every mistake on the command line told in one sentence."""
+    """absl's parser, with one-line error messages."""
     argv = _with_recipe_located(argv)
     asks_for_help = {"-h", "-help", "--help"} & set(argv)
     argv = [argument for argument in argv if argument not in asks_for_help]
@@ -240,7 +240,7 @@ def _main() -> None:
             tasks.run(_CONFIG.value, _WORKDIR.value)
         except Interrupted as stop:
             print(
-                f"jaxrobust: saved at {stop.where}; type the same command to go on.",
+                f"jaxrobust: saved at {stop.where}; rerun the same command to resume.",
                 file=sys.stderr,
             )
             sys.exit(EXIT_CTRL_C if stop.signum == signal.SIGINT else EXIT_PREEMPTED)
@@ -253,7 +253,7 @@ def _main() -> None:
             raise
         fail(no_room(error.filename or _WORKDIR.value, error.strerror))
     except KeyboardInterrupt:
-        print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
+        print("jaxrobust: stopped; rerun the same command to resume.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)
     except Exception as error:
         if is_out_of_memory(error):
@@ -262,8 +262,8 @@ def _main() -> None:
             raise
         traceback.print_exc()
         print(
-            f"jaxrobust: a process of this run stopped ({str(error).splitlines()[0][:200]}); start "
-            "all of them again to go on.",
+            f"jaxrobust: a process of this run stopped ({str(error).splitlines()[0][:200]}); "
+            "restart all of them to resume.",
             file=sys.stderr,
         )
         sys.exit(EXIT_PREEMPTED)

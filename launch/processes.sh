@@ -5,7 +5,7 @@
 #
 # With --gpus each process sees the GPU of its own number; otherwise all see the same devices, which
 # is meant for CPUs. SIGTERM and Ctrl-C reach all of them, which save at the same epoch. When one
-# process fails the others stop, and the same command goes on. --dry-run prints the commands.
+# process fails the others stop, and the same command resumes. --dry-run prints the commands.
 set -euo pipefail
 
 usage() {
@@ -62,7 +62,7 @@ while ((${#left[@]})); do
       if [[ $one != 2 && $one != 75 && $one != 130 && -z $told ]]; then
         told=1
         echo "launch/processes.sh: process $i ended with code $one, and the others stop;" \
-          "type the same command to go on." >&2
+          "rerun the same command to resume." >&2
       fi
       if [[ $code == 0 ]]; then
         code=$one

@@ -170,11 +170,6 @@ WRONG_RECIPES = {
     "writer": ("l2d", {"writers": ("jsonl", "csv")}, "Unknown writer 'csv'"),
     "last batch": ("dhkd", {"last_batch": "keep"}, "Unknown last_batch 'keep'"),
     "schedule": ("bual", {"optimizer.schedule": "linear"}, "Unknown optimizer.schedule"),
-    "schedule without its numbers": (
-        "dcfs",
-        {"optimizer.schedule": "constant_cosine"},
-        "reads constant_epochs and min_learning_rate",
-    ),
     "optimizer": ("l2d", {"optimizer.name": "adam"}, "Unknown optimizer.name 'adam'"),
     "crop": ("dhkd", {"augment.crop": "middle"}, "Unknown augment.crop 'middle'"),
     "crop from": ("dhkd", {"augment.crop_from": "disk"}, "Unknown augment.crop_from 'disk'"),
@@ -492,7 +487,7 @@ def test_a_full_or_read_only_disk_is_told_in_one_sentence(reason, tmp_path, monk
         main._main()
     assert stop.value.code == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("jaxrobust:")]
-    assert os.strerror(reason) in line and "type the same command to go on" in line
+    assert os.strerror(reason) in line and "rerun the same command to resume" in line
 
 
 class _Flag:

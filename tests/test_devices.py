@@ -63,7 +63,7 @@ def _active_learning(config, run_):
 
 
 def _distillation(config, run_):
-    task = distillation._Distillation(config, run_, distillation.read_inputs(parse(config)))
+    task = distillation._Distillation(config, run_, distillation.read_inputs(config))
     task._write_inputs()
     task._restore()
     run_.start_progress(task.saved, total=1)
@@ -115,8 +115,9 @@ def _train(method, devices, workdir, monkeypatch, **more):
         }
     )
     monkeypatch.setattr(sharding, "make_placement", lambda **_: make_placement(devices))
-    with run.open_run(parse(config), workdir) as run_:
-        task = train(config, run_)
+    parsed = parse(config)
+    with run.open_run(parsed, workdir) as run_:
+        task = train(parsed, run_)
         return fetch(task.saved.networks), [fetch(values) for _, values, _ in run_._pending]
 
 

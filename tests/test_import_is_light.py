@@ -54,6 +54,23 @@ def test_every_public_name_is_there():
         assert hasattr(jaxrobust, name)
     with pytest.raises(AttributeError, match="no attribute 'find_labels'"):
         _ = jaxrobust.find_labels
+    assert not {"Any", "importlib"} & set(dir(jaxrobust))
+
+
+def test_a_type_checker_sees_a_misspelt_name(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import jaxrobust\n\njaxrobust.find_label_isues([0, 1])\n")
+    command = [sys.executable, "-m", "pyright", str(script), "--pythonpath", sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and '"find_label_isues" is not a known attribute' in done.stdout
+
+
+def test_packages_are_attributes_without_an_import_of_their_own():
+    script = "import jaxrobust; print(jaxrobust.losses.edl_nll.__name__, jaxrobust.metrics.auroc)"
+    command = [sys.executable, "-W", "error", "-c", script]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.stdout.startswith("edl_nll"), done.stderr
 
 
 @pytest.mark.parametrize("package", ["jaxrobust.losses", "jaxrobust.selection"])

@@ -112,9 +112,9 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
         os.kill(command.process.pid, signum)
         stopped, stderr = command.end()
         assert stopped == code
-        assert "type the same command to go on" in stderr
+        assert "rerun the same command to resume" in stderr
         assert "Traceback" not in stderr
-        assert ("Going on with the run" in stderr) == (seen > 0)
+        assert ("Resuming the run" in stderr) == (seen > 0)
         seen = path.read_text().count("\n")
     command = _start(*TINY, SAVING, f"--workdir={tmp_path}")
     command.wait_for(path, lambda text: '"round": 2' in text)
@@ -123,7 +123,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
     assert not (tmp_path / "results.json").exists()
     code, stderr = _run(*TINY, f"--workdir={tmp_path}")
     assert code == 0, stderr
-    assert "Going on with the run" in stderr
+    assert "Resuming the run" in stderr
     assert _artefacts(tmp_path) == _artefacts(unkilled)
     assert _events(tmp_path) == _events(unkilled)
 

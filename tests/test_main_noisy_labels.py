@@ -64,7 +64,7 @@ def test_dpc_killed_within_an_epoch_and_restarted_is_bit_equal(tmp_path):
     command.process.kill()
     assert command.end()[0] == -signal.SIGKILL
     assert not (workdir / "results.json").exists()
-    assert "Going on with the run" in _finish("dpc", workdir)
+    assert "Resuming the run" in _finish("dpc", workdir)
     assert _outcome(workdir) == _unkilled("dpc", tmp_path / "unkilled")
 
 
@@ -76,12 +76,12 @@ def test_bldr_stopped_and_then_killed_ends_with_the_same_state_of_every_example(
     os.kill(command.process.pid, signal.SIGTERM)
     code, stderr = command.end()
     assert code == 75, stderr
-    assert "type the same command to go on" in stderr
+    assert "rerun the same command to resume" in stderr
     command = _start("bldr", workdir, SAVING)
     command.wait_for(workdir / "metrics.jsonl", lambda text: '"epoch": 6' in text)
     command.process.kill()
     assert command.end()[0] == -signal.SIGKILL
-    assert "Going on with the run" in _finish("bldr", workdir)
+    assert "Resuming the run" in _finish("bldr", workdir)
     assert _outcome(workdir) == _unkilled("bldr", tmp_path / "unkilled")
     state, unkilled = (_last_state(tmp_path / name) for name in ("killed", "unkilled"))
     assert state.keys() >= {"u", "v", "weights", "nl_probs", "noise_rate", "ema", "params"}

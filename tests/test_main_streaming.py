@@ -67,7 +67,7 @@ def test_killed_and_restarted_sees_the_same_batches_and_is_bit_equal(tmp_path, w
     # Nor does it matter that no process beside this one decodes now.
     code, said, after = _run(tmp_path / "killed", tmp_path / "data", num_workers=0)
     assert code == 0, said
-    assert "Going on with the run" in said
+    assert "Resuming the run" in said
     code, said, whole = _run(tmp_path / "unkilled", tmp_path / "data", num_workers=0)
     assert code == 0, said
     assert before == whole[: KILL_AT + 1] and before[-1][:2] == ["student/epoch", 1]

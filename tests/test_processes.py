@@ -68,13 +68,13 @@ def test_a_killed_process_stops_the_other_and_a_restart_ends_as_one_process_does
         said = run.stderr.read()
     assert run.returncode != 0
     # The survivor says so itself, or is stopped by JAX first.
-    killed = "process 1 ended with code 137, and the others stop; type the same command to go on."
+    killed = "process 1 ended with code 137, and the others stop; rerun the same command to resume."
     assert said.count(killed) == 1, said
 
     with _start("cross_entropy", workdir) as run:
         said = run.stderr.read()
     assert run.returncode == 0, said
-    assert "Going on with the run" in said
+    assert "Resuming the run" in said
     assert said.count("wrong labels after the last epoch: ") == 1  # the other process is silent
     _assert_same_epochs("cross_entropy", workdir, tmp_path)
 

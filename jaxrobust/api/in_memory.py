@@ -20,7 +20,7 @@ from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
 from jaxrobust.data.inputs import as_features, as_images
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine.environment import setup_jax
-from jaxrobust.engine.programs import HARDLY_OPTIMISED, Programs
+from jaxrobust.engine.programs import FAST_COMPILE, Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.engine.signals import Interrupted
 from jaxrobust.errors import UserError, unknown_name
@@ -73,8 +73,8 @@ def embed_photographs(
 
     Args:
       name: `"features"` or `"images"`.
-      inputs: as of `check_inputs`.
-      config: as of `make_config`.
+      inputs: as in `check_inputs`.
+      config: as in `make_config`.
       progress: whether to show a bar.
 
     Returns:
@@ -94,7 +94,7 @@ def make_dataset(
 
     Args:
       name: `"features"` or `"images"`.
-      inputs: as of `check_inputs`, features scaled.
+      inputs: as in `check_inputs`, features scaled.
       labels: int32 `[N]`, -1 where there is none.
       class_names: one per label.
     """
@@ -161,7 +161,7 @@ def make_config(
 def noisy_label_recipe(
     inputs: np.ndarray, config: Any, *, method: str | None, seed: int
 ) -> NoisyLabels:
-    """The recipe for given labels, without added noise; arguments as of `make_config`."""
+    """The recipe for given labels, without added noise; arguments as in `make_config`."""
     if method is not None and method not in NOISY_LABEL_METHODS:
         raise UserError(unknown_name("method", method, NOISY_LABEL_METHODS))
     recipe = "bldr" if method == "bldr" else "dpc"
@@ -259,7 +259,7 @@ def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[
     with _lock:
         programs = _programs.pop(full_key, None)
         if programs is None:
-            options = HARDLY_OPTIMISED if is_quick else None
+            options = FAST_COMPILE if is_quick else None
             programs = Programs(make_placement(list(devices)), compiler_options=options)
         yield programs
         _programs[full_key] = programs  # not after an error, which may leave some unfinished

@@ -278,7 +278,7 @@ def learn(
 ) -> tuple[LabelIssues, "Trained"]:
     """`find_label_issues` by training; returns the trained networks, too.
 
-    Arguments as of `find_label_issues`; `is_quick` as of `in_memory.programs_for`.
+    Arguments as in `find_label_issues`; `is_quick` as in `in_memory.programs_for`.
     """
     from jaxrobust.api import in_memory
     from jaxrobust.tasks import noisy_labels

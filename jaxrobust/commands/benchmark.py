@@ -228,7 +228,7 @@ def measure(
     Args:
       recipe: to be run.
       dataset: the data; None for the recipe's data set.
-      device_loop: as of `Programs`.
+      device_loop: as in `Programs`.
 
     Returns:
       JSON-able: `programs`, a list in descending order of the time spent in them, `idle_share`, the

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         features.save(args.out)
     except KeyboardInterrupt:
-        print("jaxrobust: stopped; type the same command to go on.", file=sys.stderr)
+        print("jaxrobust: stopped; rerun the same command to resume.", file=sys.stderr)
         return 130
     print(f"{args.out}: {' x '.join(map(str, features.array.shape))} features, {args.backbone}.")
     return 0

@@ -63,27 +63,36 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("list", description="Lists recipes, methods, data sets and networks.")
     parser.add_argument(
-        "kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; default: all"
+        "kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; default: the names of all"
     )
     chosen = parser.parse_args(argv).kinds
     for kind in chosen:
         if kind not in KINDS:
             parser.error(f"there is no kind {kind!r}; choose from {', '.join(KINDS)}")
-    columns = shutil.get_terminal_size().columns
-    for kind in chosen or KINDS:
-        print(kind)
-        rows = list(KINDS[kind]())
-        width = max(len(name) for name, _ in rows)
-        for name, text in rows:
-            start = f"  {name:<{width}}  "
-            print(
-                textwrap.fill(
-                    text,
-                    max(columns, width + 40),
-                    initial_indent=start,
-                    subsequent_indent=" " * len(start),
-                    break_on_hyphens=False,
-                )
-            )
-        print()
+    width = max(shutil.get_terminal_size().columns, 60)
+    for kind in chosen:
+        _describe(kind, list(KINDS[kind]()), width)
+    if not chosen:
+        for kind, entries in KINDS.items():
+            names = ", ".join(dict.fromkeys(name for name, _ in entries()))
+            print(textwrap.fill(f"{kind}: {names}", width, subsequent_indent="  "))
+        print("\n`jaxrobust list KIND` describes each, such as `jaxrobust list recipes`.")
     return 0
+
+
+def _describe(kind: str, rows: list[tuple[str, str]], width: int) -> None:
+    """Prints a line, or a paragraph, for every name."""
+    print(kind)
+    column = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        start = f"  {name:<{column}}  "
+        print(
+            textwrap.fill(
+                text,
+                max(width, column + 40),
+                initial_indent=start,
+                subsequent_indent=" " * len(start),
+                break_on_hyphens=False,
+            )
+        )
+    print()

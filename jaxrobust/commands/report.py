@@ -23,8 +23,6 @@ def main(argv: list[str] | None = None) -> int:
         "--by", default="method", help="config field whose values define the groups"
     )
     arguments = parser.parse_args(argv)
-    alone = len(arguments.workdirs) == 1
-    out = arguments.out or (arguments.workdirs[0] if alone else pathlib.Path()) / "report"
-    page = write_report(arguments.workdirs, out, by=arguments.by)
+    page = write_report(arguments.workdirs, arguments.out, by=arguments.by)
     print(f"report: {page}")
     return 0

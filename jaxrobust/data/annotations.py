@@ -74,10 +74,6 @@ def read_coco(path: pathlib.Path, class_names: tuple[str, ...]) -> tuple[Listing
     Either the official `instances_*.json`, or a list of `{"file_name": ..., "labels": [...]}` with
     positions in `class_names`.
 
-    Args:
-      path: the file.
-      class_names: what the labels of a list mean.
-
     Returns:
       The listing, and the class names: for official files, those of their categories, sorted, with
       underscores for blanks.
@@ -164,9 +160,6 @@ def read_csv(path: pathlib.Path) -> list[tuple[str, tuple[str, ...], str]]:
 def read_imagenet_solution(path: pathlib.Path) -> dict[str, str]:
     """The class of every validation image of ImageNet, by Kaggle's table of their bounding boxes.
 
-    Returns:
-      Name of the image without its suffix -> wnid.
-
     Raises:
       DataError: the file is missing, or a line names no image or no class.
     """
@@ -189,11 +182,6 @@ def to_targets(
     listing: Iterable[tuple[str, Sequence[str]]], class_names: Sequence[str], source: pathlib.Path
 ) -> np.ndarray:
     """Targets uint8 {0, 1} `[N, C]` of (image, classes) pairs.
-
-    Args:
-      listing: what was read.
-      class_names: C names.
-      source: where it was read, for the message.
 
     Raises:
       DataError: a class is not one of `class_names`.

@@ -14,12 +14,6 @@ def compose_canvases(
     Digits, how many of them, their places and their contrast (1/2 to 1) are drawn uniformly. Of
     digits that overlap, the brighter pixel shows.
 
-    Args:
-      digits: uint8 [M, H, W, C], smaller than the canvas.
-      labels: int [M] in 0 to 9.
-      num_canvases: N.
-      generator: of all draws.
-
     Returns:
       uint8 [N, SIDE, SIDE, C], and the targets, uint8 {0, 1} [N, 10].
     """

@@ -41,12 +41,6 @@ class FeatureViews:
     ) -> jax.Array:
         """A batch as a network sees it.
 
-        Args:
-          kind: of view.
-          key: of its random choices.
-          raw: float16 `[B, V, D]`.
-          statistics: `mean` and `std`, float32 `[D]` or `[1]`.
-
         Returns:
           `[B, D]` of `dtype`.
         """

@@ -149,12 +149,7 @@ def cifar100(path: pathlib.Path | None, image_size: int | None, seed: int) -> Da
 
 
 def _cifar_archive(place: pathlib.Path, *, fine: bool) -> readers.Archive | None:
-    """What the official archive, its folder or a TensorFlow Datasets folder at `place` holds.
-
-    Args:
-      place: where to look.
-      fine: CIFAR-100's names in place of CIFAR-10's.
-    """
+    """What the official archive, its folder or a TensorFlow Datasets folder at `place` holds."""
     if fine:
         python = ("cifar-100-python.tar.gz", "cifar-100-python", "meta")
         binary = ("cifar-100-binary.tar.gz", "cifar-100-binary", "train.bin")

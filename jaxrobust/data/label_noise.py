@@ -31,11 +31,6 @@ def given_labels(
 ) -> np.ndarray:
     """The training labels that a method is given.
 
-    Args:
-      noise: its options.
-      dataset: the clean data.
-      seed: of the run.
-
     Returns:
       int32 `[N]` in the order of the data set.
 

@@ -8,7 +8,7 @@ from jaxrobust.errors import DataError
 
 
 def find_places(name: str, path: pathlib.Path | None, *installed: str) -> list[pathlib.Path]:
-    """Where to look: the path given and nowhere else, or the customary folders."""
+    """Where to look: the path given and nowhere else, or the default data set folders."""
     if path is None:
         prepared = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
         bases = [pathlib.Path(base).expanduser() for base in ("datasets", *installed, prepared)]
@@ -46,7 +46,7 @@ def find_tfds(name: str, path: pathlib.Path | None) -> pathlib.Path | None:
 
 def missing_set(title: str, path: pathlib.Path | None, remedy: str) -> DataError:
     """The error for a set that is in none of the folders that were searched."""
-    where = path or "datasets, ~/tensorflow_datasets or other customary folders"
+    where = path or "datasets, ~/tensorflow_datasets or other default folders"
     return DataError(
         f"{title} was not found in {where}: {remedy}, or set --config.dataset.path= to where it is."
     )

@@ -139,10 +139,6 @@ class _ArrayUnpickler(pickle.Unpickler):
 def unpickle_arrays(content: bytes, source: str) -> object:
     """Reads a pickle of NumPy arrays in builtin containers, and refuses any other.
 
-    Args:
-      content: the pickle; Python 2's strings become text.
-      source: name of the file, for the message.
-
     Raises:
       DataError: the pickle is damaged, or names a class or function beyond NumPy arrays.
     """

@@ -111,7 +111,7 @@ squeezed to squares |
 
     `path` may also be the folder around the thing named, and for `fashion_mnist` and the CIFARs a
     TensorFlow Datasets folder. Without a path, `datasets/` below the working directory and the
-    customary folders of the machine are searched; nothing is ever downloaded.
+    default data set folders are searched; nothing is ever downloaded.
 
     `digits`, and a folder without a test part, hold out 20 % of each class for testing: always the
     same images, whatever the seed. `digit_canvases` lays one to five digits on each of 1,000

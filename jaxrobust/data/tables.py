@@ -92,9 +92,9 @@ def read_rows(path: pathlib.Path, required: Iterable[str] = (), note: str = "") 
     """Rows below the header of a table, by column; empty ones are left out.
 
     Args:
-      path: as of `read_cells`.
+      path: as in `read_cells`.
       required: columns that must be there.
-      note: what else to correct where there are too many cells, as of `refuse_if_any`.
+      note: what else to correct where there are too many cells, as in `refuse_if_any`.
 
     Raises:
       DataError: it cannot be read, lacks a column, or a line has more cells than the first.
@@ -151,11 +151,6 @@ def _check_columns(path: pathlib.Path, columns: Sequence[str], required: Iterabl
 def refuse_if_any(path: pathlib.Path, problems: Sequence[str], otherwise: str = "") -> None:
     """Names the problems of a table, the first five in full.
 
-    Args:
-      path: of the table.
-      problems: each by its line.
-      otherwise: what could be done instead of correcting them.
-
     Raises:
       DataError: if there are some.
     """
@@ -165,7 +160,7 @@ def refuse_if_any(path: pathlib.Path, problems: Sequence[str], otherwise: str = 
     more = len(problems) - MAX_PROBLEMS
     raise DataError(
         f"{path}: {shown}{f'; and {more} more' if more > 0 else ''}. Correct this{otherwise} and "
-        "type the same command again."
+        "rerun the command."
     )
 
 

@@ -49,12 +49,6 @@ class ImageViews:
     ) -> jax.Array:
         """A batch as a network sees it.
 
-        Args:
-          kind: of view.
-          key: of its random choices.
-          raw: uint8 `[B, H, W, C]`.
-          statistics: `mean` and `std` as of `statistics_of`.
-
         Returns:
           `[B, H, W, C]` of `dtype`.
         """

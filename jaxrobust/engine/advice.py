@@ -38,13 +38,7 @@ def likely_mistakes(recipe: BaseRecipe, placement: Placement) -> list[str]:
 
 
 def slow_run(workdir: pathlib.Path, num_epochs: float, seconds_each: float) -> list[str]:
-    """What a user may want to change about a run that takes long, one sentence for each.
-
-    Args:
-      workdir: of the run.
-      num_epochs: that are left.
-      seconds_each: of an epoch, as measured.
-    """
+    """What a user may want to change about a run that takes long, one sentence for each."""
     warnings = []
     if num_epochs * seconds_each < _LONG_SECONDS:
         return warnings

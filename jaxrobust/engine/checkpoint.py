@@ -134,7 +134,7 @@ class Checkpoints:
         if steps:
             raise UserError(
                 f"Every checkpoint in {self.directory} is damaged (set aside as damaged_<step>); "
-                "type the same command again to start from scratch, or restore the folder."
+                "rerun the command to start from scratch, or restore the folder."
             )
         return None
 

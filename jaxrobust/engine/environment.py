@@ -63,10 +63,6 @@ def setup_jax(recipe: BaseRecipe, cpu_devices: int = 0) -> None:
     Python in `~/.cache/jaxrobust/xla`. A CPU is split into `recipe.device_count` devices, or else
     into `cpu_devices`, if JAX has not started.
 
-    Args:
-      config: a recipe.
-      cpu_devices: 0 leaves a CPU as it is.
-
     Raises:
       UserError: if the process was forked after JAX had started, if `recipe.device` asks for an
         accelerator that JAX does not find, or `recipe.device_count` for more devices than there
@@ -180,12 +176,7 @@ def environment(dtype: Any = None, device_count: int | None = None) -> dict:
 
 
 def append_environment(path: pathlib.Path, dtype: Any, device_count: int) -> None:
-    """Adds an entry for this start, so that a run finished on another machine says so.
-
-    Args:
-      path: of the file.
-      dtype, device_count: as of `environment`.
-    """
+    """Adds an entry for this start, so that a run finished on another machine says so."""
     try:
         starts = json.loads(path.read_text())["starts"]
     except (OSError, ValueError, KeyError):

@@ -112,7 +112,7 @@ def epoch_program(
       step: `(state, ids [width], key, *operands) -> (state, metrics)`; `ids` a dict if the plan's
         are; `metrics` a dict of scalars.
       placement: the batch axis is split over its devices.
-      static: all that `step` closes over, as of `Programs.jit`.
+      static: all that `step` closes over, as in `Programs.jit`.
       device_loop: whether the loop over operands without a stream is compiled; None chooses by
         `programs`, and then by the backend.
 
@@ -229,14 +229,6 @@ def gather_program(
     static: Hashable,
 ) -> Callable:
     """Compiles a whole-set evaluation: `forward` on a plan's ids, each result stored at its id.
-
-    Args:
-      programs: counts the traces.
-      name: of the program.
-      forward: `(ids [width], key, *operands) -> pytree of [width, ...]`.
-      num_examples: size N of the set that the ids refer to.
-      placement: the batch axis is split over its devices.
-      static: all that `forward` closes over, as of `Programs.jit`.
 
     Returns:
       `(plan, key, *operands) -> pytree of [N, ...]`, zeros at ids that are not in the plan. A

@@ -19,13 +19,6 @@ def make_optimizer(options: Optimizer, steps_per_epoch: int = 0) -> optax.Gradie
     Weight decay is added to the gradient before the momentum, as in PyTorch, for every parameter.
     The step multiplies the result by `-learning_rate(options, epoch)`: the rate is a traced scalar,
     so a schedule never recompiles.
-
-    Args:
-      options: of the optimiser.
-      steps_per_epoch: for `OneCycleAdam`.
-
-    Returns:
-      The transformation from gradients to descent directions.
     """
     if isinstance(options, OneCycleAdam):
         return one_cycle_adam(options, options.cycle_epochs * steps_per_epoch)
@@ -51,13 +44,6 @@ def one_cycle_adam(options: OneCycleAdam, num_steps: int) -> optax.GradientTrans
     `1 / div_factor / final_div_factor` of it, while beta1 goes from 0.95 to 0.85 and back.
     Weight decay is coupled (added to the gradient, not AdamW's), for what `is_decayed`. Directions
     come scaled by the cycle, so the rate to multiply them with stays the highest one throughout.
-
-    Args:
-      options: of the cycle and the weight decay.
-      num_steps: length of the whole cycle; a training that stops earlier ends within it.
-
-    Returns:
-      The transformation from gradients to descent directions.
 
     References:
       Smith and Topin, "Super-Convergence", arXiv 1708.07120; Yang et al., ICCV 2023 (L2D).
@@ -142,11 +128,6 @@ def learning_rate(options: Optimizer, epoch: int, num_epochs: int) -> float:
     decay_factor ** (how many of decay_epochs have been reached). `cosine`: from lr at epoch 0 to 0
     after the last. `constant_cosine`: lr up to epoch constant_epochs, from there a cosine to
     min_learning_rate after the last.
-
-    Args:
-      options: of the optimiser.
-      epoch: counted from 0.
-      num_epochs: length of the training.
     """
     warm_up = options.warm_up_epochs if isinstance(options, Sgd) else 0
     return min((epoch + 1) / (warm_up + 1), 1.0) * _scheduled(options, epoch, num_epochs)

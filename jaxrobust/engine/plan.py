@@ -47,9 +47,6 @@ def make_plan(
         loaders do; `"even"` makes all rows equally long up to one, so that BatchNorm never sees a
         row of one example; `"drop"` leaves it out where there is a full row.
 
-    Returns:
-      The plan; every id appears once, but for those dropped.
-
     Raises:
       ValueError: if there are more ids than `capacity`, or for another `last_batch`.
     """

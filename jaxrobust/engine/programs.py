@@ -13,13 +13,13 @@ from jaxrobust.engine.sharding import Placement
 log = logging.getLogger("jaxrobust")
 
 # For programs that run once, whose cost is compiling; they round differently in the last digit.
-HARDLY_OPTIMISED = {
+FAST_COMPILE = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
 # An initialisation unrolls the generator of every parameter: XLA's CPU backend compiles it for
 # seconds, twice as long as with these options, and the bits are the same.
-_FOR_STARTS = {**HARDLY_OPTIMISED, "xla_backend_optimization_level": 1}
+_FOR_STARTS = {**FAST_COMPILE, "xla_backend_optimization_level": 1}
 
 
 class Programs:
@@ -31,7 +31,7 @@ class Programs:
 
     Args:
       placement, device_loop: as the attributes.
-      compiler_options: of XLA, as of `jax.jit`.
+      compiler_options: of XLA, as in `jax.jit`.
 
     Attributes:
       traces: how often each program has been traced, by name.

@@ -63,12 +63,7 @@ class Progress:
         self._last_line = -math.inf
 
     def show(self, step: float, where: str) -> None:
-        """Reports that `step` epochs are finished.
-
-        Args:
-          step: fractions included.
-          where: the same in words.
-        """
+        """Reports that `step` epochs are finished."""
         now = time.monotonic()
         left = self._left(step, now)
         text = "" if left is None else f"{tqdm.format_interval(left)} left"

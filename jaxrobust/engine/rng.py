@@ -15,16 +15,7 @@ def _stream_id(name: str) -> int:
 
 
 def stream(seed: int, name: str, *indices: int) -> jax.Array:
-    """Typed JAX key of one named stream.
-
-    Args:
-      seed: the run's seed.
-      name: what the draws are for, such as `"dcfs/augment"`.
-      *indices: round, epoch, step and the like; non-negative.
-
-    Returns:
-      Scalar typed key; different for every (seed, name, indices).
-    """
+    """Typed JAX key of one named stream."""
     key = jax.random.fold_in(jax.random.key(seed), _stream_id(name))
     for index in indices:
         key = jax.random.fold_in(key, index)

@@ -112,11 +112,6 @@ class Run:
     def begin(self, name: str, facts: dict, *, dtype: Any) -> None:
         """Writes the first files; before, a run that is refused leaves the workdir as it was.
 
-        Args:
-          name: of a file about what the run sees.
-          facts: what is in it, JSON-able; the same in every attempt.
-          dtype: of convolutions.
-
         Raises:
           UserError: if an earlier attempt saw something else.
         """
@@ -187,12 +182,7 @@ class Run:
         )
 
     def start_progress(self, saved: Saved, *, total: int) -> None:
-        """Shows a bar, or a line every `log_every_seconds`; see `open_run`.
-
-        Args:
-          saved: the run as it goes on.
-          total: epochs of the whole run.
-        """
+        """Shows a bar, or a line every `log_every_seconds`; see `open_run`."""
         for warning in likely_mistakes(self.recipe, self.placement):
             log.warning("warning: %s", warning)
         if self._progress is not None:
@@ -284,11 +274,6 @@ class Run:
 
     def epoch_done(self, saved: Saved, *, at: tuple[int, ...], where: str) -> None:
         """Moves on to the pass `at`: saves when it is time.
-
-        Args:
-          saved: the run, with all that the epoch has given.
-          at: what comes next.
-          where: how far the run is, in words.
 
         Raises:
           Interrupted: after saving, if a signal came.
@@ -393,12 +378,7 @@ class Run:
         )
 
     def finish(self, results: dict, lines: Iterable[str]) -> None:
-        """Writes `timing.json` and, as the last file, `results.json`; logs what was written.
-
-        Args:
-          results: what `results.json` holds.
-          lines: for the user.
-        """
+        """Writes `timing.json` and, as the last file, `results.json`; logs what was written."""
         self.write_timing()
         write_json(self.workdir / "results.json", results)
         for line in lines:

@@ -45,9 +45,6 @@ def is_head(path: tuple[Any, ...], params: Mapping[str, Any]) -> bool:
 def backbone_of(network: "TrainState | Mapping[str, Any]") -> dict[str, Any]:
     """Parameters and statistics of a network without those of heads.
 
-    Args:
-      network: a state, or the variables of a network.
-
     Returns:
       `params` and `batch_stats`.
     """
@@ -56,12 +53,7 @@ def backbone_of(network: "TrainState | Mapping[str, Any]") -> dict[str, Any]:
 
 
 def with_backbone(network: State, variables: Mapping[str, Any]) -> State:
-    """The state with another backbone, and all else as it was.
-
-    Args:
-      network: the state.
-      variables: as `backbone_of` gives them.
-    """
+    """The state with another backbone, and all else as it was."""
 
     def replaced(part, backbone):
         if "backbone" in part:
@@ -98,12 +90,6 @@ def sgd_step(
     learning_rate: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One descent step.
-
-    Args:
-      state: before the step.
-      loss_fn: `params -> (scalar loss, (new batch_stats, metrics dict of scalars))`.
-      optimizer: gives descent directions, without the rate.
-      learning_rate: scalar.
 
     Returns:
       The state after the step, and the metrics with `loss` added.

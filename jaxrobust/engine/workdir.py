@@ -75,8 +75,8 @@ def check_same_config(recipe: BaseRecipe, path: pathlib.Path) -> None:
         if before.get(name) != now.get(name):
             raise UserError(
                 f"{path.parent} belongs to a run with {name}={before.get(name)!r}, but this "
-                f"command says {name}={now.get(name)!r}; choose another --workdir, or repeat the "
-                "first command to go on."
+                f"command says {name}={now.get(name)!r}; choose another --workdir, or rerun the "
+                "first command to resume."
             )
 
 

@@ -83,7 +83,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One Weights & Biases run per workdir; a restart goes on in the same run."""
+    """One Weights & Biases run per workdir; a restart continues the same run."""
 
     def __init__(self, workdir: pathlib.Path, config: dict):
         import wandb

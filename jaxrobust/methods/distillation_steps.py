@@ -327,7 +327,7 @@ def training_step(spec: TrainSpec) -> Callable:
             taught = teach(spec.teacher, teacher, views, dtype=spec.dtype)
         elif spec.distiller.has_teacher:
             table = teacher["table"]
-            # One with fewer views is of whole images: a crop is taught what its image is.
+            # One with fewer views is of whole images: a crop reuses the logits of the full image.
             whole = table.shape[1] < num_views(**crops)
             logits = table[rows, numbers % table.shape[1] if whole else numbers]
             # Of a teacher with a table nothing but logits is read.

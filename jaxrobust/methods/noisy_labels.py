@@ -109,7 +109,7 @@ def current_variables(state: TrainState) -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One method of learning under wrong labels.
+    """One method of learning with noisy labels.
 
     Attributes:
       networks: their names; all are alike.

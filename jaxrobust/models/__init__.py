@@ -198,7 +198,7 @@ def make_network(
       dtype: computation dtype.
       pool: one of `POOLINGS`, of the last feature map.
       dropout: of `FEATURE_NETWORKS`, fraction of the features that is dropped in training.
-      norm_parts: as of `Network`.
+      norm_parts: as in `Network`.
 
     Raises:
       UserError: for an unknown name or pooling.
@@ -250,9 +250,9 @@ def make_multi_exit(
       exits: whether there is an exit after every stage but the last.
       dtype: computation dtype.
       pool: `"global"`.
-      dropout: as of `make_network`.
+      dropout: as in `make_network`.
       init: a key of `INITIALIZATIONS`.
-      norm_parts: as of `Network`.
+      norm_parts: as in `Network`.
 
     Raises:
       UserError: for another name, pooling or initialisation.

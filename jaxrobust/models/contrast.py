@@ -134,12 +134,6 @@ class ContrastiveMemory(Network):
 def draw_negatives(key: jax.Array, labels: jax.Array, ids: jax.Array, count: int) -> jax.Array:
     """Images of other classes than those of `ids`, uniformly and with replacement.
 
-    Args:
-      key: of the draw.
-      labels: int `[N]`, of at least two classes.
-      ids: int `[B]`, in 0..N-1.
-      count: M, draws for each image.
-
     Returns:
       int32 `[B, M]`.
     """

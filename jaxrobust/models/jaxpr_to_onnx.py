@@ -91,13 +91,6 @@ def to_onnx(
 ) -> Any:
     """An `onnx.ModelProto` of a function of a batch of images.
 
-    Args:
-      function: `[B, *image_shape]` -> `[B, ...]`, for any B, with its parameters inside.
-      image_shape: of one image.
-      dtype: of the images.
-      output: name of the output; the input is called `images`.
-      metadata: properties of the model.
-
     Raises:
       UserError: for a primitive that is not supported.
     """

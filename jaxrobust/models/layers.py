@@ -296,7 +296,7 @@ class ConvNorm(nn.Module):
       groups: number of groups that the channels are convolved in.
       activation: None for none.
       kernel_init: of the convolution; PyTorch's default.
-      padding: as of `Conv`.
+      padding: as in `Conv`.
       epsilon: of BN.
       dtype: computation dtype.
     """

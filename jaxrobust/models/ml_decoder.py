@@ -89,10 +89,6 @@ class MLDecoder(nn.Module):
     def __call__(self, maps: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Decodes a batch; in training a `dropout` random stream is needed.
 
-        Args:
-          maps: `[B, H, W, F]` or tokens `[B, S, F]`.
-          train: whether dropout is applied.
-
         Returns:
           (logits `[B, C]`, label embeddings `[B, G, width]`).
         """

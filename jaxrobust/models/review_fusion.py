@@ -64,12 +64,6 @@ class FusionBlock(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Fused maps.
 
-        Args:
-          x: `[B, H, W, C]`, the student's map.
-          y: `[B, H', W', width]` from the deeper level; None at the deepest, which has no fusion.
-          train: as for the backbone.
-          where: as for the backbone.
-
         Returns:
           (out `[B, *size, features]`, x `[B, *size, width]` for the shallower level).
         """
@@ -121,11 +115,6 @@ class ReviewFusion(Network):
         self, features: Features, *, train: bool = False, where: jax.Array | None = None
     ) -> Features:
         """The features with `maps` fused, one for each of the teacher's levels.
-
-        Args:
-          features: of the student; its deepest levels are used, as many as the teacher has.
-          train: as for every network.
-          where: likewise.
 
         Raises:
           ValueError: if the student has fewer levels than the teacher.

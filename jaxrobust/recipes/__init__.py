@@ -1,7 +1,7 @@
 """Recipes: options with the numbers of a paper's experiments, one file per paper; no JAX.
 
 `jaxrobust.recipes.NAME.get_config(variant)` is what `--config=NAME:variant` runs. A file of your
-own needs no more than such a function. The papers' lab notes are in the repository's `configs/`.
+own needs no more than such a function. What a paper reports is in `docs/methods/`.
 """
 
 import importlib

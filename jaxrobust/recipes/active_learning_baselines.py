@@ -1,4 +1,4 @@
-"""The strategies that open-set annotation papers compare with; notes in configs/."""
+"""The strategies that open-set annotation papers compare with."""
 
 import ml_collections
 

@@ -1,4 +1,4 @@
-"""BLDR, bidirectional learning with dynamic sample reweighting (2022); notes in configs/."""
+"""BLDR, bidirectional learning with dynamic sample reweighting (2022)."""
 
 import dataclasses
 from typing import Any
@@ -164,7 +164,7 @@ class BldrRecipe(NoisyLabels):
         weight_decay=5e-4,
     )
     bldr: Bldr = Bldr()
-    dpc: Dpc = Dpc()  # of the rivals dividemix and dpc
+    dpc: Dpc = Dpc()  # of the baselines dividemix and dpc
 
 
 _BY_DATASET = {
@@ -177,7 +177,7 @@ _BY_DATASET = {
         "model.name": "resnet8_small",
         "augment.policy": "none",  # it would shift images of 8 pixels by 9
         "num_epochs": 40,
-        "batch_size": 32,  # with 64 the warm-up has too few steps, see configs/bldr.py
+        "batch_size": 32,  # with 64 the warm-up has too few steps, see docs/methods/bldr.md
     },
     "features": {
         "num_epochs": 20,

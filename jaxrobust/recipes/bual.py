@@ -1,4 +1,4 @@
-"""BUAL, bidirectional uncertainty-based active learning (ECCV 2024); notes in configs/."""
+"""BUAL, bidirectional uncertainty-based active learning (ECCV 2024)."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""DCFS, Dirichlet-based coarse-to-fine example selection (2024); notes in configs/."""
+"""DCFS, Dirichlet-based coarse-to-fine example selection (2024)."""
 
 import dataclasses
 

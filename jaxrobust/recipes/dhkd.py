@@ -101,8 +101,8 @@ class Teacher(Options, section="teacher"):
         0,
         "[0, inf)",
         "side of the images that the teacher sees, if they are not the student's: it is asked once "
-        "about each image and its mirror image, and a crop is taught what its image is; 0: the "
-        "student's images; with a head, what the backbone was trained on, or 128",
+        "about each image and its mirror image, and a crop reuses the logits of the full image; "
+        "0: the student's images; with a head, what the backbone was trained on, or 128",
     )
     learning_rate: float = option(
         0.01, "[0, inf)", "of the first epoch, in place of optimizer.learning_rate; with a backbone"

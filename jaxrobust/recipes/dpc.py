@@ -1,4 +1,4 @@
-"""DPC, Dirichlet-based prediction calibration (AAAI 2024); notes in configs/."""
+"""DPC, Dirichlet-based prediction calibration (AAAI 2024)."""
 
 import dataclasses
 from typing import Any

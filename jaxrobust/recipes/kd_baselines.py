@@ -1,4 +1,4 @@
-"""What DHKD is compared with, published distillation losses; notes in configs/."""
+"""What DHKD is compared with, published distillation losses."""
 
 import ml_collections
 

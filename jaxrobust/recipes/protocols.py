@@ -193,7 +193,7 @@ def active_learning(
 
 @dataclasses.dataclass(frozen=True)
 class NoisyLabels(BaseRecipe):
-    """A recipe of the noisy-label task, with DPC's numbers for training; rivals have their own."""
+    """A recipe of the noisy-label task, with DPC's numbers; baselines have their own."""
 
     task: str = option("noisy_labels", TASK_NAMES, "the outer loop")
     method: str = option(

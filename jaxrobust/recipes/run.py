@@ -32,7 +32,7 @@ class Dataset(Options, section="dataset"):
     path: str = option(
         "",
         str,
-        "empty: datasets/ and the customary folders of the machine; for name=features: the folder "
+        "empty: datasets/ and the default data set folders; for name=features: the folder "
         "of the images, if a person is to see them",
     )
     features: str = option(
@@ -118,7 +118,7 @@ class Augment(Options, section="augment"):
     """What is done to training images."""
 
     padding: int = option(4, "[0, inf)", "pixels on each side before a random crop")
-    flip: bool = option(True, bool, "mirror every second image")
+    flip: bool = option(True, bool, "random horizontal flip (p = 0.5)")
     feature_noise: float = option(
         0.0, "[0, inf)", "of features: standard deviation of the noise on each, in its own"
     )

@@ -222,12 +222,6 @@ def draw(
 ) -> None:
     """The figure of the runs' task, a line per label with a band over its seeds.
 
-    Args:
-      groups: results by label.
-      path: the PNG to write.
-      x: quantity on the horizontal axis; None for the task's default.
-      columns: panels side by side; None for all.
-
     Raises:
       UserError: if the task's figure has no such axis.
     """

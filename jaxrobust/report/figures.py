@@ -284,10 +284,6 @@ def reliability_diagram(bins: Mapping[str, np.ndarray], path: pathlib.Path) -> N
     """Draws accuracy by confidence, with the fraction and the number of predictions in each bin.
 
     Bins of few predictions are pale.
-
-    Args:
-      bins: of `metrics.reliability_bins`.
-      path: the PNG to write.
     """
     count, accuracy = bins["count"], 100 * bins["accuracy"]
     share = 100 * count / max(count.sum(), 1)
@@ -329,15 +325,7 @@ def confusion_matrix(
     title: str,
     column_title: str = "Predicted class",
 ) -> None:
-    """Draws, for every true class, the fraction of its images in each predicted or given class.
-
-    Args:
-      counts: [C, C], a row per true class.
-      class_names: of the C classes; shown for at most 20.
-      path: the PNG to write.
-      title: above the matrix.
-      column_title: below it.
-    """
+    """Draws, for every true class, the fraction of its images in each predicted or given class."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     num_classes = len(counts)
     pyplot = _pyplot()
@@ -365,14 +353,7 @@ def confusion_matrix(
 def class_bars(
     values: np.ndarray, class_names: Sequence[str], path: pathlib.Path, *, title: str
 ) -> None:
-    """Draws a measure of each class, the lowest first.
-
-    Args:
-      values: [C], fractions.
-      class_names: of the C classes.
-      path: the PNG to write.
-      title: above the bars.
-    """
+    """Draws a measure of each class, the lowest first."""
     order = np.argsort(values, kind="stable")
     pyplot = _pyplot()
     height = 0.9 + 0.19 * max(len(values), 4)
@@ -485,14 +466,7 @@ def progress_curves(
     with_measures: bool = True,
     columns: int | None = None,
 ) -> None:
-    """Draws the training losses and measures of one run by epoch.
-
-    Args:
-      events: lines of `metrics.jsonl`.
-      path: the PNG to write.
-      with_measures: whether measures are drawn, too.
-      columns: panels side by side; None for all.
-    """
+    """Draws the training losses and measures of one run by epoch."""
     losses: dict[str, list] = {}
     measures: dict[str, list] = {}
     rounds: dict[str, int | None] = {}

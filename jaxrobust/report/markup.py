@@ -28,15 +28,7 @@ def table(
     numeric: bool = False,
     stacked: bool = False,
 ) -> str:
-    """A table whose first column holds row headers; it scrolls if it is too wide.
-
-    Args:
-      caption: above the table.
-      header: of the columns.
-      rows: cells.
-      numeric: whether all cells except the first are numbers.
-      stacked: whether on a phone each cell becomes a line with its column's heading.
-    """
+    """A table whose first column holds row headers; it scrolls if it is too wide."""
     head = "".join(f'<th scope="col">{html.escape(str(cell))}</th>' for cell in header)
     body = ""
     for first, *others in rows:
@@ -83,14 +75,7 @@ class Images:
         self._folder = folder
 
     def plot(self, name: str, alt: str, caption: str, draw: Callable[[pathlib.Path, int], None]):
-        """A figure of panels: up to three side by side, in one column on a phone.
-
-        Args:
-          name: of the file, without suffix.
-          alt: alternative text.
-          caption: below the figure.
-          draw: `(path, columns)`, which writes a PNG.
-        """
+        """A figure of panels: up to three side by side, in one column on a phone."""
         sources = {}
         for columns, suffix in ((3, ""), (1, "_narrow")):
             path = self._folder / f"{name}{suffix}.png"
@@ -104,7 +89,7 @@ class Images:
         )
 
     def drawn(self, name: str, alt: str, caption: str, draw: Callable[[pathlib.Path], None]) -> str:
-        """A figure of one panel; arguments as of `plot`."""
+        """A figure of one panel; arguments as in `plot`."""
         path = self._folder / f"{name}.png"
         draw(path)
         return self._figure(path.read_bytes(), alt, caption, "plot")

@@ -1,6 +1,7 @@
 """The whole page: its sections in order, with the style sheet."""
 
 import html
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -21,13 +22,7 @@ from jaxrobust.report.workdir import TASKS, read_run, single_seeds
 
 
 def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
-    """The HTML document.
-
-    Args:
-      groups: runs by label.
-      images: where figures are written.
-      notes: warnings, shown first.
-    """
+    """The HTML document."""
     first = next(iter(groups.values()))[0]
     alone = len(groups) == 1
     dataset = first.results["dataset"] if first.results else first.config["dataset"]["name"]
@@ -58,22 +53,28 @@ def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
     )
 
 
-def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str) -> pathlib.Path:
+def write_report(
+    workdirs: Sequence[str | os.PathLike],
+    out: str | os.PathLike | None = None,
+    *,
+    by: str = "method",
+) -> pathlib.Path:
     """Writes the page about some runs.
 
     Args:
       workdirs: folders of runs, of one seed or of several.
-      out: folder for `index.html` and the PNGs.
+      out: folder for `index.html` and the PNGs; None: `report/` in the workdir, of several
+        workdirs `report/` here.
       by: config fields whose values define the groups, joined by commas.
-
-    Returns:
-      Path of the page.
 
     Raises:
       UserError: if one is not a workdir, its files are damaged, the runs are of different problems,
         or `out` cannot be written.
     """
-    single = single_seeds(workdirs)
+    folders = [pathlib.Path(workdir) for workdir in workdirs]
+    beside = folders[0] if len(folders) == 1 else pathlib.Path()
+    out = pathlib.Path(out or beside / "report")
+    single = single_seeds(folders)
     finished = [w for w in single if (w / "results.json").exists()]
     notes = [f"{w} is not finished and is left out." for w in single if w not in finished]
     if not finished and len(single) > 1:
@@ -82,8 +83,8 @@ def write_report(workdirs: Sequence[pathlib.Path], out: pathlib.Path, *, by: str
             "what it has written so far."
         )
     if finished:
-        folders = compare.folders(finished, by)
-        groups = {label: [read_run(w) for w in of_label] for label, of_label in folders.items()}
+        of_labels = compare.folders(finished, by)
+        groups = {label: [read_run(w) for w in runs] for label, runs in of_labels.items()}
     else:
         run = read_run(single[0])
         groups = {run.config["method"]: [run]}

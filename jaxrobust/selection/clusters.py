@@ -114,7 +114,7 @@ class _Cluster:
     Args:
       features: `[N, D]` of all images.
       members: positions `[n]` of those in the cluster.
-      num_neighbors: as of `typical_select`.
+      num_neighbors: as in `typical_select`.
     """
 
     def __init__(self, features: np.ndarray, members: np.ndarray, num_neighbors: int):

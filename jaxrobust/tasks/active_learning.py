@@ -6,7 +6,7 @@ The same loop serves every strategy. What an annotator has said so far is one ar
 - `truth`: the data set's labels do. They are read in `jaxrobust.tasks.oracles` alone.
 - `csv`: a person does, about the images of an `image_folder` that lie in `unlabeled`. All class
   folders are known classes. The run writes its questions and stops; once the table is filled, or a
-  part of it, the same command goes on. Images and classes may come in between two rounds. See
+  part of it, the same command resumes. Images and classes may come in between two rounds. See
   `jaxrobust.tasks.annotator` and `jaxrobust.tasks.known_images`.
 """
 
@@ -102,7 +102,7 @@ def run(
 
     Args:
       recipe: a recipe, see `jaxrobust.recipes.tasks.ActiveLearning`.
-      workdir: where everything is written; that of an interrupted run goes on.
+      workdir: where everything is written; that of an interrupted run is resumed.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
 
@@ -206,16 +206,16 @@ def choose(
       dataset: the data; K classes.
       annotations: int32 `[N]` of its training images, then of its unlabelled ones: a class, K for
         unknown, or `NOT_ANNOTATED`.
-      workdir: as of `run`; None: no file is left.
+      workdir: as in `run`; None: no file is left.
       precisions: of earlier queries.
       programs: those of a run of the same recipe on data of the same shapes.
-      bar: as of `open_run`.
+      bar: as in `open_run`.
 
     Returns:
       The query, and the target classifier's probabilities float32 `[N, K]`.
 
     Raises:
-      UserError: as of `run`.
+      UserError: as in `run`.
     """
     check_common(recipe)
     check_network(recipe, dataset)
@@ -268,7 +268,7 @@ def training_step(phase: Phase, views: Views) -> Callable:
     Returns:
       `(state, ids, key, images, annotations, statistics, scalars) -> (state, metrics)`: `ids` int32
       `[B]`, -1 at padding; `images` of the whole training set, uint8 `[N, H, W, 3]`; `annotations`
-      int32 `[N]`; `statistics` as of `statistics_of`; `scalars` as in `Phase.scalars`.
+      int32 `[N]`; `statistics` as in `statistics_of`; `scalars` as in `Phase.scalars`.
     """
 
     def step(state, ids, key, images, annotations, statistics, scalars):

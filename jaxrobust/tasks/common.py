@@ -41,12 +41,6 @@ def load(
 ) -> Dataset | FeatureDataset | FileDataset:
     """The data set of a recipe, with the recipe's normalisation constants where it has some.
 
-    Args:
-      recipe: a recipe.
-      multilabel: whether the task learns from images with several labels; None: from either kind.
-      streams: whether the task can stream images.
-      features: whether the task can learn from features.
-
     Returns:
       A `Dataset`, with `dataset.stream` a `FileDataset`, for `dataset.name=features` a
       `FeatureDataset`.
@@ -89,7 +83,7 @@ def load(
 def _load_features(
     recipe: Recipe, *, can_learn: bool, path: str | None, **limits
 ) -> FeatureDataset:
-    """The file of features that a recipe names; arguments as of `load` and `load_features`."""
+    """The file of features that a recipe names; arguments as in `load` and `load_features`."""
     fields = recipe.dataset
     if not can_learn:
         raise UserError(
@@ -218,12 +212,6 @@ def write_test_files(
     """Writes the predictions on the test images as tables and figures.
 
     `confusion.csv` or, of images with several labels, `classes.csv`; and `reliability.csv`.
-
-    Args:
-      workdir: of the run.
-      probs: [n, C], predicted probabilities.
-      labels: int [n], or {0, 1} [n, C].
-      class_names: of the C classes.
     """
     folder = workdir / "figures"
     cells = [escape_formula(name) for name in class_names]
@@ -285,4 +273,4 @@ def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> N
         sizes,
     )
     if run.is_resumed:
-        log.info("Going on with the run in %s", run.workdir)
+        log.info("Resuming the run in %s", run.workdir)

@@ -1,4 +1,4 @@
-"""Into how many devices a run splits a CPU, which has to be known before JAX starts."""
+"""Number of virtual CPU devices of a run, which has to be known before JAX starts."""
 
 import contextlib
 import json
@@ -28,14 +28,10 @@ _FEWEST_PIXELS = 8192  # of a step: with fewer no network is large enough, and n
 def cpu_devices(recipe: Recipe, workdir: pathlib.Path) -> int:
     """The number of devices for a run that does not say `device_count`.
 
-    A run that goes on keeps the number of its last start, so that its results repeat bit for bit.
+    A resumed run keeps the number of its last start, so that its results repeat bit for bit.
     A new one gets the largest divisor of its batch, up to the number of cores, of which each part
     is large enough. There is one device where it would change more than the speed
     (`batch_norm=per_device`), and for several seeds, which would take a device each.
-
-    Args:
-      recipe: a recipe.
-      workdir: of the run.
 
     Returns:
       The number; 0 where the choice is somebody else's: of the recipe, of JAX's own settings, of

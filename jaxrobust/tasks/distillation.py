@@ -113,11 +113,11 @@ def run(
 
     Args:
       recipe: a recipe, see `jaxrobust.recipes.tasks.Distillation`.
-      workdir: where everything is written; that of an interrupted run goes on.
+      workdir: where everything is written; that of an interrupted run is resumed.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
       teacher: a teacher's logits on these images, in place of the one that the recipe names.
-      bar: as of `open_run`.
+      bar: as in `open_run`.
 
     Returns:
       What `results.json` holds.
@@ -242,7 +242,7 @@ def _class_weights(recipe: DistillationRecipe, dataset: Any) -> np.ndarray:
 def _with_told(recipe: DistillationRecipe, run_: Run, inputs: _Inputs) -> _Inputs:
     """The inputs with the logits of a teacher that sees other images than the student.
 
-    They are computed once, unless the teacher is trained here; a run that goes on reads them.
+    They are computed once, unless the teacher is trained here; a resumed run reads them.
     """
     needs = inputs.distiller.has_teacher or inputs.stored
     if not inputs.size or inputs.own_images is not None or not needs:

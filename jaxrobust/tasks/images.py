@@ -45,7 +45,7 @@ class ResidentImages:
 
 
 class ResidentFeatures:
-    """All features of a split in device memory, as float16; attributes as of `ResidentImages`.
+    """All features of a split in device memory, as float16; attributes as in `ResidentImages`.
 
     `shape` is `(D,)`.
     """
@@ -78,7 +78,7 @@ class ResidentFeatures:
 
 
 class StreamedImages:
-    """Images of a split in files; attributes and methods as of `ResidentImages`.
+    """Images of a split in files; attributes and methods as in `ResidentImages`.
 
     Views are cropped on the host, "weak" and "strong" ones as the recipe says, "test" ones in the
     middle; all else is done to them on the devices.

@@ -1,4 +1,4 @@
-"""What a run under wrong labels leaves for people: a table of labels, figures, a summary."""
+"""Output files of a noisy-label run: a table of labels, figures, a summary."""
 
 import dataclasses
 import pathlib
@@ -31,7 +31,7 @@ class Labels:
       true: likewise; None where nobody knows them.
       label_scores: of the method, `[N]` by name.
       class_names: of the C classes.
-      review: str `[N]`, as of `Reviewed`; None where nobody reviewed any.
+      review: str `[N]`, as in `Reviewed`; None where nobody reviewed any.
     """
 
     given: np.ndarray
@@ -61,12 +61,7 @@ class Labels:
 
 
 def detection(labels: Labels, score: str) -> dict[str, float]:
-    """How many labels look wrong and, where the truth is known, how well they were found.
-
-    Args:
-      labels: of the training set.
-      score: the column of the method's score.
-    """
+    """How many labels look wrong and, where the truth is known, how well they were found."""
     label_scores, is_wrong = labels.label_scores, labels.is_wrong
     flagged = label_scores["flagged"]
     values = {"flagged_fraction": float(flagged.mean())}
@@ -91,12 +86,6 @@ def write_label_quality(
     """Writes a table of every training image, the most suspicious label first.
 
     Labels that a person has decided about come last, and the column `reviewed` says so.
-
-    Args:
-      path: of the table.
-      labels: of the training set.
-      score: the column of the method's score.
-      files: of the images, if they came from some.
     """
     names = [escape_formula(name) for name in labels.class_names]
     cells_of_files = [escape_formula(name) for name in files or ()]
@@ -133,13 +122,6 @@ def write_review(
     """Writes the page on which a person reviews the labels that are flagged, or the first 60.
 
     Labels about which a person has decided are left out.
-
-    Args:
-      path: of the page.
-      labels: of the training set.
-      score: the column of the method's score.
-      images: of the training set.
-      root: folder from which the names of the images are relative, if there is one.
 
     Returns:
       Whether it was written: not without images, as where there are features of unknown files, nor
@@ -181,17 +163,7 @@ def draw(
     test_probs: np.ndarray | None,
     dataset: Dataset | FeatureDataset | FileDataset,
 ) -> None:
-    """Draws `figures/`, and writes the tables that belong to the test images.
-
-    Args:
-      workdir: of the run.
-      results: of the run.
-      labels: of the training set.
-      method: that judged them.
-      images: of the training set.
-      test_probs: `[n, C]`, predicted probabilities of the test images; None: there are none.
-      dataset: the data.
-    """
+    """Draws `figures/`, and writes the tables that belong to the test images."""
     folder, names, label_scores = workdir / "figures", labels.class_names, labels.label_scores
     score = method.score
     shown = labels.by_suspicion(score)[: min(NUM_SHOWN, int(np.sum(~labels.is_decided)))]

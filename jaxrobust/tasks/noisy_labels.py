@@ -1,4 +1,4 @@
-"""Learning under wrong labels: train, test, score every given label, again.
+"""Learning with noisy labels: train, test, score every given label, again.
 
 The same loop serves every method. True labels are read in two places only: where the noise is put
 in, and where it is said how well the wrong labels were found.
@@ -83,7 +83,7 @@ def run(
 
     Args:
       recipe: a recipe, see `jaxrobust.recipes.tasks.NoisyLabels`.
-      workdir: where everything is written; that of an interrupted run goes on.
+      workdir: where everything is written; that of an interrupted run is resumed.
       programs: those of a run of the same recipe with another seed.
       dataset: one in memory, in place of the one that the recipe names.
 
@@ -105,7 +105,7 @@ class Learned:
     """What a run has learned about N labels of C classes.
 
     Attributes:
-      label_scores: `[N]` by name, as of `Method.score_labels`.
+      label_scores: `[N]` by name, as in `Method.score_labels`.
       ranked: int `[N]`, ids, those whose label looks most wrong first.
       pred_probs: float32 `[N, C]`, predicted for the training examples.
       networks: variables by name, as `save_classifier` takes them.
@@ -130,12 +130,12 @@ def learn(
     Args:
       recipe: a recipe.
       dataset: the data.
-      workdir: as of `run`; None: no file is left.
+      workdir: as in `run`; None: no file is left.
       programs: those of a run of the same recipe on data of the same shapes.
-      bar: as of `open_run`.
+      bar: as in `open_run`.
 
     Raises:
-      UserError: as of `run`.
+      UserError: as in `run`.
     """
     check_common(recipe)
     labels = _reviewed_labels(recipe, dataset)
@@ -195,7 +195,7 @@ def training_step(stage: Stage, views: Views) -> Callable:
       (network, metrics)`: `ids` int32 `[width]` by set, -1 at padding; `num_done` steps of the
       pass before this one, of the `num_steps` in `scalars`; `peer` as in `Stage.step`; `images` of
       the whole training set, uint8 `[N, H, W, 3]`, or what a stream gives for the batch; `labels`
-      int32 `[N]`; `statistics` as of `statistics_of`; `label_scores` as in `Pass`.
+      int32 `[N]`; `statistics` as in `statistics_of`; `label_scores` as in `Pass`.
     """
 
     def batch(name, key, ids, images, labels, statistics, label_scores):
@@ -232,7 +232,7 @@ def prediction(method: Method, view: str, views: Views, *, of_training_set: bool
 
     Returns:
       `(ids [width], key, variables, images, statistics) -> [width, C]`, or `[width, M, C]` for a
-      method with heads; operands as of `training_step`.
+      method with heads; operands as in `training_step`.
     """
 
     def forward(ids, key, variables, images, statistics):

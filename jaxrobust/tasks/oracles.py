@@ -1,4 +1,4 @@
-"""Who answers the queries of active learning: the labels of the data set, or a person."""
+"""Oracles of active learning: the labels of the data set, or a person."""
 
 import pathlib
 from collections.abc import Sequence
@@ -216,7 +216,7 @@ class PersonOracle:
             f"{count} images to annotate: open {page} in a browser and put the table that it saves "
             f"in the place of {table}, or fill the column `label` of {table}",
             f"write one of {', '.join([*annotator.class_names, UNKNOWN])}, {SKIP} to pass an image "
-            "over, or nothing to be asked again later; then type the same command to go on, for "
+            "over, or nothing to be asked again later; then rerun the same command to resume, for "
             "the last time with --config.al.finish=True",
         ]
 

@@ -30,7 +30,7 @@ from jaxrobust.recipes.parse import DistillationRecipe
 
 log = logging.getLogger("jaxrobust")
 
-_DEFAULT_SIZE = 128  # of images whose features are taken, as of `jaxrobust.embed`
+_DEFAULT_SIZE = 128  # of images whose features are taken, as in `jaxrobust.embed`
 
 TEACHER_LOGITS = "teacher_logits.npz"
 """What a teacher that is asked once has said, in a run's folder; see `read_logits`."""
@@ -52,7 +52,7 @@ class TeacherLogits:
     test: np.ndarray | None
 
     def plain(self, ids: np.ndarray, *, padding: int, flip: bool) -> np.ndarray:
-        """Float32 `[n, C]`, on some training images as they are; arguments as of `num_views`."""
+        """Float32 `[n, C]`, on some training images as they are; arguments as in `num_views`."""
         has_all = self.train.shape[1] == num_views(padding=padding, flip=flip)
         return self.train[ids, plain_view(padding=padding, flip=flip) if has_all else 0]
 
@@ -255,7 +255,7 @@ def logits_of(
     root: str,
     size: int,
 ) -> TeacherLogits:
-    """The logits of a network on images of its own size; arguments as of `frozen_teacher`."""
+    """The logits of a network on images of its own size; arguments as in `frozen_teacher`."""
     log.info("Teacher %s is applied once to every image of %d pixels", stored.arch, size)
     module = stored.module()
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from jaxrobust import UserError, find_label_issues, tasks
+from jaxrobust import UserError, find_label_issues
 from jaxrobust.api import in_memory
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
-from jaxrobust.recipes.parse import parse
+from jaxrobust.recipes.fields import replace
 from jaxrobust.tasks import noisy_labels
 
 SHORT = {"num_epochs": 12, "dpc.warm_up": 8, "model.name": "linear", "batch_size": 8}
@@ -91,12 +91,11 @@ def test_small_images_are_learned_from_pixels():
 
 def test_the_same_as_the_command_for_the_same_arrays(tmp_path, data, issues):
     features, labels, _ = data
-    config = in_memory.noisy_label_recipe(features, SHORT, method=None, seed=0)
+    recipe = in_memory.noisy_label_recipe(features, SHORT, method=None, seed=0)
     np.savez(tmp_path / "a.npz", features=features, labels=labels, split=["train"] * 96)
-    config.dataset.features = str(tmp_path / "a.npz")
-    tasks.check(config)
+    recipe = replace(recipe, {"dataset.features": str(tmp_path / "a.npz")})
     programs = Programs(make_placement(jax.local_devices()[:1]))  # the tests have eight
-    noisy_labels.run(parse(config), tmp_path / "command", programs)
+    noisy_labels.run(recipe, tmp_path / "command", programs)
     with open(tmp_path / "command" / "label_quality.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["id"]) for row in rows] == issues.ranked.tolist()

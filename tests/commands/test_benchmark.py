@@ -10,6 +10,7 @@ from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.plan import make_plan
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
+from jaxrobust.recipes.fields import replace
 
 RECIPE = "configs/active_learning_baselines.py:digits"
 WEIGHTS = np.ones((64, 32), np.float32)
@@ -88,15 +89,14 @@ def test_percentiles_are_over_steps():
 
 
 def test_random_images_have_the_shape_of_the_set():
-    config = benchmark.load_recipe("configs/l2d.py:coco_resnet101_resnet34", [])
-    config.dataset.update({"max_train": 200, "max_test": 90})
-    dataset = benchmark.random_dataset(config)
+    changes = ["dataset.max_train=200", "dataset.max_test=90"]
+    recipe = benchmark.load_recipe("configs/l2d.py:coco_resnet101_resnet34", changes)
+    dataset = benchmark.random_dataset(recipe)
     assert dataset.train.images.shape == (200, 224, 224, 3)
     assert dataset.test.labels.shape == (90, 80)
     assert dataset.train.labels.any(axis=0).all() and 2 < dataset.train.labels.sum(1).mean() < 4
-    config.dataset.name = "digits"
     with pytest.raises(UserError, match="--random: Unknown data set 'digits'"):
-        benchmark.random_dataset(config)
+        benchmark.random_dataset(replace(recipe, {"dataset.name": "digits"}))
 
 
 def test_the_command_reports_every_program(tmp_path, capsys, one_device, tiny_network):

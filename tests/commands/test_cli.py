@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxrobust import UserError, find_label_issues, query, recipes
-from jaxrobust.commands import cli
+from jaxrobust.commands import cli, listing
 from jaxrobust.data.sources import SOURCES
 from jaxrobust.recipes.methods import STRATEGIES
 
@@ -89,6 +89,9 @@ def test_a_reader_that_has_enough_is_no_error():
 
 def test_list(capsys):
     assert cli.main(["list"]) == 0
+    names = capsys.readouterr().out
+    assert len(names.splitlines()) < 50 and names.count("jaxrobust list recipes") == 1
+    assert cli.main(["list", *listing.KINDS]) == 0
     everything = capsys.readouterr().out
     for name in (*recipes.names(), *SOURCES, *STRATEGIES, "resnet32x4", "preact_resnet18"):
         assert f"  {name} " in everything

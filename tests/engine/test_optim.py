@@ -75,9 +75,9 @@ def test_an_unknown_schedule_is_named():
         _options(schedule="cosin")
 
 
-def test_a_schedule_without_its_fields_is_refused():
-    with pytest.raises(UserError, match=r"optimizer\.schedule='milestones' reads decay_epochs"):
-        _options(schedule="milestones")
+def test_a_schedule_that_an_optimiser_lacks_is_refused():
+    with pytest.raises(UserError, match=r"Unknown optimizer.schedule 'milestones'"):
+        OneCycleAdam(schedule="milestones")
 
 
 def test_one_cycle_equals_the_recorded_rates_and_betas(load_golden, x64):

@@ -1,4 +1,4 @@
-"""DHKD's step and its rivals, over a network that is injected."""
+"""DHKD's step and its baselines, over a network that is injected."""
 
 import dataclasses
 import functools
@@ -498,7 +498,9 @@ def test_baselines_have_their_authors_settings():
 def test_dhkd_alone_stops_distilling_on_imagenet():
     config = recipe.get_config("resnet34_resnet18_imagenet")
     assert config.distill_until_epoch == 0
-    last = {name: build(config, _problem()).until_epoch for name, build in DISTILLERS.items()}
+    last = {
+        name: build(parse(config), _problem()).until_epoch for name, build in DISTILLERS.items()
+    }
     stopping = {name for name, epoch in last.items() if epoch == 49}
     assert stopping == {"dhkd", "dhkd_reviewkd", "cross_entropy_binary_kl"}
     assert set(last.values()) == {0, 49}

@@ -250,7 +250,7 @@ def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
     tasks.run(config, workdir)
     rows = _fill(tables[0], ["3", "0", "unknown", "3", "", ""])
     words = r"line 2: '3' is not a class, use .*Correct this, or, if '3' is a new class, add "
-    with pytest.raises(UserError, match=words + r"--config\.al\.new_classes=3 and type"):
+    with pytest.raises(UserError, match=words + r"--config\.al\.new_classes=3 and rerun"):
         tasks.run(config, workdir)
     config.al.new_classes = "3"
     # The whole folder moves, an image that was asked about has another name, and others come.
@@ -271,7 +271,7 @@ def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
     assert files[int(rows[0]["id"])] == "train/unlabeled/renamed.png"
     assert [files[int(r["id"])] for r in rows[1:]] == [r["file"] for r in rows[1:]]
     assert files[58:] == [f"train/unlabeled/0000{i}.png" for i in range(3)]
-    # Killed and typed again, it is the same round; the flag is not needed any more.
+    # Killed and started again, it is the same round; the flag is not needed any more.
     config.al.new_classes = ""
     before = tables[1].read_bytes()
     assert tasks.run(config, workdir)["waiting_for"] == str(tables[1])
@@ -511,9 +511,9 @@ MALFORMED = {
         "id,file,label\n0,a.png,zebra\n1,b.png,cat\n",
         "line 2: 'zebra' is not a class, use cat, dog, unknown, skip. Correct this, or, if 'zebra' "
         "is "
-        "a new class, add --config.al.new_classes=zebra and type",
+        "a new class, add --config.al.new_classes=zebra and rerun",
     ),
-    "no new class": ("id,file,label\n0,a.png,a/b\n1,b.png,\n", "skip. Correct this and type"),
+    "no new class": ("id,file,label\n0,a.png,a/b\n1,b.png,\n", "skip. Correct this and rerun"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Into how many devices a CPU is split, chosen by the size of a training step."""
+"""The number of virtual CPU devices, chosen by the size of a training step."""
 
 import json
 

@@ -24,7 +24,9 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
 from jaxrobust.methods.noisy_labels import Method, Pass, Stage
+from jaxrobust.recipes.dpc import DpcRecipe
 from jaxrobust.recipes.parse import parse
+from jaxrobust.recipes.registry import Entry
 from jaxrobust.selection import logit_margin
 from jaxrobust.tasks import noisy_label_files, noisy_labels
 
@@ -364,7 +366,7 @@ def _pass_it_on(config, problem):
 def test_the_loop_hands_a_step_its_peer_and_its_examples(
     peer_from, expected, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(noisy_labels.NOISY_LABEL_METHODS, "toy", _pass_it_on)
+    monkeypatch.setitem(noisy_labels.NOISY_LABEL_METHODS, "toy", Entry(_pass_it_on, "", DpcRecipe))
     tasks.run(_config(**{"method": "toy", "num_epochs": 2, "dpc.peer_from": peer_from}), tmp_path)
     events = [e for e in _events(tmp_path) if e["split"] == "train"]
     assert [e["loss"] for e in events] == expected

@@ -10,6 +10,7 @@ from configs import bual, dpc
 from jaxrobust import tasks
 from jaxrobust.engine import loops
 from jaxrobust.engine.signals import Interrupted
+from jaxrobust.recipes.parse import parse
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")
 
@@ -55,7 +56,7 @@ def _run(name, workdir, watched, *, saving_after=1e9):
             **SETTINGS[name],
         }
     )
-    results = tasks.TASKS[config.task](config, workdir, watched)
+    results = tasks.TASKS[config.task](parse(config), workdir, watched)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     events = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
     return results, events
