@@ -251,7 +251,7 @@ def _main() -> None:
     except OSError as error:
         if error.errno not in BEYOND_THE_RUN:
             raise
-        fail(no_room(error.filename or _WORKDIR.value, error.strerror))
+        fail(no_room(error.filename or str(_WORKDIR.value), error.strerror))
     except KeyboardInterrupt:
         print("jaxrobust: stopped; rerun the same command to resume.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)

@@ -139,8 +139,17 @@ def _differences(found: dict, expected: dict) -> list[str]:
     return [n for n in sorted(found.keys() | expected.keys()) if found.get(n) != expected.get(n)]
 
 
-def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Target]) -> str:
-    """Kills runs `num_kills` times, each time where `draw` says; a row of the table."""
+def _kill(
+    name: str,
+    folder: pathlib.Path,
+    num_kills: int,
+    draw: Callable[[], Target],
+    after: Callable[[pathlib.Path], None] = lambda workdir: None,
+) -> str:
+    """Kills runs `num_kills` times, each time where `draw` says; a row of the table.
+
+    `after` each kill something may be done to the workdir.
+    """
     started = time.monotonic()
     assert _attempt(name, folder / "unkilled", None)
     unkilled_seconds = time.monotonic() - started
@@ -155,6 +164,7 @@ def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Ta
             ended = _attempt(name, workdir, target)
             if not ended:
                 kills[target.moment] += 1
+                after(workdir)
         wrong += [f"{workdir.name}/{name}" for name in _differences(_outcome(workdir), expected)]
         runs += 1
     assert not wrong, wrong
@@ -165,11 +175,24 @@ def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Ta
     )
 
 
+def _damage_newest(workdir: pathlib.Path) -> None:
+    """Flips a bit of the largest file of the newest of several checkpoints."""
+    numbers = [path for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+    if len(numbers) < 2:
+        return
+    newest = max(numbers, key=lambda path: int(path.name))
+    path = max(newest.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_commands")
 def test_a_student_killed_and_restarted_or_trained_again_is_bit_equal(tmp_path):
     targets = iter([Target("epoch", 2 + 2, 0.05), Target("report", 1, 0.0)])
-    _kill("tiny", tmp_path, 2, lambda: next(targets))
+    _kill("tiny", tmp_path, 2, lambda: next(targets), after=_damage_newest)
+    assert list((tmp_path / "killed_0" / "checkpoints").glob("damaged_*"))
     # Again in a fresh process: nothing compiled is shared, and sets are iterated in another order.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     command = (sys.executable, "-m", "jaxrobust.main", *_arguments("tiny", tmp_path / "again"))

@@ -74,8 +74,10 @@ def _moments(rows: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Mean and standard deviation float64 `[D]`, divided by the largest so that none overflows."""
 
     def mean_of(function) -> np.ndarray:
-        parts = (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
-        return sum(function(part / largest).sum(axis=0) for part in parts) / len(rows)
+        total = np.zeros_like(largest)
+        for i in range(0, len(rows), CHUNK):
+            total += function(rows[i : i + CHUNK] / largest).sum(axis=0)
+        return total / len(rows)
 
     mean = mean_of(lambda values: values)
     std = np.sqrt(mean_of(lambda values: np.square(values - mean)))

@@ -19,7 +19,7 @@ CONTENT = "content_crc32"
 def of_array(array: Any) -> int:
     """CRC-32 of the bytes of an array, whatever devices it lies on."""
     host = np.ascontiguousarray(np.asarray(array))
-    return zlib.crc32(host.reshape(-1).view(np.uint8))
+    return zlib.crc32(host.reshape(-1).view(np.uint8).data)
 
 
 def of_tree(tree: Any) -> dict[str, int]:
