@@ -113,6 +113,28 @@ def test_a_flipped_bit_of_a_checkpoint_changes_nothing_or_is_named(
         assert not said
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        ValueError("UNAVAILABLE: opening [os_error_code='24']"),
+        MemoryError("Unable to allocate 3 GiB"),
+        RuntimeError("RESOURCE_EXHAUSTED: out of memory on the device"),
+    ],
+)
+def test_what_is_no_damage_sets_no_checkpoint_aside(error, saved, tmp_path, placement, monkeypatch):
+    _copy(saved, tmp_path)
+
+    def fail(*arguments, **options):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "restore", fail)
+        with pytest.raises(UserError, match=r"cannot be read .* rerun the same command to resume"):
+            _restored(tmp_path, placement)
+    assert _restored(tmp_path, placement)[1] == _record(2)
+
+
 # -------------------------------------------------------------------------------- full disk
 
 

@@ -19,12 +19,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxrobust.engine import digests, processes
-from jaxrobust.errors import UserError, no_room
+from jaxrobust.errors import UserError, is_out_of_memory, no_room
 
 log = logging.getLogger("jaxrobust")
 
 _starting = threading.Lock()  # orbax numbers the saves of a process, whichever thread they are of
 _LEAST_ROOM = 65_536  # bytes, for what describes the arrays
+# What says nothing about the files: too many are open, no memory, no right to read.
+_NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
 _ARRAYS = "array_crc32"  # field of the record: checksum by path of every array
 
 
@@ -84,8 +86,8 @@ class Checkpoints:
           layout: `layout` of the records that this program can read.
 
         Raises:
-          UserError: if there are snapshots and every one of them is damaged, or one is of another
-            layout.
+          UserError: if there are snapshots and every one of them is damaged, one cannot be read for
+            another reason, or one is of another layout.
         """
 
         def read(step: int) -> tuple[Any, dict]:
@@ -125,6 +127,12 @@ class Checkpoints:
                 raise
             except Exception as error:
                 _ignore_abandoned_reads()
+                if _os_error(error) in _NO_DAMAGE or is_out_of_memory(error):
+                    raise UserError(
+                        f"The checkpoint {self.directory / str(step)} cannot be read "
+                        f"({_reason(error)}), though it need not be damaged; remove the cause and "
+                        "rerun the same command to resume."
+                    ) from error
                 log.warning(
                     "Checkpoint %s is damaged (%s); trying the one before.",
                     self.directory / str(step),
@@ -236,10 +244,15 @@ def _ignore_abandoned_reads() -> None:
     sys.unraisablehook = of_others
 
 
+def _os_error(error: Exception) -> int | None:
+    """The number of what the operating system refused, also in a message of the array store."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return getattr(error, "errno", None) or (int(found[1]) if found else None)
+
+
 def _reason(error: Exception) -> str:
     """What went wrong, in a line: in the operating system's words where it refused something."""
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    if number := getattr(error, "errno", None) or (found and int(found[1])):
+    if number := _os_error(error):
         return os.strerror(number)
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
