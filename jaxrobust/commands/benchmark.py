@@ -24,10 +24,11 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from jaxrobust import recipes, tasks
 from jaxrobust.commands.parser import Parser, new_file
-from jaxrobust.data.dataset import Dataset, Examples
+from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
 from jaxrobust.engine.environment import ask_for_determinism, environment, setup_jax
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.programs import Programs
@@ -50,6 +51,7 @@ SHORT = {
 # Shape of the random images for each data set: number of training and of test images, side in
 # pixels, number of classes, and whether an image has several labels.
 SETS = {
+    "digits": (1_437, 360, 8, 10, False),
     "cifar10": (50_000, 10_000, 32, 10, False),
     "cifar100": (50_000, 10_000, 32, 100, False),
     "fashion_mnist": (60_000, 10_000, 28, 10, False),
@@ -60,6 +62,7 @@ SETS = {
     "voc2007": (5_011, 4_952, 224, 20, True),
     "nus_wide": (150_000, 60_260, 224, 81, True),
 }
+STREAMED_BATCHES = 4  # of streamed images, which are decoded
 RANDOM_BYTES = 2**30  # most bytes of random images; a larger set is cut
 
 
@@ -170,36 +173,50 @@ def load_recipe(path: str, changes: list[str]) -> Recipe:
     return parse(config)
 
 
-def random_dataset(recipe: Recipe) -> Dataset:
-    """Random images and labels in the shape of a recipe's data set.
+def random_dataset(recipe: Recipe, folder: pathlib.Path | None = None) -> Dataset | FileDataset:
+    """Random images and labels in the shape of a recipe's data set, cut to `RANDOM_BYTES`.
+
+    Args:
+      recipe: whose data set is imitated.
+      folder: for one file, in place of all that a recipe streams; None where it streams none.
 
     Raises:
       UserError: if the data set is not in `SETS`.
     """
     fields = recipe.dataset
     if fields.name not in SETS:
-        raise UserError("--random: " + unknown_name("data set", fields.name, SETS))
+        raise UserError(unknown_name("data set of known shape", fields.name, SETS))
     num_train, num_test, side, num_classes, is_multilabel = SETS[fields.name]
     side = fields.image_size or side
-    most = RANDOM_BYTES // (3 * side**2)
     generator = np.random.default_rng(0)
 
-    def examples(count: int, limit: int) -> Examples:
-        count = min(count, most, limit or count)
-        images = generator.integers(0, 256, (count, side, side, 3), np.uint8)
+    def labels(count: int) -> np.ndarray:
         labels = generator.permutation(np.arange(count, dtype=np.int32) % num_classes)
         if is_multilabel:
             others = generator.random((count, num_classes)) < 2 / num_classes
-            labels = (others | np.eye(num_classes, dtype=bool)[labels]).astype(np.uint8)
-        return Examples(images, labels)
+            return (others | np.eye(num_classes, dtype=bool)[labels]).astype(np.uint8)
+        return labels
 
-    return Dataset(
+    def images(count: int, limit: int) -> Examples:
+        count = min(count, RANDOM_BYTES // (3 * side**2), limit or count)
+        drawn = generator.integers(0, 256, (count, side, side, 3), np.uint8)
+        return Examples(drawn, labels(count))
+
+    def files(count: int, limit: int) -> FileExamples:
+        assert folder is not None
+        count = max(min(count, limit or count, STREAMED_BATCHES * recipe.batch_size), num_classes)
+        file = folder / "image.png"
+        Image.fromarray(generator.integers(0, 256, (side, side, 3), np.uint8)).save(file)
+        return FileExamples(tuple(f"{i}.png" for i in range(count)), (file,) * count, labels(count))
+
+    kind, examples = (FileDataset, files) if fields.stream and folder else (Dataset, images)
+    return cast(Any, kind)(
         fields.name,
         examples(num_train, fields.max_train),
         examples(num_test, fields.max_test),
         tuple(f"class {c}" for c in range(num_classes)),
-        cast(Any, fields.mean) or (0.5, 0.5, 0.5),
-        cast(Any, fields.std) or (0.25, 0.25, 0.25),
+        fields.mean or (0.5, 0.5, 0.5),
+        fields.std or (0.25, 0.25, 0.25),
     )
 
 
@@ -219,7 +236,7 @@ def measured_peak(dtype) -> float:
 
 def measure(
     recipe: Recipe,
-    dataset: Dataset | None = None,
+    dataset: Dataset | FileDataset | None = None,
     *,
     device_loop: bool | None = None,
 ) -> dict:
@@ -317,6 +334,24 @@ def _in_words(report: dict) -> str:
     )
 
 
+def _planned(path: str, changes: list[str], recipe: Recipe, targets: list[str]) -> list[dict]:
+    """Reports of a recipe's programs as compiled for each target, printed as they are made."""
+    from jaxrobust.commands import compile_for
+
+    reports = []
+    given = dict(change.split("=", 1) for change in changes)
+    num_epochs = int(given.get("num_epochs", parse(recipes.read(path)).num_epochs))
+    with tempfile.TemporaryDirectory(prefix="jaxrobust-") as folder:
+        dataset = random_dataset(recipe, pathlib.Path(folder))
+        for target in targets:
+            rows = compile_for.compile_recipe(recipe, dataset, target)
+            reports.append({"config": path, "changes": changes, "programs": rows})
+            num_images = SETS[recipe.dataset.name][0]
+            text = compile_for.table(rows, num_images, num_epochs)
+            print(f"\n{path} {' '.join(changes)}\n\n{text}")
+    return reports
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("benchmark", description=(__doc__ or "").partition("\n")[0])
@@ -340,6 +375,13 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="call every step separately, as on CPU, instead of a loop on the accelerator",
     )
+    parser.add_argument(
+        "--compile_for",
+        metavar="TARGETS",
+        help="compile every program for devices that need not be there, such as v5e:2x2, several "
+        "separated by commas, and say what fits and what a step takes at least; no data set is "
+        "needed, and nothing is timed",
+    )
     parser.add_argument("--out", type=new_file, help="write the reports as JSON")
     arguments = parser.parse_args(argv)
     logging.getLogger("jaxrobust").setLevel(logging.WARNING)
@@ -353,6 +395,9 @@ def main(argv: list[str] | None = None) -> int:
                 f"{field}={value}" for field, value in given.items() if value
             ]
             recipe, dataset = load_recipe(path, changes), None
+            if arguments.compile_for:
+                reports += _planned(path, changes, recipe, arguments.compile_for.split(","))
+                continue
             if recipe.deterministic:
                 ask_for_determinism()
             if arguments.random:

@@ -52,10 +52,11 @@ def operations(function: Callable, *arguments: Any) -> int:
 
     The function is traced only: nothing is computed, and no backend is started.
     """
-    return _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return operations_of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _operations(jaxpr: Any) -> int:
+def operations_of(jaxpr: Any) -> int:
+    """Multiplications and additions of a traced function; the body of a loop counts once."""
     total = 0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
@@ -70,11 +71,11 @@ def _operations(jaxpr: Any) -> int:
             inner = math.prod(shape[i] for i in contracted)
             total += 2 * math.prod(eqn.outvars[0].aval.shape) * inner
         elif name == "cond":  # by platform: the default branch has the convolution itself
-            total += max(_operations(branch.jaxpr) for branch in params["branches"])
+            total += max(operations_of(branch.jaxpr) for branch in params["branches"])
         else:
-            for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+            for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr"):
                 if inner := params.get(key):
-                    total += _operations(getattr(inner, "jaxpr", inner))
+                    total += operations_of(getattr(inner, "jaxpr", inner))
     return total
 
 

@@ -260,7 +260,7 @@ def introduce_pixels(dataset) -> None:
 
 def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> None:
     """Logs the devices, the networks and whether an earlier attempt is resumed."""
-    devices = list(jax.tree.leaves(next(iter(networks.values())).params)[0].devices())
+    devices = list(run.placement.mesh.devices.flat)
     sizes = ", ".join(
         f"{name} {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters"
         for name, state in networks.items()

@@ -95,8 +95,8 @@ def test_random_images_have_the_shape_of_the_set():
     assert dataset.train.images.shape == (200, 224, 224, 3)
     assert dataset.test.labels.shape == (90, 80)
     assert dataset.train.labels.any(axis=0).all() and 2 < dataset.train.labels.sum(1).mean() < 4
-    with pytest.raises(UserError, match="--random: Unknown data set 'digits'"):
-        benchmark.random_dataset(replace(recipe, {"dataset.name": "digits"}))
+    with pytest.raises(UserError, match="Unknown data set of known shape 'image_folder'"):
+        benchmark.random_dataset(replace(recipe, {"dataset.name": "image_folder"}))
 
 
 def test_the_command_reports_every_program(tmp_path, capsys, one_device, tiny_network):
