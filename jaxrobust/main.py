@@ -141,9 +141,6 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         given = config_flags.get_config_filename(flags.FLAGS["config"]) if _CONFIG.value else ""
-        path = given.partition(":")[0]
-        if path and not os.path.isfile(path):
-            fail(no_recipe(path))
     except (UserError, flags.Error) as error:
         fail(_sentence(error))
     except (AttributeError, KeyError) as error:
@@ -152,6 +149,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(f"{error} (check the type of the --config.FIELD=VALUE that you gave).")
     except (Exception, SystemExit) as error:  # whatever a recipe of the user's own may raise
         fail(recipes.unreadable(_given_config(argv), error))
+    path = given.partition(":")[0]
+    if path and not os.path.isfile(path):
+        fail(no_recipe(path))
     if _CONFIG.value is None and _given_config(argv):
         fail(f"get_config of {_given_config(argv)} returns no recipe; correct that file.")
     if asks_for_help:
