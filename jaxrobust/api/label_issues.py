@@ -330,7 +330,7 @@ class Trained:
       recipe: of the training.
       networks: variables by name.
       mean: float `[D]`, of the data set, after scaling.
-      std: standard deviation, likewise.
+      std: its standard deviation.
       scaling: `data.scaling.Scaling` of features, or None.
     """
 

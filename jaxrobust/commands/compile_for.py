@@ -52,7 +52,7 @@ class Chip:
 # TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, peak compute, HBM and interchip interconnect, of
 # which half goes each way. GPUs: NVIDIA's data sheets of the SXM modules, without sparsity.
 CHIPS = {
-    "v4": Chip(275e12, 32e9, 1228e9, 150e9),
+    "v4": Chip(275e12 / 2, 16e9, 1228e9 / 2, 150e9 / 2),  # of one of the two cores of a chip
     "v5e": Chip(197e12, 16e9, 819e9, 100e9),
     "v5p": Chip(459e12, 95e9, 2765e9, 300e9),
     "v6e": Chip(918e12, 32e9, 1640e9, 224e9),
@@ -146,6 +146,9 @@ def make_target(target: str) -> tuple[Chip, Placement]:
         options["target_config"] = description
     else:
         os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no process has a device to itself
+        sides = [min(int(n), 2) for n in shape.split("x") if n.isdecimal()]
+        options["chips_per_host_bounds"] = [*sides, 1, 1][:3]
     from jax.experimental import topologies
 
     try:

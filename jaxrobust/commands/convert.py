@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         help="of the images that it was trained on, on the [0, 1] scale; default: ImageNet's for "
         "1,000 classes, CIFAR-100's for 100",
     )
-    parser.add_argument("--std", **numbers, help="standard deviation of these images; likewise")
-    parser.add_argument("--size", type=int, help="side of these images in pixels; likewise")
+    parser.add_argument("--std", **numbers, help="standard deviation of these images")
+    parser.add_argument("--size", type=int, help="side of these images in pixels")
     parser.add_argument("--classes", type=pathlib.Path, help="text file, one class name per line")
     args = parser.parse_args(argv)
     if args.arch not in BACKBONES:

@@ -17,7 +17,7 @@ def new_file(text: str) -> pathlib.Path:
 
 
 def new_folder(text: str) -> pathlib.Path:
-    """Type of an argument: a folder to write into, likewise."""
+    """Type of an argument: a folder to write into; it is tried before anything is computed."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; name a folder to write into")
     _check_writable(pathlib.Path(text))

@@ -49,7 +49,7 @@ def draw_views(key: jax.Array, batch: int, *, padding: int, flip: bool) -> jax.A
       key: PRNG key.
       batch: B.
       padding: as in `pad_crop_flip`.
-      flip: likewise.
+      flip: whether images are mirrored at random.
 
     Returns:
       int32 [B], each in 0 to `num_views(...) - 1`.
@@ -77,7 +77,7 @@ def view_of(images: jax.Array, views: jax.Array, *, padding: int, flip: bool) ->
       images: [B, H, W, C], usually uint8.
       views: int32 [B].
       padding: as in `pad_crop_flip`.
-      flip: likewise.
+      flip: whether images are mirrored at random.
 
     Returns:
       [B, H, W, C] of the dtype of `images`.

@@ -188,7 +188,7 @@ def check_parts(name: str, class_names: Sequence[str], train, test) -> None:
       name: of the data set.
       class_names: one per label.
       train: examples, in memory or not.
-      test: likewise; there may be none.
+      test: test examples; there may be none.
     """
     num_classes = len(class_names)
     if num_classes < 2:
@@ -232,7 +232,7 @@ class Dataset(Classes):
       test: test examples; there may be none.
       class_names: one per label.
       mean: of each channel on the [0, 1] scale.
-      std: likewise, positive.
+      std: standard deviation of each, positive.
       unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
     """
 
@@ -272,7 +272,7 @@ class FileDataset(Classes):
       test: test examples.
       class_names: one per label.
       mean: of each channel on the [0, 1] scale, to normalise with.
-      std: likewise; the default leaves the [0, 1] scale as it is.
+      std: standard deviation of each channel; the default leaves the [0, 1] scale as it is.
       unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
     """
 

@@ -143,7 +143,7 @@ class FeatureDataset(Classes):
       test: test examples; there may be none.
       class_names: one per label.
       mean: float32 [D], of each dimension over all views of the training examples.
-      std: likewise, positive.
+      std: standard deviation of each, positive.
       unlabeled: further training examples, all labelled `NO_LABEL`, if the set has any.
       embedding: how the features were computed, if known.
     """
@@ -234,7 +234,7 @@ def load_features(
         without a heading; None: those of the `.npz`.
       test_fraction: share of each class that is held out where the file names no split.
       max_train: keep at most so many labelled training examples, class shares as in the whole.
-      max_test: likewise of the test examples.
+      max_test: the same for the test examples.
       seed: fixes which examples `max_train` and `max_test` keep.
 
     Returns:

@@ -127,7 +127,7 @@ squeezed to squares |
       image_size: side in pixels to resize images to (centre crop to a square, bilinear).
       max_train: keep at most so many labelled training images, class shares as in the whole; of a
         multi-label set any, with every class among them.
-      max_test: likewise for the test images.
+      max_test: the same for the test images.
       seed: fixes which images `max_train` and `max_test` keep, and the training canvases.
 
     Returns:
@@ -196,7 +196,7 @@ TensorFlow Datasets `voc/2007` |
       name: one of the above.
       path: where the data is.
       max_train: keep at most so many training images, any, but each class among them.
-      max_test: likewise for the test images.
+      max_test: the same for the test images.
       seed: fixes which images these keep.
 
     Returns:

@@ -75,7 +75,7 @@ class FileStream:
       image_shape: (H, W, 3) of every view.
       seed: of the run.
       name: of the random stream.
-      epoch: likewise.
+      epoch: of the pass, for its random choices.
       num_workers: processes that decode; 0: threads of this one.
       on_corrupt: how a file that cannot be decoded is treated: "stop" raises; "skip" says so
         once and puts another image of its row, with that one's id, in its place.

@@ -74,7 +74,7 @@ class PolicyViews(ImageViews):
       cutout: side of the square, in pixels; 0: none is cut out.
       strong_mean: what strong views are normalised with in place of `statistics`, C numbers on the
         [0, 1] scale; () for `statistics`.
-      strong_std: likewise.
+      strong_std: their standard deviation.
     """
 
     policy: str

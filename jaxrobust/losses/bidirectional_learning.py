@@ -291,8 +291,8 @@ def bldr_loss(
     Args:
       logits_weak: floats `[B, 2 + E, C]` of the weak views in the pass over both views: the
         positive head, the negative head, the exits.
-      logits_strong: likewise of the strong views of the same examples.
-      logits_again: likewise of the weak views in the second pass.
+      logits_strong: of the strong views of the same examples, of the same shape.
+      logits_again: of the weak views in the second pass, of the same shape.
       features_again: floats `[B, 1 + E, ...]`, the final and the exits' features of that pass.
       labels: integers `[B]`, the given labels.
       complementary: {0, 1} mask `[B, C]` of the complementary classes, `complementary_label_mask`

@@ -176,7 +176,7 @@ def dist_loss(
       student_logits: float [B, C].
       teacher_logits: float [B, C]; receives no gradient.
       beta: weight of the correlation over classes; 2 in the authors' configurations.
-      gamma: weight of the correlation over the batch; likewise 2.
+      gamma: weight of the correlation over the batch; the authors: 2.
       temperature: T > 0; T^2 is inside the loss. The authors' configurations have 4 on CIFAR-100
         and 1 on ImageNet.
       where: bool [B], the examples that form the batch, at least one; None for all.

@@ -53,7 +53,7 @@ def negative_learning_loss(
       logits: floats `[B, C]`, C >= 2.
       complementary: classes that the images do not have: integers `[B]`, one per image (a value
         outside `0..C-1` gives loss 0), or a {0, 1} mask `[B, C]` of any dtype (an empty row gives
-        loss 0). They are told apart by their rank.
+        loss 0). They are distinguished by their rank.
       prob_floor: lower bound of `1 - p_k` in `[0, 1)`. The paper's Eq. 1 has none (`0`); the
         default is that of both papers' code.
 

@@ -2,7 +2,7 @@
 
 `random`, `lc`, `margin`, `entropy`, `coreset` and `badge` look at the target classifier only;
 `typiclust`, `probcover` and `dropquery` at where images lie among each other; `lfosa` and `eaoa`
-train a (K+1)-way detector of unknown classes beside it.
+also train a (K+1)-way detector of unknown classes.
 """
 
 import dataclasses

@@ -26,7 +26,7 @@ class Problem:
       student: name of the student's architecture.
       teacher: that of the teacher's.
       student_features: shapes of the student's features for one image.
-      teacher_features: likewise of the teacher's.
+      teacher_features: those of the teacher.
       dtype: computation dtype of the networks.
       num_examples: N, training images.
     """

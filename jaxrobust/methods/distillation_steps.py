@@ -250,7 +250,7 @@ class TrainSpec:
       input_shape: (H, W, 3) of an image.
       batch_size: examples per step; further slots of a row are padding.
       padding: of the random crops, as in `pad_crop_flip`.
-      flip: likewise.
+      flip: whether images are mirrored at random.
       dtype: of normalised images.
       teacher: the network that is asked in every step; None if the step reads a table of logits, or
         if nothing is distilled.
@@ -423,7 +423,7 @@ class TableSpec:
     Attributes:
       module: the teacher.
       padding: of the crops that a step draws.
-      flip: likewise.
+      flip: whether images are mirrored at random.
       dtype: of normalised images.
       table_dtype: name of the table's dtype.
     """

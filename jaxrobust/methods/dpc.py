@@ -8,7 +8,7 @@ Epoch, after a warm-up with `evidential_loss` on all given labels:
      probability that the label is right;
   2. network 1 is trained by `semi_supervised_step` on the split made by network 2: likely clean
      examples with their labels, the others with labels that both networks guess;
-  3. network 2 likewise, on the split made by network 1, with the new network 1 as its peer.
+  3. network 2 in the same way, on the split made by network 1, with the new network 1 as its peer.
 
 DPC* (`consistency_weight` above 0) adds a consistency loss on strongly augmented views. DivideMix
 is the same method with softmax, small losses fitted by a mixture everywhere, and one head.

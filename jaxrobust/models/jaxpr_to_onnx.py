@@ -97,7 +97,7 @@ def to_onnx(
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), dtype)
     jaxpr = jax.make_jaxpr(function)(images)
-    graph = _Graph(batch)
+    graph = _Translator(batch)
     inputs: list[_Value] = [_Tensor("images", tuple(images.shape))]
     (result,) = graph.run(jaxpr.jaxpr, jaxpr.consts, inputs)
     shape = jaxpr.out_avals[0].shape
@@ -107,7 +107,7 @@ def to_onnx(
 
 
 class _Graph:
-    """An ONNX graph, built from the equations of a jaxpr."""
+    """An ONNX graph: its nodes, and the model that is made of them."""
 
     def __init__(self, batch: Any):
         self.batch = batch
@@ -157,6 +157,81 @@ class _Graph:
             for n in shape
         ]
         return self.node("Concat", parts, (len(shape),), axis=0)
+
+    # From nodes to a file
+
+    def fuse(self) -> None:
+        """Folds channels' scales and shifts into the convolution before, ReLU and Min into Clip."""
+        makers = {name: node for node in self.nodes for name in node.outputs}
+        uses = collections.Counter(x for n in self.nodes for x in n.inputs if isinstance(x, str))
+        renamed: dict[str, str] = {}
+        kept = []
+        for node in self.nodes:
+            node.inputs = [renamed.get(x, x) if isinstance(x, str) else x for x in node.inputs]
+            tensors = [x for x in node.inputs if isinstance(x, str)]
+            constants = [x for x in node.inputs if isinstance(x, Constant)]
+            before = makers.get(tensors[0]) if len(tensors) == 1 and constants else None
+            if before is not None and uses[tensors[0]] == 1:
+                if _into_convolution(node, before, makers, uses):
+                    renamed[node.outputs[0]] = tensors[0]
+                    makers[node.outputs[0]] = before
+                    uses[tensors[0]] = uses[node.outputs[0]]
+                    continue
+                if node.op == "Min" and before.op == "Relu" and constants[0].size == 1:
+                    bound = constants[0].reshape(())
+                    before.op = "Clip"
+                    before.inputs = [before.inputs[0], np.zeros_like(bound), bound]
+                    renamed[node.outputs[0]] = tensors[0]
+                    uses[tensors[0]] = uses[node.outputs[0]]
+                    continue
+            kept.append(node)
+        self.nodes = kept
+
+    def model(self, images: Any, result: Any, output: str, metadata: dict[str, str]) -> Any:
+        """The graph as an `onnx.ModelProto`."""
+        import onnx
+        from onnx import helper, numpy_helper
+
+        initializers: dict[tuple, Any] = {}
+
+        def named(x: str | Constant) -> str:
+            if isinstance(x, str):
+                return x
+            key = (x.dtype.str, x.shape, x.tobytes())
+            if key not in initializers:
+                name = f"c{len(initializers)}"
+                initializers[key] = numpy_helper.from_array(np.asarray(x, order="C"), name)
+            return initializers[key].name
+
+        nodes = [
+            helper.make_node(n.op, list(map(named, n.inputs)), n.outputs, **n.attributes)
+            for n in self.nodes
+        ]
+
+        def info(name, aval):
+            sizes = [n if isinstance(n, int) else str(n) for n in aval.shape]
+            return helper.make_tensor_value_info(name, _onnx_type(aval.dtype), sizes)
+
+        graph = helper.make_graph(
+            nodes,
+            "network",
+            [info("images", images)],
+            [info(output, result)],
+            list(initializers.values()),
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=_IR_VERSION,
+            producer_name="jaxrobust",
+        )
+        helper.set_model_props(model, metadata)
+        onnx.checker.check_model(model)
+        return model
+
+
+class _Translator(_Graph):
+    """The graph of a jaxpr, built from its equations."""
 
     # From equations to nodes
 
@@ -439,77 +514,6 @@ class _Graph:
         free = [letter for letter in (*of_a, *of_b) if letter not in gone]
         equation = f"{''.join(of_a)},{''.join(of_b)}->{''.join(shared + free)}"
         return self.node("Einsum", [a, b], shape, equation=equation)
-
-    # From nodes to a file
-
-    def fuse(self) -> None:
-        """Folds channels' scales and shifts into the convolution before, ReLU and Min into Clip."""
-        makers = {name: node for node in self.nodes for name in node.outputs}
-        uses = collections.Counter(x for n in self.nodes for x in n.inputs if isinstance(x, str))
-        renamed: dict[str, str] = {}
-        kept = []
-        for node in self.nodes:
-            node.inputs = [renamed.get(x, x) if isinstance(x, str) else x for x in node.inputs]
-            tensors = [x for x in node.inputs if isinstance(x, str)]
-            constants = [x for x in node.inputs if isinstance(x, Constant)]
-            before = makers.get(tensors[0]) if len(tensors) == 1 and constants else None
-            if before is not None and uses[tensors[0]] == 1:
-                if _into_convolution(node, before, makers, uses):
-                    renamed[node.outputs[0]] = tensors[0]
-                    makers[node.outputs[0]] = before
-                    uses[tensors[0]] = uses[node.outputs[0]]
-                    continue
-                if node.op == "Min" and before.op == "Relu" and constants[0].size == 1:
-                    bound = constants[0].reshape(())
-                    before.op = "Clip"
-                    before.inputs = [before.inputs[0], np.zeros_like(bound), bound]
-                    renamed[node.outputs[0]] = tensors[0]
-                    uses[tensors[0]] = uses[node.outputs[0]]
-                    continue
-            kept.append(node)
-        self.nodes = kept
-
-    def model(self, images: Any, result: Any, output: str, metadata: dict[str, str]) -> Any:
-        """The graph as an `onnx.ModelProto`."""
-        import onnx
-        from onnx import helper, numpy_helper
-
-        initializers: dict[tuple, Any] = {}
-
-        def named(x: str | Constant) -> str:
-            if isinstance(x, str):
-                return x
-            key = (x.dtype.str, x.shape, x.tobytes())
-            if key not in initializers:
-                name = f"c{len(initializers)}"
-                initializers[key] = numpy_helper.from_array(np.asarray(x, order="C"), name)
-            return initializers[key].name
-
-        nodes = [
-            helper.make_node(n.op, list(map(named, n.inputs)), n.outputs, **n.attributes)
-            for n in self.nodes
-        ]
-
-        def info(name, aval):
-            sizes = [n if isinstance(n, int) else str(n) for n in aval.shape]
-            return helper.make_tensor_value_info(name, _onnx_type(aval.dtype), sizes)
-
-        graph = helper.make_graph(
-            nodes,
-            "network",
-            [info("images", images)],
-            [info(output, result)],
-            list(initializers.values()),
-        )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=_IR_VERSION,
-            producer_name="jaxrobust",
-        )
-        helper.set_model_props(model, metadata)
-        onnx.checker.check_model(model)
-        return model
 
 
 # Primitives whose handlers take values that are not broadcast yet.

@@ -52,7 +52,7 @@ class StoredClassifier:
       class_names: C names; empty if unknown.
       image_shape: (H, W, 3) that it was trained on; empty if unknown.
       mean: of each channel on the [0, 1] scale; empty if unknown.
-      std: standard deviation of each channel, likewise.
+      std: standard deviation of each channel, on the same scale.
       decoder: options of its `MLDecoder` for images with several labels; None for a linear head.
     """
 

@@ -60,11 +60,11 @@ class Dataset(Options, section="dataset"):
     )
     image_size: int = option(0, "[0, inf)", "0: as it is")
     max_train: int = option(0, "[0, inf)", "0: all; a smaller number takes a class-stratified part")
-    max_test: int = option(0, "[0, inf)", "0: all; likewise")
+    max_test: int = option(0, "[0, inf)", "as max_train, of the test images")
     mean: tuple[float, ...] = option(
         (), "[0, 1]", "of each channel on the [0, 1] scale; (): the data set's own", lengths=(0, 3)
     )
-    std: tuple[float, ...] = option((), "(0, inf)", "likewise", lengths=(0, 3))
+    std: tuple[float, ...] = option((), "(0, inf)", "of each channel, as mean", lengths=(0, 3))
     stream: bool = option(
         False,
         bool,
@@ -168,7 +168,7 @@ class StrongAugment(Augment):
         lengths=(0, 3),
     )
     strong_std: tuple[float, ...] = option(
-        (), "(0, inf)", "likewise; (): dataset.std", lengths=(0, 3)
+        (), "(0, inf)", "of strong views in memory; (): dataset.std", lengths=(0, 3)
     )
 
     def check_combinations(self) -> None:

@@ -69,7 +69,7 @@ def side_by_side(*parts: str) -> str:
 
 
 class Images:
-    """The figures of a page: embedded in it, and as PNGs beside it."""
+    """The figures of a page: embedded in it, and as PNGs in its folder."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder

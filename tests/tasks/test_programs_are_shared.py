@@ -15,7 +15,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.methods.noisy_labels import Problem
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.parse import parse
-from jaxrobust.tasks import active_learning, noisy_labels
+from jaxrobust.tasks import active_learning, noisy_label_programs, noisy_labels
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")
 
@@ -96,7 +96,7 @@ def test_a_step_is_called_without_a_run():
     method = NOISY_LABEL_METHODS["cross_entropy"](parse(config), problem)
     views = make_views(parse(config).augment, (8, 8, 3), "float32")
     (stage,) = method.stages
-    step = jax.jit(noisy_labels.training_step(stage, views))
+    step = jax.jit(noisy_label_programs.training_step(stage, views))
     before = method.start(jax.random.key(0))
     after, measured = step(
         before,
