@@ -98,14 +98,14 @@ def scoring(n: int) -> Callable[[], object]:
     from jaxrobust.engine.plan import place_plan
     from jaxrobust.engine.programs import Programs
     from jaxrobust.selection import classifier_confidence, select_lowest
-    from jaxrobust.tasks.active_learning import prediction
+    from jaxrobust.tasks.phases import phase_outputs
 
     config, placement, phase, views, state, (images, _, statistics) = _target(n)
 
     def confidence(logits):
         return classifier_confidence(jax.nn.softmax(logits), "margin")
 
-    forward = prediction(phase, "test", views, confidence)
+    forward = phase_outputs(phase, "test", views, confidence)
     program = gather_program(Programs(placement), "scores", forward, n, placement, static=())
 
     def score():
@@ -122,10 +122,10 @@ def epoch(n: int) -> Callable[[], object]:
     from jaxrobust.engine.loops import epoch_program
     from jaxrobust.engine.plan import place_plan
     from jaxrobust.engine.programs import Programs
-    from jaxrobust.tasks.active_learning import training_step
+    from jaxrobust.tasks.phases import phase_step
 
     config, placement, phase, views, state, (images, labels, statistics) = _target(n)
-    step = training_step(phase, views)
+    step = phase_step(phase, views)
     program = epoch_program(
         Programs(placement), "epoch", step, placement, static=(), device_loop=True
     )

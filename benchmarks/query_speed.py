@@ -19,7 +19,7 @@ import numpy as np
 import jaxrobust
 from jaxrobust import UNKNOWN, UNLABELED
 from jaxrobust.recipes.methods import STRATEGIES
-from jaxrobust.tasks import active_learning
+from jaxrobust.tasks import phases
 
 
 def rows_of(paths: list[str], num_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +68,7 @@ def main() -> None:
 
         return strategy
 
-    active_learning.STRATEGIES = {name: timed(build) for name, build in STRATEGIES.items()}
+    phases.STRATEGIES = {name: timed(build) for name, build in STRATEGIES.items()}
     print(f"{features.shape[0]:,} x {features.shape[1]:,}, budget {arguments.budget}:\n")
     print("| | choice, s | choice, processor s | with training and scoring, s | processor s |")
     print("|---|---|---|---|---|", flush=True)

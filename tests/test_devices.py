@@ -37,25 +37,23 @@ def _noisy_labels(config, run_):
 
 def _active_learning(config, run_):
     dataset = load(config)
-    task = active_learning._under_truth(config, run_, dataset)
-    task._write_split()
-    task._restore()
-    run_.start_progress(task.saved, total=1)
+    task = active_learning._with_truth(config, run_, dataset)
+    task._begin()
     for phase in task.strategy.phases:
         name = phase.name
-        task.saved.networks[name], sums = task._epoch[name](
+        task.saved.networks[name], sums = task.phases.programs[name].epoch(
             task.saved.networks[name],
             place_plan(
                 np.arange(25),
                 phase.batch_size,
                 run_.placement,
-                capacity=len(task.examples),
+                capacity=len(task.annotations),
                 last_batch=config.last_batch,
             ),
             rng.stream(0, name),
-            task._images,
+            task.phases.images,
             task.saved.arrays["annotations"],
-            task._statistics,
+            task.phases.statistics,
             {k: np.float32(v) for k, v in phase.scalars(0).items()},
         )
         run_.write({"step": 1, "phase": name}, sums)

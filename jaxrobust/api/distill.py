@@ -26,15 +26,16 @@ from jaxrobust.data.inputs import (
 from jaxrobust.data.subsets import hold_out
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.errors import UserError
-from jaxrobust.methods.classifiers import FACTS, Classifier, load_classifier
+from jaxrobust.methods.classifiers import Classifier, load_classifier
 from jaxrobust.models import storage
 from jaxrobust.recipes.dhkd import Distillation, distillation
 from jaxrobust.recipes.fields import replace, to_config
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation as task
+from jaxrobust.tasks.distillation_inputs import read_inputs
 from jaxrobust.tasks.teachers import TeacherLogits
 
-Teacher = Callable[[np.ndarray], Any]
+TeacherFunction = Callable[[np.ndarray], Any]
 """uint8 `[B, H, W, 3]` -> logits `[B, C]`."""
 
 _ASKED_AT_A_TIME = 256  # images
@@ -144,13 +145,13 @@ called once for each | on logits |
     return dataclasses.replace(classifier, classes=known.classes)
 
 
-def _given(teacher: Any) -> storage.StoredClassifier | np.ndarray | Teacher:
+def _given(teacher: Any) -> storage.StoredClassifier | np.ndarray | TeacherFunction:
     """A teacher as a stored network, as logits, or as a function."""
     if isinstance(teacher, Classifier):
         return _log_probs(teacher)
     if isinstance(teacher, str | os.PathLike):
         folder = pathlib.Path(teacher).expanduser()
-        if (folder / FACTS).exists():
+        if storage.is_of_run(storage.read_facts(folder)):
             return _log_probs(load_classifier(folder))
         return storage.load_classifier(folder)
     return teacher if callable(teacher) else as_logits(teacher, "the teacher's logits")
@@ -160,10 +161,10 @@ def _is_teacher(given: Any) -> bool:
     return callable(given) or isinstance(given, str | os.PathLike | Classifier)
 
 
-def _mean_of(teachers: Sequence[Any]) -> Teacher:
+def _mean_of(teachers: Sequence[Any]) -> TeacherFunction:
     """The mean of several teachers' logits, as a function."""
 
-    def function_of(given) -> Teacher:
+    def function_of(given) -> TeacherFunction:
         return given.logits if isinstance(given, storage.StoredClassifier) else given
 
     functions = [function_of(_given(teacher)) for teacher in teachers]
@@ -171,7 +172,7 @@ def _mean_of(teachers: Sequence[Any]) -> Teacher:
 
 
 def _logits_of(
-    teacher: np.ndarray | Teacher, fields: Distillation, dataset: Dataset
+    teacher: np.ndarray | TeacherFunction, fields: Distillation, dataset: Dataset
 ) -> TeacherLogits:
     """The teacher's logits of the views of the recipe.
 
@@ -182,7 +183,7 @@ def _logits_of(
     padding, flip = fields.augment.padding, fields.augment.flip
     is_stored = isinstance(teacher, np.ndarray)
     logits = TeacherLogits("logits" if is_stored else "function", np.empty(0), None)
-    task.read_inputs(fields, dataset, logits)
+    read_inputs(fields, dataset, logits)
     train, test = dataset.train, dataset.test
     if not isinstance(teacher, np.ndarray):
         views = _all_views(train.images, padding=padding, flip=flip)
@@ -200,7 +201,7 @@ def _logits_of(
     return dataclasses.replace(logits, train=teacher[:, None])
 
 
-def _log_probs(classifier: Classifier) -> Teacher:
+def _log_probs(classifier: Classifier) -> TeacherFunction:
     if classifier.is_multilabel:
         raise UserError(
             "This teacher predicts several labels of an image; give one that was trained on single "
@@ -227,7 +228,7 @@ def _all_views(images: np.ndarray, *, padding: int, flip: bool) -> Iterator[np.n
         yield np.asarray(view_of(jnp.asarray(images), numbers, padding=padding, flip=flip))
 
 
-def _ask(teacher: Teacher, images: np.ndarray, num_classes: int) -> np.ndarray:
+def _ask(teacher: TeacherFunction, images: np.ndarray, num_classes: int) -> np.ndarray:
     """Logits float32 `[N, C]` of all images by a function of batches."""
     parts = []
     for start in range(0, len(images), _ASKED_AT_A_TIME):

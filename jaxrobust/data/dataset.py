@@ -6,7 +6,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -60,8 +60,58 @@ class Classes:
         return self.train.is_multilabel
 
 
+class ReadableExamples(Labeled):
+    """Examples, images or features, that are read by their positions.
+
+    Attributes:
+      files: of each example, relative to the data set, where they came from files.
+    """
+
+    files: tuple[str, ...] | None
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, H, W, 3], or features float16 [n, V, D], at these positions."""
+        raise NotImplementedError
+
+    def pictures(self, ids: np.ndarray) -> np.ndarray | None:
+        """The images uint8 [n, H, W, 3] at these positions; None for features."""
+        raise NotImplementedError
+
+    def statistics(self) -> tuple[Any, Any]:
+        """Mean and standard deviation of each channel or dimension."""
+        raise NotImplementedError
+
+    def take(self, ids: np.ndarray) -> Self:
+        """The examples at these positions, in this order."""
+        raise NotImplementedError
+
+    def join(self, other: Self) -> Self:
+        """These examples, then the others."""
+        raise NotImplementedError
+
+    def content(self) -> Iterator[np.ndarray]:
+        """What identifies the examples, for `fingerprint`."""
+        raise NotImplementedError
+
+
+class ReadableDataset(Classes):
+    """A data set of `ReadableExamples`: a `Dataset` or a `FeatureDataset`, which explain these."""
+
+    name: str
+    train: ReadableExamples
+    test: ReadableExamples
+    mean: Any
+    std: Any
+    unlabeled: ReadableExamples | None
+
+    @property
+    def examples(self) -> ReadableExamples:
+        """Labelled training examples, then unlabelled ones."""
+        return self.train if self.unlabeled is None else self.train.join(self.unlabeled)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples(Labeled):
+class Examples(ReadableExamples):
     """Images and their labels.
 
     Attributes:
@@ -108,6 +158,18 @@ class Examples(Labeled):
         """What identifies the images, for `fingerprint`."""
         yield self.images
 
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """The images uint8 [n, H, W, 3] at these positions."""
+        return self.images[ids]
+
+    def pictures(self, ids: np.ndarray) -> np.ndarray:
+        """As `read`."""
+        return self.images[ids]
+
+    def statistics(self) -> tuple[tuple, tuple]:
+        """As in `pixel_statistics`."""
+        return pixel_statistics([self])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileExamples(Labeled):
@@ -130,7 +192,7 @@ class FileExamples(Labeled):
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """As of `Examples`."""
+        """As in `Examples`."""
         return self.names
 
     def take(self, ids: np.ndarray) -> "FileExamples":
@@ -222,7 +284,7 @@ def check_parts(name: str, class_names: Sequence[str], train, test) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset(Classes):
+class Dataset(ReadableDataset):
     """A data set in memory, with what is needed to normalise it and to name its classes.
 
     Attributes:

@@ -16,9 +16,9 @@ import numpy as np
 from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.dataset import (
     NO_LABEL,
-    Classes,
-    Labeled,
     Origin,
+    ReadableDataset,
+    ReadableExamples,
     check_labels,
     check_parts,
     joined_names,
@@ -39,7 +39,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureExamples(Labeled):
+class FeatureExamples(ReadableExamples):
     """Features of images and their labels.
 
     Attributes:
@@ -73,7 +73,7 @@ class FeatureExamples(Labeled):
 
     @property
     def file_names(self) -> tuple[str, ...] | None:
-        """As of `Examples`."""
+        """As in `Examples`."""
         return self.files
 
     def take(self, ids: np.ndarray) -> "FeatureExamples":
@@ -93,6 +93,14 @@ class FeatureExamples(Labeled):
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Features float16 [n, V, D] at these positions."""
         return self.source[self.rows[ids]].astype(np.float16, copy=False)
+
+    def pictures(self, ids: np.ndarray) -> None:
+        """None: features have no images."""
+        return None
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """As in `feature_statistics`."""
+        return feature_statistics([self])
 
     def read_all(self) -> np.ndarray:
         """Features float16 [N, V, D] of all examples, read in chunks."""
@@ -134,7 +142,7 @@ class Embedding(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureDataset(Classes):
+class FeatureDataset(ReadableDataset):
     """A data set of features, with what is needed to normalise them and to name its classes.
 
     Attributes:

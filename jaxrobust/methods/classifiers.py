@@ -4,43 +4,32 @@
     classifier = load_classifier("runs/dpc/classifier")
     classes = classifier.predict(images)
 
-A run of noisy labels or annotation writes `classifier/`: `classifier.json` with the recipe and
-facts about the training data, and `variables.npz` with the variables of all networks of its
-predictions. The classifier is rebuilt by the run's method, so it predicts as the run did on its
-test images.
+The files are those of `jaxrobust.models.storage`. A run of noisy labels or annotation writes, in
+`classifier/`, the variables of all networks of its predictions and its recipe: the classifier is
+rebuilt by the run's method, so it predicts as the run did on its test images.
 """
 
 import dataclasses
 import functools
-import hashlib
-import io
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
-from jaxrobust.data import array_files
 from jaxrobust.data.features import Embedding
 from jaxrobust.data.inputs import as_features, as_images
 from jaxrobust.data.views import make_views, statistics_of
-from jaxrobust.engine import digests
-from jaxrobust.engine.files import write_bytes, write_json
-from jaxrobust.engine.workdir import read_object
 from jaxrobust.errors import UserError
 from jaxrobust.methods import active_learning, noisy_labels
 from jaxrobust.models import storage
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS, STRATEGIES
 from jaxrobust.recipes.parse import ImageRecipe, Recipe, parse
 from jaxrobust.recipes.protocols import ActiveLearning, NoisyLabels
-
-FACTS, VARIABLES = "classifier.json", "variables.npz"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -131,22 +120,9 @@ def save_classifier(
 ) -> None:
     """Writes a folder that `load_classifier` reads.
 
-    Args:
-      folder: path of the folder.
-      recipe: the recipe of the run.
-      networks: name -> variables of every network of the predictions.
-      class_names: of the C classes.
-      num_examples: number of training examples.
-      input_shape: of an image (H, W, 3), or of features (D,).
-      mean: of the data set.
-      std: standard deviation of the data set.
-      embedding: of the features, if known.
+    `networks` are the variables of every network of the predictions by name; `input_shape` is
+    (H, W, 3) of an image, or (D,) of features.
     """
-    arrays = traverse_util.flatten_dict({n: dict(v) for n, v in networks.items()}, sep="/")
-    host: dict[str, Any] = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
-    content = io.BytesIO()
-    np.savez(content, **host)
-    write_bytes(folder / VARIABLES, content.getvalue())
     facts = {
         "task": recipe.task,
         "method": recipe.method,
@@ -156,10 +132,9 @@ def save_classifier(
         "mean": np.asarray(mean, float).tolist(),
         "std": np.asarray(std, float).tolist(),
         "embedding": embedding and embedding._asdict(),
-        "variables_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
         "config": dict(recipe.settings),
     }
-    write_json(folder / FACTS, digests.signed(facts))
+    storage.write_folder(folder, networks, facts)
 
 
 def load_classifier(folder: str | os.PathLike) -> Classifier:
@@ -176,7 +151,8 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
       UserError: if there is none, or a file of it is damaged.
     """
     folder = resolve(folder)
-    return (_of_run if (folder / FACTS).exists() else _of_storage)(folder)
+    facts = storage.read_facts(folder)
+    return _of_run(folder, facts) if storage.is_of_run(facts) else _of_storage(folder)
 
 
 def resolve(folder: str | os.PathLike) -> pathlib.Path:
@@ -187,9 +163,9 @@ def resolve(folder: str | os.PathLike) -> pathlib.Path:
     """
     folder = pathlib.Path(folder).expanduser()
     for name in ("classifier", "student"):
-        if (folder / name).is_dir() and not (folder / FACTS).exists():
+        if (folder / name).is_dir() and not storage.holds_classifier(folder):
             folder = folder / name
-    if not any((folder / name).exists() for name in (FACTS, storage.MODEL)):
+    if not storage.holds_classifier(folder):
         raise UserError(
             f"{folder} holds no classifier; name the folder classifier/ or student/ of a finished "
             "run."
@@ -211,32 +187,8 @@ def _of_storage(folder: pathlib.Path) -> Classifier:
     )
 
 
-_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError)
-
-
-def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads what `save_classifier` wrote: `classifier.json`, and the variables of networks by name.
-
-    Raises:
-      UserError: if a file is damaged.
-    """
-    facts = read_object(folder / FACTS)
-    try:
-        facts = digests.verified(facts)
-        content = (folder / VARIABLES).read_bytes()
-        if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
-            raise ValueError(f"{VARIABLES} has changed since it was written")
-        return facts, traverse_util.unflatten_dict(array_files.decoded(content), sep="/")
-    except _UNREADABLE as error:
-        raise _unreadable(folder, error) from None
-
-
-def _unreadable(folder: pathlib.Path, error: Exception) -> UserError:
-    return UserError(f"{folder} holds no classifier that can be read ({error}).")
-
-
-def _of_run(folder: pathlib.Path) -> Classifier:
-    facts, networks = read_run(folder)
+def _of_run(folder: pathlib.Path, facts: Mapping[str, Any]) -> Classifier:
+    networks = storage.read_variables(folder, facts)
     try:
         recipe = cast(ImageRecipe, parse(facts["config"]))
         names, shape = np.array(facts["class_names"]), tuple(facts["input_shape"])
@@ -244,8 +196,8 @@ def _of_run(folder: pathlib.Path) -> Classifier:
         embedding = Embedding(**facts["embedding"]) if facts.get("embedding") else None
         predict = {"noisy_labels": _noisy_labels, "active_learning": _active_learning}
         forward = predict[facts["task"]](recipe, facts)
-    except _UNREADABLE as error:
-        raise _unreadable(folder, error) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} holds no classifier that can be read ({error}).") from None
     compiled, networks = _compiled(recipe, forward, shape), jax.device_put(networks)
     return Classifier(
         classes=names,
@@ -290,7 +242,7 @@ def probabilities(
     return _compiled(recipe, _noisy_labels(recipe, facts), input_shape)
 
 
-def _noisy_labels(recipe: NoisyLabels, facts: dict) -> Callable:
+def _noisy_labels(recipe: NoisyLabels, facts: Mapping) -> Callable:
     """`(variables by network, views) -> probabilities`, combined over all predictors."""
     problem = noisy_labels.Problem(
         num_classes=len(facts["class_names"]),
@@ -308,7 +260,7 @@ def _noisy_labels(recipe: NoisyLabels, facts: dict) -> Callable:
     return forward
 
 
-def _active_learning(recipe: ActiveLearning, facts: dict) -> Callable:
+def _active_learning(recipe: ActiveLearning, facts: Mapping) -> Callable:
     """`(variables by network, views) -> probabilities` of the target classifier."""
     problem = active_learning.Problem(
         num_classes=len(facts["class_names"]),

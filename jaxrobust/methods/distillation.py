@@ -23,10 +23,8 @@ class Problem:
 
     Attributes:
       num_classes: C.
-      student: name of the student's architecture.
-      teacher: that of the teacher's.
-      student_features: shapes of the student's features for one image.
-      teacher_features: those of the teacher.
+      student, teacher: names of the architectures.
+      student_features, teacher_features: shapes of the networks' features for one image.
       dtype: computation dtype of the networks.
       num_examples: N, training images.
     """
@@ -44,8 +42,8 @@ class SoftLabels(NamedTuple):
     """Labels of images that have more than one class each, or none.
 
     Attributes:
-      ids: int32 `[B]`, the class of each image for what reads a single one: of several the one that
-        counts most, of none what the teacher says.
+      ids: int32 `[B]`, a single class for each image: of several the one with the largest share, of
+        none the teacher's prediction.
       targets: float32 `[B, C]`; a row sums to the weight of its image, 0 where it has no label.
     """
 
@@ -101,7 +99,7 @@ class Distiller:
         the student and dropped with the auxiliary head.
       contrasts: whether the connector compares with the teacher and with other images in training,
         and takes `pairs`, as `ContrastiveMemory` does.
-      until_epoch: the last epoch with distillation, counted from 1; 0: there is none.
+      until_epoch: the last epoch with distillation, counted from 1; 0: all epochs.
       warm_up: epochs in which `ramp` grows from 1 / warm_up to 1; 0: it is 1 from the start.
       has_teacher: whether there is anything to distil.
       logits_only: whether `objective` reads nothing of the teacher but its logits.
@@ -121,16 +119,9 @@ class Distiller:
 
 
 def distillation_schedule(epoch: int, *, warm_up: int, until_epoch: int) -> dict[str, float]:
-    """How much the distillation counts in one epoch.
+    """`ramp`, min(e / warm_up, 1), and `distill_weight`, 1 for e up to `until_epoch`, then 0.
 
-    Args:
-      epoch: counted from 0.
-      warm_up: epochs until `ramp` is 1; 0: from the start.
-      until_epoch: the last epoch with distillation, counted from 1; 0: there is none.
-
-    Returns:
-      With e = epoch + 1, `ramp`, min(e / warm_up, 1), and `distill_weight`, which is 1 up to
-      `until_epoch` and 0 after it.
+    e = epoch + 1. With a `warm_up` of 0 `ramp` is 1, with an `until_epoch` of 0 `distill_weight`.
     """
     number = epoch + 1
     return {

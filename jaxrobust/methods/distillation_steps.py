@@ -27,7 +27,7 @@ from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
 from jaxrobust.models.layers import Features
 
 CONNECTOR = "connector"
-"""Top-level key of parameters that only the distillation needs, beside those of the student."""
+"""Top-level key of the parameters that are not the student's and are dropped after training."""
 
 
 class ClassifierState(TrainState):
@@ -74,16 +74,10 @@ Apply = Callable[..., tuple[Outputs, Any]]
 
 
 def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Apply:
-    """A student as the function that steps are written over.
+    """A student, and its connector, whose variables lie under `CONNECTOR`, as a pure function.
 
-    Args:
-      module: classifier that returns `Outputs`.
-      connector: as in `Distiller`; its variables lie under `CONNECTOR`.
-
-    Returns:
-      `(params, batch_stats, images, *, train, key=None, where=None, constants=None, pairs=None) ->
-      (outputs, batch_stats)`; `key` for dropout; `pairs` for a connector that takes them; the
-      statistics are new ones in training.
+    `(params, batch_stats, images, *, train, key=None, where=None, constants=None, pairs=None) ->
+    (outputs, batch_stats)`; `key` is for dropout, `pairs` for a connector that contrasts.
     """
 
     def apply(
@@ -144,21 +138,9 @@ def distillation_step(
     """One descent step on the two losses, from one forward pass.
 
     Where the gradients are merged, each loss is pulled back through that same pass, so both saw
-    one dropout mask and one set of batch statistics.
-
-    Args:
-      network: the student before the step.
-      batch: examples.
-      teacher: what the teacher computes for them.
-      key: for dropout.
-      scalars: `learning_rate`, `ramp` for the objective, and `distill_weight`, which multiplies
-        the distillation loss.
-      apply: the student, as in `student_apply`.
-      distiller: the method.
-      optimizer: gives descent directions, without the rate.
-
-    Returns:
-      The student after the step, and the metrics.
+    one dropout mask and one set of batch statistics. `key` is for dropout; `scalars` are
+    `learning_rate`, `ramp` of the objective, and `distill_weight`, which multiplies the
+    distillation loss; `optimizer` gives descent directions, without the rate.
     """
 
     options: dict[str, Any] = {"train": True, "key": key, "where": batch.valid}
@@ -201,12 +183,12 @@ def distillation_step(
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What is made of the labels of a batch.
+    """How the labels of a batch become targets.
 
     Attributes:
       smoothing: share of each label that is spread over all classes.
       mixup: a of the distribution Beta(a, a) of the shares in which two images, their labels and
-        what the teacher says are mixed; 0: none.
+        the teacher's logits are mixed; 0: none.
       weighted: whether there are weights of classes, and labels of -1 for images without one.
     """
 
@@ -221,14 +203,8 @@ def soft_labels(
     class_weights: jax.Array,
     teacher: jax.Array | None,
 ) -> SoftLabels:
-    """Labels as shares of classes.
-
-    Args:
-      targets: what is made of them.
-      labels: int32 `[B]`, -1 for an image without one.
-      class_weights: float32 `[C]`.
-      teacher: its logits `[B, C]`, whose class stands for a missing label; None without a teacher.
-    """
+    """Labels, int32 `[B]`, as shares of classes; the class of the teacher's logits `[B, C]` takes
+    the place of a missing label, -1."""
     num_classes = len(class_weights)
     onehot = jax.nn.one_hot(labels, num_classes)  # of -1: 0 everywhere
     smooth = (1 - targets.smoothing) * onehot + targets.smoothing / num_classes
@@ -249,12 +225,11 @@ class TrainSpec:
       optimizer: gives descent directions, without the rate.
       input_shape: (H, W, 3) of an image.
       batch_size: examples per step; further slots of a row are padding.
-      padding: of the random crops, as in `pad_crop_flip`.
-      flip: whether images are mirrored at random.
+      padding, flip: of the random crops, as in `pad_crop_flip`.
       dtype: of normalised images.
-      teacher: the network that is asked in every step; None if the step reads a table of logits, or
-        if nothing is distilled.
-      targets: what is made of the labels; None: they are what they are.
+      teacher: the network that is applied in every step; None if the step reads a table of logits,
+        or if nothing is distilled.
+      targets: how labels become targets; None: unchanged.
       ema: share of the moving average of the network that stays at every step; 0: none is kept.
     """
 
@@ -422,8 +397,7 @@ class TableSpec:
 
     Attributes:
       module: the teacher.
-      padding: of the crops that a step draws.
-      flip: whether images are mirrored at random.
+      padding, flip: of the crops that a step draws.
       dtype: of normalised images.
       table_dtype: name of the table's dtype.
     """

@@ -35,8 +35,8 @@ class DiagnosisSpec:
     Attributes:
       module: the student, as it is trained.
       distiller: how it learns.
-      teacher: the network that teaches; None if its logits are given, or if there is none: then
-        only the head is looked at.
+      teacher: its network; None if its logits are given, or if there is none: then only the head
+        is measured.
       temperature: of `binary_kl_loss`.
       dtype: of normalised images.
     """

@@ -1,7 +1,5 @@
 """What DHKD is compared with: plain training, and published losses on logits or features."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -12,11 +10,7 @@ from jaxrobust.losses import (
     dist_loss,
     dkd_loss,
     fitnet_loss,
-    logit_mse_loss,
     masked_mean,
-    pkt_loss,
-    review_kd_hcl_loss,
-    rkd_loss,
     rld_loss,
     similarity_preserving_loss,
     soft_target_kl,
@@ -31,20 +25,23 @@ from jaxrobust.methods.distillation import (
     class_ids,
     cross_entropy_loss,
 )
+from jaxrobust.methods.distillation_terms import (
+    Term,
+    logit_mse_term,
+    pkt_term,
+    review_fusion,
+    review_term,
+    rkd_term,
+)
 from jaxrobust.models.contrast import ContrastiveMemory
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
 from jaxrobust.models.review_fusion import ReviewFusion, review_activations, review_levels
-from jaxrobust.recipes.baselines import (
-    ReviewKd,
-)
+from jaxrobust.recipes.baselines import ReviewKd
 from jaxrobust.recipes.dhkd import Distillation
 
-# (student, teacher, labels [B], where [B]) -> scalar
-Loss = Callable[[Outputs, Outputs, jax.Array, jax.Array], jax.Array]
 
-
-def _distiller(loss: Loss, *, weight: float, ce_weight: float = 1.0, **options) -> Distiller:
+def _distiller(loss: Term, *, weight: float, ce_weight: float = 1.0, **options) -> Distiller:
     """`ce_weight * CE + weight * ramp * loss` on one head."""
 
     def objective(student, teacher, labels, where, ramp):
@@ -145,32 +142,13 @@ def dist(recipe: Distillation, problem: Problem) -> Distiller:
 def rkd(recipe: Distillation, problem: Problem) -> Distiller:
     """RKD: distances and angles between features. Park et al., CVPR 2019."""
     del problem
-    options = recipe.rkd
-
-    def loss(student, teacher, labels, where):
-        del labels
-        # The benchmark takes the mean over pairs of distances, `rkd_loss` their sum over B.
-        num_examples = jnp.sum(where, dtype=jnp.float32)
-        return rkd_loss(
-            student.features.pooled,
-            teacher.features.pooled,
-            w_distance=options.distance_weight / num_examples,
-            w_angle=options.angle_weight,
-            where=where,
-        )
-
-    return _distiller(loss, weight=1.0)
+    return _distiller(rkd_term(recipe.rkd, mean_over_batch=True), weight=1.0)
 
 
 def pkt(recipe: Distillation, problem: Problem) -> Distiller:
     """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
     del problem
-
-    def loss(student, teacher, labels, where):
-        del labels
-        return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
-
-    return _distiller(loss, weight=recipe.pkt.weight)
+    return _distiller(pkt_term, weight=recipe.pkt.weight)
 
 
 def at(recipe: Distillation, problem: Problem) -> Distiller:
@@ -288,19 +266,14 @@ def crd(recipe: Distillation, problem: Problem) -> Distiller:
 def logit_mse(recipe: Distillation, problem: Problem) -> Distiller:
     """Mean squared error of the logits."""
     del problem
-
-    def loss(student, teacher, labels, where):
-        del labels
-        return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
-
-    return _distiller(loss, weight=recipe.logit_mse.weight, logits_only=True)
+    return _distiller(logit_mse_term, weight=recipe.logit_mse.weight, logits_only=True)
 
 
 def reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
     """ReviewKD: fused features of all stages, warmed up. Chen et al., CVPR 2021."""
     options = recipe.reviewkd
     return _distiller(
-        _review_loss,
+        review_term(),
         weight=options.weight,
         warm_up=options.warm_up,
         connector=_review_fusion(options, problem),
@@ -309,12 +282,11 @@ def reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
 
 def dhkd_reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
     """DHKD with ReviewKD's loss, which alone warms up, added to the distillation loss."""
-    options, dual_head = recipe.reviewkd, dhkd.build(recipe, problem)
+    options, dual_head, review = recipe.reviewkd, dhkd.build(recipe, problem), review_term()
 
     def objective(student, teacher, labels, where, ramp):
         loss_cls, loss_kd = dual_head.objective(student, teacher, labels, where, ramp)
-        review = _review_loss(student, teacher, labels, where)
-        return loss_cls, loss_kd + options.weight * ramp * review
+        return loss_cls, loss_kd + options.weight * ramp * review(student, teacher, labels, where)
 
     return Distiller(
         objective=objective,
@@ -326,22 +298,6 @@ def dhkd_reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
     )
 
 
-def _review_loss(student, teacher, labels, where):
-    del labels
-    levels = review_levels(teacher.features)[-len(student.features.maps) :]
-    return review_kd_hcl_loss(student.features.maps, levels, where=where)
-
-
 def _review_fusion(options: ReviewKd, problem: Problem) -> ReviewFusion:
     after = options.student_maps == "activation"
-    student_levels = review_activations if after else review_levels
-    student = jax.eval_shape(student_levels, problem.student_features)
-    teacher = jax.eval_shape(review_levels, problem.teacher_features)
-    levels = teacher[-min(len(student), len(teacher)) :]
-    return ReviewFusion(
-        channels=tuple(level.shape[-1] for level in levels),
-        sizes=tuple(level.shape[1:3] for level in levels),
-        levels=student_levels,
-        width=options.width or None,
-        dtype=problem.dtype,
-    )
+    return review_fusion(problem, options.width, review_activations if after else review_levels)

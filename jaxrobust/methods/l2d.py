@@ -12,12 +12,11 @@ classifier for each class. Every class is a binary problem:
      teacher's.
 
 All images of the global batch count, however many devices share it. The ablations are L2D without
-some of its terms; the baselines set another distillation loss beside the same cross-entropy.
+some of its terms; the baselines add another distillation loss to the same cross-entropy.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -27,28 +26,23 @@ from jaxrobust.losses import (
     asymmetric_loss,
     class_aware_embedding_distillation_loss,
     instance_aware_embedding_distillation_loss,
-    logit_mse_loss,
     masked_mean,
     multilabel_bce_loss,
     multilabel_logits_distillation_loss,
     partial_softmax_distillation_loss,
-    pkt_loss,
-    review_kd_hcl_loss,
-    rkd_loss,
 )
 from jaxrobust.methods.distillation import Distiller, Problem
-from jaxrobust.models.ml_decoder import MultiLabelOutputs
-from jaxrobust.models.review_fusion import ReviewFusion, final_map
-from jaxrobust.recipes.l2d import (
-    Asymmetric,
-    L2d,
-    Labels,
-    MultilabelDistillation,
+from jaxrobust.methods.distillation_terms import (
+    Term,
+    logit_mse_term,
+    pkt_term,
+    review_fusion,
+    review_term,
+    rkd_term,
 )
-
-# (student, teacher, targets {0, 1} [B, C], where [B]) -> scalar
-Term = Callable[[MultiLabelOutputs, MultiLabelOutputs, jax.Array, jax.Array], jax.Array]
-
+from jaxrobust.models.ml_decoder import MultiLabelOutputs
+from jaxrobust.models.review_fusion import final_map
+from jaxrobust.recipes.l2d import Asymmetric, L2d, Labels, MultilabelDistillation
 
 # ---------------------------------------------------------------------------------- L2D's terms
 
@@ -156,12 +150,7 @@ def bce(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
 def mse(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """Mean squared error of the logits, over classes and batch."""
     del problem
-
-    def term(student, teacher, targets, where):
-        del targets
-        return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
-
-    return _distiller(recipe, {"mse": (recipe.mse.weight, term)})
+    return _distiller(recipe, {"mse": (recipe.mse.weight, logit_mse_term)})
 
 
 def ps(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
@@ -178,49 +167,21 @@ def ps(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
 def rkd(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """RKD: distances and angles between pooled features. Park et al., CVPR 2019."""
     del problem
-    options = recipe.rkd
-
-    def term(student, teacher, targets, where):
-        del targets
-        return rkd_loss(
-            student.features.pooled,
-            teacher.features.pooled,
-            w_distance=options.distance_weight,
-            w_angle=options.angle_weight,
-            where=where,
-        )
-
-    return _distiller(recipe, {"rkd": (1.0, term)})
+    return _distiller(recipe, {"rkd": (1.0, rkd_term(recipe.rkd, mean_over_batch=False))})
 
 
 def pkt(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
     del problem
-
-    def term(student, teacher, targets, where):
-        del targets
-        return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
-
-    return _distiller(recipe, {"pkt": (recipe.pkt.weight, term)})
+    return _distiller(recipe, {"pkt": (recipe.pkt.weight, pkt_term)})
 
 
 def reviewkd(recipe: MultilabelDistillation, problem: Problem) -> Distiller:
     """ReviewKD on the final map alone, where there is nothing to fuse. Chen et al., CVPR 2021."""
     options = recipe.reviewkd
-    _, height, width, channels = problem.teacher_features.final.shape
-
-    def term(student, teacher, targets, where):
-        del targets
-        return review_kd_hcl_loss(student.features.maps, final_map(teacher.features), where=where)
-
-    connector = ReviewFusion(
-        channels=(channels,),
-        sizes=((height, width),),
-        width=options.width,
-        levels=final_map,
-        dtype=problem.dtype,
-    )
-    return _distiller(recipe, {"reviewkd": (options.weight, term)}, connector=connector)
+    connector = review_fusion(problem, options.width, final_map, final_map)
+    terms = {"reviewkd": (options.weight, review_term(final_map))}
+    return _distiller(recipe, terms, connector=connector)
 
 
 def _distiller(

@@ -4,9 +4,14 @@
     student = load_classifier("runs/dhkd/student")
     logits = student.logits(images)  # uint8 [n, H, W, 3] -> float32 [n, C]
 
-A folder holds `model.json` (architecture, classes, normalisation, checksum), `model.safetensors`
-(every array under its path, such as `params/primary/Dense_0/kernel`) and optionally `program.bin`,
-a function from images to logits that contains the parameters, for any batch size:
+A folder holds `model.json` (what the classifier is: architecture, classes, normalisation, checksum)
+and `model.safetensors` (every array under its path, such as `params/primary/Dense_0/kernel`). That
+of a noisy-label or annotation run has the run's recipe in `model.json` and the name of a network
+before each path; `jaxrobust.load_classifier` rebuilds it by the run's method. Older runs wrote the
+same as `classifier.json` and `variables.npz`, which are still read.
+
+A student may have `program.bin` too, a function from images to logits that contains the parameters,
+for any batch size:
 
     import jax, pathlib
     program = jax.export.deserialize(pathlib.Path("runs/dhkd/student/program.bin").read_bytes())
@@ -18,10 +23,12 @@ file (`jaxrobust.models.onnx_export`).
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
 import struct
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +45,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.models import make_classifier, make_multilabel_classifier, safetensors_file
 
 MODEL, VARIABLES, PROGRAM = "model.json", "model.safetensors", "program.bin"
+_OLD_MODEL, _OLD_VARIABLES = "classifier.json", "variables.npz"
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -90,20 +98,12 @@ class StoredClassifier:
 
 def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) -> None:
     """Writes a folder that `load_classifier` reads; one that a kill left unfinished is refused."""
-    directory = pathlib.Path(directory)
-    arrays: dict[str, Any] = traverse_util.flatten_dict(dict(classifier.variables), sep="/")
-    content = safetensors_file.encoded({name: np.asarray(x) for name, x in arrays.items()})
-    write_bytes(directory / VARIABLES, content)
     facts = {
-        **{
-            field.name: getattr(classifier, field.name)
-            for field in dataclasses.fields(classifier)
-            if field.name != "variables"
-        },
-        "num_parameters": sum(x.size for name, x in arrays.items() if name.startswith("params/")),
-        "variables_sha256": hashlib.sha256(content).hexdigest(),
+        field.name: getattr(classifier, field.name)
+        for field in dataclasses.fields(classifier)
+        if field.name != "variables"
     }
-    write_json(directory / MODEL, digests.signed(facts))
+    write_folder(pathlib.Path(directory), classifier.variables, facts)
 
 
 def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
@@ -114,29 +114,21 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
         architecture.
     """
     directory = pathlib.Path(directory).expanduser()
-    facts = _read_model(directory)
-    try:
-        content = (directory / VARIABLES).read_bytes()
-    except OSError as error:
+    facts = read_facts(directory)
+    if is_of_run(facts):
         raise UserError(
-            f"{directory / VARIABLES} cannot be read ({error.strerror}); restore it."
-        ) from None
-    if hashlib.sha256(content).hexdigest() != facts["variables_sha256"]:
-        raise UserError(
-            f"{directory / VARIABLES} has changed since it was written; restore the folder, or "
-            "write it again."
+            f"{directory} holds the classifier of a run of {facts.get('method')}, not a single "
+            "network: name a folder `student` or `teacher` of a run, or a converted one."
         )
     try:
-        arrays = safetensors_file.decoded(content)
-        variables = traverse_util.unflatten_dict(arrays, sep="/")
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise UserError(
-            f"{directory / VARIABLES} is not a safetensors file ({error}); write the folder again."
-        ) from None
+        arch, num_classes = str(facts["arch"]), int(facts["num_classes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{directory / MODEL} is damaged ({error}); restore the folder.") from None
+    variables = read_variables(directory, facts)
     variables.setdefault("batch_stats", {})
     classifier = StoredClassifier(
-        arch=facts["arch"],
-        num_classes=facts["num_classes"],
+        arch=arch,
+        num_classes=num_classes,
         variables=variables,
         decoder=facts.get("decoder"),
         **{
@@ -148,9 +140,38 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
     return classifier
 
 
-def _read_model(directory: pathlib.Path) -> dict[str, Any]:
-    path = directory / MODEL
-    if not path.exists():
+def write_folder(
+    directory: pathlib.Path, variables: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    """Writes the two files of a classifier, the JSON-able facts last."""
+    arrays: dict[str, Any] = traverse_util.flatten_dict(
+        {name: dict(tree) for name, tree in variables.items()}, sep="/"
+    )
+    content = safetensors_file.encoded({name: np.asarray(x) for name, x in arrays.items()})
+    write_bytes(directory / VARIABLES, content)
+    count = sum(x.size for name, x in arrays.items() if "params" in name.split("/")[:2])
+    sha256 = hashlib.sha256(content).hexdigest()
+    facts = {**facts, "num_parameters": count, "variables_sha256": sha256}
+    write_json(directory / MODEL, digests.signed(facts))
+
+
+def holds_classifier(directory: pathlib.Path) -> bool:
+    """Whether there is a classifier in a folder."""
+    return any((directory / name).exists() for name in (MODEL, _OLD_MODEL))
+
+
+def is_of_run(facts: Mapping[str, Any]) -> bool:
+    """Whether facts are those of a noisy-label or annotation run, with its recipe."""
+    return "config" in facts
+
+
+def read_facts(directory: pathlib.Path) -> dict[str, Any]:
+    """The facts of a classifier.
+
+    Raises:
+      UserError: if there is none, or its file is damaged.
+    """
+    if not holds_classifier(directory):
         near = [name for name in ("student", "teacher") if (directory / name / MODEL).exists()]
         hint = (
             f"did you mean {directory / near[0]}?"
@@ -158,11 +179,52 @@ def _read_model(directory: pathlib.Path) -> dict[str, Any]:
             else "name a folder `student` or `teacher` of a run, or a converted one."
         )
         raise UserError(f"{directory} holds no {MODEL}: {hint}")
+    path = directory / _names(directory)[0]
     try:
-        facts = digests.verified(json.loads(path.read_text()))
-        return {**facts, "num_classes": int(facts["num_classes"]), "arch": str(facts["arch"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return digests.verified(json.loads(path.read_text()))
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore the folder.") from None
+
+
+def _names(directory: pathlib.Path) -> tuple[str, str]:
+    """The names of the files of a folder."""
+    is_old = not (directory / MODEL).exists()
+    return (_OLD_MODEL, _OLD_VARIABLES) if is_old else (MODEL, VARIABLES)
+
+
+def read_variables(directory: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of the classifier with these facts.
+
+    Raises:
+      UserError: if their file is damaged.
+    """
+    path = directory / _names(directory)[1]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); restore it.") from None
+    if hashlib.sha256(content).hexdigest() != facts.get("variables_sha256"):
+        raise UserError(
+            f"{path} has changed since it was written; restore the folder, or write it again."
+        )
+    is_npz = path.name == _OLD_VARIABLES
+    try:
+        arrays = _npz_arrays(content) if is_npz else safetensors_file.decoded(content)
+        return traverse_util.unflatten_dict(arrays, sep="/")
+    except _UNREADABLE as error:
+        kind = "an npz" if is_npz else "a safetensors"
+        raise UserError(f"{path} is not {kind} file ({error}); write the folder again.") from None
+
+
+_UNREADABLE = (
+    *(ValueError, KeyError, TypeError, AttributeError, struct.error),
+    *(OSError, EOFError, zipfile.BadZipFile),
+)
+
+
+def _npz_arrays(content: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None:

@@ -69,7 +69,7 @@ class Distill(Options, section="distill", recipe="configs/dhkd.py"):
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher(Options, section="teacher"):
+class TeacherOptions(Options, section="teacher"):
     """The teacher."""
 
     path: str = option(
@@ -81,7 +81,7 @@ class Teacher(Options, section="teacher"):
     logits_file: tuple[str, ...] = option(
         (),
         str,
-        ".npz files of what teachers say in place of a network, averaged: see "
+        ".npz files of teachers' logits, averaged, in place of a network: see "
         "`jaxrobust.tasks.teachers.read_logits`",
     )
     name: str = option("resnet32x4", BACKBONES, "of one that is trained from its initialisation")
@@ -100,8 +100,8 @@ class Teacher(Options, section="teacher"):
     image_size: int = option(
         0,
         "[0, inf)",
-        "side of the images that the teacher sees, if they are not the student's: it is asked once "
-        "about each image and its mirror image, and a crop reuses the logits of the full image; "
+        "side of the images that the teacher sees, if they are not the student's: it is applied "
+        "once to each image and its mirror image, and a crop reuses the logits of the full image; "
         "0: the student's images; with a head, what the backbone was trained on, or 128",
     )
     learning_rate: float = option(
@@ -148,7 +148,7 @@ class Distillation(BaseRecipe):
         "of cross-entropy; balanced: every class counts as much, however many images it has",
     )
     use_unlabeled: bool = option(
-        True, bool, "the student learns from images without a label what the teacher says of them"
+        True, bool, "the student learns from images without a label too, by the teacher's outputs"
     )
     ema: float = option(
         0.0,
@@ -164,7 +164,7 @@ class Distillation(BaseRecipe):
     )
     augment: Augment = Augment()
     student: Student = Student()
-    teacher: Teacher = Teacher()
+    teacher: TeacherOptions = TeacherOptions()
     optimizer: StudentSgd = StudentSgd(
         learning_rate=0.05,
         schedule="milestones",

@@ -1,31 +1,133 @@
-"""What a person gets back for annotating: predictions of all other images, and links by class."""
+"""Output files of an annotation run: its split, scores, results, figures, and a person's tables."""
 
+import hashlib
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxrobust.data.dataset import ReadableDataset, fingerprint
+from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.data.tables import escape_formula, to_csv
 from jaxrobust.engine import processes
-from jaxrobust.engine.files import format_number, write_text
+from jaxrobust.engine.files import format_number, write_table, write_text
+from jaxrobust.methods.active_learning import NOT_ANNOTATED, Query
+from jaxrobust.tasks.common import best_of
 
 log = logging.getLogger("jaxrobust")
 
 ANSWERS, PREDICTIONS, LINKS = "annotations.csv", "predictions.csv", "by_class"
+NUM_BINS = 40  # of the histograms of scores
+
+
+def split_facts(dataset: ReadableDataset, split: OpenSetSplit) -> dict:
+    """`split.json`: which classes are known, which images started labelled, of which data."""
+    names, known = dataset.class_names, split.known_classes
+    initial = np.flatnonzero(split.labeled)
+    return {
+        "known_classes": [names[c] for c in known],
+        "unknown_classes": [n for c, n in enumerate(names) if c not in known],
+        "num_train": len(split.targets),
+        "num_test_known": int(split.test_known.sum()),
+        "initial_ids": initial.tolist(),
+        "initial_ids_sha256": hashlib.sha256(initial.astype("<i8").tobytes()).hexdigest(),
+        "dataset_sha256": fingerprint(dataset),
+    }
+
+
+def write_scores(
+    path: pathlib.Path, query: Query, annotations: np.ndarray, is_unknown: np.ndarray | None
+) -> None:
+    """Writes a histogram of every score over the pool; `is_unknown` is None without the truth."""
+    parts = {
+        "pool": annotations == NOT_ANNOTATED,
+        "chosen": np.isin(np.arange(len(annotations)), query.ids),
+    }
+    if is_unknown is not None:
+        parts["unknown"] = parts["pool"] & is_unknown
+    rows = [["score", "from", "to", *parts]]
+    for name, score in query.scores.items():
+        score = np.asarray(score)
+        valid = parts["pool"] & np.isfinite(score)
+        if not np.issubdtype(score.dtype, np.floating) or not valid.any():
+            continue
+        # Outliers are counted in the first and the last bin.
+        score = score.astype(np.float64)
+        low, high = np.quantile(score[valid], (0.005, 0.995))
+        edges = np.histogram_bin_edges(score[valid], NUM_BINS, (low, high))
+        score = np.clip(score, edges[0], edges[-1])
+        counts = [np.histogram(score[valid & part], edges)[0] for part in parts.values()]
+        for low, high, *row in zip(edges[:-1], edges[1:], *counts, strict=True):
+            rows.append([name, *map(format_number, (low, high, *row))])
+    write_table(path, rows)
+
+
+def label_counts(annotations: np.ndarray, num_classes: int) -> dict:
+    """How many images are annotated: with a known class, as unknown, with each class."""
+    counts = np.bincount(annotations[annotations != NOT_ANNOTATED], minlength=num_classes + 1)
+    return {
+        "num_labeled_known": int(counts[:-1].sum()),
+        "num_labeled_unknown": int(counts[-1]),
+        "num_labeled_per_class": counts[:-1].tolist(),
+    }
+
+
+def summary(rounds: list[dict]) -> dict:
+    """Last, best and mean accuracy, the area under the accuracy curve, precision and recall.
+
+    Without test images there is no accuracy, and with a person as oracle no recall.
+
+    The area is taken over the number of queried images by the trapezoid rule and divided by its
+    width, so that it is an accuracy too.
+    """
+    queries = [r["query"] for r in rounds if "query" in r]
+    precisions = [q["precision"] for q in queries if q["size"]]
+    values = {"mean_query_precision": float(np.mean(precisions or [0.0]))}
+    if not queries or "recall" in queries[-1]:
+        values["last_query_recall"] = queries[-1]["recall"] if queries else 0.0
+    if "accuracy" not in rounds[-1]:
+        return values
+    accuracies = np.array([r["accuracy"] for r in rounds])
+    asked = np.array([r["num_labeled_known"] + r["num_labeled_unknown"] for r in rounds])
+    width = float(asked[-1] - asked[0])
+    area = np.trapezoid(accuracies, asked) / width if width else accuracies[-1]
+    return {
+        "last": {"round": len(rounds) - 1, "accuracy": rounds[-1]["accuracy"]},
+        "best": best_of(rounds, "accuracy", "round"),
+        "mean_accuracy": float(accuracies.mean()),
+        "area_under_accuracy_curve": float(area),
+        **values,
+    }
+
+
+def round_text(round_: int, entry: dict) -> str:
+    """A line about a finished round."""
+    text = f"round {round_}: {accuracy_text(entry)} with {entry['num_labeled_known']} known labels"
+    if "query" in entry:
+        query = entry["query"]
+        text += f"; queried {query['size']}: precision {100 * query['precision']:.1f} %"
+        if "recall" in query:
+            text += f", recall {100 * query['recall']:.1f} %"
+    return text
+
+
+def accuracy_text(entry: dict) -> str:
+    """The test accuracy of a round in words."""
+    if "accuracy" not in entry:
+        return "accuracy unknown without test images"
+    return f"accuracy {100 * entry['accuracy']:.2f} %"
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first six names."""
+    return ", ".join(names[:6]) + (", ..." if names[6:] else "")
 
 
 def write_annotations(
     path: pathlib.Path, files: Sequence[str], labels: Mapping[int, str], rounds: Mapping[int, int]
 ) -> None:
-    """Writes every answer once.
-
-    Args:
-      path: of the table.
-      files: of every image by id.
-      labels: class or `unknown` by id.
-      rounds: whose table holds it, by id; none for an answer whose table is gone.
-    """
+    """Writes every answer once; `rounds` lacks answers whose table is gone."""
     rows = [
         [i, *map(escape_formula, (files[i], labels[i])), rounds.get(i, "")] for i in sorted(labels)
     ]
@@ -39,15 +141,7 @@ def write_predictions(
     probs: np.ndarray,
     unknown_probs: np.ndarray | None,
 ) -> None:
-    """Writes the most probable class of each image.
-
-    Args:
-      path: of the table.
-      files: n images.
-      class_names: K classes.
-      probs: `[n, K]`.
-      unknown_probs: `[n]`, of being of none of them; None where the method does not say.
-    """
+    """Writes the most probable class of n images, by `[n, K]` and, if predicted, `[n]`."""
     names = [escape_formula(name) for name in class_names]
     rows: list[list] = [["file", "class", "probability"]]
     rows += [
@@ -63,16 +157,9 @@ def write_predictions(
 def link_by_class(
     folder: pathlib.Path, root: pathlib.Path, files: Sequence[str], classes: Sequence[str]
 ) -> int:
-    """Makes `folder/CLASS/NAME`, symbolic links to all images, in place of those that are there.
+    """Replaces the symbolic links `folder/CLASS/NAME` to images of `root`, by class; their number.
 
-    Args:
-      folder: of the links; anything in it that is not a link stays.
-      root: folder of the images.
-      files: of the images, relative to it.
-      classes: name of the class of each.
-
-    Returns:
-      How many there are; 0 where this system allows none.
+    Other files in `folder` stay. The number is 0 where the file system supports no links.
     """
     if not processes.is_main():
         return 0

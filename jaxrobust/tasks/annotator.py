@@ -1,14 +1,14 @@
-"""A person as oracle: questions as a table with an empty column, answers read back from it.
+"""The tables of a person's queries: written with an empty column `label`, read back with answers.
 
-The images of a round are decided once. `queries/round_XX.json` keeps them from then on, and the
-table `queries/round_XX.csv`, the page `round_XX.html` and the contact sheet `round_XX.png` are
-written after it, each in one piece and never over an existing table. So after a kill, a deleted
-file or a repeated computation the same images are asked about.
+The images of a query are chosen once and recorded in `queries/round_XX.json`. After it the table
+`queries/round_XX.csv`, the page `round_XX.html` and the contact sheet `round_XX.png` are written,
+each atomically; an existing table is never overwritten. The same images are therefore queried after
+a kill, a deleted file or a repeated computation.
 
-A cell of the column `label` is a class, `unknown`, `skip`, or empty. A round goes on with what is
-answered; an entirely empty table waits. What was left empty may be asked about again in any later
-round, what was skipped only when nothing else is left, and what was skipped twice never again. The
-tables are read again before every round, so that an answer may be changed, or given late.
+A cell of the column `label` is a class, `unknown`, `skip`, or empty. A partly filled table ends the
+round; an entirely empty one does not. Images left empty may be queried again in any later round,
+skipped ones only when no others are left, and those skipped twice never again. All tables are read
+before every round, so that answers may be changed or added later.
 """
 
 import collections
@@ -36,7 +36,7 @@ from jaxrobust.report.figures import contact_sheet
 from jaxrobust.review import annotation_page
 
 UNKNOWN, SKIP = "unknown", "skip"
-"""What a person writes for an image of none of the known classes, and for one to pass over."""
+"""Labels of an image of no known class, and of an image that is not to be labelled."""
 
 _MAX_SKIPS = 2
 _TILE = 96
@@ -64,7 +64,7 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Merged:
-    """The answers of several rounds; a later one counts.
+    """The answers of several rounds; the latest one counts.
 
     Attributes:
       labels: class or `UNKNOWN` by id.
@@ -111,18 +111,14 @@ class Annotator:
         return self.table(round_).with_suffix(".json")
 
     def is_asked(self, round_: int) -> bool:
-        """Whether the images of a round have been decided."""
+        """Whether the query of a round is recorded."""
         return self._note(round_).exists()
 
     def asked(self, round_: int, count: int) -> Query | None:
-        """The query of a round as it was decided, or None; scores only at its ids, NaN elsewhere.
-
-        Args:
-          round_: counted from 0.
-          count: N, images that take part in it.
+        """The recorded query of a round of `count` images, or None; scores are NaN at other ids.
 
         Raises:
-          UserError: if the note of it is damaged.
+          UserError: if its record is damaged.
         """
         if not self.is_asked(round_):
             return None
@@ -130,7 +126,7 @@ class Annotator:
         return query
 
     def _read_note(self, round_: int, count: int) -> tuple[Query, list[str]]:
-        """The query of a round, and the files of its images as they were then."""
+        """The query of a round, and the files of its images at that time."""
         try:
             note = json.loads(self._note(round_).read_text())
             ids = np.array(note["ids"], np.int64)
@@ -145,13 +141,10 @@ class Annotator:
             ) from None
 
     def ask(self, round_: int, query: Query, suggestions: Sequence[tuple[str, float]] = ()) -> None:
-        """Writes the questions, for the program and for the person.
+        """Records a query and writes its table, page and contact sheet.
 
-        Args:
-          round_: counted from 0.
-          query: what is asked about.
-          suggestions: the most probable class of each image, and its probability; noted for other
-            tools, not shown.
+        `suggestions`, the most probable class of each image and its probability, are recorded for
+        other annotation tools and not shown.
         """
         note = {
             "ids": [int(i) for i in query.ids],
@@ -234,7 +227,7 @@ class Annotator:
         return Merged(labels, rounds, skips)
 
     def eligible(self, num_rounds: int, in_pool: np.ndarray) -> np.ndarray:
-        """bool `[N]`, images of the pool that may be asked about after the first rounds."""
+        """bool `[N]`, images of the pool that may be queried after the first rounds."""
         skips = np.zeros(len(in_pool), np.int64)
         for i, count in self.merged(num_rounds).skips.items():
             if i < len(skips):
@@ -249,7 +242,7 @@ class Annotator:
 def _image(
     row: Row, asked: dict[int, set[str]], first_line: dict[int, int]
 ) -> tuple[int | None, str]:
-    """The id that a row is about, None if there is none, and what is wrong with the row."""
+    """The id of a row, None if it was not queried, and what is wrong with the row."""
     written, file = row.cells["id"], row.cells["file"]
     image = int(written) if written.isdecimal() else None
     if image not in asked:
@@ -262,7 +255,7 @@ def _image(
 
 
 def _confirmation(names: Iterable[str]) -> str:
-    """How to say that names that are not classes become classes."""
+    """How to confirm that names that are not classes are new classes."""
     names = list(dict.fromkeys(name for name in names if not new_class_problem(name)))
     if not names:
         return ""
@@ -282,13 +275,7 @@ def new_class_problem(name: str) -> str:
 def query_rows(
     query: Query, files: Sequence[str] | None, labels: Sequence[str] | None = None
 ) -> list[list]:
-    """The chosen images in order of choice, with every score that led to it; the header first.
-
-    Args:
-      query: what was chosen.
-      files: of every training image, if images are files.
-      labels: of the chosen images; None leaves the column empty.
-    """
+    """The header, then the chosen images in order of choice, with their labels and scores."""
     rows: list[list] = [["id", *(["file"] if files else []), "label", *query.scores]]
     for n, i in enumerate(query.ids):
         cells = [format_number(column[i]) for column in query.scores.values()]

@@ -20,15 +20,14 @@ log = logging.getLogger("jaxrobust")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Backbone:
+class StoredBackbone:
     """A trained backbone.
 
     Attributes:
       folder: where it was read.
       arch: name of the network that it is of.
       variables: `params` and `batch_stats` on the host, without those of heads.
-      mean: of the images that it was trained on, on the [0, 1] scale; () if not known.
-      std: likewise.
+      mean, std: of the images that it was trained on, on the [0, 1] scale; () if not known.
     """
 
     folder: str
@@ -70,7 +69,7 @@ class Backbone:
         return with_backbone(network, placement.put(dict(self.variables)))
 
 
-def stored_backbone(recipe: ImageRecipe, dataset: Any) -> Backbone | None:
+def stored_backbone(recipe: ImageRecipe, dataset: Any) -> StoredBackbone | None:
     """What the networks of an image task start from, None if the recipe names nothing.
 
     Args:
@@ -97,14 +96,15 @@ def stored_backbone(recipe: ImageRecipe, dataset: Any) -> Backbone | None:
     return backbone
 
 
-def _read(folder: pathlib.Path) -> Backbone:
-    if not (folder / classifiers.FACTS).exists():
+def _read(folder: pathlib.Path) -> StoredBackbone:
+    facts = storage.read_facts(folder)
+    if not storage.is_of_run(facts):
         stored = storage.load_classifier(folder)
-        return Backbone(
+        return StoredBackbone(
             str(folder), stored.arch, backbone_of(stored.variables), stored.mean, stored.std
         )
-    facts, networks = classifiers.read_run(folder)
+    networks = storage.read_variables(folder, facts)
     variables = next(iter(networks.values()))  # DPC has two, which learned the same
     name = facts["config"]["model"]["name"]
     statistics = (tuple(facts[x]) for x in ("mean", "std"))
-    return Backbone(str(folder), name, backbone_of(variables), *statistics)
+    return StoredBackbone(str(folder), name, backbone_of(variables), *statistics)

@@ -5,7 +5,7 @@ import json
 import logging
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from jaxrobust.data.features import FEATURES, Embedding, FeatureDataset, load_fe
 from jaxrobust.data.sources import list_dataset, load_dataset
 from jaxrobust.data.tables import escape_formula
 from jaxrobust.engine.files import format_number, write_table
+from jaxrobust.engine.loops import epoch_program, gather_program
+from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState
@@ -274,3 +276,52 @@ def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> N
     )
     if run.is_resumed:
         log.info("Resuming the run in %s", run.workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramBuilder:
+    """Compiles the programs of a task.
+
+    Attributes:
+      programs: of the run.
+      placement: devices on which they run.
+      static: all that they close over, as in `Programs.jit`.
+      device_loop: as in `epoch_program`.
+    """
+
+    programs: Programs
+    placement: Placement
+    static: Hashable
+    device_loop: bool | None = None
+
+    def jit(self, name: str, function: Callable, **options) -> Callable:
+        """As `Programs.jit`."""
+        return self.programs.jit(name, function, static=self.static, **options)
+
+    def epoch(self, name: str, step: Callable) -> Callable:
+        """As `epoch_program`."""
+        return epoch_program(
+            self.programs,
+            name,
+            step,
+            self.placement,
+            static=self.static,
+            device_loop=self.device_loop,
+        )
+
+    def gather(self, name: str, forward: Callable, num_examples: int) -> Callable:
+        """As `gather_program`."""
+        return gather_program(
+            self.programs, name, forward, num_examples, self.placement, static=self.static
+        )
+
+
+def best_of(entries: Sequence[Mapping[str, float]], measure: str, unit: str) -> dict:
+    """The first of several rounds or epochs (`unit`) with the highest value of a test measure."""
+    values = [entry[measure] for entry in entries]
+    best = int(np.argmax(values))
+    return {
+        unit: best,
+        measure: values[best],
+        "rule": f"highest test {measure} of any {unit}, known only by looking at the test set",
+    }

@@ -1,4 +1,4 @@
-"""What a distillation run measures and draws, by whether images have one label or several."""
+"""Measures and figures of a distillation run, for images with one label and with several."""
 
 import dataclasses
 import pathlib
@@ -11,6 +11,7 @@ from jaxrobust import metrics
 from jaxrobust.methods.distillation import Distiller
 from jaxrobust.recipes.methods import DISTILLERS, MULTILABEL_DISTILLERS
 from jaxrobust.report import figures
+from jaxrobust.tasks.common import best_of
 
 NUM_NEIGHBORS = 5
 MAX_RETRIEVED = 5000  # among so many images neighbours are looked for, which takes their square
@@ -24,9 +25,9 @@ class Protocol:
       labels: "one label" or "several labels", for messages.
       distillers: methods by name.
       labels_only: name of the method that teachers are trained by.
-      measures: `(logits [n, C], labels [n] or [n, C]) -> what a network scores`, as fractions.
+      measures: `(logits [n, C], labels [n] or [n, C]) -> scores`, as fractions.
       headline: name of the measure that decides which epoch is the best.
-      beside: other measures to tell the user of -> what to call them.
+      others: other measures that are logged -> their titles.
       probabilities: of logits `[n, C]`.
       draw_curves: `({label: [results]}, path)`, the figure of all epochs.
       diagnoses: whether the gradients of the losses are compared in every epoch.
@@ -38,7 +39,7 @@ class Protocol:
     labels_only: str
     measures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     headline: str
-    beside: Mapping[str, str]
+    others: Mapping[str, str]
     probabilities: Callable[[np.ndarray], jax.Array]
     draw_curves: Callable[[Mapping[str, Sequence[dict]], pathlib.Path], None]
     diagnoses: bool
@@ -46,19 +47,12 @@ class Protocol:
 
     def describe(self, measures: Mapping[str, float]) -> str:
         """Measures in words, in percent."""
-        shown = {self.headline: self.headline, **self.beside}
+        shown = {self.headline: self.headline, **self.others}
         return ", ".join(f"{title} {100 * measures[name]:.2f} %" for name, title in shown.items())
 
     def best(self, epochs: Sequence[Mapping[str, float]]) -> dict:
         """The first epoch with the highest headline."""
-        values = [epoch[self.headline] for epoch in epochs]
-        best = int(np.argmax(values))
-        return {
-            "epoch": best,
-            self.headline: values[best],
-            "rule": f"highest test {self.headline} of any epoch, known only by looking at the test "
-            "set",
-        }
+        return best_of(epochs, self.headline, "epoch")
 
 
 def single_label_measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -89,18 +83,11 @@ def multilabel_measures(logits: np.ndarray, targets: np.ndarray) -> dict[str, fl
 def multilabel_comparison(
     probs: Mapping[str, np.ndarray], pooled: Mapping[str, np.ndarray], targets: np.ndarray
 ) -> dict[str, float]:
-    """What L2D's authors look at beside the scores: images retrieved, and how classes correlate.
+    """L2D's analysis of predictions `[n, C]` and pooled features `[m, D]`, both by role.
 
-    Args:
-      probs: by network, `student` and, if there is one, `teacher`: predictions [n, C] on the test
-        images.
-      pooled: likewise, features [m, D] of some of these.
-      targets: {0, 1} [m, C], their labels.
-
-    Returns:
-      `neighbor_precision_student` and `neighbor_precision_teacher`, of 5 neighbours;
-      `class_correlation_difference`, the mean absolute difference between the networks'
-      `metrics.class_correlation` of two different classes. Without what has too few images.
+    `neighbor_precision_student` and `neighbor_precision_teacher`, of 5 neighbours;
+    `class_correlation_difference`, the mean absolute difference between the networks'
+    `metrics.class_correlation` of two different classes. Measures of too few images are left out.
     """
     values = {}
     if len(targets) > NUM_NEIGHBORS:
@@ -121,7 +108,7 @@ SINGLE_LABEL = Protocol(
     labels_only="cross_entropy",
     measures=single_label_measures,
     headline="accuracy",
-    beside={"ece": "calibration error"},
+    others={"ece": "calibration error"},
     probabilities=jax.nn.softmax,
     draw_curves=figures.distillation_curves,
     diagnoses=True,
@@ -133,7 +120,7 @@ MULTILABEL = Protocol(
     labels_only="bce",
     measures=multilabel_measures,
     headline="mAP",
-    beside={"OF1": "OF1", "CF1": "CF1"},
+    others={"OF1": "OF1", "CF1": "CF1"},
     probabilities=jax.nn.sigmoid,
     draw_curves=figures.multilabel_curves,
     diagnoses=False,

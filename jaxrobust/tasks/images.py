@@ -2,10 +2,11 @@
 
 import logging
 import pathlib
+from typing import cast
 
 import numpy as np
 
-from jaxrobust.data.dataset import Examples, FileExamples
+from jaxrobust.data.dataset import Examples, FileExamples, ReadableExamples
 from jaxrobust.data.features import FeatureExamples
 from jaxrobust.data.readers import decode_images
 from jaxrobust.data.streaming import FileStream, packed, read_files
@@ -111,7 +112,7 @@ class StreamedImages:
 
 
 def images_of(
-    examples: Examples | FeatureExamples | FileExamples,
+    examples: ReadableExamples | FileExamples,
     recipe: Recipe,
     placement: Placement,
 ) -> ResidentImages | ResidentFeatures | StreamedImages:
@@ -120,7 +121,7 @@ def images_of(
         return ResidentFeatures(examples, placement, recipe.dataset.path)
     if isinstance(examples, FileExamples):
         return StreamedImages(examples, recipe)
-    return ResidentImages(examples, placement)
+    return ResidentImages(cast(Examples, examples), placement)
 
 
 def view_transforms(recipe: Recipe) -> dict[str, Transform]:

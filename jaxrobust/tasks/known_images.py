@@ -1,8 +1,8 @@
-"""Ids of images that stay while images are added, moved and renamed between rounds.
+"""Ids of images that do not change while images are added, moved and renamed between rounds.
 
-`queries/images.json` lists every image that a person's run has seen, in the order of its ids, with
-the SHA-256 by which it is found again under another name, and the round from which it takes part. A
-round that has begun never changes: what is new takes part from the next one on.
+`queries/images.json` lists every image of a person's run in the order of the ids, with its SHA-256,
+by which it is found under a new name, and the first round in which it is used. A round that has
+begun never changes: new images and classes are used from the next round on.
 """
 
 import dataclasses
@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxrobust.data.dataset import Dataset, Examples, pixel_statistics
-from jaxrobust.data.features import FeatureDataset, FeatureExamples, feature_statistics
+from jaxrobust.data.dataset import ReadableDataset, ReadableExamples
 from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.data.tables import MAX_PROBLEMS, shortened
 from jaxrobust.engine.files import write_json
@@ -25,17 +24,17 @@ from jaxrobust.methods.active_learning import NOT_ANNOTATED
 
 
 class View(NamedTuple):
-    """What takes part in a round.
+    """The images and classes of a round.
 
     Attributes:
       examples: the N images or features by id.
       split: K known classes; `targets` are the labels by folder, `NOT_ANNOTATED` in the pool.
       class_names: of the K classes.
       mean: of the examples, to normalise with.
-      std: likewise.
+      std: of the examples.
     """
 
-    examples: Examples | FeatureExamples
+    examples: ReadableExamples
     split: OpenSetSplit
     class_names: tuple[str, ...]
     mean: Any
@@ -44,7 +43,7 @@ class View(NamedTuple):
 
 @dataclasses.dataclass
 class _Image:
-    """One image of the list: its file now, its content, and since when it takes part."""
+    """One image of the list: its file now, its content, and its first round."""
 
     file: str
     sha256: str
@@ -53,7 +52,7 @@ class _Image:
 
 
 class KnownImages:
-    """The images of a data set by ids that stay.
+    """The images of a data set by ids that do not change.
 
     Args:
       path: of `images.json`, which may not exist yet.
@@ -62,13 +61,13 @@ class KnownImages:
       overridden: whether mean and std are the recipe's, not those of the images.
 
     Raises:
-      UserError: if an image that takes part is gone, or holds something else.
+      UserError: if an image of the list is gone, or holds something else.
     """
 
     def __init__(
         self,
         path: pathlib.Path,
-        dataset: Dataset | FeatureDataset,
+        dataset: ReadableDataset,
         root: pathlib.Path | None,
         *,
         overridden: bool = False,
@@ -76,7 +75,7 @@ class KnownImages:
         self._path = path
         self._dataset = dataset
         self._overridden = overridden
-        self._found = joined(dataset)
+        self._found = dataset.examples
         self._hashes = _hashes(self._found, root)
         self.begun = -1
         self._images: list[_Image] = []
@@ -118,7 +117,7 @@ class KnownImages:
         }
 
     def begin_round(self, round_: int, new_classes: Collection[str]) -> None:
-        """Lets what is new take part from a round on, unless a later one has begun before.
+        """Adds new images and classes from a round on, unless a later round has begun.
 
         Args:
           round_: that begins.
@@ -147,7 +146,7 @@ class KnownImages:
         write_json(self._path, content)
 
     def view(self, round_: int) -> View:
-        """The images and classes that take part in a round."""
+        """The images and classes of a round."""
         names = tuple(name for name, first in self._classes.items() if first <= round_)
         code = {name: i for i, name in enumerate(names)}
         ids = [i for i, image in enumerate(self._images) if image.round <= round_]
@@ -158,11 +157,7 @@ class KnownImages:
         examples = self._found.take(positions)
         mean, std = self._dataset.mean, self._dataset.std
         if len(ids) < len(self._found) and not self._overridden:
-            mean, std = (
-                pixel_statistics([examples])
-                if isinstance(examples, Examples)
-                else feature_statistics([examples])
-            )
+            mean, std = examples.statistics()
         split = OpenSetSplit(
             known_classes=tuple(range(len(names))),
             targets=targets,
@@ -173,12 +168,12 @@ class KnownImages:
         return View(examples, split, names, mean, std)
 
     def changes_at(self, round_: int) -> tuple[int, list[str]]:
-        """Number of images, and names of classes, that take part from a round on."""
+        """Number of images, and names of classes, whose first round this is."""
         count = sum(image.round == round_ for image in self._images)
         return count, [name for name, first in self._classes.items() if first == round_]
 
     def _folder_labels(self) -> list[str | None]:
-        """Of everything that was found, by the folder that it lies in now."""
+        """Of all images that were found, by their folders now."""
         names = self._dataset.class_names
         return [names[label] if label >= 0 else None for label in self._found.labels.tolist()]
 
@@ -224,7 +219,7 @@ class KnownImages:
         return cast(list[int], positions)
 
     def _rename(self) -> int:
-        """Notes where images are now; returns how many have moved."""
+        """Records where images are now; returns how many have moved."""
         files = cast(tuple[str, ...], self._found.files)
         moved = 0
         for image, i in zip(self._images, self._positions, strict=True):
@@ -233,14 +228,7 @@ class KnownImages:
         return moved
 
 
-def joined(dataset: Dataset | FeatureDataset) -> Examples | FeatureExamples:
-    """Labelled, then unlabelled images."""
-    if dataset.unlabeled is None:
-        return dataset.train
-    return cast(Any, dataset.train).join(dataset.unlabeled)  # both of one kind
-
-
-def _hashes(examples: Examples | FeatureExamples, root: pathlib.Path | None) -> Sequence[str]:
+def _hashes(examples: ReadableExamples, root: pathlib.Path | None) -> Sequence[str]:
     """SHA-256 of each file or, where there is no file, of the array."""
     files = cast(tuple[str, ...], examples.files)
 
@@ -248,9 +236,7 @@ def _hashes(examples: Examples | FeatureExamples, root: pathlib.Path | None) -> 
         path = None if root is None else root / files[i]
         if path is not None and path.is_file():
             return hashlib.sha256(path.read_bytes()).hexdigest()
-        array = (
-            examples.images[i] if isinstance(examples, Examples) else examples.read(np.array([i]))
-        )
+        array = examples.read(np.array([i]))
         return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
     with ThreadPoolExecutor() as pool:

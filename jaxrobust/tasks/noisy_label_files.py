@@ -15,7 +15,7 @@ from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.methods.noisy_labels import Method
 from jaxrobust.report import figures
 from jaxrobust.review import answer_page, review_page
-from jaxrobust.tasks.common import write_test_files
+from jaxrobust.tasks.common import best_of, write_test_files
 from jaxrobust.tasks.images import ResidentFeatures, ResidentImages, StreamedImages
 
 NUM_LAST = 10  # epochs in the mean that the papers report
@@ -203,14 +203,8 @@ def summary(epochs: list[dict]) -> dict:
     }
     tested = {}
     if "accuracy" in epochs[-1]:
-        accuracies = np.array([e["accuracy"] for e in epochs])
-        best = int(np.argmax(accuracies))
-        tested["best"] = {
-            "epoch": best,
-            "accuracy": float(accuracies[best]),
-            "rule": "highest test accuracy of any epoch, known only by looking at the test set",
-        }
-        means["accuracy_std"] = float(np.std(accuracies[-NUM_LAST:]))
+        tested["best"] = best_of(epochs, "accuracy", "epoch")
+        means["accuracy_std"] = float(np.std([e["accuracy"] for e in tail]))
     return {
         "last": epochs[-1],
         **tested,

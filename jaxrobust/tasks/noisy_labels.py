@@ -30,7 +30,6 @@ from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
-from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
@@ -44,6 +43,7 @@ from jaxrobust.review.health import FINDINGS, write_health
 from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
+    ProgramBuilder,
     batch_norm_parts,
     check_batch_size,
     check_common,
@@ -252,45 +252,37 @@ class _Learning:
     # Programs
 
     def _build_programs(self) -> None:
-        programs, placement, method = self.run.programs, self.run.placement, self.method
-        static = program_settings(self.recipe), self.problem
-        options = {"out_shardings": placement.replicated, "static": static}
+        placement, method = self.run.placement, self.method
+        build = ProgramBuilder(
+            self.run.programs,
+            placement,
+            (program_settings(self.recipe), self.problem),
+            loops_on_device(self.problem.input_shape),
+        )
+        options = {"out_shardings": placement.replicated}
         views = make_views(self.recipe.augment, self.problem.input_shape, self.problem.dtype)
-        self._start = programs.jit("start", method.start, is_start=True, **options)
+        self._start = build.jit("start", method.start, is_start=True, **options)
         self._stages = {stage.name: stage for stage in method.stages}
         self._epoch = {}
         for stage in method.stages:
-            step = counted_step(training_step(stage, views))
-            epoch = epoch_program(
-                programs,
-                f"{stage.name}/epoch",
-                step,
-                placement,
-                static=static,
-                device_loop=loops_on_device(self.problem.input_shape),
-            )
+            epoch = build.epoch(f"{stage.name}/epoch", counted_step(training_step(stage, views)))
             self._epoch[stage.name] = without_count(epoch, placement)
         self._predict = {
-            split: gather_program(
-                programs,
+            split: build.gather(
                 f"{split}/predict",
                 prediction(method, view, views, of_training_set=split == "train"),
                 size,
-                placement,
-                static=static,
             )
             for split, view, size in (
                 ("train", method.score_view, len(self.labels)),
                 *((split, "test", len(examples)) for split, examples in self._tests.items()),
             )
         }
-        self._score_labels = programs.jit("score_labels", method.score_labels, **options)
+        self._score_labels = build.jit("score_labels", method.score_labels, **options)
         if method.end_epoch is not None:
-            self._end_epoch = programs.jit(
-                "end_epoch", method.end_epoch, donate_argnums=0, **options
-            )
+            self._end_epoch = build.jit("end_epoch", method.end_epoch, donate_argnums=0, **options)
         self._probs = {
-            split: programs.jit(
+            split: build.jit(
                 "probs" if split == "test" else f"{split}/probs", probabilities(method), **options
             )
             for split in ("train", *self._tests)

@@ -1,4 +1,4 @@
-"""What a distillation hands over: `student/`, with its model card and its exports."""
+"""The folder `student/` of a distillation run, with its model card and its exports."""
 
 import json
 import pathlib
@@ -45,18 +45,9 @@ def write_student(
     results: Mapping[str, Any],
     num_examples: int,
 ) -> dict[str, int]:
-    """Writes the folder of a student.
+    """Writes the folder of a student; the bytes of each file that holds it, by name.
 
-    Args:
-      folder: `student/` of a run.
-      student: with the shape and the normalisation of its images.
-      recipe: the recipe, with its section `export`.
-      dtype: that `program.bin` computes in.
-      results: of the run, for the card.
-      num_examples: training images, for the card.
-
-    Returns:
-      Bytes of each file that holds the student, by its name.
+    `program.bin` computes in `dtype`; results and the number of training images are for the card.
 
     Raises:
       UserError: if an export fails.
@@ -93,7 +84,7 @@ def model_card(
     height, width, _ = student.image_shape
     count = sum(x.size for x in jax.tree.leaves(student.variables["params"]))
     teacher = results["teacher"]
-    taught = f" under {teacher['name']}" if teacher else ""
+    taught = f" with the teacher {teacher['name']}" if teacher else ""
     kind = "several labels for each" if is_multilabel else "one class for each"
     names = ", ".join(student.class_names[:20])
     more = f" and {len(student.class_names) - 20} more" if len(student.class_names) > 20 else ""
@@ -104,14 +95,14 @@ def model_card(
         values = [teacher.get(name) for name in measures]
         rows.append(["teacher", *("" if x is None else f"{100 * x:.2f}" for x in values)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows])
-    told = {
+    contents = {
         MODEL: "architecture, classes, normalisation",
         VARIABLES: "parameters and statistics, float32, with channels last",
         ONNX: f"opset {onnx_export.OPSET}, any batch size; {_of_onnx(recipe)}",
-        INT8: "the same with weights in 8 bits and activations quantised as they come",
+        INT8: "the same with weights in 8 bits and activations quantised dynamically",
         PROGRAM: "a program of JAX, which versions of the six months after it was written read",
     }
-    listed = "\n".join(f"- `{name}`: {told[name]}" for name in (MODEL, *files))
+    listed = "\n".join(f"- `{name}`: {contents[name]}" for name in (MODEL, *files))
     mean, std = (", ".join(f"{x:.4f}" for x in values) for values in (student.mean, student.std))
     return f"""---
 library_name: jaxrobust

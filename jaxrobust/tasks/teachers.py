@@ -1,5 +1,4 @@
-"""What a distillation run is taught by: a network, a head on a frozen one, or stored logits; and
-the backbones that networks start from."""
+"""The teacher of a distillation run: a network, a linear head on a frozen one, or stored logits."""
 
 import dataclasses
 import hashlib
@@ -8,7 +7,7 @@ import logging
 import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self, cast
 
 import jax
 import numpy as np
@@ -24,21 +23,26 @@ from jaxrobust.methods.distillation import Distiller
 from jaxrobust.models.embedding import embed
 from jaxrobust.models.linear_head import fit_linear_head
 from jaxrobust.models.pretrained import load_pretrained
-from jaxrobust.models.storage import MODEL, StoredClassifier, load_classifier
+from jaxrobust.models.storage import (
+    MODEL,
+    StoredClassifier,
+    load_classifier,
+    save_classifier,
+)
 from jaxrobust.recipes.dhkd import Distillation
 from jaxrobust.recipes.parse import DistillationRecipe
 
 log = logging.getLogger("jaxrobust")
 
-_DEFAULT_SIZE = 128  # of images whose features are taken, as in `jaxrobust.embed`
+_DEFAULT_SIZE = 128  # pixels, as `jaxrobust.embed` has it
 
 TEACHER_LOGITS = "teacher_logits.npz"
-"""What a teacher that is asked once has said, in a run's folder; see `read_logits`."""
+"""A teacher's logits, computed once, in a run's folder; see `read_logits`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TeacherLogits:
-    """The logits of a teacher that is not a jaxrobust network, of the images of a data set.
+    """The logits of a teacher on the images of a data set, computed once.
 
     Attributes:
       name: what reports call it.
@@ -52,7 +56,7 @@ class TeacherLogits:
     test: np.ndarray | None
 
     def plain(self, ids: np.ndarray, *, padding: int, flip: bool) -> np.ndarray:
-        """Float32 `[n, C]`, on some training images as they are; arguments as in `num_views`."""
+        """Float32 `[n, C]`, on some training images without a crop; the recipe's crops."""
         has_all = self.train.shape[1] == num_views(padding=padding, flip=flip)
         return self.train[ids, plain_view(padding=padding, flip=flip) if has_all else 0]
 
@@ -60,6 +64,146 @@ class TeacherLogits:
     def arrays(self) -> dict[str, np.ndarray]:
         """All logits."""
         return {"train": self.train} | ({} if self.test is None else {"test": self.test})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teacher:
+    """What a student learns from, of one of the kinds below.
+
+    Attributes:
+      name: what reports call it.
+      network: None where there are only logits, and of a network that is trained in this run.
+      logits: None of a network that is applied to the student's crops.
+      start: network whose backbone it starts from; None: from its initialisation.
+      size: side of its images, where they are not the student's, else 0.
+    """
+
+    name: str
+    network: StoredClassifier | None = None
+    logits: TeacherLogits | None = None
+    start: StoredClassifier | None = None
+    size: int = 0
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether this run trains it as it trains the student."""
+        return False
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether nothing but logits, known before the student's first step, is read of it."""
+        return self.logits is not None or self.size > 0
+
+    @property
+    def sha256(self) -> str | None:
+        """Hash of its logits or its network; None before it is trained."""
+        if self.logits:
+            return digest(self.logits.arrays)
+        return digest(self.network.variables) if self.network else None
+
+    def with_logits(
+        self, recipe: DistillationRecipe, workdir: pathlib.Path, dataset: Any, taught: Any
+    ) -> Self:
+        """The teacher with its logits, if they can be computed before the run; a resumed run reads
+        them."""
+        del recipe, workdir, dataset, taught
+        return self
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkTeacher(Teacher):
+    """A network, given or trained in this run.
+
+    Attributes:
+      own_images: what one with a `size` is trained on.
+    """
+
+    own_images: Dataset | FileDataset | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        return self.network is None
+
+    def with_logits(self, recipe, workdir, dataset, taught):
+        if self.network is None or not self.size:
+            return self
+        return self.with_logits_of(self.network, recipe, workdir, dataset, taught)
+
+    def with_logits_of(
+        self,
+        network: StoredClassifier,
+        recipe: DistillationRecipe,
+        workdir: pathlib.Path,
+        dataset: Any,
+        taught: Any,
+    ) -> Self:
+        """The teacher with the logits of a network on images of its size."""
+        file = workdir / TEACHER_LOGITS
+        if file.exists():
+            logits = _written_logits(file, network, dataset, taught)
+        else:
+            root = recipe.dataset.path
+            logits = _compute_teacher_logits(network, dataset, taught, root=root, size=self.size)
+            write_logits(file, logits, dataset, taught)
+        return dataclasses.replace(self, logits=logits)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearHeadTeacher(Teacher):
+    """A linear head on the frozen features of `start`, fitted before the run."""
+
+    def with_logits(self, recipe, workdir, dataset, taught):
+        folder, file = workdir / "teacher", workdir / TEACHER_LOGITS
+        if file.exists():
+            network = load_classifier(folder)
+            logits = _written_logits(file, network, dataset, taught)
+        else:
+            network, logits = fit_teacher(
+                cast(StoredClassifier, self.start),
+                dataset,
+                taught,
+                root=recipe.dataset.path,
+                size=self.size,
+                seed=recipe.seed,
+                balanced=recipe.class_weights == "balanced",
+            )
+            save_classifier(network, folder)
+            write_logits(file, logits, dataset, taught)
+        return dataclasses.replace(self, network=network, logits=logits)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogitsTeacher(Teacher):
+    """Logits in memory or in files; if a network is given too, only its name and its cost count."""
+
+
+def find_teacher(
+    recipe: DistillationRecipe,
+    dataset: Dataset | FileDataset,
+    taught: Examples | FileExamples,
+    logits: TeacherLogits | None,
+    *,
+    is_needed: bool,
+) -> Teacher | None:
+    """The teacher of a recipe, or of logits in memory; None if none is needed or named.
+
+    Raises:
+      UserError: if it cannot be read, or does not fit the data set.
+    """
+    stored, start = stored_teacher(recipe, dataset), backbone_source(recipe, "teacher")
+    if not (stored or is_needed):
+        return None
+    size = 0
+    if sees_own_images(recipe):
+        size = teacher_size(recipe, cast(StoredClassifier, stored or start))
+    if recipe.teacher.logits_file and logits is None:
+        logits = read_logits(recipe.teacher.logits_file, dataset, taught)
+    if logits:
+        return LogitsTeacher(stored.arch if stored else logits.name, stored, logits)
+    if stored:
+        return NetworkTeacher(stored.arch, stored, size=size)
+    kind = LinearHeadTeacher if is_frozen(recipe) else NetworkTeacher
+    return kind(start.arch if start else recipe.teacher.name, start=start, size=size)
 
 
 def stored_teacher(
@@ -110,15 +254,15 @@ def has_table(recipe: DistillationRecipe) -> bool:
 def check_table(
     recipe: DistillationRecipe, distiller: Distiller, given: TeacherLogits | None
 ) -> None:
-    """Refuses a table of logits where a step needs anything else of the teacher.
+    """Refuses logits, given or in a table, where a step needs anything else of the teacher.
 
     Raises:
       UserError: for such a method, or streamed images.
     """
-    tells = bool(given) or (sees_own_images(recipe) and distiller.has_teacher)
-    if not has_table(recipe) and not tells:
+    gives_logits = bool(given) or (sees_own_images(recipe) and distiller.has_teacher)
+    if not has_table(recipe) and not gives_logits:
         return
-    if tells and not given and not distiller.logits_only:
+    if gives_logits and not given and not distiller.logits_only:
         raise UserError(
             f"method {recipe.method} reads a teacher's features of the images that the student "
             "sees, but this teacher has images of its own (a head on frozen features, or "
@@ -211,7 +355,7 @@ def teacher_size(recipe: DistillationRecipe, stored: StoredClassifier) -> int:
     return recipe.teacher.image_size or known
 
 
-def frozen_teacher(
+def fit_teacher(
     backbone: StoredClassifier,
     dataset: Dataset | FileDataset,
     taught: Examples | FileExamples,
@@ -221,17 +365,8 @@ def frozen_teacher(
     seed: int,
     balanced: bool,
 ) -> tuple[StoredClassifier, TeacherLogits]:
-    """A linear head on the frozen features of a backbone, and its logits.
-
-    Args:
-      backbone: any classifier; its own head is not used.
-      dataset: labelled images, on which the head is fitted, and test images.
-      taught: images whose logits are computed, the labelled ones first.
-      root: folder of the data set, if its images are files.
-      size: side in pixels of the images that it sees.
-      seed: of `fit_linear_head`.
-      balanced: likewise.
-    """
+    """A linear head on the frozen features of a backbone, and its logits on `taught` images, the
+    labelled ones first; `root` is the folder of images that are files."""
     log.info("Teacher: a head on the frozen features of %s, %d pixels", backbone.arch, size)
     features = _of_images(backbone, taught, root, size=size, views=2)
     labels = dataset.train.labels
@@ -247,7 +382,7 @@ def frozen_teacher(
     return stored, TeacherLogits(backbone.arch, head(features), head(tested)[:, 0])
 
 
-def logits_of(
+def _compute_teacher_logits(
     stored: StoredClassifier,
     dataset: Dataset | FileDataset,
     taught: Examples | FileExamples,
@@ -255,7 +390,7 @@ def logits_of(
     root: str,
     size: int,
 ) -> TeacherLogits:
-    """The logits of a network on images of its own size; arguments as in `frozen_teacher`."""
+    """The logits of a network on images of its own size; arguments of `fit_teacher`."""
     log.info("Teacher %s is applied once to every image of %d pixels", stored.arch, size)
     module = stored.module()
 
@@ -300,17 +435,24 @@ def _of_images(
     return found.array.astype(np.float32)
 
 
-def write_logits(path: pathlib.Path, told: TeacherLogits, dataset: Any, taught: Any) -> None:
+def _written_logits(
+    file: pathlib.Path, network: StoredClassifier, dataset: Any, taught: Any
+) -> TeacherLogits:
+    """The logits of a network that an earlier attempt wrote."""
+    return dataclasses.replace(read_logits((str(file),), dataset, taught), name=network.arch)
+
+
+def write_logits(path: pathlib.Path, teacher: TeacherLogits, dataset: Any, taught: Any) -> None:
     """Writes what `read_logits` reads: `logits` and, where images are files, `files`."""
-    logits = [told.train]
+    logits = [teacher.train]
     names = list(_names(taught) or ())
-    if names and told.test is not None and (tested := _names(dataset.test)):
-        logits.append(np.repeat(told.test[:, None], told.train.shape[1], axis=1))
+    if names and teacher.test is not None and (tested := _names(dataset.test)):
+        logits.append(np.repeat(teacher.test[:, None], teacher.train.shape[1], axis=1))
         names += tested
     content = io.BytesIO()
     arrays: dict[str, Any] = {"logits": np.concatenate(logits)}
-    if not names and told.test is not None:
-        arrays["test_logits"] = told.test
+    if not names and teacher.test is not None:
+        arrays["test_logits"] = teacher.test
     if names:
         arrays["files"] = np.array(names)
     np.savez(content, class_names=np.array(dataset.class_names), **arrays)
@@ -332,10 +474,10 @@ def read_logits(
       UserError: if a file holds no logits, is of other classes, or lacks an image.
     """
     found = [_read_logits(pathlib.Path(path), dataset, taught) for path in paths]
-    views = max(told.train.shape[1] for told in found)
+    views = max(each.train.shape[1] for each in found)
     shape = (len(taught), views, dataset.num_classes)
-    train = np.mean([np.broadcast_to(told.train, shape) for told in found], axis=0)
-    tests = [told.test for told in found if told.test is not None]
+    train = np.mean([np.broadcast_to(each.train, shape) for each in found], axis=0)
+    tests = [each.test for each in found if each.test is not None]
     test = np.mean(tests, axis=0) if len(tests) == len(found) else None
     name = found[0].name if len(found) == 1 else f"mean of {len(found)} teachers"
     return TeacherLogits(name, train.astype(np.float32), test)

@@ -110,7 +110,7 @@ def test_a_workdir_is_kept_and_goes_on(tmp_path, data, issues):
         kept = find_label_issues(labels, features=features, config=SHORT, workdir=tmp_path)
         np.testing.assert_array_equal(kept.clean_prob, issues.clean_prob)
         np.testing.assert_array_equal(kept.pred_probs, issues.pred_probs)
-    for name in ("label_quality.csv", "results.json", "classifier/classifier.json"):
+    for name in ("label_quality.csv", "results.json", "classifier/model.json"):
         assert (tmp_path / name).exists()
 
 

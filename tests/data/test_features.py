@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxrobust.data import fingerprint
-from jaxrobust.data.features import CHUNK, MeansOfViews, load_features
+from jaxrobust.data.dataset import Examples
+from jaxrobust.data.features import CHUNK, MeansOfViews, feature_dataset, load_features
 from jaxrobust.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -209,3 +210,24 @@ def test_means_of_views_are_read_in_parts(tmp_path):
     expected = features[[0, 2, 3, 5, 6, 8]].mean(axis=1, dtype=np.float32)
     assert means.shape == expected.shape
     np.testing.assert_array_equal(means[2:99], expected[2:])
+
+
+def test_images_and_features_are_read_alike():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (6, 4, 4, 3), np.uint8)
+    features = generator.normal(size=(6, 2, 3)).astype(np.float32)
+    labels, ids = np.array([0, 1, -1, 0, 1, -1], np.int32), np.array([4, 1])
+    order = np.array([0, 1, 3, 4, 2, 5])  # labelled ones first
+    dataset = feature_dataset(features, labels, ("a", "b"))
+    examples = dataset.examples
+    np.testing.assert_array_equal(examples.labels, labels[order])
+    np.testing.assert_array_equal(examples.read(ids), features[order[ids]].astype(np.float16))
+    assert examples.pictures(ids) is None
+    mean, std = examples.statistics()  # of float16
+    np.testing.assert_allclose((mean, std), (dataset.mean, dataset.std), rtol=1e-6)
+    of_images = Examples(images, np.maximum(labels, 0))
+    np.testing.assert_array_equal(of_images.read(ids), images[ids])
+    np.testing.assert_array_equal(of_images.pictures(ids), images[ids])
+    mean, std = of_images.statistics()
+    np.testing.assert_allclose(mean, images.mean(axis=(0, 1, 2)) / 255, rtol=1e-12)
+    np.testing.assert_allclose(std, images.std(axis=(0, 1, 2)) / 255, rtol=1e-12)

@@ -1,6 +1,7 @@
 """What a run hands over predicts what the run measured."""
 
 import csv
+import hashlib
 import importlib
 import json
 
@@ -10,6 +11,10 @@ import pytest
 from jaxrobust import UserError, load_classifier, tasks
 from jaxrobust.data import load_dataset
 from jaxrobust.metrics import expected_calibration_error
+from jaxrobust.models import safetensors_file, storage
+from jaxrobust.tasks.backbones import _read
+
+_EMPTY_NPZ = b"PK\x05\x06" + bytes(18)
 
 # Recipe -> what makes it short, and the number of classes. DPC averages four predictions of two
 # networks, BLDR two heads of a moving average; DCFS here reports a head of its query network.
@@ -82,17 +87,67 @@ def test_other_inputs(run, test_images):
         classifier.predict(images[:, :4])
 
 
+def _arrays(folder) -> dict:
+    return safetensors_file.decoded((folder / "model.safetensors").read_bytes())
+
+
+def _as_older_versions_wrote_it(folder, to):
+    """Rewrites a classifier as `classifier.json` and `variables.npz`."""
+    to.mkdir()
+    np.savez(to / "variables.npz", **_arrays(folder))
+    facts = json.loads((folder / "model.json").read_text())
+    del facts["num_parameters"]
+    facts["variables_sha256"] = hashlib.sha256((to / "variables.npz").read_bytes()).hexdigest()
+    (to / "classifier.json").write_text(json.dumps(facts))
+    return to
+
+
+def test_folders_of_older_versions_are_read(run, test_images, tmp_path):
+    old = _as_older_versions_wrote_it(run[1] / "classifier", tmp_path / "classifier")
+    images = test_images.images[:20]
+    expected = load_classifier(run[1]).predict_proba(images)
+    for folder in (old, tmp_path):
+        np.testing.assert_array_equal(load_classifier(folder).predict_proba(images), expected)
+    read = [_read(folder) for folder in (old, run[1] / "classifier")]
+    assert read[0].arch == read[1].arch and read[0].sha256 == read[1].sha256
+    (old / "variables.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"variables\.npz has changed since it was written"):
+        load_classifier(old)
+
+
+def test_one_folder_has_two_files_and_their_sizes_agree(run):
+    folder = run[1] / "classifier"
+    assert {file.name for file in folder.iterdir()} == {"model.json", "model.safetensors"}
+    facts, arrays = json.loads((folder / "model.json").read_text()), _arrays(folder)
+    parameters = [array for name, array in arrays.items() if name.split("/")[1] == "params"]
+    assert facts["num_parameters"] == sum(array.size for array in parameters) > 0
+
+
+def test_it_is_not_taken_for_a_single_network(run):
+    with pytest.raises(UserError, match=r"holds the classifier of a run of \w+, not a"):
+        storage.load_classifier(run[1] / "classifier")
+
+
 @pytest.mark.parametrize("case", ["nothing", "changed", "not JSON", "unknown task"])
-def test_what_cannot_be_read_is_refused(case, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "variables"),
+    [("model.json", "model.safetensors"), ("classifier.json", "variables.npz")],
+)
+def test_what_cannot_be_read_is_refused(model, variables, case, tmp_path):
     facts = {"task": "baking", "method": "dpc", "config": {}, "class_names": ["a", "b"]}
     facts |= {"input_shape": [8, 8, 3], "mean": [0], "std": [1], "variables_sha256": "0"}
-    (tmp_path / "variables.npz").write_bytes(b"")
+    content = safetensors_file.encoded({}) if variables == "model.safetensors" else _EMPTY_NPZ
+    (tmp_path / variables).write_bytes(content)
     if case == "unknown task":
-        facts["variables_sha256"] = (
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes
-        )
+        facts["variables_sha256"] = hashlib.sha256(content).hexdigest()
     if case != "nothing":
-        (tmp_path / "classifier.json").write_text("{" if case == "not JSON" else json.dumps(facts))
+        (tmp_path / model).write_text("{" if case == "not JSON" else json.dumps(facts))
     with pytest.raises(UserError) as caught:
         load_classifier(tmp_path)
-    assert "\n" not in str(caught.value)
+    words = {
+        "nothing": "holds no classifier; name the folder",
+        "changed": f"{variables} has changed since it was written",
+        "not JSON": f"{model} is damaged",
+        "unknown task": "holds no classifier that can be read",
+    }
+    assert words[case] in str(caught.value) and "\n" not in str(caught.value)

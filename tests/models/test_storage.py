@@ -162,7 +162,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("case", DAMAGES)
-def test_damage_is_told_in_one_sentence(case, folder):
+def test_damage_is_a_one_line_error(case, folder):
     damage, words = DAMAGES[case]
     damage(folder)
     with pytest.raises(UserError) as caught:

@@ -263,8 +263,8 @@ def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
         Image.fromarray(image).save(unlabeled / f"0000{i}.png")
     with caplog.at_level("INFO", logger="jaxrobust"):
         assert tasks.run(config, workdir)["waiting_for"] == str(tables[1])
-    assert "1 images were found again under other names" in caplog.text
-    assert "3 new images and the classes 3 take part from round 1 on" in caplog.text
+    assert "1 images were found under new names" in caplog.text
+    assert "3 new images and the classes 3 are used from round 1 on" in caplog.text
     note = json.loads((workdir / "queries" / "images.json").read_text())
     files = [image["file"] for image in note["images"]]
     assert note["classes"] == {"0": 0, "1": 0, "2": 0, "3": 1} and len(files) == 61

@@ -14,6 +14,7 @@ from jaxrobust.models.storage import StoredClassifier, save_classifier
 from jaxrobust.recipes import bual, dpc
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import active_learning, noisy_labels
+from jaxrobust.tasks.phases import Phases
 
 pytestmark = pytest.mark.usefixtures(
     "one_device", "tiny_network", "shared_programs", "unrendered_figures"
@@ -63,16 +64,17 @@ def _starts(task, config, workdir, patch):
                 for name, network in self.saved.networks.items():
                     starts.setdefault(name, []).append(jax.device_get(network.variables))
 
+        patch.setattr(task, "_Learning", Looked)
     else:
 
-        class Looked(active_learning._Learning):
-            def _started(self, round_, index):
-                network = super()._started(round_, index)
+        class Started(Phases):
+            def start(self, index, round_, networks):
+                network = super().start(index, round_, networks)
                 name = self.strategy.phases[index].name
                 starts.setdefault(name, []).append(jax.device_get(network.variables))
                 return network
 
-    patch.setattr(task, "_Learning", Looked)
+        patch.setattr(task, "Phases", Started)
     tasks.run(config, workdir)
     return starts
 
@@ -82,7 +84,7 @@ def _is_backbone(variables, given):
     return all(jax.tree.leaves(equal))
 
 
-def test_both_networks_under_wrong_labels(converted, tmp_path, monkeypatch):
+def test_both_networks_with_noisy_labels(converted, tmp_path, monkeypatch):
     config = _config(dpc, **NOISY, **{"model.backbone": str(converted)})
     starts = _starts(noisy_labels, config, tmp_path / "first", monkeypatch)
     from jaxrobust.models.storage import load_classifier

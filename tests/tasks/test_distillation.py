@@ -267,7 +267,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_recipe_is_answered_by_one_sentence(case, tmp_path):
+def test_a_wrong_recipe_is_a_one_line_error(case, tmp_path):
     changes, words = WRONG[case]
     with pytest.raises(UserError) as caught:
         tasks.run(_config(**changes), tmp_path / "run")

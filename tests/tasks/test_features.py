@@ -202,7 +202,7 @@ def test_without_a_test_part(tmp_path, features):
     tasks.run(config, tmp_path / "memory", dataset=dataset)
     tables = [(tmp_path / d / "label_quality.csv").read_text() for d in ("file", "memory")]
     assert tables[0] == tables[1]
-    for name in ("classifier/classifier.json", "figures/epochs.png"):
+    for name in ("classifier/model.json", "figures/epochs.png"):
         assert (tmp_path / "memory" / name).exists()
     assert not (tmp_path / "memory" / "confusion.csv").exists()
     assert cli.main(["report", str(tmp_path / "memory")]) == 0

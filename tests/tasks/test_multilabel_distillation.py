@@ -208,7 +208,7 @@ def test_the_backbone_may_be_given(finished, tmp_path):
         ({"num_epochs": 5}, "num_epochs=5 must be at most the 4 of optimizer.cycle_epochs"),
     ],
 )
-def test_a_wrong_recipe_is_answered_by_one_sentence(config, words, tmp_path):
+def test_a_wrong_recipe_is_a_one_line_error(config, words, tmp_path):
     with pytest.raises(UserError, match=words):
         distillation.run(parse(_config(**config)), tmp_path)
 

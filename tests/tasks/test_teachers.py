@@ -77,7 +77,7 @@ def _config(photographs, **changes):
 
 @pytest.fixture(scope="module")
 def taught(photographs, backbone, tmp_path_factory, one_device):
-    """A run under a head on frozen features, with the student alone beside it."""
+    """A run with a head on frozen features as teacher, and the student alone as baseline."""
     workdir = tmp_path_factory.mktemp("taught")
     fields = {"teacher.backbone": str(backbone), "teacher.image_size": 16, "with_baseline": True}
     return workdir, tasks.run(_config(photographs, **fields), workdir)
@@ -133,7 +133,7 @@ def test_a_run_that_is_finished_is_read(taught, photographs, backbone):
     assert tasks.run(_config(photographs, **fields), workdir) == results
 
 
-def test_what_a_teacher_said_teaches_without_the_teacher(taught, photographs, tmp_path):
+def test_stored_logits_teach_as_the_teacher_did(taught, photographs, tmp_path):
     workdir, results = taught
     files = (str(workdir / "teacher_logits.npz"),) * 2  # the mean of the same is the same
     again = tasks.run(_config(photographs, **{"teacher.logits_file": files}), tmp_path)
@@ -171,7 +171,7 @@ def test_a_teacher_is_fine_tuned_on_images_of_its_own_size(photographs, backbone
     assert rates == pytest.approx([0.01, 0.001])
 
 
-def test_streamed_images_are_taught_by_what_was_said_of_them(photographs, backbone, tmp_path):
+def test_streamed_images_are_taught_by_logits_computed_once(photographs, backbone, tmp_path):
     fields = {
         "dataset.stream": True,
         "num_workers": 0,
