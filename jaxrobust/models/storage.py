@@ -23,7 +23,6 @@ file (`jaxrobust.models.onnx_export`).
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -38,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxrobust.data import array_files
 from jaxrobust.data.augment import normalize
 from jaxrobust.engine import digests
 from jaxrobust.engine.files import write_bytes, write_json
@@ -209,7 +209,7 @@ def read_variables(directory: pathlib.Path, facts: Mapping[str, Any]) -> dict[st
         )
     is_npz = path.name == _OLD_VARIABLES
     try:
-        arrays = _npz_arrays(content) if is_npz else safetensors_file.decoded(content)
+        arrays = array_files.decoded(content) if is_npz else safetensors_file.decoded(content)
         return traverse_util.unflatten_dict(arrays, sep="/")
     except _UNREADABLE as error:
         kind = "an npz" if is_npz else "a safetensors"
@@ -220,11 +220,6 @@ _UNREADABLE = (
     *(ValueError, KeyError, TypeError, AttributeError, struct.error),
     *(OSError, EOFError, zipfile.BadZipFile),
 )
-
-
-def _npz_arrays(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None:
