@@ -19,10 +19,14 @@ UNKNOWN = -2
 
 # Public name -> the module that defines it.
 _LAZY = {
+    "Audit": "jaxrobust.api.audit",
+    "Consensus": "jaxrobust.api.consensus",
     "Features": "jaxrobust.models.embedding",
     "LabelIssues": "jaxrobust.api.label_issues",
     "QueryResult": "jaxrobust.api.querying",
     "RobustClassifier": "jaxrobust.api.robust_classifier",
+    "audit": "jaxrobust.api.audit",
+    "consensus": "jaxrobust.api.consensus",
     "distill": "jaxrobust.api.distill",
     "embed": "jaxrobust.models.embedding",
     "find_label_issues": "jaxrobust.api.label_issues",
@@ -31,6 +35,8 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
+    from jaxrobust.api.audit import Audit, audit
+    from jaxrobust.api.consensus import Consensus, consensus
     from jaxrobust.api.distill import distill
     from jaxrobust.api.label_issues import LabelIssues, find_label_issues
     from jaxrobust.api.querying import QueryResult, query
@@ -41,12 +47,16 @@ if TYPE_CHECKING:
 __all__ = [
     "UNKNOWN",
     "UNLABELED",
+    "Audit",
+    "Consensus",
     "Features",
     "LabelIssues",
     "QueryResult",
     "RobustClassifier",
     "UserError",
     "__version__",
+    "audit",
+    "consensus",
     "distill",
     "embed",
     "find_label_issues",

@@ -63,7 +63,8 @@ def query(
 
     Args:
       annotations: int `[N]`: a class 0..K-1; -1 (`jaxrobust.UNLABELED`) if not annotated; or -2
-        (`jaxrobust.UNKNOWN`) if annotated as none of the classes.
+        (`jaxrobust.UNKNOWN`) if annotated as none of the classes. A `Consensus` stands for its
+        labels, of the items that somebody voted on.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example.
       images: `[N, H, W(, 3)]` instead of features, as for `find_label_issues`.
       budget: number of examples to choose; all, if fewer are left.

@@ -26,6 +26,9 @@ COMMANDS = Registry(
         "find-label-issues": Entry(
             f"{_HERE}.find_label_issues:main", "wrong labels, from files of arrays"
         ),
+        "consensus": Entry(
+            f"{_HERE}.consensus:main", "labels from the votes of several people, from files"
+        ),
         "query": Entry(f"{_HERE}.query:main", "what to annotate next, from files of arrays"),
         "apply-corrections": Entry(
             f"{_HERE}.apply_corrections:main", "a table of labels, corrected by review"

@@ -49,6 +49,11 @@ def is_hugging_face(data: Any) -> bool:
     return hasattr(data, "column_names")
 
 
+def is_consensus(data: Any) -> bool:
+    """Whether this looks like a `jaxrobust.Consensus`."""
+    return hasattr(data, "annotators_frame")
+
+
 def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
     """The first of the named columns that a Hugging Face data set has.
 
@@ -280,11 +285,19 @@ def _check_several(present: np.ndarray, argument: str) -> None:
 
 def _label_values(labels: Any, argument: str) -> np.ndarray:
     """Labels `[N]` as bool, integers, whole floats or text."""
+    if is_consensus(labels):
+        raise UserError(
+            f"{argument} is a Consensus, but methods are trained on one label of each example; "
+            "give its .labels, perhaps without those of the lowest .quality."
+        )
     array = to_array(labels, argument)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         hint = "; of one-hot rows give .argmax(axis=1)" if array.ndim == 2 else ""
+        if hint and array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
+            hint = "; methods are trained on one label of each example: of probabilities give "
+            hint += ".argmax(axis=1)"
         raise UserError(f"{argument} must have one entry per example, got {array.shape}{hint}.")
     if array.dtype.kind == "O" or array.dtype.kind not in "biufUS":
         array = _of_objects(array, argument)
@@ -556,7 +569,7 @@ def as_annotations(annotations: Any, num_classes: int | None) -> tuple[np.ndarra
     """Annotations as int32 `[N]`, and the number of known classes.
 
     Args:
-      annotations: int `[N]`: a class 0..K-1, `UNLABELED` (-1) or `UNKNOWN` (-2).
+      annotations: int `[N]`: a class 0..K-1, `UNLABELED` (-1) or `UNKNOWN` (-2); or a `Consensus`.
       num_classes: K; None for the highest class + 1.
 
     Returns:
@@ -565,6 +578,9 @@ def as_annotations(annotations: Any, num_classes: int | None) -> tuple[np.ndarra
     Raises:
       UserError: if an entry is none of these, or fewer than two classes have been annotated.
     """
+    if is_consensus(annotations):
+        num_classes = num_classes or len(annotations.classes)
+        annotations = annotations.annotations
     array = _label_values(annotations, "annotations")
     if not _is_whole(array):
         raise UserError(

@@ -1,5 +1,13 @@
 """Pure scores, mixtures and selections: logits in; scores, masks or positions out."""
 
+from jaxrobust.selection.agreement import consensus_evidence as consensus_evidence
+from jaxrobust.selection.agreement import fit_agreement as fit_agreement
+from jaxrobust.selection.agreement import temper as temper
+from jaxrobust.selection.annotators import annotator_accuracies as annotator_accuracies
+from jaxrobust.selection.annotators import annotator_confusions as annotator_confusions
+from jaxrobust.selection.annotators import consensus_posterior as consensus_posterior
+from jaxrobust.selection.annotators import fit_annotators as fit_annotators
+from jaxrobust.selection.annotators import vote_log_likelihood as vote_log_likelihood
 from jaxrobust.selection.bidirectional_uncertainty import bidirectional_score as bidirectional_score
 from jaxrobust.selection.bidirectional_uncertainty import (
     classifier_confidence as classifier_confidence,
@@ -41,7 +49,12 @@ from jaxrobust.selection.open_set_baselines import lfosa_score as lfosa_score
 from jaxrobust.selection.open_set_baselines import (
     reverse_neighbor_energy as reverse_neighbor_energy,
 )
+from jaxrobust.selection.remaining import answers_needed as answers_needed
+from jaxrobust.selection.remaining import next_to_review as next_to_review
+from jaxrobust.selection.remaining import random_share as random_share
+from jaxrobust.selection.remaining import wrong_labels_left as wrong_labels_left
 from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_labels
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
 from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs
 from jaxrobust.selection.ridge import leave_one_out_scores as leave_one_out_scores
+from jaxrobust.selection.vector_scaling import vector_scaling as vector_scaling

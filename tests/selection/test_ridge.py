@@ -14,15 +14,36 @@ def test_they_are_those_of_a_regression_on_all_others(monkeypatch, chunk):
     features[:, 3] = 1  # a dimension of one value says nothing
     labels = generator.integers(0, 3, 30)
     scores = leave_one_out_scores(features, labels, num_classes=3, ridges=[0.3])
-    x = features.astype(np.float64)
-    x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1)
-    onehot = np.eye(3)[labels]
-    shares = onehot.mean(0)
     for i in range(30):
         rest = np.arange(30) != i
-        gram = x[rest].T @ x[rest] + 0.3 * 30 * np.eye(4)
-        weights = np.linalg.solve(gram, x[rest].T @ (onehot - shares)[rest])
-        np.testing.assert_allclose(scores[i], np.maximum(shares + x[i] @ weights, 0), atol=2e-5)
+        predicted = _regression(features, np.eye(3)[labels], 0.3, rest, everything=rest | ~rest)[i]
+        np.testing.assert_allclose(scores[i], np.maximum(predicted, 0), atol=2e-5)
+
+
+def _regression(features, targets, ridge, rest, everything):
+    """Predictions of all by a ridge regression with an intercept on `rest`, of N examples."""
+    x = features.astype(np.float64)
+    of_all = x[everything]
+    x = (x - of_all.mean(0)) / np.where(of_all.std(0) > 0, of_all.std(0), 1)
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    penalty = ridge * everything.sum() * np.diag([1.0] * (x.shape[1] - 1) + [0.0])
+    return x @ np.linalg.solve(x[rest].T @ x[rest] + penalty, x[rest].T @ targets[rest])
+
+
+@pytest.mark.parametrize("chunk", [7, 100])
+def test_labels_may_be_probabilities_and_some_examples_left_out(monkeypatch, chunk):
+    monkeypatch.setattr(ridge, "_CHUNK", chunk)
+    generator = np.random.default_rng(1)
+    features = generator.normal(5, 3, (30, 4)).astype(np.float32)
+    labels = generator.dirichlet(np.ones(3), 30)
+    where = np.arange(30) % 3 > 0
+    scores = leave_one_out_scores(
+        features, labels, num_classes=3, ridges=[0.3], where=where, clip=False
+    )
+    for i in range(30):
+        rest = where & (np.arange(30) != i)
+        predicted = _regression(features, labels, 0.3, rest, everything=where)[i]
+        np.testing.assert_allclose(scores[i], predicted, atol=2e-5)
 
 
 @pytest.mark.parametrize("chunk", [60, 200])

@@ -1,0 +1,80 @@
+"""How reliable the annotators of a consensus are."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxrobust.data.votes import Votes
+
+_INTERVAL = 0.95
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Annotators:
+    """A annotators; arrays are in the order of `ids`.
+
+    Attributes:
+      ids: `[A]`, as given.
+      votes: int `[A]`, how many.
+      accuracy: float32 `[A]`, probability that a vote is right, shrunk to that of all annotators
+        as by ten votes.
+      accuracy_low: float32 `[A]`, lower end of its interval of 95 %.
+      accuracy_high: float32 `[A]`, upper end.
+      agreement: float32 `[A]`, share of other people's votes on the same items that are the same;
+        NaN if nobody else voted there.
+      confusions: float32 `[A, C, C]`, probability of a vote by the true class (rows), computed on
+        first use.
+    """
+
+    ids: np.ndarray
+    votes: np.ndarray
+    accuracy: np.ndarray
+    accuracy_low: np.ndarray
+    accuracy_high: np.ndarray
+    agreement: np.ndarray
+    _confusions: Callable[[], np.ndarray] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @functools.cached_property
+    def confusions(self) -> np.ndarray:
+        return self._confusions()
+
+
+def find_annotators(votes: Votes, probs: np.ndarray) -> Annotators:
+    """The annotators, by the calibrated probabilities `[N, C]` of the items."""
+    from scipy.special import betaincinv
+
+    from jaxrobust import selection
+    from jaxrobust.selection.annotators import STRENGTH
+
+    arrays = votes.items, votes.annotators, votes.votes
+    count = votes.num_annotators
+    accuracy = selection.annotator_accuracies(probs, *arrays, num_annotators=count)
+    accuracy = np.asarray(accuracy)
+    sizes = np.bincount(votes.annotators, minlength=count)
+    right, tail = accuracy.astype(np.float64) * (sizes + STRENGTH), (1 - _INTERVAL) / 2
+    wrong = sizes + STRENGTH - right
+    # Of other votes on the same items.
+    flat = votes.items.astype(np.int64) * votes.num_classes + votes.votes
+    _, place, same = np.unique(flat, return_inverse=True, return_counts=True)
+    others = np.bincount(votes.items, minlength=votes.num_items)[votes.items] - 1
+    same = np.bincount(votes.annotators, same[place] - 1.0, count)
+    others = np.bincount(votes.annotators, others, count)
+    agreement = np.divide(same, others, out=np.full(count, np.nan), where=others > 0)
+
+    def confusions() -> np.ndarray:
+        return np.asarray(selection.annotator_confusions(probs, *arrays, num_annotators=count))
+
+    return Annotators(
+        ids=votes.annotator_ids,
+        votes=sizes,
+        accuracy=accuracy,
+        accuracy_low=betaincinv(right, wrong, tail).astype(np.float32),
+        accuracy_high=betaincinv(right, wrong, 1 - tail).astype(np.float32),
+        agreement=agreement.astype(np.float32),
+        _confusions=confusions,
+    )

@@ -1,0 +1,237 @@
+"""`jaxrobust.audit`: how many wrong labels are left, from the answers of a review."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.data.tables import Texts, read_rows, unescape_formula
+from jaxrobust.errors import UserError
+
+_TRUE = ("1", "true", "yes", "1.0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What a review has told about N labels.
+
+    Attributes:
+      num_labels: N.
+      num_reviewed: labels that were looked at.
+      num_random: of them, drawn at random.
+      num_found: of them, found to be wrong.
+      expected_left: wrong labels among the others, estimated.
+      most_left: upper bound on that, which holds at `confidence` whenever one looks.
+      confidence: of the bound.
+      target: share of the N labels that may be wrong.
+      answers_needed: about how many more answers it takes until at most `target` are wrong; 0 if
+        that is known, None if more than 20,000.
+    """
+
+    num_labels: int
+    num_reviewed: int
+    num_random: int
+    num_found: int
+    expected_left: float
+    most_left: int
+    confidence: float
+    target: float
+    answers_needed: int | None
+
+    @property
+    def num_left(self) -> int:
+        """Labels that nobody has looked at."""
+        return self.num_labels - self.num_reviewed
+
+    @property
+    def most_wrong(self) -> float:
+        """`most_left` as a share of all labels, the found ones corrected."""
+        return self.most_left / max(self.num_labels, 1)
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.num_found:,} of {self.num_reviewed:,} labels looked at were wrong. Of the "
+            f"other {self.num_left:,}, about {self.expected_left:,.0f} are wrong, and at most "
+            f"{self.most_left:,} ({100 * self.most_wrong:.1f} % of all) with "
+            f"{100 * self.confidence:g} % confidence"
+        )
+        if not self.num_random and self.num_left:
+            return text + "; only labels that are drawn at random can lower this bound."
+        more, goal = self.answers_needed, f"at most {100 * self.target:g} % wrong"
+        if more == 0:
+            return f"{text}: {goal}."
+        return (
+            f"{text}. About {'20,000 or more' if more is None else f'{more:,}'} answers more "
+            + (f"until it says {goal}.")
+        )
+
+
+def audit(
+    findings: Any,
+    answers: Any,
+    *,
+    target: float = 0.02,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Audit:
+    """How many labels that nobody has looked at are still wrong, and how long a review will take.
+
+    The bound is `selection.wrong_labels_left`. It holds whichever labels were looked at and
+    whenever one stops, but only labels drawn at random lower it: `selection.next_to_review` says
+    which label is next, and whether it is drawn. It is honest rather than quick: that at most 2 %
+    are wrong takes hundreds of answers, and of thousands of labels fewer than random ones alone. If
+    the reviewer is wrong at times it bounds the labels that *this reviewer* would correct.
+
+    Args:
+      findings: `LabelIssues` or `Consensus`.
+      answers: one row for each label that a person looked at, in that order: the path of a
+        `corrections.csv`, a DataFrame, or a dictionary of columns. `id` is its position (or `item`
+        its id, of a `Consensus`); `label` the right label, or `wrong` whether it was wrong;
+        `drawn` whether it was drawn at random, 0 or 1; none if it is missing. Where the `decision`
+        is `unsure` or `exclude` the label counts as wrong; rows without a decision and a label are
+        left out.
+      target: share of all labels that may still be wrong.
+      confidence: of the bound.
+      seed: of the simulated reviews that tell how many answers are needed.
+
+    Returns:
+      `Audit`.
+
+    Raises:
+      UserError: if a column is missing, or a row names no label or one twice.
+    """
+    for name, value in (("target", target), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise UserError(f"{name}={value!r} must lie between 0 and 1.")
+    from jaxrobust.selection import remaining
+
+    given, names, clean_prob, places = _of(findings)
+    ids, is_wrong, is_random = _answers(answers, given, names, places)
+    bounds = remaining.wrong_labels_left(
+        is_wrong, is_random, num_labels=len(given), confidence=confidence
+    )
+    wrong_prob = 1 - clean_prob.astype(np.float64)
+    drawn = ids[is_random]
+    # The random ones tell by what factor the probabilities are off.
+    factor = (is_wrong[is_random].sum() + 1) / (wrong_prob[drawn].sum() + 1)
+    wrong_prob = np.clip(wrong_prob * factor, 0, 1)
+    is_left = np.ones(len(given), bool)
+    is_left[ids] = False
+    return Audit(
+        num_labels=len(given),
+        num_reviewed=len(ids),
+        num_random=len(drawn),
+        num_found=int(is_wrong.sum()),
+        expected_left=float(wrong_prob[is_left].sum()),
+        most_left=int(bounds[-1]),
+        confidence=confidence,
+        target=target,
+        answers_needed=remaining.answers_needed(
+            np.asarray(findings.ranked),
+            wrong_prob,
+            ids,
+            is_wrong,
+            is_random,
+            target=target,
+            confidence=confidence,
+            seed=seed,
+        ),
+    )
+
+
+def _of(findings: Any) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, dict[str, int] | None]:
+    """Names of the labels, of the classes, probabilities of being right, and items by their id."""
+    from jaxrobust.api.consensus import Consensus
+    from jaxrobust.api.label_issues import LabelIssues
+
+    if isinstance(findings, Consensus):
+        places = {str(item): i for i, item in enumerate(findings.items.tolist())}
+        return _names(findings.labels, findings), findings.class_names, findings.quality, places
+    if isinstance(findings, LabelIssues):
+        return _names(findings.given, findings), findings.class_names, findings.clean_prob, None
+    raise UserError(
+        f"audit needs LabelIssues or a Consensus, not {type(findings).__name__}; give the result "
+        "of find_label_issues or consensus."
+    )
+
+
+def _names(labels: np.ndarray, findings: Any) -> np.ndarray:
+    names = dict(zip(findings.classes.tolist(), findings.class_names, strict=True))
+    return np.array([names.get(label, "") for label in labels.tolist()])
+
+
+def _answers(
+    answers: Any,
+    given: np.ndarray,
+    class_names: tuple[str, ...],
+    places: dict[str, int] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, whether each label was wrong, and whether it was drawn at random."""
+    rows = _rows(answers)
+    classes = Texts(class_names)
+    ids, is_wrong, is_random = [], [], []
+    for number, row in enumerate(rows):
+        label, decision = row.get("label", ""), row.get("decision", "").lower()
+        if "wrong" not in row and not label and decision not in ("unsure", "exclude"):
+            continue
+        i = _place(row, number, len(given), places)
+        if "wrong" in row:
+            wrong = row["wrong"].lower() in _TRUE
+        else:
+            found = classes.find(label) if label else ""
+            if found is None:
+                raise UserError(
+                    f"answers: row {number} has the label {label!r}; {classes.hint(label)}."
+                )
+            wrong = found != given[i]
+        ids.append(i)
+        is_wrong.append(wrong)
+        is_random.append(row.get("drawn", "").lower() in _TRUE)
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise UserError(f"answers has the id {twice} twice; keep one of the rows.")
+    return np.array(ids, np.int64), np.array(is_wrong, bool), np.array(is_random, bool)
+
+
+def _rows(answers: Any) -> list[Mapping[str, str]]:
+    """Rows of cells as text."""
+    if isinstance(answers, (str, os.PathLike)):
+        rows = [row.cells for row in read_rows(pathlib.Path(answers), ("id", "label"))]
+        return [{k: unescape_formula(v) for k, v in row.items()} for row in rows]
+    columns = {str(name).lower(): np.asarray(answers[name]).tolist() for name in answers}
+    if not ({"id", "item"} & set(columns)) or not ({"label", "wrong"} & set(columns)):
+        raise UserError(
+            f"answers has the columns {', '.join(columns) or '(none)'}; it needs id, and label or "
+            "wrong."
+        )
+    if len({len(column) for column in columns.values()}) > 1:
+        raise UserError("answers has columns of several lengths; give one entry for each label.")
+    return [
+        {name: _text(value) for name, value in zip(columns, row, strict=True)}
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value)
+
+
+def _place(row: Mapping[str, str], number: int, count: int, places: dict[str, int] | None) -> int:
+    if places is not None and row.get("item"):
+        if (i := places.get(row["item"])) is None:
+            raise UserError(f"answers: row {number} names the item {row['item']!r}; there is none.")
+        return i
+    text = row.get("id", "")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    i = int(value) if value.is_integer() else -1
+    if not 0 <= i < count:
+        raise UserError(
+            f"answers: row {number} has the id {text!r}; it must be a position, 0 to {count - 1}."
+        )
+    return i

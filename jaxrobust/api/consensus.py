@@ -1,0 +1,568 @@
+"""`jaxrobust.consensus`: the class of each item from the votes of several annotators."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.api.annotators import Annotators, find_annotators
+from jaxrobust.data.inputs import as_features, as_probabilities
+from jaxrobust.data.votes import NO_VOTE, Votes, as_votes
+from jaxrobust.errors import UserError
+
+CONSENSUS_FILE = "consensus.csv"
+_NUM_FOLDS = 5  # of the votes that are left out in turn
+_MANY_VOTES = 100_000  # from which one of the folds is enough
+_MOST_ASKED, _FEWEST_ASKED = 20, 10_000  # candidates for each opinion asked for, and in all
+_SMALLEST = 1e-6  # probability of a classifier, which votes can still outweigh
+_MOST_VALUES = 1024  # of an image whose pixels are used as features
+_TEMPERATURES = tuple(np.arange(1, 41) / 8)  # of given probabilities
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Consensus:
+    """The consensus on N items of C classes; arrays are in the order of `items`.
+
+    Attributes:
+      labels: `[N]` in the type of the votes, the most probable class. An item that nobody voted on,
+        without features or probabilities, has none: -1, or empty text.
+      probs: float32 `[N, C]`, probability of each class; its largest is `quality`.
+      quality: float32 `[N]`, probability that the label is right.
+      ranked: int `[N]`, positions, the most doubtful first.
+      items: `[N]`, ids as given, else positions; of a long form in order of first appearance.
+      num_votes: int `[N]`, of each item.
+      classes: `[C]` in the type of the votes, the class of each column of `probs`.
+      class_names: of the C classes.
+      annotators: `Annotators`.
+      summary: JSON-able: `num_items`, `num_annotators`, `num_votes`, `num_classes`,
+        `num_without_votes`, `num_replaced` (votes that a later one of the same annotator on the
+        item replaced), `source` of what is known beside the votes, `expected_error` (share of
+        labels that are probably wrong), `is_calibrated` (whether there were votes to leave out),
+        `labels_by_class`.
+    """
+
+    labels: np.ndarray
+    probs: np.ndarray
+    quality: np.ndarray
+    ranked: np.ndarray
+    items: np.ndarray
+    num_votes: np.ndarray
+    classes: np.ndarray
+    class_names: tuple[str, ...]
+    annotators: Annotators
+    summary: dict[str, Any]
+    _state: "_Fitted" = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        s = self.summary
+        return (
+            f"Consensus({len(self):,} items, {s['num_votes']:,} votes of "
+            f"{s['num_annotators']:,} annotators, {len(self.classes)} classes, "
+            f"{100 * s['expected_error']:.1f} % of the labels probably wrong)"
+        )
+
+    @property
+    def annotations(self) -> np.ndarray:
+        """int32 `[N]`, as `query` takes them: class ids, `UNLABELED` where nobody voted."""
+        ids = self.probs.argmax(axis=1)
+        return np.where(self.num_votes > 0, ids, NO_VOTE).astype(np.int32)
+
+    def to_frame(self):
+        """A pandas DataFrame in the order of the items, which are its index.
+
+        Raises:
+          UserError: if pandas is not installed.
+        """
+        pandas = _pandas("to_frame")
+        rank = np.empty(len(self), np.int64)
+        rank[self.ranked] = np.arange(len(self))
+        columns = {
+            "label": self.labels,
+            "quality": self.quality,
+            "votes": self.num_votes,
+            "votes_for_label": self._state.votes_for_label,
+            "rank": rank,
+        }
+        return pandas.DataFrame(columns, index=pandas.Index(self.items, name="item"))
+
+    def annotators_frame(self):
+        """A pandas DataFrame of the annotators, who are its index.
+
+        Raises:
+          UserError: if pandas is not installed.
+        """
+        pandas = _pandas("annotators_frame")
+        names = ("votes", "accuracy", "accuracy_low", "accuracy_high", "agreement")
+        columns = {name: getattr(self.annotators, name) for name in names}
+        index = pandas.Index(self.annotators.ids, name="annotator")
+        return pandas.DataFrame(columns, index=index)
+
+    def ask(self, budget: int, *, per_item: int = 1) -> np.ndarray:
+        """Items on which another opinion lowers the expected number of wrong labels the most.
+
+        For an item with the calibrated probabilities q and quality r, a vote l of an average
+        annotator, of confusions pi, makes the quality `r_l`; the gain is
+
+            sum_l sum_c q(c) pi[c, l] r_l - r.
+
+        Items that nobody voted on are on the same scale, if there are features or probabilities.
+
+        Args:
+          budget: number of opinions.
+          per_item: most opinions on one item.
+
+        Returns:
+          int `[budget]`, positions, the largest gain first, each up to `per_item` times; fewer if
+          there are fewer items.
+
+        Raises:
+          UserError: if `budget` or `per_item` is not a whole number, at least 1.
+        """
+        for name, value in (("budget", budget), ("per_item", per_item)):
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+                raise UserError(f"{name}={value!r} must be a whole number, at least 1.")
+        return _ask(self, int(budget), int(per_item))
+
+    def save_review(
+        self,
+        path: str | os.PathLike,
+        *,
+        images: np.ndarray | None = None,
+        files: Sequence[str] | None = None,
+        folder: str | os.PathLike = ".",
+        num_shown: int = 200,
+    ) -> None:
+        """Writes a page to decide the most doubtful items on, beside everybody's votes.
+
+        Args:
+          path: of the page, whose `corrections.csv` is for `audit`.
+          images: uint8 `[N, H, W, 3]`.
+          files: of the N images, instead of `images`.
+          folder: that the files are relative to.
+          num_shown: items on the page.
+
+        Raises:
+          UserError: if there are neither images nor files, or not N of them.
+        """
+        from jaxrobust.review import answer_page, review_page
+
+        shown = images if files is None else files
+        if shown is None:
+            raise UserError("A review needs images= or files=, of every item.")
+        if len(shown) != len(self):
+            raise UserError(f"There are {len(shown)} images for {len(self)} items.")
+        ids = self.ranked[: num_shown if files is not None else answer_page.NUM_EMBEDDED]
+        ids = ids[:num_shown]
+        first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T
+        suspects = [
+            review_page.Suspect(
+                id=int(i),
+                file="" if files is None else str(files[i]),
+                given=self.class_names[first[i]],
+                suggested=self.class_names[second[i]],
+                clean_prob=float(self.quality[i]),
+                **_beside(self.opinions(i)),
+            )
+            for i in ids
+        ]
+        review_page.write(
+            pathlib.Path(path),
+            suspects,
+            self.class_names,
+            root=None if files is None else pathlib.Path(folder).expanduser(),
+            pictures=None if images is None or files is not None else images[ids],
+        )
+
+    def opinions(self, position: int) -> dict[Any, str]:
+        """Annotator -> class name, of those who voted on an item."""
+        votes = self._state.votes
+        where = np.flatnonzero(votes.items == position)
+        people = votes.annotator_ids[votes.annotators[where]].tolist()
+        return dict(zip(people, (self.class_names[c] for c in votes.votes[where]), strict=True))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the labels as a CSV file, the most doubtful first, and `annotators.csv` beside."""
+        from jaxrobust.data.tables import escape_formula
+        from jaxrobust.engine.files import format_number, write_table
+
+        def text(value):
+            return escape_formula(str(value))
+
+        path = pathlib.Path(path)
+        rows: list[list] = [["item", "label", "quality", "votes", "votes_for_label"]]
+        rows += [
+            [
+                text(self.items[i]),
+                text(self.labels[i]),
+                format_number(self.quality[i]),
+                int(self.num_votes[i]),
+                int(self._state.votes_for_label[i]),
+            ]
+            for i in self.ranked.tolist()
+        ]
+        write_table(path, rows)
+        a = self.annotators
+        columns = (a.accuracy, a.accuracy_low, a.accuracy_high, a.agreement)
+        header = ["annotator", "votes", "accuracy", "accuracy_low", "accuracy_high", "agreement"]
+        table = [
+            [text(a.ids[j]), int(a.votes[j]), *(format_number(column[j]) for column in columns)]
+            for j in np.argsort(a.accuracy, kind="stable").tolist()
+        ]
+        write_table(path.with_name("annotators.csv"), [header, *table])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Fitted:
+    """What `Consensus.ask` needs: the votes, the model, and how quality follows from evidence."""
+
+    votes: Votes
+    log_likelihood: np.ndarray
+    log_prior: np.ndarray
+    weights: np.ndarray
+    votes_for_label: np.ndarray
+
+
+def consensus(
+    votes: Any,
+    *,
+    annotators: Any = None,
+    items: Any = None,
+    features: Any = None,
+    pred_probs: Any = None,
+    images: Any = None,
+    class_names: Any = None,
+    rounds: int = 3,
+    seed: int = 0,
+    workdir: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Consensus:
+    """The class of each item from the votes of several annotators, some of them often wrong.
+
+    Annotators have confusion matrices, shrunk to one accuracy each (`selection.fit_annotators`).
+    With features a ridge regression of the consensus is fitted; its leave-one-out scores, as
+    probabilities (`selection.vector_scaling`), take the place of the share of each class. This is
+    repeated `rounds` times. Given
+    `pred_probs` take that place themselves. The posterior of such a model is too sure: `quality` is
+    calibrated by votes that are left out of the consensus (`selection.fit_agreement`). What
+    annotators and features get wrong together no vote can tell: there it is too high.
+
+    Args:
+      votes: a table `[N, A]`, one column for each annotator: whole numbers, text or bool, with -1,
+        NaN, None or "" where there is no vote. Or long form: `[V]` with `items` and `annotators`,
+        or a DataFrame with these three columns. The last vote of an annotator on an item counts.
+      annotators: ids of any type: `[V]` of a long form; of a table `[A]`, or None for its columns.
+      items: ids of any type: `[V]` of a long form, whose items are in order of first appearance; of
+        a table `[N]`, or None for its index.
+      features: float `[N, D]` or `[N, V, D]` (views are averaged), of every item in their order,
+        also of those that nobody voted on. The rows of a DataFrame are found by `items`.
+      pred_probs: float `[N, C]` instead, predicted out of sample, likewise.
+      images: `[N, H, W(, 3)]` instead: photographs of 16 pixels or more are embedded by
+        `jaxrobust.embed`, which needs the extra `pretrained`; of smaller ones the pixels are used.
+      class_names: the C classes: names of the class ids, or the values that occur in `votes`. A
+        class that nobody voted for must be named here, or have a column of `pred_probs`.
+      rounds: how often the classifier is fitted.
+      seed: of the votes that are left out.
+      workdir: folder for `consensus.csv` and `annotators.csv`; None to keep nothing.
+      progress: whether to show a bar while images are embedded.
+
+    Returns:
+      `Consensus`.
+
+    Raises:
+      UserError: if an argument is invalid, in one sentence.
+    """
+    given = {"features": features, "pred_probs": pred_probs, "images": images}
+    sources = [name for name, value in given.items() if value is not None]
+    if len(sources) > 1:
+        raise UserError(f"Give one of features=, pred_probs= or images=, not {len(sources)}.")
+    if not isinstance(rounds, (int, np.integer)) or rounds < 1:
+        raise UserError(f"rounds={rounds!r} must be a whole number, at least 1.")
+    probs = None if pred_probs is None else as_probabilities(pred_probs)
+    class_names = _columns_as_classes(pred_probs, class_names)
+    known = as_votes(
+        votes,
+        items=items,
+        annotators=annotators,
+        class_names=class_names,
+        num_columns=None if probs is None else probs.shape[1],
+    )
+    import jax
+
+    # Starting an accelerator would take longer than the computation.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        predict = None
+        if sources:
+            (source,) = sources
+            inputs = probs if probs is not None else _features(source, given[source], progress)
+            inputs = inputs[_rows(source, given[source], inputs, known)]
+            predict = _classifier(source, inputs, known)
+        found = _consensus(known, predict, (*sources, "votes")[0], rounds, seed)
+    if workdir is not None:
+        found.save(pathlib.Path(workdir) / CONSENSUS_FILE)
+    return found
+
+
+def _columns_as_classes(pred_probs: Any, class_names: Any) -> Any:
+    """`class_names`, or the named columns of a DataFrame of probabilities."""
+    columns = getattr(pred_probs, "columns", None)
+    if class_names is not None or columns is None or callable(columns):
+        return class_names
+    return list(columns)
+
+
+def _features(source: str, given: Any, progress: bool) -> np.ndarray:
+    """`[N, D]` of features or images."""
+    if source == "features":
+        array = as_features(given)
+    else:
+        from jaxrobust.api import in_memory
+
+        name, images = in_memory.check_inputs(images=given)
+        name, array = in_memory.embed_photographs(name, images, None, progress=progress)
+        if name == "images" and images[0].size > _MOST_VALUES:
+            raise UserError(
+                "images= needs the features of a network: pip install 'jaxrobust[pretrained]', or "
+                "give features= of another one."
+            )
+        array = array.reshape(len(array), -1) if name == "images" else array
+    array = array.astype(np.float32, copy=False)
+    return array if array.ndim == 2 else array.mean(axis=1)
+
+
+def _rows(source: str, given: Any, array: np.ndarray, votes: Votes) -> Any:
+    """Rows of the items: found by the index of a DataFrame, else all in their order."""
+    index = getattr(given, "index", None)
+    if index is not None and not callable(index) and type(index).__name__ != "RangeIndex":
+        place = {name: i for i, name in enumerate(index)}
+        ids = votes.item_ids.tolist()
+        if missing := [x for x in ids if x not in place]:
+            raise UserError(
+                f"{source} has no row for the item {missing[0]!r} in its index; add it."
+            )
+        return np.array([place[x] for x in ids])
+    if len(array) != votes.num_items:
+        raise UserError(
+            f"{source} has {len(array)} rows, but there are {votes.num_items} items; row i must be "
+            "that of item i, of a long form in order of first appearance."
+        )
+    return slice(None)
+
+
+def _classifier(
+    source: str, inputs: np.ndarray, votes: Votes
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Function from probabilities `[N, C]` of the items to a classifier's log probabilities."""
+    from jaxrobust.selection import vector_scaling
+    from jaxrobust.selection.ridge import leave_one_out
+
+    has_votes = np.bincount(votes.items, minlength=votes.num_items) > 0
+    if source == "pred_probs":
+        logits = np.log(np.maximum(inputs, _SMALLEST))
+        return lambda probs: vector_scaling(
+            logits, probs, where=has_votes, temperatures=_TEMPERATURES
+        )
+    regression = leave_one_out(inputs, where=None if has_votes.all() else has_votes)
+    return lambda probs: vector_scaling(regression(probs), probs, where=has_votes)
+
+
+def _consensus(
+    votes: Votes,
+    predict: Callable[[np.ndarray], np.ndarray] | None,
+    source: str,
+    rounds: int,
+    seed: int,
+) -> Consensus:
+    from jaxrobust import selection
+
+    fit = _fitter(votes)
+    model = fit(np.ones(len(votes), bool))
+    prior = None
+    if predict is not None:
+        for _ in range(rounds):
+            prior = predict(np.asarray(model.probs))
+            model = fit(np.ones(len(votes), bool), prior, model.probs)
+    weights, is_calibrated = _calibrate(votes, fit, prior, seed)
+    ids = np.asarray(model.probs).argmax(axis=1)
+    evidence = selection.consensus_evidence(model.log_likelihood, model.log_prior, ids)
+    right = 1 / (1 + np.exp(-np.asarray(evidence, np.float64) @ weights))
+    probs = selection.temper(model.log_likelihood + model.log_prior, right.astype(np.float32))
+    probs = np.asarray(probs)
+    quality = probs[np.arange(len(ids)), ids]
+    counts = np.bincount(votes.items, minlength=votes.num_items)
+    for_label = np.bincount(votes.items[votes.votes == ids[votes.items]], minlength=votes.num_items)
+    labels = votes.labels.values(ids)
+    if predict is None and (counts == 0).any():
+        labels = _without(labels, counts == 0)
+    by_class = np.bincount(ids[(counts > 0) | (predict is not None)], minlength=probs.shape[1])
+    summary = {
+        "num_items": votes.num_items,
+        "num_annotators": votes.num_annotators,
+        "num_votes": len(votes),
+        "num_classes": votes.num_classes,
+        "num_without_votes": int((counts == 0).sum()),
+        "num_replaced": votes.num_replaced,
+        "source": source,
+        "expected_error": float(1 - quality.mean(dtype=np.float64)),
+        "is_calibrated": is_calibrated,
+        "labels_by_class": dict(zip(votes.labels.names, by_class.tolist(), strict=True)),
+    }
+    return Consensus(
+        labels=labels,
+        probs=probs,
+        quality=quality,
+        ranked=np.argsort(quality, kind="stable"),
+        items=votes.item_ids,
+        num_votes=counts,
+        classes=votes.labels.classes,
+        class_names=votes.labels.names,
+        annotators=find_annotators(votes, probs),
+        summary=summary,
+        _state=_Fitted(
+            votes,
+            np.asarray(model.log_likelihood),
+            np.asarray(model.log_prior),
+            weights,
+            for_label,
+        ),
+    )
+
+
+def _fitter(votes: Votes) -> Callable:
+    """`selection.fit_annotators` as a function of `where`, `log_prior` and `init_probs`."""
+    from jaxrobust import selection
+    from jaxrobust.selection.annotators import Cells
+
+    num_pairs = votes.num_annotators * votes.num_classes
+    cells = None
+    if num_pairs > len(votes):  # most annotators have no vote for most classes
+        pairs = votes.annotators.astype(np.int64) * votes.num_classes + votes.votes
+        present, of_vote = np.unique(pairs, return_inverse=True)
+        parts = (of_vote, present // votes.num_classes, present % votes.num_classes)
+        cells = Cells(*(part.astype(np.int32) for part in parts))
+    sizes = votes.num_items, votes.num_classes
+
+    def fit(where, log_prior=None, init_probs=None):
+        if init_probs is None:  # not left to the function, which would be compiled once more
+            flat = votes.items[where].astype(np.int64) * votes.num_classes + votes.votes[where]
+            shares = np.bincount(flat, minlength=np.prod(sizes)).reshape(sizes).astype(np.float32)
+            total = shares.sum(axis=1, keepdims=True)
+            init_probs = np.where(total > 0, shares / np.maximum(total, 1), 1 / sizes[1])
+        return selection.fit_annotators(
+            votes.items,
+            votes.annotators,
+            votes.votes,
+            num_items=votes.num_items,
+            num_annotators=votes.num_annotators,
+            num_classes=votes.num_classes,
+            cells=cells,
+            where=where,
+            log_prior=log_prior,
+            init_probs=init_probs.astype(np.float32),
+        )
+
+    return fit
+
+
+def _calibrate(
+    votes: Votes, fit: Callable, prior: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, bool]:
+    """Weights `[4]` of the evidence, from votes that are left out; whether there were any."""
+    from jaxrobust import selection
+
+    counts = np.bincount(votes.items, minlength=votes.num_items)
+    # Which of an item's votes is left out is drawn; of up to five, one at a time.
+    rng = np.random.default_rng(seed)
+    order = np.lexsort((rng.random(len(votes)), votes.items))
+    place = np.empty(len(votes), np.int64)
+    place[order] = np.arange(len(votes)) - (np.cumsum(counts) - counts)[votes.items]
+    fold = (place + rng.integers(0, _NUM_FOLDS, votes.num_items)[votes.items]) % _NUM_FOLDS
+    is_told = counts[votes.items] > 1 if prior is None else np.ones(len(votes), bool)
+    if not is_told.any():
+        return np.array([0.0, 1.0, 0.0, 0.0]), False
+    evidence = np.zeros((len(votes), 4), np.float32)
+    agrees = np.zeros(len(votes), bool)
+    accuracies = np.full(len(votes), 0.5, np.float32)
+    folds = range(1 if len(votes) >= _MANY_VOTES else _NUM_FOLDS)
+    for k in folds:
+        is_out = fold == k
+        model = fit(~is_out, prior)
+        ids = np.asarray(model.probs).argmax(axis=1)
+        found = selection.consensus_evidence(model.log_likelihood, model.log_prior, ids)
+        evidence[is_out] = np.asarray(found)[votes.items[is_out]]
+        agrees[is_out] = votes.votes[is_out] == ids[votes.items[is_out]]
+        accuracies[is_out] = np.asarray(model.accuracies)[votes.annotators[is_out]]
+    weights = selection.fit_agreement(
+        evidence,
+        agrees,
+        accuracies,
+        num_classes=votes.num_classes,
+        where=is_told & (fold < len(folds)),
+    )
+    return np.asarray(weights, np.float64), True
+
+
+def _beside(opinions: dict[Any, str]) -> dict[str, Any]:
+    """What the review page shows beside an image, if it has a place for it."""
+    from jaxrobust.review import review_page
+
+    if "finding" not in review_page.Suspect._fields:
+        return {}
+    return {"finding": "; ".join(f"{name}: {vote}" for name, vote in opinions.items())}
+
+
+def _ask(found: Consensus, budget: int, per_item: int) -> np.ndarray:
+    from jaxrobust import selection
+
+    state, votes = found._state, found._state.votes
+    # Those of sure labels cannot gain.
+    candidates = found.ranked[: max(_MOST_ASKED * budget, _FEWEST_ASKED)]
+    probs = found.probs[candidates]
+    average = selection.annotator_confusions(
+        found.probs, votes.items, np.zeros_like(votes.items), votes.votes, num_annotators=1
+    )
+    average = np.asarray(average[0])
+    log_likelihood, log_prior = state.log_likelihood[candidates], state.log_prior[candidates]
+
+    def quality(log_likelihood):
+        ids = (log_likelihood + log_prior).argmax(axis=1)
+        evidence = selection.consensus_evidence(log_likelihood, log_prior, ids)
+        right = 1 / (1 + np.exp(-np.asarray(evidence, np.float64) @ state.weights))
+        return np.maximum(right, 1 / probs.shape[1])
+
+    gains = []
+    for _ in range(per_item):
+        votes_to_come = probs @ average  # [n, C]
+        after = [
+            votes_to_come[:, vote] * quality(log_likelihood + np.log(average[:, vote]))
+            for vote in range(probs.shape[1])
+        ]
+        gains.append(np.sum(after, axis=0) - quality(log_likelihood))
+        log_likelihood = log_likelihood + votes_to_come @ np.log(average).T
+    # A further opinion on an item is not asked for before the one that precedes it.
+    gains = np.minimum.accumulate(np.stack(gains), axis=0)
+    order = np.argsort(-gains, axis=None, kind="stable")[:budget]
+    return candidates[order % len(candidates)]
+
+
+def _without(labels: np.ndarray, is_unknown: np.ndarray) -> np.ndarray:
+    """Labels with the sign for none."""
+    if labels.dtype.kind == "b":
+        labels = labels.astype(object)
+    none = {"U": "", "O": None}.get(labels.dtype.kind, NO_VOTE)
+    if labels.dtype.kind == "u":
+        labels = labels.astype(np.int64)
+    return np.where(is_unknown, np.array(none, labels.dtype), labels)
+
+
+def _pandas(what: str) -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise UserError(f"{what} needs pandas: pip install pandas.") from None
+    return pandas
