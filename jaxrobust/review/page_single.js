@@ -12,7 +12,8 @@ function showSingle(wanted) {
   element("single").hidden = !wanted;
   element("grid").hidden = wanted;
   element("one").setAttribute("aria-pressed", wanted);
-  if (wanted) element("side_classes").append(element("classes"));
+  const hasRoom = isReview || matchMedia("(min-width: 60rem)").matches;
+  if (wanted && hasRoom) element("side_classes").append(element("classes"));
   else placeClasses();
   drawn = null;
   showPage();
