@@ -26,7 +26,7 @@ from jaxrobust.errors import DataError
 
 COLUMNS = ("id", "file", "given_label", "label", "decision", "drawn", "note")
 DECISIONS = ("keep", "accept", "other", "unsure", "exclude")
-"""The given label is right; the suggested one is; another one is; nobody can tell; no class fits."""
+"""The given label is right; the suggested one is; another one is; nobody can tell; none is."""
 
 
 class Correction(NamedTuple):

@@ -66,9 +66,7 @@ def write_page(
     if not processes.is_main():
         return
     embedded = (
-        _of_files(files, root)
-        if pictures is None
-        else [_of_array(picture) for picture in pictures[:NUM_EMBEDDED]]
+        _of_files(files, root) if pictures is None else [_of_array(picture) for picture in pictures]
     )
     folder = ""
     if root is not None:

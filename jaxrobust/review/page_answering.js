@@ -429,7 +429,8 @@ function open() {
   listen();
   showsSuggestions = element("suggestions").checked = place.showsSuggestions ?? true;
   if (place.size) setSize((element("size").value = place.size));
-  if (items.some((item) => item.tabs.includes(place.tab))) tab = place.tab;
+  const used = [...element("tabs").children].map((button) => button.value);
+  if (used.length) tab = used.includes(place.tab) ? place.tab : used[0];
   for (const [id, value] of Object.entries(place.shown ?? {})) {
     const one = element(id);
     if (!one || ![...(one.options ?? [])].some((option) => option.value === value)) continue;

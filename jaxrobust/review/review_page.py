@@ -9,8 +9,6 @@ import numpy as np
 from jaxrobust.data.corrections import COLUMNS
 from jaxrobust.review.answer_page import thumbnail, write_page
 
-_NUM_LIKELY = 9
-
 
 class Suspect(NamedTuple):
     """An image on the page.
@@ -80,7 +78,7 @@ def write(
             s.given,
             s.suggested,
             round(float(s.clean_prob), 6),
-            [number[name] for name in s.likely[:_NUM_LIKELY]],
+            [number[name] for name in s.likely],
             list(s.tabs),
             s.finding,
         ]

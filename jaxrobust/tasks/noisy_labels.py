@@ -22,7 +22,13 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.class_folders import test_folder
-from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed, read_all_corrections
+from jaxrobust.data.corrections import (
+    CORRECTED,
+    EXCLUDED,
+    KEPT,
+    Reviewed,
+    read_all_corrections,
+)
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
 from jaxrobust.data.label_noise import given_labels
@@ -58,6 +64,7 @@ from jaxrobust.tasks.common import (
 )
 from jaxrobust.tasks.images import images_of
 from jaxrobust.tasks.noisy_label_files import (
+    REVIEW_PAGE,
     Labels,
     detection,
     draw,
@@ -100,7 +107,7 @@ def run(
     """
     check_common(recipe)
     data = dataset or load(recipe, streams=True, features=True)
-    labels = _reviewed_labels(recipe, data)
+    data, labels = _reviewed(recipe, data)
     with open_run(recipe, workdir, programs) as run_:
         return _Learning(recipe, run_, data, labels).learn()
 
@@ -143,7 +150,7 @@ def learn(
       UserError: as in `run`.
     """
     check_common(recipe)
-    labels = _reviewed_labels(recipe, dataset)
+    dataset, labels = _reviewed(recipe, dataset)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
@@ -155,16 +162,28 @@ def learn(
         return learning.learned()
 
 
-def _reviewed_labels(recipe: NoisyLabels, dataset) -> Reviewed:
-    """The labels that the method gets to see, of data that fits the recipe."""
+def _reviewed(recipe: NoisyLabels, dataset) -> tuple[Any, Reviewed]:
+    """The data that fit the recipe without what a person excluded, and the labels to learn from."""
     check_network(recipe, dataset)
-    check_batch_size(recipe, len(dataset.train))
-    return read_all_corrections(
+    files = dataset.train.file_names
+    found = read_all_corrections(
         list(filter(None, map(str.strip, recipe.dataset.corrections.split(",")))),
-        files=dataset.train.file_names,
+        files=files,
         labels=given_labels(recipe.noise, dataset, seed=recipe.seed),
         class_names=dataset.class_names,
     )
+    kept = np.flatnonzero(found.review != EXCLUDED)
+    if len(kept) < len(found.labels):
+        if files is None:
+            raise UserError(
+                f"{recipe.dataset.corrections} excludes {len(found.labels) - len(kept)} examples, "
+                "which only images in files can be, since ids would change; leave these examples "
+                "out of the data, or decide otherwise."
+            )
+        dataset = dataclasses.replace(dataset, train=dataset.train.take(kept))
+        found = Reviewed(found.labels[kept], found.review[kept])
+    check_batch_size(config, len(dataset.train))
+    return dataset, found
 
 
 def estimate_before_training(
@@ -540,9 +559,6 @@ class _Learning:
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
         path = self.recipe.dataset.path
         root = pathlib.Path(path).expanduser() if path else None
-        has_review = write_review(
-            workdir / "label_review.html", labels, method.score, self._images, root
-        )
         write_health(
             workdir,
             self.dataset,
@@ -550,6 +566,15 @@ class _Learning:
             self.label_scores["suggested"],
             self.label_scores["flagged"].astype(bool) & ~labels.is_decided,
             root,
+        )
+        has_review = write_review(
+            workdir,
+            labels,
+            method.score,
+            self._images,
+            root,
+            probs=self.learned().pred_probs,
+            seed=self.recipe.seed,
         )
         probs = None
         if "test" in self._tests:
@@ -583,11 +608,7 @@ class _Learning:
         lines += [
             f"results: {workdir / 'results.json'}",
             f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
-            *(
-                [f"page on which to review them: {workdir / 'label_review.html'}"]
-                if has_review
-                else []
-            ),
+            *([f"page on which to review them: {workdir / REVIEW_PAGE}"] if has_review else []),
             f"duplicates and outliers: {workdir / FINDINGS}",
             f"classifier, for jaxrobust.commands.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",
