@@ -267,14 +267,12 @@ function select(position, { focus = true, keepMarked = false, scroll = true } = 
   made.scrollIntoView({ block: "nearest" });
 }
 
-/** Applies the filters again, at `item` if it passes them, else where it would have been. */
+/** Applies the filters again, at the image `at` if it passes them, else at the first. */
 function show({ at = view[current], focus = false, scroll = false } = {}) {
-  const position = current;
   selectView();
   for (const list of element("filters").querySelectorAll("select")) list.fill?.();
   marked = new Set();
-  const found = view.indexOf(at);
-  current = Math.max(0, Math.min(found < 0 ? position : found, view.length - 1));
+  current = Math.max(0, view.indexOf(at));
   showPage();
   if (focus || scroll || isSingle) select(current, { focus, scroll });
   else showState();
