@@ -61,7 +61,7 @@ def opened(
     page.goto(path if isinstance(path, str) else path.resolve().as_uri())
     try:
         yield page
-        assert not complaints
+        assert complaints == []
     finally:
         context.close()
 

@@ -19,6 +19,9 @@ COMMANDS = Registry(
             f"{_HERE}.find_label_issues:main", "wrong labels, from files of arrays"
         ),
         "query": Entry(f"{_HERE}.query:main", "what to annotate next, from files of arrays"),
+        "review": Entry(
+            "jaxrobust.commands.review:main", "review labels or annotate images in the browser"
+        ),
         "apply-corrections": Entry(
             f"{_HERE}.apply_corrections:main", "a table of labels, corrected by review"
         ),

@@ -53,13 +53,8 @@ def write(
             "rows": images,
             "classes": list(class_names),
             "save_as": table,
-            "after_saving": [
-                {
-                    "text": f"Put it in the place of {table} beside this page, and repeat the "
-                    "command of the run.",
-                    "code": "",
-                }
-            ],
+            "place": f"Put it in the place of {table} beside this page.",
+            "after_saving": [{"text": "Then repeat the command of the run.", "code": ""}],
             "suggestions": [[str(name), round(float(p), 4)] for name, p in suggestions],
         },
         identity=[[row[0] for row in images], files, list(class_names)],

@@ -53,10 +53,10 @@ def write_page(
       title: of the page.
       intro: instruction.
       keys: (key, effect), in addition to those of every page.
-      data: for the script: `kind`, `columns`, `rows`, `classes`, `save_as` and `after_saving`, a
-        list of `{"text": ..., "code": ...}`; of a review `examples` (class -> addresses of images),
-        `random` (rows in the order of the random check) and `total`, of an annotation
-        `suggestions` (class and probability of each row).
+      data: for the script: `kind`, `columns`, `rows`, `classes`, `save_as`, `place` (where to put
+        it) and `after_saving`, a list of `{"text": ..., "code": ...}`; of a review `examples`
+        (class -> addresses of images), `random` (rows in the order of the random check) and
+        `total`, of an annotation `suggestions` (class and probability of each row).
       identity: JSON-able, distinguishes this page from others at the same path, for the answers
         that a browser stores.
       files: of the images, relative to `root`; "" for an image without a file.
@@ -114,7 +114,7 @@ def write_page(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{html.escape(title)}</title><style>{style}</style></head>\n"
         f'<body class="answers"><main>\n<header><h1>{html.escape(title)}</h1>'
         f"<p>{html.escape(intro)} {html.escape(note)}</p></header>\n"
@@ -168,7 +168,7 @@ time</span></button>
 <button type="button" id="restart">Start over</button>
 <span id="folders"><label>Folder of the data set, from this page
 <input id="folder" size="30" autocomplete="off" spellcheck="false"></label></span>
-<span id="written"></span></div>
+</div>
 <div class="tools" id="bulk" hidden><span id="bulk_text"></span>
 <button type="button" id="accept_all"></button><button type="button" id="keep_all"></button>
 <button type="button" id="unmark">Select none</button></div>

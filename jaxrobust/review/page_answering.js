@@ -189,7 +189,7 @@ function showState() {
 
 function sayDone() {
   element("done_text").textContent = `Nothing is left to answer here. ${
-    server ? `${server} has every answer.` : `Save ${data.save_as} now.`
+    server ? `${server} has every answer.` : `Save ${data.save_as} now. ${data.place}`
   } `;
   for (const { text, code } of data.after_saving) {
     element("done_text").append(make("span", {}, `${text} `));
@@ -197,10 +197,9 @@ function sayDone() {
   }
 }
 
+/** Where the table is written after every answer, the button says so and gives a copy. */
 function showWritten() {
-  if (server && !unsent.size) {
-    element("written").textContent = `Written to ${server}`;
-  } else if (server) element("written").textContent = `${unsent.size} not written yet`;
+  if (server) element("save").textContent = unsent.size ? "Saving …" : "Saved ✓";
 }
 
 let waiting = 0;
@@ -318,7 +317,7 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   const next = data.after_saving.map(({ text, code }) => `${text} ${code}`.trim()).join(" ");
   const done = items.filter(isAnswered).length;
-  say(`${data.save_as} has ${counted(done, "answer")} of ${items.length}. ${next}`);
+  say(`${data.save_as} has ${counted(done, "answer")} of ${items.length}. ${data.place} ${next}`);
 }
 
 async function load() {
@@ -443,8 +442,12 @@ function open() {
   show({ at: at ?? view[0], focus: true, scroll: isResumed });
   if (place.isSingle) showSingle(true);
   if (restored) say(`${counted(restored, "answer")} of your last visit ${restored === 1 ? "is" : "are"} restored.`);
-  receive().then(() => server && show({ focus: true }));
-  showWritten();
+  if (server) {
+    receive().then(() => {
+      show({ focus: true });
+      say(`Every answer is written to ${server}.`);
+    });
+  }
 }
 
 open();

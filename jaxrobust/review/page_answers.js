@@ -207,6 +207,7 @@ async function send(indices) {
   isSending = true;
   while (unsent.size) {
     const sent = [...unsent];
+    showWritten();
     unsent.clear();
     const body = JSON.stringify(Object.fromEntries(sent.map((i) => [i, entries.get(i)])));
     try {
@@ -226,7 +227,6 @@ async function send(indices) {
 }
 
 async function receive() {
-  if (!server) return;
   try {
     const reply = await fetch("answers");
     const written = await reply.json();

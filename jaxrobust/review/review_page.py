@@ -104,6 +104,7 @@ def write(
             "rows": rows,
             "classes": list(class_names),
             "save_as": "corrections.csv",
+            "place": "Put it beside this page.",
             "after_saving": [{"text": text, "code": code} for text, code in after_saving],
             "examples": {
                 name: [uri for uri in (thumbnail(x, root) for x in shown) if uri]

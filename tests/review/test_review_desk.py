@@ -132,7 +132,9 @@ def test_the_bar_is_one_line_and_stays(browser, page_of_review, page_of_annotati
             for width, height in pages.SIZES[:2]:
                 page.set_viewport_size({"width": width, "height": height})
                 page.keyboard.press("End")
-                tops = "b => b.map((x) => x.getBoundingClientRect()).map((r) => r.top + r.height / 2)"
+                tops = (
+                    "b => b.map((x) => x.getBoundingClientRect()).map((r) => r.top + r.height / 2)"
+                )
                 middles = page.locator(controls).evaluate_all(tops)
                 assert max(middles) - min(middles) < 12 and max(middles) < 220
                 assert page.evaluate("document.querySelector('#bar').offsetHeight") < 70
@@ -283,7 +285,9 @@ def test_score_size_duplicates_outliers_and_keys(browser, page_of_review):
         page.click("#tabs >> text=Labels (12)")
         assert page.text_content("#count") == "0 of 12 answered"
         page.keyboard.press("?")
-        assert page.is_visible("#keys") and "accept the suggested label" in page.text_content("#keys")
+        assert page.is_visible("#keys") and "accept the suggested label" in page.text_content(
+            "#keys"
+        )
         pages.assert_accessible(page)
 
 
