@@ -219,7 +219,7 @@ function storePlace() {
 // Panels and keys ------------------------------------------------------------------------------
 
 const PANELS = ["other", "view", "more"];
-const isInPanel = () => Boolean(document.activeElement?.closest(".panel"));
+const isInPanel = () => Boolean(document.activeElement?.closest(".panel:not([hidden])"));
 
 function showPanel(name) {
   for (const one of PANELS) {

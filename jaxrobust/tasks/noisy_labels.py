@@ -182,7 +182,7 @@ def _reviewed(recipe: NoisyLabels, dataset) -> tuple[Any, Reviewed]:
             )
         dataset = dataclasses.replace(dataset, train=dataset.train.take(kept))
         found = Reviewed(found.labels[kept], found.review[kept])
-    check_batch_size(config, len(dataset.train))
+    check_batch_size(recipe, len(dataset.train))
     return dataset, found
 
 
