@@ -384,11 +384,9 @@ function listen() {
   });
   window.addEventListener("storage", ({ key, newValue }) => {
     if (key !== data.key || !newValue) return;
-    const stored = read(data.key);
-    lastStored = stored.text;
-    if (merge(stored.value)) show();
-    const isHere = (item) => entries.has(item.index) && !(item.index in stored.value);
-    if (items.some(isHere)) keep();
+    const theirs = JSON.parse(newValue);
+    if (merge(theirs)) show();
+    if (items.some((item) => entries.has(item.index) && !(item.index in theirs))) keep();
   });
   window.addEventListener("pagehide", storePlace);
   listenToFrame();
