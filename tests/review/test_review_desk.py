@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import importlib.util
 import io
+import pathlib
 
 import numpy as np
 import pages
@@ -400,3 +402,15 @@ def test_a_hundred_decisions_by_keys_are_fast(browser, tmp_path):
         assert page.text_content("#count") == "100 of 5316 answered"
         assert milliseconds < 100  # 10 to 20 on an idle machine
         print(f"{milliseconds:.1f} ms a key")
+
+
+def test_the_screenshots_of_the_documentation_are_made(browser, page_of_review, tmp_path):
+    path = pathlib.Path(__file__).parents[2] / "docs" / "screenshots.py"
+    spec = importlib.util.spec_from_file_location("screenshots", path)
+    screenshots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshots)
+    written = screenshots.write(page_of_review, tmp_path, browser)
+    committed = path.parent / "figures"
+    for image in written:
+        with Image.open(image) as new, Image.open(committed / image.name) as old:
+            assert new.size == old.size == screenshots.SIZE
