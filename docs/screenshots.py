@@ -1,4 +1,4 @@
-"""Screenshots of the review page for README and site: `python docs/screenshots.py RUN [FOLDER]`.
+"""Screenshots of the review page, for README and site: `python docs/screenshots.py RUN FOLDER`.
 
 RUN is the workdir of a run on photographs; FOLDER is docs/figures. The tests run it on a small page.
 """
