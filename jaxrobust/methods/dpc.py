@@ -455,7 +455,7 @@ def _passes(
                 if not told:  # the report counts them
                     log.info(
                         "Epoch %d, %s: %d labels look clean and %d do not, fewer than a batch "
-                        "of %d; training on all of them as in the warm-up, here and later where it is so.",
+                        "of %d; training on all of them as in the warm-up, also later.",
                         epoch,
                         name,
                         clean.sum(),
