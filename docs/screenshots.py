@@ -1,6 +1,6 @@
 """Screenshots of the review page, for README and site: `python docs/screenshots.py RUN FOLDER`.
 
-RUN is the workdir of a run on photographs; FOLDER is docs/figures. The tests run it on a small page.
+RUN is the workdir of a run on photographs, FOLDER docs/figures. The tests run it on a small page.
 """
 
 import pathlib

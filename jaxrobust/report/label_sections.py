@@ -32,7 +32,7 @@ def opening(run: Run, images: Images) -> str:
         f"{max(counts):,}: as flagged, as expected from the probabilities, and as less probable "
         f"than not).{known}"
     )
-    parts = [f'<p class="answer">{html.escape(text)}</p>']
+    parts = [f'<p class="lead">{html.escape(text)}</p>']
     parts.append(
         images.link(run.workdir / "label_review.html", "Review them here, on label_review.html")
     )

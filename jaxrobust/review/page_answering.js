@@ -5,7 +5,7 @@
 const COMMANDS = isReview
   ? {
       k: ["Keep", (item) => ["keep", item.given]],
-      a: ["Accept", (item) => ["accept", item.suggested]],
+      a: ["Accept", (item) => asClass(item.suggested)(item)],
       u: ["Unsure", () => ["unsure", ""]],
       x: ["Exclude", () => ["exclude", ""]],
     }
@@ -99,7 +99,7 @@ function showChoices() {
     shownChoices = state;
     choices = [];
     const fixed = Object.entries(COMMANDS).map(([key, [name, answer]]) => {
-      const button = choice(key, name, answer, `fixed ${answer(item ?? {})[0]}`);
+      const button = choice(key, name, answer, `fixed ${item ? answer(item)[0] : ""}`);
       const what = key === "k" ? item?.given : key === "a" ? item?.suggested : "";
       if (what && isReview) button.append(make("span", { class: "what" }, what));
       return button;
