@@ -48,20 +48,28 @@ function setAnswers(answered, answer) {
     const [, , , note, isDrawn] = entryOf(item);
     return [item.index, [...answer(item), now + i / 1000, note, item === next ? 1 : isDrawn]];
   }));
-  const single = answered.length === 1 && answered[0] === view[current];
-  const [position, was] = [current, view[current]];
-  selectView();
-  if (single) {
-    const stays = view.indexOf(was);
-    current = Math.min(position, view.length - 1);
-    showPage();
-    select(stays < 0 ? position : stays + 1, { focus: !isInPanel() });
-    if (stays >= 0 && stays === view.length - 1) update(stays);
-  } else {
-    show({ focus: !isInPanel() });
-    say(`${counted(answered.length, "image")} answered; z takes it back.`);
+  const isCurrent = answered.length === 1 && answered[0] === view[current] && !marked.size;
+  if (!isCurrent || tab === RANDOM) {
+    const position = current;
+    selectView();
+    if (isCurrent) {
+      showPage();
+      select(position + 1, { focus: !isInPanel() });
+    } else {
+      show({ focus: !isInPanel() });
+      say(`${counted(answered.length, "image")} answered; z takes it back.`);
+    }
+    return;
   }
-  showState();
+  if (passes(answered[0])) {
+    update(current);
+    select(current + 1, { focus: !isInPanel() });
+  } else {
+    view.splice(current, 1);
+    current = Math.max(0, Math.min(current, view.length - 1));
+    showPage();
+    select(current, { focus: !isInPanel() });
+  }
 }
 
 function undo() {
@@ -167,17 +175,7 @@ function showState() {
   }
   showChoices();
   if (!element("panel_other").hidden) showFound();
-  const open = view.filter((item) => !isAnswered(item));
-  const pair = isReview && element("pair").value.slice(2);
-  const isPair = isReview && element("pair").value !== "all" && open.length > 0;
-  element("bulk").hidden = !isPair && !marked.size;
-  element("bulk_text").textContent = marked.size
-    ? `${counted(marked.size, "image")} selected: the next answer is for all of them.`
-    : `${open.length} unanswered of ${pair}:`;
-  for (const id of ["accept_all", "keep_all"]) element(id).hidden = !isPair || marked.size > 0;
-  element("accept_all").textContent = `Accept all ${open.length}`;
-  element("keep_all").textContent = `Keep all ${open.length}`;
-  element("unmark").hidden = !marked.size;
+  showBulk();
   const isDone = tab !== RANDOM && asked.length > 0 && done === asked.length;
   element("done").hidden = !isDone;
   if (isDone && !element("done_text").textContent) sayDone();
@@ -185,6 +183,22 @@ function showState() {
   element("random_intro").hidden = tab !== RANDOM;
   element("filters").hidden = tab === RANDOM;
   rememberPlace();
+}
+
+/** What can be answered at once: the images of a pair, or those that are selected. */
+function showBulk() {
+  const isPair = isReview && tab !== RANDOM && element("pair").value !== "all" && !marked.size;
+  const number = isPair ? view.filter((item) => !isAnswered(item)).length : 0;
+  element("bulk").hidden = !number && !marked.size;
+  if (element("bulk").hidden) return;
+  element("bulk_text").textContent = marked.size
+    ? `${counted(marked.size, "image")} selected: the next answer is for all of them.`
+    : `${number} unanswered of ${element("pair").value.slice(2)}:`;
+  for (const [id, verb] of [["accept_all", "Accept"], ["keep_all", "Keep"]]) {
+    element(id).hidden = !number;
+    element(id).textContent = `${verb} all ${number}`;
+  }
+  element("unmark").hidden = !marked.size;
 }
 
 function sayDone() {

@@ -37,12 +37,12 @@ function boundOfRest(total, looks) {
 
 /** A sentence on it; "" where nobody has looked at an image that was drawn. */
 function boundText() {
+  if (!data.random?.some((index) => entries.get(index)?.[4])) return "";
   const looks = items
     .filter(isAnswered)
     .sort((a, b) => entryOf(a)[2] - entryOf(b)[2])
     .map((item) => ({ isWrong: entryOf(item)[0] !== "keep", isDrawn: entryOf(item)[4] === 1 }));
   const drawn = looks.filter((look) => look.isDrawn).length;
-  if (!drawn || !data.total) return "";
   const rest = data.total - looks.length;
   const most = boundOfRest(data.total, looks);
   const share = percent(most / Math.max(rest, 1));

@@ -142,6 +142,8 @@ function nextDrawn() {
   return data.random.map((index) => items[index]).find((item) => !isAnswered(item));
 }
 
+const passes = (item) => Object.values(filters).every((test) => test(item));
+
 function selectView() {
   if (tab === RANDOM) {
     view = data.random.map((index) => items[index]).filter((item) => entryOf(item)[4]);
@@ -149,8 +151,7 @@ function selectView() {
     if (next) view.push(next);
     return;
   }
-  const tests = Object.values(filters);
-  view = inTab().filter((item) => tests.every((test) => test(item)));
+  view = inTab().filter(passes);
   if (isReview) view.sort(ORDERS[element("order").value]);
 }
 
