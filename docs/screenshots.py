@@ -22,7 +22,7 @@ def write(page: pathlib.Path, folder: pathlib.Path, browser) -> list[pathlib.Pat
     context = browser.new_context(viewport=dict(zip(("width", "height"), SIZE, strict=True)))
     shown = context.new_page()
     shown.goto(page.resolve().as_uri())
-    for key in "aakau":
+    for key in "aaaka":
         shown.keyboard.press(key)
     shown.wait_for_timeout(300)
     shown.screenshot(path=paths[0])

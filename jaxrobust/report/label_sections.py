@@ -2,6 +2,7 @@
 
 import html
 import pathlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -37,7 +38,7 @@ def opening(run: Run, images: Images) -> str:
         images.link(run.workdir / "label_review.html", "Review them here, on label_review.html")
     )
     if (run.workdir / "label_review.html").exists():
-        command = f"jaxrobust review {run.workdir}"
+        command = f"jaxrobust review {shlex.quote(str(run.workdir))}"
         parts.append(
             paragraph("So that every answer is written into the folder of the run: ")
             + f"<pre>{html.escape(command)}</pre>"
