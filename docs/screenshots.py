@@ -30,8 +30,6 @@ def write(page: pathlib.Path, folder: pathlib.Path, browser) -> list[pathlib.Pat
     shown.wait_for_timeout(500)
     shown.screenshot(path=paths[1])
     context.close()
-    for path in paths:
-        _shrink(path)
     return paths
 
 
@@ -51,6 +49,7 @@ def main(run: str, folder: str = "docs/figures") -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for path in write(pathlib.Path(run) / "label_review.html", pathlib.Path(folder), browser):
+            _shrink(path)
             print(path)
         browser.close()
 
