@@ -124,15 +124,14 @@ def write_review(
     *,
     probs: np.ndarray,
     seed: int,
-) -> bool:
+) -> pathlib.Path | None:
     """Writes the page on which a person reviews the labels that are flagged, or the first 60.
 
     Labels about which a person has decided are left out. Duplicates and outliers are those of
     `health.csv`.
 
     Returns:
-      Whether it was written: not without images, as where there are features of unknown files, nor
-      where all is decided.
+      Its path; None where there are no images, as of features of unknown files, or all is decided.
     """
     ids = labels.by_suspicion(score)[: int(np.sum(~labels.is_decided))]
     count = max(int(np.sum(labels.label_scores["flagged"] & ~labels.is_decided)), NUM_SHOWN)
@@ -149,8 +148,9 @@ def write_review(
         found=findings(workdir, ids),
     )
     corrections = shlex.quote(str(workdir / "corrections.csv"))
-    return suspects.write_review(
-        workdir / REVIEW_PAGE,
+    page = workdir / REVIEW_PAGE
+    is_written = suspects.write_review(
+        page,
         judged,
         count,
         files=files,
@@ -169,6 +169,7 @@ def write_review(
             ),
         ],
     )
+    return page if is_written else None
 
 
 def draw(

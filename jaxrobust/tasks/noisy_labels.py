@@ -24,14 +24,11 @@ from jaxrobust import metrics
 from jaxrobust.data.class_folders import test_folder
 from jaxrobust.data.corrections import (
     CORRECTED,
-    EXCLUDED,
     KEPT,
     Reviewed,
-    read_all_corrections,
 )
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
-from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine import rng
@@ -51,9 +48,7 @@ from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
     ProgramBuilder,
     batch_norm_parts,
-    check_batch_size,
     check_common,
-    check_network,
     compute_dtype,
     introduce_networks,
     introduce_pixels,
@@ -64,7 +59,6 @@ from jaxrobust.tasks.common import (
 )
 from jaxrobust.tasks.images import images_of
 from jaxrobust.tasks.noisy_label_files import (
-    REVIEW_PAGE,
     Labels,
     detection,
     draw,
@@ -80,6 +74,7 @@ from jaxrobust.tasks.noisy_label_programs import (
     training_step,
     without_count,
 )
+from jaxrobust.tasks.reviewed_labels import reviewed_data
 
 log = logging.getLogger("jaxrobust")
 
@@ -107,7 +102,7 @@ def run(
     """
     check_common(recipe)
     data = dataset or load(recipe, streams=True, features=True)
-    data, labels = _reviewed(recipe, data)
+    data, labels = reviewed_data(recipe, data)
     with open_run(recipe, workdir, programs) as run_:
         return _Learning(recipe, run_, data, labels).learn()
 
@@ -150,7 +145,7 @@ def learn(
       UserError: as in `run`.
     """
     check_common(recipe)
-    dataset, labels = _reviewed(recipe, dataset)
+    dataset, labels = reviewed_data(recipe, dataset)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
@@ -160,30 +155,6 @@ def learn(
         else:
             learning.learn()
         return learning.learned()
-
-
-def _reviewed(recipe: NoisyLabels, dataset) -> tuple[Any, Reviewed]:
-    """The data that fit the recipe without what a person excluded, and the labels to learn from."""
-    check_network(recipe, dataset)
-    files = dataset.train.file_names
-    found = read_all_corrections(
-        list(filter(None, map(str.strip, recipe.dataset.corrections.split(",")))),
-        files=files,
-        labels=given_labels(recipe.noise, dataset, seed=recipe.seed),
-        class_names=dataset.class_names,
-    )
-    kept = np.flatnonzero(found.review != EXCLUDED)
-    if len(kept) < len(found.labels):
-        if files is None:
-            raise UserError(
-                f"{recipe.dataset.corrections} excludes {len(found.labels) - len(kept)} examples, "
-                "which only images in files can be, since ids would change; leave these examples "
-                "out of the data, or decide otherwise."
-            )
-        dataset = dataclasses.replace(dataset, train=dataset.train.take(kept))
-        found = Reviewed(found.labels[kept], found.review[kept])
-    check_batch_size(recipe, len(dataset.train))
-    return dataset, found
 
 
 def estimate_before_training(
@@ -567,7 +538,7 @@ class _Learning:
             self.label_scores["flagged"].astype(bool) & ~labels.is_decided,
             root,
         )
-        has_review = write_review(
+        page = write_review(
             workdir,
             labels,
             method.score,
@@ -608,7 +579,7 @@ class _Learning:
         lines += [
             f"results: {workdir / 'results.json'}",
             f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
-            *([f"page on which to review them: {workdir / REVIEW_PAGE}"] if has_review else []),
+            *([f"page on which to review them: {page}"] if page else []),
             f"duplicates and outliers: {workdir / FINDINGS}",
             f"classifier, for jaxrobust.commands.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",
