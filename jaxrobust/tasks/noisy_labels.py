@@ -22,11 +22,7 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.class_folders import test_folder
-from jaxrobust.data.corrections import (
-    CORRECTED,
-    KEPT,
-    Reviewed,
-)
+from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
 from jaxrobust.data.noise import transition_matrix
