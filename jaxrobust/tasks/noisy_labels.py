@@ -540,7 +540,7 @@ class _Learning:
             method.score,
             self._images,
             root,
-            probs=self.learned().pred_probs,
+            probs=fetch(method.class_probs(self._logits("train", self.num_epochs - 1))),
             seed=self.recipe.seed,
         )
         probs = None
