@@ -251,7 +251,8 @@ def test_find_label_issues_from_features_is_the_function(feature_file, tmp_path,
     assert "of 48 labels look wrong" in capsys.readouterr().out
     arrays = np.load(feature_file)
     options = {"features": arrays["features"], "method": "cross_entropy", "seed": 3}
-    find_label_issues(arrays["labels"], **options).save(tmp_path / "same.csv")
+    issues = find_label_issues(arrays["labels"], **options)
+    issues.save(tmp_path / "same.csv", files=arrays["files"])
     assert out.read_text() == (tmp_path / "same.csv").read_text()
 
 
