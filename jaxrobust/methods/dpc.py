@@ -437,6 +437,7 @@ def _passes(
     dpc: Dpc, schedule: Optimizer, num_epochs: int, batch_size: int, num_examples: int
 ) -> Callable[..., list[Pass]]:
     """`Method.passes` of the co-divided training."""
+    told: list[int] = []
 
     def passes(epoch, label_scores, generator):
         scalars = {
@@ -451,15 +452,17 @@ def _passes(
             notes = {"num_labeled": float(clean.sum())}
             divided = epoch >= dpc.warm_up
             if divided and min(clean.sum(), np.sum(~clean)) < batch_size:
-                log.info(
-                    "Epoch %d, %s: %d labels look clean and %d do not, fewer than a batch of %d; "
-                    "training on all of them as in the warm-up.",
-                    epoch,
-                    name,
-                    clean.sum(),
-                    np.sum(~clean),
-                    batch_size,
-                )
+                if not told:  # the report counts them
+                    log.info(
+                        "Epoch %d, %s: %d labels look clean and %d do not, fewer than a batch "
+                        "of %d; training on all of them as in the warm-up, also later.",
+                        epoch,
+                        name,
+                        clean.sum(),
+                        np.sum(~clean),
+                        batch_size,
+                    )
+                    told.append(epoch)
                 divided = False
             if not divided:
                 ids = {"all": order.permutation(num_examples)}
