@@ -35,7 +35,12 @@ from jaxrobust.tasks.teachers import TeacherLogits
 METHODS = {
     "student alone": {"method": "cross_entropy"},
     "KD": {"method": "kd"},
-    "KD, standardised logits": {"method": "kd", "kd.standardize": True, "kd.temperature": 2.0},
+    "KD, standardised logits": {
+        "method": "kd",
+        "kd.standardize": True,
+        "kd.weight": 9.0,
+        "kd.temperature": 2.0,
+    },
     "DKD": {"method": "dkd"},
     "BinaryKL alone": {"method": "binary_kl"},
     "cross-entropy + BinaryKL, one head": {"method": "cross_entropy_binary_kl"},

@@ -202,6 +202,38 @@ class Strategy:
     unknown_probs: Callable[[Any, dict[str, float]], jax.Array] | None = None
 
 
+def in_random_order(query: Callable[[QueryContext], Query]) -> Callable[[QueryContext], Query]:
+    """`Strategy.query` with ids permuted, so that ties do not go to the first class folders."""
+
+    def permuted(context: QueryContext) -> Query:
+        order = context.rng.permutation(len(context.in_pool))
+
+        def take(name, outputs):
+            return context.jit(f"query/{name}", _rows)(outputs, order)
+
+        def observed(name: str) -> tuple[jax.Array, int]:
+            mean, count = context.observed(name)
+            return take(f"observed/{name}", mean), count
+
+        seen = dataclasses.replace(
+            context,
+            predict=lambda name: take(name, context.predict(name)),
+            observed=observed,
+            in_pool=context.in_pool[order],
+            annotations=context.annotations[order],
+        )
+        found = query(seen)
+        back = np.argsort(order)
+        scores = {name: np.asarray(column)[back] for name, column in found.scores.items()}
+        return dataclasses.replace(found, ids=order[found.ids], scores=scores)
+
+    return permuted
+
+
+def _rows(outputs: Any, ids: jax.Array) -> Any:
+    return jax.tree.map(lambda x: x[ids], outputs)
+
+
 def known(annotations: np.ndarray, num_classes: int) -> np.ndarray:
     """Ids of the images annotated with a known class."""
     return np.flatnonzero((annotations >= 0) & (annotations < num_classes))

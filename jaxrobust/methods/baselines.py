@@ -1,6 +1,7 @@
 """The strategies that BUAL and DCFS are measured against.
 
-`random`, `lc`, `margin`, `entropy`, `coreset` and `badge` look at the target classifier only;
+`random` and `coreset` look at the target classifier only; so do `lc`, `margin`, `entropy` and
+`badge` in the papers, and otherwise at a classifier with a class for images found unknown;
 `typiclust`, `probcover` and `dropquery` at where images lie among each other; `lfosa` and `eaoa`
 also train a (K+1)-way detector of unknown classes.
 """
@@ -67,16 +68,32 @@ def _uncertainty(kind: str) -> Callable[[ActiveLearning, Problem], Strategy]:
         def score(logits):
             return -classifier_confidence(jax.nn.softmax(logits), kind)
 
+        name, phases = _asked(recipe, problem)
+
         def query(context: QueryContext) -> Query:
-            scores = np.asarray(context.jit(f"{kind}/scores", score)(context.predict("target")))
+            scores = np.asarray(context.jit(f"{kind}/scores", score)(context.predict(name)))
             ids = select_lowest(-scores, context.budget, where=context.in_pool)
             return Query(ids=ids, scores={"uncertainty": scores})
 
-        phases = (target_phase(recipe, problem),)
-        return Strategy(phases, target="target", query=query, unknown_scores=("uncertainty",))
+        return Strategy(
+            phases, "target", query, unknown_scores=("uncertainty",), detector=_detector(phases)
+        )
 
     build.__doc__ = f"The most uncertain images by `classifier_confidence(probs, {kind!r})`."
     return build
+
+
+def _asked(recipe: ActiveLearning, problem: Problem, **options) -> tuple[str, tuple[Phase, ...]]:
+    """The name of the network whose uncertainty counts, and the phases; `uncertainty.unknown_class`
+    has it trained on unknown images too."""
+    if not recipe.uncertainty.unknown_class:
+        return "target", (target_phase(recipe, problem, **options),)
+    detector = _detector_phase(recipe, problem, cross_entropy, **options)
+    return "detector", (target_phase(recipe, problem), detector)
+
+
+def _detector(phases: tuple[Phase, ...]) -> str:
+    return "detector" if len(phases) == 2 else ""
 
 
 least_confidence = _uncertainty("lc")
@@ -105,7 +122,8 @@ def coreset(recipe: ActiveLearning, problem: Problem) -> Strategy:
 
 
 def badge(recipe: ActiveLearning, problem: Problem) -> Strategy:
-    """k-means++ seeding on the gradient embeddings of the target classifier."""
+    """k-means++ seeding on gradient embeddings."""
+    name, phases = _asked(recipe, problem, with_features=True)
 
     def pick(key, outputs, in_pool):
         return badge_select(
@@ -114,11 +132,10 @@ def badge(recipe: ActiveLearning, problem: Problem) -> Strategy:
 
     def query(context: QueryContext) -> Query:
         key = jax.random.key(context.rng.integers(2**31))
-        picks = context.jit("badge/picks", pick)(key, context.predict("target"), context.in_pool)
+        picks = context.jit("badge/picks", pick)(key, context.predict(name), context.in_pool)
         return Query(ids=_without_padding(picks), scores={})
 
-    phases = (target_phase(recipe, problem, with_features=True),)
-    return Strategy(phases, target="target", query=query)
+    return Strategy(phases, target="target", query=query, detector=_detector(phases))
 
 
 def _without_padding(picks: jax.Array) -> np.ndarray:
@@ -164,10 +181,14 @@ def _placed_phase(
     return dataclasses.replace(phase, forward=forward)
 
 
-def _operands(context: QueryContext, num_components: int) -> dict[str, Any]:
+def _operands(
+    context: QueryContext, num_components: int, *, unit_length: bool = False
+) -> dict[str, Any]:
     """Operands of the selections: features, what is annotated, the pool, and a generator."""
     place = np.asarray(context.predict("target")["place"], np.float32)
     place = place.reshape(len(place), -1)
+    if unit_length:
+        place = place / np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-12)
     return {
         "features": leading_components(place, num_components) if num_components else place,
         "annotated": ~context.in_pool,
@@ -179,10 +200,10 @@ def _operands(context: QueryContext, num_components: int) -> dict[str, Any]:
 def typiclust(recipe: ActiveLearning, problem: Problem) -> Strategy:
     """TypiClust (Hacohen et al., ICML 2022), see `typical_select`."""
     options = dataclasses.asdict(recipe.typiclust)
-    num_components = options.pop("num_components")
+    num_components, unit_length = options.pop("num_components"), options.pop("unit_length")
 
     def query(context: QueryContext) -> Query:
-        operands = _operands(context, num_components)
+        operands = _operands(context, num_components, unit_length=unit_length)
         return Query(typical_select(budget=context.budget, **operands, **options), scores={})
 
     return Strategy((_placed_phase(recipe, problem),), target="target", query=query)
@@ -196,9 +217,7 @@ def probcover(recipe: ActiveLearning, problem: Problem) -> Strategy:
     options = recipe.probcover
 
     def query(context: QueryContext) -> Query:
-        operands = _operands(context, options.num_components)
-        lengths = np.linalg.norm(operands["features"], axis=1, keepdims=True)
-        operands["features"] = operands["features"] / np.maximum(lengths, 1e-12)
+        operands = _operands(context, options.num_components, unit_length=True)
         radius = options.radius or cover_radius(
             operands["features"], problem.num_classes + 1, rng=context.rng, purity=options.purity
         )
@@ -261,12 +280,8 @@ def lfosa(recipe: ActiveLearning, problem: Problem) -> Strategy:
             "lfosa/scores", lambda logits, in_pool: lfosa_score(logits, where=in_pool)
         )
         known = score(context.predict("detector"), context.in_pool)
-        # Images that are predicted unknown tie: chance decides, not their place in the data set.
-        order = context.rng.permutation(len(context.in_pool))
-        lowest = select_lowest(
-            -np.asarray(known)[order], context.budget, where=context.in_pool[order]
-        )
-        return Query(order[lowest], {"unknown_prob": np.asarray(jax.nn.sigmoid(-known))})
+        ids = select_lowest(-np.asarray(known), context.budget, where=context.in_pool)
+        return Query(ids, {"unknown_prob": np.asarray(jax.nn.sigmoid(-known))})
 
     phases = (target_phase(recipe, problem), _detector_phase(recipe, problem, loss))
     scores = ("unknown_prob",)
@@ -330,7 +345,7 @@ def eaoa(recipe: ActiveLearning, problem: Problem) -> Strategy:
             context.annotations,
         )
         scores = {name: np.asarray(column) for name, column in scores.items()}
-        kappa = kappa_after(eaoa.kappa, context.precisions)
+        kappa = kappa_after(eaoa.kappa, context.precisions, eaoa.kappa_step)
         _, ids = select_coarse_to_fine(
             -scores["purity_log_odds"],
             scores["aleatoric_log_odds"],

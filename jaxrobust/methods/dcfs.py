@@ -170,16 +170,16 @@ def share_after(share: float, precisions: tuple[float, ...]) -> float:
     return max(0.02, sum(shares) / len(shares))
 
 
-def kappa_after(kappa: float, precisions: tuple[float, ...]) -> float:
+def kappa_after(kappa: float, precisions: tuple[float, ...], step: float = 1) -> float:
     """EAOA's adaptive candidate factor after the given query precisions.
 
-    Above a precision of 0.65 it grows by 1, below 0.55 it shrinks by 1, never below 1.
+    Above a precision of 0.65 it grows by `step`, below 0.55 it shrinks by it, never below 1.
     """
     for precision in precisions:
         if precision > 0.65:
-            kappa += 1
+            kappa += step
         elif precision < 0.55:
-            kappa = max(1, kappa - 1)
+            kappa = max(1, kappa - step)
     return kappa
 
 

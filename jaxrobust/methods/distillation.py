@@ -100,7 +100,8 @@ class Distiller:
       contrasts: whether the connector compares with the teacher and with other images in training,
         and takes `pairs`, as `ContrastiveMemory` does.
       until_epoch: the last epoch with distillation, counted from 1; 0: all epochs.
-      warm_up: epochs in which `ramp` grows from 1 / warm_up to 1; 0: it is 1 from the start.
+      warm_up: epochs by whose number `ramp` is divided, at most 1; 0: it is 1 from the start.
+      warm_up_from: number of the first epoch: with 1 `ramp` starts at 1 / warm_up, with 0 at 0.
       has_teacher: whether there is anything to distil.
       logits_only: whether `objective` reads nothing of the teacher but its logits.
       measures: `(student, teacher, labels, where) -> scalars` to report of every step.
@@ -113,18 +114,21 @@ class Distiller:
     contrasts: bool = False
     until_epoch: int = 0
     warm_up: int = 0
+    warm_up_from: int = 1
     has_teacher: bool = True
     logits_only: bool = False
     measures: Measures = _accuracy
 
 
-def distillation_schedule(epoch: int, *, warm_up: int, until_epoch: int) -> dict[str, float]:
-    """`ramp`, min(e / warm_up, 1), and `distill_weight`, 1 for e up to `until_epoch`, then 0.
+def distillation_schedule(
+    epoch: int, *, warm_up: int, until_epoch: int, warm_up_from: int = 1
+) -> dict[str, float]:
+    """`ramp`, min((epoch + warm_up_from) / warm_up, 1), and `distill_weight`, 1 or 0.
 
-    e = epoch + 1. With a `warm_up` of 0 `ramp` is 1, with an `until_epoch` of 0 `distill_weight`.
+    `distill_weight` is 1 for epoch + 1 up to `until_epoch`, then 0. With a `warm_up` of 0 `ramp` is
+    1, with an `until_epoch` of 0 `distill_weight`.
     """
-    number = epoch + 1
     return {
-        "ramp": min(number / warm_up, 1.0) if warm_up else 1.0,
-        "distill_weight": 0.0 if 0 < until_epoch < number else 1.0,
+        "ramp": min((epoch + warm_up_from) / warm_up, 1.0) if warm_up else 1.0,
+        "distill_weight": 0.0 if 0 < until_epoch < epoch + 1 else 1.0,
     }

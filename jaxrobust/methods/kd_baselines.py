@@ -176,7 +176,7 @@ def at(recipe: Distillation, problem: Problem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del labels
-        maps = [x.features.blocks or x.features.maps for x in (student, teacher)]
+        maps = [x.features.outputs for x in (student, teacher)]
         count = min(map(len, maps))
         error = attention_transfer_loss(*(x[-count:] for x in maps))
         return masked_mean(error, where)
@@ -187,19 +187,19 @@ def at(recipe: Distillation, problem: Problem) -> Distiller:
 def fitnet(recipe: Distillation, problem: Problem) -> Distiller:
     """FitNet: the map of one stage through a regressor. Romero et al., ICLR 2015."""
     options = recipe.fitnet
-    num_stages = min(len(problem.student_features.maps), len(problem.teacher_features.maps))
+    num_stages = min(len(problem.student_features.outputs), len(problem.teacher_features.outputs))
     if options.hint_stage > num_stages:
         raise UserError(
             f"fitnet.hint_stage={options.hint_stage}, but {problem.student} and {problem.teacher} "
             f"have only {num_stages} stages in common; set one of 1 to {num_stages}."
         )
     level = options.hint_stage - 1
-    hint = problem.teacher_features.maps[level]
+    hint = problem.teacher_features.outputs[level]
 
     def loss(student, teacher, labels, where):
         del labels
         return masked_mean(
-            fitnet_loss(student.features.maps[0], teacher.features.maps[level]), where
+            fitnet_loss(student.features.maps[0], teacher.features.outputs[level]), where
         )
 
     _, height, width, channels = hint.shape
@@ -214,7 +214,7 @@ def sp(recipe: Distillation, problem: Problem) -> Distiller:
     def loss(student, teacher, labels, where):
         del labels
         return similarity_preserving_loss(
-            student.features.maps[-1], teacher.features.maps[-1], where=where
+            student.features.outputs[-1], teacher.features.outputs[-1], where=where
         )
 
     return _distiller(loss, weight=recipe.sp.weight)
@@ -223,14 +223,15 @@ def sp(recipe: Distillation, problem: Problem) -> Distiller:
 def vid(recipe: Distillation, problem: Problem) -> Distiller:
     """VID: a Gaussian for the maps of every stage. Ahn et al., CVPR 2019.
 
-    Where a teacher's map is larger than the student's, its average pool is what is predicted, and
-    the other way round.
+    Where a teacher's map is larger than the student's, its average pool is what is predicted; where
+    it is smaller, the student's is pooled before its regressor.
     """
     options = recipe.vid
-    count = min(len(problem.student_features.maps), len(problem.teacher_features.maps))
-    targets = problem.teacher_features.maps[-count:]
+    count = min(len(problem.student_features.outputs), len(problem.teacher_features.outputs))
+    targets = problem.teacher_features.outputs[-count:]
     connector = VariationalRegressor(
         channels=tuple(target.shape[-1] for target in targets),
+        sizes=tuple(target.shape[1:3] for target in targets),
         variance=options.variance,
         dtype=problem.dtype,
     )
@@ -239,12 +240,12 @@ def vid(recipe: Distillation, problem: Problem) -> Distiller:
         del labels
         total = jnp.float32(0)
         for prediction, target in zip(
-            student.features.maps, teacher.features.maps[-count:], strict=True
+            student.features.maps, teacher.features.outputs[-count:], strict=True
         ):
-            sizes = zip(prediction.mean.shape[1:3], target.shape[1:3], strict=True)
-            size = tuple(min(pair) for pair in sizes)
-            mean, target = (average_pool_to(x, size) for x in (prediction.mean, target))
-            error = variational_information_loss(mean, target, prediction.variance_logits)
+            target = average_pool_to(target, prediction.mean.shape[1:3])
+            error = variational_information_loss(
+                prediction.mean, target, prediction.variance_logits
+            )
             total += masked_mean(error, where)
         return total
 
@@ -286,23 +287,31 @@ def logit_mse(recipe: Distillation, problem: Problem) -> Distiller:
 
 
 def reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
-    """ReviewKD: fused features of all stages, warmed up. Chen et al., CVPR 2021."""
+    """ReviewKD: fused features of all stages, from the second epoch on. Chen et al., CVPR 2021."""
     options = recipe.reviewkd
     return _distiller(
         review_term(),
         weight=options.weight,
         warm_up=options.warm_up,
+        warm_up_from=0,
         connector=_review_fusion(options, problem),
     )
 
 
 def dhkd_reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
-    """DHKD with ReviewKD's loss, which alone warms up, added to the distillation loss."""
-    options, dual_head, review = recipe.reviewkd, dhkd.build(recipe, problem), review_term()
+    """DHKD with ReviewKD's loss, which alone warms up, added to the distillation loss.
+
+    Where gradients are only added up it counts with the cross-entropy, so that it goes on after
+    `distill.until_epoch`, which is of DHKD's loss.
+    """
+    options, dual_head, term = recipe.reviewkd, dhkd.build(recipe, problem), review_term()
 
     def objective(student, teacher, labels, where, ramp):
         loss_cls, loss_kd = dual_head.objective(student, teacher, labels, where, ramp)
-        return loss_cls, loss_kd + options.weight * ramp * review(student, teacher, labels, where)
+        review = options.weight * ramp * term(student, teacher, labels, where)
+        if dual_head.merge is None:
+            return loss_cls + review, loss_kd
+        return loss_cls, loss_kd + review
 
     return Distiller(
         objective=objective,
@@ -311,6 +320,7 @@ def dhkd_reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
         connector=_review_fusion(options, problem),
         until_epoch=dual_head.until_epoch,
         warm_up=options.warm_up,
+        warm_up_from=0,
     )
 
 

@@ -50,6 +50,12 @@ class Features(NamedTuple):
     final: jax.Array
     blocks: tuple[jax.Array, ...] = ()
 
+    @property
+    def outputs(self) -> tuple[jax.Array, ...]:
+        """What a stage's last block returns, which distillation benchmarks compare: of Wide ResNets
+        before any further BatchNorm."""
+        return self.blocks or self.maps
+
 
 class Backbone(nn.Module, kw_only=True):
     """A network from images `[B, H, W, 3]`, normalised, to `Features`.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.losses.feature_distillation import average_pool_to
 from jaxrobust.models.layers import BatchNorm, Conv, Features, Network, torch_uniform
 
 
@@ -50,7 +51,7 @@ class HintRegressor(Network):
         Raises:
           ValueError: if the sizes of the maps are in another ratio.
         """
-        x = features.maps[self.level].astype(self.dtype)
+        x = features.outputs[self.level].astype(self.dtype)
         height, width = x.shape[1:3]
         if (height, width) == tuple(self.size):
             x = Conv(self.features, 1, dtype=self.dtype, name="conv")(x)
@@ -78,14 +79,18 @@ class HintRegressor(Network):
 class VariationalRegressor(Network):
     """VID's regressors: three 1x1 convolutions per map, and a variance per channel.
 
+    A map that is larger than the teacher's is pooled before.
+
     Attributes:
       channels: of the teacher's maps, shallow to deep.
+      sizes: (height, width) of the teacher's maps.
       variance: of every channel at initialisation.
       min_variance: of `losses.variational_information_loss`.
       dtype: computation dtype.
     """
 
     channels: Sequence[int]
+    sizes: Sequence[tuple[int, int]]
     variance: float = 5.0
     min_variance: float = 1e-5
     dtype: Any = jnp.float32
@@ -98,10 +103,12 @@ class VariationalRegressor(Network):
         del train, where
         start = float(np.log(np.expm1(self.variance - self.min_variance)))
         predictions = []
-        for i, (x, channels) in enumerate(
-            zip(features.maps[-len(self.channels) :], self.channels, strict=True)
+        levels = features.outputs[-len(self.channels) :]
+        for i, (x, channels, size) in enumerate(
+            zip(levels, self.channels, self.sizes, strict=True)
         ):
-            x = x.astype(self.dtype)
+            smaller = tuple(map(min, zip(x.shape[1:3], size, strict=True)))
+            x = average_pool_to(x.astype(self.dtype), smaller)
             for j in range(3):
                 x = nn.relu(x) if j else x
                 x = Conv(channels, 1, dtype=self.dtype, name=f"conv{i}_{j}")(x)

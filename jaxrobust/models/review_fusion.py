@@ -23,8 +23,8 @@ def review_levels(features: Features) -> tuple[jax.Array, ...]:
 
 
 def review_activations(features: Features) -> tuple[jax.Array, ...]:
-    """As `review_levels`, after the activations."""
-    return (*features.maps, features.pooled[:, None, None, :])
+    """As `review_levels`, the outputs of the blocks."""
+    return (*features.outputs, features.pooled[:, None, None, :])
 
 
 def _resize_nearest(x: jax.Array, size: tuple[int, ...]) -> jax.Array:

@@ -12,6 +12,19 @@ _DISTILLATION = "configs/kd_baselines.py"
 
 
 @dataclasses.dataclass(frozen=True)
+class Uncertainty(Options, section="uncertainty", recipe=_ANNOTATION):
+    """`lc`, `margin`, `entropy` and `badge`."""
+
+    unknown_class: bool = option(
+        True,
+        bool,
+        "of a classifier that is trained to choose images: a class of its own for those found "
+        "unknown [ours]; False: the reported classifier chooses, which forgets them, as in the "
+        "tables of BUAL and EAOA; CIFAR and Tiny-ImageNet: False",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Lfosa(Options, section="lfosa", recipe=_ANNOTATION):
     """LfOSA (CVPR 2022)."""
 
@@ -23,9 +36,12 @@ class Eaoa(Options, section="eaoa", recipe=_ANNOTATION):
     """EAOA (CVPR 2025)."""
 
     kappa: float = option(
-        5.0, "[1, inf)", "candidates per image to choose, adapted to the precision"
+        5.0, "[1, inf)", "candidates per image to choose, adapted to the precision; features: 15"
     )
-    num_neighbors: int = option(250, "[1, inf)", "whose labels form an image's class shares")
+    kappa_step: float = option(1.0, "[0, inf)", "that kappa is adapted by; features: 3")
+    num_neighbors: int = option(
+        250, "[1, inf)", "whose labels form an image's class shares; features: 50"
+    )
     energy_weight: float = option(0.01, "[0, inf)", "of the margin loss of the energy")
     known_margin: float = option(-25.0, "(-inf, inf)", "energy that known images stay below")
     unknown_margin: float = option(-7.0, "(-inf, inf)", "energy that unknown images stay above")
@@ -48,6 +64,8 @@ class Typiclust(_Places, Options, section="typiclust", recipe=_ANNOTATION):
     num_neighbors: int = option(20, "[1, inf)", "whose mean distance is the typicality's inverse")
     max_clusters: int = option(500, "[1, inf)", "else annotated images and budget together")
     min_cluster_size: int = option(6, "[1, inf)", "smaller clusters come last")
+    unit_length: bool = option(True, bool, "features are scaled to length 1; False: [ours]")
+    squared: bool = option(True, bool, "distances are squared; paper: False")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +131,18 @@ class Dkd(Options, section="dkd", recipe=_DISTILLATION):
 
 @dataclasses.dataclass(frozen=True)
 class Rld(Options, section="rld", recipe=_DISTILLATION):
-    """RLD (ICCV 2025); the authors' code's defaults, whose values per pair are not published."""
+    """RLD (ICCV 2025); the authors' code has the same values for all pairs on CIFAR-100."""
 
     alpha: float = option(1.0, "[0, inf)", "of the teacher's confidence")
-    beta: float = option(8.0, "[0, inf)", "of the classes below the label")
-    temperature: float = option(4.0, "(0, inf)", "of the classes below the label")
+    beta: float = option(
+        8.0,
+        "[0, inf)",
+        "of the classes below the label; resnet34_resnet18_imagenet: 0.5, "
+        "resnet50_mobilenet_v1_imagenet: 2",
+    )
+    temperature: float = option(4.0, "(0, inf)", "of the classes below the label; ImageNet: 1")
     confidence_temperature: float = option(1.0, "(0, inf)", "of the confidence")
-    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows")
+    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows; ImageNet: 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,14 +230,15 @@ class ReviewKd(Options, section="reviewkd", recipe=_DISTILLATION):
         5.0,
         "[0, inf)",
         "of the fused features' error; resnet56_resnet20: 0.6, resnet110_resnet32: 1, "
-        "resnet32x4_shuffle_v2 and ImageNet: 8",
+        "resnet34_resnet18_imagenet: 1, resnet32x4_shuffle_v2 and resnet50_mobilenet_v1_imagenet: "
+        "8",
     )
-    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows; ImageNet: 1")
+    warm_up: int = option(20, "[0, inf)", "epochs in which the loss grows from 0; ImageNet: 0")
     student_maps: str = option(
         "activation",
         ("activation", "preactivation"),
         "the student's, after or before the activation; the teacher's are before it; ImageNet: "
-        "preactivation [ours]",
+        "preactivation, as in mdistiller",
     )
     width: int = option(
         0,

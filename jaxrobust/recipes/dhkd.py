@@ -213,7 +213,8 @@ _REVIEW_KD: dict[tuple[str, str], dict[str, Any]] = {
     ("resnet56", "resnet20"): {"reviewkd.weight": 0.6},
     ("resnet110", "resnet32"): {"reviewkd.weight": 1.0},
     ("resnet32x4", "shuffle_v2"): {"reviewkd.weight": 8.0},
-    ("resnet50_imagenet", "mobilenet_v1"): {"reviewkd.width": 256},
+    ("resnet34_imagenet", "resnet18_imagenet"): {"reviewkd.weight": 1.0},
+    ("resnet50_imagenet", "mobilenet_v1"): {"reviewkd.weight": 8.0, "reviewkd.width": 256},
 }
 DISTILLATIONS = {
     **{
@@ -285,9 +286,10 @@ _DISTILLATION: dict[str, dict[str, Any]] = {
         "dkd.temperature": 1.0,
         "dkd.warm_up": 1,
         "dist.temperature": 1.0,
-        "reviewkd.weight": 8.0,
-        "reviewkd.warm_up": 1,
+        "reviewkd.warm_up": 0,
         "reviewkd.student_maps": "preactivation",
+        "rld.temperature": 1.0,
+        "rld.warm_up": 1,
     },
 }
 
@@ -301,6 +303,7 @@ def distillation(method: str, variant: str | None) -> Distillation:
         "teacher.name": teacher,
         "student.name": student,
         "dkd.beta": beta,
+        **({"rld.beta": beta} if dataset == "imagenet" else {}),  # RLD has DKD's there
         **_DISTILLATION[dataset],
         **_REVIEW_KD.get((teacher, student), {}),
     }

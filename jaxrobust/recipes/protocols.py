@@ -7,7 +7,15 @@ from typing import Any, TypeVar
 
 from jaxrobust.errors import UserError
 from jaxrobust.recipes import choose, has_pretrained
-from jaxrobust.recipes.baselines import Baseline, Dropquery, Eaoa, Lfosa, Probcover, Typiclust
+from jaxrobust.recipes.baselines import (
+    Baseline,
+    Dropquery,
+    Eaoa,
+    Lfosa,
+    Probcover,
+    Typiclust,
+    Uncertainty,
+)
 from jaxrobust.recipes.fields import Names, Options, option, replace
 from jaxrobust.recipes.run import (
     BACKBONES,
@@ -94,6 +102,7 @@ class ActiveLearning(BaseRecipe):
     model: Model = Model()
     optimizer: Sgd = Sgd()
     al: Al = Al()
+    uncertainty: Uncertainty = Uncertainty()
     lfosa: Lfosa = Lfosa()
     eaoa: Eaoa = Eaoa()
     typiclust: Typiclust = Typiclust()
@@ -132,13 +141,19 @@ OPEN_SET = {
 
 # BUAL's for CIFAR and Tiny-ImageNet; the others are ours.
 _ACTIVE_LEARNING: dict[str, dict[str, Any]] = {
-    "cifar10": {},
+    "cifar10": {"uncertainty.unknown_class": False},
     "cifar100": {
+        "uncertainty.unknown_class": False,
         "dataset.mean": (0.4914, 0.4822, 0.4465),  # BUAL's code: CIFAR-10's constants
         "dataset.std": (0.2023, 0.1994, 0.2010),
         "al.init_fraction": 0.08,
     },
-    "tiny_imagenet": {"al.init_fraction": 0.08, "al.query_size": 3000, "model.pool": "window4"},
+    "tiny_imagenet": {
+        "uncertainty.unknown_class": False,
+        "al.init_fraction": 0.08,
+        "al.query_size": 3000,
+        "model.pool": "window4",
+    },
     "fashion_mnist": {"augment.padding": 2},
     "digits": {  # network, images and epochs small: the same code in under a minute
         "model.name": "resnet8_small",
@@ -161,6 +176,10 @@ _ACTIVE_LEARNING: dict[str, dict[str, Any]] = {
         "al.query_size": 100,
         "al.rounds": 7,
         "al.score_transform": "test",
+        # Of 10,000 images and queries of 100 what EAOA has of 50,000 and 1,500.
+        "eaoa.kappa": 15.0,
+        "eaoa.kappa_step": 3.0,
+        "eaoa.num_neighbors": 50,
     },
 }
 

@@ -51,29 +51,32 @@ def typical_select(
     num_neighbors: int = 20,
     max_clusters: int = 500,
     min_cluster_size: int = 6,
+    squared: bool = True,
 ) -> np.ndarray:
     """TypiClust: the most typical images of large clusters without annotated images.
 
     k-means makes min(annotated + budget, max_clusters) clusters of pool and annotated images. They
     are visited repeatedly, by ascending number of annotated members, then by descending size. Each
-    visit chooses the pool image of the highest typicality, `1 / mean distance` to its
+    visit chooses the pool image of the highest typicality, `1 / mean squared distance` to its
     min(num_neighbors, n // 2) nearest of the n pool images left in the cluster.
 
     The distances of all pairs within a cluster are needed: with max_clusters clusters time grows as
     N^2 / max_clusters, which dominates from about 300,000 images on.
 
     Args:
-      features: floats `[N, D]`.
+      features: floats `[N, D]`, of length 1 in the authors' code.
       budget: images to choose.
       annotated: bool `[N]`, images of earlier queries, known or unknown.
       where: bool `[N]`, the pool.
       rng: initialises k-means.
       num_neighbors: neighbours in the typicality.
       max_clusters: upper bound of the number of clusters.
-      min_cluster_size: smaller clusters are visited only once the others are empty.
+      min_cluster_size: smaller clusters are visited only once the others are empty; the authors'
+        code drops them.
+      squared: whether distances are squared, as in the authors' code; the paper has no square.
 
     Returns:
-      int `[min(budget, pool)]` positions in the order of choice.
+      int `[min(budget, pool)]` positions in the order of choice. Ties go to the lower position.
 
     References:
       Hacohen, Dekel and Weinshall, "Active Learning on a Budget: Opposite Strategies Suit High and
@@ -95,7 +98,7 @@ def typical_select(
     by_cluster = pool[np.argsort(cluster[pool], kind="stable")]
     ends = np.cumsum(np.bincount(cluster[pool], minlength=num_clusters))
     parts = np.split(by_cluster, ends[:-1])
-    members = [_Cluster(features, part, num_neighbors) for part in parts]
+    members = [_Cluster(features, part, num_neighbors, squared) for part in parts]
     picks: list[int] = []
     for visited in (large, np.setdiff1d(order, large)):
         while not_empty := [members[c] for c in visited if members[c].num_left]:
@@ -115,11 +118,15 @@ class _Cluster:
       features: `[N, D]` of all images.
       members: positions `[n]` of those in the cluster.
       num_neighbors: as in `typical_select`.
+      squared: as in `typical_select`.
     """
 
-    def __init__(self, features: np.ndarray, members: np.ndarray, num_neighbors: int):
+    def __init__(
+        self, features: np.ndarray, members: np.ndarray, num_neighbors: int, squared: bool
+    ):
         self._features = features
         self._num_neighbors = num_neighbors
+        self._squared = squared
         self._begin(members)
 
     def _begin(self, members: np.ndarray) -> None:
@@ -164,7 +171,8 @@ class _Cluster:
             found = np.argpartition(squares, max(num_kept - 1, 0), axis=1)[:, :num_kept]
             kept = np.take_along_axis(squares, found, axis=1)
             order = np.argsort(kept, axis=1)
-            distances[rows] = np.sqrt(np.take_along_axis(kept, order, axis=1))
+            kept = np.take_along_axis(kept, order, axis=1)
+            distances[rows] = kept if self._squared else np.sqrt(kept)
             others[rows] = np.take_along_axis(found, order, axis=1)
         return distances, others
 
@@ -236,17 +244,19 @@ def cover_select(
       radius: see `cover_radius`.
       annotated: bool `[N]`, images of earlier queries, known or unknown.
       where: bool `[N]`, the pool.
-      rng: draws the images that coverage is estimated from, without replacement.
+      rng: draws the images that coverage is estimated from, without replacement, and breaks ties;
+        once everything is covered all images tie.
       num_covered: number of these images.
 
     Returns:
-      int `[min(budget, pool)]` positions in the order of choice. Ties go to the lower position.
+      int `[min(budget, pool)]` positions in the order of choice.
 
     References:
       Yehuda et al., NeurIPS 2022, Algorithm 1.
     """
     rows = np.flatnonzero(annotated | where)
     targets = np.sort(rng.choice(rows, min(num_covered, rows.size), replace=False))
+    chance = rng.permutation(len(features))
     left = np.ones(len(targets), bool)
     covers = np.empty((-(-len(targets) // 8), len(features)), np.uint8)  # 8 targets in a byte
     for part in _blocks(len(features), len(targets)):
@@ -256,7 +266,7 @@ def cover_select(
     gain = np.where(where, _num_common(covers, left), -1)
     picks = np.empty(min(budget, int(where.sum())), np.int64)
     for i in range(picks.size):
-        picks[i] = np.argmax(gain)
+        picks[i] = chance[np.argmax(gain[chance])]
         newly = left & np.unpackbits(covers[:, picks[i]], count=len(targets)).astype(bool)
         if newly.any():
             gain -= _num_common(covers, newly)

@@ -180,7 +180,12 @@ class _Distillation:
         until_epoch = recipe.distill_until_epoch or self.distiller.until_epoch
         scalars = {
             "learning_rate": role.learning_rate(epoch),
-            **distillation_schedule(epoch, warm_up=warm_up, until_epoch=until_epoch),
+            **distillation_schedule(
+                epoch,
+                warm_up=warm_up,
+                until_epoch=until_epoch,
+                warm_up_from=self.distiller.warm_up_from,
+            ),
         }
         uses_teacher = name == "student" and self.distiller.has_teacher
         self.run.train(

@@ -14,7 +14,13 @@ from jaxrobust.engine import rng
 from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.training import TrainState
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Phase, Problem, Strategy
+from jaxrobust.methods.active_learning import (
+    NOT_ANNOTATED,
+    Phase,
+    Problem,
+    Strategy,
+    in_random_order,
+)
 from jaxrobust.recipes.methods import STRATEGIES
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks.backbones import StoredBackbone
@@ -159,7 +165,8 @@ class Phases:
             norm_parts=batch_norm_parts(recipe, run.placement),
             inputs=view.examples.inputs,
         )
-        self.strategy: Strategy = STRATEGIES[recipe.method](recipe, self.problem)
+        strategy: Strategy = STRATEGIES[recipe.method](recipe, self.problem)
+        self.strategy = dataclasses.replace(strategy, query=in_random_order(strategy.query))
         self.by_name = {phase.name: phase for phase in self.strategy.phases}
         for phase in self.strategy.phases:
             if backbone and phase.is_fresh:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -434,6 +435,7 @@ def test_schedule_of_the_distillation():
 
     assert weights(range(3)) == ([1, 1, 1], [1, 1, 1])
     assert weights((0, 9, 19, 20), warm_up=20) == ([0.05, 0.5, 1, 1], [1, 1, 1, 1])
+    assert weights((0, 10, 20), warm_up=20, warm_up_from=0) == ([0, 0.5, 1], [1, 1, 1])
     # Epoch 49 is the last one with distillation, epoch 50 the first without.
     assert weights((0, 48, 49, 99), until_epoch=49)[1] == [1, 1, 0, 0]
 
@@ -491,7 +493,7 @@ def test_baselines_have_their_authors_settings():
         assert (config.dist.temperature, config.dist.weight) == (4.0, 2.0)
     config = recipe.get_config("resnet50_mobilenet_v1_imagenet")
     review = config.reviewkd
-    assert (review.weight, review.warm_up, review.width) == (8.0, 1, 256)
+    assert (review.weight, review.warm_up, review.width) == (8.0, 0, 256)
     assert (config.dist.temperature, config.dist.weight) == (1.0, 2.0)
 
 
@@ -540,6 +542,50 @@ def test_attention_is_transferred_between_the_outputs_of_wide_blocks():
     assert loss(with_blocks(student, 2.0), with_blocks(teacher, 1.0)) == pytest.approx(
         wanted, rel=1e-5
     )
+
+
+@pytest.mark.parametrize("method", ["fitnet", "sp", "vid", "reviewkd"])
+def test_outputs_of_wide_blocks_are_compared_by_the_others_too(method):
+    """Of a student with blocks of its own the maps after the next BatchNorm are not read."""
+    problem = _problem()
+    student = _outputs(0).features
+    wide = student._replace(blocks=student.maps, maps=tuple(x**2 for x in student.maps))
+    if method == "sp":
+        found = [
+            DISTILLERS[method](parse(_config()), problem).objective(
+                _outputs(0)._replace(features=x),
+                _outputs(1),
+                jnp.zeros(6, int),
+                jnp.ones(6, bool),
+                jnp.float32(1),
+            )[1]
+            for x in (student, wide)
+        ]
+    else:
+        connector = DISTILLERS[method](parse(_config()), problem).connector
+        variables = connector.init(jax.random.key(0), student)
+        found = [jax.tree.leaves(connector.apply(variables, x).maps) for x in (student, wide)]
+    chex.assert_trees_all_equal(*found)
+
+
+def test_dhkd_reviewkd_goes_on_with_reviewkd_after_dhkd_has_stopped():
+    """On ImageNet, whose gradients are added up, it is not in the part that stops."""
+    student, teacher = _outputs(0), _outputs(1)
+    labels, where = jnp.zeros(6, int), jnp.ones(6, bool)
+    parts = {}
+    for gradients in ("sum", "align"):
+        changes = {"method": "dhkd_reviewkd", "distill.gradients": gradients}
+        distiller = DISTILLERS["dhkd_reviewkd"](parse(_config(**changes)), _problem())
+        features = _connected(distiller.connector, student.features)
+        outputs = student._replace(features=features)
+        parts[gradients] = [
+            np.array(distiller.objective(outputs, teacher, labels, where, jnp.float32(ramp)))
+            for ramp in (0, 1)
+        ]
+    (before, after), (before_align, after_align) = parts["sum"], parts["align"]
+    assert after[0] > before[0] and after[1] == before[1]
+    assert after_align[0] == before_align[0] and after_align[1] > before_align[1]
+    np.testing.assert_allclose(after.sum(), after_align.sum(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("maps", "place"), [("activation", "maps"), ("preactivation", "other")])

@@ -39,9 +39,15 @@ def test_a_hint_of_another_ratio_is_refused():
 
 def test_variances_start_at_five_and_deep_maps_are_taken():
     features = features_of((8, 8, 2), (4, 4, 3), (2, 2, 4))
-    module = VariationalRegressor(channels=(6, 7))
-    output, _ = jax.jit(module.init_with_output)(jax.random.key(0), features)
-    assert [x.mean.shape for x in output.maps] == [(2, 4, 4, 6), (2, 2, 2, 7)]
+    module = VariationalRegressor(channels=(6, 7), sizes=((4, 4), (1, 1)))
+    output, variables = jax.jit(module.init_with_output)(jax.random.key(0), features)
+    assert [x.mean.shape for x in output.maps] == [(2, 4, 4, 6), (2, 1, 1, 7)]
+    # The larger map is pooled before the convolutions: its mean alone gives the same.
+    pooled = features._replace(
+        maps=(*features.maps[:-1], features.maps[-1].mean((1, 2))[:, None, None])
+    )
+    again = module.apply(variables, pooled)
+    np.testing.assert_allclose(again.maps[1].mean, output.maps[1].mean, atol=1e-6)
     mean, variance_logits = output.maps[0]
     # Where the prediction is exact, the loss is log(variance) / 2.
     loss = variational_information_loss(mean, mean, variance_logits)

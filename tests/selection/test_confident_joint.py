@@ -100,9 +100,13 @@ def test_rows_sum_to_the_labels_and_order_does_not_matter(seed):
     np.testing.assert_allclose(confident_joint(probs[order], labels[order]), joint, rtol=1e-4)
 
 
-def test_the_count_is_near_the_truth_where_one_half_is_far():
-    """Where a classifier is often unsure, its second choice is often the label."""
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_count_is_near_the_truth_where_one_half_is_far(seed):
+    """Where a classifier is often unsure, its second choice is often the label.
+
+    Over eight seeds the count deviates by -2.3 +- 2.0 % here: within 8.3 % at three deviations.
+    """
+    rng = np.random.default_rng(seed)
     true = rng.integers(0, 5, 4000)
     labels = np.where(rng.random(4000) < 0.1, (true + 1) % 5, true)
     logits = rng.normal(size=(4000, 5)) + 2.5 * np.eye(5)[true]
@@ -110,7 +114,7 @@ def test_the_count_is_near_the_truth_where_one_half_is_far():
     num_wrong = np.sum(labels != true)
     num_other = np.sum(probs.argmax(axis=1) != labels)
     assert num_other > 1.5 * num_wrong
-    assert abs(float(estimate_num_wrong(probs, labels)) - num_wrong) < 0.5 * num_wrong
+    assert abs(float(estimate_num_wrong(probs, labels)) - num_wrong) < 0.083 * num_wrong
 
 
 @pytest.mark.parametrize(
