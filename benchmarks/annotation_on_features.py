@@ -7,14 +7,18 @@
 `--features` are files of `jaxrobust.embed` with a split of training and test images, joined if
 there are several. Each strategy runs the recipe `:features` by `jaxrobust.tasks.run`, with fields
 that follow a + changed, for seeds from --first_seed on, which draw the known classes; those of a
-strategy share their compiled programs. `skactiveml_margin` is the smallest margin of a logistic
-regression by scikit-activeml, of the extra `bench`, which forgets images that turn out unknown.
+strategy share their compiled programs. Two strategies are scikit-activeml's, of the extra `bench`,
+the smallest margin of a logistic regression: `skactiveml_margin_unknown`, as its users would have
+it, with images that turn out unknown as a class of their own, and `skactiveml_margin`, which
+forgets them.
 
 Prints one table for each openness, mean ± sample deviation over seeds in percent. Known classes
 differ by seed, and so do accuracies: what two strategies differ by stands in the columns "ahead of
-random", mean ± standard error of the differences at the same seed. "Regression" is the test
-accuracy of a logistic regression on the known images that were annotated in the end, whoever chose
-them. Runs that are finished are not repeated.
+random", mean ± standard error of the differences at the same seed. "Last" and "AULC" are of the
+classifier that a strategy trains, for scikit-activeml a logistic regression. "Regression" and
+"regression, AULC" are of one and the same for all, whoever chose: the test accuracy of a logistic
+regression on the known images annotated so far, its C of `CS` by cross-validation on them. Runs
+that are finished are not repeated.
 """
 
 import argparse
@@ -27,12 +31,37 @@ import time
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from jaxrobust import tasks
 from jaxrobust.recipes.methods import STRATEGIES
 
-OUTSIDE = "skactiveml_margin"
-COLUMNS = ("last", "AULC", "precision", "recall", "regression", "seconds")
+OUTSIDE = ("skactiveml_margin", "skactiveml_margin_unknown")
+COLUMNS = (
+    *("last", "AULC", "precision", "recall", "regression", "regression, AULC"),
+    "seconds",
+)
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_UNKNOWN = -1
+
+
+def chosen_c(inputs: np.ndarray, labels: np.ndarray) -> float:
+    """The C of `CS` with the lowest log loss in three folds; 1e-2 where a class has one label."""
+    smallest = np.unique(labels, return_counts=True)[1].min()
+    if smallest < 2:
+        return 1e-2
+    folds = StratifiedKFold(min(3, smallest), shuffle=True, random_state=0)
+    scores = []
+    for c in CS:
+        model = LogisticRegression(C=c, max_iter=300)
+        found = cross_val_score(model, inputs, labels, cv=folds, scoring="neg_log_loss")
+        scores.append(found.mean())
+    return CS[int(np.argmax(scores))]
+
+
+def area(accuracies: list[float], annotated: list[int]) -> float:
+    """Under the curve over annotated images, divided by its width."""
+    return float(np.trapezoid(accuracies, annotated) / (annotated[-1] - annotated[0]))
 
 
 def joined(paths: list[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
@@ -65,8 +94,8 @@ class Photographs:
     def regression(self, ids: np.ndarray, known: list[int]) -> float:
         """Test accuracy on known classes of a regression on annotated images of them."""
         ids = ids[np.isin(self.train_labels[ids], known)]
-        model = LogisticRegression(C=1e-3, max_iter=300)
-        model.fit(self.train[ids], self.train_labels[ids])
+        inputs, labels = self.train[ids], self.train_labels[ids]
+        model = LogisticRegression(C=chosen_c(inputs, labels), max_iter=300).fit(inputs, labels)
         of_known = np.isin(self.test_labels, known)
         return model.score(self.test[of_known], self.test_labels[of_known])
 
@@ -103,42 +132,50 @@ def of_run(folder: pathlib.Path, photographs: Photographs) -> dict[str, float]:
     results = json.loads((folder / "results.json").read_text())
     timing = json.loads((folder / "timing.json").read_text())
     split = json.loads((folder / "split.json").read_text())
+    known = [photographs.names.index(name) for name in split["known_classes"]]
     ids = list(split["initial_ids"])
+    annotated, accuracies = [len(ids)], [photographs.regression(np.array(ids), known)]
     for path in sorted((folder / "queries").glob("round_??.csv")):
         with path.open(newline="", encoding="utf-8-sig") as file:
             ids += [int(row["id"]) for row in csv.DictReader(file)]
-    known = [photographs.names.index(name) for name in split["known_classes"]]
+        annotated.append(len(ids))
+        accuracies.append(photographs.regression(np.array(ids), known))
     return {
         "last": results["last"]["accuracy"],
         "AULC": results["area_under_accuracy_curve"],
         "precision": results["mean_query_precision"],
         "recall": results["last_query_recall"],
-        "regression": photographs.regression(np.array(ids), known),
+        "regression": accuracies[-1],
+        "regression, AULC": area(accuracies, annotated),
         "seconds": timing["seconds"],
     }
 
 
-def outside(split: dict, photographs: Photographs, query_size: int, rounds: int) -> dict:
-    """scikit-activeml's margin from the same start."""
+def outside(
+    split: dict, photographs: Photographs, query_size: int, rounds: int, *, unknown_class: bool
+) -> dict:
+    """scikit-activeml's margin from the same start; `unknown_class` keeps images found unknown."""
     from skactiveml.classifier import SklearnClassifier
     from skactiveml.pool import UncertaintySampling
 
     began = time.perf_counter()
     known = [photographs.names.index(name) for name in split["known_classes"]]
     truth = photographs.train_labels
-    is_known, of_known = np.isin(truth, known), np.isin(photographs.test_labels, known)
+    is_known = np.isin(truth, known)
     labels = np.full(len(truth), np.nan)
     labels[split["initial_ids"]] = truth[split["initial_ids"]]
     asked = ~np.isnan(labels)
     accuracies, annotated, precisions = [], [], []
     for round_ in range(rounds):
-        model = SklearnClassifier(LogisticRegression(C=1e-3, max_iter=300), classes=known)
-        model.fit(photographs.train, labels)
-        test = photographs.test[of_known], photographs.test_labels[of_known]
-        accuracies.append(model.score(*test))
+        accuracies.append(photographs.regression(np.flatnonzero(asked), known))
         annotated.append(asked.sum())
         if round_ + 1 == rounds:
             break
+        has_label = ~np.isnan(labels)
+        c = chosen_c(photographs.train[has_label], labels[has_label])
+        classes = [_UNKNOWN, *known] if (labels == _UNKNOWN).any() else known
+        model = SklearnClassifier(LogisticRegression(C=c, max_iter=300), classes=classes)
+        model.fit(photographs.train, labels)
         ids = UncertaintySampling(method="margin_sampling", random_state=0).query(
             photographs.train,
             labels,
@@ -148,14 +185,15 @@ def outside(split: dict, photographs: Photographs, query_size: int, rounds: int)
             batch_size=query_size,
         )
         asked[ids] = True
-        labels[ids] = np.where(is_known[ids], truth[ids], np.nan)
+        labels[ids] = np.where(is_known[ids], truth[ids], _UNKNOWN if unknown_class else np.nan)
         precisions.append(is_known[ids].mean())
     return {
         "last": accuracies[-1],
-        "AULC": np.trapezoid(accuracies, annotated) / (annotated[-1] - annotated[0]),
+        "AULC": area(accuracies, annotated),
         "precision": np.mean(precisions),
-        "recall": np.sum(~np.isnan(labels)) / is_known.sum(),
+        "recall": np.sum(asked & is_known) / is_known.sum(),
         "regression": accuracies[-1],
+        "regression, AULC": area(accuracies, annotated),
         "seconds": time.perf_counter() - began,
     }
 
@@ -170,12 +208,18 @@ def measured(
 ) -> dict[str, np.ndarray]:
     """Every measure `[seeds]` of a strategy."""
     folder = out / f"openness_{openness}"
-    if strategy == OUTSIDE:
+    if strategy in OUTSIDE:
         config = configured("random", features, openness, len(seeds))
         splits = [folder / "random" / f"seed_{seed}" / "split.json" for seed in seeds]
         al = config.al
         runs = [
-            outside(json.loads(path.read_text()), photographs, al.query_size, al.rounds)
+            outside(
+                json.loads(path.read_text()),
+                photographs,
+                al.query_size,
+                al.rounds,
+                unknown_class=strategy.endswith("_unknown"),
+            )
             for path in splits
         ]
     else:
@@ -206,7 +250,9 @@ def main() -> None:
     parser.add_argument("--num_seeds", type=int, default=5)
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument(
-        "--strategies", default=",".join([*STRATEGIES, OUTSIDE]), help="random is always among them"
+        "--strategies",
+        default=",".join([*STRATEGIES, *OUTSIDE]),
+        help="random is always among them",
     )
     arguments = parser.parse_args()
     if arguments.num_seeds < 2:
@@ -219,9 +265,9 @@ def main() -> None:
         print(f"\nOpenness {openness}, {arguments.num_seeds} seeds:\n")
         print(
             "| | last accuracy | AULC | last, ahead of random | AULC, ahead of random "
-            "| precision | recall | regression | seconds a run |"
+            "| precision | recall | regression | regression, AULC | seconds a run |"
         )
-        print("|---|---|---|---|---|---|---|---|---|", flush=True)
+        print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
         random: dict[str, np.ndarray] = {}
         for strategy in strategies:
             measures = measured(strategy, features, photographs, openness, seeds, arguments.out)

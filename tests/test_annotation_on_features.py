@@ -19,12 +19,13 @@ def test_a_line_of_the_table():
     ours = random | {"last": np.array([0.52, 0.7]), "seconds": np.array([2.0, 4.0])}
     assert benchmark.row("bual", ours, random) == (
         "| bual | 61.0 ± 12.7 | 60.0 ± 14.1 | 1.0 ± 1.0 | 0.0 ± 0.0 | 60.0 ± 14.1 | 60.0 ± 14.1 "
-        "| 60.0 ± 14.1 | 3 |"
+        "| 60.0 ± 14.1 | 60.0 ± 14.1 | 3 |"
     )
 
 
-def test_scikit_activeml_from_the_same_start(tmp_path):
-    """Two groups on a line, a third class is unknown; images that turn out to be so are dropped."""
+@pytest.mark.parametrize("unknown_class", [False, True])
+def test_scikit_activeml_from_the_same_start(tmp_path, unknown_class):
+    """Two groups on a line; images of a third class, unknown, are dropped or a class themselves."""
     pytest.importorskip("skactiveml")
     labels = np.arange(60) % 3
     features = (10 * labels[:, None, None] + np.linspace(0, 1, 60)[:, None, None]).astype(
@@ -34,7 +35,9 @@ def test_scikit_activeml_from_the_same_start(tmp_path):
     np.savez(tmp_path / "f.npz", features=features, labels=labels, label_names=names, split=split)
     photographs = benchmark.Photographs(tmp_path / "f.npz")
     start = {"known_classes": ["a", "b"], "initial_ids": [0, 1, 3, 4]}
-    measures = benchmark.outside(start, photographs, query_size=10, rounds=3)
+    measures = benchmark.outside(
+        start, photographs, query_size=10, rounds=3, unknown_class=unknown_class
+    )
     # Between the groups of a and b there is nothing: 41 are left, of which 26 are of them.
     assert measures["last"] == measures["regression"] == 1
     assert 4 / 30 < measures["recall"] <= 24 / 30

@@ -1,8 +1,8 @@
 """Every baseline's values on every data set of its authors, each with its source.
 
 Sources: mdistiller is megvii-research/mdistiller at a08d46f, RepDistiller
-HobbitLong/RepDistiller at b84f547, ReviewKD dvlab-research/ReviewKD at cede6ea, RLD zju-SWJ/RLD at d54578f,
-SOP shengliu66/SOP at 4d991ce, TypiClust avihu111/TypiClust at 4097a71.
+HobbitLong/RepDistiller at b84f547, ReviewKD dvlab-research/ReviewKD at cede6ea, RLD
+zju-SWJ/RLD at d54578f, SOP shengliu66/SOP at 4d991ce, TypiClust avihu111/TypiClust at 4097a71.
 """
 
 import dataclasses
