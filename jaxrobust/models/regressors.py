@@ -90,7 +90,7 @@ class VariationalRegressor(Network):
     """
 
     channels: Sequence[int]
-    sizes: Sequence[tuple[int, int]]
+    sizes: Sequence[tuple[int, ...]]
     variance: float = 5.0
     min_variance: float = 1e-5
     dtype: Any = jnp.float32
