@@ -1,0 +1,57 @@
+"""Figures that README and the advice quote are those of docs/results.csv."""
+
+import csv
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROBABILITIES = "Probabilities of any classifier: `find_label_issues(pred_probs=)` beside cleanlab"
+LABELS = "Photographs, frozen features: wrong labels"
+ANNOTATION = "Photographs, frozen features: annotation"
+
+# Page, start of the line or cell, and the cells whose numbers follow there in this order:
+# section, table, row, column.
+QUOTED = [
+    (
+        "README.md",
+        "three sets of human labels of photographs: F1 | ",
+        [(PROBABILITIES, 1, row, "F1") for row in (2, 4, 6, 8, 10, 12)],
+    ),
+    (
+        "README.md",
+        "(docs/coming_from.md#cleanlab)'s default ",
+        [(PROBABILITIES, 1, row, "F1") for row in (1, 3, 5, 7, 9, 11)],
+    ),
+    (
+        "README.md",
+        "40 % and 9 % wrong, five seeds: F1 | ",
+        [(LABELS, 1, row, "F1") for row in (15, 1)],
+    ),
+    (
+        "README.md",
+        "accuracy on test photographs | ",
+        [(LABELS, 1, row, "accuracy") for row in (15, 1)],
+    ),
+    (
+        "README.md",
+        "(docs/coming_from.md#scikit-activeml)'s margin ",
+        [(ANNOTATION, 1, 12, "last accuracy")],
+    ),
+    ("docs/which_method.md", "six kinds of wrong labels out of six, ", [(LABELS, 1, 15, "F1")]),
+    ("docs/which_method.md", "with 40 % wrong human labels and ", [(LABELS, 1, 1, "F1")]),
+]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    with (ROOT / "docs" / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {(r["section"], int(r["table"]), int(r["row"]), r["column"]): r["value"] for r in rows}
+
+
+@pytest.mark.parametrize(("page", "start", "keys"), QUOTED, ids=[start for _, start, _ in QUOTED])
+def test_a_quoted_figure_is_the_measured_one(cells, page, start, keys):
+    text = (ROOT / page).read_text()
+    assert text.count(start) == 1
+    assert text.split(start)[1].startswith(", ".join(cells[key] for key in keys))
