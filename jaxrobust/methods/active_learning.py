@@ -221,6 +221,10 @@ def in_random_order(query: Callable[[QueryContext], Query]) -> Callable[[QueryCo
             observed=observed,
             in_pool=context.in_pool[order],
             annotations=context.annotations[order],
+            relabeled={
+                name: given._replace(labels=given.labels[order])
+                for name, given in context.relabeled.items()
+            },
         )
         found = query(seen)
         back = np.argsort(order)

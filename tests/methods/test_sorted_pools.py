@@ -11,6 +11,7 @@ from jaxrobust.methods.active_learning import (
     NOT_ANNOTATED,
     Problem,
     QueryContext,
+    Relabeled,
     in_random_order,
 )
 from jaxrobust.recipes.methods import STRATEGIES
@@ -22,7 +23,7 @@ SIZE = CLASSES * PER_CLASS
 
 def query_of_equal_images(method, seed, wrapped=True):
     """Ids that a strategy asks for in a pool of one image 600 times; 60 of ten are annotated."""
-    name = method if method in ("bual", "dcfs") else "active_learning_baselines"
+    name = method if method in ("bual", "dcfs", "e2oal") else "active_learning_baselines"
     config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config("features")
     config.method = method
     config.probcover.radius = 99.0  # all is covered by the first
@@ -47,6 +48,7 @@ def query_of_equal_images(method, seed, wrapped=True):
         precisions=(0.5,),
         rng=np.random.default_rng(seed),
         jit=lambda name, function: jax.jit(function),
+        relabeled={"e2oal": Relabeled(np.full(SIZE, NOT_ANNOTATED), {"num_outputs": 5.0})},
     )
     ids = (in_random_order(strategy.query) if wrapped else strategy.query)(context).ids
     assert len(set(ids.tolist())) == BUDGET and not is_asked[ids].any()
