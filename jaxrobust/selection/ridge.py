@@ -7,6 +7,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 _CHUNK = 16_384  # examples at a time
+_LEAST = 1e-3  # share of an example that others must explain; below it rounding decides
 
 
 class Rows(Protocol):
@@ -24,16 +25,17 @@ def leave_one_out_scores(
     *,
     num_classes: int,
     ridges: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0),
+    clip: bool = True,
 ) -> np.ndarray:
     """Scores of each example by a ridge regression of the labels that is trained without it.
 
-    With standardised features X, centred one-hot labels Y and `H = X (X' X + ridge N I)^-1 X'`, the
-    prediction of example i by the regression on all others is
+    With standardised features X, one-hot labels Y of mean m and `H = X (X' X + ridge N I)^-1 X'`,
+    the prediction of example i by the regression with an intercept on all others is
 
-        y_i - r_i,    r_i = (y_i - (H Y)_i) / (1 - H_ii),
+        y_i - r_i,    r_i = (y_i - m - (H (Y - m))_i) / (1 - 1 / N - H_ii),
 
     so that one eigendecomposition of D x D replaces N trainings for every ridge. The ridge is the
-    one of the least mean of `|r_i|^2`. Centring and standardising use all examples.
+    one of the least mean of `|r_i|^2`. Standardising uses all examples.
 
     Args:
       features: floats `[N, D]`, of any scale; read five times, 16,384 rows at a time.
@@ -41,9 +43,10 @@ def leave_one_out_scores(
       num_classes: C.
       ridges: weights of the squared weights per example to choose from; the defaults are ours. Of
         more than 16,384 examples as many, evenly spaced, decide.
+      clip: whether scores below 0 become 0.
 
     Returns:
-      float32 `[N, C]`, clipped at 0. Rows do not sum to 1. `estimate_num_wrong` compares them with
+      float32 `[N, C]`. Rows do not sum to 1. `estimate_num_wrong` compares them with
       their class's mean.
 
     References:
@@ -80,8 +83,8 @@ def leave_one_out_scores(
         """`r_i` of `[n, D]` rows of X along the eigenvectors."""
         shrinkage = 1 / (np.maximum(eigenvalues, 0) + ridge * num_examples)
         predicted = rotated @ (shrinkage[:, None] * targets).astype(np.float32)
-        leverage = np.square(rotated) @ shrinkage.astype(np.float32)
-        return (onehot - shares - predicted) / (1 - leverage)[:, None]
+        leverage = np.square(rotated) @ shrinkage.astype(np.float32) + 1 / num_examples
+        return (onehot - shares - predicted) / np.maximum(1 - leverage, _LEAST)[:, None]
 
     errors = np.zeros(len(ridges))
     for part in parts:
@@ -93,4 +96,4 @@ def leave_one_out_scores(
     for part in parts:
         x, onehot = rows(part)
         scores[part] = onehot - residuals(x @ rotation, onehot, best)
-    return np.maximum(scores, 0)
+    return np.maximum(scores, 0) if clip else scores
