@@ -33,6 +33,7 @@ class WrongLabels(NamedTuple):
       weights: float64 `[J]`, of the judges' standardised scores.
       kind: of the mistakes: "uniform", "similar" (they follow what the examples resemble) or
         "pairs" (they depend on the class).
+      agreement: share of the labels that are the most probable class.
     """
 
     probs: np.ndarray
@@ -42,6 +43,7 @@ class WrongLabels(NamedTuple):
     interval: tuple[float, float]
     weights: np.ndarray
     kind: str
+    agreement: float
 
 
 class _Fit(NamedTuple):
@@ -54,7 +56,9 @@ class _Fit(NamedTuple):
     similar: np.ndarray  # [R], share of mistakes that follow the examples
 
 
-def find_wrong_labels(scores: np.ndarray, labels: np.ndarray) -> WrongLabels:
+def find_wrong_labels(
+    scores: np.ndarray, labels: np.ndarray, *, order: str = "odds"
+) -> WrongLabels:
     """Probability that each label is wrong, from out-of-sample scores and the labels alone.
 
     Scores are pooled, and a given label y is a true class k that a mistake of rate e may replace:
@@ -82,6 +86,8 @@ def find_wrong_labels(scores: np.ndarray, labels: np.ndarray) -> WrongLabels:
     Args:
       scores: floats `[J, N, C]` of J judges, out of sample: log probabilities or others.
       labels: int `[N]` in `0..C-1`.
+      order: "odds", as above; "margin": log of the largest other probability over p_y in place of
+        the odds, which also tells labels of probability 0 apart.
 
     Returns:
       `WrongLabels`.
@@ -90,7 +96,7 @@ def find_wrong_labels(scores: np.ndarray, labels: np.ndarray) -> WrongLabels:
       Ours. The noise model with a matrix Q is that of Patrini et al., "Making Deep Neural Networks
       Robust to Label Noise: a Loss Correction Approach", CVPR 2017; BIC: Schwarz, 1978.
     """
-    scores = np.asarray(scores, np.float64)
+    scores = np.array(scores, np.float64)
     scores /= np.maximum(scores.std(axis=(1, 2), keepdims=True), 1e-12)
     num_judges, num_rows, num_classes = scores.shape
     kept, given, others = _most_probable(scores, labels)
@@ -101,14 +107,12 @@ def find_wrong_labels(scores: np.ndarray, labels: np.ndarray) -> WrongLabels:
     if 2 < num_classes <= _MOST_CLASS_PAIRS:
         fit, matrix = _with_pairs(fit, *part, uniform, others)
     logits = np.zeros(scores.shape[1:])
-    log_odds = np.zeros(num_rows)
     for share, params in zip(fit.shares, fit.params, strict=True):
         if share > 1e-3:
-            z = np.tensordot(np.exp(params[:num_judges]), scores, 1)
-            logits += share * z
+            logits += share * np.tensordot(np.exp(params[:num_judges]), scores, 1)
     probs = _softmax(logits)
     own = probs[np.arange(num_rows), labels]
-    log_odds = _log_odds_against(logits, labels)
+    log_odds = _log_odds_against(logits, labels, is_margin=order == "margin")
     likely = float(np.sum(fit.shares * fit.expected) * num_rows)
     spread = np.sqrt(np.sum(fit.shares * np.square(fit.expected * num_rows - likely)))
     similar = 0.0 if matrix is not None else float(np.sum(fit.shares * fit.similar))
@@ -130,6 +134,7 @@ def find_wrong_labels(scores: np.ndarray, labels: np.ndarray) -> WrongLabels:
         interval=(low, float(np.clip(high, num_wrong, num_rows))),
         weights=np.sum(fit.shares[:, None] * np.exp(fit.params[:, :num_judges]), axis=0),
         kind="pairs" if matrix is not None else "similar" if similar > 0.5 else "uniform",
+        agreement=float(np.mean(logits.argmax(axis=1) == labels)),
     )
 
 
@@ -267,13 +272,15 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exp / exp.sum(axis=1, keepdims=True)
 
 
-def _log_odds_against(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`log((1 - p_y) / p_y)`, `[N]`."""
+def _log_odds_against(logits: np.ndarray, labels: np.ndarray, *, is_margin: bool) -> np.ndarray:
+    """`log((1 - p_y) / p_y)`, or the log ratio of the best other class to the given one, `[N]`."""
     rows = np.arange(len(labels))
     own = logits[rows, labels]
     rest = logits - own[:, None]
     rest[rows, labels] = -np.inf
     highest = rest.max(axis=1)
+    if is_margin:
+        return highest
     return highest + np.log(np.exp(rest - highest[:, None]).sum(axis=1))
 
 
