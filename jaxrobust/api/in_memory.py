@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import importlib
 import logging
-import math
 import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -32,8 +31,8 @@ from jaxrobust.tasks.common import program_settings
 
 NUM_KEPT = 16  # problems whose compiled programs are kept
 _SMALL_IMAGE = 16  # pixels, below which the networks for digits are used
-_USUAL_SIZE = 4000  # number of examples that recipes are made for
-_MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
+_LARGE_BATCHES_FROM = 1500  # examples
+_SMALL_BATCH = 128
 _LARGEST = 6e4  # below the largest float16, 65,504
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
@@ -198,6 +197,7 @@ def noisy_label_recipe(
     recipe = "bldr" if method == "bldr" else "dpc"
     found = make_config(recipe, inputs, config, method=method, default="dpc", seed=seed)
     found.noise.kind = "none"
+    found.flag_by = "count" if found.flag_by == "auto" else found.flag_by
     if not isinstance(config, ml_collections.ConfigDict | str):
         fit_to_size(found, inputs, config or {})
     return cast(NoisyLabels, parse(found))
@@ -206,21 +206,20 @@ def noisy_label_recipe(
 def fit_to_size(
     config: ml_collections.ConfigDict, inputs: np.ndarray, given: Collection[str]
 ) -> None:
-    """Sets smaller batches and, for features, more epochs for small sets, except in `given` fields.
+    """Sets smaller batches for small sets, except if `batch_size` is `given`.
 
-    Recipes are made for thousands of examples: a set of a hundred would have one step per epoch,
-    and too few steps in total. All numbers of epochs are multiplied by the same factor, or none if
-    `num_epochs` is given, which a longer warm-up could fill. Recipes for images have enough epochs.
+    Recipes are made for thousands of examples. Of features batches of 128 do best up to about 1,500
+    examples, and smaller ones, or more epochs, let linear heads learn the wrong labels by heart;
+    networks on images need steps.
     """
-    num_examples = len(inputs)
-    times = min(math.ceil((_USUAL_SIZE / num_examples) ** 0.5), _MOST_TIMES)
-    times = times if inputs.ndim == 3 and "num_epochs" not in given else 1
-    sizes = {"batch_size": batch_size_for(num_examples, config.batch_size)}
-    for name in ("num_epochs", "dpc.warm_up", "dpc.rampup_length", "bldr.warm_up"):
-        section, _, field = name.rpartition(".")
-        if (part := config.get(section) if section else config) and field in part:
-            sizes[name] = times * part[field]
-    set_fields(config, {name: size for name, size in sizes.items() if name not in given})
+    if "batch_size" in given:
+        return
+    num_examples, largest = len(inputs), config.batch_size
+    if inputs.ndim == 3:
+        largest = largest if num_examples >= _LARGE_BATCHES_FROM else _SMALL_BATCH
+        config.batch_size = min(config.batch_size, largest, num_examples)
+    else:
+        config.batch_size = batch_size_for(num_examples, largest)
 
 
 def _variant(inputs: np.ndarray, variants: Collection[str]) -> str:

@@ -240,12 +240,12 @@ def find_label_issues(
                 return found
         if method == "auto":
             raise UserError(
-                "method='auto' trains no network, so that config= is not used; leave it out, or name "
-                "the method that it is for, such as method='dpc'."
+                "method='auto' trains no network, so that config= is not used; leave it out, or "
+                "name the method that it is for, such as method='dpc'."
                 if config is not None
                 else "method='auto' judges features, and these images are not embedded: install "
-                "jaxrobust[pretrained], give features= of a network of yours, or name a method that "
-                "learns from pixels, such as method='dpc'."
+                "jaxrobust[pretrained], give features= of a network of yours, or name a method "
+                "that learns from pixels, such as method='dpc'."
             )
         return learn(
             labels,

@@ -51,6 +51,17 @@ def judge_labels(
     return wrong, facts
 
 
+def judged_columns(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """`judge_labels` as columns `clean_prob`, `suggested` and `flagged` of `[N]`, and its facts."""
+    wrong, facts = judge_labels(features, labels, num_classes, seed=seed)
+    suggested = wrong.probs.argmax(axis=1).astype(np.int32)
+    clean_prob = (1 - wrong.wrong_prob).astype(np.float32)
+    flagged = (clean_prob < 0.5) & (suggested != labels)
+    return {"clean_prob": clean_prob, "suggested": suggested, "flagged": flagged}, facts
+
+
 def facts_of(wrong: WrongLabels, num_labels: int) -> dict[str, Any]:
     """What `summary` and reports say of the number of wrong labels, JSON-able.
 
