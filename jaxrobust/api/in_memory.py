@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import importlib
 import logging
+import math
 import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -31,8 +32,11 @@ from jaxrobust.tasks.common import program_settings
 
 NUM_KEPT = 16  # problems whose compiled programs are kept
 _SMALL_IMAGE = 16  # pixels, below which the networks for digits are used
-_LARGE_BATCHES_FROM = 1500  # examples
-_SMALL_BATCH = 128
+_USUAL_SIZE = 4000  # number of examples that recipes are made for
+_MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
+_DIVIDING = ("dpc", "dividemix")  # methods that divide the examples
+_LARGE_BATCHES_FROM, _DIVIDED_BATCH = 1500, 128  # of these methods
+_BLDR_BATCH = 64  # the smallest
 _LARGEST = 6e4  # below the largest float16, 65,504
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
@@ -206,20 +210,27 @@ def noisy_label_recipe(
 def fit_to_size(
     config: ml_collections.ConfigDict, inputs: np.ndarray, given: Collection[str]
 ) -> None:
-    """Sets smaller batches for small sets, except if `batch_size` is `given`.
+    """Sets batches and, for features, epochs for small sets, except in `given` fields.
 
-    Recipes are made for thousands of examples. Of features batches of 128 do best up to about 1,500
-    examples, and smaller ones, or more epochs, let linear heads learn the wrong labels by heart;
-    networks on images need steps.
+    Recipes are made for thousands of examples. On features DPC does best with batches of 128 up to
+    about 1,500 examples, and learns wrong labels by heart with smaller ones or more epochs. The
+    other methods need steps: all numbers of epochs are multiplied by the same factor, or none if
+    `num_epochs` is given, which a longer warm-up could fill. Recipes for images have enough epochs.
     """
-    if "batch_size" in given:
-        return
-    num_examples, largest = len(inputs), config.batch_size
-    if inputs.ndim == 3:
-        largest = largest if num_examples >= _LARGE_BATCHES_FROM else _SMALL_BATCH
-        config.batch_size = min(config.batch_size, largest, num_examples)
-    else:
-        config.batch_size = batch_size_for(num_examples, largest)
+    num_examples, is_features = len(inputs), inputs.ndim == 3
+    sizes = {"batch_size": batch_size_for(num_examples, config.batch_size)}
+    if is_features and config.method in _DIVIDING:
+        most = config.batch_size if num_examples >= _LARGE_BATCHES_FROM else _DIVIDED_BATCH
+        sizes["batch_size"] = min(most, num_examples)
+    elif is_features:
+        if config.method == "bldr":
+            sizes["batch_size"] = min(max(sizes["batch_size"], _BLDR_BATCH), num_examples)
+        times = min(math.ceil((_USUAL_SIZE / num_examples) ** 0.5), _MOST_TIMES)
+        times = 1 if "num_epochs" in given else times
+        sizes["num_epochs"] = times * config.num_epochs
+        if config.method == "bldr":
+            sizes["bldr.warm_up"] = times * config.bldr.warm_up
+    set_fields(config, {name: size for name, size in sizes.items() if name not in given})
 
 
 def _variant(inputs: np.ndarray, variants: Collection[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxrobust.selection import judges
-from jaxrobust.selection.wrong_labels import WrongLabels, find_wrong_labels
+from jaxrobust.selection.wrong_labels import WrongLabels, find_wrong_labels, no_wrong_labels
 
 log = logging.getLogger("jaxrobust")
 
@@ -23,13 +23,16 @@ def judge_labels(
 
     Args:
       features: floats `[N, D]`, finite, of any scale.
-      labels: int `[N]` in `0..C-1`, of two classes or more.
+      labels: int `[N]` in `0..C-1`. Of one class, or fewer than four, all count as right.
       num_classes: C.
       seed: of folds and random features.
 
     Returns:
       (`WrongLabels`, JSON-able facts for people: see `facts_of`).
     """
+    if num_classes < 2 or len(labels) < 4:  # nothing to compare with
+        wrong = no_wrong_labels(labels, num_classes)
+        return wrong, facts_of(wrong, len(labels))
     rows = judges.standardized(features)
     by_name: dict[str, Callable[[], np.ndarray | None]] = {
         "ridge": lambda: judges.ridge_scores(rows, labels, num_classes),

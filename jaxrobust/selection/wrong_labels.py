@@ -138,6 +138,20 @@ def find_wrong_labels(
     )
 
 
+def no_wrong_labels(labels: np.ndarray, num_classes: int) -> WrongLabels:
+    """The answer where labels cannot be compared with anything."""
+    return WrongLabels(
+        probs=np.eye(num_classes, dtype=np.float32)[labels],
+        wrong_prob=np.zeros(len(labels)),
+        ranked=np.arange(len(labels)),
+        num_wrong=0.0,
+        interval=(0.0, float(len(labels))),
+        weights=np.zeros(0),
+        kind="uniform",
+        agreement=1.0,
+    )
+
+
 class _Mistakes(NamedTuple):
     """How mistakes are spread: Q `[C, C]`, and C - 1 of all classes."""
 
