@@ -377,6 +377,7 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: Problem) -> Method:
         mix_key, permutation_key, step_key = jax.random.split(key, 3)
         mix = jax.random.beta(mix_key, dpc.mixup_alpha, dpc.mixup_alpha)
         time = scalars["epoch"] + scalars["progress"]
+        shares = {"class_shares": scalars["class_shares"]} if dpc.class_prior == "labels" else {}
         ramp = linear_rampup(time, dpc.warm_up, length=dpc.rampup_length)
         return semi_supervised_step(
             network,
@@ -390,7 +391,7 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: Problem) -> Method:
                 "learning_rate": scalars["learning_rate"],
                 "weight_u": dpc.lambda_u * ramp,
                 "consistency_weight": jnp.float32(dpc.consistency_weight),
-                "class_shares": scalars["class_shares"],
+                **shares,
             },
             temperature=dpc.temperature,
             forward_unlabeled=dpc.forward_unlabeled,

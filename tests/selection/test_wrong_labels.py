@@ -44,12 +44,12 @@ def test_as_many_are_expected_as_are_wrong(rate):
 
 
 def test_right_labels_of_an_unsure_judge_are_not_wrong_ones():
-    """The best class is the label's for half of the examples, and no label is wrong."""
-    scores, labels, _ = log_probs(0.0, spread=1.5)
-    assert 0.3 < np.mean(scores[0].argmax(axis=1) != labels) < 0.6
+    """The best class is not the label's for a fifth of the examples, and no label is wrong."""
+    scores, labels, _ = log_probs(0.0, spread=3.0)
+    assert 0.15 < np.mean(scores[0].argmax(axis=1) != labels) < 0.3
     found = find_wrong_labels(scores, labels)
     assert found.num_wrong < 0.06 * NUM_ROWS
-    assert np.mean(found.wrong_prob > 0.5) < 0.01
+    assert np.mean(found.wrong_prob > 0.5) < 0.03
     assert found.interval[0] == 0
 
 
