@@ -191,7 +191,7 @@ def find_label_issues(
     Both ways, a model of mistakes says how probable it is that each label is wrong
     (`selection.wrong_labels.find_wrong_labels`): `clean_prob`. Its complement sums to
     `summary["expected_wrong"]`, of which `summary["expected_wrong_interval"]` says how sure it is;
-    labels below one half are flagged.
+    as many of the most suspicious labels are flagged, where another class is more probable.
 
     Args:
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
@@ -407,7 +407,7 @@ def _judged(
 
 def _of_wrong(known, method, wrong, probs, suggested, index, facts) -> LabelIssues:
     clean_prob = (1 - wrong.wrong_prob).astype(np.float32)
-    is_issue = (clean_prob < 0.5) & (suggested != known.ids)
+    is_issue = wrong.flagged & (suggested != known.ids)
     return _issues(
         known, method, clean_prob, is_issue, wrong.ranked, probs, suggested, index, facts
     )

@@ -61,8 +61,7 @@ def judged_columns(
     wrong, facts = judge_labels(features, labels, num_classes, seed=seed)
     suggested = wrong.probs.argmax(axis=1).astype(np.int32)
     clean_prob = (1 - wrong.wrong_prob).astype(np.float32)
-    flagged = (clean_prob < 0.5) & (suggested != labels)
-    return {"clean_prob": clean_prob, "suggested": suggested, "flagged": flagged}, facts
+    return {"clean_prob": clean_prob, "suggested": suggested, "flagged": wrong.flagged}, facts
 
 
 def facts_of(wrong: WrongLabels, num_labels: int) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class WrongLabels(NamedTuple):
     Attributes:
       probs: float32 `[N, C]`, of the true class.
       wrong_prob: float64 `[N]`, probability that the given label is wrong.
+      flagged: bool `[N]`, the `num_wrong` most suspicious labels, where another class is more
+        probable.
       ranked: int `[N]`, positions, the most suspicious first.
       num_wrong: expected number of wrong labels, the sum of `wrong_prob`.
       interval: (low, high), of the number of wrong labels.
@@ -39,6 +41,7 @@ class WrongLabels(NamedTuple):
 
     probs: np.ndarray
     wrong_prob: np.ndarray
+    flagged: np.ndarray
     ranked: np.ndarray
     num_wrong: float
     interval: tuple[float, float]
@@ -82,7 +85,7 @@ def find_wrong_labels(
         sigmoid(log((1 - p_y) / p_y) + b),
 
     b chosen so that it sums to this number. It is at most one half where no class is more probable
-    than the given one.
+    than the given one; of the others as many are flagged as are expected to be wrong.
 
     Args:
       scores: floats `[J, N, C]` of J judges, out of sample: log probabilities or others.
@@ -122,6 +125,9 @@ def find_wrong_labels(
     is_top = own >= probs.max(axis=1)
     wrong_prob = _summing_to(log_odds, is_top, min(expected, num_rows - 1.0))
     num_wrong = float(wrong_prob.sum())
+    ranked = np.argsort(-log_odds, kind="stable")
+    flagged = np.zeros(num_rows, bool)
+    flagged[ranked[: round(num_wrong)]] = True
     noise = np.sqrt(spread**2 + max(likely, 1.0))
     low = min(max(likely - _Z90 * noise, 0.0), num_wrong)
     high = likely + _Z90 * noise
@@ -130,7 +136,8 @@ def find_wrong_labels(
     return WrongLabels(
         probs=probs.astype(np.float32),
         wrong_prob=wrong_prob,
-        ranked=np.argsort(-log_odds, kind="stable"),
+        flagged=flagged & ~is_top,
+        ranked=ranked,
         num_wrong=num_wrong,
         interval=(low, float(np.clip(high, num_wrong, num_rows))),
         weights=np.sum(fit.shares[:, None] * np.exp(fit.params[:, :num_judges]), axis=0),
@@ -144,6 +151,7 @@ def no_wrong_labels(labels: np.ndarray, num_classes: int) -> WrongLabels:
     return WrongLabels(
         probs=np.eye(num_classes, dtype=np.float32)[labels],
         wrong_prob=np.zeros(len(labels)),
+        flagged=np.zeros(len(labels), bool),
         ranked=np.arange(len(labels)),
         num_wrong=0.0,
         interval=(0.0, float(len(labels))),
@@ -301,9 +309,11 @@ def _log_odds_against(logits: np.ndarray, labels: np.ndarray, *, is_margin: bool
 
 def _summing_to(log_odds: np.ndarray, is_top: np.ndarray, total: float) -> np.ndarray:
     """`sigmoid(log_odds + b)`, at most one half where `is_top`, with the sum as near as can be."""
+    most = 1 - 1 / (len(log_odds) + 2)  # N labels say nothing of rarer events: rule of succession
 
     def shifted(shift):
         prob = 1 / (1 + np.exp(-np.clip(log_odds + shift, -60, 60)))
+        prob = np.minimum(prob, most)
         return np.where(is_top, np.minimum(prob, 0.5), prob)
 
     low, high = -60.0, 60.0
