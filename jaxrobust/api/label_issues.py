@@ -191,7 +191,7 @@ def find_label_issues(
     Both ways, a model of mistakes says how probable it is that each label is wrong
     (`selection.wrong_labels.find_wrong_labels`): `clean_prob`. Its complement sums to
     `summary["expected_wrong"]`, of which `summary["expected_wrong_interval"]` says how sure it is;
-    as many of the most suspicious labels are flagged, where another class is more probable.
+    labels below one half are flagged.
 
     Args:
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging

@@ -28,8 +28,7 @@ class WrongLabels(NamedTuple):
     Attributes:
       probs: float32 `[N, C]`, of the true class.
       wrong_prob: float64 `[N]`, probability that the given label is wrong.
-      flagged: bool `[N]`, the `num_wrong` most suspicious labels, where another class is more
-        probable.
+      flagged: bool `[N]`, whether the label is probably wrong: `wrong_prob` above one half.
       ranked: int `[N]`, positions, the most suspicious first.
       num_wrong: expected number of wrong labels, the sum of `wrong_prob`.
       interval: (low, high), of the number of wrong labels.
@@ -85,7 +84,7 @@ def find_wrong_labels(
         sigmoid(log((1 - p_y) / p_y) + b),
 
     b chosen so that it sums to this number. It is at most one half where no class is more probable
-    than the given one; of the others as many are flagged as are expected to be wrong.
+    than the given one, so that labels above it, which are flagged, always have another class to be.
 
     Args:
       scores: floats `[J, N, C]` of J judges, out of sample: log probabilities or others.
@@ -126,8 +125,6 @@ def find_wrong_labels(
     wrong_prob = _summing_to(log_odds, is_top, min(expected, num_rows - 1.0))
     num_wrong = float(wrong_prob.sum())
     ranked = np.argsort(-log_odds, kind="stable")
-    flagged = np.zeros(num_rows, bool)
-    flagged[ranked[: round(num_wrong)]] = True
     noise = np.sqrt(spread**2 + max(likely, 1.0))
     low = min(max(likely - _Z90 * noise, 0.0), num_wrong)
     high = likely + _Z90 * noise
@@ -136,7 +133,7 @@ def find_wrong_labels(
     return WrongLabels(
         probs=probs.astype(np.float32),
         wrong_prob=wrong_prob,
-        flagged=flagged & ~is_top,
+        flagged=(1 - wrong_prob).astype(np.float32) < 0.5,  # as `clean_prob` is stored
         ranked=ranked,
         num_wrong=num_wrong,
         interval=(low, float(np.clip(high, num_wrong, num_rows))),

@@ -40,13 +40,12 @@ def test_flags_probabilities_and_number_agree(case, issues):
     assert np.sum(1 - issues.clean_prob) == pytest.approx(expected, abs=0.1)
     assert 0.6 < expected / is_wrong.sum() < 1.67
     assert low <= expected <= high and low <= is_wrong.sum() <= high
-    assert round(expected) - 3 <= issues.is_issue.sum() <= round(expected)
-    assert issues.clean_prob[issues.is_issue].max() <= np.sort(issues.clean_prob)[round(expected)]
+    np.testing.assert_array_equal(issues.is_issue, issues.clean_prob < 0.5)
     assert (issues.suggested != issues.given)[issues.is_issue].all()
     assert (np.diff(issues.clean_prob[issues.ranked]) >= 0).all()
     assert auroc(-issues.clean_prob, is_wrong) > 0.97
     precision = is_wrong[issues.is_issue].mean()
-    assert issues.is_issue.sum() > 15 and precision > 0.7
+    assert issues.is_issue.sum() > 15 and precision > 0.8
 
 
 def test_the_summary_says_what_was_taken_and_why(issues):
@@ -71,7 +70,7 @@ def test_named_it_is_the_same_and_the_scale_of_features_does_not_matter(case, is
 def test_nothing_wrong():
     features, labels, _ = clusters(0.0)
     issues = jaxrobust.find_label_issues(labels, features=features)
-    assert issues.is_issue.sum() < 9
+    assert issues.is_issue.sum() <= 3
     assert issues.summary["expected_wrong"] < 9  # 3 %
     assert issues.summary["expected_wrong_interval"][0] == 0
 
@@ -80,7 +79,7 @@ def test_a_rare_class_is_not_flagged_away():
     """Of 12 right labels of the rarest of three classes that overlap, most stay."""
     features, labels, _ = clusters(0.0, sizes=(220, 68, 12), seed=3)
     issues = jaxrobust.find_label_issues(labels, features=features)
-    assert issues.is_issue[labels == 2].sum() <= 4
+    assert issues.is_issue[labels == 2].sum() <= 2
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 0, 1, 0], ["a", "a", "a", "b", "c"], [1, 1, 1, 1, 1]])

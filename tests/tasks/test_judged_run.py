@@ -31,10 +31,10 @@ def run(tmp_path_factory):
 def test_every_label_is_judged_and_nothing_is_held_out(run):
     results, rows = run
     assert len(rows) == 60 and "accuracy" not in results["last"]
+    flagged = {int(row["id"]) for row in rows if row["flagged"] == "1"}
+    assert flagged == set(range(6))
     assert {int(row["id"]) for row in rows[:6]} == set(range(6))
-    count = round(results["label_counts"]["expected_wrong"])
-    flagged = [row["flagged"] == "1" for row in rows]
-    assert not any(flagged[count:]) and sum(flagged) >= 4
+    assert all((float(row["clean_prob"]) < 0.5) == (row["flagged"] == "1") for row in rows)
 
 
 def test_results_say_how_many_are_wrong(run):
