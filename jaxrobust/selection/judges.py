@@ -62,7 +62,8 @@ def logistic_scores(
     sample = generator.permutation(len(labels))[:_MOST_ROWS]
     part, given = features[sample], labels[sample]
     fold = _folds(given, generator)
-    best, found, models = np.inf, None, _regressions()
+    best, found, models = np.inf, np.zeros(0), _regressions()
+    chosen = _INVERSE_PENALTIES[0]
     for inverse in _INVERSE_PENALTIES:
         scores = _out_of_fold(models, part, given, fold, num_classes, inverse)
         loss = -np.mean(scores[np.arange(len(given)), given])
@@ -148,7 +149,7 @@ def neighbor_scores(
     index = NearestNeighbors(n_neighbors=most, algorithm="brute").fit(units)
     distances, neighbors = index.kneighbors()
     similarities = np.maximum(1 - np.square(distances) / 2, 0).astype(np.float32)
-    rows, best, found = np.arange(num_rows), np.inf, None
+    rows, best, found = np.arange(num_rows), np.inf, np.zeros(0)
     for k in dict.fromkeys(min(k, most) for k in _NUM_NEIGHBORS):
         votes = np.full((num_rows, num_classes), 1 / num_classes, np.float32)
         for j in range(k):

@@ -271,7 +271,7 @@ def _with_pairs(fit: _Fit, scores, labels, uniform, others) -> tuple[_Fit, np.nd
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (predicted, np.asarray(labels)), 1)
     cost = num_classes * (num_classes - 2) / 2 * np.log(len(labels))
-    found = None
+    found, matrix = fit, uniform
     for _ in range(2):
         np.fill_diagonal(counts, 0)
         counts += (1 - np.eye(num_classes)) / others
