@@ -32,7 +32,8 @@ class LabelIssues:
       summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
         `issues_by_class` (given label -> how many), `most_confused` (given, suggested, how many)
         and, unless a method was trained, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
-        `agreement` and `judges`: see `methods.judges.facts_of`.
+        `agreement` and `judges`: see `methods.judges.facts_of`. With a method that divides the
+        labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
     """
 
@@ -334,6 +335,7 @@ def learn(
         probs,
         present[scores["suggested"]],
         index,
+        {"undivided_passes": learned.undivided_passes} if learned.undivided_passes else {},
     )
     mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
     return issues, Trained(recipe, learned.networks, mean, std, scaling)

@@ -115,12 +115,14 @@ class Learned:
       ranked: int `[N]`, ids, those whose label looks most wrong first.
       pred_probs: float32 `[N, C]`, predicted for the training examples.
       networks: variables by name, as `save_classifier` takes them.
+      undivided_passes: of a method that divides the labels, after its warm-up.
     """
 
     label_scores: dict[str, np.ndarray]
     ranked: np.ndarray
     pred_probs: np.ndarray
     networks: dict[str, Any]
+    undivided_passes: int = 0
 
 
 def learn(
@@ -349,6 +351,7 @@ class _Learning:
             ranked=self._labels_so_far().by_suspicion(method.score),
             pred_probs=probs,
             networks=self._test_variables(),
+            undivided_passes=self.saved.record.get("undivided", 0),
         )
 
     def _test_variables(self) -> dict[str, Any]:
