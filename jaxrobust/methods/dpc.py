@@ -463,7 +463,7 @@ def _passes(
             clean = np.asarray(select_clean(clean_prob, threshold=dpc.threshold))
             notes = {"num_labeled": float(clean.sum())}
             divided = epoch >= dpc.warm_up
-            is_undivided = divided and min(clean.sum(), np.sum(~clean)) < batch_size
+            is_undivided = divided and bool(min(clean.sum(), np.sum(~clean)) < batch_size)
             if is_undivided:
                 log.debug(
                     "Epoch %d, %s: %d labels look clean and %d do not, fewer than a batch of %d; "

@@ -374,7 +374,7 @@ class _Learning:
                 current = saved.networks[entry.peer].variables
                 peer = saved.arrays["peers"].get(entry.peer, current)
             stream = f"{entry.network}/{entry.stage}"
-            saved.record["undivided"] = saved.record.get("undivided", 0) + entry.is_undivided
+            saved.record["undivided"] = saved.record.get("undivided", 0) + int(entry.is_undivided)
             self.run.train(
                 saved,
                 entry.network,
