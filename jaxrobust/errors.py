@@ -1,7 +1,15 @@
 """Errors that the user can fix; the command line shows their message without a traceback."""
 
 import difflib
+import errno
+import os
 from collections.abc import Collection, Iterable
+
+# Full disk, quota, file size limit; no right to write.
+BEYOND_THE_RUN = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+}
 
 
 class UserError(ValueError):
@@ -10,6 +18,30 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """A data set is missing, damaged or unsuitable."""
+
+
+def no_room(path: str | os.PathLike, reason: str | None) -> str:
+    """Message for a file that cannot be written for a reason in `BEYOND_THE_RUN`."""
+    return (
+        f"{os.fspath(path)}: {reason}; make room, or give the right to read and write there, and "
+        "rerun the same command to resume."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or JAX could not have the memory that it asked for."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def no_memory(error: BaseException) -> str:
+    """Message for an error of `is_out_of_memory`."""
+    reason = (str(error).splitlines() or ["no more could be had"])[0][:200]
+    return (
+        f"There is not enough memory ({reason}); choose smaller batches or images, fewer examples, "
+        "or a larger machine."
+    )
 
 
 def unknown_name(what: str, name: object, valid: Iterable[str]) -> str:

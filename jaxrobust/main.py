@@ -7,12 +7,12 @@ by Ctrl-C, both after saving: the same command resumes the run.
 """
 
 import difflib
-import errno
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 
 from absl import app, flags
@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from jaxrobust import recipes
-from jaxrobust.errors import UserError
+from jaxrobust.errors import BEYOND_THE_RUN, UserError, is_out_of_memory, no_memory, no_room
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.recipes.parse import parse
 
@@ -38,11 +38,6 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, f
 
 _SEVERAL = ("distributed", "coordinator", "num_processes", "process_id")
 
-# Full disk, quota, file size limit; no right to write.
-BEYOND_THE_RUN = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EROFS, errno.EACCES, errno.EPERM),
-}
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
 EXIT_CTRL_C = 130
@@ -92,17 +87,13 @@ def _given_config(argv: list[str]) -> str:
     return given.partition("=")[2]
 
 
-def _unreadable(path: str, error: Exception) -> str:
-    return f"The recipe {path} cannot be read ({error!r}); correct that file."
-
-
 def _unknown_override(argv: list[str]) -> str | None:
     """What to say of the first `--config.FIELD` that the recipe does not have."""
     path = _given_config(argv).partition(":")[0]
     try:
         fields = _config_fields(recipes.read(_given_config(argv)))
-    except Exception as error:  # whatever a recipe of the user's own may raise
-        return _unreadable(path, error)
+    except UserError as error:
+        return str(error)
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         if name.startswith("config.") and name.removeprefix("config.") not in fields:
@@ -150,17 +141,17 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         given = config_flags.get_config_filename(flags.FLAGS["config"]) if _CONFIG.value else ""
-        path = given.partition(":")[0]
-        if path and not os.path.isfile(path):
-            fail(no_recipe(path))
     except (UserError, flags.Error) as error:
         fail(_sentence(error))
     except (AttributeError, KeyError) as error:
         fail(_unknown_override(argv) or str(error))
     except (TypeError, ValueError) as error:
         fail(f"{error} (check the type of the --config.FIELD=VALUE that you gave).")
-    except Exception as error:  # whatever a recipe of the user's own may raise
-        fail(_unreadable(_given_config(argv), error))
+    except (Exception, SystemExit) as error:  # whatever a recipe of the user's own may raise
+        fail(recipes.unreadable(_given_config(argv), error))
+    path = given.partition(":")[0]
+    if path and not os.path.isfile(path):
+        fail(no_recipe(path))
     if _CONFIG.value is None and _given_config(argv):
         fail(f"get_config of {_given_config(argv)} returns no recipe; correct that file.")
     if asks_for_help:
@@ -212,10 +203,20 @@ def main(argv: list[str]) -> None:
     try:
         _main()
     except SystemExit as stop:
-        if _is_one_of_several():
+        if _is_one_of_several() or _threads_are_left():
+            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(stop.code if isinstance(stop.code, int) else bool(stop.code))
         raise
+
+
+def _threads_are_left() -> bool:
+    """Whether threads, such as writers to a full disk, would keep the command from ending."""
+    deadline = time.monotonic() + 10
+    others = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return any(thread.is_alive() for thread in others)
 
 
 def _main() -> None:
@@ -245,17 +246,18 @@ def _main() -> None:
             sys.exit(EXIT_CTRL_C if stop.signum == signal.SIGINT else EXIT_PREEMPTED)
     except UserError as error:
         fail(str(error))
+    except MemoryError as error:
+        fail(no_memory(error))
     except OSError as error:
         if error.errno not in BEYOND_THE_RUN:
             raise
-        fail(
-            f"{error.filename or _WORKDIR.value}: {error.strerror}; make room, or give the right "
-            "to read and write there, and rerun the same command to resume."
-        )
+        fail(no_room(error.filename or str(_WORKDIR.value), error.strerror))
     except KeyboardInterrupt:
         print("jaxrobust: stopped; rerun the same command to resume.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)
     except Exception as error:
+        if is_out_of_memory(error):
+            fail(no_memory(error))
         if not _is_one_of_several():
             raise
         traceback.print_exc()

@@ -1,7 +1,8 @@
 """Runs killed with SIGKILL anywhere and restarted leave what unkilled ones do, bit for bit.
 
-The ordinary suite kills a tiny network twice. The whole table (seven methods, 20 kills each, about
-an hour on one core; `-s` shows it):
+The ordinary suite kills a tiny network twice, and damages its newest checkpoint. The whole table
+(seven methods and the calls on arrays, 20 kills each, about two hours on one core; `-s` shows it;
+`NUM_KILLS=5` in the environment kills less often):
 
     python -m pytest -n 0 -s -m stress tests/test_kill_anywhere.py
 
@@ -24,7 +25,7 @@ import pytest
 from commands import Command
 
 ROOT = pathlib.Path(__file__).parents[1]
-NUM_KILLS = 20
+NUM_KILLS = int(os.environ.get("NUM_KILLS", "20"))
 
 # Moment -> the longest wait before the kill, in seconds.
 MOMENTS = {
@@ -140,8 +141,17 @@ def _differences(found: dict, expected: dict) -> list[str]:
     return [n for n in sorted(found.keys() | expected.keys()) if found.get(n) != expected.get(n)]
 
 
-def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Target]) -> str:
-    """Kills runs `num_kills` times, each time where `draw` says; a row of the table."""
+def _kill(
+    name: str,
+    folder: pathlib.Path,
+    num_kills: int,
+    draw: Callable[[], Target],
+    after: Callable[[pathlib.Path], None] = lambda workdir: None,
+) -> str:
+    """Kills runs `num_kills` times, each time where `draw` says; a row of the table.
+
+    `after` each kill something may be done to the workdir.
+    """
     started = time.monotonic()
     assert _attempt(name, folder / "unkilled", None)
     unkilled_seconds = time.monotonic() - started
@@ -156,6 +166,7 @@ def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Ta
             ended = _attempt(name, workdir, target)
             if not ended:
                 kills[target.moment] += 1
+                after(workdir)
         wrong += [f"{workdir.name}/{name}" for name in _differences(_outcome(workdir), expected)]
         runs += 1
     assert not wrong, wrong
@@ -166,11 +177,24 @@ def _kill(name: str, folder: pathlib.Path, num_kills: int, draw: Callable[[], Ta
     )
 
 
+def _damage_newest(workdir: pathlib.Path) -> None:
+    """Flips a bit of the largest file of the newest of several checkpoints."""
+    numbers = [path for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+    if len(numbers) < 2:
+        return
+    newest = max(numbers, key=lambda path: int(path.name))
+    path = max(newest.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_commands")
 def test_a_student_killed_and_restarted_or_trained_again_is_bit_equal(tmp_path):
     targets = iter([Target("epoch", 2 + 2, 0.05), Target("report", 1, 0.0)])
-    _kill("tiny", tmp_path, 2, lambda: next(targets))
+    _kill("tiny", tmp_path, 2, lambda: next(targets), after=_damage_newest)
+    assert list((tmp_path / "killed_0" / "checkpoints").glob("damaged_*"))
     # Again in a fresh process: nothing compiled is shared, and sets are iterated in another order.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     command = (sys.executable, "-m", "jaxrobust.main", *_arguments("tiny", tmp_path / "again"))
@@ -184,6 +208,91 @@ def test_a_student_killed_and_restarted_or_trained_again_is_bit_equal(tmp_path):
     packages = {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn"}
     packages |= {"ml_collections", "tensorflow-datasets", "pillow", "matplotlib"}
     assert packages <= start["versions"].keys()
+
+
+# Calls on arrays that keep their work: each is a program that ends by printing a digest of what it
+# returns, run in a folder with `features`, `labels`, `images` and WORKDIR. A new call is an entry.
+_ARRAYS = """
+import hashlib, pathlib, sys
+import numpy as np
+import jaxrobust
+rng = np.random.default_rng(0)
+labels = np.arange(240) % 3
+features = 2.0 * np.eye(3, 8)[labels] + rng.normal(size=(240, 8))
+images = (rng.integers(0, 64, (240, 8, 8, 3)) + 60 * labels[:, None, None, None]).astype(np.uint8)
+WORKDIR = pathlib.Path(sys.argv[1])
+def done(*arrays):
+    print("digest", hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in arrays)).hexdigest())
+"""
+CALLS = {
+    "find_label_issues(workdir=)": """
+found = jaxrobust.find_label_issues(labels, features=features, workdir=WORKDIR,
+    config={"num_epochs": 60, "checkpoint.every_seconds": 0.2})
+done(found.pred_probs, found.clean_prob, found.ranked)
+""",
+    "query(workdir=)": """
+found = jaxrobust.query(np.where(np.arange(240) < 60, labels, -1), features=features, budget=9,
+    workdir=WORKDIR, config={"num_epochs": 60, "checkpoint.every_seconds": 0.2})
+done(found.ids, found.pred_probs)
+""",
+    "embed": """
+import os
+os.environ["HOME"] = str(WORKDIR)
+from jaxrobust.models import embedding, make_classifier
+from jaxrobust.models.storage import StoredClassifier
+import jax, jax.numpy as jnp
+embedding._CHUNK = 8
+module = make_classifier("resnet8", num_classes=2, auxiliary="none", dtype=jnp.float32)
+variables = module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+network = StoredClassifier("resnet8", 2, variables, mean=(0.5,) * 3, std=(0.25,) * 3)
+done(jaxrobust.embed(images, backbone=network, size=32, batch_size=8).array)
+""",
+    "distill(workdir=)": """
+student = jaxrobust.distill(images, labels, teacher=np.log(np.eye(3)[labels] + 0.01),
+    student="resnet8", workdir=WORKDIR, config={"num_epochs": 12, "checkpoint.every_seconds": 0.2})
+done(student.predict_proba(images))
+""",
+}
+
+
+def _call(name: str, workdir: pathlib.Path, wait: float | None) -> str | None:
+    """The digest that a call ends with; None if it was killed `wait` seconds after its start."""
+    command = (sys.executable, "-c", _ARRAYS + CALLS[name], str(workdir))
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        said, _ = process.communicate(timeout=wait)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return None
+    assert process.returncode == 0, said
+    return said.rpartition("digest ")[2].strip()
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_killed_often_and_anywhere_is_bit_equal(call, tmp_path):
+    rng = np.random.default_rng(sorted(CALLS).index(call))
+    started = time.monotonic()
+    expected = _call(call, tmp_path / "unkilled", None)
+    seconds = time.monotonic() - started
+    kills, runs, wrong = 0, 0, 0
+    while kills < NUM_KILLS:
+        found = None
+        while found is None:
+            # What is killed while it imports has not begun.
+            wait = None if kills == NUM_KILLS else float(rng.uniform(0.3, 1) * seconds)
+            found = _call(call, tmp_path / f"killed_{runs}", wait)
+            kills += found is None
+        wrong += found != expected
+        runs += 1
+    print(
+        "\n| call | kills | runs | differences | seconds unkilled | in all |\n"
+        f"|---|---|---|---|---|---|\n| {call} | {kills} | {runs} | {wrong} | {seconds:.0f} | "
+        f"{time.monotonic() - started:.0f} |",
+        flush=True,
+    )
+    assert not wrong
 
 
 @pytest.mark.stress

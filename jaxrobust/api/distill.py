@@ -14,7 +14,15 @@ import numpy as np
 from jaxrobust.api.in_memory import called_from_python
 from jaxrobust.data.augment import num_views, view_of
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
-from jaxrobust.data.inputs import Labels, as_images, as_labels, as_logits, check_lengths
+from jaxrobust.data.inputs import (
+    Labels,
+    aligned,
+    as_images,
+    as_labels,
+    as_logits,
+    check_lengths,
+    columns_as_classes,
+)
 from jaxrobust.data.subsets import hold_out
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.errors import UserError
@@ -87,6 +95,8 @@ called once for each | on logits |
             "config must be fields by name, such as {'num_epochs': 60}; a whole recipe is run by "
             "jaxrobust.tasks.run."
         )
+    labels, images, teacher = aligned(labels=labels, images=images, teacher=teacher)
+    class_names = columns_as_classes(labels, teacher, class_names)
     several = isinstance(teacher, list | tuple) and all(map(_is_teacher, teacher))
     given = _mean_of(teacher) if several and teacher else _given(teacher)
     options = {
@@ -117,8 +127,9 @@ called once for each | on logits |
     if test is None:
         train, tested = hold_out(examples)
     else:
-        of_test = as_labels(test[1], class_names=known.classes, argument="test[1]")
-        train, tested = examples, _examples(test[0], of_test, "test[0]", "test[1]")
+        test_labels, test_images = aligned(**{"test[1]": test[1], "test[0]": test[0]})
+        of_test = as_labels(test_labels, class_names=known.classes, argument="test[1]")
+        train, tested = examples, _examples(test_images, of_test, "test[0]", "test[1]")
     dataset = with_own_statistics("arrays", train, tested, known.names)
     logits = None
     if not isinstance(given, storage.StoredClassifier):

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import importlib
 import logging
 import math
@@ -19,6 +18,7 @@ from jaxrobust import recipes
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
 from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.views import statistics_of
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.engine.programs import FAST_COMPILE, Programs
 from jaxrobust.engine.sharding import make_placement
@@ -37,40 +37,9 @@ _MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
 _DIVIDING = ("dpc", "dividemix")  # methods that divide the examples
 _LARGE_BATCHES_FROM, _DIVIDED_BATCH = 1500, 128  # of these methods
 _BLDR_BATCH = 64  # the smallest
-_LARGEST = 6e4  # below the largest float16, 65,504
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
 _lock = threading.RLock()
-
-
-@dataclasses.dataclass(frozen=True)
-class Scaling:
-    """`(x - mean) / std` before features are stored as float16; `mean` and `std` float64 `[D]`."""
-
-    mean: np.ndarray
-    std: np.ndarray
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        scaled = (features - self.mean) / self.std
-        return np.clip(scaled, -_LARGEST, _LARGEST).astype(np.float32)
-
-
-def scaling_of(features: np.ndarray) -> Scaling | None:
-    """The scaling of features `[N, V, D]` for float16; None if they need none.
-
-    They need one if they exceed its range, or if it would round a dimension by more than a
-    hundredth of its standard deviation.
-    """
-    if features.dtype == np.float16:
-        return None
-    rows = features.reshape(-1, features.shape[-1])
-    with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.maximum(rows.max(axis=0), -rows.min(axis=0)).astype(np.float64)
-        mean, std = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
-    rounding = np.maximum(largest * 2.0**-11, 2.0**-24)
-    if not ((largest > _LARGEST) | ((std > 0) & (rounding > 0.01 * std))).any():
-        return None
-    return Scaling(mean, np.where(std > 0, std, 1.0))
 
 
 def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
@@ -93,7 +62,7 @@ def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
     (name,) = given
     if name == "images":
         return name, as_images(inputs[name])
-    array = as_features(inputs[name])
+    array = as_features(inputs[name], is_wide=True)
     return name, array[:, None] if array.ndim == 2 else array
 
 
@@ -272,6 +241,12 @@ def batch_size_for(num_examples: int, largest: int) -> int:
     while 2 * size <= min(largest, num_examples // 12):
         size *= 2
     return min(size, largest, num_examples)
+
+
+def shapes_of(dataset: Dataset | FeatureDataset) -> tuple[Any, ...]:
+    """The shapes of a data set's statistics, which programs depend on, too."""
+    statistics = statistics_of(dataset.mean, dataset.std)
+    return tuple(np.shape(statistics[name]) for name in ("mean", "std"))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.inputs import Labels, as_labels, as_probabilities, check_lengths
+from jaxrobust.data.inputs import (
+    Labels,
+    aligned,
+    as_labels,
+    as_probabilities,
+    check_lengths,
+    columns_as_classes,
+    index_of,
+    refuse_labels_among,
+)
+from jaxrobust.data.scaling import scaling_of
 from jaxrobust.errors import UserError
 
 QUALITY_FILE = "label_quality.csv"
@@ -226,6 +236,7 @@ def find_label_issues(
       UserError: if an argument is invalid, in one sentence that names the first invalid row.
     """
     if pred_probs is None:
+        refuse_labels_among(features, labels)
         if method in (None, "auto") and config is None:
             found = _judged(
                 labels,
@@ -269,8 +280,9 @@ def find_label_issues(
     from jaxrobust.methods.judges import facts_of
     from jaxrobust.selection.wrong_labels import find_wrong_labels
 
-    index = _index_of(labels)
-    class_names = _columns_as_classes(labels, pred_probs, class_names)
+    labels, pred_probs = aligned(labels=labels, pred_probs=pred_probs)
+    index = index_of(labels)
+    class_names = columns_as_classes(labels, pred_probs, class_names)
     probs = as_probabilities(pred_probs)
     known = as_labels(labels, class_names=class_names, num_columns=probs.shape[1])
     check_lengths(labels=known.ids, pred_probs=probs)
@@ -303,24 +315,26 @@ def learn(
     from jaxrobust.api import in_memory
     from jaxrobust.tasks import noisy_labels
 
-    index = _index_of(labels)
+    labels, features, images = aligned(labels=labels, features=features, images=images)
+    index = index_of(labels)
     name, inputs = in_memory.check_inputs(features=features, images=images)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without examples cannot be learned: its probability is 0.
     present, ids = np.unique(known.ids, return_inverse=True)
-    scaling = in_memory.scaling_of(inputs) if name == "features" else None
+    scaling = scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
         name,
         inputs if scaling is None else scaling(inputs),
         ids.astype(np.int32),
         tuple(known.names[i] for i in present),
     )
+    shapes = inputs.shape, len(present), in_memory.shapes_of(dataset)
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
     with (
         in_memory.called_from_python(),
-        in_memory.programs_for(recipe, inputs.shape, len(present), is_quick=is_quick) as programs,
+        in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
     ):
         learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
     probs = np.zeros((len(ids), known.num_classes), np.float32)
@@ -350,7 +364,7 @@ class Trained:
       networks: variables by name.
       mean: float `[D]`, of the data set, after scaling.
       std: its standard deviation.
-      scaling: `in_memory.Scaling` of features, or None.
+      scaling: `data.scaling.Scaling` of features, or None.
     """
 
     recipe: Any
@@ -358,21 +372,6 @@ class Trained:
     mean: np.ndarray
     std: np.ndarray
     scaling: Any
-
-
-def _index_of(labels: Any) -> Any:
-    """Index of a pandas Series, else None; that of a list is a method."""
-    index = getattr(labels, "index", None)
-    return None if callable(index) else index
-
-
-def _columns_as_classes(labels: Any, pred_probs: Any, class_names: Any) -> Any:
-    """`class_names`, or a DataFrame's columns if they are the labels' classes."""
-    columns = getattr(pred_probs, "columns", None)
-    if class_names is not None or columns is None:
-        return class_names
-    present = set(np.asarray(labels).tolist())
-    return list(columns) if present <= set(columns) else None
 
 
 def _log_probabilities(probs: np.ndarray) -> np.ndarray:
@@ -389,7 +388,8 @@ def _judged(
     from jaxrobust.api import in_memory
     from jaxrobust.methods.judges import judge_labels
 
-    index = _index_of(labels)
+    labels, features, images = aligned(labels=labels, features=features, images=images)
+    index = index_of(labels)
     name, inputs = in_memory.check_inputs(features=features, images=images)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})

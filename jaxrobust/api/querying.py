@@ -8,7 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from jaxrobust.api import in_memory
-from jaxrobust.data.inputs import as_annotations, check_lengths
+from jaxrobust.data.inputs import aligned, as_annotations, check_lengths
+from jaxrobust.data.scaling import scaling_of
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.active_learning import NOT_ANNOTATED
@@ -89,6 +90,9 @@ def query(
     Raises:
       UserError: if an argument is invalid, nothing is annotated, or a class has no example.
     """
+    annotations, features, images = aligned(
+        annotations=annotations, features=features, images=images
+    )
     name, inputs = in_memory.check_inputs(features=features, images=images)
     given, num_classes = as_annotations(annotations, num_classes)
     check_lengths(annotations=given, **{name: inputs})
@@ -110,7 +114,7 @@ def query(
     with config.unlocked():
         config.al.update({"rounds": 1, "query_last": True, "query_size": min(budget, num_left)})
     recipe = cast(ActiveLearning, parse(config))
-    scaling = in_memory.scaling_of(inputs) if name == "features" else None
+    scaling = scaling_of(inputs) if name == "features" else None
     # The task expects labelled examples first.
     order = np.argsort(given < 0, kind="stable")
     dataset = in_memory.make_dataset(
@@ -119,11 +123,12 @@ def query(
         np.where(given < 0, -1, given)[order].astype(np.int32),
         tuple(map(str, range(num_classes))),
     )
+    shapes = inputs.shape, num_classes, in_memory.shapes_of(dataset)
     targets = np.where(given == _UNLABELED, NOT_ANNOTATED, given)
     targets = np.where(given == _UNKNOWN, num_classes, targets)[order].astype(np.int32)
     with (
         in_memory.called_from_python(),
-        in_memory.programs_for(recipe, inputs.shape, num_classes) as programs,
+        in_memory.programs_for(recipe, *shapes) as programs,
     ):
         chosen, probs = active_learning.choose(
             recipe,

@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxrobust.api import label_issues
+from jaxrobust.data.inputs import aligned
 from jaxrobust.data.views import statistics_of
 from jaxrobust.errors import UserError
 from jaxrobust.methods import classifiers
@@ -75,6 +76,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         Raises:
           UserError: if there is only one class, or a field of the recipe is invalid.
         """
+        X, y = aligned(X=X, y=y)
         X, y = validate_data(self, X, y, dtype=(np.float32, np.float64, np.float16))
         check_classification_targets(y)
         self.classes_, ids = np.unique(y, return_inverse=True)

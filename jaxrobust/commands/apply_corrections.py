@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_file
 from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.corrections import CORRECTED, KEPT, read_all_corrections
 from jaxrobust.data.places import listed, subfolders
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         help="tables as saved by label_review.html; of several answers the last one counts",
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("labels.csv"), help="table to write"
+        "--out", type=new_file, default=pathlib.Path("labels.csv"), help="table to write"
     )
     arguments = parser.parse_args(argv)
     source = arguments.labels.expanduser()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.features import open_arrays
+from jaxrobust.data.array_files import names_in, open_arrays
 from jaxrobust.errors import UserError
 
 FEATURES_HELP = ".npz or .npy file [N, D] or [N, V, D], such as of jaxrobust embed"
@@ -44,7 +44,7 @@ def is_npz(path: pathlib.Path) -> bool:
 
 
 def holds(path: pathlib.Path, name: str) -> bool:
-    return is_npz(path) and path.is_file() and name in open_arrays(path)
+    return is_npz(path) and path.is_file() and name in names_in(path)
 
 
 def named(arrays: dict[str, np.ndarray], path: pathlib.Path, name: str) -> np.ndarray:

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from jaxrobust import recipes, tasks
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_file
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
 from jaxrobust.engine.environment import ask_for_determinism, environment, setup_jax
 from jaxrobust.engine.files import write_json
@@ -382,7 +382,7 @@ def main(argv: list[str] | None = None) -> int:
         "separated by commas, and say what fits and what a step takes at least; no data set is "
         "needed, and nothing is timed",
     )
-    parser.add_argument("--out", type=pathlib.Path, help="write the reports as JSON")
+    parser.add_argument("--out", type=new_file, help="write the reports as JSON")
     arguments = parser.parse_args(argv)
     logging.getLogger("jaxrobust").setLevel(logging.WARNING)
     reports = []

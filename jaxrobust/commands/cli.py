@@ -3,10 +3,18 @@
 Every command is the `main` of a module, and only that of the given command is imported.
 """
 
+import io
 import os
 import sys
 
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.errors import (
+    BEYOND_THE_RUN,
+    UserError,
+    is_out_of_memory,
+    no_memory,
+    no_room,
+    unknown_name,
+)
 from jaxrobust.recipes.registry import Entry, Registry
 
 _HERE = "jaxrobust.commands"
@@ -59,17 +67,37 @@ def main(argv: list[str] | None = None) -> int:
         print(f"jaxrobust: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
         return 2
     sys.argv = [f"jaxrobust {name}", *rest]  # for usage messages
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = COMMANDS[name](rest)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started the command
+            sys.stdout.flush()
         return code
     except UserError as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         # Without it Python would report an error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None and error.errno not in BEYOND_THE_RUN:
+            raise  # of no file
+        path = error.filename or "a file"
+        if error.errno in BEYOND_THE_RUN:
+            message = no_room(path, error.strerror)
+        else:
+            message = f"{path}: {error.strerror}; correct the path, or choose another."
+        print(f"jaxrobust: {message}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"jaxrobust: {no_memory(error)}", file=sys.stderr)
+        return 2
 
 
 def _usage() -> str:

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_folder
 from jaxrobust.engine.files import write_text
 from jaxrobust.report import compare
 
@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("compare", description="Compares finished runs.")
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of finished runs")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the figure")
+    parser.add_argument("--out", type=new_folder, required=True, help="folder for the figure")
     parser.add_argument(
         "--by", default="method", help="config field whose values define the groups"
     )

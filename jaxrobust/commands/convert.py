@@ -4,7 +4,7 @@ import pathlib
 
 import jax
 
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_folder
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models import BACKBONES
 from jaxrobust.models.convert import convert_state_dict, published_statistics
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--from", dest="source", required=True, type=pathlib.Path, help=".pth or .safetensors"
     )
-    parser.add_argument("--to", required=True, type=pathlib.Path, help="new folder")
+    parser.add_argument("--to", required=True, type=new_folder, help="new folder")
     parser.add_argument(
         "--ema", action="store_true", help="convert the moving average if the file holds both"
     )

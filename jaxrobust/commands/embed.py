@@ -1,9 +1,8 @@
 """`jaxrobust embed`: features of a folder of images, in a file."""
 
-import pathlib
 import sys
 
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_file
 from jaxrobust.models.embedding import MAX_VIEWS, ON_CORRUPT, embed
 
 
@@ -11,7 +10,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("embed", description="Features of images by a pretrained network.")
     parser.add_argument("folder", metavar="DIR", help="folder of images, see jaxrobust.embed")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="file.npz")
+    parser.add_argument("--out", required=True, type=new_file, help="file.npz")
     parser.add_argument(
         "--backbone", default="efficientnet_lite0", help="efficientnet_lite0, hf:REPO or a folder"
     )

@@ -7,7 +7,8 @@ import pathlib
 
 from PIL import Image
 
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_file, new_folder
+from jaxrobust.data.names import escaped
 from jaxrobust.errors import UserError
 from jaxrobust.review.annotation_tools import (
     LOCAL_FILES,
@@ -35,7 +36,7 @@ def _network(argv: list[str]) -> int:
         "--to=label-studio, or --to=cvat.",
     )
     parser.add_argument("folder", metavar="DIR", type=pathlib.Path, help="student/ or teacher/")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="file.onnx")
+    parser.add_argument("--out", required=True, type=new_file, help="file.onnx")
     parser.add_argument("--size", type=int, help="side of the images, if DIR does not state it")
     parser.add_argument("--normalized", action="store_true", help="for images normalised already")
     parser.add_argument("--probabilities", action="store_true", help="in place of logits")
@@ -89,7 +90,7 @@ def _questions(argv: list[str]) -> int:
         "LOCAL_FILES_DOCUMENT_ROOT is the folder of the data set",
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, help="folder; default: RUN/label-studio or RUN/cvat"
+        "--out", type=new_folder, help="folder; default: RUN/label-studio or RUN/cvat"
     )
     arguments = parser.parse_args(argv)
     asked = questions(arguments.run, arguments.round, arguments.top)
@@ -105,7 +106,9 @@ def _questions(argv: list[str]) -> int:
             "interface.xml": label_studio_interface(asked.choices, asked.facts),
         }
     else:
-        labels = [{"name": name, "type": "tag", "attributes": []} for name in asked.choices]
+        labels = [
+            {"name": escaped(name), "type": "tag", "attributes": []} for name in asked.choices
+        ]
         files = {
             "annotations.xml": cvat_annotations(asked.items, asked.choices, _sizes(asked)),
             "labels.json": json.dumps(labels, indent=2, ensure_ascii=False) + "\n",

@@ -15,8 +15,9 @@ from jaxrobust.commands.array_files import (
     named,
     training,
 )
-from jaxrobust.commands.parser import Parser
-from jaxrobust.data.features import open_arrays, read_labels
+from jaxrobust.commands.parser import Parser, new_file
+from jaxrobust.data.array_files import open_arrays
+from jaxrobust.data.features import read_labels
 from jaxrobust.data.tables import read_cells
 from jaxrobust.errors import UserError
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--features", type=pathlib.Path, help=FEATURES_HELP)
     add_training(parser, "for wrong labels; default: dpc")
     parser.add_argument("--class-names", help="in the order of the columns, separated by commas")
-    parser.add_argument("--out", type=pathlib.Path, default=QUALITY_FILE, help="table to write")
+    parser.add_argument("--out", type=new_file, default=QUALITY_FILE, help="table to write")
     parser.add_argument(
         "--images",
         type=pathlib.Path,

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from jaxrobust.commands.export import add_run
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_file
 from jaxrobust.data.corrections import Correction, write_corrections
 from jaxrobust.data.tables import escape_formula, refuse_if_any, write_rows
 from jaxrobust.errors import UserError
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("file", type=pathlib.Path, metavar="FILE", help=".json or .xml")
     parser.add_argument(
         "--out",
-        type=pathlib.Path,
+        type=new_file,
         help="for wrong labels: table to write; default: RUN/corrections.csv",
     )
     arguments = parser.parse_args(argv)

@@ -1,6 +1,42 @@
 """The parser of arguments that the commands share."""
 
 import argparse
+import contextlib
+import os
+import pathlib
+import tempfile
+
+
+def new_file(text: str) -> pathlib.Path:
+    """Type of an argument: a file to write; it is tried before anything is computed."""
+    path = pathlib.Path(text)
+    _check_writable(path.parent)
+    if not path.name or path.is_dir() or text.endswith(os.sep):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file; name a file to write")
+    return path
+
+
+def new_folder(text: str) -> pathlib.Path:
+    """Type of an argument: a folder to write into; it is tried before anything is computed."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; name a folder to write into")
+    _check_writable(pathlib.Path(text))
+    return pathlib.Path(text)
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+    """Tries to write where a folder is, or would be made; nothing is left there."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            folder.stat()  # of a name that is too long, or leads through a file
+        found = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=found):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(
+            f"{folder} cannot be written ({reason}); choose another place"
+        ) from None
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from jaxrobust.commands.parser import Parser
-from jaxrobust.data.features import checked_source, embedding_of, open_arrays
+from jaxrobust.commands.parser import Parser, new_file
+from jaxrobust.data.array_files import open_arrays
+from jaxrobust.data.features import checked_source, embedding_of
 from jaxrobust.data.readers import fit_square
 from jaxrobust.data.tables import escape_formula
 from jaxrobust.engine.files import format_number, write_table
@@ -187,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         help="folder of images, or file of features",
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("predictions.csv"), help="table to write"
+        "--out", type=new_file, default=pathlib.Path("predictions.csv"), help="table to write"
     )
     parser.add_argument("--top", type=int, help="number of classes for each image; default: 1")
     arguments = parser.parse_args(argv)

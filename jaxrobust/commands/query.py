@@ -12,8 +12,9 @@ from jaxrobust.commands.array_files import (
     is_npz,
     training,
 )
-from jaxrobust.commands.parser import Parser
-from jaxrobust.data.features import open_arrays, read_labels
+from jaxrobust.commands.parser import Parser, new_file
+from jaxrobust.data.array_files import open_arrays
+from jaxrobust.data.features import read_labels
 from jaxrobust.data.tables import escape_formula
 
 _UNKNOWN = "unknown"  # as in the tables of the annotation task
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         "annotations", type=pathlib.Path, help=".csv or .npy file, a row for each example"
     )
     parser.add_argument("--budget", type=int, required=True, help="number of examples to choose")
-    parser.add_argument("--out", type=pathlib.Path, default="query.csv", help="table to write")
+    parser.add_argument("--out", type=new_file, default="query.csv", help="table to write")
     add_training(parser, "for annotation; default: bual")
     arguments = parser.parse_args(argv)
     from jaxrobust.api.querying import query as choose

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from jaxrobust.commands.parser import Parser
+from jaxrobust.commands.parser import Parser, new_folder
 from jaxrobust.report.page import write_report
 
 
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of runs")
     parser.add_argument(
         "--out",
-        type=pathlib.Path,
+        type=new_folder,
         help="folder for index.html and the figures; default: report/ in the workdir, of several "
         "workdirs report/ here",
     )

@@ -8,12 +8,12 @@ import dataclasses
 import logging
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.dataset import (
     NO_LABEL,
     Origin,
@@ -34,6 +34,7 @@ FEATURES = "features"
 
 CHUNK = 16_384  # rows that are read at a time
 _SPLITS = ("train", "test", "unlabeled")
+_MOST_DIGITS = 18  # of an int64, a sign included
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -317,62 +318,6 @@ def _existing(path: str | os.PathLike, field: str) -> pathlib.Path:
     return path
 
 
-def open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a `.npy` (as `features`) or `.npz` file by name, mapped where that is possible.
-
-    Raises:
-      DataError: the file is neither, is damaged, or holds Python objects.
-    """
-    try:
-        if path.suffix == ".npy":
-            return {"features": np.load(path, mmap_mode="r", allow_pickle=False)}
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                mapped = {
-                    member.filename.removesuffix(".npy"): _mapped_member(path, archive, member)
-                    for member in archive.infolist()
-                }
-            with np.load(path, allow_pickle=False) as loaded:
-                return {
-                    name: loaded[name] if array is None else array for name, array in mapped.items()
-                }
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} cannot be read as arrays of numbers and text ({error}): write it again with "
-            "numpy.save, numpy.savez or python -m jaxrobust embed."
-        ) from None
-    raise DataError(
-        f"{path} is neither a .npy nor a .npz file: save the features with numpy.save or "
-        "numpy.savez."
-    )
-
-
-def _mapped_member(
-    path: pathlib.Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> np.ndarray | None:
-    """An array of an uncompressed `.npz` without reading it; None where it has to be read."""
-    if member.compress_type != zipfile.ZIP_STORED or not member.filename.endswith(".npy"):
-        return None
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            return None
-        header_size = file.tell()
-    if dtype.hasobject or not np.prod(shape, dtype=np.int64):
-        return None
-    with open(path, "rb") as file:
-        # A member's local header: 26 bytes, then the lengths of its name and its extra field.
-        file.seek(member.header_offset + 26)
-        lengths = np.frombuffer(file.read(4), "<u2")
-    offset = member.header_offset + 30 + int(lengths.sum(dtype=np.int64)) + header_size
-    order = "F" if fortran_order else "C"
-    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order=order)
-
-
 def checked_source(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """The features of a file as [N, V, D], every one of them finite and within float16's range.
 
@@ -433,9 +378,15 @@ def read_labels(path: pathlib.Path) -> np.ndarray:
     if short := [line for line, cells in rows if len(cells) <= column]:
         raise DataError(f"{path} has no label in line {short[0]}: write -1 where there is none.")
     labels = [cells[column] for _, cells in rows]
-    if all(label.removeprefix("-").isdecimal() or not label for label in labels):
-        return np.array([int(label or NO_LABEL) for label in labels], np.int64)
-    return np.array(labels)
+    if not all(label.removeprefix("-").isdecimal() or not label for label in labels):
+        return np.array(labels)
+    for (line, _), label in zip(rows, labels, strict=True):
+        if len(label) > _MOST_DIGITS:
+            raise DataError(
+                f"Line {line} of {path} has the label {label[:40]}, a number of {len(label)} "
+                "digits; number the classes from 0, or give their names."
+            )
+    return np.array([int(label or NO_LABEL) for label in labels], np.int64)
 
 
 def _encoded(

@@ -6,6 +6,7 @@ raises a `UserError` that names the first invalid row.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxrobust.errors import UserError
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
+_MOST_VIEWS = 10  # as many as `jaxrobust.embed` gives
 # Largest difference of a row of probabilities from 1: rounding to its dtype or to three digits.
 _SUM_TOLERANCE = 5e-3
 
@@ -87,6 +89,14 @@ def to_array(data: Any, argument: str) -> np.ndarray:
     """
     if data is None:
         raise UserError(f"{argument} is None; give an array.")
+    if isinstance(data, np.ma.MaskedArray):
+        if (mask := np.ma.getmaskarray(data)).any():
+            place = ", ".join(str(int(i)) for i in np.argwhere(mask)[0])
+            raise UserError(
+                f"{argument}[{place}] is masked; leave out that example, or give "
+                f"{argument}.filled(...) with a number."
+            )
+        data = data.data
     if hasattr(data, "toarray") and hasattr(data, "nnz"):
         raise UserError(f"{argument} is a sparse matrix; give {argument}.toarray().")
     if hasattr(data, "detach") and hasattr(data, "cpu"):  # a PyTorch tensor
@@ -118,6 +128,72 @@ def check_lengths(**arrays: Any) -> int:
                 "same example."
             )
     return size
+
+
+def aligned(**arrays: Any) -> tuple[Any, ...]:
+    """Arrays of the same examples, those of pandas paired by their index instead of by position.
+
+    Args:
+      **arrays: by argument name; None where one is not given.
+
+    Returns:
+      The arrays, with rows in the order of the first one that has an index; a warning names those
+      that were reordered.
+
+    Raises:
+      UserError: if two have an index and these are not of the same rows.
+    """
+    indices = {name: index for name, x in arrays.items() if (index := index_of(x)) is not None}
+    if len(indices) < 2:
+        return tuple(arrays.values())
+    first, wanted = next(iter(indices.items()))
+    for name, index in indices.items():
+        if len(index) != len(wanted) or index.equals(wanted):
+            continue  # other lengths are refused as those of other arrays are
+        remedy = (
+            f"; pair the rows by index, or, if row i of both is the same example, give "
+            f"{name}.reset_index(drop=True) and {first}.reset_index(drop=True)."
+        )
+        places = index.get_indexer(wanted) if index.is_unique and wanted.is_unique else None
+        if places is None:
+            of = first if not wanted.is_unique else name
+            twice = indices[of][indices[of].duplicated()][0]
+            raise UserError(
+                f"{first} and {name} have different indices, and that of {of} holds "
+                f"{_shown(twice)} twice{remedy}"
+            )
+        if (places < 0).any():
+            row = int(np.argmin(places >= 0))
+            raise UserError(
+                f"{first} and {name} have different indices: {_shown(wanted[row])}, row {row} of "
+                f"{first}, is not in that of {name}{remedy}"
+            )
+        warnings.warn(
+            f"The rows of {name} were put in the order of {first}, by their index.",
+            UserWarning,
+            stacklevel=3,
+        )
+        arrays[name] = arrays[name].iloc[places]
+    return tuple(arrays.values())
+
+
+def _shown(value: Any) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def index_of(data: Any) -> Any:
+    """Index of a pandas Series or DataFrame, else None; that of a list is a method."""
+    index = getattr(data, "index", None)
+    return index if hasattr(index, "get_indexer") and hasattr(data, "iloc") else None
+
+
+def columns_as_classes(labels: Any, table: Any, class_names: Any) -> Any:
+    """`class_names`, or the columns of a DataFrame if they are the labels' classes."""
+    columns = getattr(table, "columns", None)
+    if class_names is not None or columns is None:
+        return class_names
+    present = set(np.asarray(labels).tolist())
+    return list(columns) if present <= set(columns) else None
 
 
 def as_labels(
@@ -361,8 +437,13 @@ def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
     return array
 
 
-def as_features(features: Any, argument: str = "features") -> np.ndarray:
+def as_features(features: Any, argument: str = "features", *, is_wide: bool = False) -> np.ndarray:
     """Features as finite float16 or float32, `[N, D]` or `[N, V, D]` (V views of each example).
+
+    Args:
+      features: see above.
+      argument: name of the features in messages.
+      is_wide: whether all but float16 and float32 become float64, which is to be scaled.
 
     Raises:
       UserError: for another shape, or an entry that is not finite.
@@ -372,13 +453,41 @@ def as_features(features: Any, argument: str = "features") -> np.ndarray:
         hint = "; of images use images=" if array.ndim == 4 else ""
         hint = "; of one feature give [:, None]" if array.ndim == 1 else hint
         raise UserError(f"{argument} must be [N, D] or [N, V, D], got {array.shape}{hint}.")
+    if array.ndim == 3 and array.shape[1] > max(array.shape[2], _MOST_VIEWS):
+        raise UserError(
+            f"{argument} is {array.shape}, which is {array.shape[1]} views of {array.shape[2]} "
+            f"numbers; if the last axis holds the views, give numpy.moveaxis({argument}, 2, 1)."
+        )
     _check_finite(array, argument, "leave out that example, or fill in a number")
-    if array.dtype != np.float16:
+    if is_wide and array.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
+        _check_finite(array, argument, "scale the features; float64 ends at 1.8e308")
+    elif array.dtype != np.float16:
         with np.errstate(over="ignore"):
             cast = array.astype(np.float32, copy=False)
         _check_finite(cast, argument, "scale the features; float32 ends at 3e38")
         array = cast
     return array
+
+
+def refuse_labels_among(features: Any, labels: Any) -> None:
+    """Refuses a table of features `[N, D]` in which the labels `[N]` were left.
+
+    Raises:
+      UserError: if a column equals the labels.
+    """
+    table, values = (np.asarray(x) if hasattr(x, "__array__") else None for x in (features, labels))
+    if table is None or values is None or table.ndim != 2 or table.shape[:1] != values.shape:
+        return  # whatever it is, it is read and checked later
+    is_label = [bool(np.all(column == values)) for column in table.T]
+    if len(values) and any(is_label):
+        column = is_label.index(True)
+        names = getattr(features, "columns", range(table.shape[1]))
+        raise UserError(
+            f"Column {_shown(names[column])} of features is the labels themselves, by which none "
+            "would look wrong; leave it out."
+        )
 
 
 def as_images(images: Any, argument: str = "images") -> np.ndarray:

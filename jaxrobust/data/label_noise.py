@@ -6,8 +6,10 @@ from typing import TypeGuard, cast
 
 import numpy as np
 
+from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FeatureDataset
+from jaxrobust.data.guards import check_regular
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.noise import (
     asymmetric_noise_cifar10,
@@ -18,6 +20,7 @@ from jaxrobust.data.noise import (
     symmetric_noise,
     symmetric_transition,
 )
+from jaxrobust.data.readers import DAMAGED
 from jaxrobust.data.subsets import archive_order
 from jaxrobust.errors import UserError
 from jaxrobust.recipes.run import Noise
@@ -80,13 +83,14 @@ def _read_transition(path: str, num_classes: int) -> np.ndarray:
         raise UserError("noise.kind='transition' needs --config.noise.path= of a C x C matrix.")
     file = pathlib.Path(path).expanduser()
     try:
+        check_regular(file)
         if not file.stat().st_size:
             raise ValueError("it is empty")
         if file.suffix == ".npy":
-            matrix = np.load(file, allow_pickle=False)
+            matrix = open_arrays(file)["features"]
         else:
             matrix = np.loadtxt(file, delimiter="," if file.suffix == ".csv" else None, ndmin=2)
-    except (OSError, ValueError) as error:
+    except (*DAMAGED, ValueError, OverflowError, MemoryError) as error:
         raise UserError(
             f"noise.path={path} cannot be read as a matrix ({error}); use .npy, .csv or text."
         ) from None

@@ -15,7 +15,7 @@ import zipfile
 
 import numpy as np
 
-from jaxrobust.data.readers import unpickle_arrays
+from jaxrobust.data.readers import DAMAGED, unpickle_arrays
 from jaxrobust.errors import DataError, unknown_name
 
 # Names of label sets in configs and papers -> keys of the published files.
@@ -340,7 +340,7 @@ def read_cifarn_labels(
             if len(pickles) != 1 or pickles[0].file_size > _MAX_CIFARN_BYTES:
                 raise DataError(f"{path} is a zip, but not one of CIFAR-N's label files.")
             content = archive.read(pickles[0])
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (*DAMAGED, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(
             f"Cannot read {path}: {error}. Get CIFAR-10_human.pt or CIFAR-100_human.pt from "
             "github.com/UCSC-REAL/cifar-10-100n."

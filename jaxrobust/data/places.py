@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from jaxrobust.data import readers
+from jaxrobust.data import guards, readers
 from jaxrobust.errors import DataError
 
 
@@ -63,11 +63,14 @@ def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """The images in a folder, sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: the data set is incomplete, unpack it again.")
-    return sorted(
+    files = sorted(
         file
         for file in folder.iterdir()
         if file.suffix.lower() in readers.IMAGE_SUFFIXES and not file.name.startswith(".")
     )
+    for file in files:
+        guards.check_regular(file)
+    return files
 
 
 def listed(root: pathlib.Path, split: str = "") -> list[tuple[str, str, pathlib.Path]]:

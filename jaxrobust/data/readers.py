@@ -8,6 +8,7 @@ import functools
 import gzip
 import io
 import lzma
+import math
 import pathlib
 import pickle
 import struct
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxrobust.data import guards
 from jaxrobust.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -26,17 +28,32 @@ IMAGE_SUFFIXES = frozenset(
 # (images, labels) of the training part, the same of the test part, and the class names.
 Archive = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], tuple[str, ...]]
 
+_BLOCK = 1 << 24  # bytes that are unpacked at a time
+
 # What the decompressors and tarfile raise for a file that is cut short or was never an archive.
-_DAMAGED = (EOFError, OSError, lzma.LZMAError, tarfile.TarError, zlib.error)
+DAMAGED = (EOFError, OSError, lzma.LZMAError, tarfile.TarError, zlib.error)
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
     """Whole content of a file, decompressed if it is gzip, whatever its name says."""
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except _DAMAGED as error:
+        content = guards.read_regular(path)
+        return _unzipped(content, path) if content[:2] == b"\x1f\x8b" else content
+    except DAMAGED as error:
         raise DataError(f"Cannot read {path}: {error}. Copy or download it again.") from error
+
+
+def _unzipped(content: bytes, path: pathlib.Path) -> bytes:
+    """What a gzip holds, which is refused once it is more than the memory could."""
+    parts, size = [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        while part := file.read(_BLOCK):
+            parts.append(part)
+            size += len(part)
+            guards.check_memory(
+                2 * size, f"{path}, once it is unpacked,"
+            )  # the parts and the whole
+    return b"".join(parts)
 
 
 def leads_out(name: str) -> bool:
@@ -52,6 +69,7 @@ def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
       DataError: the tar is damaged, or holds links, devices or paths that lead out of it.
     """
     try:
+        guards.check_regular(path)
         with tarfile.open(path) as tar:
             for member in tar:
                 if leads_out(member.name):
@@ -64,10 +82,13 @@ def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
                         f"{path} holds {member.name!r}, which is a link or a device, not a file: "
                         "no data set does. Download it again from its official page."
                     )
+                guards.check_memory(member.size, f"{member.name} of {path}")
                 if (file := tar.extractfile(member)) is not None:
                     yield member.name, file.read()
-    except _DAMAGED as error:
-        reason = str(error).splitlines()[0].rstrip(":")  # then follow tarfile's attempts
+    except DataError:
+        raise
+    except (*DAMAGED, ValueError, OverflowError) as error:  # of numbers in a header
+        reason = (str(error).splitlines() or [""])[0].rstrip(":")  # then follow tarfile's attempts
         raise DataError(
             f"Cannot read the archive {path}: {reason}. Download it again; it may be cut short."
         ) from error
@@ -84,7 +105,7 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     rank = content[3]
     start = 4 + 4 * rank
     shape = struct.unpack(f">{rank}I", content[4:start]) if len(content) >= start else ()
-    if len(shape) != rank or len(content) - start != np.prod(shape, dtype=np.int64):
+    if len(shape) != rank or len(content) - start != math.prod(shape):
         raise DataError(f"{path} is cut short or too long for its header. Download it again.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -329,7 +350,10 @@ def decode_images(
         images[i] = image
 
     source = files[0][1]
-    num_bytes = len(source if isinstance(source, bytes) else source.read_bytes())
+    if isinstance(source, pathlib.Path):
+        num_bytes = source.stat().st_size
+    else:
+        num_bytes = len(source if isinstance(source, bytes) else source.read_bytes())
     if num_bytes < 4096:  # handing such small files to threads takes longer than decoding them
         for i in range(len(files)):
             decode_into(i)
@@ -364,7 +388,8 @@ def decode_image(name: str, file: Content):
     from PIL import Image, UnidentifiedImageError
 
     try:
-        content = file if isinstance(file, bytes) else file.read_bytes()
+        content = guards.read_regular(file) if isinstance(file, pathlib.Path) else file
+        content = content if isinstance(content, bytes) else content.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             return to_rgb(name, image)
     except DataError:

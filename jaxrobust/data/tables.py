@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from jaxrobust.data import names
 from jaxrobust.errors import DataError
 
 MAX_PROBLEMS = 5
@@ -32,17 +33,18 @@ class Row(NamedTuple):
 
 
 def escape_formula(text: str) -> str:
-    """Text for a table, so that no spreadsheet evaluates it as a formula, which could send data.
+    """A name for a table: in one line, and never a formula, by which a spreadsheet could send data.
 
-    An apostrophe is put in front, which spreadsheets read as "this is text"; `unescape_formula`
-    removes it.
+    Line breaks and what is no UTF-8 are written as `names.escaped` does. An apostrophe is put in
+    front of a formula, which spreadsheets read as "this is text". `unescape_formula` undoes both.
     """
+    text = names.escaped(text)
     return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
 
 
 def unescape_formula(written: str) -> str:
     """The text that `escape_formula` was given."""
-    return written[1:] if written.startswith("'") else written
+    return names.restored(written[1:] if written.startswith("'") else written)
 
 
 def to_csv(rows: Iterable[Sequence]) -> str:
@@ -55,7 +57,7 @@ def to_csv(rows: Iterable[Sequence]) -> str:
 def write_rows(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
     """Writes `to_csv` in one piece: a kill leaves the old table or the new one."""
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(to_csv(rows), encoding="utf-8", newline="")
+    scratch.write_text(to_csv(rows), encoding="utf-8", errors="backslashreplace", newline="")
     scratch.replace(path)
 
 

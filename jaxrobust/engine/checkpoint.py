@@ -1,39 +1,41 @@
 """Checkpoints; the only module that uses orbax."""
 
-import copy
-import json
+import contextlib
+import errno
+import functools
 import logging
+import os
 import pathlib
+import re
+import shutil
+import sys
+import tempfile
 import threading
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxrobust.engine import processes
-from jaxrobust.errors import UserError
+from jaxrobust.engine import digests, processes
+from jaxrobust.errors import UserError, is_out_of_memory, no_room
 
 log = logging.getLogger("jaxrobust")
 
 _starting = threading.Lock()  # orbax numbers the saves of a process, whichever thread they are of
-
-
-def _inventory(directory: pathlib.Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file below `directory`."""
-    return {
-        str(path.relative_to(directory)): [len(data := path.read_bytes()), zlib.crc32(data)]
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
+_LEAST_ROOM = 65_536  # bytes, for what describes the arrays
+# What says nothing about the files: too many are open, no memory, no right to read.
+_NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
+_ARRAYS = "array_crc32"  # field of the record: checksum by path of every array
 
 
 class Checkpoints:
     """Numbered snapshots of one pytree and one JSON-able record, written asynchronously.
 
-    A snapshot appears under its number only when it is complete. Once it is, the sizes and
-    checksums of its files are stored with it, so later damage is seen before anything is read.
+    A snapshot appears under its number only when it is complete. Its record holds a checksum of
+    every array and one of itself, which are compared when it is read; those of earlier versions of
+    jaxrobust have none.
 
     Attributes:
       directory: where the snapshots lie.
@@ -43,18 +45,30 @@ class Checkpoints:
         """Opens, or makes, `directory`; the `keep` newest snapshots stay on disk."""
         self.directory = pathlib.Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
-        logging.getLogger("absl").setLevel(logging.WARNING)
+        self._is_broken = False
+        # What fails is raised too, and told in one sentence.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            # Also read what another process wrote.
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "record": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def save(self, tree: Any, record: dict) -> None:
-        """Starts writing a snapshot of `tree` and `record` as they are, under the next number."""
+        """Starts writing a snapshot of `tree` and `record` as they are, under the next number.
+
+        Raises:
+          UserError: if there is no room for it, or was none for the one before.
+        """
         self._settle()
         step = max(self._manager.all_steps(), default=0) + 1
-        record = copy.deepcopy(record)  # written in the background, while the run goes on with it
-        with _starting:
+        record = digests.signed({**record, _ARRAYS: digests.of_tree(tree)})
+        with _starting, self._written():
+            self._check_room(sum(x.nbytes for x in jax.tree.leaves(tree)))
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -72,8 +86,8 @@ class Checkpoints:
           layout: `layout` of the records that this program can read.
 
         Raises:
-          UserError: if there are snapshots and every one of them is damaged, or one is of another
-            layout.
+          UserError: if there are snapshots and every one of them is damaged, one cannot be read for
+            another reason, or one is of another layout.
         """
 
         def read(step: int) -> tuple[Any, dict]:
@@ -84,30 +98,45 @@ class Checkpoints:
                     record=ocp.args.JsonRestore(),
                 ),
             )
-            return restored["state"], restored["record"]
+            return _checked(restored["state"], restored["record"])
 
         return self._newest(read, layout)
 
     def newest_record(self, *, layout: int | None = None) -> dict | None:
         """The record alone of what `restore` would give; arguments and errors as there."""
-        return self._newest(self._record, layout)
+
+        def read(step: int) -> dict:
+            stored = self._manager.item_metadata(step)["state"]
+            abstract_tree = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored)
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract_tree), record=ocp.args.JsonRestore()
+            )
+            restored = self._manager.restore(step, args=args)
+            return _checked(restored["state"], restored["record"])[1]
+
+        return self._newest(read, layout)
 
     def _newest(self, read: Callable[[int], Any], layout: int | None) -> Any:
         """What `read` makes of the newest undamaged snapshot."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                self._verify(step)
                 self._check_layout(step, layout)
                 return read(step)
             except UserError:
                 raise
             except Exception as error:
-                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                _ignore_abandoned_reads()
+                if _os_error(error) in _NO_DAMAGE or is_out_of_memory(error):
+                    raise UserError(
+                        f"The checkpoint {self.directory / str(step)} cannot be read "
+                        f"({_reason(error)}), though it need not be damaged; remove the cause and "
+                        "rerun the same command to resume."
+                    ) from error
                 log.warning(
                     "Checkpoint %s is damaged (%s); trying the one before.",
                     self.directory / str(step),
-                    reason,
+                    _reason(error),
                 )
                 self._set_aside(step)
         if steps:
@@ -118,37 +147,45 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits until the last snapshot is complete."""
-        self._settle()
-        self._manager.close()
+        """Waits until the last snapshot is complete.
+
+        Raises:
+          UserError: if there was no room for it.
+        """
+        if self._is_broken:  # what was begun fails too, and its failure was told
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            return
+        try:
+            self._settle()
+        finally:
+            self._manager.close()
 
     def _settle(self) -> None:
-        self._manager.wait_until_finished()
-        step = self._manager.latest_step()
-        if step is None or not processes.is_main():
-            return
-        for note in self.directory.glob("*.files.json"):
-            if not (self.directory / note.name.split(".")[0]).exists():
-                note.unlink()
-        note = self._note(step)
-        if not note.exists():
-            note.write_text(json.dumps(_inventory(self.directory / str(step))))
+        with self._written():
+            self._manager.wait_until_finished()
 
-    def _note(self, step: int) -> pathlib.Path:
-        return self.directory / f"{step}.files.json"
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Tells of a full disk and the like as of files that are written otherwise."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:  # as the array store puts it
+            self._is_broken = True
+            names = [path.name for path in self.directory.iterdir()]
+            left = max((int(name) for name in names if name.isdecimal()), default=None)
+            kept = "none is kept yet" if left is None else f"the last good one, {left}, is kept"
+            raise UserError(
+                f"A checkpoint could not be written ({kept}). "
+                f"{no_room(self.directory, _reason(error))}"
+            ) from error
 
-    def _verify(self, step: int) -> None:
-        """Raises ValueError if a file of the snapshot is not as it was written."""
-        note = self._note(step)
-        if not note.exists():
-            return
-        expected = json.loads(note.read_text())
-        found = _inventory(self.directory / str(step))
-        for name, signature in expected.items():
-            if name not in found:
-                raise ValueError(f"file {name} is missing")
-            if found[name] != signature:
-                raise ValueError(f"file {name} has changed")
+    def _check_room(self, num_bytes: int) -> None:
+        """Raises OSError where the array store would fail after a while, and in many threads."""
+        with tempfile.TemporaryFile(dir=self.directory) as file:
+            file.write(bytes(_LEAST_ROOM))
+        if shutil.disk_usage(self.directory).free < num_bytes + _LEAST_ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _check_layout(self, step: int, layout: int | None) -> None:
         """Raises UserError if a snapshot is of another layout than this program reads."""
@@ -162,7 +199,7 @@ class Checkpoints:
 
     def _record(self, step: int) -> dict:
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["record"]
+        return _verified(self._manager.restore(step, args=args)["record"])
 
     def _set_aside(self, step: int) -> None:
         if processes.is_main():
@@ -172,8 +209,52 @@ class Checkpoints:
                 suffix += 1
                 target = self.directory / f"damaged_{step}_{suffix}"
             (self.directory / str(step)).rename(target)
-            self._note(step).unlink(missing_ok=True)
         self._manager.reload()
+
+
+def _checked(tree: Any, record: dict) -> tuple[Any, dict]:
+    """A snapshot without its checksums.
+
+    Raises:
+      ValueError: if something is not as it was written.
+    """
+    record = _verified(record)
+    digests.check_tree(tree, record.pop(_ARRAYS, {}))
+    return tree, record
+
+
+def _verified(record: dict) -> dict:
+    """As `digests.verified`; one that has lost a single checksum is damaged, too."""
+    if (_ARRAYS in record) != (digests.CONTENT in record):
+        raise ValueError("a checksum is missing")
+    return digests.verified(record)
+
+
+@functools.cache
+def _ignore_abandoned_reads() -> None:
+    """Where one array cannot be read, orbax leaves the reads of others to the garbage collector."""
+    report = sys.unraisablehook
+
+    def of_others(unraisable) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        is_read = code is not None and "orbax" in code.co_filename
+        if not is_read and str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = of_others
+
+
+def _os_error(error: Exception) -> int | None:
+    """The number of what the operating system refused, also in a message of the array store."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return getattr(error, "errno", None) or (int(found[1]) if found else None)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a line: in the operating system's words where it refused something."""
+    if number := _os_error(error):
+        return os.strerror(number)
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def abstract_like(tree: Any) -> Any:

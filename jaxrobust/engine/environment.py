@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.engine.files import write_json
+from jaxrobust.engine.files import user_cache, write_json
 from jaxrobust.errors import UserError
 from jaxrobust.recipes.run import BaseRecipe
 
@@ -42,6 +42,20 @@ def ask_for_determinism() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
+@functools.cache
+def _first_process() -> int:
+    return os.getpid()
+
+
+def _refuse_fork() -> None:
+    """Refuses a child of a process in which JAX has started: it would wait for threads for ever."""
+    if _first_process() != os.getpid():
+        raise UserError(
+            "This process was forked from one in which JAX had started, whose threads it lacks; "
+            "start it with multiprocessing.set_start_method('spawn'), or by joblib's loky."
+        )
+
+
 def setup_jax(recipe: BaseRecipe, cpu_devices: int = 0) -> None:
     """Chooses the platform and its devices, and turns the persistent compilation cache on.
 
@@ -50,14 +64,16 @@ def setup_jax(recipe: BaseRecipe, cpu_devices: int = 0) -> None:
     into `cpu_devices`, if JAX has not started.
 
     Raises:
-      UserError: if `recipe.device` asks for an accelerator that JAX does not find, or
-        `recipe.device_count` for more devices than there are.
+      UserError: if the process was forked after JAX had started, if `recipe.device` asks for an
+        accelerator that JAX does not find, or `recipe.device_count` for more devices than there
+        are.
     """
+    _refuse_fork()
     if jax.config.values["jax_compilation_cache_dir"] is None:
         # From Python 3.14 on entries are compressed otherwise, and one cannot read the other's.
-        folder = pathlib.Path.home() / ".cache" / "jaxrobust" / "xla" / sys.implementation.cache_tag
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        if folder := user_cache("xla", str(sys.implementation.cache_tag)):
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if recipe.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     split = recipe.device_count or cpu_devices

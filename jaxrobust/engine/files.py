@@ -6,13 +6,29 @@ Of several processes only the main one writes.
 import csv
 import io
 import json
+import logging
 import pathlib
+import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxrobust.engine import processes
+
+log = logging.getLogger("jaxrobust")
+
+
+def user_cache(*names: str) -> pathlib.Path | None:
+    """A folder in `~/.cache/jaxrobust`, or None, with a warning, where none can be written."""
+    try:
+        folder = pathlib.Path.home().joinpath(".cache", "jaxrobust", *names)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:  # no home, or one that cannot be written
+        log.warning("Nothing is kept in ~/.cache/jaxrobust (%s); set HOME to a folder.", error)
+        return None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -21,8 +37,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes text as UTF-8."""
-    write_bytes(path, text.encode())
+    """Writes text as UTF-8; of names that are not, see `data.names`, a mark shows that."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_table(path: pathlib.Path, rows: Iterable[Sequence]) -> None:

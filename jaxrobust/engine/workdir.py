@@ -50,7 +50,7 @@ def read_object(path: pathlib.Path) -> dict:
         found = json.loads(path.read_text())
         if not isinstance(found, dict):
             raise ValueError("it holds no JSON object")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); restore it, or run again with another --workdir."
         ) from None

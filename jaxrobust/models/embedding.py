@@ -7,11 +7,13 @@ a kill the same command resumes, and ends with the same bits.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -26,17 +28,21 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from jaxrobust.data import guards
+from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.augment import normalize
 from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.dataset import NO_LABEL
-from jaxrobust.data.features import open_arrays
 from jaxrobust.data.places import images_in, listed, subfolders
 from jaxrobust.data.readers import decode_image, to_rgb
-from jaxrobust.engine.files import write_json
-from jaxrobust.errors import DataError, UserError, unknown_name
+from jaxrobust.engine import digests
+from jaxrobust.engine.files import user_cache, write_json
+from jaxrobust.errors import BEYOND_THE_RUN, DataError, UserError, no_room, unknown_name
 from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.pretrained import load_pretrained, weights_hash
 from jaxrobust.models.storage import StoredClassifier
+
+log = logging.getLogger("jaxrobust")
 
 MAX_VIEWS = 10
 ON_CORRUPT = ("stop", "skip")
@@ -208,9 +214,9 @@ def embed(
         )
         if weights:
             key = hashlib.sha256(f"{weights} {data.hexdigest()} {views} {size}".encode())
-            directory = pathlib.Path.home() / ".cache/jaxrobust/features" / key.hexdigest()[:32]
-            directory.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(directory / "lock"):
+            directory = user_cache("features", key.hexdigest()[:32])
+            lock = filelock.FileLock(directory / "lock") if directory else contextlib.nullcontext()
+            with lock:
                 array, bad = run(directory)
         else:
             array, bad = run(None)
@@ -237,7 +243,8 @@ def _run(
     With a directory the array is a file there, and what it holds already is not computed again.
     """
     count = len(found.names)
-    array, done, bad = _resumed(directory, count) if directory else (None, 0, {})
+    array, parts, bad = _resumed(directory, count) if directory else (None, [], {})
+    done = parts[-1][0] if parts else 0
 
     def report(message: str) -> None:
         if on_corrupt == "stop":
@@ -284,7 +291,9 @@ def _run(
             bar.update(len(batch))
             if isinstance(array, np.memmap) and (batch.stop % chunk == 0 or batch.stop == count):
                 array.flush()
-                write_json(directory / _STATE, {"done": batch.stop, "bad": bad})
+                start = parts[-1][0] if parts else 0
+                parts.append((batch.stop, digests.of_array(array[start : batch.stop])))
+                write_json(directory / _STATE, digests.signed({"parts": parts, "bad": bad}))
     assert array is not None  # since there are images
     return array, bad
 
@@ -292,18 +301,46 @@ def _run(
 def _new_array(path: pathlib.Path | None, shape: tuple[int, ...]) -> np.ndarray:
     if path is None:
         return np.empty(shape, np.float16)
-    return np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    if hasattr(os, "posix_fallocate"):  # else a disk that fills up ends the process at a write
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in BEYOND_THE_RUN:
+                raise UserError(no_room(path, error.strerror)) from None
+    return array
 
 
-def _resumed(directory: pathlib.Path, count: int) -> tuple[np.ndarray | None, int, dict[int, str]]:
-    """(array, number of images that it holds, messages of the bad ones) of an earlier call."""
+def _resumed(
+    directory: pathlib.Path, count: int
+) -> tuple[np.ndarray | None, list[tuple[int, int]], dict[int, str]]:
+    """What an earlier call has left, up to the first damaged part.
+
+    Returns:
+      (array, the end and checksum of each part that it holds, messages of the bad images).
+    """
     try:
-        state = json.loads((directory / _STATE).read_text())
-        mode = "r" if state["done"] == count else "r+"
+        state = digests.verified(json.loads((directory / _STATE).read_text()))
+        # That of an earlier version has no checksums.
+        parts = [(int(stop), crc) for stop, crc in state.get("parts", [(state.get("done"), None)])]
+        mode = "r" if parts[-1][0] == count else "r+"
         array = np.load(directory / _ARRAY, mmap_mode=mode, allow_pickle=False)
-        return array, state["done"], {int(i): message for i, message in state["bad"].items()}
-    except (OSError, ValueError, KeyError):
-        return None, 0, {}
+        bad = {int(i): message for i, message in state["bad"].items()}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None, [], {}
+    start = 0
+    for number, (stop, crc) in enumerate(parts):
+        if crc is not None and digests.of_array(array[start:stop]) != crc:
+            log.warning(
+                "Images %d to %d of %s are damaged; their features are computed again, and those "
+                "after them.",
+                *(start, stop - 1, directory / _ARRAY),
+            )
+            array = np.load(directory / _ARRAY, mmap_mode="r+", allow_pickle=False)
+            return array, parts[:number], {i: text for i, text in bad.items() if i < start}
+        start = stop
+    return array, parts, bad
 
 
 def _views(found: "ImageSource", i: int, *, views: int, size: int) -> np.ndarray:
@@ -391,8 +428,8 @@ def _of_files(paths: Sequence[pathlib.Path], files: tuple[str, ...], **facts: An
 
     def hashed(i: int) -> bytes:
         try:
-            return hashlib.sha256(paths[i].read_bytes()).digest()
-        except OSError:  # decoding names it
+            return hashlib.sha256(guards.read_regular(paths[i])).digest()
+        except (OSError, DataError):  # decoding names it
             return bytes(32)
 
     return ImageSource(lambda i: decode_image(names[i], paths[i]), hashed, files, names, **facts)

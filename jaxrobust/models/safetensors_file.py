@@ -40,7 +40,10 @@ def decoded(content: bytes) -> dict[str, np.ndarray]:
         format, or damaged.
     """
     (length,) = struct.unpack_from("<Q", content)
-    header = json.loads(content[8 : 8 + length])
+    try:
+        header = json.loads(content[8 : 8 + length])
+    except RecursionError:
+        raise ValueError("its header is nested too deeply") from None
     header.pop(_METADATA, None)
     arrays = {}
     for name, entry in header.items():

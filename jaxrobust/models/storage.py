@@ -23,7 +23,6 @@ file (`jaxrobust.models.onnx_export`).
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -38,7 +37,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxrobust.data import array_files
 from jaxrobust.data.augment import normalize
+from jaxrobust.engine import digests
 from jaxrobust.engine.files import write_bytes, write_json
 from jaxrobust.errors import UserError
 from jaxrobust.models import make_classifier, make_multilabel_classifier, safetensors_file
@@ -150,7 +151,8 @@ def write_folder(
     write_bytes(directory / VARIABLES, content)
     count = sum(x.size for name, x in arrays.items() if "params" in name.split("/")[:2])
     sha256 = hashlib.sha256(content).hexdigest()
-    write_json(directory / MODEL, {**facts, "num_parameters": count, "variables_sha256": sha256})
+    facts = {**facts, "num_parameters": count, "variables_sha256": sha256}
+    write_json(directory / MODEL, digests.signed(facts))
 
 
 def holds_classifier(directory: pathlib.Path) -> bool:
@@ -179,8 +181,8 @@ def read_facts(directory: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{directory} holds no {MODEL}: {hint}")
     path = directory / _names(directory)[0]
     try:
-        return {**json.loads(path.read_text())}
-    except (ValueError, TypeError, OSError) as error:
+        return digests.verified(json.loads(path.read_text()))
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore the folder.") from None
 
 
@@ -207,7 +209,7 @@ def read_variables(directory: pathlib.Path, facts: Mapping[str, Any]) -> dict[st
         )
     is_npz = path.name == _OLD_VARIABLES
     try:
-        arrays = _npz_arrays(content) if is_npz else safetensors_file.decoded(content)
+        arrays = array_files.decoded(content) if is_npz else safetensors_file.decoded(content)
         return traverse_util.unflatten_dict(arrays, sep="/")
     except _UNREADABLE as error:
         kind = "an npz" if is_npz else "a safetensors"
@@ -218,11 +220,6 @@ _UNREADABLE = (
     *(ValueError, KeyError, TypeError, AttributeError, struct.error),
     *(OSError, EOFError, zipfile.BadZipFile),
 )
-
-
-def _npz_arrays(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrobust.data import guards
 from jaxrobust.errors import UserError
 from jaxrobust.models import safetensors_file
 from jaxrobust.models.safetensors_file import DTYPES
@@ -132,6 +133,9 @@ class _TensorUnpickler(pickle._Unpickler):
 def _load_zip(content: bytes) -> object:
     """The format since PyTorch 1.6: a zip of one pickle, and one file for each storage."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            guards.check_zip_member(member)
+            guards.check_memory(member.file_size, member.filename)
         root = next(n for n in archive.namelist() if n.endswith("data.pkl"))
         pickled = archive.read(root)
         root = root.removesuffix("data.pkl")
@@ -184,7 +188,7 @@ def _load_legacy(content: bytes) -> object:
 
 def _read_torch(path: pathlib.Path) -> object:
     try:
-        content = path.read_bytes()
+        content = guards.read_regular(path)
         load = _load_zip if content[:4] == b"PK\x03\x04" else _load_legacy
         return load(content)
     except Exception as error:  # a hostile or damaged pickle can raise anything
@@ -197,7 +201,7 @@ def _read_torch(path: pathlib.Path) -> object:
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        return safetensors_file.decoded(path.read_bytes())
+        return safetensors_file.decoded(guards.read_regular(path))
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise UserError(f"{path} is not a safetensors file, or damaged: {error}.") from error
 

@@ -65,16 +65,31 @@ def no_recipe(path: str) -> str:
     return f"--config={path} does not exist; give a file or one of {', '.join(names())}."
 
 
+def unreadable(path: str, error: BaseException) -> str:
+    """What to say of a recipe that raised an error, or ended the program, while it was read."""
+    if isinstance(error, SystemExit):
+        return (
+            f"The recipe {path} calls exit({'' if error.code is None else error.code}) while it is "
+            "read, which would end the program; remove that call."
+        )
+    return f"The recipe {path} cannot be read ({error!r}); correct that file."
+
+
 def read(recipe: str) -> ml_collections.ConfigDict:
     """What `get_config` of a recipe returns, which is named as on the command line.
 
     Raises:
-      UserError: if there is no such recipe or variant.
+      UserError: if there is no such recipe or variant, or it cannot be read.
     """
     path, _, variant = locate(recipe).partition(":")
     if not pathlib.Path(path).exists():
         raise UserError(no_recipe(path))
-    return runpy.run_path(path)["get_config"](*([variant] if variant else []))
+    try:
+        return runpy.run_path(path)["get_config"](*([variant] if variant else []))
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a recipe of the user's own may raise
+        raise UserError(unreadable(path, error)) from None
 
 
 def choose(variant: str | None, default: str, variants: Mapping[str, Sequence]) -> str:

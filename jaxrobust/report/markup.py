@@ -9,9 +9,9 @@ import io
 import os
 import pathlib
 import re
-import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 
+from jaxrobust.data import names
 from jaxrobust.report.figures import SHEET_LAYOUT
 
 STYLE_SHEET = pathlib.Path(__file__).with_name("style.css")
@@ -107,7 +107,7 @@ class Images:
         if not target.exists():
             return ""
         place = os.path.relpath(target.resolve(), self._folder.resolve()).replace(os.sep, "/")
-        address = html.escape(urllib.parse.quote(place), quote=True)
+        address = html.escape(names.quoted(place), quote=True)
         return f'<p><a href="{address}">{html.escape(text)}</a></p>'
 
     def _figure(self, content: bytes, alt: str, caption: str, kind: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from jaxrobust.data import names
 from jaxrobust.data.tables import refuse_if_any
 from jaxrobust.errors import DataError
 
@@ -63,7 +64,11 @@ def label_studio_tasks(items: Iterable[Item], *, model: str, url: str = LOCAL_FI
     """
     tasks = []
     for item in items:
-        data = {_IMAGE: url + urllib.parse.quote(item.file), "file": item.file, **item.facts}
+        data = {
+            _IMAGE: url + names.quoted(item.file),
+            "file": names.escaped(item.file),
+            **item.facts,
+        }
         task: dict[str, Any] = {"data": {**data, "image_id": item.id}}
         if item.suggested:
             result = {
@@ -71,7 +76,7 @@ def label_studio_tasks(items: Iterable[Item], *, model: str, url: str = LOCAL_FI
                 "from_name": _CHOICE,
                 "to_name": _IMAGE,
                 "type": "choices",
-                "value": {"choices": [item.suggested]},
+                "value": {"choices": [names.escaped(item.suggested)]},
             }
             model_version = f"{_MODEL} {model}"
             task["predictions"] = [
@@ -96,7 +101,7 @@ def label_studio_interface(class_names: Sequence[str], facts: Iterable[str] = ()
     attributes = {"name": _CHOICE, "toName": _IMAGE, "choice": "single", "showInLine": "true"}
     choices = ElementTree.SubElement(view, "Choices", attributes)
     for name in class_names:
-        ElementTree.SubElement(choices, "Choice", value=name)
+        ElementTree.SubElement(choices, "Choice", value=names.escaped(name))
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 
@@ -109,7 +114,7 @@ def read_label_studio(path: pathlib.Path) -> list[Answer]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not JSON ({error}); export from Label Studio as JSON or JSON-MIN."
         ) from None
@@ -121,12 +126,13 @@ def read_label_studio(path: pathlib.Path) -> list[Answer]:
         try:
             data = task.get("data", task)
             label = _whole_choice(task) if "data" in task else _choice_of(task.get(_CHOICE))
-            file = data.get("file") or _file_of(data.get(_IMAGE))
+            name = data.get("file")
+            file = names.restored(str(name)) if name else _file_of(data.get(_IMAGE))
         except _Malformed as error:
             problems.append(f"{where} {error}")
             continue
         if label is not None:
-            found[str(file)] = label
+            found[file] = label
     refuse_if_any(path, problems)
     return [Answer(file, label) for file, label in found.items()]
 
@@ -167,15 +173,15 @@ def _choice_of(value: Any) -> str:
         raise _Malformed(f"has {str(value)[:40]!r} in place of a choice")
     if len(choices) > 1:
         raise _Malformed(f"has the choices {' and '.join(choices)}, where one is asked for")
-    return choices[0]
+    return names.restored(choices[0])
 
 
 def _file_of(url: Any) -> str:
     if not isinstance(url, str) or not url:
         raise _Malformed("names neither a file nor an image")
     query = urllib.parse.urlsplit(url).query
-    given = urllib.parse.parse_qs(query).get("d")
-    return given[0] if given else urllib.parse.unquote(url)
+    given = urllib.parse.parse_qs(query, errors="surrogateescape").get("d")
+    return given[0] if given else names.unquoted(url)
 
 
 def cvat_annotations(
@@ -196,15 +202,17 @@ def cvat_annotations(
     labels = ElementTree.SubElement(task, "labels")
     for name in class_names:
         label = ElementTree.SubElement(labels, "label")
-        ElementTree.SubElement(label, "name").text = name
+        ElementTree.SubElement(label, "name").text = names.escaped(name)
         ElementTree.SubElement(label, "type").text = "tag"
         ElementTree.SubElement(label, "attributes")
     for number, (item, (width, height)) in enumerate(zip(items, sizes, strict=True)):
-        attributes = {"id": str(number), "name": item.file}
+        attributes = {"id": str(number), "name": names.escaped(item.file)}
         attributes |= {"width": str(width), "height": str(height)}
         image = ElementTree.SubElement(root, "image", attributes)
         if item.suggested:
-            ElementTree.SubElement(image, "tag", label=item.suggested, source="auto").text = ""
+            ElementTree.SubElement(
+                image, "tag", label=names.escaped(item.suggested), source="auto"
+            ).text = ""
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(
         root, encoding="unicode"
@@ -224,9 +232,9 @@ def read_cvat(path: pathlib.Path) -> list[Answer]:
     def enter(tag: str, attributes: dict[str, str]) -> None:
         root.append(tag)
         if tag == "image":
-            images.append((attributes.get("name", ""), []))
+            images.append((names.restored(attributes.get("name", "")), []))
         elif tag == "tag" and images:
-            images[-1][1].append(attributes.get("label", ""))
+            images[-1][1].append(names.restored(attributes.get("label", "")))
 
     def refuse(*_) -> None:
         raise DataError(f"{path} declares a document type, as no annotation does; replace it.")

@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 import jax
 import numpy as np
 
+from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.augment import normalize, num_views, plain_view
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
 from jaxrobust.engine.files import write_bytes
@@ -484,8 +485,7 @@ def read_logits(
 
 def _read_logits(path: pathlib.Path, dataset: Any, taught: Any) -> TeacherLogits:
     try:
-        with np.load(path.expanduser(), allow_pickle=False) as arrays:
-            facts = dict(arrays)
+        facts = open_arrays(path.expanduser())
         logits = np.asarray(facts["logits"], np.float32)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no logits of a teacher ({error!r}).") from None

@@ -141,7 +141,8 @@ def test_pandas(issues):
     names = np.array(["d", "c", "b", "a"])
     labels = pandas.Series(names[LABELS], index=np.arange(200) + 1000)
     # Columns are found by their names, in whatever order they are.
-    found = find_label_issues(labels, pred_probs=pandas.DataFrame(PROBS, columns=names))
+    probs = pandas.DataFrame(PROBS, columns=names, index=labels.index)
+    found = find_label_issues(labels, pred_probs=probs)
     np.testing.assert_array_equal(found.is_issue, issues.is_issue)
     frame = found.to_frame()
     assert frame.index[0] == 1000

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrobust.engine import digests
 from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
@@ -44,7 +45,6 @@ def test_the_newest_comes_back_bit_equal(tmp_path, placement):
     chex.assert_trees_all_equal(tree, _tree(placement, 5))
     assert tree["w"].sharding == placement.replicated
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["3", "4", "5"]
-    assert len(list(tmp_path.glob("*.files.json"))) == 3
 
 
 def test_a_record_that_changes_while_it_is_written_is_saved_as_it_was(tmp_path, placement):
@@ -70,15 +70,13 @@ def _zero(path):
 
 
 @pytest.mark.parametrize("damage", [_truncate, _zero, lambda path: path.unlink()])
-@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("pattern", ["state/**/d/*", "record/metadata"])
 def test_damage_to_the_newest_falls_back_in_one_sentence(
-    tmp_path, placement, caplog, damage, noted
+    tmp_path, placement, caplog, damage, pattern
 ):
     _saved(tmp_path, placement)
-    files = [p for p in (tmp_path / "3").rglob("*") if p.is_file()]
-    damage(max(files, key=lambda p: p.stat().st_size) if noted else tmp_path / "3/record/metadata")
-    if not noted:
-        (tmp_path / "3.files.json").unlink()
+    for path in (tmp_path / "3").glob(pattern):
+        damage(path)
     with caplog.at_level(logging.WARNING, logger="jaxrobust"):
         tree, record = _restore(tmp_path, placement)
     assert record["epoch"] == 2
@@ -86,6 +84,28 @@ def test_damage_to_the_newest_falls_back_in_one_sentence(
     (message,) = [r.message for r in caplog.records if r.name == "jaxrobust"]
     assert f"Checkpoint {tmp_path / '3'} is damaged" in message
     assert (tmp_path / "damaged_3").is_dir()
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums_and_is_read(
+    tmp_path, placement, monkeypatch
+):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(digests, "signed", lambda record: {"epoch": record["epoch"]})
+        _saved(tmp_path, placement)
+    assert "crc32" not in (tmp_path / "3/record/metadata").read_text()
+    tree, record = _restore(tmp_path, placement)
+    assert record == {"epoch": 3}
+    chex.assert_trees_all_equal(tree, _tree(placement, 3))
+
+
+def test_the_newest_record_is_of_the_snapshot_that_would_be_restored(tmp_path, placement):
+    _saved(tmp_path, placement)
+    for path in (tmp_path / "3").glob("state/**/d/*"):
+        _truncate(path)
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    assert checkpoints.newest_record()["epoch"] == 2
+    assert checkpoints.restore(abstract_like(_tree(placement, 0)))[1]["epoch"] == 2
+    checkpoints.close()
 
 
 def test_after_a_fallback_the_step_can_be_saved_again(tmp_path, placement):

@@ -98,6 +98,7 @@ def _as_older_versions_wrote_it(folder, to):
     facts = json.loads((folder / "model.json").read_text())
     del facts["num_parameters"]
     facts["variables_sha256"] = hashlib.sha256((to / "variables.npz").read_bytes()).hexdigest()
+    del facts["content_crc32"]
     (to / "classifier.json").write_text(json.dumps(facts))
     return to
 

@@ -135,9 +135,15 @@ def _shorten(folder):
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def _replace_in(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
 def _swap_arch(folder):
     path = folder / "model.json"
-    path.write_text(path.read_text().replace("tiny4", "tiny8"))
+    facts = json.loads(path.read_text()) | {"arch": "tiny8"}
+    del facts["content_crc32"]
+    path.write_text(json.dumps(facts))
 
 
 DAMAGES = {
@@ -145,6 +151,11 @@ DAMAGES = {
     "missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors cannot be read"),
     "unreadable": (lambda f: (f / "model.json").write_text("{"), "model.json is damaged"),
     "incomplete": (lambda f: (f / "model.json").write_text("{}"), "model.json is damaged"),
+    "changed facts": (
+        lambda f: _replace_in(f / "model.json", "tiny4", "tiny8"),
+        "model.json is damaged (its content has changed since it was written",
+    ),
+    "nested": (lambda f: (f / "model.json").write_text("[" * 10_000), "model.json is damaged"),
     "no facts": (lambda f: (f / "model.json").unlink(), "holds no model.json"),
     "other network": (_swap_arch, "is not a tiny8 for 3 classes"),
 }

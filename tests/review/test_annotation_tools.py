@@ -21,7 +21,7 @@ from jaxrobust.review.annotation_tools import (
     read_label_studio,
 )
 
-EXPORTS = pathlib.Path(__file__).parent / "data" / "tools"
+EXPORTS = pathlib.Path(__file__).parents[1] / "data" / "tools"
 FILES = ("train/cat/a.png", "train/cat/b ü.png", "train/dog/c.png", "train/dog/d.png")
 SAID = [Answer(FILES[0], "dog"), Answer(FILES[1], "cat"), Answer(FILES[2], "")]
 
