@@ -1,9 +1,12 @@
 """Opening a page in a browser as a person does, and what every page must keep to."""
 
 import contextlib
+import functools
 import json
 import pathlib
 import time
+
+import pytest
 
 _CONTRASTS = """() => {
   const channels = (color) => color.match(/[\\d.]+/g).map(Number);
@@ -32,20 +35,33 @@ _CONTRASTS = """() => {
 }"""
 
 
+SIZES = ((1400, 900), (1366, 650), (390, 844))
+"""Windows in which every page is looked at: two screens and a phone."""
+
+
 @contextlib.contextmanager
-def opened(browser, path: pathlib.Path, *, width: int = 1400, color_scheme: str = "light"):
+def opened(
+    browser,
+    path: pathlib.Path | str,
+    *,
+    size: tuple[int, int] = SIZES[0],
+    color_scheme: str = "light",
+):
     """The page; errors of its scripts and dialogs that nobody asked for fail the test."""
+    width, height = size
     context = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=color_scheme, accept_downloads=True
+        viewport={"width": width, "height": height},
+        color_scheme=color_scheme,
+        accept_downloads=True,
     )
     page = context.new_page()
     complaints = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    page.goto(path.resolve().as_uri())
+    page.goto(path if isinstance(path, str) else path.resolve().as_uri())
     try:
         yield page
-        assert not complaints
+        assert complaints == []
     finally:
         context.close()
 
@@ -71,6 +87,21 @@ def wait_until(page, condition: str, seconds: float = 10.0) -> None:
     while not page.evaluate(condition):
         assert time.monotonic() < end, f"not within {seconds:g} s: {condition}"
         page.wait_for_timeout(20)
+
+
+@functools.cache
+def _axe() -> str:
+    """The script of axe-core, which knows the rules of WCAG 2."""
+    package = pytest.importorskip("axe_playwright_python", reason="pip install '.[test]'")
+    return (pathlib.Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+def assert_accessible(page) -> None:
+    """axe-core finds nothing to complain about."""
+    if not page.evaluate("typeof axe === 'object'"):
+        page.evaluate(_axe())
+    complaints = "v => [v.id, v.nodes.map(n => n.html.slice(0, 120) + n.failureSummary)]"
+    assert page.evaluate(f"async () => (await axe.run()).violations.map({complaints})") == []
 
 
 def assert_legible(page) -> None:

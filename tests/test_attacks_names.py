@@ -92,8 +92,10 @@ def test_the_tools_of_others_give_the_names_back(tmp_path):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_pages_write_and_read_names_as_python_does(tmp_path):
-    script = pathlib.Path(answer_page._SCRIPT).read_text(encoding="utf-8")
-    found = re.search(r"  // As jaxrobust\.data\.names.*?(?=  const quote)", script, re.DOTALL)
+    script = (
+        pathlib.Path(answer_page.__file__).with_name("page_tables.js").read_text(encoding="utf-8")
+    )
+    found = re.search(r"// As jaxrobust\.data\.names.*?(?=const quote)", script, re.DOTALL)
     program = f"""{found[0]}
 const given = JSON.parse(require("fs").readFileSync(0));
 console.log(JSON.stringify(given.map((text) => [

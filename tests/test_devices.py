@@ -15,6 +15,7 @@ from jaxrobust.engine.sharding import fetch, make_placement
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import active_learning, distillation, noisy_labels
 from jaxrobust.tasks.common import load
+from jaxrobust.tasks.reviewed_labels import reviewed_data
 
 pytestmark = pytest.mark.usefixtures("tiny_network", "tiny_backbones")
 
@@ -23,7 +24,7 @@ BATCH = 10  # is split into parts of 2 on eight devices, the last ones of paddin
 
 def _noisy_labels(config, run_):
     dataset = load(config)
-    reviewed = noisy_labels._reviewed_labels(config, dataset)
+    dataset, reviewed = reviewed_data(config, dataset)
     task, labels = noisy_labels._Learning(config, run_, dataset, reviewed), reviewed.labels
     task._write_noise()
     task._restore()

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -106,18 +107,31 @@ class LabelIssues:
         }
         return pandas.DataFrame(columns, index=self.index)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes `label_quality.csv`, the most suspicious label first."""
+    def save(self, path: str | os.PathLike, *, files: Sequence[str] | None = None) -> None:
+        """Writes `label_quality.csv`, the most suspicious label first.
+
+        Args:
+          path: of the table.
+          files: of the N images, for a column `file`; None: they are not files.
+
+        Raises:
+          UserError: if there are not N files.
+        """
         from jaxrobust.data.tables import escape_formula
         from jaxrobust.engine.files import format_number, write_table
 
         names = [escape_formula(name) for name in self.class_names]
         given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
-        rows = [["id", "given_label", "suggested_label", "clean_prob", "flagged"]]
-        rows += [
-            [i, names[given[i]], names[suggested[i]], format_number(self.clean_prob[i]), int(flag)]
-            for i, flag in zip(self.ranked.tolist(), self.is_issue[self.ranked], strict=True)
+        if files is not None and len(files) != len(self):
+            raise UserError(f"There are {len(files)} files for {len(self)} labels.")
+        of_files = [] if files is None else ["file"]
+        rows: list[list] = [
+            ["id", *of_files, "given_label", "suggested_label", "clean_prob", "flagged"]
         ]
+        for i, flag in zip(self.ranked.tolist(), self.is_issue[self.ranked], strict=True):
+            file = [] if files is None else [escape_formula(str(files[i]))]
+            clean_prob = format_number(self.clean_prob[i])
+            rows.append([i, *file, names[given[i]], names[suggested[i]], clean_prob, int(flag)])
         write_table(pathlib.Path(path), rows)
 
     def save_review(
@@ -139,33 +153,40 @@ class LabelIssues:
         Raises:
           UserError: if there are neither images nor files, or not N of them.
         """
-        from jaxrobust.review import answer_page, review_page
+        from jaxrobust.review import suspects
 
         shown = images if files is None else files
         if shown is None:
             raise UserError("A review needs images= or files=, of every label.")
         if len(shown) != len(self):
             raise UserError(f"There are {len(shown)} images for {len(self)} labels.")
-        ids = self.ranked[self.is_issue[self.ranked]]
-        if files is None:
-            ids = ids[: answer_page.NUM_EMBEDDED]
         given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
-        suspects = [
-            review_page.Suspect(
-                id=int(i),
-                file="" if files is None else str(files[i]),
-                given=self.class_names[given[i]],
-                suggested=self.class_names[suggested[i]],
-                clean_prob=float(self.clean_prob[i]),
-            )
-            for i in ids
-        ]
-        review_page.write(
+        flagged = self.is_issue[self.ranked]
+        judged = suspects.Judged(
+            given=given,
+            suggested=suggested,
+            clean_prob=self.clean_prob,
+            ranked=np.concatenate([self.ranked[flagged], self.ranked[~flagged]]),
+            class_names=self.class_names,
+            probs=self.pred_probs,
+        )
+        folder = pathlib.Path(folder).expanduser()
+        labels = shlex.quote(str(folder))
+        suspects.write_review(
             pathlib.Path(path),
-            suspects,
-            self.class_names,
-            root=None if files is None else pathlib.Path(folder).expanduser(),
-            pictures=None if images is None or files is not None else images[ids],
+            judged,
+            int(flagged.sum()),
+            files=None if files is None else [str(file) for file in files],
+            root=None if files is None else folder,
+            pictures=None if images is None else lambda ids: images[ids],
+            after_saving=[]
+            if files is None
+            else [
+                (
+                    "A clean table of all labels, of a folder of class folders:",
+                    f"jaxrobust apply-corrections {labels} corrections.csv",
+                )
+            ],
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrobust.commands.parser import Parser, new_file
 from jaxrobust.data.class_folders import UNLABELED
-from jaxrobust.data.corrections import CORRECTED, KEPT, read_all_corrections
+from jaxrobust.data.corrections import CORRECTED, EXCLUDED, KEPT, read_all_corrections
 from jaxrobust.data.places import listed, subfolders
 from jaxrobust.data.tables import (
     escape_formula,
@@ -54,13 +54,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     rows = [
         [escape_formula(file), escape_formula(str(classes[label]))]
-        for file, label in zip(files, reviewed.labels, strict=True)
+        for file, label, review in zip(files, reviewed.labels, reviewed.review, strict=True)
+        if review != EXCLUDED
     ]
     write_rows(arguments.out, [["file", "label"], *rows])
-    counts = [int(np.sum(reviewed.review == word)) for word in (CORRECTED, KEPT)]
+    corrected, kept, excluded = (
+        int(np.sum(reviewed.review == word)) for word in (CORRECTED, KEPT, EXCLUDED)
+    )
+    left_out = f", without {excluded:,} that were excluded" if excluded else ""
     print(
-        f"{len(files):,} labels, {counts[0]:,} of them corrected and {counts[1]:,} kept by review: "
-        f"{arguments.out}"
+        f"{len(rows):,} labels, {corrected:,} of them corrected and {kept:,} kept by review"
+        f"{left_out}: {arguments.out}"
     )
     return 0
 

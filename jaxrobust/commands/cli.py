@@ -30,6 +30,9 @@ COMMANDS = Registry(
             f"{_HERE}.consensus:main", "labels from the votes of several people, from files"
         ),
         "query": Entry(f"{_HERE}.query:main", "what to annotate next, from files of arrays"),
+        "review": Entry(
+            "jaxrobust.commands.review:main", "review labels or annotate images in the browser"
+        ),
         "apply-corrections": Entry(
             f"{_HERE}.apply_corrections:main", "a table of labels, corrected by review"
         ),

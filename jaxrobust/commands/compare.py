@@ -13,7 +13,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of finished runs")
     parser.add_argument("--out", type=new_folder, required=True, help="folder for the figure")
     parser.add_argument(
-        "--by", default="method", help="config field whose values define the groups"
+        "--by",
+        default="",
+        help="config field whose values define the groups; default: the method, or else what "
+        "differs",
     )
     parser.add_argument("--x", help="horizontal axis: rounds (default) or annotated; epochs")
     arguments = parser.parse_args(argv)

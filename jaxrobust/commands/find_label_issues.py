@@ -50,6 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     given = arguments.class_names.split(",") if arguments.class_names else None
     folder = arguments.images
     files = None if folder is None else _files(folder, arguments, len(labels))
+    review = arguments.out.with_name("label_review.html")
+    if files is not None and review.exists():
+        raise UserError(
+            f"{review} exists already, and answers may belong to it; delete it, or name a table in "
+            "another folder by --out=, beside which the page is written."
+        )
     if arguments.pred_probs is not None or holds(arguments.labels, "pred_probs"):
         if arguments.features is not None:
             raise UserError("Give one of --features= and --pred-probs=, not both.")
@@ -68,8 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             class_names=given or names,
             **training(arguments),
         )
-    issues.save(arguments.out)
-    review = arguments.out.with_name("label_review.html")
+    issues.save(arguments.out, files=files or _names(arguments, len(labels)))
     if files is not None and folder is not None:
         issues.save_review(review, files=files, folder=folder)
     print(f"{issues.summary['num_issues']:,} of {len(issues):,} labels look wrong.")
@@ -89,13 +94,21 @@ def _files(folder: pathlib.Path, arguments, count: int) -> list[str]:
     """
     if not folder.is_dir():
         raise UserError(f"--images={folder} is not a folder; name the one that holds the images.")
-    for path in filter(None, (arguments.features, arguments.labels)):
-        if holds(path, "files") and len(files := open_arrays(path)["files"]) == count:
-            return files.tolist()
+    files = _names(arguments, count)
+    if files is not None:
+        return files
     raise UserError(
         "--images= needs a .npz file in which `files` names an image for each label, as `python -m "
         "jaxrobust.embed` writes it."
     )
+
+
+def _names(arguments, count: int) -> list[str] | None:
+    """An image for each label, from the file of features or of labels, if one names them."""
+    for path in filter(None, (arguments.features, arguments.labels)):
+        if holds(path, "files") and len(files := open_arrays(path)["files"]) == count:
+            return files.tolist()
+    return None
 
 
 def _labels(path: pathlib.Path) -> tuple[np.ndarray, Sequence[str] | None]:

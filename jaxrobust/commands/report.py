@@ -20,7 +20,10 @@ def main(argv: list[str] | None = None) -> int:
         "workdirs report/ here",
     )
     parser.add_argument(
-        "--by", default="method", help="config field whose values define the groups"
+        "--by",
+        default="",
+        help="config field whose values define the groups; default: the method, or else what "
+        "differs",
     )
     arguments = parser.parse_args(argv)
     page = write_report(arguments.workdirs, arguments.out, by=arguments.by)

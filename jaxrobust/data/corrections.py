@@ -24,22 +24,34 @@ from jaxrobust.data.tables import (
 )
 from jaxrobust.errors import DataError
 
-COLUMNS = ("id", "file", "given_label", "label", "decision")
-DECISIONS = ("keep", "accept", "other", "unsure")
-"""The given label is right; the suggested one is; another one is; nobody can tell."""
+COLUMNS = ("id", "file", "given_label", "label", "decision", "drawn", "note")
+DECISIONS = ("keep", "accept", "other", "unsure", "exclude")
+"""The given label is right; the suggested one is; another one is; nobody can tell; none is."""
 
 
 class Correction(NamedTuple):
-    """A row of `corrections.csv`; `label` is empty if and only if the decision is `unsure`."""
+    """A row of `corrections.csv`.
+
+    Attributes:
+      id: position in the data set; None where only the file is known.
+      file: of the image; "" where images are not files.
+      given_label: as it was when a person looked.
+      label: the right one; empty if nobody can tell or no class fits.
+      decision: one of `DECISIONS`, or "" for a note alone.
+      drawn: whether the image was drawn at random, as `jaxrobust.audit` needs to know.
+      note: what the person wrote about it.
+    """
 
     id: int | None
     file: str
     given_label: str
     label: str
     decision: str
+    drawn: bool = False
+    note: str = ""
 
 
-KEPT, CORRECTED = "kept", "corrected"
+KEPT, CORRECTED, EXCLUDED = "kept", "corrected", "excluded"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +60,7 @@ class Reviewed:
 
     Attributes:
       labels: int32 `[N]`, the given one where nothing else was decided.
-      review: str `[N]`, `KEPT` or `CORRECTED`; empty where nobody has decided.
+      review: str `[N]`, `KEPT`, `CORRECTED` or `EXCLUDED`; empty where nobody has decided.
     """
 
     labels: np.ndarray
@@ -62,6 +74,8 @@ def write_corrections(path: str | os.PathLike, corrections: Iterable[Correction]
             "" if row.id is None else row.id,
             *map(escape_formula, (row.file, row.given_label, row.label)),
             row.decision,
+            int(row.drawn),
+            escape_formula(row.note),
         ]
         for row in corrections
     ]
@@ -93,7 +107,7 @@ def read_corrections(
     find = _Finder(files, len(labels))
     classes, number = Texts(class_names), {name: i for i, name in enumerate(class_names)}
     corrected = np.array(labels, np.int32)
-    review = np.full(len(labels), "", f"<U{len(CORRECTED)}")
+    review = np.full(len(labels), "", _REVIEW)
     first_line: dict[int, int] = {}
     problems = []
     for row in rows:
@@ -106,7 +120,9 @@ def read_corrections(
         except _Problem as problem:
             problems.append(f"line {row.line} {problem}")
             continue
-        if label is not None:
+        if label == _NO_CLASS:
+            review[i] = EXCLUDED
+        elif label is not None:
             corrected[i] = number[label]
             review[i] = KEPT if corrected[i] == labels[i] else CORRECTED
     refuse_if_any(path, problems)
@@ -121,12 +137,16 @@ def read_all_corrections(
     class_names: Sequence[str],
 ) -> Reviewed:
     """`read_corrections` of several tables, one after the other; a later one counts."""
-    corrected, is_decided = np.array(labels, np.int32), np.zeros(len(labels), bool)
+    corrected, last = np.array(labels, np.int32), np.full(len(labels), "", _REVIEW)
     for path in paths:
         found = read_corrections(path, files=files, labels=corrected, class_names=class_names)
-        corrected, is_decided = found.labels, is_decided | (found.review != "")
+        corrected, last = found.labels, np.where(found.review != "", found.review, last)
     review = np.where(corrected == labels, KEPT, CORRECTED)
-    return Reviewed(corrected, np.where(is_decided, review, ""))
+    return Reviewed(corrected, np.where((last == "") | (last == EXCLUDED), last, review))
+
+
+_REVIEW = f"<U{max(map(len, (KEPT, CORRECTED, EXCLUDED)))}"
+_NO_CLASS = ""
 
 
 class _Problem(Exception):
@@ -163,7 +183,7 @@ def _normal(file: str) -> str:
 
 
 def _decided(row: Row, given: str, classes: Texts) -> str | None:
-    """The class that a person decided for; None where nothing was decided."""
+    """The class that a person decided for; `_NO_CLASS` for none, None where nothing was decided."""
     written, decision = row.cells["label"], row.cells.get("decision", "").lower()
     label = classes.find(written) if written else None
     if written and label is None:
@@ -172,10 +192,11 @@ def _decided(row: Row, given: str, classes: Texts) -> str | None:
         raise _Problem(f"has the decision {decision!r}; write one of {', '.join(DECISIONS)}")
     if (was := row.cells.get("given_label")) and classes.find(was) not in (given, label):
         raise _Problem(f"was written when the label was {was!r}, but now it is {given!r}")
-    if decision == "unsure":
+    if decision in ("unsure", "exclude"):
         if label is not None:
-            raise _Problem(f"is unsure, but says {written!r}; clear the one or the other")
-        return None
+            was = {"unsure": "is unsure", "exclude": "excludes the image"}[decision]
+            raise _Problem(f"{was}, but says {written!r}; clear the one or the other")
+        return None if decision == "unsure" else _NO_CLASS
     if decision == "keep":
         if label not in (None, given):
             raise _Problem(f"keeps the label {given!r}, but says {written!r}")

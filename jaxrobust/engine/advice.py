@@ -11,6 +11,8 @@ from jaxrobust.engine.environment import num_cores
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.recipes.run import BaseRecipe
 
+_PATIENCE = 600.0  # seconds; a longer wait on a CPU is announced before the first step
+_GFLOP_PER_SECOND = 10.0  # of a core while residual networks are trained, within a factor of two
 _LONG_SECONDS = 3600.0  # longer runs and intervals are worth a warning
 
 
@@ -35,6 +37,33 @@ def likely_mistakes(recipe: BaseRecipe, placement: Placement) -> list[str]:
             f"{interval} of work (SIGTERM and Ctrl-C save at once)."
         )
     return warnings
+
+
+def expected_on_cpu(gflop: float, num_images: int, num_epochs: int, runs: int) -> list[str]:
+    """How long training from pixels will take on this CPU, if longer than ten minutes.
+
+    Args:
+      gflop: of the network, for one image forward; a step takes three times as much.
+      num_images: in an epoch.
+      num_epochs: of each network that is trained.
+      runs: such networks, one after the other.
+    """
+    if jax.default_backend() != "cpu":
+        return []
+    each = 3 * gflop * num_images * runs / (_GFLOP_PER_SECOND * num_cores())
+    if num_epochs * each < _PATIENCE:
+        return []
+    fitting = max(int(_PATIENCE / each), 1)
+    decays = ",".join(str(max(fitting * part // 8, 1)) for part in (5, 6, 7))
+    hours = num_epochs * each / 3600
+    long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    twice = f", {runs} networks" if runs > 1 else ""
+    return [
+        f"on this CPU expect about {long}: {num_epochs} epochs of {num_images:,} images{twice}, "
+        f"{gflop:.2f} GFLOP an image. What fits ten minutes: --config.num_epochs={fitting} "
+        f"'--config.optimizer.decay_epochs=({decays})'; a cheaper student (--config.student.name=) "
+        "or a GPU allow more."
+    ]
 
 
 def slow_run(workdir: pathlib.Path, num_epochs: float, seconds_each: float) -> list[str]:

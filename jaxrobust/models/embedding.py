@@ -35,6 +35,7 @@ from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.dataset import NO_LABEL
 from jaxrobust.data.places import images_in, listed, subfolders
 from jaxrobust.data.readers import decode_image, to_rgb
+from jaxrobust.data.tables import shortened
 from jaxrobust.engine import digests
 from jaxrobust.engine.files import user_cache, write_json
 from jaxrobust.errors import BEYOND_THE_RUN, DataError, UserError, no_room, unknown_name
@@ -148,6 +149,7 @@ class ImageSource(NamedTuple):
     hash: Callable[[int], bytes]
     files: tuple[str, ...]
     names: Sequence[str]  # for messages
+    check: Callable[[int], bool] = lambda i: True  # whether it begins as an image does
     labels: np.ndarray | None = None
     label_names: tuple[str, ...] = ()
     split: tuple[str, ...] | None = None
@@ -200,6 +202,8 @@ def embed(
     found = _images(images)
     if not found.names:
         raise DataError("There are no images to embed; give one or more.")
+    if on_corrupt == "stop":
+        _refuse_broken(found)
     if callable(backbone):
         function, name, weights = backbone, getattr(backbone, "__name__", "function"), ""
     else:
@@ -233,6 +237,18 @@ def embed(
         data.hexdigest(),
     )
     return features.take(np.setdiff1d(np.arange(len(array)), list(bad))) if bad else features
+
+
+def _refuse_broken(found: ImageSource) -> None:
+    """Names all files that do not begin as images do, before any is embedded."""
+    with ThreadPoolExecutor() as pool:
+        good = list(pool.map(found.check, range(len(found.names))))
+    broken = [name for name, is_good in zip(found.names, good, strict=True) if not is_good]
+    if len(broken) > 1:
+        raise DataError(
+            f"Cannot decode {len(broken)} images: {shortened(broken)}. Replace these files, or "
+            "remove them from the data set; on_corrupt=skip leaves them out."
+        )
 
 
 def _run(
@@ -432,7 +448,21 @@ def _of_files(paths: Sequence[pathlib.Path], files: tuple[str, ...], **facts: An
         except (OSError, DataError):  # decoding names it
             return bytes(32)
 
-    return ImageSource(lambda i: decode_image(names[i], paths[i]), hashed, files, names, **facts)
+    def checked(i: int) -> bool:
+        if guards.kind_of(paths[i]):
+            return False  # a pipe or a device, whose header would never end
+        try:
+            with Image.open(paths[i]):
+                return True
+        except OSError:
+            return False
+        except Exception:  # decoding says what it is
+            return True
+
+    def opened(i: int) -> Image.Image:
+        return decode_image(names[i], paths[i])
+
+    return ImageSource(opened, hashed, files, names, checked, **facts)
 
 
 def folder_images(root: pathlib.Path) -> ImageSource:

@@ -11,12 +11,12 @@ import collections
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxrobust.engine.workdir import read_object
+from jaxrobust.engine.workdir import flatten, read_object
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.report.figures import (
     distillation_curves,
@@ -124,6 +124,7 @@ def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Pat
     Args:
       workdirs: folders of finished runs, of one seed or of several (`num_seeds`).
       by: a field of `config.json`, such as `method` or `select.fine`; several are joined by commas.
+        Empty: the method, or what else differs where two runs of a method have the same seed.
 
     Raises:
       UserError: if a run lacks the field, the runs are of different problems, or a label holds one
@@ -131,27 +132,79 @@ def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Pat
     """
     groups: dict[str, dict[int, pathlib.Path]] = collections.defaultdict(dict)
     problems = {}
-    for workdir in _of_single_seeds(workdirs):
+    single = _of_single_seeds(workdirs)
+    configs = [read_object(workdir / "config.json") for workdir in single]
+    seeds = [load_results(workdir)["seed"] for workdir in single]
+    labels = _labels(single, configs, seeds, by)
+    for workdir, label, seed in zip(single, labels, seeds, strict=True):
         results = load_results(workdir)
-        config = read_object(workdir / "config.json")
-        label = ", ".join(str(_field(config, name, workdir)) for name in by.split(","))
         task = _kind(results)
         if task not in _COMPARISONS:
             raise UserError(f"{workdir} is of the task {task!r}, which cannot be compared.")
         problems[task, *_COMPARISONS[task].problem(results)] = workdir
-        if results["seed"] in groups[label]:
+        if seed in groups[label]:
+            differing = [name for name in _differing(configs) if name not in by.split(",")]
+            fields = f" by --by={differing[0]}" if differing else ""
             raise UserError(
-                f"Two runs of {label!r} have seed {results['seed']} (one is {workdir}); leave one "
-                "out, or separate them by --by=FIELD."
+                f"Two runs of {label!r} have seed {seed} (one is {workdir}); leave one out, or "
+                f"separate them{fields or ' by --by=FIELD'}."
             )
-        groups[label][results["seed"]] = workdir
+        groups[label][seed] = workdir
     if len(problems) > 1:
         first, second = list(problems.values())[:2]
         raise UserError(
             f"{first} and {second} are not the same problem (data set, and known classes, noise "
             "or student, must agree); compare them separately."
         )
-    return {label: [seeds[s] for s in sorted(seeds)] for label, seeds in groups.items()}
+    return {label: [of[seed] for seed in sorted(of)] for label, of in groups.items()}
+
+
+def _labels(
+    workdirs: Sequence[pathlib.Path], configs: Sequence[dict], seeds: Sequence[int], by: str
+) -> list[str]:
+    if by:
+        return [
+            ", ".join(_text(name, _field(config, name, workdir)) for name in by.split(","))
+            for workdir, config in zip(workdirs, configs, strict=True)
+        ]
+    methods = [str(config["method"]) for config in configs]
+    if len(set(zip(methods, seeds, strict=True))) == len(workdirs):
+        return methods
+    names = _differing(configs)
+    if not 0 < len(names) <= _MAX_FIELDS:
+        return [str(workdir) for workdir in workdirs]
+    flat = [flatten(config) for config in configs]
+    return [
+        ", ".join(
+            _text(name, fields.get(name))
+            if name in ("method", _CORRECTIONS)
+            else f"{name.rpartition('.')[2]} {_text(name, fields.get(name))}"
+            for name in names
+        )
+        for fields in flat
+    ]
+
+
+_MAX_FIELDS = 2  # that name runs; else their folders do
+_CORRECTIONS = "dataset.corrections"
+_NOT_TOLD = ("seed", "num_seeds", "writers", "log_every")  # fields that make no other experiment
+
+
+def _differing(configs: Sequence[dict]) -> list[str]:
+    """Fields that are not the same in all runs, the method first."""
+    flat = [flatten(config) for config in configs]
+    names = dict.fromkeys(name for fields in flat for name in fields)
+    different = [n for n in names if any(fields.get(n) != flat[0].get(n) for fields in flat)]
+    told = [n for n in different if n not in _NOT_TOLD]
+    return sorted(told, key=lambda name: name != "method")
+
+
+def _text(name: str, value: object) -> str:
+    """A value as the name of a run; never empty."""
+    if name == _CORRECTIONS:
+        paths = [pathlib.Path(path.strip()).name for path in str(value).split(",") if path.strip()]
+        return f"corrected by {', '.join(paths)}" if paths else "labels as given"
+    return str(value) if value not in ("", None) else f"no {name}"
 
 
 def _of_single_seeds(workdirs: list[pathlib.Path]) -> list[pathlib.Path]:

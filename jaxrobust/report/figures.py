@@ -198,14 +198,14 @@ def noisy_label_curves(
     elif not panels:
         flagged = _of_epochs(lambda e: 100 * e["labels"]["flagged_fraction"])
         panels.append(("Labels that look wrong (%)", flagged))
-    title = f"noise: {_noise_text(first['noise'])}"
+    title = _noise_text(first["noise"])
     _save(_curves(runs, panels, title, columns=columns)[0], path)
 
 
 def _noise_text(noise: dict) -> str:
-    if noise["kind"] == "none":
-        return "none added"
-    return f"{noise['kind']}, {100 * noise['realised_rate']:.1f} % wrong"
+    if noise["kind"] == "none":  # nobody knows how many labels of a person's own data are wrong
+        return ""
+    return f"noise: {noise['kind']}, {100 * noise['realised_rate']:.1f} % wrong"
 
 
 def _of_epochs(value):

@@ -37,7 +37,12 @@ def health(run: Run) -> list[str]:
                 f"{percent(found['healthy_fraction'])} % of {found['num_train']:,} training images "
                 f"are healthy: {means['healthy_fraction']}."
             ),
-            table("Found; health.csv names the images", ["finding", "images", "what it is"], rows),
+            table(
+                "Found; health.csv names the images",
+                ["finding", "images", "what it is"],
+                [[name, count, meaning or "–"] for name, count, meaning in rows],
+                stacked=True,
+            ),
             table(
                 f"Classes with the largest share of suspicious labels, of {len(classes)}",
                 ["class", "images", "suspicious", "% of the class"],

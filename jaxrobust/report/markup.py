@@ -68,6 +68,16 @@ def side_by_side(*parts: str) -> str:
     return f'<div class="pair">{body}</div>' if body else ""
 
 
+def gallery(pictures: Sequence[tuple[str, str, str]]) -> str:
+    """Small pictures side by side, of (address, alternative text, caption); "" without any."""
+    cells = "".join(
+        f'<figure><img src="{uri}" alt="{html.escape(alt)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for uri, alt, caption in pictures
+    )
+    return f'<div class="gallery">{cells}</div>' if cells else ""
+
+
 class Images:
     """The figures of a page: embedded in it, and as PNGs in its folder."""
 

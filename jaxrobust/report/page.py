@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
 from jaxrobust.report import compare
+from jaxrobust.report.label_sections import agreement, changed_labels, opening
 from jaxrobust.report.markup import STYLE_SHEET, Images, paragraph, section
 from jaxrobust.report.sections import (
     Groups,
@@ -32,10 +33,13 @@ def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
     if alone:
         facts.append(f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}")
     finished = first.results is not None
+    is_on_labels = first.config["task"] == "noisy_labels"
     parts = [
         f"<header><h1>{html.escape(title)}</h1>{paragraph('; '.join(facts) + '.')}</header>",
         *(paragraph(note, "warning") for note in notes),
+        opening(first, images) if alone and is_on_labels else "",
         headline(groups) if finished else "",
+        changed_labels(groups) + agreement(groups) if is_on_labels and not alone else "",
         curves(groups, images) if finished else "",
     ]
     details = [of_group(label, runs, images, alone=alone) for label, runs in groups.items()]
@@ -57,7 +61,7 @@ def write_report(
     workdirs: Sequence[str | os.PathLike],
     out: str | os.PathLike | None = None,
     *,
-    by: str = "method",
+    by: str = "",
 ) -> pathlib.Path:
     """Writes the page about some runs.
 
@@ -65,7 +69,7 @@ def write_report(
       workdirs: folders of runs, of one seed or of several.
       out: folder for `index.html` and the PNGs; None: `report/` in the workdir, of several
         workdirs `report/` here.
-      by: config fields whose values define the groups, joined by commas.
+      by: config fields whose values define the groups, joined by commas; empty: what differs.
 
     Raises:
       UserError: if one is not a workdir, its files are damaged, the runs are of different problems,

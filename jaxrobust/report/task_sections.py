@@ -18,8 +18,9 @@ def queries(run: Run, slug: str, images: Images) -> list[str]:
     aurocs = list(
         dict.fromkeys(k for r in rounds for k in r.get("query", {}) if k.startswith("auroc_"))
     )
-    header = ["round", "accuracy", "labels of known", "of unknown", "queried", "precision"]
-    header += ["recall", *(name.replace("auroc_", "AUROC ") for name in aurocs)]
+    header = ["round", "accuracy", "labels of wanted classes", "labels unknown", "asked about"]
+    header += ["of wanted classes", "of all wanted ones, found"]
+    header += [f"{name.removeprefix('auroc_')}: tells wanted ones (AUROC)" for name in aurocs]
     rows = []
     for entry in rounds:
         query = entry.get("query", {})
@@ -34,6 +35,10 @@ def queries(run: Run, slug: str, images: Images) -> list[str]:
                 *("–" if value is None else percent(value) for value in measures),
             ]
         )
+    # What nobody knows, as recall with a person as oracle, is no column.
+    known = [n for n in range(len(header)) if any(row[n] != "–" for row in rows)]
+    rows = [[row[n] for n in known] for row in rows]
+    header = [header[n] for n in known]
     parts = [table("Rounds (measures in percent)", header, rows, numeric=True)] if rows else []
     if gain := (run.results or {}).get("last_queries"):
         text = gain["text"]
@@ -153,14 +158,6 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
                 f"About {counts['expected_wrong']:.0f} of {counts['num_labels']:,} labels are "
                 f"expected to be wrong, {low} to {high} nine times in ten; judges that did not see "
                 f"a label agree with {percent(counts['agreement'])} % of them."
-            ),
-        )
-    if undivided := (run.results or {}).get("undivided_passes"):
-        parts.insert(
-            0,
-            paragraph(
-                f"In {undivided} passes after the warm-up too few labels looked wrong to divide "
-                "them, and the network was trained on all of them."
             ),
         )
     header, *rows = read_rows(run.workdir / "label_quality.csv") or [[]]

@@ -16,6 +16,7 @@ def write(
     *,
     root: pathlib.Path | None = None,
     pictures: np.ndarray | None = None,
+    suggestions: Sequence[tuple[str, float]] = (),
 ) -> None:
     """Writes the page; its Save button downloads the table with the answers in its column `label`.
 
@@ -29,6 +30,8 @@ def write(
       class_names: of the known classes.
       root: folder that the files are relative to; None if they are not shown.
       pictures: uint8 `[n, H, W, 3]` of the images, shown instead of their files.
+      suggestions: class and probability of each image by the present classifier, which the person
+        may hide; empty for none.
     """
     header, *images = [[str(cell) for cell in row] for row in rows]
     files = [unescape_formula(row[header.index("file")]) for row in images]
@@ -39,14 +42,20 @@ def write(
         intro=f"Choose the class of each image, “unknown” for an image of none of the classes, or "
         f"“skip” to be asked again later. Save gives {table}: put it in the place of the table "
         f"beside this page, and repeat the command of the run.",
-        keys=[("u", "unknown: none of the classes"), ("s", "skip: asked again in a later round")],
+        keys=[
+            ("u", "unknown: none of the classes"),
+            ("s", "skip: asked again in a later round"),
+            ("a", "the suggested class, if suggestions are shown"),
+        ],
         data={
             "kind": "annotation",
             "columns": header,
             "rows": images,
             "classes": list(class_names),
             "save_as": table,
-            "after_saving": f"Put it in the place of {table} beside this page.",
+            "place": f"Put it in the place of {table} beside this page.",
+            "after_saving": [{"text": "Then repeat the command of the run.", "code": ""}],
+            "suggestions": [[str(name), round(float(p), 4)] for name, p in suggestions],
         },
         identity=[[row[0] for row in images], files, list(class_names)],
         files=files,

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
 from jaxrobust.data.features import FeatureDataset, FeatureExamples
-from jaxrobust.data.tables import escape_formula, to_csv
+from jaxrobust.data.tables import escape_formula, read_rows, to_csv, unescape_formula
 from jaxrobust.engine import processes
 from jaxrobust.engine.files import format_number, write_json, write_text
 from jaxrobust.selection import nearest_neighbors
@@ -135,6 +135,21 @@ def write_health(
         rows.append([x.id, file, escape_formula(names[labels[x.id]]), x.kind, where, other, value])
     write_text(workdir / FINDINGS, to_csv(rows))
     return health
+
+
+def findings(workdir: pathlib.Path, ids: np.ndarray) -> dict[str, dict[int, str]]:
+    """Of `health.csv`: `duplicates` and `outliers` -> id -> what was found about one of `ids`."""
+    wanted = set(ids.tolist())
+    found: dict[str, dict[int, str]] = {"duplicates": {}, "outliers": {}}
+    for row in read_rows(workdir / FINDINGS):
+        i, kind, other = (row.cells.get(name, "") for name in ("id", "finding", "other_file"))
+        if int(i) not in wanted:
+            continue
+        is_far = kind == "outlier"
+        what = other or row.cells["other_id"]
+        text = "unlike all other images" if is_far else f"{kind} of {unescape_formula(what)}"
+        found["outliers" if is_far else "duplicates"][int(i)] = text
+    return found
 
 
 def _counts(

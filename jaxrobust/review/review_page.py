@@ -1,16 +1,17 @@
 """The page on which a person reviews the labels that look wrong."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxrobust.review.answer_page import write_page
+from jaxrobust.data.corrections import COLUMNS
+from jaxrobust.review.answer_page import thumbnail, write_page
 
 
 class Suspect(NamedTuple):
-    """An image whose label looks wrong.
+    """An image on the page.
 
     Attributes:
       id: of the image in the training set.
@@ -18,6 +19,9 @@ class Suspect(NamedTuple):
       given: its label.
       suggested: the label that the method suggests.
       clean_prob: probability that the given label is right.
+      likely: classes, the most probable first; empty if not known.
+      tabs: where it is shown: `labels`, `duplicates`, `outliers`, `random`.
+      finding: what else was found about it, in words.
     """
 
     id: int
@@ -25,6 +29,22 @@ class Suspect(NamedTuple):
     given: str
     suggested: str
     clean_prob: float
+    likely: Sequence[str] = ()
+    tabs: Sequence[str] = ("labels",)
+    finding: str = ""
+
+
+class Check(NamedTuple):
+    """A random check of N labels: how many wrong ones are left, from images drawn at random.
+
+    Attributes:
+      total: N, labels that nobody had decided about.
+      order: ids of suspects with the tab `random`, in a random order of all N of which these are
+        the first ones.
+    """
+
+    total: int
+    order: Sequence[int]
 
 
 def write(
@@ -34,6 +54,9 @@ def write(
     *,
     root: pathlib.Path | None = None,
     pictures: np.ndarray | None = None,
+    examples: Mapping[str, Sequence[str | np.ndarray]] | None = None,
+    check: Check | None = None,
+    after_saving: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Writes the page; its Save button downloads `corrections.csv`.
 
@@ -43,31 +66,54 @@ def write(
       class_names: of the classes.
       root: folder that the files are relative to; None if they are not shown.
       pictures: uint8 `[n, H, W, 3]` of the first images, shown instead of their files.
+      examples: class -> files or uint8 `[H, W, 3]` of images whose labels look right.
+      check: the random check; None: the page has none.
+      after_saving: (text, command), what to do with the saved table.
     """
+    number = {name: i for i, name in enumerate(class_names)}
     rows = [
-        [str(int(s.id)), s.file, s.given, s.suggested, round(float(s.clean_prob), 6)]
+        [
+            str(int(s.id)),
+            s.file,
+            s.given,
+            s.suggested,
+            round(float(s.clean_prob), 6),
+            [number[name] for name in s.likely],
+            list(s.tabs),
+            s.finding,
+        ]
         for s in suspects
     ]
+    position = {int(s.id): i for i, s in enumerate(suspects)}
     write_page(
         path,
         title="Labels that look wrong",
-        intro="Keep the given label, accept the suggested one, choose another class, or say that "
-        "you are unsure. Save gives corrections.csv, which holds what you decided; the images "
+        intro="Keep the given label, accept the suggested one, choose another class, say that you "
+        "are unsure, or exclude the image. Your answers are a table, corrections.csv; the images "
         "themselves are never changed.",
         keys=[
             ("k", "keep the given label"),
             ("a", "accept the suggested label"),
             ("u", "unsure"),
+            ("x", "exclude: the image is of no class, or useless"),
+            ("n", "write a note"),
         ],
         data={
             "kind": "review",
-            "columns": ["id", "file", "given_label", "label", "decision"],
+            "columns": list(COLUMNS),
             "rows": rows,
             "classes": list(class_names),
             "save_as": "corrections.csv",
-            "after_saving": "",
+            "place": "Put it beside this page.",
+            "after_saving": [{"text": text, "code": code} for text, code in after_saving],
+            "examples": {
+                name: [uri for uri in (thumbnail(x, root) for x in shown) if uri]
+                for name, shown in (examples or {}).items()
+            },
+            "random": [position[int(i)] for i in check.order] if check else [],
+            "total": check.total if check else 0,
         },
-        identity=[rows, list(class_names)],
+        identity=[[row[:5] for row in rows], list(class_names)],
         files=[s.file for s in suspects],
         root=root,
         pictures=pictures,

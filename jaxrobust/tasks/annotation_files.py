@@ -13,6 +13,7 @@ from jaxrobust.data.tables import escape_formula, to_csv
 from jaxrobust.engine import processes
 from jaxrobust.engine.files import format_number, write_table, write_text
 from jaxrobust.methods.active_learning import NOT_ANNOTATED, Query
+from jaxrobust.tasks.annotator import UNKNOWN
 from jaxrobust.tasks.common import best_of
 
 log = logging.getLogger("jaxrobust")
@@ -141,16 +142,28 @@ def write_predictions(
     probs: np.ndarray,
     unknown_probs: np.ndarray | None,
 ) -> None:
-    """Writes the most probable class of n images, by `[n, K]` and, if predicted, `[n]`."""
+    """Writes the most probable class of each image: `unknown` where that is more probable than not.
+
+    Args:
+      path: of the table.
+      files: n images.
+      class_names: K classes.
+      probs: `[n, K]`.
+      unknown_probs: `[n]`, of being of none of them; None where the method does not say. Then the
+        table also says which of the K classes is the most probable one.
+    """
     names = [escape_formula(name) for name in class_names]
     rows: list[list] = [["file", "class", "probability"]]
-    rows += [
-        [escape_formula(file), names[row.argmax()], format_number(row.max())]
-        for file, row in zip(files, probs, strict=True)
-    ]
     if unknown_probs is not None:
-        for row, value in zip(rows, ["unknown_probability", *unknown_probs], strict=True):
-            row.append(value if isinstance(value, str) else format_number(value))
+        rows[0] += ["unknown_probability", "known_class"]
+    for i, (file, row) in enumerate(zip(files, probs, strict=True)):
+        name, probability = names[row.argmax()], row.max()
+        more = []
+        if unknown_probs is not None:
+            more = [format_number(unknown_probs[i]), name]
+            if unknown_probs[i] > 0.5:
+                name, probability = UNKNOWN, unknown_probs[i]
+        rows.append([escape_formula(file), name, format_number(probability), *more])
     write_text(path, to_csv(rows))
 
 

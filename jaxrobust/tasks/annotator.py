@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -143,8 +143,11 @@ class Annotator:
     def ask(self, round_: int, query: Query, suggestions: Sequence[tuple[str, float]] = ()) -> None:
         """Records a query and writes its table, page and contact sheet.
 
-        `suggestions`, the most probable class of each image and its probability, are recorded for
-        other annotation tools and not shown.
+        Args:
+          round_: counted from 0.
+          query: what is asked about.
+          suggestions: the most probable class of each image, and its probability; on the page a
+            person may hide them.
         """
         note = {
             "ids": [int(i) for i in query.ids],
@@ -161,20 +164,44 @@ class Annotator:
 
     def show(self, round_: int, query: Query) -> None:
         """Writes the contact sheet, the table and the page where they are missing."""
-        files = [self.files[int(i)] for i in query.ids]
-        if self.root is not None and not self.sheet(round_).exists():
-            # The first line of the table is its header.
-            captions = [f"{n}: {pathlib.Path(f).name}" for n, f in enumerate(files, start=2)]
-            contact_sheet(
-                decode_images([(f, self.root / f) for f in files], _TILE),
-                captions,
-                self.sheet(round_),
-            )
+        if not self.sheet(round_).exists():
+            self._draw_sheet(round_, query, {})
         rows = query_rows(query, self.files)
         if not self.table(round_).exists():
             write_text(self.table(round_), to_csv(rows))
         if not self.page(round_).exists():
-            annotation_page.write(self.page(round_), rows, self.class_names, root=self.root)
+            suggestions = json.loads(self._note(round_).read_text()).get("suggestions", [])
+            annotation_page.write(
+                self.page(round_),
+                rows,
+                self.class_names,
+                root=self.root,
+                suggestions=suggestions,
+            )
+
+    def show_answers(self, round_: int, query: Query, answers: Answers) -> None:
+        """Draws the contact sheet again with the answers, if the table is newer."""
+        table, sheet = self.table(round_), self.sheet(round_)
+        is_newer = sheet.exists() and table.stat().st_mtime_ns > sheet.stat().st_mtime_ns
+        if is_newer and not answers.is_untouched:
+            self._draw_sheet(round_, query, answers.labels | dict.fromkeys(answers.skipped, SKIP))
+
+    def _draw_sheet(self, round_: int, query: Query, labels: Mapping[int, str]) -> None:
+        """Writes the contact sheet, with the answers as far as there are some."""
+        files = [self.files[int(i)] for i in query.ids]
+        if self.root is None:
+            return
+        # The first line of the table is its header.
+        captions = [f"{n}: {pathlib.Path(f).name}" for n, f in enumerate(files, start=2)]
+        given = [labels.get(int(i), "–") for i in query.ids]
+        if labels:
+            captions = [f"{one}\n{answer}" for one, answer in zip(captions, given, strict=True)]
+        contact_sheet(
+            decode_images([(f, self.root / f) for f in files], _TILE),
+            captions,
+            self.sheet(round_),
+            wrong=np.array([x == UNKNOWN for x in given]) if labels else None,
+        )
 
     def answers(self, round_: int) -> Answers:
         """What the person wrote about the images of a round.

@@ -16,12 +16,14 @@ import numpy as np
 from jaxrobust.data.augment import num_views
 from jaxrobust.data.dataset import Dataset, fingerprint
 from jaxrobust.engine import rng
+from jaxrobust.engine.advice import expected_on_cpu
 from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.methods.distillation import distillation_schedule
 from jaxrobust.methods.distillation_steps import ClassifierState, inference_variables
+from jaxrobust.models.costs import num_operations
 from jaxrobust.models.storage import StoredClassifier, save_classifier
 from jaxrobust.recipes.dhkd import Distillation
 from jaxrobust.recipes.l2d import MultilabelDistillation
@@ -123,6 +125,13 @@ class _Distillation:
         self._introduce()
         self._restore()
         introduce_networks(saved.networks, self.dtype, run)
+        for warning in expected_on_cpu(
+            num_operations(self._as_stored("student")) / 1e9,
+            len(self.taught),
+            self.recipe.num_epochs,
+            runs=sum(name.startswith("student") for name in self.roles),
+        ):
+            log.warning("warning: %s", warning)
         run.start_progress(saved, total=sum(role.num_epochs for role in self.roles.values()))
         first = saved.at
         for number, (name, role) in list(enumerate(self.roles.items()))[first[0] :]:

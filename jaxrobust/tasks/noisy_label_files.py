@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,13 @@ from jaxrobust.data.tables import escape_formula
 from jaxrobust.engine.files import format_number, write_table
 from jaxrobust.methods.noisy_labels import Method
 from jaxrobust.report import figures
-from jaxrobust.review import answer_page, review_page
+from jaxrobust.review import suspects
+from jaxrobust.review.health import findings
 from jaxrobust.tasks.common import best_of, write_test_files
 from jaxrobust.tasks.images import ResidentFeatures, ResidentImages, StreamedImages
 
 NUM_LAST = 10  # epochs in the mean that the papers report
+REVIEW_PAGE = "label_review.html"
 NUM_SHOWN = 60  # images on the contact sheet
 
 
@@ -113,45 +116,60 @@ def write_label_quality(
 
 
 def write_review(
-    path: pathlib.Path,
+    workdir: pathlib.Path,
     labels: Labels,
     score: str,
     images: ResidentImages | ResidentFeatures | StreamedImages,
     root: pathlib.Path | None,
-) -> bool:
+    *,
+    probs: np.ndarray,
+    seed: int,
+) -> pathlib.Path | None:
     """Writes the page on which a person reviews the labels that are flagged, or the first 60.
 
-    Labels about which a person has decided are left out.
+    Labels about which a person has decided are left out. Duplicates and outliers are those of
+    `health.csv`.
 
     Returns:
-      Whether it was written: not without images, as where there are features of unknown files, nor
-      where all is decided.
+      Its path; None where there are no images, as of features of unknown files, or all is decided.
     """
-    names, label_scores = labels.class_names, labels.label_scores
     ids = labels.by_suspicion(score)[: int(np.sum(~labels.is_decided))]
-    ids = ids[: max(int(np.sum(label_scores["flagged"] & ~labels.is_decided)), NUM_SHOWN)]
-    if not len(ids):
-        return False
+    count = max(int(np.sum(labels.label_scores["flagged"] & ~labels.is_decided)), NUM_SHOWN)
     files = images.names
-    pictures = None
-    if files is None or root is None or not all((root / files[i]).is_file() for i in ids):
-        ids, root = ids[: answer_page.NUM_EMBEDDED], None
-        is_features = isinstance(images, ResidentFeatures)
-        pictures = images.pictures(ids) if is_features else images.read(ids)
-        if pictures is None:
-            return False
-    suspects = [
-        review_page.Suspect(
-            id=int(i),
-            file=files[i] if files else "",
-            given=names[labels.given[i]],
-            suggested=names[label_scores["suggested"][i]],
-            clean_prob=float(label_scores["clean_prob"][i]),
-        )
-        for i in ids
-    ]
-    review_page.write(path, suspects, names, root=root, pictures=pictures)
-    return True
+    if root is not None and not all(files and (root / files[i]).is_file() for i in ids[:count]):
+        root = None
+    judged = suspects.Judged(
+        given=labels.given,
+        suggested=labels.label_scores["suggested"],
+        clean_prob=labels.label_scores["clean_prob"],
+        ranked=ids,
+        class_names=labels.class_names,
+        probs=probs,
+        found=findings(workdir, ids),
+    )
+    corrections = shlex.quote(str(workdir / "corrections.csv"))
+    page = workdir / REVIEW_PAGE
+    is_written = suspects.write_review(
+        page,
+        judged,
+        count,
+        files=files,
+        root=root if files else None,
+        pictures=images.pictures if isinstance(images, ResidentFeatures) else images.read,
+        seed=seed,
+        after_saving=[
+            (
+                "To train on what you decided, put it into the folder of the run and repeat the "
+                "command of the run with another --workdir= and",
+                f"--config.dataset.corrections={corrections}",
+            ),
+            (
+                "A clean table of all labels:",
+                f"jaxrobust apply-corrections {shlex.quote(str(root or 'FOLDER'))} {corrections}",
+            ),
+        ],
+    )
+    return page if is_written else None
 
 
 def draw(

@@ -22,10 +22,9 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.data.class_folders import test_folder
-from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed, read_all_corrections
+from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
 from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
-from jaxrobust.data.label_noise import given_labels
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine import rng
@@ -47,7 +46,6 @@ from jaxrobust.tasks.common import (
     ProgramBuilder,
     batch_norm_parts,
     check_common,
-    check_network,
     compute_dtype,
     introduce_networks,
     introduce_pixels,
@@ -73,6 +71,7 @@ from jaxrobust.tasks.noisy_label_programs import (
     training_step,
     without_count,
 )
+from jaxrobust.tasks.reviewed_labels import reviewed_data
 
 log = logging.getLogger("jaxrobust")
 
@@ -100,8 +99,8 @@ def run(
     """
     check_common(recipe)
     data = dataset or load(recipe, streams=True, features=True)
+    data, labels = reviewed_data(recipe, data)
     recipe = _with_batches_of_at_most(recipe, len(data.train))
-    labels = _reviewed_labels(recipe, data)
     with open_run(recipe, workdir, programs) as run_:
         return _Learning(recipe, run_, data, labels).learn()
 
@@ -146,8 +145,8 @@ def learn(
       UserError: as in `run`.
     """
     check_common(recipe)
+    dataset, labels = reviewed_data(recipe, dataset)
     recipe = _with_batches_of_at_most(recipe, len(dataset.train))
-    labels = _reviewed_labels(recipe, dataset)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
@@ -170,17 +169,6 @@ def _with_batches_of_at_most(recipe: NoisyLabels, num_examples: int) -> NoisyLab
         num_examples,
     )
     return dataclasses.replace(recipe, batch_size=num_examples)
-
-
-def _reviewed_labels(recipe: NoisyLabels, dataset) -> Reviewed:
-    """The labels that the method gets to see, of data that fits the recipe."""
-    check_network(recipe, dataset)
-    return read_all_corrections(
-        list(filter(None, map(str.strip, recipe.dataset.corrections.split(",")))),
-        files=dataset.train.file_names,
-        labels=given_labels(recipe.noise, dataset, seed=recipe.seed),
-        class_names=dataset.class_names,
-    )
 
 
 def estimate_before_training(
@@ -574,9 +562,6 @@ class _Learning:
         write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
         path = self.recipe.dataset.path
         root = pathlib.Path(path).expanduser() if path else None
-        has_review = write_review(
-            workdir / "label_review.html", labels, method.score, self._images, root
-        )
         write_health(
             workdir,
             self.dataset,
@@ -584,6 +569,15 @@ class _Learning:
             labels.label_scores["suggested"],
             labels.label_scores["flagged"].astype(bool) & ~labels.is_decided,
             root,
+        )
+        page = write_review(
+            workdir,
+            labels,
+            method.score,
+            self._images,
+            root,
+            probs=fetch(method.class_probs(self._logits("train", self.num_epochs - 1))),
+            seed=self.recipe.seed,
         )
         probs = None
         if "test" in self._tests:
@@ -624,11 +618,7 @@ class _Learning:
         lines += [
             f"results: {workdir / 'results.json'}",
             f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
-            *(
-                [f"page on which to review them: {workdir / 'label_review.html'}"]
-                if has_review
-                else []
-            ),
+            *([f"page on which to review them: {page}"] if page else []),
             f"duplicates and outliers: {workdir / FINDINGS}",
             f"classifier, for jaxrobust.commands.predict: {workdir / 'classifier'}",
             f"figures: {workdir / 'figures'}",

@@ -110,6 +110,7 @@ class PersonOracle(Oracle):
     def answers(self, round_: int, query: Query) -> tuple[np.ndarray, np.ndarray] | None:
         self._annotator.show(round_, query)
         answers = self._annotator.answers(round_)
+        self._annotator.show_answers(round_, query, answers)
         if answers.is_untouched:
             return None
         ids = np.array([i for i in query.ids if int(i) in answers.labels], np.int64)
@@ -139,13 +140,20 @@ class PersonOracle(Oracle):
         return {}, query.ids, answers == len(self._codes)
 
     def begin_round(self, round_: int) -> bool:
-        answered = set(self._answers(round_).labels.values()) - {UNKNOWN}
+        labels = list(self._answers(round_).labels.values())
+        answered = set(labels) - {UNKNOWN}
         self._images.begin_round(round_, sorted(answered - set(self._images.class_names)))
         self._images.write()
         count, names = self._images.changes_at(round_)
         if count or names:
             classes = f" and the classes {shorten(names)}" if names else ""
             log.info("%d new images%s are used from round %d on", count, classes, round_)
+            if names and (before := labels.count(UNKNOWN)):
+                log.info(
+                    "%d answers are unknown from before these were classes; to look at them again: "
+                    "jaxrobust review RUN --round=N, View, Show unknown",
+                    before,
+                )
         return bool(count or names)
 
     def waiting_for(self, round_: int) -> tuple[pathlib.Path, list[str]]:
@@ -187,7 +195,10 @@ class PersonOracle(Oracle):
             f"predicted classes of the {len(rest)} other images: {workdir / PREDICTIONS}",
         ]
         if self._al.links and self._annotator.root is not None:
-            classes = np.where(is_in_pool, probs.argmax(axis=1), annotations)
+            predicted = probs.argmax(axis=1)
+            if unknown_probs is not None:
+                predicted = np.where(unknown_probs > 0.5, len(class_names), predicted)
+            classes = np.where(is_in_pool, predicted, annotations)
             folder = workdir / LINKS
             count = link_by_class(
                 folder, self._annotator.root, files, [names[code] for code in classes.tolist()]

@@ -177,8 +177,16 @@ def test_labels_that_look_wrong_are_reviewed_on_a_page(tmp_path, capsys):
     review = tmp_path / "out" / "label_review.html"
     assert str(review) in capsys.readouterr().out
     page = pages.embedded_data(review)
-    assert [row[:4] for row in page["rows"]] == [["2", "2.png", "ant", "bee"]]
-    assert page["folder"] == ".." and len(page["pictures"]) == 1
+    asked = [row[:4] for row in page["rows"] if "labels" in row[6]]
+    assert asked == [["2", "2.png", "ant", "bee"]]
+    assert page["folder"] == ".." and page["pictures"][0]
+    table = tmp_path / "out" / "table.csv"
+    with open(table, newline="") as file:
+        assert next(csv.DictReader(file))["file"] == "2.png"
+    before = review.read_bytes()
+    assert cli.main(["find-label-issues", *arguments]) == 2
+    assert "label_review.html exists already" in capsys.readouterr().err
+    assert review.read_bytes() == before
     for bad, words in (
         ([str(data), "--images=nowhere"], "--images=nowhere is not a folder"),
         ([*map(str, written(tmp_path, "npy")), f"--images={tmp_path}"], "needs a .npz file"),
@@ -243,7 +251,8 @@ def test_find_label_issues_from_features_is_the_function(feature_file, tmp_path,
     assert "of 48 labels look wrong" in capsys.readouterr().out
     arrays = np.load(feature_file)
     options = {"features": arrays["features"], "method": "cross_entropy", "seed": 3}
-    find_label_issues(arrays["labels"], **options).save(tmp_path / "same.csv")
+    issues = find_label_issues(arrays["labels"], **options)
+    issues.save(tmp_path / "same.csv", files=arrays["files"])
     assert out.read_text() == (tmp_path / "same.csv").read_text()
 
 

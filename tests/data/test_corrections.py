@@ -43,13 +43,16 @@ def test_what_is_written_is_read(tmp_path):
             Correction(0, FILES[0], "01", "Cat", "accept"),
             Correction(1, FILES[1], "Cat", "Cat", "keep"),
             Correction(2, FILES[2], "Käfer", "", "unsure"),
-            Correction(None, FILES[3], "cat", "Käfer", "other"),
+            Correction(None, FILES[3], "cat", "Käfer", "other", drawn=True, note="=blurred"),
+            Correction(4, FILES[4], "true", "", "exclude"),
         ],
     )
-    assert path.read_bytes().startswith(b"\xef\xbb\xbfid,file,given_label,label,decision\n")
+    header, *lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    assert header == "id,file,given_label,label,decision,drawn,note"
+    assert lines[3] == ",train/ü.png,cat,Käfer,other,1,'=blurred"
     reviewed = _read(path)
     assert reviewed.labels.tolist() == [1, 1, 2, 2, 4] and reviewed.labels.dtype == np.int32
-    assert reviewed.review.tolist() == ["corrected", "kept", "", "corrected", ""]
+    assert reviewed.review.tolist() == ["corrected", "kept", "", "corrected", "excluded"]
     assert LABELS.tolist() == [0, 1, 2, 3, 4]
 
 

@@ -15,7 +15,7 @@ import pytest
 from configs import dcfs
 from jaxrobust.engine import environment, progress
 from jaxrobust.engine import run as run_module
-from jaxrobust.engine.advice import likely_mistakes, slow_run
+from jaxrobust.engine.advice import expected_on_cpu, likely_mistakes, slow_run
 from jaxrobust.engine.run import LAYOUT, Saved, open_run
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
@@ -102,6 +102,16 @@ def test_a_bar_shows_the_same_estimate(tmp_path, clock, capsys):
 def test_a_bar_is_shown_before_networks_are_initialised(tmp_path, capsys):
     with open_run(parse(dcfs.get_config("digits")), tmp_path, bar=True):
         assert "compiling" in capsys.readouterr().err
+
+
+def test_the_hours_on_a_cpu_are_said_before_the_first_step(monkeypatch):
+    monkeypatch.setattr("jaxrobust.engine.advice.num_cores", lambda: 2)
+    # 3 x .354 GFLOP x 800 images x 2 networks / 20 GFLOP/s = 85 s an epoch.
+    (said,) = expected_on_cpu(0.354, 800, 240, runs=2)
+    assert "about 5.7 hours: 240 epochs of 800 images, 2 networks, 0.35 GFLOP" in said
+    assert "--config.num_epochs=7 '--config.optimizer.decay_epochs=(4,5,6)'" in said
+    assert "about 39 minutes" in expected_on_cpu(0.0816, 800, 240, runs=1)[0]
+    assert expected_on_cpu(0.354, 800, 7, runs=2) == []
 
 
 def test_a_slow_run_is_told_once(tmp_path, clock, caplog):

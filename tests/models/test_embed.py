@@ -149,6 +149,17 @@ def test_labels_and_parts_of_a_folder_are_kept(tmp_path):
     assert alone.files == ("b.png",) and alone.labels is None
 
 
+def test_all_broken_files_are_named_before_any_is_embedded(tmp_path, write_images):
+    write_images(tmp_path / "a", 4, (8, 8), 0)
+    (tmp_path / "a" / "1.png").write_bytes(b"nothing")
+    (tmp_path / "a" / "3.png").write_bytes(b"")
+    asked = []
+    with pytest.raises(DataError, match=r"Cannot decode 2 images: .*1\.png, .*3\.png\. Replace"):
+        embed(tmp_path / "a", backbone=asked.append, size=8)
+    assert not asked
+    assert len(embed(tmp_path / "a", backbone=_colours, size=8, on_corrupt="skip")) == 2
+
+
 def test_a_file_that_cannot_be_decoded_is_named(photographs, capsys):
     (photographs / "03.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"03\.png is not an image of a known format"):

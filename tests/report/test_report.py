@@ -1,6 +1,7 @@
 """Pages of small workdirs that are written by hand."""
 
 import base64
+import html
 import html.parser
 import io
 import json
@@ -16,6 +17,7 @@ from PIL import Image
 from jaxrobust.commands import cli
 from jaxrobust.errors import UserError
 from jaxrobust.report import figures
+from jaxrobust.report.compare import folders
 from jaxrobust.report.markup import Images, data_uri
 from jaxrobust.report.workdir import read_rows
 
@@ -100,8 +102,12 @@ def _noisy(root):
     workdir = _workdir(root, "noisy", results)
     noise = {"kind": "symmetric", "realised_rate": 0.36, "class_names": ["cat", "dog"]}
     _json(workdir / "noise.json", {**noise, "transition": [[0.7, 0.3], [0.4, 0.6]]})
-    header = ["id", "given_label", "suggested_label", "clean_prob", "margin", "true_label"]
-    _csv(workdir / "label_quality.csv", header, [17, "'=x", "cat", 0.01, -3, "cat"])
+    header = ["id", "given_label", "suggested_label", "clean_prob", "flagged", "margin"]
+    _csv(
+        workdir / "label_quality.csv",
+        [*header, "true_label"],
+        [17, "'=x", "cat", 0.01, 1, -3, "cat"],
+    )
     (workdir / "label_review.html").touch()
     images = np.zeros((9, 12, 12, 3), np.uint8)
     for name in ("suspicious", "margin", "epochs"):
@@ -199,13 +205,96 @@ def test_pages_of_the_other_tasks(tmp_path):
     assert "36.0 % are wrong" in page.text and "1 most suspicious of 1 labels" in page.text
     assert {"suspicious_dpc.png", "margin_dpc.png", "noise_dpc.png"} <= _files(tmp_path / "a")
     assert "epochs_dpc.png" not in _files(tmp_path / "a")
-    assert [a["href"] for a in page.named("a")] == ["../noisy/label_review.html"]
+    assert {a["href"] for a in page.named("a")} == {"../noisy/label_review.html"}
     page = _written(_distilled(tmp_path), f"--out={tmp_path / 'b'}")
     assert "teacher resnet14" in page.text and "1,234" in page.text
     page = _written(_multilabel(tmp_path), f"--out={tmp_path / 'c'}")
     assert "student resnet8" in page.text
     assert {"classes_l2d.png", "reliability_l2d.png"} <= _files(tmp_path / "c")
     assert "confusion_l2d.png" not in _files(tmp_path / "c")
+
+
+def _of_labels(root, name, rows, *, method="dpc", corrections="", events=()):
+    """A run on a person's own folder; rows of file, given, suggested, probability, flag."""
+    results = written_runs.noisy_labels(method)
+    results["noise"] = {**results["noise"], "kind": "none"}
+    folder = root / "photos"
+    dataset = {"name": "image_folder", "path": str(folder), "corrections": corrections}
+    config = {"dataset": dataset, "dpc": {"warm_up": 1}}
+    workdir = _workdir(root, name, results, config=config, events=events)
+    header = ["id", "file", "given_label", "suggested_label", "clean_prob", "flagged"]
+    _csv(workdir / "label_quality.csv", header, *([n, *row] for n, row in enumerate(rows)))
+    (workdir / "label_review.html").touch()
+    folder.mkdir(exist_ok=True)
+    for file, *_ in rows:
+        Image.new("RGB", (30, 20), (200, 90, 0)).save(folder / file)
+    return workdir
+
+
+BEFORE = [
+    ["a.png", "cat", "dog", 0.01, 1],
+    ["b.png", "cat", "dog", 0.02, 1],
+    ["c.png", "dog", "cat", 0.3, 1],
+    ["d.png", "dog", "cat", 0.4, 0],
+    ["e.png", "cat", "cat", 0.99, 0],
+]
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_a_run_on_labels_opens_with_how_many_look_wrong(tmp_path):
+    events = [{"split": "train", "epoch": n, "stage": "warm_up", "loss": 1.0} for n in range(3)]
+    workdir = _of_labels(tmp_path, "mine", BEFORE, events=events)
+    page = _written(workdir, f"--out={tmp_path / 'out'}")
+    # Expected wrong: .99 + .98 + .7 + .6 + .01 = 3.28; less probable than not: 4.
+    assert "3 of 5 labels look wrong (between 3 and 4: " in page.text
+    assert "In 2 of 2 passes after the warm-up the set was too small" in page.text
+    assert f"jaxrobust review {workdir}" in page.text
+    titles = [
+        "labels look wrong (",
+        "By class",
+        "cat → dog: 2 images",
+        "dog → cat: 1 image",
+        "Curves",
+    ]
+    places = [page.text.index(title) for title in titles]
+    assert places == sorted(places)
+    assert sum(a["alt"] in ("a.png", "b.png", "c.png") for a in page.named("img")) == 3
+    assert "none added" not in page.text
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_before_and_after_corrections_are_compared_by_default(tmp_path):
+    after = [["a.png", "dog", "dog", 0.9, 0], *BEFORE[1:4]]
+    table = tmp_path / "corrections.csv"
+    workdirs = [
+        _of_labels(tmp_path, "mine", BEFORE),
+        _of_labels(tmp_path, "corrected", after, corrections=str(table)),
+    ]
+    page = _written(*workdirs, f"--out={tmp_path / 'out'}")
+    assert "labels as given, corrected by corrections.csv on digits" in page.text
+    assert "1 of 4 labels differ between labels as given and corrected by" in page.text
+    assert "1 images of labels as given are not in corrected by" in page.text
+    assert "a.pngcatdog" in page.text
+    assert "Of 4 labels 2 look wrong to all of" in page.text
+    assert all(summary for summary in _texts(tmp_path / "out", "summary"))
+    assert list(folders(workdirs, "dataset.corrections")) == list(folders(workdirs, ""))
+    # Two runs that do not differ are told apart by their folders.
+    twin = _of_labels(tmp_path, "twin", BEFORE)
+    assert list(folders([workdirs[0], twin], "")) == [str(workdirs[0]), str(twin)]
+
+
+def test_a_field_that_separates_runs_is_named(tmp_path, capsys):
+    workdirs = [
+        _of_labels(tmp_path, "mine", BEFORE),
+        _of_labels(tmp_path, "corrected", BEFORE, corrections="c.csv"),
+    ]
+    assert cli.main(["report", *map(str, workdirs), "--by=method"]) == 2
+    assert "or separate them by --by=dataset.corrections." in capsys.readouterr().err
+
+
+def _texts(out, tag):
+    text = (out / "index.html").read_text(encoding="utf-8")
+    return [html.unescape(x).strip() for x in re.findall(f"<{tag}>(.*?)</{tag}>", text, re.S)]
 
 
 def test_seeds_are_one_group_with_a_band(tmp_path):
@@ -267,7 +356,7 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
         ([damaged], "results.json cannot be read"),
         ([broken], "environment.json cannot be read"),
         (unfinished, "is finished; name a single one"),
-        ([good, twin], "have seed 0"),
+        ([good, twin, "--by=method"], "have seed 0"),
         ([good, _distilled(tmp_path)], "not the same problem"),
         ([good, "--by=al.opennes"], "has no 'al.opennes'"),
         ([good, f"--out={tmp_path / 'file'}"], "cannot be written"),

@@ -261,8 +261,14 @@ def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
     for i in range(3):
         image = np.full((8, 8), 60 * i, np.uint8)
         Image.fromarray(image).save(unlabeled / f"0000{i}.png")
+    sheet = tables[0].with_suffix(".png")
+    before = sheet.read_bytes()
     with caplog.at_level("INFO", logger="jaxrobust"):
         assert tasks.run(config, workdir)["waiting_for"] == str(tables[1])
+    assert sheet.read_bytes() != before  # it shows the answers
+    assert "1 answers are unknown from before these were classes" in caplog.text
+    page = tables[1].with_suffix(".html").read_text(encoding="utf-8")
+    assert page.partition('"suggestions":[')[2].startswith('["')
     assert "1 images were found under new names" in caplog.text
     assert "3 new images and the classes 3 are used from round 1 on" in caplog.text
     note = json.loads((workdir / "queries" / "images.json").read_text())
@@ -286,7 +292,12 @@ def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
     ]
     assert results["num_known_classes"] == 4
     predictions = _rows(workdir / "predictions.csv")
-    assert list(predictions[0]) == ["file", "class", "probability", "unknown_probability"]
+    header = ["file", "class", "probability", "unknown_probability", "known_class"]
+    assert list(predictions[0]) == header
+    for row in predictions:
+        is_unknown = float(row["unknown_probability"]) > 0.5
+        assert row["class"] == ("unknown" if is_unknown else row["known_class"])
+        assert not is_unknown or row["probability"] == row["unknown_probability"]
     assert len(predictions) == 43 - 10
     assert load_classifier(workdir).classes.tolist() == ["0", "1", "2", "3"]
     assert len(_rows(workdir / "annotations.csv")) == 10

@@ -112,11 +112,14 @@ def test_flagged_labels_are_on_the_page_to_review(finished):
     data = pages.embedded_data(workdir / "label_review.html")
     flagged = [r for r in _quality(workdir) if r["flagged"] == "1"]
     assert len(flagged) > noisy_label_files.NUM_SHOWN
-    assert [row[0] for row in data["rows"]] == [r["id"] for r in flagged]
-    assert [row[2:4] for row in data["rows"]] == [
+    asked = [row for row in data["rows"] if "labels" in row[6]]
+    assert [row[0] for row in asked] == [r["id"] for r in flagged]
+    assert [row[2:4] for row in asked] == [
         [r["given_label"], r["suggested_label"]] for r in flagged
     ]
-    assert len(data["pictures"]) == len(flagged) and data["folder"] == ""
+    assert len(data["pictures"]) == len(data["rows"]) and data["folder"] == ""
+    assert all(len(row[5]) == 9 for row in asked)  # the most likely classes
+    assert data["total"] == 300 and len(data["random"]) == 200
 
 
 def test_results_and_metrics_agree(finished):

@@ -104,9 +104,18 @@ def test_a_round_of_corrections(browser, tmp_path):
             if n == 25:
                 page.keyboard.press("u")
                 continue
+            if n == 26:
+                page.keyboard.press("x")
+                excluded = file
+                continue
             decided[file] = truth[file]
             given = file.split("/")[1]
-            page.keyboard.press("k" if given == truth[file] else str(KNOWN.index(truth[file]) + 1))
+            if given == truth[file]:
+                page.keyboard.press("k")
+                continue
+            page.keyboard.press("o")  # the class by its name
+            page.keyboard.type(truth[file])
+            page.keyboard.press("Enter")
         assert page.text_content("#count") == "30 of 30 answered"
         corrections = pages.downloaded(page, "#save", tmp_path)
     config.dataset.corrections = str(corrections)
@@ -114,10 +123,11 @@ def test_a_round_of_corrections(browser, tmp_path):
     noise = json.loads((tmp_path / "second" / "noise.json").read_text())
     corrected = [file for file, label in decided.items() if file.split("/")[1] != label]
     assert noise["num_corrected"] == len(corrected) >= 5
-    assert noise["num_kept"] == 29 - len(corrected)
+    assert noise["num_kept"] == 28 - len(corrected)
     labels = np.load(tmp_path / "second" / "noisy_labels.npy")
-    files = sorted(file for file in truth if file.startswith("train"))
+    files = sorted(file for file in truth if file.startswith("train") and file != excluded)
     assert [KNOWN[i] for i in labels] == [decided.get(f, f.split("/")[1]) for f in files]
     # Only what nobody has decided is asked about again.
     data = pages.embedded_data(tmp_path / "second" / "label_review.html")
-    assert [row[1] for row in data["rows"]] == [f for f in files if f not in decided]
+    asked = [row[1] for row in data["rows"] if "labels" in row[6]]
+    assert asked == [f for f in files if f not in decided]

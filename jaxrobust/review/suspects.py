@@ -1,0 +1,151 @@
+"""From findings about labels to the review page: what it shows, examples, the random check."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from jaxrobust.data._streams import host_generator
+from jaxrobust.review import answer_page
+from jaxrobust.review.review_page import Check, Suspect, write
+
+NUM_EXAMPLES = 3
+"""Images of each class whose labels look right, beside the one that is reviewed."""
+
+_MAX_CLASSES = 100  # with examples
+_MAX_FOUND = 100  # duplicates and outliers
+_NUM_RANDOM = 200
+_NUM_LIKELY = 9  # classes that have a key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """N labels of C classes and what is known about them.
+
+    Attributes:
+      given: int `[N]`.
+      suggested: int `[N]`.
+      clean_prob: float `[N]`, probability that the given label is right.
+      ranked: int, ids of those that nobody has decided about, the most suspicious first.
+      class_names: of the C classes.
+      probs: float `[N, C]`, predicted probabilities; None where there are none.
+      found: `duplicates` or `outliers` -> id -> what was found, in words.
+    """
+
+    given: np.ndarray
+    suggested: np.ndarray
+    clean_prob: np.ndarray
+    ranked: np.ndarray
+    class_names: Sequence[str]
+    probs: np.ndarray | None = None
+    found: Mapping[str, Mapping[int, str]] = dataclasses.field(default_factory=dict)
+
+
+def write_review(
+    path: pathlib.Path,
+    judged: Judged,
+    num_suspects: int,
+    *,
+    files: Sequence[str] | None,
+    root: pathlib.Path | None,
+    pictures: Callable[[np.ndarray], np.ndarray | None] | None = None,
+    seed: int = 0,
+    after_saving: Sequence[tuple[str, str]] = (),
+) -> bool:
+    """Writes the page on which a person reviews the most suspicious labels.
+
+    Args:
+      path: of the page.
+      judged: the labels.
+      num_suspects: how many of them look wrong; the page asks about these.
+      files: of the N images; None: they are not files.
+      root: folder that the files are relative to, which is then shown from there; None: `pictures`
+        are shown.
+      pictures: ids -> uint8 `[n, H, W, 3]`, or None where there are none.
+      seed: of the random check.
+      after_saving: (text, command), what to do with the answers.
+
+    Returns:
+      Whether it was written: not without anything to show or to ask.
+    """
+    if not len(judged.ranked):
+        return False
+    suspects = judged.ranked[:num_suspects]
+    if root is None:
+        suspects = suspects[: answer_page.NUM_EMBEDDED]
+    tabs: dict[int, list[str]] = {int(i): ["labels"] for i in suspects}
+    words: dict[int, list[str]] = {}
+    for kind, of_kind in judged.found.items():
+        for i, text in list(of_kind.items())[:_MAX_FOUND]:
+            tabs.setdefault(i, []).append(kind)
+            words.setdefault(i, []).append(text)
+    order = host_generator(seed, "review/check").permutation(np.sort(judged.ranked))[:_NUM_RANDOM]
+    for i in order.tolist():
+        tabs.setdefault(i, []).append("random")
+    ids = np.array(list(tabs), np.int64)
+    examples = _examples(judged, judged.ranked[num_suspects:])
+    shown = None
+    if root is None:
+        shown = pictures(ids) if pictures else None
+        if shown is None:
+            return False
+    names = judged.class_names
+    rows = [
+        Suspect(
+            id=i,
+            file=files[i] if files is not None else "",
+            given=names[int(judged.given[i])],
+            suggested=names[int(judged.suggested[i])],
+            clean_prob=float(judged.clean_prob[i]),
+            likely=() if judged.probs is None else _likely(judged.probs[i], names),
+            tabs=of_image,
+            finding="; ".join(words.get(i, ())),
+        )
+        for i, of_image in tabs.items()
+    ]
+    write(
+        path,
+        rows,
+        names,
+        root=root,
+        pictures=shown,
+        examples=_pictures_of(examples, files, root, pictures),
+        check=Check(len(judged.ranked), order.tolist()),
+        after_saving=after_saving,
+    )
+    return True
+
+
+def _likely(probs: np.ndarray, names: Sequence[str]) -> list[str]:
+    order = np.argsort(-probs, kind="stable")[:_NUM_LIKELY].tolist()
+    return [names[int(c)] for c in order if probs[c] > 0]
+
+
+def _examples(judged: Judged, others: np.ndarray) -> dict[str, list[int]]:
+    """Ids of the labels that look most right, by class."""
+    found: dict[str, list[int]] = {}
+    for i in others[::-1].tolist():
+        if judged.given[i] != judged.suggested[i]:
+            continue
+        of_class = found.setdefault(judged.class_names[int(judged.given[i])], [])
+        if len(of_class) < NUM_EXAMPLES:
+            of_class.append(i)
+    return dict(list(found.items())[:_MAX_CLASSES])
+
+
+def _pictures_of(
+    examples: Mapping[str, Sequence[int]],
+    files: Sequence[str] | None,
+    root: pathlib.Path | None,
+    pictures: Callable[[np.ndarray], np.ndarray | None] | None,
+) -> dict[str, list]:
+    if files is not None and root is not None:
+        return {name: [files[i] for i in ids] for name, ids in examples.items()}
+    if not examples or pictures is None:
+        return {}
+    shown = pictures(np.array([i for ids in examples.values() for i in ids], np.int64))
+    if shown is None:
+        return {}
+    each = iter(shown)
+    return {name: [next(each) for _ in ids] for name, ids in examples.items()}
