@@ -83,8 +83,9 @@ def find_wrong_labels(
 
         sigmoid(log((1 - p_y) / p_y) + b),
 
-    b chosen so that it sums to this number. It is at most one half where no class is more probable
-    than the given one, so that labels above it, which are flagged, always have another class to be.
+    b chosen so that it sums to this number. As many labels are flagged, those of the highest
+    probability for which another class is more probable; where that parts them elsewhere than at
+    one half, the probabilities between are moved to their side of it.
 
     Args:
       scores: floats `[J, N, C]` of J judges, out of sample: log probabilities or others.
@@ -123,8 +124,11 @@ def find_wrong_labels(
     expected = min(likely ** (1 - similar) * counted**similar, _MOST_HIDDEN * likely)
     is_top = own >= probs.max(axis=1)
     wrong_prob = _summing_to(log_odds, is_top, min(expected, num_rows - 1.0))
-    num_wrong = float(wrong_prob.sum())
     ranked = np.argsort(-log_odds, kind="stable")
+    flagged = np.zeros(num_rows, bool)
+    flagged[ranked[~is_top[ranked]][: round(float(wrong_prob.sum()))]] = True
+    wrong_prob = _on_sides_of_a_half(wrong_prob, flagged)
+    num_wrong = float(wrong_prob.sum())
     noise = np.sqrt(spread**2 + max(likely, 1.0))
     low = min(max(likely - _Z90 * noise, 0.0), num_wrong)
     high = likely + _Z90 * noise
@@ -133,7 +137,7 @@ def find_wrong_labels(
     return WrongLabels(
         probs=probs.astype(np.float32),
         wrong_prob=wrong_prob,
-        flagged=(1 - wrong_prob).astype(np.float32) < 0.5,  # as `clean_prob` is stored
+        flagged=flagged,
         ranked=ranked,
         num_wrong=num_wrong,
         interval=(low, float(np.clip(high, num_wrong, num_rows))),
@@ -302,6 +306,13 @@ def _log_odds_against(logits: np.ndarray, labels: np.ndarray, *, is_margin: bool
     if is_margin:
         return highest
     return highest + np.log(np.exp(rest - highest[:, None]).sum(axis=1))
+
+
+def _on_sides_of_a_half(wrong_prob: np.ndarray, flagged: np.ndarray) -> np.ndarray:
+    """Above one half where flagged and not above it elsewhere; the order stays as it was."""
+    near = 0.01 * (wrong_prob - 0.5)  # those beyond are squeezed to within 0.005 of one half
+    raised = np.where(flagged & (wrong_prob <= 0.505), 0.505 + near, wrong_prob)
+    return np.where(~flagged & (raised > 0.495), 0.495 + near, raised)
 
 
 def _summing_to(log_odds: np.ndarray, is_top: np.ndarray, total: float) -> np.ndarray:
