@@ -57,6 +57,7 @@ def recipe_of(run: str, features: pathlib.Path, labels: str, human: str, seed: i
     name, *rest = run.split(":")
     config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config("features")
     config.method = rest[0] if rest else config.method
+    config.flag_by = "count"
     changes = (change.split("=") for change in rest[1:])
     config.update_from_flattened_dict({k: ast.literal_eval(v) for k, v in changes})
     config.dataset.features, config.seed, config.writers = str(features), seed, ()

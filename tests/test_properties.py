@@ -69,6 +69,10 @@ LOSSES = {
     "evidential_kl": Loss(lambda x, g: L.evidential_kl(x, g["labels"]), ("positive", "mapped")),
     "evidential_loss": Loss(lambda x, g: sum(L.evidential_loss(x, g["labels"])), ("positive",)),
     "negative_entropy": Loss(lambda x, g: L.negative_entropy(x)),
+    "class_prior_penalty": Loss(
+        lambda x, g: L.class_prior_penalty(x, jnp.full(x.shape[-1], 1 / x.shape[-1])),
+        ("positive",),
+    ),
     "uniform_prior_penalty": Loss(lambda x, g: L.uniform_prior_penalty(x), ("positive",)),
     "semi_supervised_loss": Loss(
         lambda x, g: sum(

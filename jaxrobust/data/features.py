@@ -429,17 +429,18 @@ def _parts(
     """(train, test, unlabelled or None)."""
     has_label = everything.labels != NO_LABEL
     if split is None or not len(split):
-        if not 0 < test_fraction < 1:
+        if not 0 <= test_fraction < 1:
             raise DataError(
-                f"dataset.test_fraction must be above 0 and below 1, but is {test_fraction}."
+                f"dataset.test_fraction must be at least 0 and below 1, but is {test_fraction}."
             )
         train, test = hold_out(everything.take(np.flatnonzero(has_label)), test_fraction)
-        log.info(
-            "%s names no test part: %g of each class, %d rows, are held out for testing",
-            path,
-            test_fraction,
-            len(test),
-        )
+        if test_fraction:
+            log.info(
+                "%s names no test part: %g of each class, %d rows, are held out for testing",
+                path,
+                test_fraction,
+                len(test),
+            )
     else:
         if wrong := sorted(set(map(str, split)) - set(_SPLITS)):
             raise DataError(

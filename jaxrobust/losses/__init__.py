@@ -11,6 +11,7 @@ from jaxrobust.losses.bidirectional_learning import self_distillation_loss as se
 from jaxrobust.losses.bidirectional_learning import sop_noise_terms as sop_noise_terms
 from jaxrobust.losses.calibrated import calibrated_log_softmax as calibrated_log_softmax
 from jaxrobust.losses.calibrated import calibrated_softmax as calibrated_softmax
+from jaxrobust.losses.calibrated import class_prior_penalty as class_prior_penalty
 from jaxrobust.losses.calibrated import evidential_kl as evidential_kl
 from jaxrobust.losses.calibrated import evidential_loss as evidential_loss
 from jaxrobust.losses.calibrated import evidential_nll as evidential_nll

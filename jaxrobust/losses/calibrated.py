@@ -253,12 +253,47 @@ def uniform_prior_penalty(
     References:
       The authors' code (from DivideMix), which adds it with weight 1. Not in the paper's text.
     """
+    log_mean = _log_mean_prediction(logits, gamma)
+    return -math.log(log_mean.shape[0]) - jnp.mean(log_mean)
+
+
+def class_prior_penalty(
+    logits: jax.typing.ArrayLike,
+    prior: jax.typing.ArrayLike,
+    gamma: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Divergence of a batch's mean calibrated prediction q from a distribution of the classes.
+
+    `sum_c prior_c log(prior_c / q_c)`, which at a uniform prior is `uniform_prior_penalty`. A
+    uniform one pulls predictions away from frequent classes; the frequencies of the labels do not.
+
+    Args:
+      logits: floats `[..., C]`, C >= 2. The mean runs over all axes but the last.
+      prior: floats `[C]` that sum to 1.
+      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+
+    Returns:
+      Scalar, at least float32; non-negative up to rounding and 0 only where q is the prior.
+
+    Raises:
+      ValueError: on fewer than two classes, or a gamma that is negative or not a scalar.
+
+    References:
+      Ours.
+    """
+    log_mean = _log_mean_prediction(logits, gamma)
+    prior = jnp.asarray(prior, log_mean.dtype)
+    return jnp.sum(jnp.where(prior > 0, prior * (jnp.log(jnp.maximum(prior, 1e-30)) - log_mean), 0))
+
+
+def _log_mean_prediction(
+    logits: jax.typing.ArrayLike, gamma: jax.typing.ArrayLike | None
+) -> jax.Array:
+    """Log `[C]` of the mean calibrated prediction."""
     log_probs = calibrated_log_softmax(logits, gamma)
-    num_classes = log_probs.shape[-1]
-    rows = log_probs.reshape(-1, num_classes)
+    rows = log_probs.reshape(-1, log_probs.shape[-1])
     # As a mean of probabilities, a class that no row predicts would underflow to log 0.
-    log_mean = jax.nn.logsumexp(rows, axis=0) - math.log(rows.shape[0])
-    return -math.log(num_classes) - jnp.mean(log_mean)
+    return jax.nn.logsumexp(rows, axis=0) - math.log(rows.shape[0])
 
 
 def sharpen(probs: jax.typing.ArrayLike, *, temperature: jax.typing.ArrayLike = 0.5) -> jax.Array:

@@ -29,6 +29,7 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import (
     calibrated_softmax,
+    class_prior_penalty,
     evidential_loss,
     masked_mean,
     negative_entropy,
@@ -209,6 +210,7 @@ def semi_supervised_step(
     temperature: float = 0.5,
     forward_unlabeled: bool = True,
     guess_updates_statistics: bool = True,
+    class_prior: str = "uniform",
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on B likely clean and B likely mislabelled examples.
 
@@ -233,6 +235,8 @@ def semi_supervised_step(
       forward_unlabeled: whether mixed rows with an unlabelled first partner are part of the loss.
         Without them `weight_u` must be 0.
       guess_updates_statistics: whether the guesses move BatchNorm's averages.
+      class_prior: distribution to which the mean prediction is drawn: `"uniform"`, `"labels"` (the
+        scalar `class_shares` `[C]`) or `"none"`.
 
     Returns:
       The network after the step and the metrics.
@@ -281,7 +285,13 @@ def semi_supervised_step(
         supervised, unsupervised = objective.mixed(
             logits[:num_x, 0], hard, soft[:num_x], mix, logits[rest, -1], soft[rest]
         )
-        prior = uniform_prior_penalty(logits[:, 0], objective.gamma)
+        if class_prior == "labels":
+            shares = scalars["class_shares"]
+            prior = class_prior_penalty(logits[:, 0], shares, objective.gamma)
+        elif class_prior == "uniform":
+            prior = uniform_prior_penalty(logits[:, 0], objective.gamma)
+        else:
+            prior = jnp.zeros((), supervised.dtype)
         loss = supervised + scalars["weight_u"] * unsupervised + prior
         metrics = {"loss_x": supervised, "loss_u": unsupervised, "prior": prior}
         if strong:
@@ -367,6 +377,7 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: Problem) -> Method:
         mix_key, permutation_key, step_key = jax.random.split(key, 3)
         mix = jax.random.beta(mix_key, dpc.mixup_alpha, dpc.mixup_alpha)
         time = scalars["epoch"] + scalars["progress"]
+        shares = {"class_shares": scalars["class_shares"]} if dpc.class_prior == "labels" else {}
         ramp = linear_rampup(time, dpc.warm_up, length=dpc.rampup_length)
         return semi_supervised_step(
             network,
@@ -380,10 +391,12 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: Problem) -> Method:
                 "learning_rate": scalars["learning_rate"],
                 "weight_u": dpc.lambda_u * ramp,
                 "consistency_weight": jnp.float32(dpc.consistency_weight),
+                **shares,
             },
             temperature=dpc.temperature,
             forward_unlabeled=dpc.forward_unlabeled,
             guess_updates_statistics=dpc.guess_updates_statistics,
+            class_prior=dpc.class_prior,
             **parts,
         )
 
@@ -437,7 +450,6 @@ def _passes(
     dpc: Dpc, schedule: Optimizer, num_epochs: int, batch_size: int, num_examples: int
 ) -> Callable[..., list[Pass]]:
     """`Method.passes` of the co-divided training."""
-    told: list[int] = []
 
     def passes(epoch, label_scores, generator):
         scalars = {
@@ -451,22 +463,21 @@ def _passes(
             clean = np.asarray(select_clean(clean_prob, threshold=dpc.threshold))
             notes = {"num_labeled": float(clean.sum())}
             divided = epoch >= dpc.warm_up
-            if divided and min(clean.sum(), np.sum(~clean)) < batch_size:
-                if not told:  # the report counts them
-                    log.info(
-                        "Epoch %d, %s: %d labels look clean and %d do not, fewer than a batch "
-                        "of %d; training on all of them as in the warm-up, also later.",
-                        epoch,
-                        name,
-                        clean.sum(),
-                        np.sum(~clean),
-                        batch_size,
-                    )
-                    told.append(epoch)
+            is_undivided = divided and bool(min(clean.sum(), np.sum(~clean)) < batch_size)
+            if is_undivided:
+                log.debug(
+                    "Epoch %d, %s: %d labels look clean and %d do not, fewer than a batch of %d; "
+                    "training on all of them as in the warm-up.",
+                    epoch,
+                    name,
+                    clean.sum(),
+                    np.sum(~clean),
+                    batch_size,
+                )
                 divided = False
             if not divided:
                 ids = {"all": order.permutation(num_examples)}
-                plans.append(Pass("warm_up", name, ids, scalars))
+                plans.append(Pass("warm_up", name, ids, scalars, is_undivided=is_undivided))
                 continue
             labeled, unlabeled = np.flatnonzero(clean), np.flatnonzero(~clean)
             num_steps = labeled.size // batch_size

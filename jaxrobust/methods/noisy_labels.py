@@ -91,6 +91,7 @@ class Pass:
       peer: name of the network whose variables the step may read.
       label_scores: values `[N]` of every example that the step's batches carry.
       notes: further numbers for the metrics.
+      is_undivided: whether the labels should have been divided, but too few looked wrong.
     """
 
     stage: str
@@ -100,6 +101,7 @@ class Pass:
     peer: str | None = None
     label_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: dict[str, float] = dataclasses.field(default_factory=dict)
+    is_undivided: bool = False
 
 
 def current_variables(state: TrainState) -> Mapping[str, Any]:

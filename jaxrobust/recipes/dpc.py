@@ -78,6 +78,12 @@ class Dpc(Options, section="dpc", recipe="configs/dpc.py"):
     guess_updates_statistics: bool = option(
         True, bool, "guesses in training mode move BatchNorm's averages"
     )
+    class_prior: str = option(
+        "uniform",
+        ("uniform", "labels", "none"),
+        "what the mean prediction is drawn to; code: uniform, as its data sets are balanced; "
+        "labels: the frequencies of the given labels",
+    )
 
     def check_combinations(self) -> None:
         if not self.forward_unlabeled and self.lambda_u:
@@ -183,6 +189,7 @@ _BY_DATASET = {
         "dpc.peer_from": "epoch_start",
     },
 }
+_BY_DATASET["image_folder"] = {"dpc.class_prior": "labels"}
 # Ours, see docs/methods/dpc.md. Frozen features are not a layer that a second head could keep the
 # mistakes of guesses from.
 _BY_DATASET["features"] = {
@@ -193,6 +200,7 @@ _BY_DATASET["features"] = {
     "dpc.heads": 1,
     "dpc.mixup_alpha": 0.2,
     "dpc.beta": 0.1,
+    "dpc.class_prior": "labels",
 }
 _BY_NOISE = {
     "asymmetric": {"dpc.entropy_penalty": "plain"},

@@ -71,6 +71,9 @@ NOISY_LABEL_METHODS = Registry(
             f"{_HERE}.dpc:build", "Dirichlet-based prediction calibration, AAAI 2024", DpcRecipe
         ),
         "knn": Entry(f"{_HERE}.noisy_baselines:knn", "votes of the nearest features"),
+        "mean_margin": Entry(
+            f"{_HERE}.mean_margin:build", "margins averaged over the training, NeurIPS 2020"
+        ),
         "mixup": Entry(f"{_HERE}.noisy_baselines:mixup", "mixed images and labels, ICLR 2018"),
     }
 )

@@ -222,9 +222,10 @@ class NoisyLabels(BaseRecipe):
     )
     flag_by: str = option(
         "method",
-        ("method", "count"),
+        ("method", "count", "auto"),
         "which labels are called wrong: those that the method says; count: as many of its lowest "
-        "scores as the confident joint counts",
+        "scores as the confident joint counts; auto: of features, those that judges say which did "
+        "not see them, whatever the method, else those that the method says",
     )
     num_epochs: int = option(301, "[1, inf)", "DPC's code loops over 0..300")
     batch_size: int = option(
@@ -270,7 +271,8 @@ NOISY_LABELS: dict[str, dict[str, Any]] = {
         "optimizer.learning_rate": 0.01,
         "optimizer.schedule": "cosine",
         "optimizer.weight_decay": 0.03,
-        "flag_by": "count",
+        "flag_by": "auto",
+        "dataset.test_fraction": 0.0,  # every label is judged, and out of sample as it is
     },
 }
 """Data set -> fields of every noisy-label recipe."""

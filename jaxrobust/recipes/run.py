@@ -51,7 +51,9 @@ class Dataset(Options, section="dataset"):
         "separated by commas; later ones count",
     )
     test_fraction: float = option(
-        0.2, "(0, 1)", "of each class, held out where a file of features names no test part"
+        0.2,
+        "[0, 1)",
+        "of each class, held out where a file of features names no test part; of noisy labels: 0",
     )
     test2: str = option(
         "",

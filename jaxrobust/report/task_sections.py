@@ -150,6 +150,16 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
             "photos",
         ),
     )
+    if counts := (run.results or {}).get("label_counts"):
+        low, high = counts["expected_wrong_interval"]
+        parts.insert(
+            0,
+            paragraph(
+                f"About {counts['expected_wrong']:.0f} of {counts['num_labels']:,} labels are "
+                f"expected to be wrong, {low} to {high} nine times in ten; judges that did not see "
+                f"a label agree with {percent(counts['agreement'])} % of them."
+            ),
+        )
     header, *rows = read_rows(run.workdir / "label_quality.csv") or [[]]
     wanted = ("id", "file", "given_label", "suggested_label", "clean_prob", "true_label")
     shown = [header.index(name) for name in wanted if name in header]

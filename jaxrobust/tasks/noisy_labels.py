@@ -35,6 +35,7 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods.classifiers import save_classifier
+from jaxrobust.methods.judges import describe, judged_columns
 from jaxrobust.methods.noisy_labels import Method, Pass, Problem, flag_by_count
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.protocols import NoisyLabels
@@ -99,6 +100,7 @@ def run(
     check_common(recipe)
     data = dataset or load(recipe, streams=True, features=True)
     data, labels = reviewed_data(recipe, data)
+    recipe = _with_batches_of_at_most(recipe, len(data.train))
     with open_run(recipe, workdir, programs) as run_:
         return _Learning(recipe, run_, data, labels).learn()
 
@@ -112,12 +114,14 @@ class Learned:
       ranked: int `[N]`, ids, those whose label looks most wrong first.
       pred_probs: float32 `[N, C]`, predicted for the training examples.
       networks: variables by name, as `save_classifier` takes them.
+      undivided_passes: of a method that divides the labels, after its warm-up.
     """
 
     label_scores: dict[str, np.ndarray]
     ranked: np.ndarray
     pred_probs: np.ndarray
     networks: dict[str, Any]
+    undivided_passes: int = 0
 
 
 def learn(
@@ -142,6 +146,7 @@ def learn(
     """
     check_common(recipe)
     dataset, labels = reviewed_data(recipe, dataset)
+    recipe = _with_batches_of_at_most(recipe, len(dataset.train))
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
@@ -151,6 +156,19 @@ def learn(
         else:
             learning.learn()
         return learning.learned()
+
+
+def _with_batches_of_at_most(recipe: NoisyLabels, num_examples: int) -> NoisyLabels:
+    """The recipe, its batch no larger than the set."""
+    if recipe.batch_size <= num_examples:
+        return recipe
+    log.info(
+        "batch_size=%d is more than the %d training examples, and becomes %d",
+        recipe.batch_size,
+        num_examples,
+        num_examples,
+    )
+    return dataclasses.replace(recipe, batch_size=num_examples)
 
 
 def estimate_before_training(
@@ -208,6 +226,8 @@ class _Learning:
             split: images_of(examples, recipe, placement) for split, examples in self._tests.items()
         }
         self._labels = placement.put(labels)
+        counts = np.bincount(labels, minlength=dataset.num_classes)
+        self._class_shares = (counts / len(labels)).astype(np.float32)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
         self.problem = Problem(
             num_classes=dataset.num_classes,
@@ -217,12 +237,19 @@ class _Learning:
             norm_parts=batch_norm_parts(recipe, placement),
         )
         method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
-        self.method = flag_by_count(method) if recipe.flag_by == "count" else method
+        is_judged = recipe.flag_by == "auto" and isinstance(dataset, FeatureDataset)
+        self.method = flag_by_count(method) if is_judged or recipe.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
         self._num_wrong = ()
         if self.method.counts:
             num_wrong = estimate_before_training(dataset, labels)
             self._num_wrong = (placement.put(np.float32(num_wrong)),)
+        self._judged: dict[str, np.ndarray] = {}
+        self._facts: dict[str, Any] = {}
+        if is_judged:
+            self._judged, self._facts = judged_columns(
+                MeansOfViews(dataset.train)[:], labels, dataset.num_classes, seed=recipe.seed
+            )
         self._backbone = stored_backbone(recipe, dataset)
         if self._backbone:
             shapes = jax.eval_shape(method.start, jax.random.key(0))
@@ -312,6 +339,7 @@ class _Learning:
             ranked=self._labels_so_far().by_suspicion(method.score),
             pred_probs=probs,
             networks=self._test_variables(),
+            undivided_passes=self.saved.record.get("undivided", 0),
         )
 
     def _test_variables(self) -> dict[str, Any]:
@@ -334,6 +362,7 @@ class _Learning:
                 current = saved.networks[entry.peer].variables
                 peer = saved.arrays["peers"].get(entry.peer, current)
             stream = f"{entry.network}/{entry.stage}"
+            saved.record["undivided"] = saved.record.get("undivided", 0) + int(entry.is_undivided)
             self.run.train(
                 saved,
                 entry.network,
@@ -345,7 +374,11 @@ class _Learning:
                 self._labels,
                 self._statistics,
                 self.run.placement.put(entry.label_scores),
-                scalars={**entry.scalars, "num_steps": plan.num_steps},
+                scalars={
+                    **entry.scalars,
+                    "num_steps": plan.num_steps,
+                    "class_shares": self._class_shares,
+                },
                 at=(epoch, number),
                 event={"phase": entry.network, "epoch": epoch, "stage": entry.stage},
                 where=f"epoch {epoch + 1}/{self.num_epochs}, {stream}",
@@ -457,8 +490,9 @@ class _Learning:
         saved.arrays["label_scores"] = fetch(saved.arrays["label_scores"])
 
     def _labels_so_far(self) -> Labels:
+        label_scores = {**self.label_scores, **self._judged}
         return Labels(
-            self.labels, self.true_labels, self.label_scores, self.dataset.class_names, self._review
+            self.labels, self.true_labels, label_scores, self.dataset.class_names, self._review
         )
 
     # Files
@@ -519,6 +553,8 @@ class _Learning:
             "num_classes": self.problem.num_classes,
             "noise": {k: noise[k] for k in ("kind", "rate", "realised_rate", "labels_sha256")},
             **summary(epochs),
+            **({"label_counts": self._facts} if self._facts else {}),
+            "undivided_passes": self.saved.record.get("undivided", 0),
             "epochs": epochs,
         }
         workdir = self.run.workdir
@@ -530,8 +566,8 @@ class _Learning:
             workdir,
             self.dataset,
             self.labels,
-            self.label_scores["suggested"],
-            self.label_scores["flagged"].astype(bool) & ~labels.is_decided,
+            labels.label_scores["suggested"],
+            labels.label_scores["flagged"].astype(bool) & ~labels.is_decided,
             root,
         )
         page = write_review(
@@ -571,6 +607,13 @@ class _Learning:
             lines.append(
                 f"wrong labels after the last epoch: {100 * found['recall']:.1f} % found, "
                 f"{100 * found['precision']:.1f} % of those flagged are wrong"
+            )
+        if self._facts:
+            lines.append(describe(self._facts))
+        if undivided := results["undivided_passes"]:
+            lines.append(
+                f"in {undivided} passes after the warm-up {self.recipe.method} could not divide "
+                "the labels, too few of which looked wrong, and trained on all of them"
             )
         lines += [
             f"results: {workdir / 'results.json'}",

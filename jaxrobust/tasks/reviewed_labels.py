@@ -9,7 +9,7 @@ from jaxrobust.data.corrections import EXCLUDED, Reviewed, read_all_corrections
 from jaxrobust.data.label_noise import given_labels
 from jaxrobust.errors import UserError
 from jaxrobust.recipes.protocols import NoisyLabels
-from jaxrobust.tasks.common import check_batch_size, check_network
+from jaxrobust.tasks.common import check_network
 
 
 def reviewed_data(recipe: NoisyLabels, dataset) -> tuple[Any, Reviewed]:
@@ -32,5 +32,4 @@ def reviewed_data(recipe: NoisyLabels, dataset) -> tuple[Any, Reviewed]:
             )
         dataset = dataclasses.replace(dataset, train=dataset.train.take(kept))
         found = Reviewed(found.labels[kept], found.review[kept])
-    check_batch_size(recipe, len(dataset.train))
     return dataset, found

@@ -197,8 +197,8 @@ def test_files_that_are_none_are_refused(tmp_path):
         with pytest.raises(DataError, match=words):
             load_features(tmp_path / features, labels=labels and tmp_path / labels)
     np.save(tmp_path / "y.npy", np.arange(6) % 3)
-    for fraction in (0, 1):
-        with pytest.raises(DataError, match="test_fraction must be above 0 and below 1"):
+    for fraction in (-0.1, 1):
+        with pytest.raises(DataError, match="test_fraction must be at least 0 and below 1"):
             load_features(tmp_path / "x.npy", labels=tmp_path / "y.npy", test_fraction=fraction)
 
 

@@ -16,6 +16,7 @@ from jax.test_util import check_grads
 from jaxrobust.losses import (
     calibrated_log_softmax,
     calibrated_softmax,
+    class_prior_penalty,
     evidential_kl,
     evidential_loss,
     evidential_nll,
@@ -622,3 +623,16 @@ X, Y = np.zeros((3, 4), np.float32), np.zeros(3, np.int32)
 def test_wrong_arguments_are_refused_in_words(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_class_prior_penalty():
+    """The divergence of the mean prediction from the frequencies of the classes."""
+    logits = jnp.log(jnp.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]]))
+    mean = np.array([0.7, 0.2, 0.1])
+    assert abs(float(class_prior_penalty(logits, mean, 0.0))) < 1e-6
+    prior = np.array([0.5, 0.5, 0.0])
+    expected = 0.5 * np.log(0.5 / 0.7) + 0.5 * np.log(0.5 / 0.2)
+    np.testing.assert_allclose(class_prior_penalty(logits, prior, 0.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        class_prior_penalty(logits, np.full(3, 1 / 3)), uniform_prior_penalty(logits), rtol=1e-5
+    )

@@ -1,0 +1,90 @@
+"""The answer of `method="auto"`: every label judged by models that did not see it."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.selection import judges
+from jaxrobust.selection.wrong_labels import WrongLabels, find_wrong_labels, no_wrong_labels
+
+log = logging.getLogger("jaxrobust")
+
+
+def judge_labels(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int = 0
+) -> tuple[WrongLabels, dict[str, Any]]:
+    """Which labels of features are wrong, by several judges that each label is kept from.
+
+    The judges are ridge regression left one out, logistic regression in five folds, the nearest
+    neighbours, and ridge regression on random Fourier features; `find_wrong_labels` weighs them by
+    how well they predict the given labels.
+
+    Args:
+      features: floats `[N, D]`, finite, of any scale.
+      labels: int `[N]` in `0..C-1`. Of one class, or fewer than four, all count as right.
+      num_classes: C.
+      seed: of folds and random features.
+
+    Returns:
+      (`WrongLabels`, JSON-able facts for people: see `facts_of`).
+    """
+    if num_classes < 2 or len(labels) < 4:  # nothing to compare with
+        wrong = no_wrong_labels(labels, num_classes)
+        return wrong, facts_of(wrong, len(labels))
+    rows = judges.standardized(features)
+    by_name: dict[str, Callable[[], np.ndarray | None]] = {
+        "ridge": lambda: judges.ridge_scores(rows, labels, num_classes),
+        "logistic": lambda: judges.logistic_scores(rows, labels, num_classes, seed=seed),
+        "neighbors": lambda: judges.neighbor_scores(rows, labels, num_classes, seed=seed),
+        "kernel_ridge": lambda: judges.ridge_scores(
+            judges.standardized(judges.fourier_features(rows, seed=seed)), labels, num_classes
+        ),
+    }
+    found = {name: scores for name, judge in by_name.items() if (scores := judge()) is not None}
+    wrong = find_wrong_labels(np.stack(list(found.values())), labels)
+    agreement = {name: float(np.mean(s.argmax(axis=1) == labels)) for name, s in found.items()}
+    facts = facts_of(wrong, len(labels))
+    facts["judges"] = {
+        name: {"weight": round(float(weight), 3), "agreement": round(agreement[name], 4)}
+        for (name, weight) in zip(found, wrong.weights, strict=True)
+    }
+    log.info("%s", describe(facts))
+    return wrong, facts
+
+
+def judged_columns(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """`judge_labels` as columns `clean_prob`, `suggested` and `flagged` of `[N]`, and its facts."""
+    wrong, facts = judge_labels(features, labels, num_classes, seed=seed)
+    suggested = wrong.probs.argmax(axis=1).astype(np.int32)
+    clean_prob = (1 - wrong.wrong_prob).astype(np.float32)
+    return {"clean_prob": clean_prob, "suggested": suggested, "flagged": wrong.flagged}, facts
+
+
+def facts_of(wrong: WrongLabels, num_labels: int) -> dict[str, Any]:
+    """What `summary` and reports say of the number of wrong labels, JSON-able.
+
+    Keys: `expected_wrong`, the sum of the probabilities of being wrong; `expected_wrong_interval`
+    of about 90 %; `mistakes`, as `WrongLabels.kind`; `agreement`, the share of labels that the
+    judges together predict out of sample, which is not accuracy, as labels may be wrong.
+    """
+    low, high = wrong.interval
+    return {
+        "num_labels": num_labels,
+        "expected_wrong": round(wrong.num_wrong, 1),
+        "expected_wrong_interval": [int(np.floor(low)), int(np.ceil(high))],
+        "mistakes": wrong.kind,
+        "agreement": round(wrong.agreement, 4),
+    }
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """One sentence on the number of wrong labels."""
+    low, high = facts["expected_wrong_interval"]
+    return (
+        f"about {facts['expected_wrong']:.0f} of {facts['num_labels']:,} labels are expected to be "
+        f"wrong ({low} to {high})"
+    )

@@ -1,0 +1,189 @@
+"""Judges of labels: class scores of every example by a model that did not see its label."""
+
+import warnings
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
+
+from jaxrobust.selection.ridge import leave_one_out_scores
+
+LEAST_LOG_PROB = -12.0
+_RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_INVERSE_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+_NUM_FOLDS = 5
+_MOST_ROWS = 8192  # on which a penalty is chosen
+_MOST_WORK = 2e9  # rows x dimensions x classes up to which a regression is trained
+_NUM_NEIGHBORS = (10, 20, 50)
+_NUM_COMPONENTS = 128
+_NUM_FREQUENCIES = 512
+
+
+def standardized(features: np.ndarray) -> np.ndarray:
+    """float32 `[N, D]` of mean 0 and deviation 1, without dimensions of one value."""
+    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    kept = std > 1e-12 * np.maximum(np.abs(mean), 1)
+    if not kept.any():
+        return np.zeros((len(features), 1), np.float32)
+    return ((features[:, kept] - mean[kept]) / std[kept]).astype(np.float32)
+
+
+def ridge_scores(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """`leave_one_out_scores` with a wide choice of ridges, not clipped."""
+    return leave_one_out_scores(
+        features, labels, num_classes=num_classes, ridges=_RIDGES, clip=False
+    )
+
+
+def logistic_scores(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int
+) -> np.ndarray | None:
+    """Log probabilities of logistic regression in five folds, its penalty chosen among them.
+
+    The penalty of the least out-of-sample cross-entropy is taken, from the strongest until the
+    next is no better; of more than 8,192 rows as many, drawn by the seed, decide.
+
+    Args:
+      features: float32 `[N, D]`, standardised.
+      labels: int `[N]` in `0..C-1`.
+      num_classes: C.
+      seed: of the folds.
+
+    Returns:
+      float32 `[N, C]`, at least -12; None where N D C is so large that training takes minutes.
+    """
+    if features.size * num_classes > _MOST_WORK:
+        return None
+    generator = np.random.default_rng(seed)
+    features = _rotated(features)
+    sample = generator.permutation(len(labels))[:_MOST_ROWS]
+    part, given = features[sample], labels[sample]
+    fold = _folds(given, generator)
+    best, found, models = np.inf, np.zeros(0), _regressions()
+    chosen = _INVERSE_PENALTIES[0]
+    for inverse in _INVERSE_PENALTIES:
+        scores = _out_of_fold(models, part, given, fold, num_classes, inverse)
+        loss = -np.mean(scores[np.arange(len(given)), given])
+        if loss >= best:
+            break
+        best, found, chosen = loss, scores, inverse
+    if len(sample) == len(labels):
+        scores = np.empty_like(found)
+        scores[sample] = found
+        return scores
+    fold = _folds(labels, generator)
+    return _out_of_fold(_regressions(), features, labels, fold, num_classes, chosen)
+
+
+def _rotated(features: np.ndarray) -> np.ndarray:
+    """The rows in at most N dimensions of equal inner products, which a penalty cannot tell."""
+    if len(features) >= features.shape[1]:
+        return features
+    with threadpool_limits(1, user_api="blas"):
+        values, vectors = np.linalg.eigh((features @ features.T).astype(np.float64))
+    kept = values > 1e-7 * values[-1]
+    return (vectors[:, kept] * np.sqrt(values[kept])).astype(np.float32)
+
+
+def _folds(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Fold `[N]` of each row: every class is spread evenly, even one of two rows."""
+    order = generator.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), int)
+    fold[order] = np.arange(len(labels)) % _NUM_FOLDS
+    return fold
+
+
+def _regressions() -> list[LogisticRegression]:
+    return [LogisticRegression(max_iter=100, tol=1e-3, warm_start=True) for _ in range(_NUM_FOLDS)]
+
+
+def _out_of_fold(models, features, labels, fold, num_classes, inverse_penalty) -> np.ndarray:
+    scores = np.full((len(labels), num_classes), LEAST_LOG_PROB, np.float32)
+    for k, model in enumerate(models):
+        rest, held_out = fold != k, np.flatnonzero(fold == k)
+        if not len(held_out):
+            continue
+        model.C = inverse_penalty
+        classes = np.unique(labels[rest])
+        if len(classes) < 2:
+            scores[np.ix_(held_out, classes)] = 0.0
+            continue
+        with warnings.catch_warnings(), threadpool_limits(2, user_api="blas"):
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(features[rest], labels[rest])
+        logits = model.decision_function(features[held_out])
+        logits = np.stack([-logits / 2, logits / 2], axis=1) if logits.ndim == 1 else logits
+        logits = logits - logits.max(axis=1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        scores[np.ix_(held_out, model.classes_)] = np.maximum(logits, LEAST_LOG_PROB)
+    return scores
+
+
+def neighbor_scores(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int
+) -> np.ndarray:
+    """Log shares of the votes of the nearest rows by cosine similarity, the own one left out.
+
+    Of 10, 20 and 50 neighbours the number of the least out-of-sample cross-entropy is taken.
+
+    Args:
+      features: float32 `[N, D]`, standardised; of more than 128 dimensions as many principal
+        components count.
+      labels: int `[N]` in `0..C-1`.
+      num_classes: C.
+      seed: of the components.
+
+    Returns:
+      float32 `[N, C]`.
+    """
+    num_rows = len(labels)
+    if min(features.shape) > _NUM_COMPONENTS:
+        pca = PCA(_NUM_COMPONENTS, svd_solver="randomized", random_state=seed)
+        features = pca.fit_transform(features)
+    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    most = min(max(_NUM_NEIGHBORS), num_rows - 1)
+    index = NearestNeighbors(n_neighbors=most, algorithm="brute").fit(units)
+    distances, neighbors = index.kneighbors()
+    similarities = np.maximum(1 - np.square(distances) / 2, 0).astype(np.float32)
+    rows, best, found = np.arange(num_rows), np.inf, np.zeros(0)
+    for k in dict.fromkeys(min(k, most) for k in _NUM_NEIGHBORS):
+        votes = np.full((num_rows, num_classes), 1 / num_classes, np.float32)
+        for j in range(k):
+            votes[rows, labels[neighbors[:, j]]] += similarities[:, j]
+        scores = np.log(votes / votes.sum(axis=1, keepdims=True))
+        loss = -scores[rows, labels].mean()
+        if loss < best:
+            best, found = loss, scores
+    return np.maximum(found, LEAST_LOG_PROB)
+
+
+def fourier_features(features: np.ndarray, *, seed: int) -> np.ndarray:
+    """Random Fourier features of a Gaussian kernel, so that a linear judge sees curved borders.
+
+        [cos(X W), sin(X W)],    W of normal entries over the median distance of rows
+
+    Args:
+      features: float32 `[N, D]`, standardised.
+      seed: of W.
+
+    Returns:
+      float32 `[N, F]`, F at most 1,024, and about N for fewer rows.
+
+    References:
+      Rahimi and Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.
+    """
+    generator = np.random.default_rng(seed)
+    num_rows, num_dimensions = features.shape
+    some = features[generator.permutation(num_rows)[:300]]
+    squares = np.square(some).sum(axis=1)
+    distances = squares[:, None] + squares[None] - 2 * some @ some.T
+    distances = distances[np.triu_indices(len(some), 1)]
+    median = np.median(distances[distances > 1e-6]) if (distances > 1e-6).any() else 1.0
+    count = max(min(_NUM_FREQUENCIES, num_rows // 2), 2)
+    weights = generator.standard_normal((num_dimensions, count)) * np.sqrt(2 / median)
+    angles = features @ weights.astype(np.float32)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)

@@ -1,0 +1,332 @@
+"""Probability that each label is wrong, and how many are, from scores of several judges."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import brentq, minimize
+
+from jaxrobust.selection.decoys import decoy_count
+
+_RATES = np.array(
+    [0.001, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.14, 0.18, 0.23, 0.29, 0.36, 0.44, 0.52]
+)
+_TEMPERATURE = 0.75  # of the mistakes that follow the examples
+_MOST_ROWS = 8192  # on which weights and rate are fitted
+_MOST_CLASSES = 64  # above it, the most probable ones of each example count
+_NUM_KEPT = 32
+_MOST_CLASS_PAIRS = 32  # classes up to which mistakes of pairs of classes are looked for
+_MOST_HIDDEN = 2.5  # times as many as likelihood sees are expected at most
+_Z90 = 1.645
+
+
+class WrongLabels(NamedTuple):
+    """What several judges say together about N labels.
+
+    Attributes:
+      probs: float32 `[N, C]`, of the true class.
+      wrong_prob: float64 `[N]`, probability that the given label is wrong.
+      flagged: bool `[N]`, whether the label is probably wrong: `wrong_prob` above one half.
+      ranked: int `[N]`, positions, the most suspicious first.
+      num_wrong: expected number of wrong labels, the sum of `wrong_prob`.
+      interval: (low, high), of the number of wrong labels.
+      weights: float64 `[J]`, of the judges' standardised scores.
+      kind: of the mistakes: "uniform", "similar" (they follow what the examples resemble) or
+        "pairs" (they depend on the class).
+      agreement: share of the labels that are the most probable class.
+    """
+
+    probs: np.ndarray
+    wrong_prob: np.ndarray
+    flagged: np.ndarray
+    ranked: np.ndarray
+    num_wrong: float
+    interval: tuple[float, float]
+    weights: np.ndarray
+    kind: str
+    agreement: float
+
+
+class _Fit(NamedTuple):
+    """Parameters for each rate of wrong labels, and how probable each rate is."""
+
+    params: np.ndarray  # [R, J + 1]
+    losses: np.ndarray  # [R]
+    expected: np.ndarray  # [R], share of wrong labels
+    shares: np.ndarray  # [R], posterior
+    similar: np.ndarray  # [R], share of mistakes that follow the examples
+
+
+def find_wrong_labels(
+    scores: np.ndarray, labels: np.ndarray, *, order: str = "odds"
+) -> WrongLabels:
+    """Probability that each label is wrong, from out-of-sample scores and the labels alone.
+
+    Scores are pooled, and a given label y is a true class k that a mistake of rate e may replace:
+
+        z = sum_j w_j s_j,    p = softmax(z)
+        P(y) = (1 - e) p_y + e sum_{k != y} p_k ((1 - h) Q[k, y] + h g_y / (1 - g_k)),
+        g = softmax(z / 4 * 3)
+
+    Q spreads mistakes evenly over the other classes; with h they go to those that the example
+    resembles, as people's do. Weights w and share h maximise the likelihood of the given labels for
+    each of 15 rates, which are then averaged by their likelihood and a prior falling as
+    1 / (e + 0.02). That scores are out of sample makes every class that is not given a decoy, whose
+    scores tell how a wrong label looks. Up to 32 classes, Q is also estimated and taken where the
+    likelihood gains more than its number of entries costs (BIC).
+
+    Mistakes of people are seen where the judges are unsure, where right labels look wrong, too.
+    There likelihood sees too few of them, and `decoy_count` too many where mistakes are spread
+    evenly; the expected number is `n^(1 - h) d^h` of both, and at most 2.5 n. `wrong_prob` is
+
+        sigmoid(log((1 - p_y) / p_y) + b),
+
+    b chosen so that it sums to this number. As many labels are flagged, those of the highest
+    probability for which another class is more probable; where that parts them elsewhere than at
+    one half, the probabilities between are moved to their side of it.
+
+    Args:
+      scores: floats `[J, N, C]` of J judges, out of sample: log probabilities or others.
+      labels: int `[N]` in `0..C-1`.
+      order: "odds", as above; "margin": log of the largest other probability over p_y in place of
+        the odds, which also tells labels of probability 0 apart.
+
+    Returns:
+      `WrongLabels`.
+
+    References:
+      Ours. The noise model with a matrix Q is that of Patrini et al., "Making Deep Neural Networks
+      Robust to Label Noise: a Loss Correction Approach", CVPR 2017; BIC: Schwarz, 1978.
+    """
+    scores = np.array(scores, np.float64)
+    scores /= np.maximum(scores.std(axis=(1, 2), keepdims=True), 1e-12)
+    num_judges, num_rows, num_classes = scores.shape
+    kept, given, others = _most_probable(scores, labels)
+    sample = np.random.default_rng(0).permutation(num_rows)[:_MOST_ROWS]
+    part = jnp.asarray(kept[:, sample], jnp.float32), jnp.asarray(given[sample])
+    uniform = np.full((num_classes, num_classes), 1 / others)
+    fit, matrix = _fit(*part, _Mistakes(uniform, others)), None
+    if 2 < num_classes <= _MOST_CLASS_PAIRS:
+        fit, matrix = _with_pairs(fit, *part, uniform, others)
+    logits = np.zeros(scores.shape[1:])
+    for share, params in zip(fit.shares, fit.params, strict=True):
+        if share > 1e-3:
+            logits += share * np.tensordot(np.exp(params[:num_judges]), scores, 1)
+    probs = _softmax(logits)
+    own = probs[np.arange(num_rows), labels]
+    log_odds = _log_odds_against(logits, labels, is_margin=order == "margin")
+    likely = float(np.sum(fit.shares * fit.expected) * num_rows)
+    spread = np.sqrt(np.sum(fit.shares * np.square(fit.expected * num_rows - likely)))
+    similar = 0.0 if matrix is not None else float(np.sum(fit.shares * fit.similar))
+    counted = max(decoy_count(logits, labels), likely)
+    expected = min(likely ** (1 - similar) * counted**similar, _MOST_HIDDEN * likely)
+    is_top = own >= probs.max(axis=1)
+    wrong_prob = _summing_to(log_odds, is_top, min(expected, num_rows - 1.0))
+    ranked = np.argsort(-log_odds, kind="stable")
+    flagged = np.zeros(num_rows, bool)
+    flagged[ranked[~is_top[ranked]][: round(float(wrong_prob.sum()))]] = True
+    wrong_prob = _on_sides_of_a_half(wrong_prob, flagged)
+    num_wrong = float(wrong_prob.sum())
+    noise = np.sqrt(spread**2 + max(likely, 1.0))
+    low = min(max(likely - _Z90 * noise, 0.0), num_wrong)
+    high = likely + _Z90 * noise
+    if matrix is None:
+        high = max(high, counted + _Z90 * np.sqrt(counted))
+    return WrongLabels(
+        probs=probs.astype(np.float32),
+        wrong_prob=wrong_prob,
+        flagged=flagged,
+        ranked=ranked,
+        num_wrong=num_wrong,
+        interval=(low, float(np.clip(high, num_wrong, num_rows))),
+        weights=np.sum(fit.shares[:, None] * np.exp(fit.params[:, :num_judges]), axis=0),
+        kind="pairs" if matrix is not None else "similar" if similar > 0.5 else "uniform",
+        agreement=float(np.mean(logits.argmax(axis=1) == labels)),
+    )
+
+
+def no_wrong_labels(labels: np.ndarray, num_classes: int) -> WrongLabels:
+    """The answer where labels cannot be compared with anything."""
+    return WrongLabels(
+        probs=np.eye(num_classes, dtype=np.float32)[labels],
+        wrong_prob=np.zeros(len(labels)),
+        flagged=np.zeros(len(labels), bool),
+        ranked=np.arange(len(labels)),
+        num_wrong=0.0,
+        interval=(0.0, float(len(labels))),
+        weights=np.zeros(0),
+        kind="uniform",
+        agreement=1.0,
+    )
+
+
+class _Mistakes(NamedTuple):
+    """How mistakes are spread: Q `[C, C]`, and C - 1 of all classes."""
+
+    matrix: np.ndarray
+    others: int
+
+
+def _most_probable(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scores of the given and the most probable classes, position of the given one, C - 1."""
+    num_classes = scores.shape[2]
+    if num_classes <= _MOST_CLASSES:
+        return scores, labels, num_classes - 1
+    rows = np.arange(len(labels))
+    pooled = scores.mean(axis=0)
+    pooled[rows, labels] = np.inf
+    classes = np.argpartition(-pooled, _NUM_KEPT, axis=1)[:, : _NUM_KEPT + 1]
+    given = np.argmax(classes == labels[:, None], axis=1)
+    return np.take_along_axis(scores, classes[None], axis=2), given, num_classes - 1
+
+
+def _likelihood(params, scores, labels, rate, by_class):
+    """Probability `[N]` of the given labels, of a mistake, and of the true classes `[N, C]`."""
+    num_judges, rows = scores.shape[0], jnp.arange(len(labels))
+    logits = jnp.tensordot(jnp.exp(params[:num_judges]), scores, 1)
+    share = jax.nn.sigmoid(params[num_judges])
+    probs, tempered = jax.nn.softmax(logits), jax.nn.softmax(_TEMPERATURE * logits)
+    own = probs[rows, labels]
+    # by_class is Q's column of each given label, [N, C], zero at the label itself.
+    even = jnp.sum(probs * by_class, axis=1)
+    ratio = probs / (1 - tempered + 1e-5)
+    alike = tempered[rows, labels] * (jnp.sum(ratio, axis=1) - ratio[rows, labels])
+    mistake = rate * ((1 - share) * even + share * alike)
+    return (1 - rate) * own + mistake + 1e-9, mistake, probs
+
+
+@jax.jit
+def _loss_and_slope(params, scores, labels, rate, by_class, strength):
+    """Negative log posterior of the parameters, and its gradient."""
+
+    def loss(params):
+        total, _, _ = _likelihood(params, scores, labels, rate, by_class)
+        weights, share = params[:-1], params[-1]
+        # Weights about one half, within a factor of 4.5; h of a Beta prior with its mean at 1/3.
+        prior = jnp.sum(jnp.square(weights + 0.7)) / 4.5
+        prior -= 0.5 * jax.nn.log_sigmoid(share) + strength * jax.nn.log_sigmoid(-share)
+        return prior - jnp.sum(jnp.log(total))
+
+    return jax.value_and_grad(loss)(params)
+
+
+@jax.jit
+def _share_wrong(params, scores, labels, rate, by_class):
+    total, mistake, _ = _likelihood(params, scores, labels, rate, by_class)
+    return jnp.mean(mistake / total)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _pairs(params, scores, labels, rate, by_class, num_classes):
+    """Expected number of mistakes `[C, C]` by true class and given label."""
+    total, _, probs = _likelihood(params, scores, labels, rate, by_class)
+    mistakes = rate * probs * by_class / total[:, None]
+    onehot = jax.nn.one_hot(labels, num_classes, dtype=mistakes.dtype)
+    return jnp.einsum("nk,ny->ky", mistakes, onehot, precision="highest")
+
+
+def _columns(mistakes: _Mistakes, labels, num_kept: int) -> jax.Array:
+    """Q's column of each given label `[N, C]`, zero at the label."""
+    labels = np.asarray(labels)
+    if num_kept != len(mistakes.matrix):
+        columns = np.full((len(labels), num_kept), 1 / mistakes.others, np.float32)
+    else:
+        columns = mistakes.matrix[:, labels].T.astype(np.float32)
+    columns[np.arange(len(labels)), labels] = 0
+    return jnp.asarray(columns)
+
+
+def _fit(scores, labels, mistakes: _Mistakes, *, strength=1.0, start=0.0) -> _Fit:
+    num_judges = scores.shape[0]
+    by_class = _columns(mistakes, labels, scores.shape[2])
+    params = np.append(np.full(num_judges, start), -0.7)
+    found = []
+    for rate in _RATES[::-1]:
+        rest = scores, labels, np.float32(rate), by_class
+
+        def objective(x, rest=rest):
+            loss, slope = _loss_and_slope(np.float32(x), *rest, np.float32(strength))
+            return float(loss), np.asarray(slope, np.float64)
+
+        solution = minimize(
+            objective,
+            params,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-5, 4)] * num_judges + [(-6, 6)],
+            options={"maxiter": 40, "ftol": 1e-7},
+        )
+        params = solution.x
+        expected = float(_share_wrong(np.float32(params), *rest))
+        found.append((params, float(solution.fun), expected))
+    params, losses, expected = (np.array(x) for x in zip(*found[::-1], strict=True))
+    log_post = np.log(np.gradient(_RATES)) - np.log(_RATES + 0.02) - losses
+    shares = np.exp(log_post - log_post.max())
+    similar = 1 / (1 + np.exp(-params[:, -1]))
+    return _Fit(params, losses, expected, shares / shares.sum(), similar)
+
+
+def _with_pairs(fit: _Fit, scores, labels, uniform, others) -> tuple[_Fit, np.ndarray | None]:
+    """The fit with an estimated Q and Q, if BIC prefers it; else the fit as it is and None."""
+    num_classes = len(uniform)
+    predicted = np.asarray(jnp.argmax(jnp.mean(scores, axis=0), axis=1))
+    counts = np.zeros((num_classes, num_classes))
+    np.add.at(counts, (predicted, np.asarray(labels)), 1)
+    cost = num_classes * (num_classes - 2) / 2 * np.log(len(labels))
+    found, matrix = fit, uniform
+    for _ in range(2):
+        np.fill_diagonal(counts, 0)
+        counts += (1 - np.eye(num_classes)) / others
+        matrix = counts / counts.sum(axis=1, keepdims=True)
+        # With h at 0: the matrix says where mistakes go; from large weights, at which p is sharp.
+        found = _fit(scores, labels, _Mistakes(matrix, others), strength=100.0, start=1.0)
+        if found.losses.min() + cost > fit.losses.min():
+            return fit, None
+        best = int(np.argmax(found.shares))
+        by_class = _columns(_Mistakes(matrix, others), labels, num_classes)
+        rate, params = np.float32(_RATES[best]), np.float32(found.params[best])
+        counts = np.array(_pairs(params, scores, labels, rate, by_class, num_classes))
+    return found, matrix
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def _log_odds_against(logits: np.ndarray, labels: np.ndarray, *, is_margin: bool) -> np.ndarray:
+    """`log((1 - p_y) / p_y)`, or the log ratio of the best other class to the given one, `[N]`."""
+    rows = np.arange(len(labels))
+    own = logits[rows, labels]
+    rest = logits - own[:, None]
+    rest[rows, labels] = -np.inf
+    highest = rest.max(axis=1)
+    if is_margin:
+        return highest
+    return highest + np.log(np.exp(rest - highest[:, None]).sum(axis=1))
+
+
+def _on_sides_of_a_half(wrong_prob: np.ndarray, flagged: np.ndarray) -> np.ndarray:
+    """Above one half where flagged and not above it elsewhere; the order stays as it was."""
+    near = 0.01 * (wrong_prob - 0.5)  # those beyond are squeezed to within 0.005 of one half
+    raised = np.where(flagged & (wrong_prob <= 0.505), 0.505 + near, wrong_prob)
+    return np.where(~flagged & (raised > 0.495), 0.495 + near, raised)
+
+
+def _summing_to(log_odds: np.ndarray, is_top: np.ndarray, total: float) -> np.ndarray:
+    """`sigmoid(log_odds + b)`, at most one half where `is_top`, with the sum as near as can be."""
+    most = 1 - 1 / (len(log_odds) + 2)  # N labels say nothing of rarer events: rule of succession
+
+    def shifted(shift):
+        prob = 1 / (1 + np.exp(-np.clip(log_odds + shift, -60, 60)))
+        prob = np.minimum(prob, most)
+        return np.where(is_top, np.minimum(prob, 0.5), prob)
+
+    low, high = -60.0, 60.0
+    if shifted(low).sum() >= total:
+        return shifted(low)
+    if shifted(high).sum() <= total:
+        return shifted(high)
+    return shifted(brentq(lambda shift: shifted(shift).sum() - total, low, high, xtol=1e-6))
