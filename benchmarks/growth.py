@@ -74,14 +74,14 @@ def _target(n: int):
     from jaxrobust.data.views import make_views, statistics_of
     from jaxrobust.engine.environment import setup_jax
     from jaxrobust.engine.sharding import make_placement
-    from jaxrobust.methods.active_learning import Problem
+    from jaxrobust.methods.strategy import AnnotationProblem
     from jaxrobust.recipes import bual
     from jaxrobust.recipes.methods import STRATEGIES
 
     config = bual.get_config("features")
     setup_jax(parse(config))
     placement = make_placement(jax.devices()[:1])
-    problem = Problem(NUM_CLASSES, (DIMENSIONS,), jnp.float32, BUDGET)
+    problem = AnnotationProblem(NUM_CLASSES, (DIMENSIONS,), jnp.float32, BUDGET)
     strategy = STRATEGIES["bual"](parse(config), problem)
     (phase,) = [phase for phase in strategy.phases if phase.name == "target"]
     state = placement.put(jax.jit(lambda key: phase.start(key, {}))(jax.random.key(0)))

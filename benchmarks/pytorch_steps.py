@@ -59,9 +59,9 @@ from jaxrobust.engine.optim import make_optimizer
 from jaxrobust.engine.programs import FAST_COMPILE
 from jaxrobust.engine.sharding import Placement, make_placement
 from jaxrobust.engine.training import TrainState
-from jaxrobust.methods import active_learning, bldr, bual, dcfs, dhkd, dpc, l2d, noisy_labels
-from jaxrobust.methods import distillation as distillers
+from jaxrobust.methods import bldr, bual, dcfs, dhkd, dpc, l2d, noisy_label_method, strategy
 from jaxrobust.methods import distillation_steps as distillation
+from jaxrobust.methods import distiller as distillers
 from jaxrobust.models.embedding import _features_of
 from jaxrobust.models.pretrained import load_pretrained
 from jaxrobust.recipes import bldr as bldr_recipe
@@ -191,7 +191,9 @@ def our_distillation(
     def step(state, images, constants):
         return distillation.distillation_step(
             state,
-            distillation.Batch(images, constants["labels"], jnp.ones(len(images), bool)),
+            distillation.DistillationBatch(
+                images, constants["labels"], jnp.ones(len(images), bool)
+            ),
             teacher and teacher.apply(constants["teacher"], images),
             jax.random.key(0),
             constants["scalars"],
@@ -220,7 +222,7 @@ def dpc_case(network="preact_resnet18", batch=16, side=32, weight_u=25.0) -> Cas
     def step(state, views, constants):
         def batch_of(*views):
             valid = jnp.ones(batch, bool)
-            return noisy_labels.Batch(
+            return noisy_label_method.Batch(
                 jnp.arange(batch), constants["labels"], valid, views, constants["scores"]
             )
 
@@ -233,7 +235,7 @@ def dpc_case(network="preact_resnet18", batch=16, side=32, weight_u=25.0) -> Cas
             constants["order"],
             jax.random.key(0),
             constants["scalars"],
-            apply=noisy_labels.network_apply(module),
+            apply=noisy_label_method.network_apply(module),
             optimizer=optimizer,
             objective=dpc.make_objective(options, 10),
         )
@@ -298,7 +300,7 @@ def dpc_case(network="preact_resnet18", batch=16, side=32, weight_u=25.0) -> Cas
 def bldr_case(network="resnet34", batch=16, side=32) -> Case:
     config = bldr_recipe.get_config("cifar10n_worst")
     config.model.name, config.batch_size = network, batch
-    problem = noisy_labels.Problem(10, batch, (side, side, 3), jnp.float32)
+    problem = noisy_label_method.NoisyLabelProblem(10, batch, (side, side, 3), jnp.float32)
     method = bldr.build(parse(config), problem)
     schedule = parse(config).optimizer
     start = jax.eval_shape(method.start, jax.ShapeDtypeStruct((2,), jnp.uint32))
@@ -319,7 +321,7 @@ def bldr_case(network="resnet34", batch=16, side=32) -> Case:
 
     def step(state, views, constants):
         batches = {
-            "all": noisy_labels.Batch(
+            "all": noisy_label_method.Batch(
                 jnp.arange(batch), constants["labels"], jnp.ones(batch, bool), views, {}
             )
         }
@@ -361,8 +363,8 @@ def bldr_case(network="resnet34", batch=16, side=32) -> Case:
 def annotation_case(name, config, phase_of, num_heads, objective, labels, batch, side) -> Case:
     """The step of a phase on `labels`, annotations; `objective(logits of the heads, labels)`."""
     num_classes = 2 if name == "BUAL" else 4
-    problem = active_learning.Problem(num_classes, (side, side, 3), jnp.float32, 1)
-    network, optimizer, _ = active_learning.recipe_parts(parse(config), problem)
+    problem = strategy.AnnotationProblem(num_classes, (side, side, 3), jnp.float32, 1)
+    network, optimizer, _ = strategy.recipe_parts(parse(config), problem)
     phase, schedule = phase_of(config, problem), parse(config).optimizer
     # In the papers both heads of BUAL sit on one network; ours keeps the one that is trained.
     state = train_state(network(num_heads), side, optimizer)
@@ -438,7 +440,9 @@ def _teacher(constructor, variables, make, layout):
 def dhkd_case(teacher="resnet32x4", student="resnet8x4", batch=64, side=32) -> Case:
     config = dhkd_recipe.get_config("resnet32x4_resnet8x4")
     schedule = parse(config).optimizer
-    problem: Any = distillers.Problem(100, student, teacher, None, None, jnp.float32, batch)
+    problem: Any = distillers.DistillationProblem(
+        100, student, teacher, None, None, jnp.float32, batch
+    )
     distiller = dhkd.build_with(parse(config).distill, problem)
     options = {"num_classes": 100, "dtype": jnp.float32}
     taught = models.make_classifier(teacher, auxiliary="none", **options)

@@ -19,7 +19,7 @@ from jaxrobust import tasks
 from jaxrobust.commands import cli
 from jaxrobust.data import names
 from jaxrobust.data.tables import escape_formula, read_rows, to_csv, unescape_formula
-from jaxrobust.report.workdir import read_rows as report_rows
+from jaxrobust.report.run_files import read_rows as report_rows
 from jaxrobust.review import annotation_tools, answer_page
 
 # As they are on the disk of a Linux machine.

@@ -30,6 +30,8 @@ MODULES = {
     "compare": "report commands",
     "convert": "models commands",
     "consensus": "api commands",
+    # The score of annotators, and the people behind votes.
+    "annotators": "api selection",
 }
 MOST_LINES, MOST_LINES_OF_A_CLASS = 600, 350
 

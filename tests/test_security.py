@@ -11,7 +11,7 @@ import pytest
 
 from jaxrobust.data.tables import escape_formula, to_csv, unescape_formula
 from jaxrobust.errors import UserError
-from jaxrobust.methods.active_learning import Query
+from jaxrobust.methods.strategy import Query
 from jaxrobust.models.storage import load_classifier
 from jaxrobust.report import figures
 from jaxrobust.tasks.annotator import Annotator, query_rows

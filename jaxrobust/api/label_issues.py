@@ -43,8 +43,8 @@ class LabelIssues:
       summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
         `issues_by_class` (given label -> how many), `most_confused` (given, suggested, how many)
         and, unless a method was trained, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
-        `agreement` and `judges`: see `methods.judges.facts_of`. With a method that divides the
-        labels, `undivided_passes` after its warm-up, if there were any.
+        `agreement` and `judges`: see `methods.judged_labels.facts_of`. With a method that divides
+        the labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
     """
 
@@ -212,8 +212,8 @@ def find_label_issues(
 
     With features or photographs every label is judged by four models that did not see it, ridge
     and logistic regression, nearest neighbours and a kernel, which are weighted by how well they
-    predict the given labels (`methods.judges.judge_labels`). With `method=` or `config=` a method
-    for wrong labels is trained instead, by the task and recipe of the command
+    predict the given labels (`methods.judged_labels.judge_labels`). With `method=` or `config=` a
+    method for wrong labels is trained instead, by the task and recipe of the command
     `jaxrobust run --config=dpc:features`; small sets have smaller batches than the recipe.
 
     With `pred_probs` nothing is trained. Labels are ranked by their margin, the log probability of
@@ -298,7 +298,7 @@ def find_label_issues(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
             "them out, or give features= in place of the probabilities."
         )
-    from jaxrobust.methods.judges import facts_of
+    from jaxrobust.methods.judged_labels import facts_of
     from jaxrobust.selection.wrong_labels import find_wrong_labels
 
     labels, pred_probs = aligned(labels=labels, pred_probs=pred_probs)
@@ -407,7 +407,7 @@ def _judged(
 ) -> LabelIssues | None:
     """The answer of `method="auto"`; None of images that are not embedded."""
     from jaxrobust.api import in_memory
-    from jaxrobust.methods.judges import judge_labels
+    from jaxrobust.methods.judged_labels import judge_labels
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)

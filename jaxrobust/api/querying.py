@@ -12,7 +12,7 @@ from jaxrobust.data.inputs import aligned, as_annotations, check_lengths
 from jaxrobust.data.scaling import scaling_of
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods import annotation_gain
-from jaxrobust.methods.active_learning import NOT_ANNOTATED
+from jaxrobust.methods.strategy import NOT_ANNOTATED
 from jaxrobust.recipes.methods import STRATEGIES
 from jaxrobust.recipes.parse import parse
 from jaxrobust.recipes.protocols import ActiveLearning

@@ -180,7 +180,7 @@ class _Described(np.ndarray):
 
 
 def _described(x: Any, sharding: Any) -> Any:
-    if jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+    if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
         return x
     described = np.asarray(x).view(_Described)
     described.sharding = sharding

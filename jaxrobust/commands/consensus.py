@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from jaxrobust.api.consensus import CONSENSUS_FILE, consensus
-from jaxrobust.commands.array_files import FEATURES_HELP, features
+from jaxrobust.commands.array_arguments import FEATURES_HELP, features
 from jaxrobust.commands.parser import Parser
 from jaxrobust.data.features import open_arrays
 from jaxrobust.data.votes import read_votes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrobust.api.label_issues import QUALITY_FILE, find_label_issues
-from jaxrobust.commands.array_files import (
+from jaxrobust.commands.array_arguments import (
     FEATURES_HELP,
     add_training,
     check_exists,

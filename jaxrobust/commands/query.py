@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from jaxrobust.commands.array_files import (
+from jaxrobust.commands.array_arguments import (
     FEATURES_HELP,
     add_training,
     check_exists,

@@ -214,7 +214,7 @@ class Run:
         plan: Plan,
         key: jax.Array,
         *data: Any,
-        scalars: Mapping[str, float],
+        scalars: Mapping[str, float | np.ndarray],
         at: tuple[int, ...],
         event: dict,
         where: str,

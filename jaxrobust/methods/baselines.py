@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.losses import energy_margin_loss
-from jaxrobust.methods.active_learning import (
+from jaxrobust.methods.dcfs import kappa_after
+from jaxrobust.methods.strategy import (
+    AnnotationProblem,
     Phase,
-    Problem,
     Query,
     QueryContext,
     Strategy,
@@ -28,7 +29,6 @@ from jaxrobust.methods.active_learning import (
     recipe_parts,
     target_phase,
 )
-from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.recipes.baselines import Dropquery
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.selection import (
@@ -52,7 +52,7 @@ from jaxrobust.selection import (
 )
 
 
-def random(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def random(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """Uniform draws from the pool without replacement."""
 
     def query(context: QueryContext) -> Query:
@@ -63,8 +63,8 @@ def random(recipe: ActiveLearning, problem: Problem) -> Strategy:
     return Strategy(phases=(target_phase(recipe, problem),), target="target", query=query)
 
 
-def _uncertainty(kind: str) -> Callable[[ActiveLearning, Problem], Strategy]:
-    def build(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def _uncertainty(kind: str) -> Callable[[ActiveLearning, AnnotationProblem], Strategy]:
+    def build(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
         def score(logits):
             return -classifier_confidence(jax.nn.softmax(logits), kind)
 
@@ -83,7 +83,9 @@ def _uncertainty(kind: str) -> Callable[[ActiveLearning, Problem], Strategy]:
     return build
 
 
-def _asked(recipe: ActiveLearning, problem: Problem, **options) -> tuple[str, tuple[Phase, ...]]:
+def _asked(
+    recipe: ActiveLearning, problem: AnnotationProblem, **options
+) -> tuple[str, tuple[Phase, ...]]:
     """The name of the network whose uncertainty counts, and the phases; `uncertainty.unknown_class`
     has it trained on unknown images too."""
     if not recipe.uncertainty.unknown_class:
@@ -101,7 +103,7 @@ margin = _uncertainty("margin")
 entropy = _uncertainty("entropy")
 
 
-def coreset(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def coreset(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """Greedy k-center on the target classifier's features; labelled known images are centres."""
 
     def pick(features, in_pool, is_center):
@@ -121,7 +123,7 @@ def coreset(recipe: ActiveLearning, problem: Problem) -> Strategy:
     return Strategy(phases, target="target", query=query)
 
 
-def badge(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def badge(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """k-means++ seeding on gradient embeddings."""
     name, phases = _asked(recipe, problem, with_features=True)
 
@@ -144,7 +146,7 @@ def _without_padding(picks: jax.Array) -> np.ndarray:
 
 
 def _placed_phase(
-    recipe: ActiveLearning, problem: Problem, dropout: Dropquery | None = None
+    recipe: ActiveLearning, problem: AnnotationProblem, dropout: Dropquery | None = None
 ) -> Phase:
     """The target classifier, which also says where an image lies and how stable its class is.
 
@@ -197,7 +199,7 @@ def _operands(
     }
 
 
-def typiclust(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def typiclust(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """TypiClust (Hacohen et al., ICML 2022), see `typical_select`."""
     options = dataclasses.asdict(recipe.typiclust)
     num_components, unit_length = options.pop("num_components"), options.pop("unit_length")
@@ -209,7 +211,7 @@ def typiclust(recipe: ActiveLearning, problem: Problem) -> Strategy:
     return Strategy((_placed_phase(recipe, problem),), target="target", query=query)
 
 
-def probcover(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def probcover(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """ProbCover (Yehuda et al., NeurIPS 2022), see `cover_select`.
 
     For the radius, the clusters are as many as the known classes and one more.
@@ -229,7 +231,7 @@ def probcover(recipe: ActiveLearning, problem: Problem) -> Strategy:
     return Strategy((_placed_phase(recipe, problem),), target="target", query=query)
 
 
-def dropquery(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def dropquery(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """DropQuery (Gupte et al., TMLR 2024), see `drop_query_select`."""
     options = recipe.dropquery
 
@@ -245,7 +247,7 @@ def dropquery(recipe: ActiveLearning, problem: Problem) -> Strategy:
     return Strategy((_placed_phase(recipe, problem, options),), target="target", query=query)
 
 
-def _detector_phase(recipe: ActiveLearning, problem: Problem, loss, **options) -> Phase:
+def _detector_phase(recipe: ActiveLearning, problem: AnnotationProblem, loss, **options) -> Phase:
     """(K+1)-way classifier of all annotated images, class K for the unknown ones."""
     network, optimizer, rate = recipe_parts(recipe, problem)
     phase = classifier_phase(
@@ -263,7 +265,7 @@ def _detector_phase(recipe: ActiveLearning, problem: Problem, loss, **options) -
     return dataclasses.replace(phase, class_probs=None)
 
 
-def lfosa(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def lfosa(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """LfOSA (Ning et al., CVPR 2022): the images most surely of the known class they look like.
 
     The detector is trained with the recipe's optimiser on logits divided by
@@ -288,7 +290,7 @@ def lfosa(recipe: ActiveLearning, problem: Problem) -> Strategy:
     return Strategy(phases, "target", query, unknown_scores=scores, detector="detector")
 
 
-def eaoa(recipe: ActiveLearning, problem: Problem) -> Strategy:
+def eaoa(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """EAOA (Zong and Huang, CVPR 2025): low epistemic, then high aleatoric uncertainty.
 
     Purity is the product of two posteriors of looking known: of the detector's energy, and of the

@@ -31,12 +31,12 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, descend, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean
-from jaxrobust.methods.noisy_labels import (
+from jaxrobust.methods.noisy_label_method import (
     Apply,
     Batch,
     Method,
+    NoisyLabelProblem,
     Pass,
-    Problem,
     Stage,
     current_variables,
     network_apply,
@@ -264,7 +264,7 @@ def table_learning_rates(bldr: Bldr, batch_size: int) -> tuple[float, float]:
     return scale * bldr.learning_rate_u, scale * bldr.learning_rate_v
 
 
-def build(recipe: BldrRecipe, problem: Problem) -> Method:
+def build(recipe: BldrRecipe, problem: NoisyLabelProblem) -> Method:
     """BLDR as a method of the noisy-label task."""
     bldr = recipe.bldr
     schedule, model = recipe.optimizer, recipe.model

@@ -26,10 +26,10 @@ import optax
 from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean, negative_learning_loss, random_label_targets
-from jaxrobust.methods.active_learning import (
+from jaxrobust.methods.strategy import (
+    AnnotationProblem,
     Observation,
     Phase,
-    Problem,
     Query,
     QueryContext,
     Strategy,
@@ -50,7 +50,7 @@ from jaxrobust.selection import (
 _HEAD = "heads_0"
 
 
-def build(recipe: BualRecipe, problem: Problem) -> Strategy:
+def build(recipe: BualRecipe, problem: AnnotationProblem) -> Strategy:
     """BUAL as a strategy of the active-learning task."""
     bual = recipe.bual
     looks_at_truth = bual.subset_mode == "stratified" or bual.stop_rule == "oracle"
@@ -72,7 +72,7 @@ def build(recipe: BualRecipe, problem: Problem) -> Strategy:
     )
 
 
-def _aux_phase(bual: Bual, recipe: BualRecipe, problem: Problem) -> Phase:
+def _aux_phase(bual: Bual, recipe: BualRecipe, problem: AnnotationProblem) -> Phase:
     """f_aux: K known classes and "unknown", from scratch; skipped until an unknown is revealed."""
     network, optimizer, rate = recipe_parts(recipe, problem)
     epochs = bual.aux_epochs
@@ -94,7 +94,7 @@ def _aux_phase(bual: Bual, recipe: BualRecipe, problem: Problem) -> Phase:
     return dataclasses.replace(phase, class_probs=None)
 
 
-def _negative_phase(bual: Bual, recipe: BualRecipe, problem: Problem) -> Phase:
+def _negative_phase(bual: Bual, recipe: BualRecipe, problem: AnnotationProblem) -> Phase:
     """f_n: the weights and statistics of f_p go on under a new head and a new optimiser."""
     network, optimizer, rate = recipe_parts(recipe, problem)
     module = network(1)
@@ -147,7 +147,7 @@ def _all_but_head(params):
     return {name: name != _HEAD for name in params}
 
 
-def _negative_members(bual: Bual, problem: Problem, context: QueryContext) -> np.ndarray:
+def _negative_members(bual: Bual, problem: AnnotationProblem, context: QueryContext) -> np.ndarray:
     """Labelled known images and this round's part of the pool."""
     pool = np.flatnonzero(context.in_pool)
     if bual.subset_after_filter and "aux" in context.trained:
@@ -158,7 +158,7 @@ def _negative_members(bual: Bual, problem: Problem, context: QueryContext) -> np
     return np.concatenate([known(context.annotations, problem.num_classes), subset])
 
 
-def _is_known(problem: Problem, ids: np.ndarray) -> np.ndarray:
+def _is_known(problem: AnnotationProblem, ids: np.ndarray) -> np.ndarray:
     """The hidden truth about images, which options that reproduce the released code read."""
     assert problem.truth is not None  # `build` refuses these options without it
     return problem.truth[ids] < problem.num_classes

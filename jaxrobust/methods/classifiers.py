@@ -25,7 +25,7 @@ from jaxrobust.data.features import Embedding
 from jaxrobust.data.inputs import as_features, as_images
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.errors import UserError
-from jaxrobust.methods import active_learning, noisy_labels
+from jaxrobust.methods import noisy_label_method, strategy
 from jaxrobust.models import storage
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS, STRATEGIES
 from jaxrobust.recipes.parse import ImageRecipe, Recipe, parse
@@ -244,7 +244,7 @@ def probabilities(
 
 def _noisy_labels(recipe: NoisyLabels, facts: Mapping) -> Callable:
     """`(variables by network, views) -> probabilities`, combined over all predictors."""
-    problem = noisy_labels.Problem(
+    problem = noisy_label_method.NoisyLabelProblem(
         num_classes=len(facts["class_names"]),
         num_examples=facts["num_examples"],
         input_shape=tuple(facts["input_shape"]),
@@ -262,12 +262,12 @@ def _noisy_labels(recipe: NoisyLabels, facts: Mapping) -> Callable:
 
 def _active_learning(recipe: ActiveLearning, facts: Mapping) -> Callable:
     """`(variables by network, views) -> probabilities` of the target classifier."""
-    problem = active_learning.Problem(
+    problem = strategy.AnnotationProblem(
         num_classes=len(facts["class_names"]),
         input_shape=tuple(facts["input_shape"]),
         dtype=jnp.float32,
         budget=recipe.al.query_size,
     )
-    strategy = STRATEGIES[recipe.method](recipe, problem)
-    (target,) = [phase for phase in strategy.phases if phase.name == strategy.target]
+    chosen = STRATEGIES[recipe.method](recipe, problem)
+    (target,) = [phase for phase in chosen.phases if phase.name == chosen.target]
     return lambda networks, views: target.class_probs(target.forward(networks["target"], views))

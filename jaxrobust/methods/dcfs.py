@@ -26,9 +26,9 @@ import numpy as np
 
 from jaxrobust.engine.training import sgd_step
 from jaxrobust.losses import dcfs_loss, dirichlet_log_alpha, head_discrepancy
-from jaxrobust.methods.active_learning import (
+from jaxrobust.methods.strategy import (
+    AnnotationProblem,
     Phase,
-    Problem,
     Query,
     QueryContext,
     Strategy,
@@ -51,7 +51,7 @@ from jaxrobust.selection import (
 )
 
 
-def build(recipe: DcfsRecipe, problem: Problem) -> Strategy:
+def build(recipe: DcfsRecipe, problem: AnnotationProblem) -> Strategy:
     """DCFS as a strategy of the active-learning task."""
     query_phase = _query_phase(recipe, problem)
     phases = (query_phase,)
@@ -70,7 +70,7 @@ def _dirichlet(edl: Edl) -> dict[str, Any]:
     return {"offset": edl.offset, "clip": edl.clip, "evidence": edl.evidence}
 
 
-def _query_phase(recipe: DcfsRecipe, problem: Problem) -> Phase:
+def _query_phase(recipe: DcfsRecipe, problem: AnnotationProblem) -> Phase:
     """The two-headed evidential network, trained on known and revealed unknown images."""
     network, optimizer, rate = recipe_parts(recipe, problem)
     module = network(2)
@@ -183,7 +183,7 @@ def kappa_after(kappa: float, precisions: tuple[float, ...], step: float = 1) ->
     return kappa
 
 
-def _query(recipe: DcfsRecipe, problem: Problem, context: QueryContext) -> Query:
+def _query(recipe: DcfsRecipe, problem: AnnotationProblem, context: QueryContext) -> Query:
     """Scores the pool and runs the two stages."""
     select = recipe.select
     score = context.jit("dcfs/scores", lambda *arrays: _scores(recipe, *arrays))

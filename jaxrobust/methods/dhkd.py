@@ -28,9 +28,9 @@ from jaxrobust.losses import (
     soft_target_kl,
     standardize_logits,
 )
-from jaxrobust.methods.distillation import (
+from jaxrobust.methods.distiller import (
+    DistillationProblem,
     Distiller,
-    Problem,
     SoftLabels,
     cross_entropy_loss,
 )
@@ -120,12 +120,12 @@ def _family(name: str) -> str:
     return re.split(r"[^a-z]", name.lower(), maxsplit=1)[0]
 
 
-def build(recipe: Distillation, problem: Problem) -> Distiller:
+def build(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """DHKD as a method of the distillation task."""
     return build_with(recipe.distill, problem)
 
 
-def build_with(options: Distill, problem: Problem) -> Distiller:
+def build_with(options: Distill, problem: DistillationProblem) -> Distiller:
     """DHKD, or an ablation of it, with these options."""
 
     def objective(student, teacher, labels, where, ramp):
@@ -162,16 +162,16 @@ def build_with(options: Distill, problem: Problem) -> Distiller:
     )
 
 
-def binary_kl(recipe: Distillation, problem: Problem) -> Distiller:
+def binary_kl(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """BinaryKL alone, on a single head, in all epochs: the labels are not used."""
     return _single_head(recipe, problem, gamma=0.0, until_epoch=0)
 
 
-def cross_entropy_binary_kl(recipe: Distillation, problem: Problem) -> Distiller:
+def cross_entropy_binary_kl(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """Cross-entropy and BinaryKL on the same head, which the paper finds to collapse."""
     return _single_head(recipe, problem)
 
 
-def _single_head(recipe: Distillation, problem: Problem, **changes: float) -> Distiller:
+def _single_head(recipe: Distillation, problem: DistillationProblem, **changes: float) -> Distiller:
     single = {"loss": "binary_kl", "head": "primary", "gradients": "sum", "scope": "all"}
     return build_with(dataclasses.replace(recipe.distill, **single, **changes), problem)

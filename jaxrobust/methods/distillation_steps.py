@@ -21,10 +21,10 @@ from jaxrobust.data.augment import draw_views, normalize, num_views, view_of
 from jaxrobust.data.streaming import views_at
 from jaxrobust.engine.training import TrainState, descend
 from jaxrobust.losses import gradient_cosine
-from jaxrobust.methods.distillation import Distiller, Outputs, SoftLabels
+from jaxrobust.methods.distiller import Distiller, Outputs, SoftLabels
+from jaxrobust.models.auxiliary_head import Outputs as SingleLabelOutputs
 from jaxrobust.models.contrast import Pairs
-from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
-from jaxrobust.models.layers import Features
+from jaxrobust.models.layers import FeatureMaps
 
 CONNECTOR = "connector"
 """Top-level key of the parameters that are not the student's and are dropped after training."""
@@ -51,7 +51,7 @@ class ClassifierState(TrainState):
         return {**self.variables, **(self.average or {})}
 
 
-class Batch(NamedTuple):
+class DistillationBatch(NamedTuple):
     """Examples that a step visits.
 
     Attributes:
@@ -126,7 +126,7 @@ def inference_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 def distillation_step(
     network: ClassifierState,
-    batch: Batch,
+    batch: DistillationBatch,
     teacher: Outputs | None,
     key: jax.Array,
     scalars: Mapping[str, jax.Array],
@@ -307,16 +307,16 @@ def training_step(spec: TrainSpec) -> Callable:
             logits = table[rows, numbers % table.shape[1] if whole else numbers]
             # Of a teacher with a table nothing but logits is read.
             logits = mix(logits.astype(jnp.float32))
-            taught = SingleLabelOutputs(logits, None, cast(Features, None))
+            taught = SingleLabelOutputs(logits, None, cast(FeatureMaps, None))
         if spec.targets is None:
-            batch = Batch(inputs, labels[rows], ids >= 0, rows, labels)
+            batch = DistillationBatch(inputs, labels[rows], ids >= 0, rows, labels)
         else:
             logits = None if taught is None else taught.logits
             soft = soft_labels(
                 spec.targets, labels["labels"][rows], labels["class_weights"], logits
             )
             soft = soft._replace(targets=mix(soft.targets))
-            batch = Batch(inputs, soft, ids >= 0, rows)
+            batch = DistillationBatch(inputs, soft, ids >= 0, rows)
         network, metrics = distillation_step(
             network,
             batch,

@@ -13,8 +13,8 @@ from jaxrobust.losses import (
     review_kd_hcl_loss,
     rkd_loss,
 )
-from jaxrobust.methods.distillation import Problem
-from jaxrobust.models.layers import Features
+from jaxrobust.methods.distiller import DistillationProblem
+from jaxrobust.models.layers import FeatureMaps
 from jaxrobust.models.review_fusion import ReviewFusion, review_levels
 from jaxrobust.recipes.baselines import Rkd
 
@@ -22,7 +22,7 @@ from jaxrobust.recipes.baselines import Rkd
 Term = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
 
 # features -> maps, shallow to deep
-Levels = Callable[[Features], tuple[jax.Array, ...]]
+Levels = Callable[[FeatureMaps], tuple[jax.Array, ...]]
 
 
 def logit_mse_term(student, teacher, labels, where):
@@ -70,7 +70,7 @@ def review_term(levels: Levels = review_levels) -> Term:
 
 
 def review_fusion(
-    problem: Problem, width: int, levels: Levels, teacher_levels: Levels = review_levels
+    problem: DistillationProblem, width: int, levels: Levels, teacher_levels: Levels = review_levels
 ) -> ReviewFusion:
     """The connector of ReviewKD, for the deepest levels that both networks have."""
     student = jax.eval_shape(levels, problem.student_features)

@@ -38,12 +38,12 @@ from jaxrobust.losses import (
     strong_view_consistency,
     uniform_prior_penalty,
 )
-from jaxrobust.methods.noisy_labels import (
+from jaxrobust.methods.noisy_label_method import (
     Apply,
     Batch,
     Method,
+    NoisyLabelProblem,
     Pass,
-    Problem,
     Stage,
     network_apply,
     score_labels_by,
@@ -345,12 +345,12 @@ def make_objective(dpc: Dpc, num_classes: int) -> Objective:
     return Objective(gamma=dpc.gamma_c / num_classes, beta=dpc.beta, evidence_scale=scale)
 
 
-def build(recipe: DpcRecipe, problem: Problem) -> Method:
+def build(recipe: DpcRecipe, problem: NoisyLabelProblem) -> Method:
     """DPC as a method of the noisy-label task."""
     return build_with(recipe.dpc, recipe, problem)
 
 
-def build_with(dpc: Dpc, recipe: DpcRecipe, problem: Problem) -> Method:
+def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Method:
     """DPC, or an ablation of it, with options in place of those of the recipe."""
     schedule = recipe.optimizer
     optimizer = make_optimizer(schedule)

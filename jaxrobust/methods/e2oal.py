@@ -35,10 +35,10 @@ from jaxrobust.losses import (
     masked_mean,
     misleading_kl,
 )
-from jaxrobust.methods.active_learning import (
+from jaxrobust.methods.strategy import (
     NOT_ANNOTATED,
+    AnnotationProblem,
     Phase,
-    Problem,
     Query,
     QueryContext,
     Relabeled,
@@ -65,7 +65,7 @@ _SOURCES = ("auto", "pixels")  # of embeddings that are no file
 _COUNT = "num_outputs"  # scalar of a round: K + u
 
 
-def build(recipe: E2oalRecipe, problem: Problem) -> Strategy:
+def build(recipe: E2oalRecipe, problem: AnnotationProblem) -> Strategy:
     """E2OAL as a strategy of the active-learning task."""
     e2oal = recipe.e2oal
     if e2oal.max_clusters <= problem.num_classes:
@@ -91,7 +91,7 @@ def build(recipe: E2oalRecipe, problem: Problem) -> Strategy:
 # Training.
 
 
-def _phase(e2oal: E2oal, recipe: E2oalRecipe, problem: Problem) -> Phase:
+def _phase(e2oal: E2oal, recipe: E2oalRecipe, problem: AnnotationProblem) -> Phase:
     """The network of both heads, from scratch, on all annotated images."""
     network, optimizer, rate = recipe_parts(recipe, problem)
     num_classes = problem.num_classes
@@ -206,7 +206,9 @@ def _counted(auxiliary: jax.Array, num_outputs: jax.typing.ArrayLike) -> jax.Arr
     )
 
 
-def _unknown_probs(outputs: Any, scalars: dict[str, float], problem: Problem) -> jax.Array:
+def _unknown_probs(
+    outputs: Any, scalars: dict[str, float], problem: AnnotationProblem
+) -> jax.Array:
     """Share `[N]` of the clusters of unknown images in the auxiliary head's probability."""
     log_alpha = dirichlet_log_alpha(outputs["auxiliary"])
     counted = _counted(log_alpha, scalars[_COUNT])
@@ -221,7 +223,7 @@ def _unknown_probs(outputs: Any, scalars: dict[str, float], problem: Problem) ->
 # Clusters.
 
 
-def _places(e2oal: E2oal, problem: Problem) -> Callable[[], np.ndarray]:
+def _places(e2oal: E2oal, problem: AnnotationProblem) -> Callable[[], np.ndarray]:
     """Gives the float32 `[N, D]` of length 1 in which unknown images are clustered."""
 
     @functools.cache
@@ -309,7 +311,7 @@ def target_after(target: float, precisions: tuple[float, ...]) -> float:
     return steered
 
 
-def _query(e2oal: E2oal, problem: Problem, context: QueryContext) -> Query:
+def _query(e2oal: E2oal, problem: AnnotationProblem, context: QueryContext) -> Query:
     """Scores the pool and takes the quota of every predicted class."""
     num_outputs = context.relabeled[_PHASE].scalars[_COUNT]
     is_fitted = context.in_pool
@@ -359,7 +361,7 @@ def _query(e2oal: E2oal, problem: Problem, context: QueryContext) -> Query:
 
 
 def _scores(
-    e2oal: E2oal, problem: Problem, outputs, num_outputs: jax.Array, is_fitted: jax.Array
+    e2oal: E2oal, problem: AnnotationProblem, outputs, num_outputs: jax.Array, is_fitted: jax.Array
 ) -> dict[str, jax.Array]:
     """Every score, `[N]`; the mixture is fitted where `is_fitted`."""
     auxiliary = outputs["auxiliary"]

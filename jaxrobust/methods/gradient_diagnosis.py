@@ -20,10 +20,10 @@ from jaxrobust.losses import (
     gradient_conflict_report,
     logit_conflict,
 )
-from jaxrobust.methods.distillation import Distiller
 from jaxrobust.methods.distillation_steps import student_apply, teach
-from jaxrobust.models.dual_head import Outputs
-from jaxrobust.models.layers import Features
+from jaxrobust.methods.distiller import Distiller
+from jaxrobust.models.auxiliary_head import Outputs
+from jaxrobust.models.layers import FeatureMaps
 
 PARTS = {"head": ("primary",), "backbone": ("backbone",)}
 
@@ -70,7 +70,7 @@ def diagnosis(spec: DiagnosisSpec) -> Callable:
             return found
         views = normalize(images, **statistics, dtype=spec.dtype)
         if spec.teacher is None:
-            taught = Outputs(teacher["logits"], None, cast(Features, None))
+            taught = Outputs(teacher["logits"], None, cast(FeatureMaps, None))
         else:
             taught = teach(spec.teacher, teacher, images, dtype=spec.dtype)
 

@@ -20,12 +20,6 @@ from jaxrobust.losses import (
 )
 from jaxrobust.losses.feature_distillation import average_pool_to
 from jaxrobust.methods import dhkd
-from jaxrobust.methods.distillation import (
-    Distiller,
-    Problem,
-    class_ids,
-    cross_entropy_loss,
-)
 from jaxrobust.methods.distillation_terms import (
     Term,
     logit_mse_term,
@@ -34,8 +28,14 @@ from jaxrobust.methods.distillation_terms import (
     review_term,
     rkd_term,
 )
+from jaxrobust.methods.distiller import (
+    DistillationProblem,
+    Distiller,
+    class_ids,
+    cross_entropy_loss,
+)
+from jaxrobust.models.auxiliary_head import Outputs
 from jaxrobust.models.contrast import ContrastiveMemory
-from jaxrobust.models.dual_head import Outputs
 from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
 from jaxrobust.models.review_fusion import ReviewFusion, review_activations, review_levels
 from jaxrobust.recipes.baselines import ReviewKd
@@ -52,7 +52,7 @@ def _distiller(loss: Term, *, weight: float, ce_weight: float = 1.0, **options) 
     return Distiller(objective=objective, **options)
 
 
-def cross_entropy(recipe: Distillation, problem: Problem | None) -> Distiller:
+def cross_entropy(recipe: Distillation, problem: DistillationProblem | None) -> Distiller:
     """No distillation: cross-entropy on the labels, as teachers are trained."""
     del recipe, problem
 
@@ -63,7 +63,7 @@ def cross_entropy(recipe: Distillation, problem: Problem | None) -> Distiller:
     return _distiller(nothing, weight=0.0, has_teacher=False)
 
 
-def kd(recipe: Distillation, problem: Problem) -> Distiller:
+def kd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """KD: softened teacher probabilities. Hinton et al., 2015."""
     del problem
     options = recipe.kd
@@ -76,7 +76,7 @@ def kd(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, ce_weight=options.ce_weight, logits_only=True)
 
 
-def dkd(recipe: Distillation, problem: Problem) -> Distiller:
+def dkd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """DKD: target and non-target part apart, warmed up. Zhao et al., CVPR 2022."""
     del problem
     options = recipe.dkd
@@ -101,7 +101,7 @@ def _logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[jax.
     return standardize_logits(student.logits), standardize_logits(teacher.logits)
 
 
-def rld(recipe: Distillation, problem: Problem) -> Distiller:
+def rld(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """RLD: the teacher's confidence, and the classes below the label. Sun et al., ICCV 2025."""
     del problem
     options = recipe.rld
@@ -121,7 +121,7 @@ def rld(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
 
 
-def wttm(recipe: Distillation, problem: Problem) -> Distiller:
+def wttm(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """WTTM: a temperature of the teacher alone, a weight per example. Zheng and Yang, ICLR 2024."""
     del problem
     options = recipe.wttm
@@ -136,7 +136,7 @@ def wttm(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, logits_only=True)
 
 
-def dist(recipe: Distillation, problem: Problem) -> Distiller:
+def dist(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """DIST: correlation with the teacher over classes and over the batch. NeurIPS 2022."""
     del problem
     options = recipe.dist
@@ -155,19 +155,19 @@ def dist(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, logits_only=True)
 
 
-def rkd(recipe: Distillation, problem: Problem) -> Distiller:
+def rkd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """RKD: distances and angles between features. Park et al., CVPR 2019."""
     del problem
     return _distiller(rkd_term(recipe.rkd, mean_over_batch=True), weight=1.0)
 
 
-def pkt(recipe: Distillation, problem: Problem) -> Distiller:
+def pkt(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
     del problem
     return _distiller(pkt_term, weight=recipe.pkt.weight)
 
 
-def at(recipe: Distillation, problem: Problem) -> Distiller:
+def at(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """AT: where the maps of each stage are active. Zagoruyko and Komodakis, ICLR 2017.
 
     Of Wide ResNets, whose blocks end without an activation, the blocks' own outputs are compared.
@@ -184,7 +184,7 @@ def at(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=recipe.at.weight)
 
 
-def fitnet(recipe: Distillation, problem: Problem) -> Distiller:
+def fitnet(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """FitNet: the map of one stage through a regressor. Romero et al., ICLR 2015."""
     options = recipe.fitnet
     num_stages = min(len(problem.student_features.outputs), len(problem.teacher_features.outputs))
@@ -207,7 +207,7 @@ def fitnet(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, connector=connector)
 
 
-def sp(recipe: Distillation, problem: Problem) -> Distiller:
+def sp(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """SP: similarities of the last stage's maps within the batch. Tung and Mori, ICCV 2019."""
     del problem
 
@@ -220,7 +220,7 @@ def sp(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=recipe.sp.weight)
 
 
-def vid(recipe: Distillation, problem: Problem) -> Distiller:
+def vid(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """VID: a Gaussian for the maps of every stage. Ahn et al., CVPR 2019.
 
     Where a teacher's map is larger than the student's, its average pool is what is predicted; where
@@ -252,7 +252,7 @@ def vid(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, connector=connector)
 
 
-def crd(recipe: Distillation, problem: Problem) -> Distiller:
+def crd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """CRD: which of many images an embedding belongs to, both ways. Tian et al., ICLR 2020."""
     options = recipe.crd
     connector = ContrastiveMemory(
@@ -280,13 +280,13 @@ def crd(recipe: Distillation, problem: Problem) -> Distiller:
     return _distiller(loss, weight=options.weight, connector=connector, contrasts=True)
 
 
-def logit_mse(recipe: Distillation, problem: Problem) -> Distiller:
+def logit_mse(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """Mean squared error of the logits."""
     del problem
     return _distiller(logit_mse_term, weight=recipe.logit_mse.weight, logits_only=True)
 
 
-def reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
+def reviewkd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """ReviewKD: fused features of all stages, from the second epoch on. Chen et al., CVPR 2021."""
     options = recipe.reviewkd
     return _distiller(
@@ -298,7 +298,7 @@ def reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
     )
 
 
-def dhkd_reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
+def dhkd_reviewkd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     """DHKD with ReviewKD's loss, which alone warms up, added to the distillation loss.
 
     Where gradients are only added up it counts with the cross-entropy, so that it goes on after
@@ -324,6 +324,6 @@ def dhkd_reviewkd(recipe: Distillation, problem: Problem) -> Distiller:
     )
 
 
-def _review_fusion(options: ReviewKd, problem: Problem) -> ReviewFusion:
+def _review_fusion(options: ReviewKd, problem: DistillationProblem) -> ReviewFusion:
     after = options.student_maps == "activation"
     return review_fusion(problem, options.width, review_activations if after else review_levels)

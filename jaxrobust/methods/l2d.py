@@ -31,7 +31,6 @@ from jaxrobust.losses import (
     multilabel_logits_distillation_loss,
     partial_softmax_distillation_loss,
 )
-from jaxrobust.methods.distillation import Distiller, Problem
 from jaxrobust.methods.distillation_terms import (
     Term,
     logit_mse_term,
@@ -40,9 +39,10 @@ from jaxrobust.methods.distillation_terms import (
     review_term,
     rkd_term,
 )
+from jaxrobust.methods.distiller import DistillationProblem, Distiller
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
 from jaxrobust.models.review_fusion import final_map
-from jaxrobust.recipes.l2d import Asymmetric, L2d, Labels, MultilabelDistillation
+from jaxrobust.recipes.l2d import Asymmetric, L2d, LabelLoss, MultilabelDistillation
 
 # ---------------------------------------------------------------------------------- L2D's terms
 
@@ -101,7 +101,7 @@ def _present(targets: jax.Array, where: jax.Array) -> jax.Array:
 # ------------------------------------------------------------------------------------- methods
 
 
-def build(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def build(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """L2D as a method of the distillation task; a weight of 0 leaves a term out."""
     del problem
     return _with_terms(recipe, recipe.l2d)
@@ -120,40 +120,42 @@ def _with_terms(recipe: MultilabelDistillation, options: L2d) -> Distiller:
     )
 
 
-def mld(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def mld(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """Ablation: MLD alone."""
     return _without(recipe, problem, "cd", "id")
 
 
-def mld_cd(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def mld_cd(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """Ablation: L2D without ID."""
     return _without(recipe, problem, "id")
 
 
-def mld_id(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def mld_id(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """Ablation: L2D without CD."""
     return _without(recipe, problem, "cd")
 
 
-def _without(recipe: MultilabelDistillation, problem: Problem | None, *terms: str) -> Distiller:
+def _without(
+    recipe: MultilabelDistillation, problem: DistillationProblem | None, *terms: str
+) -> Distiller:
     del problem
     without = {f"lambda_{term}": 0.0 for term in terms}
     return _with_terms(recipe, dataclasses.replace(recipe.l2d, **without))
 
 
-def bce(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def bce(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """The labels alone, as teachers are trained."""
     del problem
     return _distiller(recipe, {}, has_teacher=False)
 
 
-def mse(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def mse(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """Mean squared error of the logits, over classes and batch."""
     del problem
     return _distiller(recipe, {"mse": (recipe.mse.weight, logit_mse_term)})
 
 
-def ps(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def ps(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """PS: soft-target KL over each positive class and all negative ones."""
     del problem
 
@@ -164,19 +166,19 @@ def ps(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
     return _distiller(recipe, {"ps": (recipe.ps.weight, term)})
 
 
-def rkd(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def rkd(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """RKD: distances and angles between pooled features. Park et al., CVPR 2019."""
     del problem
     return _distiller(recipe, {"rkd": (1.0, rkd_term(recipe.rkd, mean_over_batch=False))})
 
 
-def pkt(recipe: MultilabelDistillation, problem: Problem | None) -> Distiller:
+def pkt(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
     del problem
     return _distiller(recipe, {"pkt": (recipe.pkt.weight, pkt_term)})
 
 
-def reviewkd(recipe: MultilabelDistillation, problem: Problem) -> Distiller:
+def reviewkd(recipe: MultilabelDistillation, problem: DistillationProblem) -> Distiller:
     """ReviewKD on the final map alone, where there is nothing to fuse. Chen et al., CVPR 2021."""
     options = recipe.reviewkd
     connector = review_fusion(problem, options.width, final_map, final_map)
@@ -210,7 +212,7 @@ def _distiller(
 
 
 def _label_loss(
-    options: Labels,
+    options: LabelLoss,
     asymmetric: Asymmetric,
     logits: jax.Array,
     targets: jax.Array,

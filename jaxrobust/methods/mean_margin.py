@@ -9,10 +9,10 @@ import optax
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import masked_mean
-from jaxrobust.methods.noisy_labels import (
+from jaxrobust.methods.noisy_label_method import (
     Method,
+    NoisyLabelProblem,
     Pass,
-    Problem,
     Stage,
     network_apply,
     score_labels_by,
@@ -30,7 +30,7 @@ class AveragingState(TrainState):
     visits: jax.Array  # [N]
 
 
-def build(recipe: NoisyLabels, problem: Problem) -> Method:
+def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
     """Cross-entropy on the given labels; wrong ones have a low margin on average over the epochs.
 
     A network learns right labels first and wrong ones late, so that the logits of an example's

@@ -14,10 +14,10 @@ from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
 from jaxrobust.methods import dpc
-from jaxrobust.methods.noisy_labels import (
+from jaxrobust.methods.noisy_label_method import (
     Method,
+    NoisyLabelProblem,
     Pass,
-    Problem,
     Stage,
     network_apply,
     predicted_class,
@@ -34,12 +34,12 @@ _PRODUCTS_PER_SECOND = 5e10  # multiplications and additions of a core of a CPU
 _LONG_SECONDS = 3600.0
 
 
-def cross_entropy(recipe: NoisyLabels, problem: Problem) -> Method:
+def cross_entropy(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
     """One network, softmax cross-entropy on the given labels."""
     return _single(recipe.baseline, recipe, problem, alpha=0.0)
 
 
-def mixup(recipe: NoisyLabels, problem: Problem) -> Method:
+def mixup(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
     """One network on mixed images: l CE(o, y) + (1 - l) CE(o, y of the partner), l ~ Beta(a, a).
 
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
@@ -48,7 +48,7 @@ def mixup(recipe: NoisyLabels, problem: Problem) -> Method:
     return _single(options, recipe, problem, alpha=options.mixup_alpha)
 
 
-def dividemix(recipe: DpcRecipe, problem: Problem) -> Method:
+def dividemix(recipe: DpcRecipe, problem: NoisyLabelProblem) -> Method:
     """DPC with softmax and cross-entropy, the small-loss score, one head, and DivideMix's rules.
 
     Losses are divided by a mixture on every data set, WebVision too, and the warm-up's entropy is
@@ -73,7 +73,7 @@ def dividemix_options(dpc: Dpc) -> Dpc:
     )
 
 
-def knn(recipe: NoisyLabels, problem: Problem) -> Method:
+def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
     """The given labels of the nearest features, by cosine similarity, vote; nothing is trained.
 
     The one epoch stores every training example, as it is tested. Of a training example its own
@@ -174,7 +174,9 @@ def _unit(features: jax.Array) -> jax.Array:
     return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _single(options: Baseline, recipe: NoisyLabels, problem: Problem, *, alpha: float) -> Method:
+def _single(
+    options: Baseline, recipe: NoisyLabels, problem: NoisyLabelProblem, *, alpha: float
+) -> Method:
     schedule = recipe.optimizer
     optimizer = make_optimizer(schedule)
     module = make_network(

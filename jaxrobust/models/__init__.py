@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.dual_head import AUXILIARY_HEADS, DualHeadClassifier
+from jaxrobust.models.auxiliary_head import AUXILIARY_HEADS, DualHeadClassifier
 from jaxrobust.models.efficientnet import EfficientNetLite0
 from jaxrobust.models.feature_network import FeatureNetwork
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Features, Linear, Network
+from jaxrobust.models.layers import FeatureMaps, Linear, Network
 
 
 class Contrast(NamedTuple):
@@ -34,7 +34,7 @@ class Pairs(NamedTuple):
       labels: int `[N]` of the training set.
     """
 
-    teacher: Features
+    teacher: FeatureMaps
     ids: jax.Array
     labels: jax.Array
 
@@ -64,12 +64,12 @@ class ContrastiveMemory(Network):
     @nn.compact
     def __call__(
         self,
-        features: Features,
+        features: FeatureMaps,
         *,
         train: bool = False,
         where: jax.Array | None = None,
         pairs: Pairs | None = None,
-    ) -> Features:
+    ) -> FeatureMaps:
         """The features with the student's and the teacher's `Contrast` in place of `maps`.
 
         Without `pairs`, for initialisation, both are zeros.

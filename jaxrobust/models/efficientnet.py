@@ -9,7 +9,7 @@ import functools
 import flax.linen as nn
 import jax
 
-from jaxrobust.models.layers import Backbone, ConvNorm, Features, global_average, he_normal
+from jaxrobust.models.layers import Backbone, ConvNorm, FeatureMaps, global_average, he_normal
 
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -32,7 +32,7 @@ class EfficientNetLite0(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of four stages, and pooled; arguments as for `ResNetBackbone`."""
         conv = functools.partial(
             ConvNorm,
@@ -62,4 +62,4 @@ class EfficientNetLite0(Backbone):
             if stage in (1, 2, 4, 6):
                 maps.append(x)
         x = conv(1280, 1, name="last")(x, train=train, where=where)
-        return Features(global_average(x), tuple(maps), tuple(maps), x)
+        return FeatureMaps(global_average(x), tuple(maps), tuple(maps), x)

@@ -39,7 +39,7 @@ from jaxrobust.data.tables import shortened
 from jaxrobust.engine import digests
 from jaxrobust.engine.files import user_cache, write_json
 from jaxrobust.errors import BEYOND_THE_RUN, DataError, UserError, no_room, unknown_name
-from jaxrobust.models.dual_head import Outputs
+from jaxrobust.models.auxiliary_head import Outputs
 from jaxrobust.models.pretrained import load_pretrained, weights_hash
 from jaxrobust.models.storage import StoredClassifier
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Features, HeadedNetwork, Linear, torch_uniform
+from jaxrobust.models.layers import FeatureMaps, HeadedNetwork, Linear, torch_uniform
 
 
 class FeatureNetwork(HeadedNetwork):
@@ -45,7 +45,7 @@ class FeatureNetwork(HeadedNetwork):
 
     def stages(
         self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """The features that the heads read; there are no maps.
 
         In training with dropout a `dropout` random stream is needed.
@@ -59,4 +59,4 @@ class FeatureNetwork(HeadedNetwork):
         if self.width:
             x = nn.relu(self.norm(self.hidden(x)))
         x = self.drop(x, deterministic=not train)
-        return Features(x.astype(jnp.float32), (), (), x[:, None, None])
+        return FeatureMaps(x.astype(jnp.float32), (), (), x[:, None, None])

@@ -31,7 +31,7 @@ BATCH_NORM_MOMENTUM = 0.9
 """Weight of the old running average in an update; PyTorch's momentum is 1 minus this, 0.1."""
 
 
-class Features(NamedTuple):
+class FeatureMaps(NamedTuple):
     """Output of a backbone, in its computation dtype unless stated; stages from shallow to deep.
 
     Attributes:
@@ -58,7 +58,7 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module, kw_only=True):
-    """A network from images `[B, H, W, 3]`, normalised, to `Features`.
+    """A network from images `[B, H, W, 3]`, normalised, to `FeatureMaps`.
 
     Attributes:
       head_options: of the `Linear` layers of heads on the pooled feature.
@@ -202,7 +202,7 @@ class HeadedNetwork(Network):
 
     def stages(
         self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """The features of inputs `[B, ...]`, normalised; arguments as for `ResNetBackbone`."""
         raise NotImplementedError
 

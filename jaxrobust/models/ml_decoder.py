@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Features, Linear, Network
+from jaxrobust.models.layers import FeatureMaps, Linear, Network
 
 
 class MultiLabelOutputs(NamedTuple):
@@ -28,7 +28,7 @@ class MultiLabelOutputs(NamedTuple):
 
     logits: jax.Array
     label_embeddings: jax.Array
-    features: Features
+    features: FeatureMaps
 
 
 class CrossAttention(nn.Module):
@@ -130,7 +130,7 @@ class MultiLabelClassifier(Network):
     The top-level keys of the parameters are `backbone` and `decoder`.
 
     Attributes:
-      backbone: network that returns `Features`.
+      backbone: network that returns `FeatureMaps`.
       num_classes: C.
       options: of the `MLDecoder`.
     """

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Backbone, ConvNorm, Features, global_average, he_normal
+from jaxrobust.models.layers import Backbone, ConvNorm, FeatureMaps, global_average, he_normal
 
 # (output channels, stride) of MobileNetV1's depthwise-separable units.
 _UNITS = (
@@ -34,7 +34,7 @@ class MobileNetV1(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at four resolutions, and pooled; arguments as for `ResNetBackbone`."""
         conv = functools.partial(ConvNorm, dtype=self.dtype)
         x = conv(32, 3, 2)(images.astype(self.dtype), train=train, where=where)
@@ -46,7 +46,7 @@ class MobileNetV1(Backbone):
             if unit in (2, 4, 10, 12):
                 maps.append(x)
                 preactivations.append(before)
-        return Features(global_average(x), tuple(maps), tuple(preactivations), x)
+        return FeatureMaps(global_average(x), tuple(maps), tuple(preactivations), x)
 
 
 class InvertedResidual(nn.Module):
@@ -107,7 +107,7 @@ class MobileNetV2(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of four stages, and pooled; arguments as for `ResNetBackbone`."""
         conv = functools.partial(
             ConvNorm, kernel_init=he_normal, activation=self.activation, dtype=self.dtype
@@ -132,4 +132,4 @@ class MobileNetV2(Backbone):
             if stage in (1, 2, 4, 6):
                 maps.append(x)
         x = conv(1280, 1, name="last")(x, train=train, where=where)
-        return Features(global_average(x), tuple(maps), tuple(maps), x)
+        return FeatureMaps(global_average(x), tuple(maps), tuple(maps), x)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.losses.feature_distillation import average_pool_to
-from jaxrobust.models.layers import BatchNorm, Conv, Features, Network, torch_uniform
+from jaxrobust.models.layers import BatchNorm, Conv, FeatureMaps, Network, torch_uniform
 
 
 class Gaussian(NamedTuple):
@@ -44,8 +44,8 @@ class HintRegressor(Network):
 
     @nn.compact
     def __call__(
-        self, features: Features, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+        self, features: FeatureMaps, *, train: bool = False, where: jax.Array | None = None
+    ) -> FeatureMaps:
         """The features with the regressed map as the only one of `maps`.
 
         Raises:
@@ -97,8 +97,8 @@ class VariationalRegressor(Network):
 
     @nn.compact
     def __call__(
-        self, features: Features, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+        self, features: FeatureMaps, *, train: bool = False, where: jax.Array | None = None
+    ) -> FeatureMaps:
         """The features with a `Gaussian` for each of the teacher's maps in place of `maps`."""
         del train, where
         start = float(np.log(np.expm1(self.variance - self.min_variance)))

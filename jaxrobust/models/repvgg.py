@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Backbone, BatchNorm, Conv, ConvNorm, Features, global_average
+from jaxrobust.models.layers import Backbone, BatchNorm, Conv, ConvNorm, FeatureMaps, global_average
 
 _EPSILON = BatchNorm.epsilon
 
@@ -65,7 +65,7 @@ class RepVGG(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of the last four stages, and pooled; arguments as for
         `ResNetBackbone`."""
         x = images.astype(self.dtype)
@@ -83,7 +83,7 @@ class RepVGG(Backbone):
                 x = nn.relu(before)
             maps.append(x)
             preactivations.append(before)
-        return Features(global_average(x), tuple(maps[1:]), tuple(preactivations[1:]), x)
+        return FeatureMaps(global_average(x), tuple(maps[1:]), tuple(preactivations[1:]), x)
 
 
 def _fused(kernel: jax.Array, norm: Mapping, stats: Mapping) -> tuple[jax.Array, jax.Array]:

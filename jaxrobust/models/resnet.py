@@ -12,7 +12,7 @@ from jaxrobust.models.layers import (
     Backbone,
     BatchNorm,
     Conv,
-    Features,
+    FeatureMaps,
     HeadedNetwork,
     Linear,
     global_average,
@@ -123,7 +123,7 @@ class ResNetBackbone(Backbone):
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of every stage, and pooled.
 
         Args:
@@ -143,7 +143,7 @@ class ResNetBackbone(Backbone):
                 x, preactivation = next(blocks)(x, train=train, where=where)
             maps.append(x)
             preactivations.append(preactivation)
-        return Features(self._pooled(x), tuple(maps), tuple(preactivations), x)
+        return FeatureMaps(self._pooled(x), tuple(maps), tuple(preactivations), x)
 
     def _pooled(self, x: jax.Array) -> jax.Array:
         if self.pool == "global":
@@ -194,6 +194,6 @@ class ResNet(HeadedNetwork):
 
     def stages(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
         return self.backbone(images, train=train, where=where)

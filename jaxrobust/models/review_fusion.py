@@ -11,18 +11,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import BatchNorm, Conv, Features, Network, torch_bias, torch_uniform
+from jaxrobust.models.layers import BatchNorm, Conv, FeatureMaps, Network, torch_bias, torch_uniform
 
 # He et al.'s uniform initialisation with slope 1: U(-sqrt(3 / fan_in), sqrt(3 / fan_in)).
 _lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def review_levels(features: Features) -> tuple[jax.Array, ...]:
+def review_levels(features: FeatureMaps) -> tuple[jax.Array, ...]:
     """Maps that ReviewKD compares, shallow to deep: pre-activations, and pooled as 1x1 map."""
     return (*features.preactivations, features.pooled[:, None, None, :])
 
 
-def review_activations(features: Features) -> tuple[jax.Array, ...]:
+def review_activations(features: FeatureMaps) -> tuple[jax.Array, ...]:
     """As `review_levels`, the outputs of the blocks."""
     return (*features.outputs, features.pooled[:, None, None, :])
 
@@ -86,7 +86,7 @@ class FusionBlock(nn.Module):
         return BatchNorm(dtype=self.dtype, name="norm2")(out, train=train, where=where), x
 
 
-def final_map(features: Features) -> tuple[jax.Array, ...]:
+def final_map(features: FeatureMaps) -> tuple[jax.Array, ...]:
     """The final map alone, which L2D compares."""
     return (features.final,)
 
@@ -106,14 +106,14 @@ class ReviewFusion(Network):
 
     channels: Sequence[int]
     sizes: Sequence[tuple[int, int]]
-    levels: Callable[[Features], tuple[jax.Array, ...]] = review_levels
+    levels: Callable[[FeatureMaps], tuple[jax.Array, ...]] = review_levels
     width: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, features: Features, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+        self, features: FeatureMaps, *, train: bool = False, where: jax.Array | None = None
+    ) -> FeatureMaps:
         """The features with `maps` fused, one for each of the teacher's levels.
 
         Raises:

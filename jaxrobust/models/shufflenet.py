@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import Backbone, ConvNorm, Features, global_average
+from jaxrobust.models.layers import Backbone, ConvNorm, FeatureMaps, global_average
 
 
 def shuffle_channels(x: jax.Array, groups: int) -> jax.Array:
@@ -68,7 +68,7 @@ class ShuffleNetV1(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
         x = ConvNorm(24, 1, dtype=self.dtype)(images.astype(self.dtype), train=train, where=where)
         maps, preactivations = [], []
@@ -81,7 +81,7 @@ class ShuffleNetV1(Backbone):
                 )(x, train=train, where=where)
             maps.append(x)
             preactivations.append(before)
-        return Features(global_average(x), tuple(maps), tuple(preactivations), x)
+        return FeatureMaps(global_average(x), tuple(maps), tuple(preactivations), x)
 
 
 class SplitUnit(nn.Module):
@@ -134,7 +134,7 @@ class ShuffleNetV2(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
         x = ConvNorm(24, 1, dtype=self.dtype)(images.astype(self.dtype), train=train, where=where)
         maps, preactivations = [], []
@@ -147,4 +147,4 @@ class ShuffleNetV2(Backbone):
             maps.append(x)
             preactivations.append(before)
         x = ConvNorm(1024, 1, dtype=self.dtype)(x, train=train, where=where)
-        return Features(global_average(x), tuple(maps), tuple(preactivations), x)
+        return FeatureMaps(global_average(x), tuple(maps), tuple(preactivations), x)

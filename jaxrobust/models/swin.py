@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.models.layers import Backbone, Features, global_average
+from jaxrobust.models.layers import Backbone, FeatureMaps, global_average
 
 WINDOW = 7
 
@@ -149,7 +149,7 @@ class SwinTransformer(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
         del where
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
@@ -189,4 +189,4 @@ class SwinTransformer(Backbone):
                 )(x, train=train)
             maps.append(x)
         final = norm(name="norm")(x)
-        return Features(global_average(final), tuple(maps), tuple(maps), final)
+        return FeatureMaps(global_average(final), tuple(maps), tuple(maps), final)

@@ -14,7 +14,7 @@ from jaxrobust.models.layers import (
     Backbone,
     BatchNorm,
     Conv,
-    Features,
+    FeatureMaps,
     global_average,
     he_normal,
 )
@@ -40,7 +40,7 @@ class VGG(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of every block, and pooled; arguments as for `ResNetBackbone`."""
         pooled_blocks = 4 if images.shape[1] == 64 else 3
         x = images.astype(self.dtype)
@@ -64,4 +64,4 @@ class VGG(Backbone):
             preactivations.append(before)
             if block < pooled_blocks:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        return Features(global_average(x), tuple(maps[1:]), tuple(preactivations[1:]), x)
+        return FeatureMaps(global_average(x), tuple(maps[1:]), tuple(preactivations[1:]), x)

@@ -14,7 +14,7 @@ from jaxrobust.models.layers import (
     Backbone,
     BatchNorm,
     Conv,
-    Features,
+    FeatureMaps,
     global_average,
     he_normal,
 )
@@ -68,7 +68,7 @@ class WideResNet(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> Features:
+    ) -> FeatureMaps:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
         x = Conv(16, kernel_init=he_normal, dtype=self.dtype)(images.astype(self.dtype))
         preactivations, blocks = [], []
@@ -83,6 +83,6 @@ class WideResNet(Backbone):
             blocks.append(x)
         preactivations.append(BatchNorm(dtype=self.dtype)(x, train=train, where=where))
         maps = tuple(nn.relu(x) for x in preactivations)
-        return Features(
+        return FeatureMaps(
             global_average(maps[-1]), maps, tuple(preactivations), maps[-1], tuple(blocks)
         )

@@ -10,13 +10,20 @@ from jaxrobust.recipes import choose
 from jaxrobust.recipes.baselines import Pkt, Rkd
 from jaxrobust.recipes.fields import Names, Options, option, replace, to_config
 from jaxrobust.recipes.protocols import DISTILLERS, Export, Student
-from jaxrobust.recipes.run import BACKBONES, TASK_NAMES, Augment, BaseRecipe, Dataset, OneCycleAdam
+from jaxrobust.recipes.run import (
+    BACKBONES,
+    TASK_NAMES,
+    Augment,
+    BaseRecipe,
+    DatasetOptions,
+    OneCycleAdam,
+)
 
 _RECIPE = "configs/l2d.py"
 
 
 @dataclasses.dataclass(frozen=True)
-class Labels(Options, section="labels", recipe=_RECIPE):
+class LabelLoss(Options, section="labels", recipe=_RECIPE):
     """The loss on the labels."""
 
     loss: str = option("bce", ("bce", "asymmetric"), "asymmetric: an extra, not L2D's")
@@ -138,7 +145,7 @@ class MultilabelDistillation(BaseRecipe):
     distill_until_epoch: int = option(
         0, "[0, inf)", "the last one with distillation, counted from 1; 0: all"
     )
-    dataset: Dataset = Dataset(name="coco2014", image_size=224, stream=True)
+    dataset: DatasetOptions = DatasetOptions(name="coco2014", image_size=224, stream=True)
     augment: Augment = Augment(  # the paper flips, its code does not
         crop="multilabel", padding=0, flip=False
     )
@@ -147,7 +154,7 @@ class MultilabelDistillation(BaseRecipe):
     decoder: Decoder = Decoder()
     optimizer: OneCycleAdam = OneCycleAdam()
     export: Export = Export()
-    labels: Labels = Labels()
+    labels: LabelLoss = LabelLoss()
     asymmetric: Asymmetric = Asymmetric()
     l2d: L2d = L2d()
     mse: Mse = Mse()

@@ -17,7 +17,7 @@ NETWORKS = Names("jaxrobust.models:NETWORKS")
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint(Options, section="checkpoint"):
+class CheckpointOptions(Options, section="checkpoint"):
     """When a run is saved."""
 
     every_seconds: float = option(120.0, "[0, inf]", "between two saves; inf: at the end alone")
@@ -25,7 +25,7 @@ class Checkpoint(Options, section="checkpoint"):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset(Options, section="dataset"):
+class DatasetOptions(Options, section="dataset"):
     """The images, or features in their place."""
 
     name: str = option("cifar10", str, "of a data set that `jaxrobust.data` reads")
@@ -313,8 +313,8 @@ class BaseRecipe(Options):
     last_batch: str = option(
         "short", Names("jaxrobust.engine.plan:LAST_BATCHES"), "the remainder of an epoch"
     )
-    checkpoint: Checkpoint = Checkpoint()
-    dataset: Dataset = Dataset()
+    checkpoint: CheckpointOptions = CheckpointOptions()
+    dataset: DatasetOptions = DatasetOptions()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     """The whole configuration as `config.json` holds it, with sections that other methods read."""
 

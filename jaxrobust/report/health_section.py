@@ -3,12 +3,12 @@
 from typing import Any
 
 from jaxrobust.report.markup import details, paragraph, percent, table
-from jaxrobust.report.workdir import Run, read_json
+from jaxrobust.report.run_files import RunFiles, read_json
 
 _NUM_CLASSES = 20
 
 
-def health(run: Run) -> list[str]:
+def health(run: RunFiles) -> list[str]:
     """Healthy fraction, classes, duplicates and outliers; empty if there is no `health.json`."""
     found = read_json(run.workdir / "health.json")
     if not found:

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxrobust.engine.workdir import flatten
 from jaxrobust.report.markup import Images, details, gallery, paragraph, percent, section, table
-from jaxrobust.report.workdir import Run, read_rows
+from jaxrobust.report.run_files import RunFiles, read_rows
+from jaxrobust.report.thumbnails import thumbnail
 
 Row = Mapping[str, str]
 
@@ -18,7 +19,7 @@ _NUM_PICTURES = 6  # of each pair
 _NUM_CHANGED = 60
 
 
-def opening(run: Run, images: Images) -> str:
+def opening(run: RunFiles, images: Images) -> str:
     """How many labels look wrong, where to review them, and what they are confused with."""
     rows = _quality(run)
     if not rows:
@@ -48,12 +49,12 @@ def opening(run: Run, images: Images) -> str:
     return section("Labels that look wrong", *parts)
 
 
-def _quality(run: Run) -> list[Row]:
+def _quality(run: RunFiles) -> list[Row]:
     header, *rows = read_rows(run.workdir / "label_quality.csv") or [[]]
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def omitted(run: Run) -> list[str]:
+def omitted(run: RunFiles) -> list[str]:
     """What a method could not do, in sentences."""
     warm_up = flatten(run.config).get("dpc.warm_up")
     if run.config["method"] != "dpc" or warm_up is None:
@@ -84,7 +85,7 @@ def _by_class(rows: Sequence[Row]) -> str:
     )
 
 
-def _by_pair(run: Run, flagged: Iterable[Row]) -> str:
+def _by_pair(run: RunFiles, flagged: Iterable[Row]) -> str:
     """The most frequent pairs of given and suggested label, with pictures where there are files."""
     pairs: dict[tuple[str, str], list[Row]] = {}
     for row in flagged:
@@ -100,19 +101,17 @@ def _by_pair(run: Run, flagged: Iterable[Row]) -> str:
     return "\n".join(parts)
 
 
-def _pictures(run: Run, rows: Sequence[Row], caption) -> str:
+def _pictures(run: RunFiles, rows: Sequence[Row], caption) -> str:
     """A gallery of the rows whose images are files that are there."""
     path = run.config["dataset"].get("path")
     if not path or not rows or not rows[0].get("file"):
         return ""
-    from jaxrobust.review.answer_page import thumbnail  # which itself needs this package
-
     root = pathlib.Path(path).expanduser()
     found = [(thumbnail(row["file"], root), row) for row in rows]
     return gallery([(uri, row["file"], caption(row)) for uri, row in found if uri])
 
 
-def changed_labels(groups: Mapping[str, Sequence[Run]]) -> str:
+def changed_labels(groups: Mapping[str, Sequence[RunFiles]]) -> str:
     """Which training labels two groups of runs have seen differently."""
     if len(groups) != 2:
         return ""
@@ -147,7 +146,7 @@ def _key(row: Row) -> str:
     return row.get("file") or f"id {row['id']}"
 
 
-def agreement(groups: Mapping[str, Sequence[Run]]) -> str:
+def agreement(groups: Mapping[str, Sequence[RunFiles]]) -> str:
     """How many labels all groups of runs flag, only some, or none."""
     flags = {
         label: {_key(row): row["flagged"] == "1" for row in _quality(runs[0])}

@@ -10,6 +10,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.report import compare
 from jaxrobust.report.label_sections import agreement, changed_labels, opening
 from jaxrobust.report.markup import STYLE_SHEET, Images, paragraph, section
+from jaxrobust.report.run_files import TASKS, read_run, single_seeds
 from jaxrobust.report.sections import (
     Groups,
     curves,
@@ -19,7 +20,6 @@ from jaxrobust.report.sections import (
     recipe,
     times,
 )
-from jaxrobust.report.workdir import TASKS, read_run, single_seeds
 
 
 def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:

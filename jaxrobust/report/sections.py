@@ -22,10 +22,10 @@ from jaxrobust.report.markup import (
     side_by_side,
     table,
 )
+from jaxrobust.report.run_files import RunFiles, read_json, read_tables, to_numbers
 from jaxrobust.report.task_sections import TASK_SECTIONS
-from jaxrobust.report.workdir import Run, read_json, read_tables, to_numbers
 
-Groups = dict[str, list[Run]]
+Groups = dict[str, list[RunFiles]]
 """Label -> runs, one for each seed."""
 
 _NUM_PAIRS = 8
@@ -93,7 +93,7 @@ def curves(groups: Groups, images: Images) -> str:
     return section("Curves", *parts)
 
 
-def of_group(label: str, runs: list[Run], images: Images, *, alone: bool) -> str:
+def of_group(label: str, runs: list[RunFiles], images: Images, *, alone: bool) -> str:
     """The sections of one group; parts about single images are of its first seed."""
     title, select = TASK_SECTIONS[runs[0].config["task"]]
     tested = test_images(label, runs, images)
@@ -122,7 +122,7 @@ def of_group(label: str, runs: list[Run], images: Images, *, alone: bool) -> str
     return details(label, *chosen, tested, progress)
 
 
-def test_images(label: str, runs: list[Run], images: Images) -> str:
+def test_images(label: str, runs: list[RunFiles], images: Images) -> str:
     """Confusion matrix, calibration and per-class measures over all seeds of a group."""
     slug = file_stem(label)
     counts, names = _sum_of_confusion(runs)
@@ -163,7 +163,7 @@ def test_images(label: str, runs: list[Run], images: Images) -> str:
     return "\n".join(filter(None, [side_by_side(matrix, classes, reliability), pairs]))
 
 
-def _sum_of_confusion(runs: list[Run]) -> tuple[np.ndarray | None, list[str]]:
+def _sum_of_confusion(runs: list[RunFiles]) -> tuple[np.ndarray | None, list[str]]:
     """Sum over the runs that have the classes of the first one, and the class names."""
     tables = read_tables(runs, "confusion.csv")
     header = next(iter(tables.values()))[:1]
@@ -187,7 +187,7 @@ def _most_confused(counts: np.ndarray, names: list[str]) -> str:
     return table("Most frequent confusions", header, rows, numeric=True) if rows else ""
 
 
-def _pooled_reliability(runs: list[Run]) -> dict[str, np.ndarray] | None:
+def _pooled_reliability(runs: list[RunFiles]) -> dict[str, np.ndarray] | None:
     tables = read_tables(runs, "reliability.csv")
     if not all(len(rows) > 1 for rows in tables.values()):
         return None
@@ -231,7 +231,7 @@ def recipe(groups: Groups) -> str:
     )
 
 
-def _changed(run: Run) -> list[str]:
+def _changed(run: RunFiles) -> list[str]:
     """Fields that the command line of the first start sets, in its order."""
     command = run.starts[0]["command"] if run.starts else []
     given = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in command)
@@ -239,7 +239,7 @@ def _changed(run: Run) -> list[str]:
     return list(dict.fromkeys(m[1] for m in given if m and m[1] in fields))
 
 
-def _recipe(run: Run) -> str:
+def _recipe(run: RunFiles) -> str:
     command = run.starts[0]["command"] if run.starts else []
     given = [a.partition("=")[2] for a in command if re.match(r"--?config=", a)]
     return given[0] if given else ""

@@ -7,12 +7,12 @@ import numpy as np
 from jaxrobust.report import figures
 from jaxrobust.report.health_section import health
 from jaxrobust.report.markup import Images, details, paragraph, percent, side_by_side, table
-from jaxrobust.report.workdir import Run, read_json, read_rows, to_numbers
+from jaxrobust.report.run_files import RunFiles, read_json, read_rows, to_numbers
 
 _NUM_SUSPICIOUS = 20
 
 
-def queries(run: Run, slug: str, images: Images) -> list[str]:
+def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
     """Rounds of active learning: measures, scores and images of each query."""
     rounds = run.results["rounds"] if run.results else _rounds_so_far(run.events)
     aurocs = list(
@@ -97,7 +97,7 @@ def _rounds_so_far(events: list[dict]) -> list[dict]:
     return list(rounds.values())
 
 
-def suspicions(run: Run, slug: str, images: Images) -> list[str]:
+def suspicions(run: RunFiles, slug: str, images: Images) -> list[str]:
     """Labels that look wrong, and the scores by which they were found."""
     folder = run.workdir / "figures"
     known = ("epochs", "reliability", "confusion", "suspicious")
@@ -177,7 +177,7 @@ def suspicions(run: Run, slug: str, images: Images) -> list[str]:
     return [*parts, *health(run)]
 
 
-def teaching(run: Run, slug: str, images: Images) -> list[str]:
+def teaching(run: RunFiles, slug: str, images: Images) -> list[str]:
     """Measures and cost of every network, and its accuracy on each class."""
     del slug, images
     if run.results is None:
@@ -214,7 +214,7 @@ def _or_dash(value, shown) -> str:
     return "–" if value is None else shown(value)
 
 
-def _costs(run: Run, networks: dict, titles: dict) -> str:
+def _costs(run: RunFiles, networks: dict, titles: dict) -> str:
     """Size and speed of teacher and student."""
     latency = read_json(run.workdir / "latency.json") or {}
     batches = sorted({batch for times in latency.values() for batch in times}, key=int)

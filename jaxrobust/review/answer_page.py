@@ -7,7 +7,6 @@ first `NUM_EMBEDDED`, and the one that is shown large. The files of `_SCRIPTS` r
 import base64
 import hashlib
 import html
-import io
 import json
 import os
 import pathlib
@@ -17,19 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.readers import to_rgb
 from jaxrobust.engine import processes
 from jaxrobust.engine.files import write_text
-from jaxrobust.errors import DataError
 from jaxrobust.report.markup import STYLE_SHEET, table
+from jaxrobust.report.thumbnails import SMALL, thumbnail
 
 NUM_EMBEDDED = 1000
 """Number of images whose thumbnails are inside a page; further ones are read from the data set."""
 
-_SIDE = 192  # pixels, the longer side of a thumbnail
-_SMALL = (
-    64  # pixels; images up to this size are embedded unchanged, and magnified without smoothing
-)
 _SCRIPTS = ("tables", "answers", "bound", "view", "single", "answering")  # in this order
 _OWN_STYLE = pathlib.Path(__file__).with_name("answer_page.css")
 
@@ -66,7 +60,9 @@ def write_page(
     if not processes.is_main():
         return
     embedded = (
-        _of_files(files, root) if pictures is None else [_of_array(picture) for picture in pictures]
+        _of_files(files, root)
+        if pictures is None
+        else [thumbnail(picture, root) for picture in pictures]
     )
     folder = ""
     if root is not None:
@@ -77,7 +73,7 @@ def write_page(
         "key": f"jaxrobust {data['kind']} {hashlib.sha256(identity.encode()).hexdigest()[:24]}",
         "pictures": embedded,
         "folder": folder,
-        "small": _SMALL,
+        "small": SMALL,
     }
     here = pathlib.Path(__file__).parent
     parts = [(here / f"page_{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
@@ -211,46 +207,8 @@ def safe_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def thumbnail(image: str | np.ndarray, root: pathlib.Path | None) -> str | None:
-    """A file below `root`, or uint8 `[H, W, 3]`, as a data URI; None if it cannot be shown."""
-    if isinstance(image, str):
-        return None if root is None else _of_file(root / image)
-    return _of_array(image)
-
-
 def _of_files(files: Sequence[str], root: pathlib.Path | None) -> list[str | None]:
     if root is None:
         return []
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda file: _of_file(root / file), files[:NUM_EMBEDDED]))
-
-
-def _of_file(path: pathlib.Path) -> str | None:
-    """An image file as a JPEG data URI; None if it cannot be decoded."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (2 * _SIDE, 2 * _SIDE))  # far faster for large JPEGs
-            rgb = to_rgb(path.name, image)
-    except (OSError, DataError):
-        return None
-    rgb.thumbnail((_SIDE, _SIDE))
-    return _data_uri(rgb, "JPEG", quality=80)
-
-
-def _of_array(pixels: np.ndarray) -> str:
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    if max(image.size) <= _SMALL:
-        return _data_uri(image, "PNG")
-    image.thumbnail((_SIDE, _SIDE))
-    return _data_uri(image, "JPEG", quality=80)
-
-
-def _data_uri(image, kind: str, **options) -> str:
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    encoded = base64.b64encode(content.getvalue()).decode()
-    return f"data:image/{kind.lower()};base64,{encoded}"
+        return list(pool.map(lambda file: thumbnail(file, root), files[:NUM_EMBEDDED]))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrobust.data.corrections import COLUMNS
-from jaxrobust.review.answer_page import thumbnail, write_page
+from jaxrobust.report.thumbnails import thumbnail
+from jaxrobust.review.answer_page import write_page
 
 
 class Suspect(NamedTuple):

@@ -25,10 +25,6 @@ from jaxrobust.selection.confident_joint import confident_joint as confident_joi
 from jaxrobust.selection.confident_joint import estimate_num_wrong as estimate_num_wrong
 from jaxrobust.selection.diversity import badge_select as badge_select
 from jaxrobust.selection.diversity import k_center_greedy as k_center_greedy
-from jaxrobust.selection.evidential import differential_entropy as differential_entropy
-from jaxrobust.selection.evidential import dirichlet_uncertainties as dirichlet_uncertainties
-from jaxrobust.selection.evidential import merge_heads as merge_heads
-from jaxrobust.selection.evidential import vacuity as vacuity
 from jaxrobust.selection.known_unknown import candidate_count as candidate_count
 from jaxrobust.selection.known_unknown import cluster_objective as cluster_objective
 from jaxrobust.selection.known_unknown import cluster_unknowns as cluster_unknowns
@@ -65,4 +61,8 @@ from jaxrobust.selection.reweighting import detect_noisy_labels as detect_noisy_
 from jaxrobust.selection.reweighting import estimate_noise_rate as estimate_noise_rate
 from jaxrobust.selection.reweighting import weights_from_nl_probs as weights_from_nl_probs
 from jaxrobust.selection.ridge import leave_one_out_scores as leave_one_out_scores
+from jaxrobust.selection.uncertainty import differential_entropy as differential_entropy
+from jaxrobust.selection.uncertainty import dirichlet_uncertainties as dirichlet_uncertainties
+from jaxrobust.selection.uncertainty import merge_heads as merge_heads
+from jaxrobust.selection.uncertainty import vacuity as vacuity
 from jaxrobust.selection.vector_scaling import vector_scaling as vector_scaling

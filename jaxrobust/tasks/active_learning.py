@@ -29,8 +29,8 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import annotation_gain
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Query
 from jaxrobust.methods.classifiers import save_classifier
+from jaxrobust.methods.strategy import NOT_ANNOTATED, Query
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.report.figures import learning_curves
 from jaxrobust.tasks.annotation_files import (
@@ -540,7 +540,7 @@ class _Learning:
             *self.oracle.write_files(
                 workdir, final.number + 1, self.annotations, final.final_predictions
             ),
-            f"classifier, for jaxrobust.commands.predict: {workdir / 'classifier'}",
+            f"classifier, for jaxrobust predict: {workdir / 'classifier'}",
             f"figure: {figure}",
             next_command(workdir),
         ]

@@ -12,7 +12,7 @@ from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.data.tables import escape_formula, to_csv
 from jaxrobust.engine import processes
 from jaxrobust.engine.files import format_number, write_table, write_text
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Query
+from jaxrobust.methods.strategy import NOT_ANNOTATED, Query
 from jaxrobust.tasks.annotator import UNKNOWN
 from jaxrobust.tasks.common import best_of
 

@@ -31,7 +31,7 @@ from jaxrobust.data.tables import (
 )
 from jaxrobust.engine.files import format_number, write_json, write_text
 from jaxrobust.errors import UserError
-from jaxrobust.methods.active_learning import Query
+from jaxrobust.methods.strategy import Query
 from jaxrobust.report.figures import contact_sheet
 from jaxrobust.review import annotation_page
 

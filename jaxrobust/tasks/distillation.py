@@ -21,8 +21,8 @@ from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
-from jaxrobust.methods.distillation import distillation_schedule
 from jaxrobust.methods.distillation_steps import ClassifierState, inference_variables
+from jaxrobust.methods.distiller import distillation_schedule
 from jaxrobust.models.costs import num_operations
 from jaxrobust.models.storage import StoredClassifier, save_classifier
 from jaxrobust.recipes.dhkd import Distillation

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxrobust.data.dataset import Dataset, FileDataset, check_has_test
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.methods.distillation import Distiller, Problem
 from jaxrobust.methods.distillation_steps import Targets
+from jaxrobust.methods.distiller import DistillationProblem, Distiller
 from jaxrobust.models import make_classifier, make_multilabel_classifier
 from jaxrobust.models.storage import StoredClassifier
 from jaxrobust.recipes.fields import replace
@@ -196,7 +196,7 @@ def _distiller(
         outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
         return outputs.features
 
-    problem = Problem(
+    problem = DistillationProblem(
         num_classes=dataset.num_classes,
         student=recipe.student.name,
         teacher=teacher.name if teacher else recipe.teacher.name,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxrobust import metrics
-from jaxrobust.methods.distillation import Distiller
+from jaxrobust.methods.distiller import Distiller
 from jaxrobust.recipes.methods import DISTILLERS, MULTILABEL_DISTILLERS
 from jaxrobust.report import figures
 from jaxrobust.tasks.common import best_of

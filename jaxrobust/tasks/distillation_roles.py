@@ -12,7 +12,6 @@ from jaxrobust.engine.loops import epoch_program, gather_program
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.plan import make_plan
 from jaxrobust.engine.run import Run
-from jaxrobust.methods.distillation import Distiller
 from jaxrobust.methods.distillation_steps import (
     PredictSpec,
     TableSpec,
@@ -22,6 +21,7 @@ from jaxrobust.methods.distillation_steps import (
     prediction,
     training_step,
 )
+from jaxrobust.methods.distiller import Distiller
 from jaxrobust.methods.gradient_diagnosis import DiagnosisSpec, diagnosis
 from jaxrobust.models import MOBILE_BACKBONES
 from jaxrobust.models.storage import StoredClassifier

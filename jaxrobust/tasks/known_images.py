@@ -20,7 +20,7 @@ from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.data.tables import MAX_PROBLEMS, shortened
 from jaxrobust.engine.files import write_json
 from jaxrobust.errors import UserError
-from jaxrobust.methods.active_learning import NOT_ANNOTATED
+from jaxrobust.methods.strategy import NOT_ANNOTATED
 
 
 class View(NamedTuple):

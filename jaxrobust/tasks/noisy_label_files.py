@@ -13,7 +13,7 @@ from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.tables import escape_formula
 from jaxrobust.engine.files import format_number, write_table
-from jaxrobust.methods.noisy_labels import Method
+from jaxrobust.methods.noisy_label_method import Method
 from jaxrobust.report import figures
 from jaxrobust.review import suspects
 from jaxrobust.review.health import findings
@@ -26,7 +26,7 @@ NUM_SHOWN = 60  # images on the contact sheet
 
 
 @dataclasses.dataclass(frozen=True)
-class Labels:
+class JudgedLabels:
     """The labels of a training set, and what a method says about them.
 
     Attributes:
@@ -51,7 +51,7 @@ class Labels:
     def by_suspicion(self, score: str) -> np.ndarray:
         """Ids, those whose label looks most wrong first; `score` orders equal ones.
 
-        Labels that a person has decided about come last.
+        JudgedLabels that a person has decided about come last.
         """
         return np.lexsort(
             (self.label_scores[score], self.label_scores["clean_prob"], self.is_decided)
@@ -63,7 +63,7 @@ class Labels:
         return np.zeros(len(self.given), bool) if self.review is None else self.review != ""
 
 
-def detection(labels: Labels, score: str) -> dict[str, float]:
+def detection(labels: JudgedLabels, score: str) -> dict[str, float]:
     """How many labels look wrong and, where the truth is known, how well they were found."""
     label_scores, is_wrong = labels.label_scores, labels.is_wrong
     flagged = label_scores["flagged"]
@@ -84,11 +84,11 @@ def detection(labels: Labels, score: str) -> dict[str, float]:
 
 
 def write_label_quality(
-    path: pathlib.Path, labels: Labels, score: str, files: tuple[str, ...] | None
+    path: pathlib.Path, labels: JudgedLabels, score: str, files: tuple[str, ...] | None
 ) -> None:
     """Writes a table of every training image, the most suspicious label first.
 
-    Labels that a person has decided about come last, and the column `reviewed` says so.
+    JudgedLabels that a person has decided about come last, and the column `reviewed` says so.
     """
     names = [escape_formula(name) for name in labels.class_names]
     cells_of_files = [escape_formula(name) for name in files or ()]
@@ -117,7 +117,7 @@ def write_label_quality(
 
 def write_review(
     workdir: pathlib.Path,
-    labels: Labels,
+    labels: JudgedLabels,
     score: str,
     images: ResidentImages | ResidentFeatures | StreamedImages,
     root: pathlib.Path | None,
@@ -127,7 +127,7 @@ def write_review(
 ) -> pathlib.Path | None:
     """Writes the page on which a person reviews the labels that are flagged, or the first 60.
 
-    Labels about which a person has decided are left out. Duplicates and outliers are those of
+    JudgedLabels about which a person has decided are left out. Duplicates and outliers are those of
     `health.csv`.
 
     Returns:
@@ -175,7 +175,7 @@ def write_review(
 def draw(
     workdir: pathlib.Path,
     results: dict,
-    labels: Labels,
+    labels: JudgedLabels,
     method: Method,
     images: ResidentImages | ResidentFeatures | StreamedImages,
     test_probs: np.ndarray | None,

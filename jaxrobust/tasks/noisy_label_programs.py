@@ -10,7 +10,7 @@ from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views
 from jaxrobust.engine.loops import Resume
 from jaxrobust.engine.sharding import Placement
-from jaxrobust.methods.noisy_labels import Batch, Method, Stage
+from jaxrobust.methods.noisy_label_method import Batch, Method, Stage
 
 
 def training_step(stage: Stage, views: Views) -> Callable:

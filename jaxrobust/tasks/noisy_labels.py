@@ -6,9 +6,7 @@ in, and where it is said how well the wrong labels were found.
 
 import contextlib
 import dataclasses
-import hashlib
 import io
-import json
 import logging
 import os
 import pathlib
@@ -20,12 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import metrics
 from jaxrobust.data.class_folders import test_folder
 from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed
-from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples, fingerprint
+from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
 from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
-from jaxrobust.data.noise import transition_matrix
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
@@ -35,11 +31,11 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods.classifiers import save_classifier
-from jaxrobust.methods.judges import describe, judged_columns
-from jaxrobust.methods.noisy_labels import Method, Pass, Problem, flag_by_count
+from jaxrobust.methods.judged_labels import judged_columns
+from jaxrobust.methods.noisy_label_method import Method, NoisyLabelProblem, Pass, flag_by_count
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.protocols import NoisyLabels
-from jaxrobust.review.health import FINDINGS, write_health
+from jaxrobust.review.health import write_health
 from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
@@ -51,16 +47,14 @@ from jaxrobust.tasks.common import (
     introduce_pixels,
     load,
     loops_on_device,
-    next_command,
     program_settings,
 )
 from jaxrobust.tasks.images import images_of
 from jaxrobust.tasks.noisy_label_files import (
-    Labels,
+    JudgedLabels,
     detection,
     draw,
     matrix_text,
-    summary,
     write_label_quality,
     write_review,
 )
@@ -71,6 +65,7 @@ from jaxrobust.tasks.noisy_label_programs import (
     training_step,
     without_count,
 )
+from jaxrobust.tasks.noisy_label_results import last_lines, measures, noise_facts, results_of
 from jaxrobust.tasks.reviewed_labels import reviewed_data
 
 log = logging.getLogger("jaxrobust")
@@ -229,7 +224,7 @@ class _Learning:
         counts = np.bincount(labels, minlength=dataset.num_classes)
         self._class_shares = (counts / len(labels)).astype(np.float32)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
-        self.problem = Problem(
+        self.problem = NoisyLabelProblem(
             num_classes=dataset.num_classes,
             num_examples=len(dataset.train),
             input_shape=self._images.shape,
@@ -248,7 +243,10 @@ class _Learning:
         self._facts: dict[str, Any] = {}
         if is_judged:
             self._judged, self._facts = judged_columns(
-                MeansOfViews(dataset.train)[:], labels, dataset.num_classes, seed=recipe.seed
+                MeansOfViews(cast(FeatureExamples, dataset.train))[:],
+                labels,
+                dataset.num_classes,
+                seed=recipe.seed,
             )
         self._backbone = stored_backbone(recipe, dataset)
         if self._backbone:
@@ -307,7 +305,7 @@ class _Learning:
         """Trains, writes every file and returns the results."""
         self.train()
         self.run.save(self.saved)
-        return self._finish()
+        return _finish(self)
 
     def train(self) -> None:
         """Trains, or resumes training."""
@@ -438,17 +436,11 @@ class _Learning:
         """Accuracy and calibration error of all predictors together and of each, per test set."""
         values = {}
         for split, examples in self._tests.items():
-            prefix = "" if split == "test" else f"{split}_"
             together, each = fetch(self._probs[split](self._logits(split, epoch)))
             several = dict(zip(self.method.predictors, each, strict=True)) if len(each) > 1 else {}
+            prefix = "" if split == "test" else f"{split}_"
             for name, probs in {"": together, **several}.items():
-                suffix = f"_{name}" if name else ""
-                labels = examples.labels
-                values[f"{prefix}accuracy{suffix}"] = _mean_hits(probs, labels, 1)
-                if self.problem.num_classes > 20:
-                    values[f"{prefix}top5_accuracy{suffix}"] = _mean_hits(probs, labels, 5)
-                error = metrics.expected_calibration_error(probs, labels)
-                values[f"{prefix}ece{suffix}"] = error
+                values |= measures(probs, examples.labels, prefix, f"_{name}" if name else "")
         return values
 
     def _label_scores(self, epoch: int) -> dict[str, np.ndarray]:
@@ -489,9 +481,9 @@ class _Learning:
         self.run.restore(saved, lambda at: at[0])
         saved.arrays["label_scores"] = fetch(saved.arrays["label_scores"])
 
-    def _labels_so_far(self) -> Labels:
+    def _labels_so_far(self) -> JudgedLabels:
         label_scores = {**self.label_scores, **self._judged}
-        return Labels(
+        return JudgedLabels(
             self.labels, self.true_labels, label_scores, self.dataset.class_names, self._review
         )
 
@@ -499,20 +491,8 @@ class _Learning:
 
     def _write_noise(self) -> None:
         """`noise.json` and `noisy_labels.npy`: which labels the run saw."""
-        clean, noise = self.true_labels, self.recipe.noise
-        clean = self.labels if clean is None else clean
-        facts = {
-            "kind": noise.kind,
-            "rate": noise.rate,
-            "seed": noise.seed if noise.seed >= 0 else self.recipe.seed,
-            "realised_rate": float(np.mean(self.labels != clean)),
-            "num_wrong": int(np.sum(self.labels != clean)),
-            "labels_sha256": hashlib.sha256(self.labels.astype("<i4").tobytes()).hexdigest(),
-            "dataset_sha256": fingerprint(self.dataset),
-            "class_names": list(self.dataset.class_names),
-            "transition": transition_matrix(clean, self.labels, self.dataset.num_classes).tolist(),
-            **({"backbone_sha256": self._backbone.sha256} if self._backbone else {}),
-        }
+        facts = noise_facts(self.recipe, self.dataset, self.labels, self.true_labels)
+        facts |= {"backbone_sha256": self._backbone.sha256} if self._backbone else {}
         if self._review is not None:
             counts = [int(np.sum(self._review == word)) for word in (CORRECTED, KEPT)]
             facts |= {"num_corrected": counts[0], "num_kept": counts[1]}
@@ -525,7 +505,7 @@ class _Learning:
             log.info(
                 "%d of %d labels are wrong (%.2f %%); share of each label in each true class:\n%s",
                 facts["num_wrong"],
-                len(clean),
+                len(self.labels),
                 100 * facts["realised_rate"],
                 matrix_text(np.array(facts["transition"])),
             )
@@ -542,91 +522,58 @@ class _Learning:
             self.problem.num_classes,
         )
 
-    def _finish(self) -> dict:
-        epochs = self.saved.record["epochs"]
-        noise = json.loads((self.run.workdir / "noise.json").read_text())
-        results = {
-            "task": "noisy_labels",
-            "method": self.recipe.method,
-            "dataset": self.dataset.name,
-            "seed": self.recipe.seed,
-            "num_classes": self.problem.num_classes,
-            "noise": {k: noise[k] for k in ("kind", "rate", "realised_rate", "labels_sha256")},
-            **summary(epochs),
-            **({"label_counts": self._facts} if self._facts else {}),
-            "undivided_passes": self.saved.record.get("undivided", 0),
-            "epochs": epochs,
-        }
-        workdir = self.run.workdir
-        labels, method = self._labels_so_far(), self.method
-        write_label_quality(workdir / "label_quality.csv", labels, method.score, self._images.names)
-        path = self.recipe.dataset.path
-        root = pathlib.Path(path).expanduser() if path else None
-        write_health(
-            workdir,
-            self.dataset,
-            self.labels,
-            labels.label_scores["suggested"],
-            labels.label_scores["flagged"].astype(bool) & ~labels.is_decided,
-            root,
-        )
-        page = write_review(
-            workdir,
-            labels,
-            method.score,
-            self._images,
-            root,
-            probs=fetch(method.class_probs(self._logits("train", self.num_epochs - 1))),
-            seed=self.recipe.seed,
-        )
-        probs = None
-        if "test" in self._tests:
-            logits = self._logits("test", self.num_epochs - 1)
-            probs, _ = fetch(self._probs["test"](logits))
-        draw(workdir, results, labels, method, self._images, probs, self.dataset)
-        save_classifier(
-            workdir / "classifier",
-            recipe=self.recipe,
-            networks=self._test_variables(),
-            class_names=self.dataset.class_names,
-            num_examples=len(self.labels),
-            input_shape=self.problem.input_shape,
-            mean=self.dataset.mean,
-            std=self.dataset.std,
-            embedding=getattr(self.dataset, "embedding", None),
-        )
-        lines = [f"{self.run.seconds:.0f} s in all"]
-        if "accuracy" in results["last"]:
-            tail = results["last_epochs"]
-            lines = [
-                f"mean of the last {tail['num']} epochs: accuracy {100 * tail['accuracy']:.2f} %, "
-                f"calibration error {100 * tail['ece']:.2f} %; {lines[0]}",
-            ]
-        if self.true_labels is not None:
-            found = results["last"]["labels"]
-            lines.append(
-                f"wrong labels after the last epoch: {100 * found['recall']:.1f} % found, "
-                f"{100 * found['precision']:.1f} % of those flagged are wrong"
-            )
-        if self._facts:
-            lines.append(describe(self._facts))
-        if undivided := results["undivided_passes"]:
-            lines.append(
-                f"in {undivided} passes after the warm-up {self.recipe.method} could not divide "
-                "the labels, too few of which looked wrong, and trained on all of them"
-            )
-        lines += [
-            f"results: {workdir / 'results.json'}",
-            f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
-            *([f"page on which to review them: {page}"] if page else []),
-            f"duplicates and outliers: {workdir / FINDINGS}",
-            f"classifier, for jaxrobust.commands.predict: {workdir / 'classifier'}",
-            f"figures: {workdir / 'figures'}",
-            next_command(workdir),
-        ]
-        self.run.finish(results, lines)
-        return results
 
-
-def _mean_hits(probs: np.ndarray, labels: np.ndarray, k: int) -> float:
-    return float(np.mean(np.asarray(metrics.topk_accuracy(probs, labels, k)), dtype=np.float64))
+def _finish(learning: _Learning) -> dict:
+    """Writes every file of a trained run, and returns its results."""
+    undivided = learning.saved.record.get("undivided", 0)
+    results = {
+        "task": "noisy_labels",
+        "method": learning.recipe.method,
+        "dataset": learning.dataset.name,
+        "seed": learning.recipe.seed,
+        "num_classes": learning.problem.num_classes,
+        **results_of(learning.saved.record["epochs"], learning.run.workdir),
+        **({"label_counts": learning._facts} if learning._facts else {}),
+        **({"undivided_passes": undivided} if undivided else {}),
+    }
+    workdir = learning.run.workdir
+    labels, method = learning._labels_so_far(), learning.method
+    write_label_quality(workdir / "label_quality.csv", labels, method.score, learning._images.names)
+    path = learning.recipe.dataset.path
+    root = pathlib.Path(path).expanduser() if path else None
+    write_health(
+        workdir,
+        learning.dataset,
+        learning.labels,
+        labels.label_scores["suggested"],
+        labels.label_scores["flagged"].astype(bool) & ~labels.is_decided,
+        root,
+    )
+    page = write_review(
+        workdir,
+        labels,
+        method.score,
+        learning._images,
+        root,
+        probs=fetch(method.class_probs(learning._logits("train", learning.num_epochs - 1))),
+        seed=learning.recipe.seed,
+    )
+    probs = None
+    if "test" in learning._tests:
+        logits = learning._logits("test", learning.num_epochs - 1)
+        probs, _ = fetch(learning._probs["test"](logits))
+    draw(workdir, results, labels, method, learning._images, probs, learning.dataset)
+    save_classifier(
+        workdir / "classifier",
+        recipe=learning.recipe,
+        networks=learning._test_variables(),
+        class_names=learning.dataset.class_names,
+        num_examples=len(learning.labels),
+        input_shape=learning.problem.input_shape,
+        mean=learning.dataset.mean,
+        std=learning.dataset.std,
+        embedding=getattr(learning.dataset, "embedding", None),
+    )
+    lines = last_lines(results, workdir, page, learning.run.seconds)
+    learning.run.finish(results, lines)
+    return results

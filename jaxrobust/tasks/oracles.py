@@ -11,7 +11,7 @@ from jaxrobust.data.open_set import OpenSetSplit, open_set_split
 from jaxrobust.data.tables import to_csv
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_text
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Query
+from jaxrobust.methods.strategy import NOT_ANNOTATED, Query
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.report.figures import contact_sheet
 from jaxrobust.tasks.annotator import UNKNOWN, query_rows

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrobust.data.dataset import ReadableDataset
 from jaxrobust.errors import UserError
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Query
+from jaxrobust.methods.strategy import NOT_ANNOTATED, Query
 from jaxrobust.recipes.protocols import ActiveLearning, Al
 from jaxrobust.tasks.annotation_files import (
     ANSWERS,

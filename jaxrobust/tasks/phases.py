@@ -14,10 +14,10 @@ from jaxrobust.engine import rng
 from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.training import TrainState
-from jaxrobust.methods.active_learning import (
+from jaxrobust.methods.strategy import (
     NOT_ANNOTATED,
+    AnnotationProblem,
     Phase,
-    Problem,
     Strategy,
     in_random_order,
 )
@@ -129,7 +129,7 @@ class Phases:
       run: whose devices and programs are used.
       view: the examples and classes of the round.
       test: the test examples.
-      truth: as in `Problem`.
+      truth: as in `AnnotationProblem`.
       backbone: from which fresh networks start, if any.
 
     Attributes:
@@ -156,7 +156,7 @@ class Phases:
         self._recipe, self._placement, self._backbone = recipe, run.placement, backbone
         self._sizes = {"train": len(view.examples), "test": len(test)}
         images = images_of(view.examples, recipe, run.placement)
-        self.problem = Problem(
+        self.problem = AnnotationProblem(
             num_classes=view.split.num_known,
             input_shape=images.shape,
             dtype=compute_dtype(recipe.dtype),

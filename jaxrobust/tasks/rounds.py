@@ -12,7 +12,7 @@ from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.engine import rng
 from jaxrobust.engine.run import Saved
 from jaxrobust.engine.sharding import fetch
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, QueryContext, Relabeled
+from jaxrobust.methods.strategy import NOT_ANNOTATED, QueryContext, Relabeled
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks.phases import Phases
 

@@ -19,7 +19,7 @@ from jaxrobust.engine.files import write_bytes
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.engine.training import TrainState, backbone_of, with_backbone
 from jaxrobust.errors import UserError
-from jaxrobust.methods.distillation import Distiller
+from jaxrobust.methods.distiller import Distiller
 from jaxrobust.models.embedding import embed
 from jaxrobust.models.linear_head import fit_linear_head
 from jaxrobust.models.pretrained import load_pretrained

@@ -13,11 +13,14 @@ from jaxrobust import UserError, find_label_issues
 from jaxrobust.api import in_memory
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
+from jaxrobust.recipes import bldr
 from jaxrobust.recipes.fields import replace
 from jaxrobust.tasks import noisy_labels
 
 SHORT = {"num_epochs": 12, "dpc.warm_up": 8, "model.name": "linear", "batch_size": 8}
 SHORT |= {"optimizer.learning_rate": 0.02, "model.dropout": 0.0}
+BLDR = bldr.get_config("features")
+VARYING = np.arange(96 * 3.0).reshape(96, 3)
 NAMES = np.array(["dog", "ant", "cat", "bee"])
 
 
@@ -68,15 +71,23 @@ def test_photographs_are_embedded_first_where_the_weights_are_installed(data, is
 
 
 @pytest.mark.parametrize(
-    "given, epochs, warm_up",
-    [({}, 60, 12), ({"num_epochs": 16}, 16, 6), ({"dpc.warm_up": 3}, 60, 3)],
-    ids=["nothing", "num_epochs", "warm_up"],
+    "method, given, epochs, warm_up",
+    [
+        # DPC would learn the wrong labels by heart in more epochs than its recipe's.
+        ("dpc", {}, 30, 6),
+        ("dpc", {"num_epochs": 16}, 16, 6),
+        ("dpc", {"dpc.warm_up": 3}, 30, 3),
+        # Twice the recipe's for a quarter of 4,000 examples, but around the given number.
+        ("bldr", {}, BLDR.num_epochs * 2, BLDR.bldr.warm_up * 2),
+        ("bldr", {"num_epochs": 16}, 16, BLDR.bldr.warm_up),
+        ("bldr", {"bldr.warm_up": 3}, BLDR.num_epochs * 2, 3),
+    ],
 )
-def test_epochs_of_a_small_set(given, epochs, warm_up):
-    """Twice the recipe's 30 and 6 for a quarter of 4,000 examples, but around the given number."""
+def test_epochs_of_a_small_set(method, given, epochs, warm_up):
     features = np.zeros((1000, 1, 4), np.float32)
-    recipe = in_memory.noisy_label_recipe(features, given, method=None, seed=0)
-    assert (recipe.num_epochs, recipe.dpc.warm_up) == (epochs, warm_up)
+    recipe = in_memory.noisy_label_recipe(features, given, method=method, seed=0)
+    own = recipe.bldr if method == "bldr" else recipe.dpc
+    assert (recipe.num_epochs, own.warm_up) == (epochs, warm_up)
 
 
 def test_small_images_are_learned_from_pixels():
@@ -142,9 +153,9 @@ def test_few_examples_one_view_a_class_of_one_and_one_of_none():
         ({"features": np.ones((96, 3)), "pred_probs": np.ones((96, 3)) / 3}, "not several"),
         ({"pred_probs": np.ones((96, 3)) / 3, "method": "dpc"}, "nothing is trained"),
         ({"features": np.ones((95, 3))}, "labels has 96 entries, but features has 95"),
-        ({"features": np.ones((96, 3)), "method": "dcp"}, "did you mean 'dpc'"),
-        ({"features": np.ones((96, 3)), "config": 3}, "not int"),
-        ({"features": np.ones((96, 3)), "config": {"dpc.wram_up": 3}}, "did you mean 'dpc.warm_up"),
+        ({"features": VARYING, "method": "dcp"}, "did you mean 'dpc'"),
+        ({"features": VARYING, "config": 3}, "not int"),
+        ({"features": VARYING, "config": {"dpc.wram_up": 3}}, "did you mean 'dpc.warm_up"),
         ({"features": np.full((96, 3), np.nan)}, r"features\[0, 0\] is nan"),
     ],
 )

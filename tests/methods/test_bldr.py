@@ -22,7 +22,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask
 from jaxrobust.methods import bldr
 from jaxrobust.methods.bldr import BldrState, bldr_step, end_epoch
-from jaxrobust.methods.noisy_labels import Batch, Problem
+from jaxrobust.methods.noisy_label_method import Batch, NoisyLabelProblem
 from jaxrobust.metrics import topk_accuracy
 from jaxrobust.recipes.bldr import Bldr
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
@@ -378,7 +378,9 @@ def test_labels_are_judged_by_the_negative_head(finished):
 
 
 def _build(config):
-    problem = Problem(num_classes=10, num_examples=90, input_shape=(8, 8, 3), dtype=jnp.float32)
+    problem = NoisyLabelProblem(
+        num_classes=10, num_examples=90, input_shape=(8, 8, 3), dtype=jnp.float32
+    )
     method = bldr.build(parse(config), problem)
     return method, jax.eval_shape(method.start, jax.random.key(0))
 
@@ -506,7 +508,9 @@ def test_rivals_run_on_its_splits_with_the_numbers_of_dpc(tiny_network):
     assert recipe.get_config("cifar100_pair45").dpc == dpc_recipe.get_config("cifar100_sym50").dpc
     for method in ("dividemix", "dpc"):
         config = _config(method=method)
-        problem = Problem(num_classes=10, num_examples=90, input_shape=(8, 8, 3), dtype=jnp.float32)
+        problem = NoisyLabelProblem(
+            num_classes=10, num_examples=90, input_shape=(8, 8, 3), dtype=jnp.float32
+        )
         built = NOISY_LABEL_METHODS[method](parse(config), problem)
         state = jax.eval_shape(built.start, jax.random.key(0))
         assert "batch_stats" in state.variables

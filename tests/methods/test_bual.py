@@ -12,7 +12,7 @@ from jaxrobust import tasks
 from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods import bual
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext, cross_entropy
+from jaxrobust.methods.strategy import NOT_ANNOTATED, AnnotationProblem, QueryContext, cross_entropy
 from jaxrobust.recipes.bual import Bual
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import active_learning
@@ -36,7 +36,7 @@ def _config(**changes):
     return config
 
 
-PROBLEM = Problem(
+PROBLEM = AnnotationProblem(
     num_classes=4,
     input_shape=(8, 8, 3),
     dtype=jnp.float32,
@@ -93,7 +93,9 @@ def test_round_golden(load_golden, x64, case, stop_rule):
             "bual.stop_rule": stop_rule,
         }
     )
-    problem = Problem(num_classes, (8, 8, 3), jnp.float32, int(golden[case, "query_size"]), truth)
+    problem = AnnotationProblem(
+        num_classes, (8, 8, 3), jnp.float32, int(golden[case, "query_size"]), truth
+    )
     strategy = bual.build(parse(config), problem)
     negative = strategy.phases[-1]
     has_aux = bool(golden[case, "has_aux"])
@@ -329,7 +331,7 @@ def test_impossible_combinations_are_named():
         with pytest.raises(UserError, match=words):
             bual.build(parse(_config(**changes)), problem)
 
-    nobody = Problem(4, (8, 8, 3), jnp.float32, 5)
+    nobody = AnnotationProblem(4, (8, 8, 3), jnp.float32, 5)
     refused("look at hidden labels", nobody, **{"bual.stop_rule": "oracle"})
     refused("look at hidden labels", nobody, **{"bual.subset_mode": "stratified"})
     refused("never be evaluated", **{"bual.nl_eval_at_start": False, "bual.eval_interval": 9})

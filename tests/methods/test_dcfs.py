@@ -6,7 +6,7 @@ import pytest
 
 from jaxrobust.errors import UserError
 from jaxrobust.methods import dcfs
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext
+from jaxrobust.methods.strategy import NOT_ANNOTATED, AnnotationProblem, QueryContext
 from jaxrobust.recipes.dcfs import get_config
 from jaxrobust.recipes.parse import parse
 
@@ -28,7 +28,7 @@ def asked(annotation, budget=1, precisions=(), **select):
     """Ids that are queried, with the fourth image annotated so."""
     config = get_config("features")
     config.update_from_flattened_dict({f"select.{k}": v for k, v in select.items()})
-    problem = Problem(num_classes=2, input_shape=(3,), dtype=np.float32, budget=budget)
+    problem = AnnotationProblem(num_classes=2, input_shape=(3,), dtype=np.float32, budget=budget)
     annotations = np.array([NOT_ANNOTATED] * 3 + [annotation], np.int32)
     target = TARGET
     if config.select.fine == "badge":
@@ -103,4 +103,4 @@ def test_a_score_of_the_target_needs_a_target(fine):
     config = get_config("features")
     config.al.target_model, config.select.fine = "shared", fine
     with pytest.raises(UserError, match=f"fine='{fine}' needs the separate"):
-        dcfs.build(parse(config), Problem(2, (3,), np.float32, 1))
+        dcfs.build(parse(config), AnnotationProblem(2, (3,), np.float32, 1))

@@ -16,19 +16,19 @@ from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.errors import UserError
 from jaxrobust.losses import binary_kl_loss, soft_target_kl, standardize_logits
 from jaxrobust.methods import dhkd
-from jaxrobust.methods.distillation import Problem, distillation_schedule
 from jaxrobust.methods.distillation_steps import (
     CONNECTOR,
-    Batch,
     ClassifierState,
+    DistillationBatch,
     TrainSpec,
     distillation_step,
     initial_state,
     student_apply,
 )
+from jaxrobust.methods.distiller import DistillationProblem, distillation_schedule
 from jaxrobust.models import make_classifier
-from jaxrobust.models.dual_head import Outputs
-from jaxrobust.models.layers import Features
+from jaxrobust.models.auxiliary_head import Outputs
+from jaxrobust.models.layers import FeatureMaps
 from jaxrobust.recipes.dhkd import DISTILLATIONS
 from jaxrobust.recipes.methods import DISTILLERS
 from jaxrobust.recipes.parse import parse
@@ -46,12 +46,14 @@ def _config(**changes) -> ml_collections.ConfigDict:
 
 def _features(batch, *, channels=3, width=4):
     maps = tuple(jnp.zeros((batch, size, size, channels), jnp.float32) for size in (4, 2))
-    return Features(jnp.zeros((batch, width), jnp.float32), maps, maps, maps[-1])
+    return FeatureMaps(jnp.zeros((batch, width), jnp.float32), maps, maps, maps[-1])
 
 
 def _problem(num_classes=4, *, student="resnet8", teacher="resnet14"):
     features = jax.eval_shape(lambda: _features(1))
-    return Problem(num_classes, student, teacher, features, features, jnp.float32, num_examples=8)
+    return DistillationProblem(
+        num_classes, student, teacher, features, features, jnp.float32, num_examples=8
+    )
 
 
 def _apply(params, batch_stats, inputs, *, train, key=None, where=None, constants=None):
@@ -64,7 +66,7 @@ def _apply(params, batch_stats, inputs, *, train, key=None, where=None, constant
 
     h = jnp.tanh(linear(inputs, "backbone"))
     aux_logits = linear(h, "auxiliary") if "auxiliary" in params else None
-    return Outputs(linear(h, "primary"), aux_logits, Features(h, (), (), h)), batch_stats
+    return Outputs(linear(h, "primary"), aux_logits, FeatureMaps(h, (), (), h)), batch_stats
 
 
 def _params(golden, prefix):
@@ -95,7 +97,7 @@ def _random_batch(seed, *, size=8, inputs=6, classes=4):
     images = jnp.asarray(generator.normal(size=(size, inputs)))
     labels = jnp.asarray(generator.integers(0, classes, size))
     teacher = jnp.asarray(3 * generator.normal(size=(size, classes)))
-    return Batch(images, labels, jnp.ones(size, bool)), Outputs(teacher, None, None)
+    return DistillationBatch(images, labels, jnp.ones(size, bool)), Outputs(teacher, None, None)
 
 
 def _stepper(distiller, optimizer):
@@ -144,7 +146,7 @@ def test_golden_steps(load_golden, x64, case, gradients):
     short = {"align": "ga", "sum": "sum"}[gradients]
     steps = list(zip(recorded("x"), recorded("labels"), recorded("teacher"), strict=True))
     for i, (x, labels, teacher) in enumerate(steps, start=1):
-        batch = Batch(x, labels, np.ones(len(x), bool))
+        batch = DistillationBatch(x, labels, np.ones(len(x), bool))
         network, metrics = step(
             network, batch, Outputs(teacher, None, None), jax.random.key(0), _scalars(rate)
         )
@@ -294,7 +296,9 @@ def test_a_connector_without_batch_norm_leaves_the_statistics_as_they_were(metho
     module = make_classifier("resnet8", num_classes=4, auxiliary="none", dtype=jnp.float32)
     images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
     outputs, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
-    problem = Problem(4, "resnet8", "resnet8", outputs.features, outputs.features, jnp.float32, 8)
+    problem = DistillationProblem(
+        4, "resnet8", "resnet8", outputs.features, outputs.features, jnp.float32, 8
+    )
     distiller = DISTILLERS[method](parse(_config()), problem)
     spec = TrainSpec(
         module, distiller, optax.identity(), (8, 8, 3), 2, padding=0, flip=False, dtype=jnp.float32

@@ -16,7 +16,12 @@ from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
 from jaxrobust.methods.dpc import Objective, linear_rampup, semi_supervised_step, warm_up_step
 from jaxrobust.methods.noisy_baselines import dividemix_options
-from jaxrobust.methods.noisy_labels import Batch, Problem, network_apply, score_labels_by
+from jaxrobust.methods.noisy_label_method import (
+    Batch,
+    NoisyLabelProblem,
+    network_apply,
+    score_labels_by,
+)
 from jaxrobust.models import NETWORKS
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
@@ -371,7 +376,7 @@ def test_cross_entropy_objective_is_that_of_dividemix():
 
 
 def _webvision():
-    problem = Problem(50, 65_944, (299, 299, 3), jnp.float32)
+    problem = NoisyLabelProblem(50, 65_944, (299, 299, 3), jnp.float32)
     return dpc.build(parse(recipe.get_config("webvision")), problem)
 
 
@@ -410,7 +415,7 @@ def test_webvision_at_full_size(webvision, monkeypatch):
 def test_what_splits_the_scores(webvision):
     narrow, wide = np.array([-1.0, 3.0] * 5), np.array([0.0] * 50 + [-1.0, 3.0])
     assert webvision.score_threshold(narrow) == webvision.score_threshold(wide) == 1
-    config, problem = recipe.get_config("digits"), Problem(10, 90, (8, 8, 3), jnp.float32)
+    config, problem = recipe.get_config("digits"), NoisyLabelProblem(10, 90, (8, 8, 3), jnp.float32)
     assert dpc.build(parse(config), problem).score_threshold(wide) is None
     config.dpc.score_mode = "auto"
     assert dpc.build(parse(config), problem).score_threshold(narrow) is None

@@ -13,7 +13,7 @@ from jaxrobust import tasks
 from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
 from jaxrobust.methods import e2oal
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext, Relabeled
+from jaxrobust.methods.strategy import NOT_ANNOTATED, AnnotationProblem, QueryContext, Relabeled
 from jaxrobust.recipes.parse import parse
 
 pytestmark = pytest.mark.usefixtures(
@@ -41,7 +41,7 @@ def _config(**changes):
 
 
 def _strategy(inputs=None, **changes):
-    problem = Problem(K, (8, 8, 3), jnp.float32, 5, inputs=inputs)
+    problem = AnnotationProblem(K, (8, 8, 3), jnp.float32, 5, inputs=inputs)
     return e2oal.build(parse(_config(**changes)), problem)
 
 

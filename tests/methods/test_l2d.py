@@ -13,9 +13,9 @@ from jaxrobust import losses
 from jaxrobust.engine.optim import is_decayed
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
-from jaxrobust.methods.distillation import Problem
+from jaxrobust.methods.distiller import DistillationProblem
 from jaxrobust.models import make_multilabel_classifier
-from jaxrobust.models.layers import Features
+from jaxrobust.models.layers import FeatureMaps
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
 from jaxrobust.recipes.l2d import MULTILABEL_DISTILLATIONS
 from jaxrobust.recipes.methods import MULTILABEL_DISTILLERS
@@ -32,7 +32,7 @@ def _config(**changes):
 
 def _features(pooled):
     maps = pooled[:, None, None, :]
-    return Features(pooled, (maps,), (maps,), maps)
+    return FeatureMaps(pooled, (maps,), (maps,), maps)
 
 
 def _outputs(rng, num=6, classes=5, width=4):
@@ -162,9 +162,9 @@ def test_reviewkd_compares_the_final_maps():
     def features(channels):
         maps = tuple(jax.ShapeDtypeStruct((1, s, s, 4), jnp.float32) for s in (4, 2))
         final = jax.ShapeDtypeStruct((1, 2, 2, channels), jnp.float32)
-        return Features(jax.ShapeDtypeStruct((1, channels), jnp.float32), maps, maps, final)
+        return FeatureMaps(jax.ShapeDtypeStruct((1, channels), jnp.float32), maps, maps, final)
 
-    problem = Problem(5, "a", "b", features(3), features(6), jnp.float32, 8)
+    problem = DistillationProblem(5, "a", "b", features(3), features(6), jnp.float32, 8)
     config = _config(**{"reviewkd.width": 8})
     distiller = MULTILABEL_DISTILLERS["reviewkd"](parse(config), problem)
     (student,), params = jax.eval_shape(

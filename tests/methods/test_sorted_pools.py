@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.methods.active_learning import (
+from jaxrobust.methods.strategy import (
     NOT_ANNOTATED,
-    Problem,
+    AnnotationProblem,
     QueryContext,
     Relabeled,
     in_random_order,
@@ -27,7 +27,7 @@ def query_of_equal_images(method, seed, wrapped=True):
     config = importlib.import_module(f"jaxrobust.recipes.{name}").get_config("features")
     config.method = method
     config.probcover.radius = 99.0  # all is covered by the first
-    problem = Problem(num_classes=4, input_shape=(3,), dtype=jnp.float32, budget=BUDGET)
+    problem = AnnotationProblem(num_classes=4, input_shape=(3,), dtype=jnp.float32, budget=BUDGET)
     strategy = STRATEGIES[method](parse(config), problem)
     trained, outputs = {}, {}
     images = jnp.ones((SIZE, 3))

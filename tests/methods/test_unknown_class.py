@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import active_learning_baselines as recipe
-from jaxrobust.methods.active_learning import NOT_ANNOTATED, Problem, QueryContext
+from jaxrobust.methods.strategy import NOT_ANNOTATED, AnnotationProblem, QueryContext
 from jaxrobust.recipes.methods import STRATEGIES
 from jaxrobust.recipes.parse import parse
 
@@ -20,7 +20,7 @@ def strategy_of(method, variant, **changes):
     config.method = method
     config.update_from_flattened_dict(changes)
     shape = (3,) if variant == "features" else (32, 32, 3)
-    return STRATEGIES[method](parse(config), Problem(2, shape, jnp.float32, budget=2))
+    return STRATEGIES[method](parse(config), AnnotationProblem(2, shape, jnp.float32, budget=2))
 
 
 @pytest.mark.parametrize("method", ["lc", "margin", "entropy"])

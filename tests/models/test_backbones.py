@@ -11,8 +11,8 @@ import pytest
 
 from jaxrobust.errors import UserError
 from jaxrobust.models import BACKBONES, make_classifier
-from jaxrobust.models.dual_head import AuxiliaryHead, DualHeadClassifier
-from jaxrobust.models.layers import Features, global_average
+from jaxrobust.models.auxiliary_head import AuxiliaryHead, DualHeadClassifier
+from jaxrobust.models.layers import FeatureMaps, global_average
 from jaxrobust.models.resnet import ResNetBackbone
 from jaxrobust.models.wide_resnet import WideResNet
 
@@ -54,9 +54,9 @@ class Stub(nn.Module):
 
     width: int
 
-    def __call__(self, images: jax.Array, **_: Any) -> Features:
+    def __call__(self, images: jax.Array, **_: Any) -> FeatureMaps:
         x = jnp.zeros((*images.shape[:3], self.width))
-        return Features(global_average(x), (), (), x)
+        return FeatureMaps(global_average(x), (), (), x)
 
 
 def _count(tree):

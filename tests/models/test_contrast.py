@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.models.contrast import ContrastiveMemory, Pairs, draw_negatives
-from jaxrobust.models.layers import Features
+from jaxrobust.models.layers import FeatureMaps
 
 LABELS = jnp.array([1, 0, 2, 1, 0, 1])
 
 
 def _pooled(seed, *shape):
-    return Features(jax.random.normal(jax.random.key(seed), shape), (), (), jnp.zeros(()))
+    return FeatureMaps(jax.random.normal(jax.random.key(seed), shape), (), (), jnp.zeros(()))
 
 
 def _key_of_negatives(module, variables, key):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.losses import variational_information_loss
-from jaxrobust.models.layers import Features
+from jaxrobust.models.layers import FeatureMaps
 from jaxrobust.models.regressors import HintRegressor, VariationalRegressor
 
 
@@ -14,7 +14,7 @@ def features_of(*shapes):
     maps = tuple(
         jax.random.normal(jax.random.key(i), (2, *shape)) for i, shape in enumerate(shapes)
     )
-    return Features(jnp.zeros((2, 3)), maps, maps, maps[-1])
+    return FeatureMaps(jnp.zeros((2, 3)), maps, maps, maps[-1])
 
 
 @pytest.mark.parametrize("size", [(4, 4), (2, 2), (8, 8)])

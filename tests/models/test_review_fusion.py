@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.models.layers import Features
+from jaxrobust.models.layers import FeatureMaps
 from jaxrobust.models.review_fusion import FusionBlock, ReviewFusion, review_levels
 
 
@@ -15,7 +15,7 @@ def _features(shapes, width=5, batch=2, seed=0):
     generator = np.random.default_rng(seed)
     maps = tuple(jnp.asarray(generator.normal(size=(batch, *s)), jnp.float32) for s in shapes)
     pooled = jnp.asarray(generator.normal(size=(batch, width)), jnp.float32)
-    return Features(pooled, maps, maps, maps[-1])
+    return FeatureMaps(pooled, maps, maps, maps[-1])
 
 
 def test_maps_get_the_shapes_of_the_teacher_and_deep_ones_reach_shallow_ones():

@@ -19,7 +19,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.report import figures
 from jaxrobust.report.compare import folders
 from jaxrobust.report.markup import Images, data_uri
-from jaxrobust.report.workdir import read_rows
+from jaxrobust.report.run_files import read_rows
 
 EVIL = '<script>alert("x")</script>'
 

@@ -9,7 +9,7 @@ import pytest
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.data.features import load_features
 from jaxrobust.report.health_section import health as section
-from jaxrobust.report.workdir import Run
+from jaxrobust.report.run_files import RunFiles
 from jaxrobust.review import health
 
 
@@ -57,9 +57,9 @@ def test_what_is_planted_is_found(features, tmp_path):
         ("50.png", "near duplicate", "test 20", "220.png"),
     ]
     assert rows[1]["label"] == "'=cat" and float(rows[2]["value"]) >= health.NEAR
-    (text,) = section(Run(tmp_path, {}, None, [], []))
+    (text,) = section(RunFiles(tmp_path, {}, None, [], []))
     assert "97.0 % of 200 training images are healthy" in text and "=cat" in text
-    assert section(Run(tmp_path / "none", {}, None, [], [])) == []
+    assert section(RunFiles(tmp_path / "none", {}, None, [], [])) == []
 
 
 def test_an_outlier_is_far_from_all_others():

@@ -16,7 +16,7 @@ from configs import bual, dcfs
 from jaxrobust import load_classifier, tasks
 from jaxrobust.engine.run import Run
 from jaxrobust.errors import UserError
-from jaxrobust.methods.active_learning import Query
+from jaxrobust.methods.strategy import Query
 from jaxrobust.tasks.annotator import Annotator, query_rows
 
 pytestmark = pytest.mark.usefixtures(

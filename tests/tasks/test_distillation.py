@@ -21,8 +21,8 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.models import make_classifier
-from jaxrobust.models.dual_head import DualHeadClassifier
-from jaxrobust.models.layers import Features
+from jaxrobust.models.auxiliary_head import DualHeadClassifier
+from jaxrobust.models.layers import FeatureMaps
 from jaxrobust.models.storage import StoredClassifier, load_classifier, save_classifier
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation
@@ -122,7 +122,7 @@ class _Mean(nn.Module):
 
     def __call__(self, images, *, train=False, where=None):
         del train, where
-        return Features(jnp.mean(images, axis=(1, 2)), (images,), (images,), images)
+        return FeatureMaps(jnp.mean(images, axis=(1, 2)), (images,), (images,), images)
 
 
 def test_the_auxiliary_head_changes_no_prediction():

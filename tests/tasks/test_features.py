@@ -20,7 +20,7 @@ from jaxrobust.engine import sharding
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 from jaxrobust.methods import noisy_baselines
-from jaxrobust.methods.noisy_labels import Problem
+from jaxrobust.methods.noisy_label_method import NoisyLabelProblem
 from jaxrobust.models import embedding
 from jaxrobust.recipes import has_pretrained
 from jaxrobust.tasks.common import load
@@ -315,5 +315,7 @@ def test_neighbors_of_a_million_are_warned_of(monkeypatch):
     config = _config("dpc", "features.npz", method="knn")
     monkeypatch.setattr(noisy_baselines, "num_cores", lambda: 2)
     with pytest.warns(UserWarning, match="every pair of 1,000,000 .* about 7 hours"):
-        noisy_baselines.knn(config, Problem(10, 1_000_000, (1280,), jnp.float32))
-    noisy_baselines.knn(config, Problem(10, 100_000, (1280,), jnp.float32))  # warnings are errors
+        noisy_baselines.knn(config, NoisyLabelProblem(10, 1_000_000, (1280,), jnp.float32))
+    noisy_baselines.knn(
+        config, NoisyLabelProblem(10, 100_000, (1280,), jnp.float32)
+    )  # warnings are errors

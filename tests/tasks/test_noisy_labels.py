@@ -23,7 +23,7 @@ from jaxrobust.data.policies import Op, Policy
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.training import TrainState
 from jaxrobust.errors import UserError
-from jaxrobust.methods.noisy_labels import Method, Pass, Stage
+from jaxrobust.methods.noisy_label_method import Method, Pass, Stage
 from jaxrobust.recipes.dpc import DpcRecipe
 from jaxrobust.recipes.parse import parse
 from jaxrobust.recipes.registry import Entry

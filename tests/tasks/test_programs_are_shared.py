@@ -12,7 +12,7 @@ from configs import active_learning_baselines, dpc
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.programs import Programs
-from jaxrobust.methods.noisy_labels import Problem
+from jaxrobust.methods.noisy_label_method import NoisyLabelProblem
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import active_learning, noisy_label_programs, noisy_labels
@@ -92,7 +92,9 @@ def test_another_recipe_is_refused_the_programs_of_the_first(tmp_path):
 
 def test_a_step_is_called_without_a_run():
     config, dataset = _config("noisy_labels", 0), _dataset(0)
-    problem = Problem(num_classes=4, num_examples=80, input_shape=(8, 8, 3), dtype="float32")
+    problem = NoisyLabelProblem(
+        num_classes=4, num_examples=80, input_shape=(8, 8, 3), dtype="float32"
+    )
     method = NOISY_LABEL_METHODS["cross_entropy"](parse(config), problem)
     views = make_views(parse(config).augment, (8, 8, 3), "float32")
     (stage,) = method.stages

@@ -10,8 +10,8 @@ from PIL import Image
 
 from jaxrobust import tasks
 from jaxrobust.errors import UserError
-from jaxrobust.methods.distillation import SoftLabels, cross_entropy_loss
 from jaxrobust.methods.distillation_steps import Targets, soft_labels
+from jaxrobust.methods.distiller import SoftLabels, cross_entropy_loss
 from jaxrobust.models import make_classifier
 from jaxrobust.models.costs import cost
 from jaxrobust.models.linear_head import fit_linear_head

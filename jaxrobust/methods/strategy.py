@@ -21,7 +21,7 @@ NOT_ANNOTATED = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class AnnotationProblem:
     """The problem that a strategy is built for.
 
     Attributes:
@@ -274,7 +274,7 @@ def classifier_phase(
     name: str,
     module: nn.Module,
     optimizer: optax.GradientTransformation,
-    problem: Problem,
+    problem: AnnotationProblem,
     *,
     num_epochs: int,
     batch_size: int,
@@ -349,7 +349,7 @@ def classifier_phase(
     )
 
 
-def recipe_parts(recipe: ActiveLearning, problem: Problem):
+def recipe_parts(recipe: ActiveLearning, problem: AnnotationProblem):
     """Pieces that every phase of a recipe is built from: network maker, optimiser, rate."""
     model, optimizer = recipe.model, recipe.optimizer
 
@@ -368,7 +368,9 @@ def recipe_parts(recipe: ActiveLearning, problem: Problem):
     return network, make_optimizer(optimizer), rate
 
 
-def target_phase(recipe: ActiveLearning, problem: Problem, *, with_features: bool = False) -> Phase:
+def target_phase(
+    recipe: ActiveLearning, problem: AnnotationProblem, *, with_features: bool = False
+) -> Phase:
     """The reported K-way classifier of a recipe; see `classifier_phase`."""
     network, optimizer, rate = recipe_parts(recipe, problem)
     return classifier_phase(

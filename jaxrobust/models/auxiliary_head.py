@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from jaxrobust.models.layers import BatchNorm, Features, Linear, Network
+from jaxrobust.models.layers import BatchNorm, FeatureMaps, Linear, Network
 
 AUXILIARY_HEADS = ("none", "linear", "mlp")
 
@@ -27,7 +27,7 @@ class Outputs(NamedTuple):
 
     logits: jax.Array
     aux_logits: jax.Array | None
-    features: Features
+    features: FeatureMaps
 
 
 class AuxiliaryHead(nn.Module):
@@ -60,7 +60,7 @@ class DualHeadClassifier(Network):
     one they are those of the classifier with `auxiliary="none"`.
 
     Attributes:
-      backbone: network that returns `Features`; the `Linear` layers of the heads are made with its
+      backbone: returns `FeatureMaps`; the `Linear` layers of the heads are made with its
         `head_options`.
       num_classes: outputs per head.
       auxiliary: `"none"`, `"linear"` or `"mlp"`.

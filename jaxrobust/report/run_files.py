@@ -21,7 +21,7 @@ TASKS = {
 """Task -> subtitle of its page."""
 
 
-class Run(NamedTuple):
+class RunFiles(NamedTuple):
     """The files of one seed's workdir.
 
     Attributes:
@@ -45,13 +45,13 @@ class Run(NamedTuple):
         return timing.get("seconds", self.events[-1]["seconds"] if self.events else None)
 
 
-def read_run(workdir: pathlib.Path) -> Run:
+def read_run(workdir: pathlib.Path) -> RunFiles:
     results, config = workdir / "results.json", read_json(workdir / "config.json")
     if config is None or config.get("task") not in TASKS:
         raise UserError(
             f"{workdir / 'config.json'} is not of a jaxrobust run; give the --workdir of one."
         )
-    return Run(
+    return RunFiles(
         workdir=workdir,
         config=config,
         results=compare.load_results(workdir) if results.exists() else None,
@@ -121,7 +121,7 @@ def read_rows(path: pathlib.Path) -> list[list[str]]:
         ) from None
 
 
-def read_tables(runs: Iterable[Run], name: str) -> dict[pathlib.Path, list[list[str]]]:
+def read_tables(runs: Iterable[RunFiles], name: str) -> dict[pathlib.Path, list[list[str]]]:
     """Path -> rows, for the file of that name of every run."""
     return {run.workdir / name: read_rows(run.workdir / name) for run in runs}
 

@@ -19,7 +19,7 @@ from jaxrobust.selection import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class NoisyLabelProblem:
     """The problem that a method is built for.
 
     Attributes:

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxrobust.losses import masked_mean
-from jaxrobust.models.dual_head import Outputs as SingleLabelOutputs
-from jaxrobust.models.layers import Features
+from jaxrobust.models.auxiliary_head import Outputs as SingleLabelOutputs
+from jaxrobust.models.layers import FeatureMaps
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
 
 Outputs = SingleLabelOutputs | MultiLabelOutputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class DistillationProblem:
     """The problem that a method is built for.
 
     Attributes:
@@ -32,8 +32,8 @@ class Problem:
     num_classes: int
     student: str
     teacher: str
-    student_features: Features
-    teacher_features: Features
+    student_features: FeatureMaps
+    teacher_features: FeatureMaps
     dtype: Any
     num_examples: int
 
