@@ -15,7 +15,7 @@ from jaxrobust.errors import UserError
 pandas = pytest.importorskip("pandas")
 
 N, D, C = 48, 5, 3
-QUICK = {"num_epochs": 5, "dpc.warm_up": 2}
+QUICK = {"num_epochs": 40, "dpc.warm_up": 10}
 
 
 def _blobs(seed=0):
@@ -49,7 +49,7 @@ def _query(features, labels):
 
 
 def _fit(features, labels):
-    classifier = jaxrobust.RobustClassifier(num_epochs=5, dpc__warm_up=2).fit(features, labels)
+    classifier = jaxrobust.RobustClassifier(num_epochs=40, dpc__warm_up=10).fit(features, labels)
     return classifier.predict_proba(features)
 
 

@@ -299,7 +299,7 @@ def test_a_fork_after_jax_has_started_is_told(monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: -1)  # as in a child
     with pytest.raises(UserError, match="was forked from one in which JAX had started"):
         jaxrobust.find_label_issues(
-            [0, 1] * 6, features=np.random.default_rng(0).normal(size=(12, 2))
+            [0, 1] * 6, features=np.random.default_rng(0).normal(size=(12, 2)), method="dpc"
         )
 
 

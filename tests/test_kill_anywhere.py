@@ -325,7 +325,7 @@ def _announce() -> None:
         ("evaluation", distilling, "_test_measures"),
         ("query", learning, "_query"),
         ("report", learning, "_finish"),
-        ("report", noisy, "_finish"),
+        ("report", noisy_labels, "_finish"),
         ("report", distilling, "_finish"),
     ):
         setattr(owner, name, _announced(moment, getattr(owner, name)))

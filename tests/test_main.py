@@ -131,6 +131,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
 def test_every_program_was_traced_once_over_all_rounds(unkilled):
     traces = json.loads((unkilled / "timing.json").read_text())["traces"]
     expected = {f"{p}/{q}" for p in ("target", "query") for q in ("start", "epoch", "test")}
+    expected |= {"query/query", "query/target"}
     assert traces == dict.fromkeys(expected | {"target/predict", "query/predict"}, 1) | {
         "dcfs/scores": 1
     }

@@ -15,7 +15,7 @@ ANNOTATION = "Photographs, frozen features: annotation"
 QUOTED = [
     (
         "README.md",
-        "three sets of human labels of photographs: F1 | ",
+        "of-any-classifier-find_label_issuespred_probs-beside-cleanlab)) | ",
         [(PROBABILITIES, 1, row, "F1") for row in (2, 4, 6, 8, 10, 12)],
     ),
     (

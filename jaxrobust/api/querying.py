@@ -16,6 +16,7 @@ from jaxrobust.methods.strategy import NOT_ANNOTATED
 from jaxrobust.recipes.methods import STRATEGIES
 from jaxrobust.recipes.parse import parse
 from jaxrobust.recipes.protocols import ActiveLearning
+from jaxrobust.selection.judges import standardized
 from jaxrobust.tasks import active_learning
 
 _UNLABELED, _UNKNOWN = -1, -2  # as in jaxrobust
@@ -157,7 +158,9 @@ def _summary(
     gain = None
     if name == "features":
         num_more = size * len(known) / (len(known) + num_unknown)
-        places = inputs[known].mean(axis=1, dtype=np.float32)
+        places = inputs[known].mean(axis=1, dtype=np.float64)
+        if inputs.dtype == np.float64:  # may be beyond float32
+            places = standardized(places)
         gain = annotation_gain.of_next_query(places, given[known], num_classes, num_more=num_more)
     return {
         "method": method,

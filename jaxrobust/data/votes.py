@@ -142,7 +142,7 @@ def _present(votes: Any) -> tuple[np.ndarray, np.ndarray]:
         values = np.asarray(votes, dtype=object if is_missing.any() else None)
     else:
         is_missing = np.ma.getmaskarray(votes) if np.ma.isMaskedArray(votes) else False
-        values = to_array(votes, "votes")
+        values = to_array(np.ma.getdata(votes) if np.ma.isMaskedArray(votes) else votes, "votes")
     if values.dtype.kind == "f":
         is_missing = is_missing | np.isnan(values) | (values == NO_VOTE)
     elif values.dtype.kind in "iu":

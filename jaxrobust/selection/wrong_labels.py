@@ -101,6 +101,8 @@ def find_wrong_labels(
       Robust to Label Noise: a Loss Correction Approach", CVPR 2017; BIC: Schwarz, 1978.
     """
     scores = np.array(scores, np.float64)
+    if not np.ptp(scores):  # the judges say nothing
+        return no_wrong_labels(labels, scores.shape[2])
     scores /= np.maximum(scores.std(axis=(1, 2), keepdims=True), 1e-12)
     num_judges, num_rows, num_classes = scores.shape
     kept, given, others = _most_probable(scores, labels)

@@ -141,7 +141,8 @@ def test_what_cannot_be_compared_is_one_sentence(workdirs, tmp_path, capsys):
         (twin, "have seed 0"),
         (other, "not the same problem"),
     ):
-        assert cli.main(["compare", str(workdirs[0]), str(extra), f"--out={tmp_path / 'o'}"]) == 2
+        arguments = [str(workdirs[0]), str(extra), "--by=method", f"--out={tmp_path / 'o'}"]
+        assert cli.main(["compare", *arguments]) == 2
         stderr = capsys.readouterr().err
         assert words in stderr and len(stderr.strip().splitlines()) == 1
     with pytest.raises(UserError, match=r"no field 'select\.fine'|no 'select\.fine'"):

@@ -229,7 +229,7 @@ def test_wrong_labels_there_and_back(name, review, capsys):
     assert [task["predictions"][0]["score"] for task in tasks] == [0.99, 0.98, 0.97]
     assert cli.main(["import", str(review), str(EXPORTS / name)]) == 0
     rows = _read(review / "corrections.csv")
-    assert [tuple(row.values()) for row in rows] == [
+    assert [tuple(row.values())[:5] for row in rows] == [
         ("10", FILES[0], "cat", "dog", "accept"),
         ("11", FILES[1], "cat", "cat", "keep"),
         ("12", FILES[2], "dog", "", "unsure"),
