@@ -160,7 +160,7 @@ def _summary(
         num_more = size * len(known) / (len(known) + num_unknown)
         places = inputs[known].mean(axis=1, dtype=np.float64)
         if inputs.dtype == np.float64:  # may be beyond float32
-            places = standardized(places)
+            places = standardized(places / (np.abs(places).max() or 1))
         gain = annotation_gain.of_next_query(places, given[known], num_classes, num_more=num_more)
     return {
         "method": method,
