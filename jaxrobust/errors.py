@@ -2,8 +2,10 @@
 
 import difflib
 import errno
+import numbers
 import os
 from collections.abc import Collection, Iterable
+from typing import Any
 
 # Full disk, quota, file size limit; no right to write.
 BEYOND_THE_RUN = {
@@ -55,3 +57,10 @@ def check_option(name: str, value: str, valid: Collection[str]) -> None:
     """Raises a ValueError with `unknown_name`'s message unless `value` is valid."""
     if value not in valid:
         raise ValueError(unknown_name(name, value, valid))
+
+
+def check_count(name: str, value: Any, of: str = "") -> None:
+    """Refuses what is no whole number of at least 1, `of` what it counts."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < 1:
+        raise UserError(f"{name}={value!r} must be a whole number{of}, at least 1.")

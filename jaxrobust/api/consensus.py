@@ -11,7 +11,7 @@ import numpy as np
 from jaxrobust.api.annotators import Annotators, find_annotators
 from jaxrobust.data.inputs import as_features, as_probabilities
 from jaxrobust.data.votes import NO_VOTE, Votes, as_votes
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, check_count
 
 CONSENSUS_FILE = "consensus.csv"
 _NUM_FOLDS = 5  # of the votes that are left out in turn
@@ -125,8 +125,7 @@ class Consensus:
           UserError: if `budget` or `per_item` is not a whole number, at least 1.
         """
         for name, value in (("budget", budget), ("per_item", per_item)):
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{name}={value!r} must be a whole number, at least 1.")
+            check_count(name, value)
         return _ask(self, int(budget), int(per_item))
 
     def save_review(
@@ -152,11 +151,7 @@ class Consensus:
         """
         from jaxrobust.review import answer_page, review_page
 
-        shown = images if files is None else files
-        if shown is None:
-            raise UserError("A review needs images= or files=, of every item.")
-        if len(shown) != len(self):
-            raise UserError(f"There are {len(shown)} images for {len(self)} items.")
+        review_page.check_shown(images, files, len(self), "item")
         ids = self.ranked[: num_shown if files is not None else answer_page.NUM_EMBEDDED]
         ids = ids[:num_shown]
         first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T

@@ -153,13 +153,9 @@ class LabelIssues:
         Raises:
           UserError: if there are neither images nor files, or not N of them.
         """
-        from jaxrobust.review import suspects
+        from jaxrobust.review import review_page, suspects
 
-        shown = images if files is None else files
-        if shown is None:
-            raise UserError("A review needs images= or files=, of every label.")
-        if len(shown) != len(self):
-            raise UserError(f"There are {len(shown)} images for {len(self)} labels.")
+        review_page.check_shown(images, files, len(self), "label")
         given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
         flagged = self.is_issue[self.ranked]
         judged = suspects.Judged(

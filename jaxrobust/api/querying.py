@@ -10,13 +10,12 @@ import numpy as np
 from jaxrobust.api import in_memory
 from jaxrobust.data.inputs import aligned, as_annotations, check_lengths
 from jaxrobust.data.scaling import scaling_of
-from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.errors import UserError, check_count, unknown_name
 from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.strategy import NOT_ANNOTATED
 from jaxrobust.recipes.methods import STRATEGIES
 from jaxrobust.recipes.parse import parse
 from jaxrobust.recipes.protocols import ActiveLearning
-from jaxrobust.selection.judges import standardized
 from jaxrobust.tasks import active_learning
 
 _UNLABELED, _UNKNOWN = -1, -2  # as in jaxrobust
@@ -97,7 +96,7 @@ def query(
     name, inputs = in_memory.check_inputs(features=features, images=images)
     given, num_classes = as_annotations(annotations, num_classes)
     check_lengths(annotations=given, **{name: inputs})
-    _check_budget(budget)
+    check_count("budget", budget, " of examples")
     _check_classes(given, num_classes)
     if method not in STRATEGIES:
         raise UserError(unknown_name("method", method, STRATEGIES))
@@ -115,12 +114,13 @@ def query(
     with config.unlocked():
         config.al.update({"rounds": 1, "query_last": True, "query_size": min(budget, num_left)})
     recipe = cast(ActiveLearning, parse(config))
-    scaling = scaling_of(inputs) if name == "features" else None
+    if name == "features" and (scaling := scaling_of(inputs)) is not None:
+        inputs = scaling(inputs)
     # The task expects labelled examples first.
     order = np.argsort(given < 0, kind="stable")
     dataset = in_memory.make_dataset(
         name,
-        (inputs if scaling is None else scaling(inputs))[order],
+        inputs[order],
         np.where(given < 0, -1, given)[order].astype(np.int32),
         tuple(map(str, range(num_classes))),
     )
@@ -158,9 +158,7 @@ def _summary(
     gain = None
     if name == "features":
         num_more = size * len(known) / (len(known) + num_unknown)
-        places = inputs[known].mean(axis=1, dtype=np.float64)
-        if inputs.dtype == np.float64:  # may be beyond float32
-            places = standardized(places / (np.abs(places).max() or 1))
+        places = inputs[known].mean(axis=1, dtype=np.float32)
         gain = annotation_gain.of_next_query(places, given[known], num_classes, num_more=num_more)
     return {
         "method": method,
@@ -170,12 +168,6 @@ def _summary(
         "num_left": int((given == _UNLABELED).sum()),
         "next_query": gain,
     }
-
-
-def _check_budget(budget: Any) -> None:
-    is_whole = isinstance(budget, (int, np.integer)) and not isinstance(budget, bool)
-    if not is_whole or budget < 1:
-        raise UserError(f"budget={budget!r} must be a whole number of examples, at least 1.")
 
 
 def _check_classes(given: np.ndarray, num_classes: int) -> None:

@@ -2,11 +2,12 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrobust.data.corrections import COLUMNS
+from jaxrobust.errors import UserError
 from jaxrobust.report.thumbnails import thumbnail
 from jaxrobust.review.answer_page import write_page
 
@@ -119,3 +120,12 @@ def write(
         root=root,
         pictures=pictures,
     )
+
+
+def check_shown(images: Any, files: Any, count: int, what: str) -> None:
+    """Refuses a review of `count` labels or items without one image or file of each."""
+    shown = images if files is None else files
+    if shown is None:
+        raise UserError(f"A review needs images= or files=, of every {what}.")
+    if len(shown) != count:
+        raise UserError(f"There are {len(shown)} images for {count} {what}s.")
