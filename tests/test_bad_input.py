@@ -219,7 +219,6 @@ WRONG_RECIPES = {
     "nobody to ask": ("bual", {"oracle": "csv"}, "digits has none"),
     "several persons": ("bual", {"oracle": "csv", "num_seeds": 2}, "set --config.num_seeds=1"),
     "batch above the set": ("dcfs", {"batch_size": 5000}, "batch_size=5000", "1438 training"),
-    "batch of DPC": ("dpc", {"batch_size": 5000}, "batch_size=5000", "1438 training images"),
     "batch of L2D": ("l2d", {"batch_size": 5000}, "batch_size=5000", "1000 training images"),
     "noise": ("dpc", {"noise.kind": "symetric"}, "did you mean 'symmetric'"),
     "noise rate": ("dpc", {"noise.rate": 1.5}, "noise.rate=1.5", "[0, 1]"),
