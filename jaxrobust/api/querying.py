@@ -206,7 +206,7 @@ def _check_classes(annotated: Labels, method: str, name: str) -> None:
     if annotated.num_classes == 1 and method in _OF_TWO:
         raise UserError(
             f"method={method!r} compares known classes, but there is only {annotated.names[0]!r}; "
-            "choose method='lfosa' for examples that are surely of it, or 'margin' for doubtful ones."
+            "choose method='lfosa' for examples surely of it, or 'margin' for doubtful ones."
         )
     counts = np.bincount(annotated.ids[annotated.ids >= 0], minlength=annotated.num_classes)
     if counts.all() and counts.size:
@@ -223,7 +223,8 @@ def _check_classes(annotated: Labels, method: str, name: str) -> None:
     names = " or ".join(f"method={each!r}" for each in _WITHOUT_LABELS)
     if method not in _WITHOUT_LABELS:
         raise UserError(
-            f"annotations has {missing}, and method={method!r} learns from them; {remedy} by {names}."
+            f"annotations has {missing}, and method={method!r} learns from them; {remedy} by "
+            f"{names}."
         )
     if name == "images" and method != "random":
         raise UserError(

@@ -33,9 +33,10 @@ def doubt_probabilities(ids: np.ndarray, probs: np.ndarray, classes: np.ndarray)
         many = len(classes) > _NUM_SHOWN
         names = "in the order of the columns" if many else classes[order].tolist()
         warn(
-            f"The columns of pred_probs seem to be in another order than the classes, {classes[0]}, "
-            f"{classes[1]} and so on: they predict {100 * hits:.0f} % of the labels, in the best "
-            f"order {100 * np.mean(order[predicted] == ids):.0f} %. If so, give class_names={names}."
+            "The columns of pred_probs seem to be in another order than the classes, "
+            f"{classes[0]}, {classes[1]} and so on: they predict {100 * hits:.0f} % of the labels, "
+            f"in the best order {100 * np.mean(order[predicted] == ids):.0f} %. If so, give "
+            f"class_names={names}."
         )
         return True
     counts = np.stack([np.bincount(x, minlength=len(classes)) for x in (ids, predicted)])

@@ -158,8 +158,8 @@ def _scale(arrays: Iterable[np.ndarray], argument: str) -> int:
     wrong = (i for i, (low, high, _) in ranges.items() if low < 0 or high > most)
     i = next(wrong, next(iter(ranges)))
     raise UserError(
-        f"{argument}[{i}] has pixels from {ranges[i][0]:.6g} to {ranges[i][1]:.6g}; give uint8 from "
-        "0 to 255 or floats from 0 to 1, before any normalisation."
+        f"{argument}[{i}] has pixels from {ranges[i][0]:.6g} to {ranges[i][1]:.6g}; give uint8 "
+        "from 0 to 255 or floats from 0 to 1, before any normalisation."
     )
 
 

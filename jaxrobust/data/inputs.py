@@ -1,8 +1,8 @@
 """Conversion and validation of users' arrays.
 
-Accepts NumPy and JAX arrays, lists, pandas Series and DataFrames and Hugging Face data sets, without
-importing these libraries. Only unambiguous conversions are made. Other input raises a `UserError`
-that names the first invalid row. See also `image_inputs` and `annotation_inputs`.
+Accepts NumPy and JAX arrays, lists, pandas Series and DataFrames and Hugging Face data sets,
+without importing these libraries. Only unambiguous conversions are made. Other input raises a
+`UserError` that names the first invalid row. See also `image_inputs` and `annotation_inputs`.
 """
 
 import dataclasses

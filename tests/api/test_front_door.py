@@ -1,4 +1,4 @@
-"""What a data scientist stumbles over: columns in ananother order, and advice that would mislead."""
+"""What a data scientist stumbles over: columns in another order, and advice that would mislead."""
 
 import re
 
@@ -85,7 +85,7 @@ def test_more_than_half_flagged_other_rows_and_ids_are_pointed_out():
     rng = np.random.default_rng(1)
     others = (TRUE + 1 + rng.integers(0, 11, 360)) % NUM_CLASSES
     with pytest.warns(UserWarning, match=r"of 360 labels look wrong, more than half"):
-        find_label_issues(np.where(np.arange(360) % 10 < 7, others, TRUE), pred_probs=PROBS)
+        find_label_issues(np.where(np.arange(360) % 10 < 6, others, TRUE), pred_probs=PROBS)
     with pytest.warns(UserWarning, match=r"predict . % of the labels, no more than chance does"):
         find_label_issues(rng.permutation(TRUE), pred_probs=PROBS)
     ids = np.where(np.arange(40) < 4, 7, np.arange(40) + 100)
