@@ -249,7 +249,7 @@ def _filled_in(precisions: Any, given: np.ndarray) -> tuple[float, ...]:
     if precisions is None or (len(precisions) == 0 and has_unknown):
         return (share,) if has_unknown else ()
     for value in precisions:
-        if not (value is None or (isinstance(value, numbers.Real) and 0 <= value <= 1)):
+        if not (value is None or (isinstance(value, numbers.Real) and 0 <= float(value) <= 1)):
             raise UserError(
                 f"precisions holds {shown(value)}; each must lie in [0, 1], or be None."
             )

@@ -83,7 +83,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, ids = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError(
-                f"y holds only one class, {shown(self.classes_[0])}; a classifier needs two or more."
+                f"y holds only one class, {shown(self.classes_[0])}; a classifier needs two."
             )
         issues, trained = label_issues.learn(
             ids,

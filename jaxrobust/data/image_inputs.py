@@ -25,7 +25,7 @@ class OpenedImages:
       scale: by which pixels that are not uint8 are multiplied.
     """
 
-    items: Sequence[Any]
+    items: Any
     argument: str
     scale: int
 
@@ -43,7 +43,7 @@ class OpenedImages:
     def name(self, i: int) -> str:
         """Of image i, for messages."""
         item = self.items[i] if isinstance(self.items, list) else None
-        return os.fspath(item) if _is_path(item) else f"{self.argument}[{i}]"
+        return str(item) if _is_path(item) else f"{self.argument}[{i}]"
 
 
 def open_images(images: Any, argument: str = "images") -> OpenedImages:
