@@ -150,6 +150,10 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
 
     Raises:
       UserError: if there is none, or a file of it is damaged.
+
+    Examples:
+      >>> classifier = load_classifier("runs/dpc")
+      >>> names = classifier.predict(images)
     """
     folder = resolve(folder)
     facts = storage.read_facts(folder)
