@@ -270,16 +270,19 @@ def training_features(
     train: bool = True,
 ) -> tuple[jax.Array, Mapping[str, Any]]:
     """Features of a training step, and the batch statistics after it; `key` for dropout."""
-    features, updates = module.apply(
-        variables,
-        images,
-        train=train,
-        where=where,
-        mutable=["batch_stats"],
-        rngs={"dropout": key},
-        method="features",
+    features, updates = cast(
+        Any,
+        module.apply(
+            variables,
+            images,
+            train=train,
+            where=where,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+            method="features",
+        ),
     )
-    return cast(jax.Array, features), updates.get("batch_stats", {})
+    return features, updates.get("batch_stats", {})
 
 
 def cross_entropy(
