@@ -10,7 +10,7 @@ import pytest
 import jaxrobust
 from jaxrobust import UserError, audit, consensus
 from jaxrobust.commands.cli import main
-from jaxrobust.data.inputs import as_annotations
+from jaxrobust.data.annotation_inputs import as_annotations
 
 N, A, C = 240, 12, 3
 NAMES = np.array(["bird", "cat", "dog"])
@@ -297,7 +297,7 @@ def test_it_is_refused_where_one_label_of_each_example_is_needed(crowd, by_featu
 def test_it_stands_for_annotations(crowd):
     table = crowd[0].copy()
     table[::2] = -1
-    annotations, num_classes = as_annotations(consensus(table), None)
-    assert num_classes == C
-    np.testing.assert_array_equal(annotations[::2], jaxrobust.UNLABELED)
-    assert np.mean(annotations[1::2] == crowd[2][1::2]) > 0.8
+    found = as_annotations(consensus(table))
+    assert found.num_classes == C
+    np.testing.assert_array_equal(found.ids[::2], jaxrobust.UNLABELED)
+    assert np.mean(found.ids[1::2] == crowd[2][1::2]) > 0.8
