@@ -60,8 +60,8 @@ class Classifier:
         """Probabilities float32 `[n, C]`.
 
         Args:
-          inputs: images of `input_shape`, in a form that `image_inputs.as_images` takes, or features
-            `[n, D]` or `[n, V, D]`, of which the first view is used.
+          inputs: images of `input_shape`, in a form that `image_inputs.as_images` takes, or
+            features `[n, D]` or `[n, V, D]`, of which the first view is used.
           batch_size: inputs on the device at a time.
 
         Raises:
