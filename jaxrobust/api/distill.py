@@ -14,15 +14,8 @@ import numpy as np
 from jaxrobust.api.in_memory import called_from_python
 from jaxrobust.data.augment import num_views, view_of
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
-from jaxrobust.data.inputs import (
-    Labels,
-    aligned,
-    as_images,
-    as_labels,
-    as_logits,
-    check_lengths,
-    columns_as_classes,
-)
+from jaxrobust.data.inputs import aligned, as_images, as_logits, check_lengths
+from jaxrobust.data.label_inputs import Labels, as_labels, columns_as_classes
 from jaxrobust.data.subsets import hold_out
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.errors import UserError
@@ -71,7 +64,9 @@ called once for each | on logits |
 
     Args:
       images: `[N, H, W(, 3)]`, as for `find_label_issues`.
-      labels: `[N]`, one class for each image.
+      labels: `[N]`, one class for each image, or soft: a `Consensus`, or floats `[N, C]` whose rows
+        sum to 1. The cross-entropy is then that of the probabilities; where a method or the test
+        needs one class, it is the most probable.
       teacher: see above. A function takes uint8 `[B, H, W, 3]`, for any B, and returns logits
         `[B, C]`; columns are the classes in sorted order, or in that of `class_names`.
       student: name of a network, see `jaxrobust list networks`.
@@ -218,7 +213,7 @@ def _log_probs(classifier: Classifier) -> TeacherFunction:
 def _examples(images: Any, known: Labels, of_images: str, of_labels: str) -> Examples:
     pixels = as_images(images, of_images)
     check_lengths(**{of_images: pixels, of_labels: known.ids})
-    return Examples(pixels, known.ids)
+    return Examples(pixels, known.ids, probs=known.probs)
 
 
 def _all_views(images: np.ndarray, *, padding: int, flip: bool) -> Iterator[np.ndarray]:

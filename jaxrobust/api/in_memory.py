@@ -18,6 +18,7 @@ from jaxrobust import recipes
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
 from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.label_inputs import Labels
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.engine.programs import FAST_COMPILE, Programs
@@ -90,24 +91,21 @@ def embed_photographs(
     return FEATURES, embedding.embed(inputs, views=2, progress=progress).array
 
 
-def make_dataset(
-    name: str, inputs: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
-) -> Dataset | FeatureDataset:
+def make_dataset(name: str, inputs: np.ndarray, known: Labels) -> Dataset | FeatureDataset:
     """Features `[N, V, D]` or images in memory as a data set without a test part.
 
     Args:
       name: `"features"` or `"images"`.
       inputs: as in `check_inputs`, features scaled.
-      labels: int32 `[N]`, -1 where there is none.
-      class_names: one per label.
+      known: labels, whose ids are -1 where there is none.
     """
     if name == FEATURES:
-        return feature_dataset(inputs, labels, class_names)
-    parts = [Examples(inputs[w], labels[w]) for w in (labels >= 0, labels < 0)]
-    train, unlabeled = parts
+        return feature_dataset(inputs, known.ids, known.names, known.probs)
+    everything = Examples(inputs, known.ids, probs=known.probs)
+    train, unlabeled = (everything.take(np.flatnonzero(w)) for w in (known.ids >= 0, known.ids < 0))
     nothing = train.take(np.arange(0))
     return with_own_statistics(
-        "images", train, nothing, class_names, unlabeled if len(unlabeled) else None
+        "images", train, nothing, known.names, unlabeled if len(unlabeled) else None
     )
 
 

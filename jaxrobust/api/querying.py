@@ -8,7 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from jaxrobust.api import in_memory
-from jaxrobust.data.inputs import aligned, as_annotations, check_lengths
+from jaxrobust.data.inputs import aligned, check_lengths
+from jaxrobust.data.label_inputs import Labels, as_annotations
 from jaxrobust.data.scaling import scaling_of
 from jaxrobust.errors import UserError, check_count, unknown_name
 from jaxrobust.methods import annotation_gain
@@ -121,8 +122,11 @@ def query(
     dataset = in_memory.make_dataset(
         name,
         inputs[order],
-        np.where(given < 0, -1, given)[order].astype(np.int32),
-        tuple(map(str, range(num_classes))),
+        Labels(
+            np.where(given < 0, -1, given)[order].astype(np.int32),
+            np.arange(num_classes),
+            tuple(map(str, range(num_classes))),
+        ),
     )
     shapes = inputs.shape, num_classes, in_memory.shapes_of(dataset)
     targets = np.where(given == _UNLABELED, NOT_ANNOTATED, given)

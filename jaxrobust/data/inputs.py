@@ -5,7 +5,6 @@ of PIL images, without importing these libraries. Only unambiguous conversions a
 raises a `UserError` that names the first invalid row.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,43 +14,14 @@ import numpy as np
 from jaxrobust.errors import UserError
 
 _IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
 _MOST_VIEWS = 10  # as many as `jaxrobust.embed` gives
 # Largest difference of a row of probabilities from 1: rounding to its dtype or to three digits.
 _SUM_TOLERANCE = 5e-3
 
 
-@dataclasses.dataclass(frozen=True)
-class Labels:
-    """Labels as class ids.
-
-    Attributes:
-      ids: int32 `[N]` in `0..C-1`.
-      classes: `[C]`, the value of each class in the given labels.
-      names: of the C classes.
-    """
-
-    ids: np.ndarray
-    classes: np.ndarray
-    names: tuple[str, ...]
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    def values(self, ids: np.ndarray) -> np.ndarray:
-        """Class ids as values in the type of the given labels."""
-        return self.classes[ids]
-
-
 def is_hugging_face(data: Any) -> bool:
     """Whether this looks like a `datasets.Dataset`, or a dictionary of them."""
     return hasattr(data, "column_names")
-
-
-def is_consensus(data: Any) -> bool:
-    """Whether this looks like a `jaxrobust.Consensus`."""
-    return hasattr(data, "annotators_frame")
 
 
 def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
@@ -70,15 +40,6 @@ def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
             "the column itself."
         )
     return dataset[name]
-
-
-def labels_and_names(labels: Any, class_names: Any, argument: str = "labels") -> tuple[Any, Any]:
-    """Labels and class names, of a Hugging Face data set its column and `ClassLabel`'s names."""
-    if not is_hugging_face(labels):
-        return labels, class_names
-    column = column_of(labels, _LABEL_COLUMNS, argument)
-    name = next(n for n in _LABEL_COLUMNS if n in labels.column_names)
-    return column, class_names or getattr(labels.features[name], "names", None)
 
 
 def to_array(data: Any, argument: str) -> np.ndarray:
@@ -160,13 +121,13 @@ def aligned(**arrays: Any) -> tuple[Any, ...]:
             twice = indices[of][indices[of].duplicated()][0]
             raise UserError(
                 f"{first} and {name} have different indices, and that of {of} holds "
-                f"{_shown(twice)} twice{remedy}"
+                f"{shown_value(twice)} twice{remedy}"
             )
         if (places < 0).any():
             row = int(np.argmin(places >= 0))
             raise UserError(
-                f"{first} and {name} have different indices: {_shown(wanted[row])}, row {row} of "
-                f"{first}, is not in that of {name}{remedy}"
+                f"{first} and {name} have different indices: {shown_value(wanted[row])}, row {row} "
+                f"of {first}, is not in that of {name}{remedy}"
             )
         warnings.warn(
             f"The rows of {name} were put in the order of {first}, by their index.",
@@ -177,7 +138,7 @@ def aligned(**arrays: Any) -> tuple[Any, ...]:
     return tuple(arrays.values())
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
@@ -187,170 +148,7 @@ def index_of(data: Any) -> Any:
     return index if hasattr(index, "get_indexer") and hasattr(data, "iloc") else None
 
 
-def columns_as_classes(labels: Any, table: Any, class_names: Any) -> Any:
-    """`class_names`, or the columns of a DataFrame if they are the labels' classes."""
-    columns = getattr(table, "columns", None)
-    if class_names is not None or columns is None:
-        return class_names
-    present = set(np.asarray(labels).tolist())
-    return list(columns) if present <= set(columns) else None
-
-
-def as_labels(
-    labels: Any,
-    *,
-    class_names: Any = None,
-    num_columns: int | None = None,
-    argument: str = "labels",
-) -> Labels:
-    """Labels of any type as class ids.
-
-    Classes are the values that occur, in sorted order. Whole numbers that all lie in
-    `0..num_columns-1`, or in `0..len(class_names)-1` if the names are text, are class ids, whether
-    or not every class occurs.
-
-    Args:
-      labels: int, text or bool `[N]`.
-      class_names: the C classes in the order of their ids: their names, or the values that occur in
-        `labels`. None for the values that occur.
-      num_columns: C if it is known otherwise, such as from the columns of probabilities.
-      argument: name of the labels in messages.
-
-    Returns:
-      `Labels`.
-
-    Raises:
-      UserError: if a label is missing, of another type or of no class, or if fewer than two classes
-        occur.
-    """
-    labels, class_names = labels_and_names(labels, class_names, argument)
-    array = _label_values(labels, argument)
-    present, ids = np.unique(array, return_inverse=True)
-    if class_names is not None:
-        given = to_array(class_names, "class_names")
-        if len(set(given.tolist())) != len(given) or given.ndim != 1:
-            raise UserError("class_names must be a list in which no name occurs twice.")
-        if num_columns is not None and len(given) != num_columns:
-            raise UserError(
-                f"class_names has {len(given)} names, but there are {num_columns} columns of "
-                "probabilities."
-            )
-        num_columns = len(given)
-        if given.dtype.kind == array.dtype.kind or not _is_whole(array):
-            return _in_classes(array, given, argument)
-        names = tuple(map(str, given))
-    else:
-        names = None
-    if num_columns is not None and _is_whole(array):
-        is_id = (array >= 0) & (array < num_columns)
-        if is_id.all():
-            _check_several(present, argument)
-            classes = np.arange(num_columns).astype(array.dtype)
-            return Labels(
-                array.astype(np.int32), classes, names or tuple(map(str, classes.tolist()))
-            )
-        # Values such as 1..C, or -1 and 1, are classes in sorted order; with a 0 they are ids.
-        if names is not None or 0 in present or len(present) != num_columns:
-            row = int(np.argmin(is_id))
-            raise UserError(
-                f"{argument}[{row}] is {array[row]}, but there are {num_columns} classes, 0 to "
-                f"{num_columns - 1}; correct it, or give the classes in order by class_names=."
-            )
-    _check_several(present, argument)
-    if num_columns is not None and len(present) != num_columns:
-        shown = ", ".join(map(repr, present[:5].tolist()))
-        raise UserError(
-            f"{argument} holds {len(present)} classes ({shown}{', ...' if present[5:].size else ''}"
-            f"), but there are {num_columns} columns of probabilities; give the classes in the "
-            "order of the columns by class_names=."
-        )
-    if _is_whole(array) and present[0] < 0 and 0 in present:
-        row = int(np.argmax(array < 0))
-        raise UserError(
-            f"{argument}[{row}] is {array[row]}; leave out examples without a label, or, if it is "
-            "a class, give all classes by class_names=."
-        )
-    return Labels(ids.reshape(-1).astype(np.int32), present, tuple(map(str, present.tolist())))
-
-
-def _is_whole(array: np.ndarray) -> bool:
-    return array.dtype.kind in "iuf"
-
-
-def _check_several(present: np.ndarray, argument: str) -> None:
-    if len(present) < 2:
-        held = f"only the class {present[0]!s}" if len(present) else "nothing"
-        raise UserError(f"{argument} holds {held}; labels of at least two classes are needed.")
-
-
-def _label_values(labels: Any, argument: str) -> np.ndarray:
-    """Labels `[N]` as bool, integers, whole floats or text."""
-    if is_consensus(labels):
-        raise UserError(
-            f"{argument} is a Consensus, but methods are trained on one label of each example; "
-            "give its .labels, perhaps without those of the lowest .quality."
-        )
-    array = to_array(labels, argument)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        hint = "; of one-hot rows give .argmax(axis=1)" if array.ndim == 2 else ""
-        if hint and array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
-            hint = "; methods are trained on one label of each example: of probabilities give "
-            hint += ".argmax(axis=1)"
-        raise UserError(f"{argument} must have one entry per example, got {array.shape}{hint}.")
-    if array.dtype.kind == "O" or array.dtype.kind not in "biufUS":
-        array = _of_objects(array, argument)
-    if array.dtype.kind == "f":
-        _check_finite(array, argument, "leave out examples without a label")
-        if (array != np.round(array)).any():
-            row = int(np.argmax(array != np.round(array)))
-            raise UserError(
-                f"{argument}[{row}] is {array[row]}; classes are whole numbers, text or bool."
-            )
-    if array.dtype.kind == "S":
-        array = array.astype(str)
-    return array
-
-
-def _of_objects(array: np.ndarray, argument: str) -> np.ndarray:
-    """Python objects as an array of their common type."""
-    kinds = {bool: bool, np.bool_: bool, int: int, np.integer: int, str: str, float: float}
-    found = None
-    for row, value in enumerate(array.tolist()):
-        kind = next((k for t, k in kinds.items() if isinstance(value, t)), None)
-        if kind is None or value != value:
-            raise UserError(
-                f"{argument}[{row}] is {value!r}; leave out examples without a label."
-                if value is None or kind is float or str(value) in ("<NA>", "NaT")
-                else f"{argument}[{row}] is {value!r}; classes are whole numbers, text or bool."
-            )
-        found = found or kind
-        if kind is not found:
-            raise UserError(
-                f"{argument}[{row}] is {value!r}, but those before are {found.__name__}; give "
-                "labels of one type."
-            )
-    return array.astype(found or str)
-
-
-def _in_classes(array: np.ndarray, classes: np.ndarray, argument: str) -> Labels:
-    """Labels as positions in `classes`."""
-    order = np.argsort(classes)
-    try:
-        places = np.searchsorted(classes, array, sorter=order)
-        ids = order[np.minimum(places, len(classes) - 1)]
-        is_known = classes[ids] == array
-    except TypeError:  # text and numbers cannot be compared
-        is_known = np.zeros(len(array), bool)
-    if not is_known.all():
-        row = int(np.argmin(is_known))
-        raise UserError(f"{argument}[{row}] is {array[row]!s}, which is not in class_names.")
-    _check_several(np.unique(ids), argument)
-    return Labels(ids.astype(np.int32), classes, tuple(map(str, classes.tolist())))
-
-
-def _check_finite(array: np.ndarray, argument: str, remedy: str) -> None:
+def check_finite(array: np.ndarray, argument: str, remedy: str) -> None:
     is_finite = np.isfinite(array)
     if not is_finite.all():
         place = tuple(int(i) for i in np.argwhere(~is_finite)[0])
@@ -371,36 +169,36 @@ def _numbers(data: Any, argument: str) -> np.ndarray:
     return array
 
 
-def as_probabilities(probs: Any) -> np.ndarray:
+def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
     """Predicted probabilities as floats `[N, C]`, at least float32.
 
     Raises:
       UserError: for another shape, an entry outside [0, 1], or a row that does not sum to 1; the
         message tells if the entries look like logits, logarithms or percent.
     """
-    array = _numbers(probs, "pred_probs")
+    array = _numbers(probs, argument)
     if array.ndim == 1:
         raise UserError(
-            "pred_probs must be [N, C], one column per class; of the probability p of the second "
+            f"{argument} must be [N, C], one column per class; of the probability p of the second "
             "of two classes give numpy.stack([1 - p, p], axis=1)."
         )
     if array.ndim != 2 or array.shape[1] < 2:
-        raise UserError(f"pred_probs must be [N, C] with C >= 2 classes, got {array.shape}.")
+        raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
-    _check_finite(array, "pred_probs", "give probabilities of every example")
+    check_finite(array, argument, "give probabilities of every example")
     is_outside = (array < 0) | (array > 1 + _SUM_TOLERANCE)
     sums = array.sum(axis=1, dtype=np.float64)
     is_off = np.abs(sums - 1) > _SUM_TOLERANCE
     if is_outside.any():
         row, column = (int(i) for i in np.argwhere(is_outside)[0])
         raise UserError(
-            f"pred_probs[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
+            f"{argument}[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
             f"{_what_else(array)}."
         )
     if is_off.any():
         row = int(np.argmax(is_off))
         raise UserError(
-            f"pred_probs[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
+            f"{argument}[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
             "its entries are probabilities of exclusive classes."
         )
     return array
@@ -427,7 +225,7 @@ def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
     if array.ndim != 2 or array.shape[1] < 2:
         raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float32)
-    _check_finite(array, argument, "give logits of every example")
+    check_finite(array, argument, "give logits of every example")
     sums = array.sum(axis=1, dtype=np.float64)
     if len(array) and (array >= 0).all() and (np.abs(sums - 1) <= _SUM_TOLERANCE).all():
         raise UserError(
@@ -458,36 +256,17 @@ def as_features(features: Any, argument: str = "features", *, is_wide: bool = Fa
             f"{argument} is {array.shape}, which is {array.shape[1]} views of {array.shape[2]} "
             f"numbers; if the last axis holds the views, give numpy.moveaxis({argument}, 2, 1)."
         )
-    _check_finite(array, argument, "leave out that example, or fill in a number")
+    check_finite(array, argument, "leave out that example, or fill in a number")
     if is_wide and array.dtype not in (np.float16, np.float32):
         with np.errstate(over="ignore"):
             array = array.astype(np.float64)
-        _check_finite(array, argument, "scale the features; float64 ends at 1.8e308")
+        check_finite(array, argument, "scale the features; float64 ends at 1.8e308")
     elif array.dtype != np.float16:
         with np.errstate(over="ignore"):
             cast = array.astype(np.float32, copy=False)
-        _check_finite(cast, argument, "scale the features; float32 ends at 3e38")
+        check_finite(cast, argument, "scale the features; float32 ends at 3e38")
         array = cast
     return array
-
-
-def refuse_labels_among(features: Any, labels: Any) -> None:
-    """Refuses a table of features `[N, D]` in which the labels `[N]` were left.
-
-    Raises:
-      UserError: if a column equals the labels.
-    """
-    table, values = (np.asarray(x) if hasattr(x, "__array__") else None for x in (features, labels))
-    if table is None or values is None or table.ndim != 2 or table.shape[:1] != values.shape:
-        return  # whatever it is, it is read and checked later
-    is_label = [bool(np.all(column == values)) for column in table.T]
-    if len(values) and any(is_label):
-        column = is_label.index(True)
-        names = getattr(features, "columns", range(table.shape[1]))
-        raise UserError(
-            f"Column {_shown(names[column])} of features is the labels themselves, by which none "
-            "would look wrong; leave it out."
-        )
 
 
 def as_images(images: Any, argument: str = "images") -> np.ndarray:
@@ -550,7 +329,7 @@ def _to_bytes(array: np.ndarray, argument: str) -> np.ndarray:
     if array.dtype.kind == "b":
         return array.astype(np.uint8) * 255
     if array.dtype.kind == "f":
-        _check_finite(array, argument, "correct that pixel")
+        check_finite(array, argument, "correct that pixel")
     low, high = array.min(), array.max()
     if array.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.round(array.astype(np.float32) * 255).astype(np.uint8)
@@ -563,37 +342,3 @@ def _to_bytes(array: np.ndarray, argument: str) -> np.ndarray:
         f"{argument}[{row}] has pixels from {array[row].min():.6g} to {array[row].max():.6g}; give "
         "uint8 from 0 to 255 or floats from 0 to 1, before any normalisation."
     )
-
-
-def as_annotations(annotations: Any, num_classes: int | None) -> tuple[np.ndarray, int]:
-    """Annotations as int32 `[N]`, and the number of known classes.
-
-    Args:
-      annotations: int `[N]`: a class 0..K-1, `UNLABELED` (-1) or `UNKNOWN` (-2); or a `Consensus`.
-      num_classes: K; None for the highest class + 1.
-
-    Returns:
-      (annotations, K).
-
-    Raises:
-      UserError: if an entry is none of these, or fewer than two classes have been annotated.
-    """
-    if is_consensus(annotations):
-        num_classes = num_classes or len(annotations.classes)
-        annotations = annotations.annotations
-    array = _label_values(annotations, "annotations")
-    if not _is_whole(array):
-        raise UserError(
-            f"annotations must be whole numbers: a class from 0, -1 if not annotated, -2 for an "
-            f"example of none of the classes; got {array.dtype}."
-        )
-    most = int(array.max(initial=-1)) if num_classes is None else num_classes - 1
-    is_wrong = (array < -2) | (array > most)
-    if is_wrong.any():
-        row = int(np.argmax(is_wrong))
-        raise UserError(
-            f"annotations[{row}] is {array[row]}; it must be a class 0 to {most}, -1 (UNLABELED) "
-            "or -2 (UNKNOWN)."
-        )
-    _check_several(np.unique(array[array >= 0]), "annotations")
-    return array.astype(np.int32), most + 1

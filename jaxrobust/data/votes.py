@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.inputs import Labels, as_labels, to_array
+from jaxrobust.data.inputs import to_array
+from jaxrobust.data.label_inputs import Labels, as_labels
 from jaxrobust.data.tables import read_cells, unescape_formula
 from jaxrobust.errors import DataError, UserError
 
@@ -74,7 +75,7 @@ def as_votes(
         long form, another one a table.
       items: of a long form `[V]`, of a table `[N]` or None: ids of any type.
       annotators: of a long form `[V]`, of a table `[A]` or None.
-      class_names: as of `data.inputs.as_labels`.
+      class_names: as of `data.label_inputs.as_labels`.
       num_columns: C if it is known otherwise.
 
     Raises:

@@ -14,6 +14,7 @@ from jaxrobust.methods.noisy_label_method import (
     NoisyLabelProblem,
     Pass,
     Stage,
+    expected_loss,
     network_apply,
     score_labels_by,
     single_head,
@@ -72,7 +73,12 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
                 key=key,
                 where=batch.valid,
             )
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], batch.labels)
+            loss = expected_loss(
+                optax.softmax_cross_entropy_with_integer_labels,
+                logits[:, 0],
+                batch.labels,
+                batch.targets,
+            )
             return masked_mean(loss, batch.valid), (stats, {})
 
         network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
@@ -114,4 +120,5 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="mean_margin",
         score_variables=lambda state: {"logits": state.logits, "visits": state.visits},
         score_forward=score_forward,
+        soft=True,
     )

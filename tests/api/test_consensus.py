@@ -9,7 +9,7 @@ import pytest
 import jaxrobust
 from jaxrobust import UserError, audit, consensus
 from jaxrobust.commands.cli import main
-from jaxrobust.data.inputs import as_annotations
+from jaxrobust.data.label_inputs import as_annotations
 
 N, A, C = 240, 12, 3
 NAMES = np.array(["bird", "cat", "dog"])
@@ -279,11 +279,25 @@ def test_answers_that_are_refused(by_votes, answers, sentence):
         audit({}, answers)
 
 
-def test_it_is_refused_where_one_label_of_each_example_is_needed(crowd, by_features):
-    with pytest.raises(UserError, match=r"labels is a Consensus, but .* give its \.labels"):
-        jaxrobust.find_label_issues(by_features, features=crowd[1])
-    with pytest.raises(UserError, match=r"of probabilities give \.argmax\(axis=1\)"):
-        jaxrobust.find_label_issues(by_features.probs, features=crowd[1])
+def test_it_is_soft_labels(crowd, by_votes, by_features):
+    table, features, true, _ = crowd
+    hard, soft = (
+        jaxrobust.RobustClassifier("cross_entropy", num_epochs=20).fit(features, y)
+        for y in (by_votes.labels, by_votes)
+    )
+    assert soft.classes_.tolist() == by_votes.classes.tolist()
+    # What is trained on probabilities is less sure.
+    assert soft.score(features, true) > 0.85
+    sure = [c.predict_proba(features).max(axis=1).mean() for c in (hard, soft)]
+    assert sure[1] < sure[0] - 0.02
+    judged = jaxrobust.find_label_issues(by_features, features=features)
+    np.testing.assert_array_equal(judged.given, by_features.labels)
+    with pytest.raises(UserError, match="method='knn' cannot learn from soft labels"):
+        jaxrobust.find_label_issues(by_features, features=features, method="knn")
+    unseen = table.copy()
+    unseen[4] = -1
+    with pytest.raises(UserError, match="labels is a Consensus in which nobody voted on item 4"):
+        jaxrobust.find_label_issues(consensus(unseen), features=features)
 
 
 def test_it_stands_for_annotations(crowd):

@@ -4,11 +4,12 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import PIL.Image
 import pytest
 
 from jaxrobust import UserError
-from jaxrobust.data import inputs
+from jaxrobust.data import inputs, label_inputs
 
 NAN = float("nan")
 PROBS = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
@@ -38,7 +39,7 @@ def test_classes_are_sorted_values():
         "jax": (jnp.array([1, 0]), [0, 1], [1, 0]),
     }
     for name, (labels, classes, ids) in cases.items():
-        found = inputs.as_labels(labels)
+        found = label_inputs.as_labels(labels)
         assert found.classes.tolist() == classes, name
         assert found.ids.tolist() == ids and found.ids.dtype == np.int32, name
         assert found.values(found.ids).tolist() == np.ravel(labels).tolist(), name
@@ -46,20 +47,34 @@ def test_classes_are_sorted_values():
 
 
 def test_whole_numbers_below_the_number_of_columns_are_class_ids():
-    found = inputs.as_labels(np.array([0, 2, 0], np.uint8), num_columns=4)
+    found = label_inputs.as_labels(np.array([0, 2, 0], np.uint8), num_columns=4)
     assert found.ids.tolist() == [0, 2, 0] and found.classes.dtype == np.uint8
     assert found.names == ("0", "1", "2", "3")
-    assert inputs.as_labels([1, 2, 3], num_columns=3).ids.tolist() == [0, 1, 2]
-    assert inputs.as_labels([-1, 1], num_columns=2).ids.tolist() == [0, 1]
+    assert label_inputs.as_labels([1, 2, 3], num_columns=3).ids.tolist() == [0, 1, 2]
+    assert label_inputs.as_labels([-1, 1], num_columns=2).ids.tolist() == [0, 1]
 
 
 def test_classes_may_be_given():
-    found = inputs.as_labels(["b", "a"], class_names=["b", "c", "a"])
+    found = label_inputs.as_labels(["b", "a"], class_names=["b", "c", "a"])
     assert found.ids.tolist() == [0, 2] and found.names == ("b", "c", "a")
-    found = inputs.as_labels([0, 2], class_names=["cat", "dog", "fox"])
+    found = label_inputs.as_labels([0, 2], class_names=["cat", "dog", "fox"])
     assert found.ids.tolist() == [0, 2] and found.names == ("cat", "dog", "fox")
     assert found.values(found.ids).tolist() == [0, 2]
-    assert inputs.as_labels([-1, 0, 1], class_names=[-1, 0, 1]).ids.tolist() == [0, 1, 2]
+    assert label_inputs.as_labels([-1, 0, 1], class_names=[-1, 0, 1]).ids.tolist() == [0, 1, 2]
+
+
+def test_floats_whose_rows_sum_to_one_are_soft_labels():
+    table = [[0.2, 0.5, 0.3], [0.9, 0.1, 0.0]]
+    found = label_inputs.as_labels(table)
+    assert found.ids.tolist() == [1, 0] and found.classes.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found.probs, table, rtol=1e-6)
+    named = label_inputs.as_labels(pandas.DataFrame(table, columns=["ant", "bee", "cat"]))
+    assert named.values(named.ids).tolist() == ["bee", "ant"]
+    # A class that is nowhere the most probable is left out.
+    present, among = found.of_present()
+    assert present.tolist() == [0, 1] and among.names == ("0", "1")
+    np.testing.assert_allclose(among.probs, [[2 / 7, 5 / 7], [0.9, 0.1]], rtol=1e-6)
+    assert label_inputs.as_labels([1, 0]).probs is None
 
 
 WRONG_LABELS = {
@@ -76,7 +91,15 @@ WRONG_LABELS = {
     "fractions": (([0, 0.5], {}), "labels[1] is 0.5; classes are whole numbers"),
     "mixed": ((np.array(["a", 1], object), {}), "labels[1] is 1, but those before are str"),
     "of a strange type": ((np.array([1, {}], object), {}), "labels[1] is {}"),
-    "one-hot": ((np.eye(3), {}), "one entry per example, got (3, 3); of one-hot rows"),
+    "one-hot": ((np.eye(3, dtype=int), {}), "one entry per example, got (3, 3); of one-hot rows"),
+    "a table of votes": (([[0, 1, -1], [2, 2, 1]], {}), "of a table of votes jaxrobust.consensus"),
+    "votes as floats": (([[0.0, 1.0], [1.0, NAN]], {}), "labels[1, 1] is nan"),
+    "not probabilities": (([[0.5, 0.2], [0.5, 0.5]], {}), "labels[0] sums to 0.7, not to 1"),
+    "soft, of one class": (([[0.8, 0.2], [0.9, 0.1]], {}), "only the class 0"),
+    "soft, with other names": (
+        ([[0.5, 0.5], [0.9, 0.1]], {"class_names": ["a", "b", "c"]}),
+        "labels has 2 classes, but there are 3 class_names",
+    ),
     "not among the given": ((["a", "x"], {"class_names": ["a", "b"]}), "labels[1] is x, which"),
     "numbers for names": (([0, 2], {"class_names": ["a", "b"]}), "labels[1] is 2"),
     "a name twice": ((["a", "b"], {"class_names": ["a", "a"]}), "no name occurs twice"),
@@ -93,7 +116,7 @@ WRONG_LABELS = {
 def test_wrong_labels_are_refused_in_one_sentence(case):
     (labels, options), words = WRONG_LABELS[case]
     with pytest.raises(UserError, match=re.escape(words)) as caught:
-        inputs.as_labels(labels, **options)
+        label_inputs.as_labels(labels, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -212,9 +235,9 @@ def test_wrong_images_are_refused_in_one_sentence(case):
 
 
 def test_annotations():
-    found, num_classes = inputs.as_annotations([0, 2, -1, -2], None)
+    found, num_classes = label_inputs.as_annotations([0, 2, -1, -2], None)
     assert found.tolist() == [0, 2, -1, -2] and num_classes == 3
-    assert inputs.as_annotations([0, 1, -1], 5)[1] == 5
+    assert label_inputs.as_annotations([0, 1, -1], 5)[1] == 5
     for annotations, words in (
         ([0, 1, -3], "annotations[2] is -3"),
         ([0, -1, -2], "only the class 0"),
@@ -222,11 +245,11 @@ def test_annotations():
         (["a", "b"], "must be whole numbers"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
-            inputs.as_annotations(annotations, None)
+            label_inputs.as_annotations(annotations, None)
     with pytest.raises(
         UserError, match=re.escape("annotations[1] is 4; it must be a class 0 to 3")
     ):
-        inputs.as_annotations([0, 4, 1], 4)
+        label_inputs.as_annotations([0, 4, 1], 4)
 
 
 def test_lengths():
