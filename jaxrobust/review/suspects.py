@@ -31,6 +31,7 @@ class Judged:
       class_names: of the C classes.
       probs: float `[N, C]`, predicted probabilities; None where there are none.
       found: `duplicates` or `outliers` -> id -> what was found, in words.
+      notes: id -> what else is shown beside it, in words.
     """
 
     given: np.ndarray
@@ -40,6 +41,7 @@ class Judged:
     class_names: Sequence[str]
     probs: np.ndarray | None = None
     found: Mapping[str, Mapping[int, str]] = dataclasses.field(default_factory=dict)
+    notes: Callable[[int], str] = lambda i: ""
 
 
 def write_review(
@@ -100,7 +102,7 @@ def write_review(
             clean_prob=float(judged.clean_prob[i]),
             likely=() if judged.probs is None else _likely(judged.probs[i], names),
             tabs=of_image,
-            finding="; ".join(words.get(i, ())),
+            finding="; ".join(filter(None, [*words.get(i, ()), judged.notes(i)])),
         )
         for i, of_image in tabs.items()
     ]

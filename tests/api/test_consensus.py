@@ -115,6 +115,21 @@ def test_rows_of_features_are_found_by_the_ids_of_items(crowd, by_features):
         consensus(table, items=names, features=frame.drop(index="photo 7"))
 
 
+def test_what_pandas_holds_is_paired_by_its_index(crowd, by_features):
+    table, features, _, _ = crowd
+    rows = np.random.default_rng(2).permutation(N)
+    votes, frame = pandas.DataFrame(table).iloc[rows], pandas.DataFrame(features)
+    with pytest.warns(UserWarning, match="rows of features were put in the order of votes"):
+        found = consensus(votes, features=frame)
+    np.testing.assert_array_equal(found.labels, by_features.labels[rows])
+    items, annotators = np.nonzero(table >= 0)
+    long = pandas.DataFrame({"i": items, "a": annotators, "v": table[items, annotators]})
+    mixed = long.sample(frac=1, random_state=0)
+    with pytest.warns(UserWarning, match="rows of items were put in the order of votes"):
+        found = consensus(long["v"], items=mixed["i"], annotators=long["a"])
+    np.testing.assert_array_equal(found.items, np.arange(N))
+
+
 def test_items_without_votes(crowd):
     table, features, true, _ = crowd
     table = table.copy()
@@ -162,8 +177,9 @@ def test_what_is_refused(crowd):
         consensus(table, features=features, pred_probs=features)
     with pytest.raises(UserError, match="features has 239 rows, but there are 240 items"):
         consensus(table, features=features[:-1])
-    with pytest.raises(UserError, match="rounds=0 must be a whole number, at least 1"):
-        consensus(table, rounds=0)
+    for rounds in (0, True, 1.5):
+        with pytest.raises(UserError, match=f"rounds={rounds} must be a whole number, at least 1"):
+            consensus(table, rounds=rounds)
 
 
 def test_frames_and_files(crowd, by_features, tmp_path):
@@ -187,6 +203,8 @@ def test_a_page_of_the_most_doubtful(crowd, by_features, tmp_path):
     i = int(by_features.ranked[0])
     voted = {j: str(v) for j, v in enumerate(crowd[0][i].tolist()) if v >= 0}
     assert by_features.opinions(i) == voted
+    assert "; ".join(f"{name}: {vote}" for name, vote in voted.items()) in page
+    assert '["random"]' in page  # some are drawn, for `audit`
     with pytest.raises(UserError, match="There are 7 images for 240 items"):
         by_features.save_review(tmp_path / "review.html", images=images[:7])
 
