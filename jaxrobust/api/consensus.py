@@ -139,6 +139,8 @@ class Consensus:
     ) -> None:
         """Writes a page to decide the most doubtful items on, beside everybody's votes.
 
+        It suggests the second class, and has a random check of all items.
+
         Args:
           path: of the page, whose `corrections.csv` is for `audit`.
           images: uint8 `[N, H, W, 3]`.
@@ -151,13 +153,18 @@ class Consensus:
         """
         from jaxrobust.review import review_page, suspects
 
-        def notes(position):
-            return "; ".join(f"{name}: {vote}" for name, vote in self.opinions(position).items())
-
         review_page.check_shown(images, files, len(self), "item")
         first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T
+        is_doubtful = np.zeros(len(self), bool)
+        is_doubtful[self.ranked[:num_shown]] = True
         judged = suspects.Judged(
-            first, second, self.quality, self.ranked, self.class_names, self.probs, notes=notes
+            given=first,
+            suggested=np.where(is_doubtful, second, first),
+            clean_prob=self.quality,
+            ranked=self.ranked,
+            class_names=self.class_names,
+            probs=self.probs,
+            words=self._votes_on,
         )
         suspects.write_review(
             pathlib.Path(path),
@@ -166,7 +173,12 @@ class Consensus:
             files=None if files is None else [str(file) for file in files],
             root=None if files is None else pathlib.Path(folder).expanduser(),
             pictures=None if images is None else lambda ids: images[ids],
+            title="Labels that are in doubt",
         )
+
+    def _votes_on(self, position: int) -> str:
+        opinions = self.opinions(position).items()
+        return "; ".join(f"{name}: {vote}" for name, vote in opinions)
 
     def opinions(self, position: int) -> dict[Any, str]:
         """Annotator -> class name, of those who voted on an item."""

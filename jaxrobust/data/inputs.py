@@ -1,27 +1,85 @@
 """Conversion and validation of users' arrays.
 
-Accepts NumPy and JAX arrays, lists, pandas Series and DataFrames, Hugging Face data sets, and lists
-of PIL images, without importing these libraries. Only unambiguous conversions are made. Other input
-raises a `UserError` that names the first invalid row.
+Accepts NumPy and JAX arrays, lists, pandas Series and DataFrames and Hugging Face data sets,
+without importing these libraries. Only unambiguous conversions are made. Other input raises a
+`UserError` that names the first invalid row. See also `image_inputs` and `annotation_inputs`.
 """
 
-import warnings
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxrobust.errors import UserError
+from jaxrobust.data.doubts import doubt_classes
+from jaxrobust.errors import UserError, shown, warn
 
-_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
 _MOST_VIEWS = 10  # as many as `jaxrobust.embed` gives
 # Largest difference of a row of probabilities from 1: rounding to its dtype or to three digits.
 _SUM_TOLERANCE = 5e-3
 
 
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Labels as class ids.
+
+    Attributes:
+      ids: int32 `[N]` in `0..C-1`; of soft labels the most probable class.
+      classes: `[C]`, the value of each class in the given labels.
+      names: of the C classes.
+      probs: float32 `[N, C]`, the probability of each class, where labels are soft; else None.
+    """
+
+    ids: np.ndarray
+    classes: np.ndarray
+    names: tuple[str, ...]
+    probs: np.ndarray | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def values(self, ids: np.ndarray) -> np.ndarray:
+        """Class ids as values in the type of the given labels."""
+        return self.classes[ids]
+
+    def of_present(self) -> tuple[np.ndarray, "Labels"]:
+        """The class ids that occur, and the labels of these classes alone.
+
+        Soft labels are conditional on these: what they give to other classes is left out.
+        """
+        present, ids = np.unique(self.ids, return_inverse=True)
+        probs = None
+        if self.probs is not None:
+            probs = self.probs[:, present]
+            probs = probs / probs.sum(axis=1, keepdims=True)
+        names = tuple(self.names[i] for i in present)
+        return present, Labels(ids.astype(np.int32), self.classes[present], names, probs)
+
+
 def is_hugging_face(data: Any) -> bool:
     """Whether this looks like a `datasets.Dataset`, or a dictionary of them."""
     return hasattr(data, "column_names")
+
+
+def is_consensus(data: Any) -> bool:
+    """Whether this looks like a `jaxrobust.Consensus`."""
+    return hasattr(data, "annotators_frame")
+
+
+def is_soft(labels: Any) -> bool:
+    """Whether labels are soft: a `Consensus`, or floats `[N, C]` that are not a table of votes."""
+    if is_consensus(labels):
+        return True
+    is_nested = isinstance(labels, list | tuple) and len(labels) and np.ndim(labels[0]) == 1
+    if len(getattr(labels, "shape", ())) != 2 and not is_nested:
+        return False
+    array = to_array(labels, "labels")
+    if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
+        return False
+    numbers = np.nan_to_num(array)
+    return not np.array_equal(numbers, np.round(numbers)) or np.allclose(array.sum(axis=1), 1)
 
 
 def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
@@ -40,6 +98,22 @@ def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
             "the column itself."
         )
     return dataset[name]
+
+
+def labels_and_names(labels: Any, class_names: Any, argument: str = "labels") -> tuple[Any, Any]:
+    """Labels and class names.
+
+    Of a Hugging Face data set these are its column and `ClassLabel`'s names, of a categorical of
+    pandas all its categories, whether or not they occur.
+    """
+    categories = getattr(getattr(labels, "cat", labels), "categories", None)
+    if categories is not None and class_names is None:
+        return labels, categories.tolist()
+    if not is_hugging_face(labels):
+        return labels, class_names
+    column = column_of(labels, _LABEL_COLUMNS, argument)
+    name = next(n for n in _LABEL_COLUMNS if n in labels.column_names)
+    return column, class_names or getattr(labels.features[name], "names", None)
 
 
 def to_array(data: Any, argument: str) -> np.ndarray:
@@ -121,25 +195,17 @@ def aligned(**arrays: Any) -> tuple[Any, ...]:
             twice = indices[of][indices[of].duplicated()][0]
             raise UserError(
                 f"{first} and {name} have different indices, and that of {of} holds "
-                f"{shown_value(twice)} twice{remedy}"
+                f"{shown(twice)} twice{remedy}"
             )
         if (places < 0).any():
             row = int(np.argmin(places >= 0))
             raise UserError(
-                f"{first} and {name} have different indices: {shown_value(wanted[row])}, row {row} "
-                f"of {first}, is not in that of {name}{remedy}"
+                f"{first} and {name} have different indices: {shown(wanted[row])}, row {row} of "
+                f"{first}, is not in that of {name}{remedy}"
             )
-        warnings.warn(
-            f"The rows of {name} were put in the order of {first}, by their index.",
-            UserWarning,
-            stacklevel=3,
-        )
+        warn(f"The rows of {name} were put in the order of {first}, by their index.")
         arrays[name] = arrays[name].iloc[places]
     return tuple(arrays.values())
-
-
-def shown_value(value: Any) -> str:
-    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def index_of(data: Any) -> Any:
@@ -148,7 +214,207 @@ def index_of(data: Any) -> Any:
     return index if hasattr(index, "get_indexer") and hasattr(data, "iloc") else None
 
 
-def check_finite(array: np.ndarray, argument: str, remedy: str) -> None:
+def columns_as_classes(labels: Any, table: Any, class_names: Any) -> Any:
+    """`class_names`, or the columns of a DataFrame if they are the labels' classes."""
+    columns = getattr(table, "columns", None)
+    if class_names is not None or columns is None or is_soft(labels):
+        return class_names
+    present = set(np.asarray(labels).tolist())
+    return list(columns) if present <= set(columns) else None
+
+
+def as_labels(
+    labels: Any,
+    *,
+    class_names: Any = None,
+    num_columns: int | None = None,
+    argument: str = "labels",
+) -> Labels:
+    """Labels of any type as class ids.
+
+    Classes are the values that occur, in sorted order. Whole numbers that all lie in
+    `0..num_columns-1`, or in `0..len(class_names)-1` if the names are text, are class ids, whether
+    or not every class occurs.
+
+    Soft labels are a `Consensus`, or floats `[N, C]` whose rows sum to 1; their classes are those
+    of the consensus, the columns of a DataFrame, or 0..C-1.
+
+    Args:
+      labels: int, text or bool `[N]`, or soft.
+      class_names: the C classes in the order of their ids: their names, or the values that occur in
+        `labels`. None for the values that occur.
+      num_columns: C if it is known otherwise, such as from the columns of probabilities.
+      argument: name of the labels in messages.
+
+    Returns:
+      `Labels`.
+
+    Raises:
+      UserError: if a label is missing, of another type or of no class, or if fewer than two classes
+        occur.
+    """
+    if is_soft(labels):
+        return _soft_labels(labels, class_names, num_columns, argument)
+    labels, class_names = labels_and_names(labels, class_names, argument)
+    array = label_values(labels, argument)
+    present, ids = np.unique(array, return_inverse=True)
+    doubt_classes(argument, len(array), len(present))
+    if class_names is not None:
+        given = to_array(class_names, "class_names")
+        if len(set(given.tolist())) != len(given) or given.ndim != 1:
+            raise UserError("class_names must be a list in which no name occurs twice.")
+        if num_columns is not None and len(given) != num_columns:
+            raise UserError(
+                f"class_names has {len(given)} names, but there are {num_columns} columns of "
+                "probabilities."
+            )
+        num_columns = len(given)
+        if given.dtype.kind == array.dtype.kind or not is_whole(array):
+            found = in_classes(array, given, argument)
+            _check_several(present, argument)
+            return found
+        names = tuple(map(str, given))
+    else:
+        names = None
+    if num_columns is not None and is_whole(array):
+        is_id = (array >= 0) & (array < num_columns)
+        if is_id.all():
+            _check_several(present, argument)
+            classes = np.arange(num_columns).astype(array.dtype)
+            return Labels(
+                array.astype(np.int32), classes, names or tuple(map(str, classes.tolist()))
+            )
+        # Values such as 1..C, or -1 and 1, are classes in sorted order; with a 0 they are ids.
+        if names is not None or 0 in present or len(present) != num_columns:
+            row = int(np.argmin(is_id))
+            raise UserError(
+                f"{argument}[{row}] is {array[row]}, but there are {num_columns} classes, 0 to "
+                f"{num_columns - 1}; correct it, or give the classes in order by class_names=."
+            )
+    _check_several(present, argument)
+    if num_columns is not None and len(present) != num_columns:
+        shown = ", ".join(map(repr, present[:5].tolist()))
+        raise UserError(
+            f"{argument} holds {len(present)} classes ({shown}{', ...' if present[5:].size else ''}"
+            f"), but there are {num_columns} columns of probabilities; give the classes in the "
+            "order of the columns by class_names=."
+        )
+    if is_whole(array) and present[0] < 0 and 0 in present:
+        row = int(np.argmax(array < 0))
+        raise UserError(
+            f"{argument}[{row}] is {array[row]}; leave out examples without a label, or, if it is "
+            "a class, give all classes by class_names=."
+        )
+    return Labels(ids.reshape(-1).astype(np.int32), present, tuple(map(str, present.tolist())))
+
+
+def _soft_labels(labels: Any, class_names: Any, num_columns: int | None, argument: str) -> Labels:
+    """A `Consensus`, or probabilities `[N, C]`, as soft labels."""
+    if is_consensus(labels):
+        if (labels.num_votes == 0).any() and labels.summary["source"] == "votes":
+            row = int(np.argmin(labels.num_votes))
+            raise UserError(
+                f"{argument} is a Consensus in which nobody voted on item {row}; leave that item "
+                "out, or give features= to consensus."
+            )
+        probs, classes, names = labels.probs, labels.classes, labels.class_names
+    else:
+        columns = getattr(labels, "columns", None)
+        if class_names is None and columns is not None and not callable(columns):
+            class_names = list(columns)
+        probs = as_probabilities(labels, argument)
+        classes = np.arange(probs.shape[1])
+        names = tuple(map(str, classes.tolist()))
+    if class_names is not None:
+        classes = to_array(class_names, "class_names")
+        names = tuple(map(str, classes.tolist()))
+    for size, what in ((len(classes), "class_names"), (num_columns, "columns of probabilities")):
+        if size not in (None, probs.shape[1]):
+            raise UserError(
+                f"{argument} has {probs.shape[1]} classes, but there are {size} {what}; give as "
+                "many, in the same order."
+            )
+    ids = probs.argmax(axis=1).astype(np.int32)
+    _check_several(np.unique(ids), argument)
+    return Labels(ids, classes, names, probs.astype(np.float32))
+
+
+def is_whole(array: np.ndarray) -> bool:
+    return array.dtype.kind in "iuf"
+
+
+def _check_several(present: np.ndarray, argument: str) -> None:
+    if len(present) < 2:
+        held = f"only the class {present[0]!s}" if len(present) else "nothing"
+        raise UserError(f"{argument} holds {held}; labels of at least two classes are needed.")
+
+
+def label_values(labels: Any, argument: str) -> np.ndarray:
+    """Labels `[N]` as bool, integers, whole floats or text."""
+    array = to_array(labels, argument)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        hint = _of_a_table(array) if array.ndim == 2 else ""
+        raise UserError(f"{argument} must have one entry per example, got {array.shape}{hint}.")
+    if array.dtype.kind == "O" or array.dtype.kind not in "biufUS":
+        array = _of_objects(array, argument)
+    if array.dtype.kind == "f":
+        _check_finite(array, argument, "leave out examples without a label")
+        if (array != np.round(array)).any():
+            row = int(np.argmax(array != np.round(array)))
+            raise UserError(
+                f"{argument}[{row}] is {array[row]}; classes are whole numbers, text or bool."
+            )
+    if array.dtype.kind == "S":
+        array = array.astype(str)
+    return array
+
+
+def _of_a_table(table: np.ndarray) -> str:
+    """End of a message: what `[N, A]` in place of labels probably is."""
+    if table.dtype.kind in "biuf" and np.allclose(table.sum(axis=1), 1) and (table >= 0).all():
+        return "; of one-hot rows give .argmax(axis=1)"
+    return "; if a column holds the votes of one annotator, call jaxrobust.consensus(votes)"
+
+
+def _of_objects(array: np.ndarray, argument: str) -> np.ndarray:
+    """Python objects as an array of their common type."""
+    kinds = {bool: bool, np.bool_: bool, int: int, np.integer: int, str: str, float: float}
+    found = None
+    for row, value in enumerate(array.tolist()):
+        kind = next((k for t, k in kinds.items() if isinstance(value, t)), None)
+        if kind is None or value != value:
+            raise UserError(
+                f"{argument}[{row}] is {value!r}; leave out examples without a label."
+                if value is None or kind is float or str(value) in ("<NA>", "NaT")
+                else f"{argument}[{row}] is {value!r}; classes are whole numbers, text or bool."
+            )
+        found = found or kind
+        if kind is not found:
+            raise UserError(
+                f"{argument}[{row}] is {value!r}, but those before are {found.__name__}; give "
+                "labels of one type."
+            )
+    return array.astype(found or str)
+
+
+def in_classes(array: np.ndarray, classes: np.ndarray, argument: str) -> Labels:
+    """Labels as positions in `classes`."""
+    order = np.argsort(classes)
+    try:
+        places = np.searchsorted(classes, array, sorter=order)
+        ids = order[np.minimum(places, len(classes) - 1)]
+        is_known = classes[ids] == array
+    except TypeError:  # text and numbers cannot be compared
+        is_known = np.zeros(len(array), bool)
+    if not is_known.all():
+        row = int(np.argmin(is_known))
+        raise UserError(f"{argument}[{row}] is {array[row]!s}, which is not in class_names.")
+    return Labels(ids.astype(np.int32), classes, tuple(map(str, classes.tolist())))
+
+
+def _check_finite(array: np.ndarray, argument: str, remedy: str) -> None:
     is_finite = np.isfinite(array)
     if not is_finite.all():
         place = tuple(int(i) for i in np.argwhere(~is_finite)[0])
@@ -156,7 +422,7 @@ def check_finite(array: np.ndarray, argument: str, remedy: str) -> None:
         raise UserError(f"{argument}[{where}] is {array[place]}; {remedy}.")
 
 
-def _numbers(data: Any, argument: str) -> np.ndarray:
+def as_numbers(data: Any, argument: str) -> np.ndarray:
     """An array of real numbers."""
     array = to_array(data, argument)
     if array.dtype.kind == "O":
@@ -176,7 +442,7 @@ def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
       UserError: for another shape, an entry outside [0, 1], or a row that does not sum to 1; the
         message tells if the entries look like logits, logarithms or percent.
     """
-    array = _numbers(probs, argument)
+    array = as_numbers(probs, argument)
     if array.ndim == 1:
         raise UserError(
             f"{argument} must be [N, C], one column per class; of the probability p of the second "
@@ -185,7 +451,7 @@ def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
     if array.ndim != 2 or array.shape[1] < 2:
         raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
-    check_finite(array, argument, "give probabilities of every example")
+    _check_finite(array, argument, "give probabilities of every example")
     is_outside = (array < 0) | (array > 1 + _SUM_TOLERANCE)
     sums = array.sum(axis=1, dtype=np.float64)
     is_off = np.abs(sums - 1) > _SUM_TOLERANCE
@@ -221,11 +487,11 @@ def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
     Raises:
       UserError: for another shape, an entry that is not finite, or if all rows are probabilities.
     """
-    array = _numbers(logits, argument)
+    array = as_numbers(logits, argument)
     if array.ndim != 2 or array.shape[1] < 2:
         raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float32)
-    check_finite(array, argument, "give logits of every example")
+    _check_finite(array, argument, "give logits of every example")
     sums = array.sum(axis=1, dtype=np.float64)
     if len(array) and (array >= 0).all() and (np.abs(sums - 1) <= _SUM_TOLERANCE).all():
         raise UserError(
@@ -246,7 +512,7 @@ def as_features(features: Any, argument: str = "features", *, is_wide: bool = Fa
     Raises:
       UserError: for another shape, or an entry that is not finite.
     """
-    array = _numbers(features, argument)
+    array = as_numbers(features, argument)
     if array.ndim not in (2, 3) or 0 in array.shape[1:]:
         hint = "; of images use images=" if array.ndim == 4 else ""
         hint = "; of one feature give [:, None]" if array.ndim == 1 else hint
@@ -256,89 +522,33 @@ def as_features(features: Any, argument: str = "features", *, is_wide: bool = Fa
             f"{argument} is {array.shape}, which is {array.shape[1]} views of {array.shape[2]} "
             f"numbers; if the last axis holds the views, give numpy.moveaxis({argument}, 2, 1)."
         )
-    check_finite(array, argument, "leave out that example, or fill in a number")
+    _check_finite(array, argument, "leave out that example, or fill in a number")
     if is_wide and array.dtype not in (np.float16, np.float32):
         with np.errstate(over="ignore"):
             array = array.astype(np.float64)
-        check_finite(array, argument, "scale the features; float64 ends at 1.8e308")
+        _check_finite(array, argument, "scale the features; float64 ends at 1.8e308")
     elif array.dtype != np.float16:
         with np.errstate(over="ignore"):
             cast = array.astype(np.float32, copy=False)
-        check_finite(cast, argument, "scale the features; float32 ends at 3e38")
+        _check_finite(cast, argument, "scale the features; float32 ends at 3e38")
         array = cast
     return array
 
 
-def as_images(images: Any, argument: str = "images") -> np.ndarray:
-    """Images as uint8 `[N, H, W, 3]`.
-
-    Accepts uint8, whole numbers 0 to 255, or floats in [0, 1] (multiplied by 255 and rounded), as
-    `[N, H, W, 3]`, grey as `[N, H, W]` or `[N, H, W, 1]`, and lists of PIL images or of arrays of
-    one size.
+def refuse_labels_among(features: Any, labels: Any) -> None:
+    """Refuses a table of features `[N, D]` in which the labels `[N]` were left.
 
     Raises:
-      UserError: for any other shape or range, or images of several sizes.
+      UserError: if a column equals the labels.
     """
-    if is_hugging_face(images):
-        images = column_of(images, _IMAGE_COLUMNS, argument)
-    if not hasattr(images, "__array__") or np.asarray(images).dtype.kind == "O":
-        images = list(images)
-        arrays = [_one_image(image, f"{argument}[{i}]") for i, image in enumerate(images)]
-        for i, array in enumerate(arrays):
-            if array.shape[:2] != arrays[0].shape[:2]:
-                raise UserError(
-                    f"{argument}[{i}] is {array.shape[0]} x {array.shape[1]} pixels and "
-                    f"{argument}[0] {arrays[0].shape[0]} x {arrays[0].shape[1]}; resize all to "
-                    "one size."
-                )
-        return np.stack(arrays) if arrays else np.zeros((0, 1, 1, 3), np.uint8)
-    array = _numbers(images, argument)
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+    table, values = (np.asarray(x) if hasattr(x, "__array__") else None for x in (features, labels))
+    if table is None or values is None or table.ndim != 2 or table.shape[:1] != values.shape:
+        return  # whatever it is, it is read and checked later
+    is_label = [bool(np.all(column == values)) for column in table.T]
+    if len(values) and any(is_label):
+        column = is_label.index(True)
+        names = getattr(features, "columns", range(table.shape[1]))
         raise UserError(
-            f"{argument} is {array.shape}, channels first; give numpy.moveaxis({argument}, 1, -1)."
+            f"Column {shown(names[column])} of features is the labels themselves, by which none "
+            "would look wrong; leave it out."
         )
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape[1:]:
-        raise UserError(
-            f"{argument} must be [N, H, W, 3], or [N, H, W] for grey ones, got {array.shape}."
-        )
-    array = _to_bytes(array, argument)
-    return np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
-
-
-def _one_image(image: Any, argument: str) -> np.ndarray:
-    """A PIL image or an array as uint8 `[H, W, 3]`."""
-    if hasattr(image, "convert") and hasattr(image, "getbands"):
-        if image.mode.startswith(("I", "F")):
-            raise UserError(
-                f"{argument} has mode {image.mode}, whose range is not defined; convert it to "
-                "mode L or RGB."
-            )
-        return np.asarray(image.convert("RGB"))
-    array = to_array(image, argument)
-    if array.ndim not in (2, 3):
-        raise UserError(f"{argument} must be a PIL image or [H, W(, 3)], got {array.shape}.")
-    return as_images(array[None], argument)[0]
-
-
-def _to_bytes(array: np.ndarray, argument: str) -> np.ndarray:
-    """Pixels as uint8, by their range."""
-    if array.dtype == np.uint8 or not array.size:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8) * 255
-    if array.dtype.kind == "f":
-        check_finite(array, argument, "correct that pixel")
-    low, high = array.min(), array.max()
-    if array.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.round(array.astype(np.float32) * 255).astype(np.uint8)
-    is_whole = array.dtype.kind != "f" or (array == np.round(array)).all()
-    if is_whole and low >= 0 and 1 < high <= 255:
-        return array.astype(np.uint8)
-    is_wrong = (array < 0) | (array > (255 if is_whole else 1))
-    row = int(np.argmax(is_wrong.reshape(len(array), -1).any(axis=1)))
-    raise UserError(
-        f"{argument}[{row}] has pixels from {array[row].min():.6g} to {array[row].max():.6g}; give "
-        "uint8 from 0 to 255 or floats from 0 to 1, before any normalisation."
-    )

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.inputs import to_array
-from jaxrobust.data.label_inputs import Labels, as_labels, columns_as_classes
+from jaxrobust.data.inputs import Labels, as_labels, columns_as_classes, to_array
 from jaxrobust.data.tables import read_cells, unescape_formula
 from jaxrobust.errors import DataError, UserError
 
@@ -75,7 +74,7 @@ def as_votes(
         long form, another one a table.
       items: of a long form `[V]`, of a table `[N]` or None: ids of any type.
       annotators: of a long form `[V]`, of a table `[A]` or None.
-      class_names: as of `data.label_inputs.as_labels`.
+      class_names: as of `data.inputs.as_labels`.
       table: probabilities `[N, C]`, whose columns are the classes, or None.
 
     Raises:
@@ -89,7 +88,7 @@ def as_votes(
                 "votes as one column."
             )
         items, annotators, votes = (votes[columns[name]] for name in COLUMNS)
-    has_vote, values = _present(votes)
+    has_vote, values = present(votes)
     if values.ndim == 2:
         rows, columns = np.nonzero(has_vote)
         item_ids = _names_of(items, votes, "index", values.shape[0], "items")
@@ -143,14 +142,14 @@ def _long_columns(votes: Any) -> dict[str, Any] | None:
     return None if None in found.values() else found
 
 
-def _present(votes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Which entries are votes, and the entries."""
+def present(votes: Any, argument: str = "votes") -> tuple[np.ndarray, np.ndarray]:
+    """Which entries are there, neither -1, NaN, None nor "", and the entries."""
     if hasattr(votes, "isna"):  # pandas
         is_missing = np.asarray(votes.isna())
         values = np.asarray(votes, dtype=object if is_missing.any() else None)
     else:
         is_missing = np.ma.getmaskarray(votes) if np.ma.isMaskedArray(votes) else False
-        values = to_array(np.ma.getdata(votes) if np.ma.isMaskedArray(votes) else votes, "votes")
+        values = to_array(np.ma.getdata(votes) if np.ma.isMaskedArray(votes) else votes, argument)
     if values.dtype.kind == "f":
         is_missing = is_missing | np.isnan(values) | (values == NO_VOTE)
     elif values.dtype.kind in "iu":
