@@ -193,8 +193,7 @@ def complementary_label_mask(
                 f"num_complementary must lie in 1..{num_classes - 1}, got {num_complementary}."
             )
         if jnp.ndim(labels) == nl_logits.ndim:
-            key, label_key = jax.random.split(key)
-            labels = jax.random.categorical(label_key, jnp.log(labels))
+            labels = jax.random.categorical(jax.random.fold_in(key, 1), jnp.log(labels))
         is_label = label_mask(nl_logits, labels)
         order = jnp.where(is_label, -1.0, jax.random.uniform(key, nl_logits.shape))
         drawn = jax.lax.top_k(order, num_complementary)[1]
