@@ -73,7 +73,9 @@ called once for each | on logits |
 
     Args:
       images: `[N, H, W(, 3)]`, as for `find_label_issues`.
-      labels: `[N]`, one class for each image.
+      labels: `[N]`, one class for each image, or soft: a `Consensus`, or floats `[N, C]` whose rows
+        sum to 1. The cross-entropy is then that of the probabilities; where a method or the test
+        needs one class, it is the most probable.
       teacher: see above. A function takes uint8 `[B, H, W, 3]`, for any B, and returns logits
         `[B, C]`; columns are the classes in sorted order, or in that of `class_names`.
       student: name of a network, see `jaxrobust list networks`.
@@ -227,7 +229,7 @@ def _log_probs(classifier: Classifier) -> TeacherFunction:
 def _examples(images: Any, known: Labels, of_images: str, of_labels: str) -> Examples:
     pixels = as_images(images, of_images)
     check_lengths(**{of_images: pixels, of_labels: known.ids})
-    return Examples(pixels, known.ids)
+    return Examples(pixels, known.ids, probs=known.probs)
 
 
 def _all_views(images: np.ndarray, *, padding: int, flip: bool) -> Iterator[np.ndarray]:

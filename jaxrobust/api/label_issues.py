@@ -299,7 +299,10 @@ def find_label_issues(
     Args:
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
         Face data set with a column `label`. Classes are the values that occur, in sorted order;
-        whole numbers below C are class ids, whether or not every class occurs.
+        whole numbers below C are class ids, whether or not every class occurs. Or soft labels: a
+        `Consensus`, or floats `[N, C]` whose rows sum to 1. The most probable class is judged; a
+        trained method learns from the probabilities (`"knn"` cannot), without classes that are
+        nowhere the most probable.
       pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
         `cross_val_predict(..., method="predict_proba")`, in place of features or images. Columns
         are in the order of the classes; those of a DataFrame may be named by them, in any order.
@@ -437,22 +440,23 @@ def learn(
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without examples cannot be learned: its probability is 0.
-    present, ids = np.unique(known.ids, return_inverse=True)
+    present, learned_from = known.of_present()
     scaling = scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
         name,
         inputs if scaling is None else scaling(inputs),
-        ids.astype(np.int32),
-        tuple(known.names[i] for i in present),
+        learned_from.ids,
+        learned_from.names,
+        learned_from.probs,
     )
-    shapes = inputs.shape, len(present), in_memory.shapes_of(dataset)
+    shapes = inputs.shape, len(present), known.probs is None, in_memory.shapes_of(dataset)
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
     with (
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
     ):
         learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
-    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     probs[:, present] = learned.pred_probs
     scores = learned.label_scores
     issues = _issues(
@@ -513,10 +517,10 @@ def _judged(
         return None
     means = inputs.mean(axis=1, dtype=np.float64 if inputs.itemsize == 8 else np.float32)
     # A class without examples cannot be learned: its probability is 0.
-    present, ids = np.unique(known.ids, return_inverse=True)
-    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    present, judged = known.of_present()
+    probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     with _on_cpu():
-        wrong, facts = judge_labels(means, ids, len(present), seed=seed)
+        wrong, facts = judge_labels(means, judged.ids, len(present), seed=seed)
     probs[:, present] = wrong.probs
     suggested = present[wrong.probs.argmax(axis=1)]
     return _of_wrong(known, "auto", wrong, probs, suggested, index, facts)

@@ -140,7 +140,7 @@ def test_votes_are_answered_with_consensus_and_one_hot_rows_with_argmax():
         with pytest.raises(UserError, match=r"call jaxrobust.consensus\(votes"):
             find_label_issues(given, features=np.ones((3, 2)))
     with pytest.raises(UserError, match=r"of one-hot rows give .argmax\(axis=1\)"):
-        find_label_issues(np.eye(3), features=np.ones((3, 2)))
+        find_label_issues(np.eye(3, dtype=int), features=np.ones((3, 2)))
 
 
 def test_every_argument_that_can_be_given_is_named():
