@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.features import Embedding
-from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.image_inputs import as_images
+from jaxrobust.data.inputs import as_features
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.errors import UserError
 from jaxrobust.methods import noisy_label_method, strategy
@@ -59,8 +60,8 @@ class Classifier:
         """Probabilities float32 `[n, C]`.
 
         Args:
-          inputs: images of `input_shape`, in a form that `inputs.as_images` accepts, or features
-            `[n, D]` or `[n, V, D]`, of which the first view is used.
+          inputs: images of `input_shape`, in a form that `image_inputs.as_images` takes, or
+            features `[n, D]` or `[n, V, D]`, of which the first view is used.
           batch_size: inputs on the device at a time.
 
         Raises:
@@ -149,6 +150,10 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
 
     Raises:
       UserError: if there is none, or a file of it is damaged.
+
+    Examples:
+      >>> classifier = load_classifier("runs/dpc")
+      >>> names = classifier.predict(images)
     """
     folder = resolve(folder)
     facts = storage.read_facts(folder)

@@ -282,8 +282,8 @@ def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def _not_an_option(name: str, valid: Iterable[str]) -> UserError:
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.0)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = difflib.get_close_matches(name, list(valid), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else "the recipe has no such field. "
     return UserError(f"Unknown option {name!r}: {hint}Correct the recipe.")
 
 
