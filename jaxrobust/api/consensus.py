@@ -42,6 +42,11 @@ class Consensus:
         item replaced), `source` of what is known beside the votes, `expected_error` (share of
         labels that are probably wrong), `is_calibrated` (whether there were votes to leave out),
         `labels_by_class`.
+
+    Examples:
+      >>> found = consensus([["cat", "cat", "dog"], ["dog", "dog", None]])
+      >>> found.labels.tolist(), found.num_votes.tolist()
+      (['cat', 'dog'], [3, 2])
     """
 
     labels: np.ndarray
@@ -277,6 +282,10 @@ def consensus(
 
     Raises:
       UserError: if an argument is invalid, in one sentence.
+
+    Examples:
+      >>> consensus([["cat", "cat", "dog"], ["dog", "dog", None]]).labels.tolist()
+      ['cat', 'dog']
     """
     if getattr(votes, "ndim", 2) == 1:
         votes, items, annotators = aligned(votes=votes, items=items, annotators=annotators)

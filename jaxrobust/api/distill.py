@@ -30,6 +30,7 @@ from jaxrobust.methods.classifiers import Classifier, load_classifier
 from jaxrobust.models import storage
 from jaxrobust.recipes.dhkd import Distillation, distillation
 from jaxrobust.recipes.fields import replace, to_config
+from jaxrobust.recipes.methods import DistillerName
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation as task
 from jaxrobust.tasks.distillation_inputs import read_inputs
@@ -48,7 +49,7 @@ def distill(
     *,
     teacher: Any,
     student: str = "resnet8x4",
-    method: str = "dhkd",
+    method: DistillerName = "dhkd",
     test: tuple[Any, Any] | None = None,
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
@@ -92,6 +93,13 @@ called once for each | on logits |
 
     Raises:
       UserError: if an argument is invalid, or the method needs more than this teacher's logits.
+
+    Examples:
+      >>> images = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
+      >>> labels = np.arange(200) % 10
+      >>> student = distill(images, labels, teacher=lambda batch: my_network(batch), method="kd")
+      >>> student.predict(images[:5]).shape
+      (5,)
     """
     if config is not None and not isinstance(config, Mapping):
         raise UserError(

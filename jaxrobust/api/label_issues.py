@@ -6,7 +6,7 @@ import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from jaxrobust.errors import UserError, check_count, for_python, shown
 
 if TYPE_CHECKING:
     from jaxrobust.api.audit import Audit
+    from jaxrobust.recipes.methods import NoisyLabelMethodName
 
 QUALITY_FILE = "label_quality.csv"
 _NUM_CONFUSED = 5  # pairs of classes in the summary
@@ -50,6 +51,14 @@ class LabelIssues:
         `agreement` and `judges`: see `methods.judged_labels.facts_of`. With a method that divides
         the labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues(["cat", "dog", "dog", "cat"], probs)
+      >>> issues
+      LabelIssues(1 of 4 labels look wrong, 2 classes, method margin)
+      >>> issues.suggested[issues.is_issue].tolist()
+      ['cat']
     """
 
     given: np.ndarray
@@ -118,6 +127,11 @@ class LabelIssues:
 
         Raises:
           UserError: if `n` is not a whole number, at least 1, or pandas is not installed.
+
+        Examples:
+          >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+          >>> find_label_issues([0, 1, 1, 0], probs).top(2)["id"].tolist()
+          [2, 3]
         """
         check_count("n", n, " of labels")
         ids = self.ranked[:n]
@@ -149,10 +163,11 @@ class LabelIssues:
         Raises:
           UserError: as `audit`, and for an entry of `drawn` that has no answer.
 
-        Example:
-          >>> issues = find_label_issues([0, 1, 1, 0], [[0.9, 0.1], [0.2, 0.8], [1, 0], [0.7, 0.3]])
-          >>> print(issues.estimate({2: True, 1: False}, drawn=[1]))  # doctest: +ELLIPSIS
-          1 of 2 labels looked at were wrong. Of the other 2, about ...
+        Examples:
+          >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+          >>> issues = find_label_issues([0, 1, 1, 0], probs)
+          >>> issues.estimate({2: True, 1: False}, drawn=[1]).most_left
+          2
         """
         from jaxrobust.api.audit import audit
 
@@ -257,7 +272,7 @@ def find_label_issues(
     *,
     features: Any = None,
     images: Any = None,
-    method: str | None = None,
+    method: "NoisyLabelMethodName | Literal['auto'] | None" = None,
     seed: int = 0,
     config: Any = None,
     workdir: str | os.PathLike | None = None,
@@ -314,6 +329,14 @@ def find_label_issues(
 
     Raises:
       UserError: if an argument is invalid, in one sentence that names the first invalid row.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues([0, 1, 1, 0], probs)
+      >>> issues.is_issue.tolist()
+      [False, False, True, False]
+      >>> issues.ranked.tolist()
+      [2, 3, 1, 0]
     """
     if pred_probs is None:
         refuse_labels_among(features, labels)

@@ -15,6 +15,7 @@ from jaxrobust.data.inputs import aligned, as_labels, check_lengths, is_soft
 from jaxrobust.data.views import statistics_of
 from jaxrobust.errors import UserError, for_python, shown
 from jaxrobust.methods import classifiers
+from jaxrobust.recipes.methods import NoisyLabelMethodName
 
 _QUICK = 1000  # training examples up to which compiling costs more than running
 
@@ -39,10 +40,24 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
       classes_: `[C]`, sorted.
       n_features_in_: D.
       label_issues_: `LabelIssues` of the training labels.
+
+    Examples:
+      >>> from sklearn.datasets import load_iris
+      >>> X, y = load_iris(return_X_y=True)
+      >>> classifier = RobustClassifier().fit(X, y)
+      >>> classifier.predict_proba(X[:5]).shape
+      (5, 3)
+      >>> len(classifier.label_issues_)
+      150
     """
 
     def __init__(
-        self, method: str = "dpc", *, seed: int = 0, config: Any = None, **options: Any
+        self,
+        method: NoisyLabelMethodName = "dpc",
+        *,
+        seed: int = 0,
+        config: Any = None,
+        **options: Any,
     ) -> None:
         self.method = method
         self.seed = seed
