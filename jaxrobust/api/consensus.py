@@ -151,7 +151,7 @@ class Consensus:
         """
         from jaxrobust.review import answer_page, review_page
 
-        review_page.check_shown(images, files, len(self), "item")
+        review_page.check_shown(len(self), "item", images=images, files=files)
         ids = self.ranked[: num_shown if files is not None else answer_page.NUM_EMBEDDED]
         ids = ids[:num_shown]
         first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T
