@@ -66,7 +66,9 @@ def accuracy(name: str, features: np.ndarray, labels: np.ndarray, true: np.ndarr
         RobustClassifier(),
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
     )
-    scores = [m.fit(features[~test], labels[~test]).score(features[test], true[test]) for m in models]
+    scores = [
+        m.fit(features[~test], labels[~test]).score(features[test], true[test]) for m in models
+    ]
     most = np.bincount(true[test]).max() / test.sum()
     cells = " | ".join(f"{100 * score:.1f}" for score in (*scores, most))
     print(f"| {name} | {cells} |", flush=True)

@@ -134,9 +134,7 @@ def cases(arguments):
                     if kind == "pairs" and not rate:
                         continue  # as above
                     labels = changed(true, kind, rate, seed)
-                    yield Case(
-                        f"{name}, {kind} {rate:.0%}", features, labels, labels != true, seed
-                    )
+                    yield Case(f"{name}, {kind} {rate:.0%}", features, labels, labels != true, seed)
         if not arguments.features:
             continue
         with np.load(arguments.features) as arrays:

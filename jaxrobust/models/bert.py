@@ -25,7 +25,9 @@ class EncoderLayer(nn.Module):
         mixed = nn.Dense(width, name="mixed")(mixed.reshape(x.shape))
         x = nn.LayerNorm(epsilon=_EPSILON, name="mixed_norm")(x + mixed)
         hidden = jax.nn.gelu(nn.Dense(self.hidden_width, name="hidden")(x), approximate=False)
-        return nn.LayerNorm(epsilon=_EPSILON, name="out_norm")(x + nn.Dense(width, name="out")(hidden))
+        return nn.LayerNorm(epsilon=_EPSILON, name="out_norm")(
+            x + nn.Dense(width, name="out")(hidden)
+        )
 
 
 class Bert(nn.Module):
@@ -96,7 +98,11 @@ def bert_parameters(tensors: dict[str, np.ndarray], num_layers: int) -> dict:
         if f"{name}.bias" not in tensors:
             return {"embedding": weight}
         bias = tensors[f"{name}.bias"]
-        return {"kernel": weight.T, "bias": bias} if weight.ndim == 2 else {"scale": weight, "bias": bias}
+        return (
+            {"kernel": weight.T, "bias": bias}
+            if weight.ndim == 2
+            else {"scale": weight, "bias": bias}
+        )
 
     found = {
         "tokens": module("embeddings.word_embeddings"),
@@ -108,4 +114,3 @@ def bert_parameters(tensors: dict[str, np.ndarray], num_layers: int) -> dict:
         layer = {ours: module(f"encoder.layer.{i}.{name}") for ours, name in _OF_LAYER.items()}
         found[f"layer_{i}"] = layer
     return {"params": found}
-

@@ -181,9 +181,9 @@ def embed(
       images: a folder with `train/CLASS/*`, `test/CLASS/*` and `unlabeled/*`, or `CLASS/*`, or
         images alone; or a list of paths or of Pillow images; or an array uint8, or float in [0, 1],
         `[N, H, W]` or `[N, H, W, 3]`. With a backbone for texts a list of strings.
-      backbone: `"text"`, `"minilm"` or `"tfidf"` for texts; `"efficientnet_lite0"`, `"hf:REPO"`, a folder of converted weights or of a run's
-        student, a classifier in memory, or a function of uint8 `[B, size, size, 3]` that returns
-        `[B, D]` for any B.
+      backbone: `"text"`, `"minilm"` or `"tfidf"` for texts; for images `"efficientnet_lite0"`,
+        `"hf:REPO"`, a folder of converted weights or of a run's student, a classifier in memory, or
+        a function of uint8 `[B, size, size, 3]` that returns `[B, D]` for any B.
       views: V, 1 to 10; see `Features.array`.
       size: side in pixels.
       batch_size: images at a time.
