@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrobust.data.tables import Texts, read_rows, unescape_formula
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, shown
 
 _TRUE = ("1", "true", "yes", "1.0")
 
@@ -105,7 +105,7 @@ def audit(
     """
     for name, value in (("target", target), ("confidence", confidence)):
         if not 0 < value < 1:
-            raise UserError(f"{name}={value!r} must lie between 0 and 1.")
+            raise UserError(f"{name}={shown(value)} must lie between 0 and 1.")
     from jaxrobust.selection import remaining
 
     given, names, clean_prob, places = _of(findings)

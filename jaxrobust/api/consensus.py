@@ -139,6 +139,8 @@ class Consensus:
     ) -> None:
         """Writes a page to decide the most doubtful items on, beside everybody's votes.
 
+        It suggests the second class, and has a random check of all items.
+
         Args:
           path: of the page, whose `corrections.csv` is for `audit`.
           images: uint8 `[N, H, W, 3]`.
@@ -149,30 +151,34 @@ class Consensus:
         Raises:
           UserError: if there are neither images nor files, or not N of them.
         """
-        from jaxrobust.review import answer_page, review_page
+        from jaxrobust.review import review_page, suspects
 
         review_page.check_shown(len(self), "item", images=images, files=files)
-        ids = self.ranked[: num_shown if files is not None else answer_page.NUM_EMBEDDED]
-        ids = ids[:num_shown]
         first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T
-        suspects = [
-            review_page.Suspect(
-                id=int(i),
-                file="" if files is None else str(files[i]),
-                given=self.class_names[first[i]],
-                suggested=self.class_names[second[i]],
-                clean_prob=float(self.quality[i]),
-                **_beside(self.opinions(i)),
-            )
-            for i in ids
-        ]
-        review_page.write(
-            pathlib.Path(path),
-            suspects,
-            self.class_names,
-            root=None if files is None else pathlib.Path(folder).expanduser(),
-            pictures=None if images is None or files is not None else images[ids],
+        is_doubtful = np.zeros(len(self), bool)
+        is_doubtful[self.ranked[:num_shown]] = True
+        judged = suspects.Judged(
+            given=first,
+            suggested=np.where(is_doubtful, second, first),
+            clean_prob=self.quality,
+            ranked=self.ranked,
+            class_names=self.class_names,
+            probs=self.probs,
+            words=self._votes_on,
         )
+        suspects.write_review(
+            pathlib.Path(path),
+            judged,
+            num_shown,
+            files=None if files is None else [str(file) for file in files],
+            root=None if files is None else pathlib.Path(folder).expanduser(),
+            pictures=None if images is None else lambda ids: images[ids],
+            title="Labels that are in doubt",
+        )
+
+    def _votes_on(self, position: int) -> str:
+        opinions = self.opinions(position).items()
+        return "; ".join(f"{name}: {vote}" for name, vote in opinions)
 
     def opinions(self, position: int) -> dict[Any, str]:
         """Annotator -> class name, of those who voted on an item."""
@@ -500,15 +506,6 @@ def _calibrate(
         where=is_told & (fold < len(folds)),
     )
     return np.asarray(weights, np.float64), True
-
-
-def _beside(opinions: dict[Any, str]) -> dict[str, Any]:
-    """What the review page shows beside an image, if it has a place for it."""
-    from jaxrobust.review import review_page
-
-    if "finding" not in review_page.Suspect._fields:
-        return {}
-    return {"finding": "; ".join(f"{name}: {vote}" for name, vote in opinions.items())}
 
 
 def _ask(found: Consensus, budget: int, per_item: int) -> np.ndarray:

@@ -14,10 +14,10 @@ import numpy as np
 from jaxrobust.api.in_memory import called_from_python
 from jaxrobust.data.augment import num_views, view_of
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
+from jaxrobust.data.image_inputs import as_images
 from jaxrobust.data.inputs import (
     Labels,
     aligned,
-    as_images,
     as_labels,
     as_logits,
     check_lengths,
@@ -25,7 +25,7 @@ from jaxrobust.data.inputs import (
 )
 from jaxrobust.data.subsets import hold_out
 from jaxrobust.engine.environment import setup_jax
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, for_python
 from jaxrobust.methods.classifiers import Classifier, load_classifier
 from jaxrobust.models import storage
 from jaxrobust.recipes.dhkd import Distillation, distillation
@@ -41,6 +41,7 @@ TeacherFunction = Callable[[np.ndarray], Any]
 _ASKED_AT_A_TIME = 256  # images
 
 
+@for_python()
 def distill(
     images: Any,
     labels: Any,

@@ -17,7 +17,8 @@ import numpy as np
 from jaxrobust import recipes
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
-from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.image_inputs import as_images
+from jaxrobust.data.inputs import as_features
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.engine.programs import FAST_COMPILE, Programs
@@ -57,7 +58,8 @@ def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
     """
     given = [name for name, value in inputs.items() if value is not None]
     if len(given) != 1:
-        names = " or ".join(f"{name}=" for name in inputs)
+        *first, last = (f"{name}=" for name in inputs)
+        names = " or ".join([", ".join(first), last])
         what = "none is given" if not given else "several are given"
         raise UserError(f"Give one of {names}; {what}.")
     (name,) = given
@@ -237,7 +239,7 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
         try:
             part[field] = type(before)(value) if isinstance(before, float) else value
         except (TypeError, ValueError) as error:
-            raise UserError(f"config {name}={value!r} is not usable ({error}).") from None
+            raise UserError(f"config={{{name!r}: {value!r}}} is not usable ({error}).") from None
 
 
 def batch_size_for(num_examples: int, largest: int) -> int:

@@ -4,12 +4,13 @@ import dataclasses
 import os
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxrobust.data.doubts import doubt_issues, doubt_probabilities
 from jaxrobust.data.inputs import (
     Labels,
     aligned,
@@ -21,7 +22,10 @@ from jaxrobust.data.inputs import (
     refuse_labels_among,
 )
 from jaxrobust.data.scaling import scaling_of
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, check_count, for_python, shown
+
+if TYPE_CHECKING:
+    from jaxrobust.api.audit import Audit
 
 QUALITY_FILE = "label_quality.csv"
 _NUM_CONFUSED = 5  # pairs of classes in the summary
@@ -106,6 +110,61 @@ class LabelIssues:
             "rank": rank,
         }
         return pandas.DataFrame(columns, index=self.index)
+
+    def top(self, n: int = 10):
+        """The n most suspicious labels as a pandas DataFrame, the most suspicious first.
+
+        It has the columns of `to_frame`, and first `id`, the position of each label.
+
+        Raises:
+          UserError: if `n` is not a whole number, at least 1, or pandas is not installed.
+        """
+        check_count("n", n, " of labels")
+        ids = self.ranked[:n]
+        frame = self.to_frame().iloc[ids]
+        frame.insert(0, "id", ids)
+        return frame.drop(columns="rank")
+
+    def estimate(
+        self,
+        answers: Mapping[int, bool],
+        *,
+        drawn: Iterable[int] = (),
+        target: float = 0.02,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> "Audit":
+        """How many labels are still wrong, from what a person found out about some of them.
+
+        Args:
+          answers: position of a label (the `id` of `top`, or of `ranked`) -> whether it was wrong,
+            in the order in which they were looked at.
+          drawn: which of these were drawn at random, as `selection.next_to_review` says; only they
+            lower the bound.
+          target: as in `audit`, as are `confidence` and `seed`.
+
+        Returns:
+          `Audit`.
+
+        Raises:
+          UserError: as `audit`, and for an entry of `drawn` that has no answer.
+
+        Example:
+          >>> issues = find_label_issues([0, 1, 1, 0], [[0.9, 0.1], [0.2, 0.8], [1, 0], [0.7, 0.3]])
+          >>> print(issues.estimate({2: True, 1: False}, drawn=[1]))  # doctest: +ELLIPSIS
+          1 of 2 labels looked at were wrong. Of the other 2, about ...
+        """
+        from jaxrobust.api.audit import audit
+
+        drawn = set(drawn)
+        if missing := drawn - set(answers):
+            raise UserError(f"drawn holds {shown(min(missing))}, of which answers says nothing.")
+        columns = {
+            "id": list(answers),
+            "wrong": list(answers.values()),
+            "drawn": [i in drawn for i in answers],
+        }
+        return audit(self, columns, target=target, confidence=confidence, seed=seed)
 
     def save(self, path: str | os.PathLike, *, files: Sequence[str] | None = None) -> None:
         """Writes `label_quality.csv`, the most suspicious label first.
@@ -194,11 +253,12 @@ def _positions(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
     return order[np.searchsorted(classes, values, sorter=order)]
 
 
+@for_python()
 def find_label_issues(
     labels: Any,
+    pred_probs: Any = None,
     *,
     features: Any = None,
-    pred_probs: Any = None,
     images: Any = None,
     method: str | None = None,
     seed: int = 0,
@@ -228,11 +288,11 @@ def find_label_issues(
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
         Face data set with a column `label`. Classes are the values that occur, in sorted order;
         whole numbers below C are class ids, whether or not every class occurs.
+      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
+        `cross_val_predict(..., method="predict_proba")`, in place of features or images. Columns
+        are in the order of the classes; those of a DataFrame may be named by them, in any order.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example, such as of
         `jaxrobust.embed`.
-      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
-        `cross_val_predict(..., method="predict_proba")`. The columns of a DataFrame may be named by
-        the classes, in any order.
       images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size. If the extra
         `pretrained` is installed, photographs of 16 pixels or more are embedded first, by
         `jaxrobust.embed` with two views; else, or with a recipe in `config`, networks are trained
@@ -267,9 +327,7 @@ def find_label_issues(
                 progress=progress,
             )
             if found is not None:
-                if workdir is not None:
-                    found.save(pathlib.Path(workdir) / QUALITY_FILE)
-                return found
+                return _kept(found, workdir)
         if method == "auto":
             raise UserError(
                 "method='auto' trains no network, so that config= is not used; leave it out, or "
@@ -279,7 +337,7 @@ def find_label_issues(
                 "jaxrobust[pretrained], give features= of a network of yours, or name a method "
                 "that learns from pixels, such as method='dpc'."
             )
-        return learn(
+        found, _ = learn(
             labels,
             features=features,
             images=images,
@@ -289,7 +347,9 @@ def find_label_issues(
             workdir=workdir,
             class_names=class_names,
             progress=progress,
-        )[0]
+        )
+        doubt_issues(found.is_issue)
+        return found
     if features is not None or images is not None:
         raise UserError("Give one of features=, pred_probs= or images=, not several.")
     if method is not None or config is not None:
@@ -297,6 +357,12 @@ def find_label_issues(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
             "them out, or give features= in place of the probabilities."
         )
+    return _of_probabilities(labels, pred_probs, class_names, workdir)
+
+
+def _of_probabilities(
+    labels: Any, pred_probs: Any, class_names: Any, workdir: str | os.PathLike | None
+) -> LabelIssues:
     from jaxrobust.methods.judged_labels import facts_of
     from jaxrobust.selection.wrong_labels import find_wrong_labels
 
@@ -309,10 +375,19 @@ def find_label_issues(
     with _on_cpu():
         wrong = find_wrong_labels(_log_probabilities(probs)[None], known.ids, order="margin")
     facts = facts_of(wrong, len(known.ids))
-    issues = _of_wrong(known, "margin", wrong, probs, probs.argmax(axis=1), index, facts)
+    found = _of_wrong(known, "margin", wrong, probs, probs.argmax(axis=1), index, facts)
+    is_doubted = doubt_probabilities(known.ids, probs, known.classes)
+    return _kept(found, workdir, is_doubted=is_doubted)
+
+
+def _kept(
+    found: LabelIssues, workdir: str | os.PathLike | None, *, is_doubted: bool = False
+) -> LabelIssues:
     if workdir is not None:
-        issues.save(pathlib.Path(workdir) / QUALITY_FILE)
-    return issues
+        found.save(pathlib.Path(workdir) / QUALITY_FILE)
+    if not is_doubted:
+        doubt_issues(found.is_issue)
+    return found
 
 
 def learn(
@@ -337,7 +412,7 @@ def learn(
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
-    name, inputs = in_memory.check_inputs(features=features, images=images)
+    name, inputs = in_memory.check_inputs(features=features, images=images, pred_probs=None)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
@@ -410,7 +485,7 @@ def _judged(
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
-    name, inputs = in_memory.check_inputs(features=features, images=images)
+    name, inputs = in_memory.check_inputs(features=features, images=images, pred_probs=None)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, None, progress=progress)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from jaxrobust.api import label_issues
 from jaxrobust.data.inputs import aligned
 from jaxrobust.data.views import statistics_of
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, for_python, shown
 from jaxrobust.methods import classifiers
 
 _QUICK = 1000  # training examples up to which compiling costs more than running
@@ -70,6 +70,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             setattr(self, name, value)
         return self
 
+    @for_python()
     def fit(self, X: Any, y: Any) -> "RobustClassifier":
         """Trains on features float `[N, D]` and labels `[N]`.
 
@@ -82,7 +83,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, ids = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError(
-                f"y holds only one class, {self.classes_[0]!r}; a classifier needs at least two."
+                f"y holds only one class, {shown(self.classes_[0])}; a classifier needs two."
             )
         issues, trained = label_issues.learn(
             ids,

@@ -88,7 +88,7 @@ def as_votes(
                 "votes as one column."
             )
         items, annotators, votes = (votes[columns[name]] for name in COLUMNS)
-    has_vote, values = _present(votes)
+    has_vote, values = present(votes)
     if values.ndim == 2:
         rows, columns = np.nonzero(has_vote)
         item_ids = _names_of(items, votes, "index", values.shape[0], "items")
@@ -135,14 +135,14 @@ def _long_columns(votes: Any) -> dict[str, Any] | None:
     return None if None in found.values() else found
 
 
-def _present(votes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Which entries are votes, and the entries."""
+def present(votes: Any, argument: str = "votes") -> tuple[np.ndarray, np.ndarray]:
+    """Which entries are there, neither -1, NaN, None nor "", and the entries."""
     if hasattr(votes, "isna"):  # pandas
         is_missing = np.asarray(votes.isna())
         values = np.asarray(votes, dtype=object if is_missing.any() else None)
     else:
         is_missing = np.ma.getmaskarray(votes) if np.ma.isMaskedArray(votes) else False
-        values = to_array(np.ma.getdata(votes) if np.ma.isMaskedArray(votes) else votes, "votes")
+        values = to_array(np.ma.getdata(votes) if np.ma.isMaskedArray(votes) else votes, argument)
     if values.dtype.kind == "f":
         is_missing = is_missing | np.isnan(values) | (values == NO_VOTE)
     elif values.dtype.kind in "iu":

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.features import Embedding
-from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.image_inputs import as_images
+from jaxrobust.data.inputs import as_features
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.errors import UserError
 from jaxrobust.methods import noisy_label_method, strategy

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 
 from jaxrobust.engine.environment import num_cores
-from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
@@ -23,8 +22,8 @@ from jaxrobust.methods.noisy_label_method import (
     predicted_class,
     score_labels_by,
     single_head,
+    single_network,
 )
-from jaxrobust.models import make_network
 from jaxrobust.recipes.baselines import Baseline
 from jaxrobust.recipes.dpc import Dpc, DpcRecipe
 from jaxrobust.recipes.protocols import NoisyLabels
@@ -177,15 +176,7 @@ def _unit(features: jax.Array) -> jax.Array:
 def _single(
     options: Baseline, recipe: NoisyLabels, problem: NoisyLabelProblem, *, alpha: float
 ) -> Method:
-    schedule = recipe.optimizer
-    optimizer = make_optimizer(schedule)
-    module = make_network(
-        **recipe.model.architecture,
-        num_classes=problem.num_classes,
-        num_heads=1,
-        dtype=problem.dtype,
-        norm_parts=problem.norm_parts,
-    )
+    module, optimizer, passes = single_network(recipe, problem)
     apply = network_apply(module)
     networks = ("net",)
     batch_size = 2 * recipe.batch_size
@@ -226,12 +217,6 @@ def _single(
             return loss, (batch_stats, metrics)
 
         return sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
-
-    def passes(epoch, label_scores, generator):
-        del label_scores
-        ids = {"all": generator("net/order").permutation(problem.num_examples)}
-        rate = learning_rate(schedule, epoch, recipe.num_epochs)
-        return [Pass("train", "net", ids, {"learning_rate": rate})]
 
     def score(logits, labels):
         return -optax.softmax_cross_entropy_with_integer_labels(logits, labels)

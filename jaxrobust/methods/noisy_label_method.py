@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState
+from jaxrobust.models import make_network
+from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.selection import (
     clean_probability,
     clean_probability_given_count,
@@ -195,6 +198,25 @@ def network_apply(module: nn.Module) -> Apply:
         return output, updates.get("batch_stats", {})
 
     return apply
+
+
+def single_network(recipe: NoisyLabels, problem: NoisyLabelProblem):
+    """Of a method that trains one network of one head on all labels: module, optimiser, passes."""
+
+    def passes(epoch, label_scores, generator):
+        del label_scores
+        ids = {"all": generator("net/order").permutation(problem.num_examples)}
+        rate = learning_rate(recipe.optimizer, epoch, recipe.num_epochs)
+        return [Pass("train", "net", ids, {"learning_rate": rate})]
+
+    module = make_network(
+        **recipe.model.architecture,
+        num_classes=problem.num_classes,
+        num_heads=1,
+        dtype=problem.dtype,
+        norm_parts=problem.norm_parts,
+    )
+    return module, make_optimizer(recipe.optimizer), passes
 
 
 def single_head(module: nn.Module) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:

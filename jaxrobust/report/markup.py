@@ -68,6 +68,11 @@ def side_by_side(*parts: str) -> str:
     return f'<div class="pair">{body}</div>' if body else ""
 
 
+def commands(text: str) -> str:
+    """What to type; it scrolls if it is too wide."""
+    return f'<pre tabindex="0">{html.escape(text)}</pre>'
+
+
 def gallery(pictures: Sequence[tuple[str, str, str]]) -> str:
     """Small pictures side by side, of (address, alternative text, caption); "" without any."""
     cells = "".join(

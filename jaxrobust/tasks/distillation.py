@@ -125,12 +125,14 @@ class _Distillation:
         self._introduce()
         self._restore()
         introduce_networks(saved.networks, self.dtype, run)
-        for warning in expected_on_cpu(
-            num_operations(self._as_stored("student")) / 1e9,
-            len(self.taught),
-            self.recipe.num_epochs,
-            runs=sum(name.startswith("student") for name in self.roles),
-        ):
+        trained = {
+            name: (num_operations(self._as_stored(name)) / 1e9, role.num_examples, role.num_epochs)
+            for name, role in self.roles.items()
+            if role.num_epochs
+        }
+        heads = isinstance(self.recipe, Distillation)
+        teacher = "--config.teacher.backbone=efficientnet_lite0" if heads else ""
+        for warning in expected_on_cpu(trained, teacher=teacher):
             log.warning("warning: %s", warning)
         run.start_progress(saved, total=sum(role.num_epochs for role in self.roles.values()))
         first = saved.at

@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import pages
 import pandas
 import pytest
 
@@ -182,11 +183,18 @@ def test_frames_and_files(crowd, by_features, tmp_path):
 def test_a_page_of_the_most_doubtful(crowd, by_features, tmp_path):
     images = np.zeros((N, 4, 4, 3), np.uint8)
     by_features.save_review(tmp_path / "review.html", images=images, num_shown=7)
-    page = (tmp_path / "review.html").read_text()
-    assert str(by_features.ranked[0]) in page
+    data = pages.embedded_data(tmp_path / "review.html")
     i = int(by_features.ranked[0])
     voted = {j: str(v) for j, v in enumerate(crowd[0][i].tolist()) if v >= 0}
     assert by_features.opinions(i) == voted
+    first, second = np.argsort(-by_features.probs[i])[:2]
+    names = by_features.class_names
+    shown = [row for row in data["rows"] if "labels" in row[6]]
+    assert [row[0] for row in shown] == [str(j) for j in by_features.ranked[:7]]
+    assert shown[0][2:4] == [names[first], names[second]]
+    assert shown[0][7] == "; ".join(f"{name}: {vote}" for name, vote in voted.items())
+    assert data["total"] == N and len(data["random"]) == 200
+    assert len(data["examples"]) == len(names)  # beside the image, of labels that are sure
     with pytest.raises(UserError, match="There are 7 images for 240 items"):
         by_features.save_review(tmp_path / "review.html", images=images[:7])
 

@@ -149,7 +149,7 @@ def test_few_examples_one_view_a_class_of_one_and_one_of_none():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "Give one of features= or images=; none is given"),
+        ({}, "Give one of features=, images= or pred_probs=; none"),
         ({"features": np.ones((96, 3)), "pred_probs": np.ones((96, 3)) / 3}, "not several"),
         ({"pred_probs": np.ones((96, 3)) / 3, "method": "dpc"}, "nothing is trained"),
         ({"features": np.ones((95, 3))}, "labels has 96 entries, but features has 95"),
