@@ -102,6 +102,7 @@ def published(root: pathlib.Path, cifar10h: pathlib.Path | None):
         probs = np.load(
             root / "cross_validated_predicted_probabilities" / f"{name}_test_set_pyx.npy"
         )
+        probs = np.clip(probs, 0, 1)  # of IMDB's some are beyond by rounding
         labels = np.load(
             root / "original_test_labels" / f"{name}_test_set_original_labels.npy"
         ).astype(int)

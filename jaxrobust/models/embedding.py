@@ -210,8 +210,10 @@ def embed(
         array, backbone, weights, digest = embed_texts(
             images, backbone, batch_size=batch_size, progress=progress
         )
-        facts = {"backbone": backbone, "weights_hash": weights, "data_hash": digest}
-        return Features(array[:, None], ids=np.arange(len(array)), **facts)
+        ids = np.arange(len(array))
+        return Features(
+            array[:, None], ids=ids, backbone=backbone, weights_hash=weights, data_hash=digest
+        )
     found = _images(images)
     if not found.names:
         raise DataError("There are no images to embed; give one or more.")

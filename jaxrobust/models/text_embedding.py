@@ -89,7 +89,7 @@ def _tfidf(texts: list[str]) -> np.ndarray:
     if count < 1:
         return terms.toarray().astype(np.float16)
     reduced = TruncatedSVD(count, random_state=0).fit_transform(terms)
-    return normalize(reduced).astype(np.float16)
+    return np.asarray(normalize(reduced), np.float16)
 
 
 @functools.cache
