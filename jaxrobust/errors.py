@@ -18,6 +18,15 @@ BEYOND_THE_RUN = {
 }
 
 
+# Limit of a process, as in `resource` -> the least with which JAX starts, what it limits, flag of
+# `ulimit`. Below, its libraries wait for ever or end the process without an error.
+_LEAST = {
+    "RLIMIT_AS": (4 * 2**30, "bytes of addresses", "-v"),
+    "RLIMIT_DATA": (2 * 2**30, "bytes of data", "-d"),
+    "RLIMIT_NOFILE": (32, "open files", "-n"),
+}
+
+
 class UserError(ValueError):
     """Input, config or environment is wrong; the message names the remedy."""
 
@@ -32,6 +41,25 @@ def no_room(path: str | os.PathLike, reason: str | None) -> str:
         f"{os.fspath(path)}: {reason}; make room, or give the right to read and write there, and "
         "rerun the same command to resume."
     )
+
+
+def check_limits() -> None:
+    """Refuses a process that may have too little for JAX to start in.
+
+    Raises:
+      UserError: names the limit and how to raise it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for name, (least, what, flag) in _LEAST.items():
+        limit = resource.getrlimit(getattr(resource, name))[0]
+        if limit != resource.RLIM_INFINITY and limit < least:
+            raise UserError(
+                f"This process may have {limit:,} {what}, but JAX needs {least:,}; raise the limit "
+                f"(ulimit {flag})."
+            )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -142,20 +142,19 @@ def _draw_target(rng: np.random.Generator, name: str, seconds: float) -> Target:
     return Target(moment, count, float(rng.uniform(0, MOMENTS[moment])))
 
 
-def _arguments(name: str, workdir: pathlib.Path, target: Target | None = None) -> tuple[str, ...]:
+def _arguments(name: str, workdir: pathlib.Path) -> tuple[str, ...]:
     if name in CALLS:
         return ("call", name, str(workdir))
     recipe, *options = RUNS[name]
-    # Only a run that is killed needs checkpoints.
-    every = f"--config.checkpoint.every_seconds={0 if target else 1e9}"
-    return (f"--config={recipe}", *options, every, f"--workdir={workdir}")
+    every_epoch = "--config.checkpoint.every_seconds=0"
+    return (f"--config={recipe}", *options, every_epoch, f"--workdir={workdir}")
 
 
 def _attempt(name: str, workdir: pathlib.Path, target: Target | None) -> bool:
     """Starts or goes on with a run or call; True if it ended before it was killed."""
     module = f"tests.{pathlib.Path(__file__).stem}"
     renders = name == "dhkd"  # what figures look like is no method's
-    arguments = _arguments(name, workdir, target)
+    arguments = _arguments(name, workdir)
     command = Command(module, *arguments, folder=ROOT, renders=renders)
     seen = 0
     for line in command.stdout:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxrobust.api.annotators import Annotators, find_annotators
-from jaxrobust.data.inputs import as_features, as_probabilities
-from jaxrobust.data.votes import NO_VOTE, Votes, as_votes
+from jaxrobust.data.inputs import aligned, as_features, as_probabilities
+from jaxrobust.data.votes import NO_VOTE, Votes, as_votes, is_long_form
 from jaxrobust.errors import UserError, check_count
 
 CONSENSUS_FILE = "consensus.csv"
@@ -42,6 +42,11 @@ class Consensus:
         item replaced), `source` of what is known beside the votes, `expected_error` (share of
         labels that are probably wrong), `is_calibrated` (whether there were votes to leave out),
         `labels_by_class`.
+
+    Examples:
+      >>> found = consensus([["cat", "cat", "dog"], ["dog", "dog", None]])
+      >>> found.labels.tolist(), found.num_votes.tolist()
+      (['cat', 'dog'], [3, 2])
     """
 
     labels: np.ndarray
@@ -277,21 +282,25 @@ def consensus(
 
     Raises:
       UserError: if an argument is invalid, in one sentence.
+
+    Examples:
+      >>> consensus([["cat", "cat", "dog"], ["dog", "dog", None]]).labels.tolist()
+      ['cat', 'dog']
     """
+    if getattr(votes, "ndim", 2) == 1:
+        votes, items, annotators = aligned(votes=votes, items=items, annotators=annotators)
+    elif items is None and not is_long_form(votes):
+        votes, features, pred_probs, images = aligned(
+            votes=votes, features=features, pred_probs=pred_probs, images=images
+        )
     given = {"features": features, "pred_probs": pred_probs, "images": images}
     sources = [name for name, value in given.items() if value is not None]
     if len(sources) > 1:
         raise UserError(f"Give one of features=, pred_probs= or images=, not {len(sources)}.")
-    if not isinstance(rounds, (int, np.integer)) or rounds < 1:
-        raise UserError(f"rounds={rounds!r} must be a whole number, at least 1.")
+    check_count("rounds", rounds)
     probs = None if pred_probs is None else as_probabilities(pred_probs)
-    class_names = _columns_as_classes(pred_probs, class_names)
     known = as_votes(
-        votes,
-        items=items,
-        annotators=annotators,
-        class_names=class_names,
-        num_columns=None if probs is None else probs.shape[1],
+        votes, items=items, annotators=annotators, class_names=class_names, table=pred_probs
     )
     import jax
 
@@ -307,14 +316,6 @@ def consensus(
     if workdir is not None:
         found.save(pathlib.Path(workdir) / CONSENSUS_FILE)
     return found
-
-
-def _columns_as_classes(pred_probs: Any, class_names: Any) -> Any:
-    """`class_names`, or the named columns of a DataFrame of probabilities."""
-    columns = getattr(pred_probs, "columns", None)
-    if class_names is not None or columns is None or callable(columns):
-        return class_names
-    return list(columns)
 
 
 def _features(source: str, given: Any, progress: bool) -> np.ndarray:

@@ -94,7 +94,11 @@ def embed_photographs(
 
 
 def make_dataset(
-    name: str, inputs: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+    name: str,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    probs: np.ndarray | None = None,
 ) -> Dataset | FeatureDataset:
     """Features `[N, V, D]` or images in memory as a data set without a test part.
 
@@ -103,11 +107,12 @@ def make_dataset(
       inputs: as in `check_inputs`, features scaled.
       labels: int32 `[N]`, -1 where there is none.
       class_names: one per label.
+      probs: float32 `[N, C]`, of soft labels.
     """
     if name == FEATURES:
-        return feature_dataset(inputs, labels, class_names)
-    parts = [Examples(inputs[w], labels[w]) for w in (labels >= 0, labels < 0)]
-    train, unlabeled = parts
+        return feature_dataset(inputs, labels, class_names, probs)
+    everything = Examples(inputs, labels, probs=probs)
+    train, unlabeled = (everything.take(np.flatnonzero(w)) for w in (labels >= 0, labels < 0))
     nothing = train.take(np.arange(0))
     return with_own_statistics(
         "images", train, nothing, class_names, unlabeled if len(unlabeled) else None

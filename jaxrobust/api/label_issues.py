@@ -6,7 +6,7 @@ import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from jaxrobust.errors import UserError, check_count, for_python, shown
 
 if TYPE_CHECKING:
     from jaxrobust.api.audit import Audit
+    from jaxrobust.recipes.methods import NoisyLabelMethodName
 
 QUALITY_FILE = "label_quality.csv"
 _NUM_CONFUSED = 5  # pairs of classes in the summary
@@ -50,6 +51,14 @@ class LabelIssues:
         `agreement` and `judges`: see `methods.judged_labels.facts_of`. With a method that divides
         the labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues(["cat", "dog", "dog", "cat"], probs)
+      >>> issues
+      LabelIssues(1 of 4 labels look wrong, 2 classes, method margin)
+      >>> issues.suggested[issues.is_issue].tolist()
+      ['cat']
     """
 
     given: np.ndarray
@@ -118,6 +127,11 @@ class LabelIssues:
 
         Raises:
           UserError: if `n` is not a whole number, at least 1, or pandas is not installed.
+
+        Examples:
+          >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+          >>> find_label_issues([0, 1, 1, 0], probs).top(2)["id"].tolist()
+          [2, 3]
         """
         check_count("n", n, " of labels")
         ids = self.ranked[:n]
@@ -149,10 +163,11 @@ class LabelIssues:
         Raises:
           UserError: as `audit`, and for an entry of `drawn` that has no answer.
 
-        Example:
-          >>> issues = find_label_issues([0, 1, 1, 0], [[0.9, 0.1], [0.2, 0.8], [1, 0], [0.7, 0.3]])
-          >>> print(issues.estimate({2: True, 1: False}, drawn=[1]))  # doctest: +ELLIPSIS
-          1 of 2 labels looked at were wrong. Of the other 2, about ...
+        Examples:
+          >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+          >>> issues = find_label_issues([0, 1, 1, 0], probs)
+          >>> issues.estimate({2: True, 1: False}, drawn=[1]).most_left
+          2
         """
         from jaxrobust.api.audit import audit
 
@@ -260,7 +275,7 @@ def find_label_issues(
     *,
     features: Any = None,
     images: Any = None,
-    method: str | None = None,
+    method: "NoisyLabelMethodName | Literal['auto'] | None" = None,
     seed: int = 0,
     config: Any = None,
     workdir: str | os.PathLike | None = None,
@@ -287,7 +302,10 @@ def find_label_issues(
     Args:
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
         Face data set with a column `label`. Classes are the values that occur, in sorted order;
-        whole numbers below C are class ids, whether or not every class occurs.
+        whole numbers below C are class ids, whether or not every class occurs. Or soft labels: a
+        `Consensus`, or floats `[N, C]` whose rows sum to 1. The most probable class is judged; a
+        trained method learns from the probabilities (`"knn"` cannot), without classes that are
+        nowhere the most probable.
       pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
         `cross_val_predict(..., method="predict_proba")`, in place of features or images. Columns
         are in the order of the classes; those of a DataFrame may be named by them, in any order.
@@ -314,6 +332,14 @@ def find_label_issues(
 
     Raises:
       UserError: if an argument is invalid, in one sentence that names the first invalid row.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues([0, 1, 1, 0], probs)
+      >>> issues.is_issue.tolist()
+      [False, False, True, False]
+      >>> issues.ranked.tolist()
+      [2, 3, 1, 0]
     """
     if pred_probs is None:
         refuse_labels_among(features, labels)
@@ -417,22 +443,23 @@ def learn(
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without examples cannot be learned: its probability is 0.
-    present, ids = np.unique(known.ids, return_inverse=True)
+    present, learned_from = known.of_present()
     scaling = scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
         name,
         inputs if scaling is None else scaling(inputs),
-        ids.astype(np.int32),
-        tuple(known.names[i] for i in present),
+        learned_from.ids,
+        learned_from.names,
+        learned_from.probs,
     )
-    shapes = inputs.shape, len(present), in_memory.shapes_of(dataset)
+    shapes = inputs.shape, len(present), known.probs is None, in_memory.shapes_of(dataset)
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
     with (
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
     ):
         learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
-    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     probs[:, present] = learned.pred_probs
     scores = learned.label_scores
     issues = _issues(
@@ -493,10 +520,10 @@ def _judged(
         return None
     means = inputs.mean(axis=1, dtype=np.float64 if inputs.itemsize == 8 else np.float32)
     # A class without examples cannot be learned: its probability is 0.
-    present, ids = np.unique(known.ids, return_inverse=True)
-    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    present, judged = known.of_present()
+    probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     with _on_cpu():
-        wrong, facts = judge_labels(means, ids, len(present), seed=seed)
+        wrong, facts = judge_labels(means, judged.ids, len(present), seed=seed)
     probs[:, present] = wrong.probs
     suggested = present[wrong.probs.argmax(axis=1)]
     return _of_wrong(known, "auto", wrong, probs, suggested, index, facts)

@@ -15,7 +15,7 @@ from jaxrobust.data.scaling import scaling_of
 from jaxrobust.errors import UserError, check_count, for_python, shown, unknown_name
 from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.strategy import NOT_ANNOTATED
-from jaxrobust.recipes.methods import STRATEGIES
+from jaxrobust.recipes.methods import STRATEGIES, StrategyName
 from jaxrobust.recipes.parse import parse
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks import active_learning
@@ -39,6 +39,15 @@ class QueryResult:
         `next_query`, what the answers are likely to bring: `points` of accuracy with a standard
         `error`, and the same in words, `text`. It is None for images that were not embedded, and
         below ten annotated examples of a class.
+
+    Examples:
+      >>> annotations = ["cat", "dog", None, "unknown", None, "cat", "dog"]
+      >>> points = [[0, 2], [2, 0], [1, 1], [-3, -3], [-4, -3], [0, 3], [3, 0]]
+      >>> result = query(annotations, features=points, budget=1, method="margin")
+      >>> result
+      QueryResult(1 of 7 examples to annotate)
+      >>> result.pred_probs.shape, result.class_names
+      ((7, 2), ('cat', 'dog'))
     """
 
     ids: np.ndarray
@@ -62,7 +71,7 @@ def query(
     features: Any = None,
     images: Any = None,
     budget: int,
-    method: str = "bual",
+    method: StrategyName = "bual",
     num_classes: int | None = None,
     class_names: Any = None,
     precisions: Sequence[float | None] | None = (),
@@ -103,6 +112,15 @@ def query(
     Raises:
       UserError: if an argument is invalid, or the method needs an example of each class and there
         is none.
+
+    Examples:
+      The very first ones, then those of which the classifier is least sure:
+
+      >>> points = [[0, 2], [2, 0], [1, 1], [-3, -3], [-4, -3], [0, 3], [3, 0]]
+      >>> first = query([None] * 7, features=points, budget=3, method="typiclust").ids
+      >>> annotations = ["cat", "dog", None, "unknown", None, "cat", "dog"]
+      >>> query(annotations, features=points, budget=1, method="margin")
+      QueryResult(1 of 7 examples to annotate)
     """
     annotations, features, images = aligned(
         annotations=annotations, features=features, images=images

@@ -11,10 +11,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxrobust.api import label_issues
-from jaxrobust.data.inputs import aligned
+from jaxrobust.data.inputs import aligned, as_labels, check_lengths, is_soft
 from jaxrobust.data.views import statistics_of
 from jaxrobust.errors import UserError, for_python, shown
 from jaxrobust.methods import classifiers
+from jaxrobust.recipes.methods import NoisyLabelMethodName
 
 _QUICK = 1000  # training examples up to which compiling costs more than running
 
@@ -39,10 +40,24 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
       classes_: `[C]`, sorted.
       n_features_in_: D.
       label_issues_: `LabelIssues` of the training labels.
+
+    Examples:
+      >>> from sklearn.datasets import load_iris
+      >>> X, y = load_iris(return_X_y=True)
+      >>> classifier = RobustClassifier().fit(X, y)
+      >>> classifier.predict_proba(X[:5]).shape
+      (5, 3)
+      >>> len(classifier.label_issues_)
+      150
     """
 
     def __init__(
-        self, method: str = "dpc", *, seed: int = 0, config: Any = None, **options: Any
+        self,
+        method: NoisyLabelMethodName = "dpc",
+        *,
+        seed: int = 0,
+        config: Any = None,
+        **options: Any,
     ) -> None:
         self.method = method
         self.seed = seed
@@ -72,21 +87,32 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
 
     @for_python()
     def fit(self, X: Any, y: Any) -> "RobustClassifier":
-        """Trains on features float `[N, D]` and labels `[N]`.
+        """Trains on features float `[N, D]` and labels `[N]`, or soft ones.
+
+        Soft labels, as for `find_label_issues`, are a `Consensus` or floats `[N, C]`; classes that
+        are nowhere the most probable are left out.
 
         Raises:
-          UserError: if there is only one class, or a field of the recipe is invalid.
+          UserError: if there is only one class, a field of the recipe is invalid, or the method
+            cannot learn from soft labels.
         """
         X, y = aligned(X=X, y=y)
-        X, y = validate_data(self, X, y, dtype=(np.float32, np.float64, np.float16))
-        check_classification_targets(y)
-        self.classes_, ids = np.unique(y, return_inverse=True)
+        dtypes = (np.float32, np.float64, np.float16)
+        if is_soft(y):
+            X = validate_data(self, X, dtype=dtypes)
+            _, known = as_labels(y, argument="y").of_present()
+            check_lengths(X=X, y=known.ids)
+            self.classes_, given = known.classes, known.probs
+        else:
+            X, y = validate_data(self, X, y, dtype=dtypes)
+            check_classification_targets(y)
+            self.classes_, given = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError(
                 f"y holds only one class, {shown(self.classes_[0])}; a classifier needs two."
             )
         issues, trained = label_issues.learn(
-            ids,
+            given,
             features=X,
             images=None,
             method=self.method,
@@ -100,7 +126,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         self.label_issues_ = issues.with_classes(self.classes_)
         recipe = {**trained.recipe.settings, "seed": 0}  # predictions do not depend on the seed
         self._settings = json.dumps(recipe, sort_keys=True)
-        self._num_examples = len(ids)
+        self._num_examples = len(X)
         self._networks = jax.tree.map(np.asarray, trained.networks)
         self._statistics = statistics_of(trained.mean, trained.std)
         self._scaling = trained.scaling

@@ -111,7 +111,7 @@ def _pixels(image: Any, name: str) -> np.ndarray:
         return np.asarray(to_rgb(name, image))
     if _is_path(image):
         return np.asarray(decode_image(name, pathlib.Path(image).expanduser()))
-    array = as_numbers(image, name)
+    array = as_numbers(image, name) if hasattr(image, "__len__") else np.empty(())
     if array.ndim not in (2, 3):
         raise UserError(f"{name} must be a Pillow image, a path or [H, W(, 3)], got {array.shape}.")
     return _checked(array[None], name)[0]

@@ -25,14 +25,16 @@ class Labels:
     """Labels as class ids.
 
     Attributes:
-      ids: int32 `[N]` in `0..C-1`.
+      ids: int32 `[N]` in `0..C-1`; of soft labels the most probable class.
       classes: `[C]`, the value of each class in the given labels.
       names: of the C classes.
+      probs: float32 `[N, C]`, the probability of each class, where labels are soft; else None.
     """
 
     ids: np.ndarray
     classes: np.ndarray
     names: tuple[str, ...]
+    probs: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -41,6 +43,19 @@ class Labels:
     def values(self, ids: np.ndarray) -> np.ndarray:
         """Class ids as values in the type of the given labels."""
         return self.classes[ids]
+
+    def of_present(self) -> tuple[np.ndarray, "Labels"]:
+        """The class ids that occur, and the labels of these classes alone.
+
+        Soft labels are conditional on these: what they give to other classes is left out.
+        """
+        present, ids = np.unique(self.ids, return_inverse=True)
+        probs = None
+        if self.probs is not None:
+            probs = self.probs[:, present]
+            probs = probs / probs.sum(axis=1, keepdims=True)
+        names = tuple(self.names[i] for i in present)
+        return present, Labels(ids.astype(np.int32), self.classes[present], names, probs)
 
 
 def is_hugging_face(data: Any) -> bool:
@@ -51,6 +66,20 @@ def is_hugging_face(data: Any) -> bool:
 def is_consensus(data: Any) -> bool:
     """Whether this looks like a `jaxrobust.Consensus`."""
     return hasattr(data, "annotators_frame")
+
+
+def is_soft(labels: Any) -> bool:
+    """Whether labels are soft: a `Consensus`, or floats `[N, C]` that are not a table of votes."""
+    if is_consensus(labels):
+        return True
+    is_nested = isinstance(labels, list | tuple) and len(labels) and np.ndim(labels[0]) == 1
+    if len(getattr(labels, "shape", ())) != 2 and not is_nested:
+        return False
+    array = to_array(labels, "labels")
+    if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
+        return False
+    numbers = np.nan_to_num(array)
+    return not np.array_equal(numbers, np.round(numbers)) or np.allclose(array.sum(axis=1), 1)
 
 
 def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
@@ -188,7 +217,7 @@ def index_of(data: Any) -> Any:
 def columns_as_classes(labels: Any, table: Any, class_names: Any) -> Any:
     """`class_names`, or the columns of a DataFrame if they are the labels' classes."""
     columns = getattr(table, "columns", None)
-    if class_names is not None or columns is None:
+    if class_names is not None or columns is None or is_soft(labels):
         return class_names
     present = set(np.asarray(labels).tolist())
     return list(columns) if present <= set(columns) else None
@@ -207,8 +236,11 @@ def as_labels(
     `0..num_columns-1`, or in `0..len(class_names)-1` if the names are text, are class ids, whether
     or not every class occurs.
 
+    Soft labels are a `Consensus`, or floats `[N, C]` whose rows sum to 1; their classes are those
+    of the consensus, the columns of a DataFrame, or 0..C-1.
+
     Args:
-      labels: int, text or bool `[N]`.
+      labels: int, text or bool `[N]`, or soft.
       class_names: the C classes in the order of their ids: their names, or the values that occur in
         `labels`. None for the values that occur.
       num_columns: C if it is known otherwise, such as from the columns of probabilities.
@@ -221,6 +253,8 @@ def as_labels(
       UserError: if a label is missing, of another type or of no class, or if fewer than two classes
         occur.
     """
+    if is_soft(labels):
+        return _soft_labels(labels, class_names, num_columns, argument)
     labels, class_names = labels_and_names(labels, class_names, argument)
     array = label_values(labels, argument)
     present, ids = np.unique(array, return_inverse=True)
@@ -274,6 +308,37 @@ def as_labels(
     return Labels(ids.reshape(-1).astype(np.int32), present, tuple(map(str, present.tolist())))
 
 
+def _soft_labels(labels: Any, class_names: Any, num_columns: int | None, argument: str) -> Labels:
+    """A `Consensus`, or probabilities `[N, C]`, as soft labels."""
+    if is_consensus(labels):
+        if (labels.num_votes == 0).any() and labels.summary["source"] == "votes":
+            row = int(np.argmin(labels.num_votes))
+            raise UserError(
+                f"{argument} is a Consensus in which nobody voted on item {row}; leave that item "
+                "out, or give features= to consensus."
+            )
+        probs, classes, names = labels.probs, labels.classes, labels.class_names
+    else:
+        columns = getattr(labels, "columns", None)
+        if class_names is None and columns is not None and not callable(columns):
+            class_names = list(columns)
+        probs = as_probabilities(labels, argument)
+        classes = np.arange(probs.shape[1])
+        names = tuple(map(str, classes.tolist()))
+    if class_names is not None:
+        classes = to_array(class_names, "class_names")
+        names = tuple(map(str, classes.tolist()))
+    for size, what in ((len(classes), "class_names"), (num_columns, "columns of probabilities")):
+        if size not in (None, probs.shape[1]):
+            raise UserError(
+                f"{argument} has {probs.shape[1]} classes, but there are {size} {what}; give as "
+                "many, in the same order."
+            )
+    ids = probs.argmax(axis=1).astype(np.int32)
+    _check_several(np.unique(ids), argument)
+    return Labels(ids, classes, names, probs.astype(np.float32))
+
+
 def is_whole(array: np.ndarray) -> bool:
     return array.dtype.kind in "iuf"
 
@@ -286,11 +351,6 @@ def _check_several(present: np.ndarray, argument: str) -> None:
 
 def label_values(labels: Any, argument: str) -> np.ndarray:
     """Labels `[N]` as bool, integers, whole floats or text."""
-    if is_consensus(labels):
-        raise UserError(
-            f"{argument} is a Consensus, but methods are trained on one label of each example; "
-            "give its .labels, perhaps without those of the lowest .quality."
-        )
     array = to_array(labels, argument)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -314,12 +374,7 @@ def label_values(labels: Any, argument: str) -> np.ndarray:
 def _of_a_table(table: np.ndarray) -> str:
     """End of a message: what `[N, A]` in place of labels probably is."""
     if table.dtype.kind in "biuf" and np.allclose(table.sum(axis=1), 1) and (table >= 0).all():
-        if np.isin(table, (0, 1)).all():
-            return "; of one-hot rows give .argmax(axis=1)"
-        return (
-            "; methods are trained on one label of each example: of probabilities give "
-            ".argmax(axis=1)"
-        )
+        return "; of one-hot rows give .argmax(axis=1)"
     return "; if a column holds the votes of one annotator, call jaxrobust.consensus(votes)"
 
 
@@ -380,36 +435,36 @@ def as_numbers(data: Any, argument: str) -> np.ndarray:
     return array
 
 
-def as_probabilities(probs: Any) -> np.ndarray:
+def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
     """Predicted probabilities as floats `[N, C]`, at least float32.
 
     Raises:
       UserError: for another shape, an entry outside [0, 1], or a row that does not sum to 1; the
         message tells if the entries look like logits, logarithms or percent.
     """
-    array = as_numbers(probs, "pred_probs")
+    array = as_numbers(probs, argument)
     if array.ndim == 1:
         raise UserError(
-            "pred_probs must be [N, C], one column per class; of the probability p of the second "
+            f"{argument} must be [N, C], one column per class; of the probability p of the second "
             "of two classes give numpy.stack([1 - p, p], axis=1)."
         )
     if array.ndim != 2 or array.shape[1] < 2:
-        raise UserError(f"pred_probs must be [N, C] with C >= 2 classes, got {array.shape}.")
+        raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
-    _check_finite(array, "pred_probs", "give probabilities of every example")
+    _check_finite(array, argument, "give probabilities of every example")
     is_outside = (array < 0) | (array > 1 + _SUM_TOLERANCE)
     sums = array.sum(axis=1, dtype=np.float64)
     is_off = np.abs(sums - 1) > _SUM_TOLERANCE
     if is_outside.any():
         row, column = (int(i) for i in np.argwhere(is_outside)[0])
         raise UserError(
-            f"pred_probs[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
+            f"{argument}[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
             f"{_what_else(array)}."
         )
     if is_off.any():
         row = int(np.argmax(is_off))
         raise UserError(
-            f"pred_probs[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
+            f"{argument}[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
             "its entries are probabilities of exclusive classes."
         )
     return array

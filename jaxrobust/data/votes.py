@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.inputs import Labels, as_labels, to_array
+from jaxrobust.data.inputs import Labels, as_labels, columns_as_classes, to_array
 from jaxrobust.data.tables import read_cells, unescape_formula
 from jaxrobust.errors import DataError, UserError
 
@@ -64,7 +64,7 @@ def as_votes(
     items: Any = None,
     annotators: Any = None,
     class_names: Any = None,
-    num_columns: int | None = None,
+    table: Any = None,
 ) -> Votes:
     """Votes as integer arrays.
 
@@ -75,7 +75,7 @@ def as_votes(
       items: of a long form `[V]`, of a table `[N]` or None: ids of any type.
       annotators: of a long form `[V]`, of a table `[A]` or None.
       class_names: as of `data.inputs.as_labels`.
-      num_columns: C if it is known otherwise.
+      table: probabilities `[N, C]`, whose columns are the classes, or None.
 
     Raises:
       UserError: if there is no vote, or an argument is missing or of another length.
@@ -110,6 +110,8 @@ def as_votes(
         )
     if not len(values):
         raise UserError("votes holds no vote; -1, NaN, None and empty text stand for none.")
+    num_columns = None if table is None else np.shape(table)[1]
+    class_names = columns_as_classes(values, table, class_names)
     labels = _labels(values, class_names, num_columns, is_table or not has_vote.all())
     order, num_replaced = _last_of_each(rows, columns, len(annotator_ids))
     return Votes(
@@ -121,6 +123,11 @@ def as_votes(
         labels,
         num_replaced,
     )
+
+
+def is_long_form(votes: Any) -> bool:
+    """Whether these are a DataFrame with the columns of a long form."""
+    return _long_columns(votes) is not None
 
 
 def _long_columns(votes: Any) -> dict[str, Any] | None:

@@ -60,8 +60,8 @@ class Classifier:
         """Probabilities float32 `[n, C]`.
 
         Args:
-          inputs: images of `input_shape`, in a form that `inputs.as_images` accepts, or features
-            `[n, D]` or `[n, V, D]`, of which the first view is used.
+          inputs: images of `input_shape`, in a form that `image_inputs.as_images` takes, or
+            features `[n, D]` or `[n, V, D]`, of which the first view is used.
           batch_size: inputs on the device at a time.
 
         Raises:
@@ -150,6 +150,10 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
 
     Raises:
       UserError: if there is none, or a file of it is damaged.
+
+    Examples:
+      >>> classifier = load_classifier("runs/dpc")
+      >>> names = classifier.predict(images)
     """
     folder = resolve(folder)
     facts = storage.read_facts(folder)

@@ -12,6 +12,7 @@ from jaxrobust.methods.noisy_label_method import (
     Method,
     NoisyLabelProblem,
     Stage,
+    expected_loss,
     network_apply,
     score_labels_by,
     single_head,
@@ -62,7 +63,12 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
                 key=key,
                 where=batch.valid,
             )
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], batch.labels)
+            loss = expected_loss(
+                optax.softmax_cross_entropy_with_integer_labels,
+                logits[:, 0],
+                batch.labels,
+                batch.targets,
+            )
             return masked_mean(loss, batch.valid), (stats, {})
 
         network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
@@ -98,4 +104,5 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="mean_margin",
         score_variables=lambda state: {"logits": state.logits, "visits": state.visits},
         score_forward=score_forward,
+        soft=True,
     )

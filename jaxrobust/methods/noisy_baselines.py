@@ -18,6 +18,7 @@ from jaxrobust.methods.noisy_label_method import (
     NoisyLabelProblem,
     Pass,
     Stage,
+    expected_loss,
     network_apply,
     predicted_class,
     score_labels_by,
@@ -184,7 +185,8 @@ def _single(
     def step(network, peer, batches, key, scalars):
         del peer
         batch = batches["all"]
-        images, partners, mix = batch.views[0], batch.labels, jnp.float32(1)
+        images, mix = batch.views[0], jnp.float32(1)
+        given = partners = batch.labels, batch.targets
         valid = batch.valid
         if alpha:
             mix_key, permutation_key = jax.random.split(key)
@@ -195,7 +197,8 @@ def _single(
             mixed = mix * images.astype(mix.dtype) + (1 - mix) * images[permutation].astype(
                 mix.dtype
             )
-            images, partners = mixed.astype(images.dtype), batch.labels[permutation]
+            images = mixed.astype(images.dtype)
+            partners = jax.tree.map(lambda x: x[permutation], given)
 
         def loss_fn(params):
             logits, batch_stats = apply(
@@ -207,13 +210,13 @@ def _single(
                 where=valid,
             )
             logits = logits[:, 0]
-            given, partner = (
-                optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-                for labels in (batch.labels, partners)
+            own, other = (
+                expected_loss(optax.softmax_cross_entropy_with_integer_labels, logits, *labels)
+                for labels in (given, partners)
             )
             hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
             metrics = {"label_agreement": masked_mean(hits, valid)}
-            loss = masked_mean(mix * given + (1 - mix) * partner, valid)
+            loss = masked_mean(mix * own + (1 - mix) * other, valid)
             return loss, (batch_stats, metrics)
 
         return sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
@@ -236,4 +239,5 @@ def _single(
             threshold=options.threshold,
         ),
         score="negative_loss",
+        soft=True,
     )

@@ -45,10 +45,11 @@ class Batch(NamedTuple):
 
     Attributes:
       ids: int32 `[B]`, 0 at padding.
-      labels: int32 `[B]`, the given labels.
+      labels: int32 `[B]`, the given labels; of soft ones the most probable class.
       valid: bool `[B]`, False at padding.
       views: images `[B, H, W, 3]`, augmented and normalised, one for each of `Stage.views`.
       label_scores: rows `[B]` of `Pass.label_scores`.
+      targets: float32 `[B, C]`, soft labels, for a method that is `soft`; else None.
     """
 
     ids: jax.Array
@@ -56,6 +57,28 @@ class Batch(NamedTuple):
     valid: jax.Array
     views: tuple[jax.Array, ...]
     label_scores: dict[str, jax.Array]
+    targets: jax.Array | None = None
+
+
+def expected_loss(
+    per_example: Callable[[jax.Array, jax.Array], jax.Array],
+    logits: jax.Array,
+    labels: jax.Array,
+    targets: jax.Array | None,
+) -> jax.Array:
+    """`sum_c t_c loss(o, c)`, `[B]`: a loss's mean over the classes that a soft label names.
+
+    Args:
+      per_example: `(logits [B, C], labels [B]) -> [B]`.
+      logits: `[B, C]`, o.
+      labels: int `[B]`, used where there are no targets.
+      targets: float `[B, C]`, t, whose rows sum to 1; or None.
+    """
+    if targets is None:
+        return per_example(logits, labels)
+    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    losses = jax.vmap(lambda c: per_example(logits, jnp.full_like(labels, c)), out_axes=1)(classes)
+    return jnp.sum(targets.astype(losses.dtype) * losses, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +166,7 @@ class Method:
       score_forward: `(variables, images, ids) -> logits` of training images in place of `forward`,
         for a method that has to leave out what it keeps of these very images.
       one_epoch: there is nothing to learn after the first epoch.
+      soft: its steps learn from `Batch.targets` where there are some.
     """
 
     networks: tuple[str, ...]
@@ -163,6 +187,7 @@ class Method:
     score_view: str = "test"
     score_forward: Callable[..., jax.Array] | None = None
     one_epoch: bool = False
+    soft: bool = False
 
     @property
     def predictors(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.augment import num_views
-from jaxrobust.data.dataset import Dataset, fingerprint
+from jaxrobust.data.dataset import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.advice import expected_on_cpu
 from jaxrobust.engine.plan import place_plan
@@ -100,9 +100,10 @@ class _Distillation:
         )
         put = run_.placement.put
         self._labels: Any = put(self.taught.labels)
-        if targets_of(recipe, self.dataset, self.taught):
+        if targets := targets_of(recipe, self.dataset, self.taught):
             weights = put(class_weights(recipe, self.dataset))
-            self._labels = {"labels": self._labels, "class_weights": weights}
+            labels = put(cast(Examples, self.taught).probs) if targets.soft else self._labels
+            self._labels = {"labels": labels, "class_weights": weights}
         if self.teacher and self.teacher.network:
             self._given = put(self.teacher.network.variables)
         if isinstance(recipe, Distillation):

@@ -25,7 +25,8 @@ def training_step(stage: Stage, views: Views) -> Callable:
       (network, metrics)`: `ids` int32 `[width]` by set, -1 at padding; `num_done` steps of the
       pass before this one, of the `num_steps` in `scalars`; `peer` as in `Stage.step`; `images` of
       the whole training set, uint8 `[N, H, W, 3]`, or what a stream gives for the batch; `labels`
-      int32 `[N]`; `statistics` as in `statistics_of`; `label_scores` as in `Pass`.
+      int32 `[N]`, or soft ones, float32 `[N, C]`; `statistics` as in `statistics_of`;
+      `label_scores` as in `Pass`.
     """
 
     def batch(name, key, ids, images, labels, statistics, label_scores):
@@ -37,7 +38,10 @@ def training_step(stage: Stage, views: Views) -> Callable:
         raw = views_at(images, rows, len(stage.views))
         seen = tuple(views(*each, statistics) for each in zip(stage.views, keys, raw, strict=True))
         values = {name: column[rows] for name, column in label_scores.items()}
-        return Batch(rows, labels[rows], ids >= 0, seen, values)
+        given, targets = labels[rows], None
+        if given.ndim == 2:
+            given, targets = jnp.argmax(given, axis=1).astype(jnp.int32), given
+        return Batch(rows, given, ids >= 0, seen, values, targets)
 
     def step(network, ids, key, num_done, peer, images, labels, statistics, label_scores, scalars):
         step_key, *keys = jax.random.split(key, 1 + len(ids))

@@ -220,9 +220,14 @@ class _Learning:
         self._test_images = {
             split: images_of(examples, recipe, placement) for split, examples in self._tests.items()
         }
-        self._labels = placement.put(labels)
+        self._labels = self._given = placement.put(labels)
         counts = np.bincount(labels, minlength=dataset.num_classes)
         self._class_shares = (counts / len(labels)).astype(np.float32)
+        if (probs := getattr(dataset.train, "probs", None)) is not None:
+            decided = np.isin(reviewed.review, (CORRECTED, KEPT))
+            probs = probs.copy()
+            probs[decided] = np.eye(dataset.num_classes, dtype=np.float32)[labels[decided]]
+            self._given, self._class_shares = placement.put(probs), probs.mean(axis=0)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
         self.problem = NoisyLabelProblem(
             num_classes=dataset.num_classes,
@@ -232,6 +237,11 @@ class _Learning:
             norm_parts=batch_norm_parts(recipe, placement),
         )
         method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
+        if probs is not None and not method.soft:
+            raise UserError(
+                f"method={recipe.method!r} cannot learn from soft labels; take another one, such "
+                "as 'dpc' or 'cross_entropy', or give one label of each example."
+            )
         is_judged = recipe.flag_by == "auto" and isinstance(dataset, FeatureDataset)
         self.method = flag_by_count(method) if is_judged or recipe.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
@@ -369,7 +379,7 @@ class _Learning:
                 rng.stream(seed, stream, epoch),
                 peer,
                 self._images.visit(self._stages[entry.stage].views, stream, epoch),
-                self._labels,
+                self._given,
                 self._statistics,
                 self.run.placement.put(entry.label_scores),
                 scalars={

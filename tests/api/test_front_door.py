@@ -93,6 +93,38 @@ def test_more_than_half_flagged_other_rows_and_ids_are_pointed_out():
         as_labels(ids)
 
 
+# Of the findings
+
+
+def test_the_most_suspicious_as_a_table(issues):
+    frame = issues.top(5)
+    assert frame["id"].tolist() == frame.index.tolist() == issues.ranked[:5].tolist()
+    assert frame["given_label"].tolist() == LABELS[issues.ranked[:5]].tolist()
+    assert frame["clean_prob"].is_monotonic_increasing and len(issues.top(1000)) == 360
+    with pytest.raises(UserError, match="n=0 must be a whole number of labels"):
+        issues.top(0)
+
+
+def test_what_is_left_from_what_a_person_found(issues):
+    looked_at = [*issues.ranked[:30].tolist(), *range(40, 80)]
+    looked_at = list(dict.fromkeys(looked_at))
+    answers = {i: IS_WRONG[i] for i in looked_at}
+    drawn = set(range(40, 80)) - set(issues.ranked[:30].tolist())
+    found = issues.estimate(answers, drawn=drawn)
+    columns = {
+        "id": looked_at,
+        "wrong": [int(IS_WRONG[i]) for i in looked_at],
+        "drawn": [int(i in drawn) for i in looked_at],
+    }
+    assert found == audit(issues, columns)
+    assert found.num_found == IS_WRONG[looked_at].sum() and found.num_random == len(drawn)
+    assert found.most_left >= IS_WRONG.sum() - found.num_found
+    with pytest.raises(UserError, match="drawn holds 359, of which answers says nothing"):
+        issues.estimate({0: True}, drawn=[359])
+    with pytest.raises(UserError, match="id '360'; it must be a position, 0 to 359"):
+        issues.estimate({360: True})
+
+
 # Advice
 
 
@@ -107,7 +139,7 @@ def test_votes_are_answered_with_consensus_and_one_hot_rows_with_argmax():
         with pytest.raises(UserError, match=r"call jaxrobust.consensus\(votes"):
             find_label_issues(given, features=np.ones((3, 2)))
     with pytest.raises(UserError, match=r"of one-hot rows give .argmax\(axis=1\)"):
-        find_label_issues(np.eye(3), features=np.ones((3, 2)))
+        find_label_issues(np.eye(3, dtype=int), features=np.ones((3, 2)))
 
 
 def test_every_argument_that_can_be_given_is_named():

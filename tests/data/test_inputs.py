@@ -4,6 +4,7 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import PIL.Image
 import pytest
 
@@ -62,6 +63,20 @@ def test_classes_may_be_given():
     assert inputs.as_labels([-1, 0, 1], class_names=[-1, 0, 1]).ids.tolist() == [0, 1, 2]
 
 
+def test_floats_whose_rows_sum_to_one_are_soft_labels():
+    table = [[0.2, 0.5, 0.3], [0.9, 0.1, 0.0]]
+    found = inputs.as_labels(table)
+    assert found.ids.tolist() == [1, 0] and found.classes.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found.probs, table, rtol=1e-6)
+    named = inputs.as_labels(pandas.DataFrame(table, columns=["ant", "bee", "cat"]))
+    assert named.values(named.ids).tolist() == ["bee", "ant"]
+    # A class that is nowhere the most probable is left out.
+    present, among = found.of_present()
+    assert present.tolist() == [0, 1] and among.names == ("0", "1")
+    np.testing.assert_allclose(among.probs, [[2 / 7, 5 / 7], [0.9, 0.1]], rtol=1e-6)
+    assert inputs.as_labels([1, 0]).probs is None
+
+
 WRONG_LABELS = {
     "beyond the classes": (([0, 1, 12], {"num_columns": 10}), "labels[2] is 12, but there are 10"),
     "below": (([0, 1, -1], {"num_columns": 10}), "labels[2] is -1"),
@@ -76,7 +91,14 @@ WRONG_LABELS = {
     "fractions": (([0, 0.5], {}), "labels[1] is 0.5; classes are whole numbers"),
     "mixed": ((np.array(["a", 1], object), {}), "labels[1] is 1, but those before are str"),
     "of a strange type": ((np.array([1, {}], object), {}), "labels[1] is {}"),
-    "one-hot": ((np.eye(3), {}), "one entry per example, got (3, 3); of one-hot rows"),
+    "one-hot": ((np.eye(3, dtype=int), {}), "one entry per example, got (3, 3); of one-hot rows"),
+    "not probabilities": (([[0.5, 0.2], [0.5, 0.5]], {}), "labels[0] sums to 0.7, not to 1"),
+    "soft, of one class": (([[0.8, 0.2], [0.9, 0.1]], {}), "only the class 0"),
+    "votes as floats": (([[0.0, 1.0], [1.0, NAN]], {}), "call jaxrobust.consensus(votes)"),
+    "soft, with other names": (
+        ([[0.5, 0.5], [0.9, 0.1]], {"class_names": ["a", "b", "c"]}),
+        "labels has 2 classes, but there are 3 class_names",
+    ),
     "not among the given": ((["a", "x"], {"class_names": ["a", "b"]}), "labels[1] is x, which"),
     "numbers for names": (([0, 2], {"class_names": ["a", "b"]}), "labels[1] is 2"),
     "a name twice": ((["a", "b"], {"class_names": ["a", "a"]}), "no name occurs twice"),
