@@ -159,7 +159,7 @@ class Consensus:
         """
         from jaxrobust.review import review_page, suspects
 
-        review_page.check_shown(images, files, len(self), "item")
+        review_page.check_shown(len(self), "item", images=images, files=files)
         first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T
         is_doubtful = np.zeros(len(self), bool)
         is_doubtful[self.ranked[:num_shown]] = True
