@@ -6,7 +6,7 @@ import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from jaxrobust.data.inputs import (
 )
 from jaxrobust.data.scaling import scaling_of
 from jaxrobust.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxrobust.methods.classifiers import Classifier
 
 QUALITY_FILE = "label_quality.csv"
 _NUM_CONFUSED = 5  # pairs of classes in the summary
@@ -323,13 +326,17 @@ def learn(
     workdir: str | os.PathLike | None,
     class_names: Any,
     progress: bool,
+    weights: np.ndarray | None = None,
     is_quick: bool = False,
-) -> tuple[LabelIssues, "Trained"]:
-    """`find_label_issues` by training; returns the trained networks, too.
+) -> tuple[LabelIssues, "Classifier"]:
+    """`find_label_issues` by training; returns the classifier, too.
 
-    Arguments as in `find_label_issues`; `is_quick` as in `in_memory.programs_for`.
+    Arguments as in `find_label_issues`; `is_quick` as in `in_memory.programs_for`. With `weights`,
+    floats `[N]` above 0, equal examples of one label are trained on as one with the sum of their
+    weights, so that a weight of 2 is the example twice.
     """
     from jaxrobust.api import in_memory
+    from jaxrobust.methods.classifiers import classifier_of_run
     from jaxrobust.tasks import noisy_labels
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
@@ -340,6 +347,10 @@ def learn(
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without examples cannot be learned: its probability is 0.
     present, ids = np.unique(known.ids, return_inverse=True)
+    merged: Any = slice(None)
+    if weights is not None:
+        kept, merged, weights = _merged(inputs, ids, weights)
+        inputs, ids = inputs[kept], ids[kept]
     scaling = scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
         name,
@@ -347,48 +358,58 @@ def learn(
         ids.astype(np.int32),
         tuple(known.names[i] for i in present),
     )
-    shapes = inputs.shape, len(present), in_memory.shapes_of(dataset)
+    shapes = inputs.shape, len(present), in_memory.shapes_of(dataset), weights is None
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
     with (
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
     ):
-        learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
-    probs = np.zeros((len(ids), known.num_classes), np.float32)
-    probs[:, present] = learned.pred_probs
-    scores = learned.label_scores
+        learned = noisy_labels.learn(recipe, dataset, workdir, weights=weights, programs=programs, bar=progress)
+    probs = np.zeros((len(known.ids), known.num_classes), np.float32)
+    probs[:, present] = learned.pred_probs[merged]
+    scores = {name: column[merged] for name, column in learned.label_scores.items()}
     issues = _issues(
         known,
         recipe.method,
         scores["clean_prob"].astype(np.float32),
         scores["flagged"].astype(bool),
-        learned.ranked,
+        np.argsort(np.argsort(learned.ranked)[merged], kind="stable"),
         probs,
         present[scores["suggested"]],
         index,
         {"undivided_passes": learned.undivided_passes} if learned.undivided_passes else {},
     )
-    mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
-    return issues, Trained(recipe, learned.networks, mean, std, scaling)
+    classifier = classifier_of_run(
+        recipe=recipe,
+        networks=learned.networks,
+        class_names=[known.names[i] for i in present],
+        num_examples=len(ids),
+        input_shape=inputs.shape[2:] if name == "features" else inputs.shape[1:],
+        mean=dataset.mean,
+        std=dataset.std,
+        scaling=scaling,
+    )
+    if workdir is not None and scaling is not None:  # which the task knows nothing of
+        classifier.save(pathlib.Path(workdir) / "classifier")
+    return issues, classifier
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
-    """Values from which a classifier of a trained method is made.
+def _merged(
+    inputs: np.ndarray, ids: np.ndarray, weights: np.ndarray
+) -> tuple[Any, Any, np.ndarray | None]:
+    """Positions of the different examples `[U]`, the one of each given one `[N]`, and weights.
 
-    Attributes:
-      recipe: of the training.
-      networks: variables by name.
-      mean: float `[D]`, of the data set, after scaling.
-      std: its standard deviation.
-      scaling: `data.scaling.Scaling` of features, or None.
+    The order is that of their bytes, whatever the given one. All examples in the given order, and
+    no weights, where all differ and weigh the same.
     """
-
-    recipe: Any
-    networks: dict[str, Any]
-    mean: np.ndarray
-    std: np.ndarray
-    scaling: Any
+    rows = np.ascontiguousarray(inputs.reshape(len(inputs), -1) + inputs.dtype.type(0))  # no -0.0
+    _, numbers = np.unique(rows.view(f"V{rows.strides[0]}").ravel(), return_inverse=True)
+    pairs = numbers * (ids.max() + 1) + ids
+    _, kept, merged = np.unique(pairs, return_index=True, return_inverse=True)
+    weights = np.bincount(merged, weights)
+    if len(kept) == len(ids) and np.all(weights == weights[0]):
+        return slice(None), slice(None), None
+    return kept, merged, (weights / weights.mean()).astype(np.float32)
 
 
 def _log_probabilities(probs: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ def bldr_step(
     """
     weak, strong = batch.views
     rows, labels, valid = batch.ids, batch.labels, batch.valid
-    weights = state.weights[rows]
+    weights = batch.weighted(state.weights[rows])
 
     def loss_fn(params, u_rows, v_rows):
         (logits, _), stats = apply(

@@ -100,6 +100,7 @@ class Objective:
         mix: jax.Array,
         logits_u: jax.Array,
         soft_u: jax.Array,
+        weights: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """(supervised, unsupervised) scalar losses of mixed inputs.
 
@@ -110,11 +111,16 @@ class Objective:
           mix: share of the first partner.
           logits_u: `[K, C]`, the other rows.
           soft_u: `[K, C]`, their mixed targets.
+          weights: `[M]` of the first and of the second partners, which `soft_x` has been multiplied
+            by, and `[K]` of the other rows.
         """
         if self.evidential:
-            return semi_supervised_loss(logits_x, *hard, mix, logits_u, soft_u, **self._options)
+            return semi_supervised_loss(
+                logits_x, *hard, mix, logits_u, soft_u, weights=weights, **self._options
+            )
         supervised = jnp.mean(optax.softmax_cross_entropy(logits_x, soft_x))
-        return supervised, jnp.mean(jnp.square(self.probs(logits_u) - soft_u))
+        errors = jnp.square(self.probs(logits_u) - soft_u)
+        return supervised, jnp.mean(errors if weights is None else weights[2][:, None] * errors)
 
 
 def linear_rampup(
@@ -176,7 +182,8 @@ def warm_up_step(
             params, network.batch_stats, batch.views[0], train=True, key=key, where=batch.valid
         )
         logits = logits[:, 0]
-        loss = masked_mean(objective.per_example(logits, batch.labels), batch.valid)
+        losses = batch.weighted(objective.per_example(logits, batch.labels))
+        loss = masked_mean(losses, batch.valid)
         if entropy_penalty != "none":
             penalty = negative_entropy(
                 logits, objective.gamma, clamp_logits=entropy_penalty == "clamped"
@@ -271,11 +278,19 @@ def semi_supervised_step(
         return (share * rows + (1 - share) * rows[permutation])[used]
 
     inputs = jnp.concatenate(weak)
-    soft = mixed(targets)
+    soft = soft_x = mixed(targets)
+    weights = None
+    if labeled.weights is not None and unlabeled.weights is not None:
+        of_x, of_u = labeled.weights, unlabeled.weights
+        weights = jnp.concatenate([of_x, of_x, of_u, of_u]).astype(targets.dtype)
+        soft_x = mixed(weights[:, None] * targets)
     hard = jnp.argmax(targets, axis=-1).astype(jnp.int32)
     hard = hard[:num_x], hard[permutation][:num_x]
     # Without rows of their own the second part is any rows at all: its weight is 0.
     rest = slice(num_x, None) if forward_unlabeled else slice(None)
+    if weights is not None:
+        of_rows = weights[used][rest]
+        weights = weights[:num_x], weights[permutation][:num_x], of_rows
     batch_stats = guessed_stats if guess_updates_statistics else network.batch_stats
 
     def loss_fn(params):
@@ -283,7 +298,7 @@ def semi_supervised_step(
             params, batch_stats, mixed(inputs).astype(inputs.dtype), train=True, key=weak_key
         )
         supervised, unsupervised = objective.mixed(
-            logits[:num_x, 0], hard, soft[:num_x], mix, logits[rest, -1], soft[rest]
+            logits[:num_x, 0], hard, soft_x[:num_x], mix, logits[rest, -1], soft[rest], weights
         )
         if class_prior == "labels":
             shares = scalars["class_shares"]

@@ -73,7 +73,7 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
                 where=batch.valid,
             )
             loss = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], batch.labels)
-            return masked_mean(loss, batch.valid), (stats, {})
+            return masked_mean(batch.weighted(loss), batch.valid), (stats, {})
 
         network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
         logits, _ = apply(network.params, network.batch_stats, batch.views[0], train=False)

@@ -151,6 +151,7 @@ def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="agreement",
         score_forward=forward,
         one_epoch=True,
+        weighted=False,
     )
 
 
@@ -194,7 +195,7 @@ def _single(
         del peer
         batch = batches["all"]
         images, partners, mix = batch.views[0], batch.labels, jnp.float32(1)
-        valid = batch.valid
+        valid, partner_weights = batch.valid, batch.weights
         if alpha:
             mix_key, permutation_key = jax.random.split(key)
             mix = jax.random.beta(mix_key, alpha, alpha)
@@ -205,6 +206,8 @@ def _single(
                 mix.dtype
             )
             images, partners = mixed.astype(images.dtype), batch.labels[permutation]
+            if partner_weights is not None:
+                partner_weights = partner_weights[permutation]
 
         def loss_fn(params):
             logits, batch_stats = apply(
@@ -222,6 +225,8 @@ def _single(
             )
             hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
             metrics = {"label_agreement": masked_mean(hits, valid)}
+            if partner_weights is not None:
+                given, partner = batch.weighted(given), partner_weights * partner
             loss = masked_mean(mix * given + (1 - mix) * partner, valid)
             return loss, (batch_stats, metrics)
 

@@ -54,6 +54,19 @@ class Batch(NamedTuple):
     views: tuple[jax.Array, ...]
     label_scores: dict[str, jax.Array]
 
+    @property
+    def weights(self) -> jax.Array | None:
+        """Float32 `[B]`, of the examples, on average 1 in the set; None where they count alike."""
+        return self.label_scores.get(WEIGHT)
+
+    def weighted(self, losses: jax.Array) -> jax.Array:
+        """Losses `[B]` times the weights."""
+        return losses if self.weights is None else self.weights * losses
+
+
+WEIGHT = "weight"
+"""The column of `Batch.label_scores` with the weights of examples."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -140,6 +153,7 @@ class Method:
       score_forward: `(variables, images, ids) -> logits` of training images in place of `forward`,
         for a method that has to leave out what it keeps of these very images.
       one_epoch: there is nothing to learn after the first epoch.
+      weighted: its losses take the weights of examples.
     """
 
     networks: tuple[str, ...]
@@ -160,6 +174,7 @@ class Method:
     score_view: str = "test"
     score_forward: Callable[..., jax.Array] | None = None
     one_epoch: bool = False
+    weighted: bool = True
 
     @property
     def predictors(self) -> tuple[str, ...]:

@@ -30,9 +30,15 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
-from jaxrobust.methods.classifiers import save_classifier
+from jaxrobust.methods.classifiers import classifier_of_run
 from jaxrobust.methods.judged_labels import judged_columns
-from jaxrobust.methods.noisy_label_method import Method, NoisyLabelProblem, Pass, flag_by_count
+from jaxrobust.methods.noisy_label_method import (
+    WEIGHT,
+    Method,
+    NoisyLabelProblem,
+    Pass,
+    flag_by_count,
+)
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.review.health import write_health
@@ -108,7 +114,7 @@ class Learned:
       label_scores: `[N]` by name, as in `Method.score_labels`.
       ranked: int `[N]`, ids, those whose label looks most wrong first.
       pred_probs: float32 `[N, C]`, predicted for the training examples.
-      networks: variables by name, as `save_classifier` takes them.
+      networks: variables by name, as `classifier_of_run` takes them.
       undivided_passes: of a method that divides the labels, after its warm-up.
     """
 
@@ -124,6 +130,7 @@ def learn(
     dataset: Dataset | FeatureDataset,
     workdir: str | os.PathLike | None = None,
     *,
+    weights: np.ndarray | None = None,
     programs: Programs | None = None,
     bar: bool | None = False,
 ) -> Learned:
@@ -133,6 +140,7 @@ def learn(
       recipe: a recipe.
       dataset: the data.
       workdir: as in `run`; None: no file is left.
+      weights: float32 `[N]`, of the examples in the loss, on average 1; None: they count alike.
       programs: those of a run of the same recipe on data of the same shapes.
       bar: as in `open_run`.
 
@@ -145,7 +153,7 @@ def learn(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
-        learning = _Learning(recipe, run_, dataset, labels)
+        learning = _Learning(recipe, run_, dataset, labels, weights)
         if workdir is None:
             learning.train()
         else:
@@ -193,6 +201,7 @@ class _Learning:
         run: Run,
         dataset: Dataset | FeatureDataset | FileDataset,
         reviewed: Reviewed,
+        weights: np.ndarray | None = None,
     ):
         self.recipe = recipe
         self.run = run
@@ -221,7 +230,8 @@ class _Learning:
             split: images_of(examples, recipe, placement) for split, examples in self._tests.items()
         }
         self._labels = placement.put(labels)
-        counts = np.bincount(labels, minlength=dataset.num_classes)
+        self._weights = {} if weights is None else {WEIGHT: weights}
+        counts = np.bincount(labels, weights, minlength=dataset.num_classes)
         self._class_shares = (counts / len(labels)).astype(np.float32)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
         self.problem = NoisyLabelProblem(
@@ -232,6 +242,11 @@ class _Learning:
             norm_parts=batch_norm_parts(recipe, placement),
         )
         method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
+        if weights is not None and not method.weighted:
+            raise UserError(
+                f"method={recipe.method!r} has no loss that weights of examples could enter; leave "
+                "out sample_weight and class_weight, or choose another method, such as 'dpc'."
+            )
         is_judged = recipe.flag_by == "auto" and isinstance(dataset, FeatureDataset)
         self.method = flag_by_count(method) if is_judged or recipe.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
@@ -371,7 +386,7 @@ class _Learning:
                 self._images.visit(self._stages[entry.stage].views, stream, epoch),
                 self._labels,
                 self._statistics,
-                self.run.placement.put(entry.label_scores),
+                self.run.placement.put({**entry.label_scores, **self._weights}),
                 scalars={
                     **entry.scalars,
                     "num_steps": plan.num_steps,
@@ -563,8 +578,7 @@ def _finish(learning: _Learning) -> dict:
         logits = learning._logits("test", learning.num_epochs - 1)
         probs, _ = fetch(learning._probs["test"](logits))
     draw(workdir, results, labels, method, learning._images, probs, learning.dataset)
-    save_classifier(
-        workdir / "classifier",
+    classifier_of_run(
         recipe=learning.recipe,
         networks=learning._test_variables(),
         class_names=learning.dataset.class_names,
@@ -573,7 +587,7 @@ def _finish(learning: _Learning) -> dict:
         mean=learning.dataset.mean,
         std=learning.dataset.std,
         embedding=getattr(learning.dataset, "embedding", None),
-    )
+    ).save(workdir / "classifier")
     lines = last_lines(results, workdir, page, learning.run.seconds)
     learning.run.finish(results, lines)
     return results
