@@ -327,6 +327,9 @@ class _Translator(_Graph):
         one = np.ones((), _dtype_of(eqn))
         return self._apply("sub", one, self.node("Erf", [x], x.shape))
 
+    def on_log1p(self, eqn, x):
+        return self.node("Log", [self._apply("add", np.ones((), _dtype_of(eqn)), x)], x.shape)
+
     def on_clamp(self, eqn, low, x, high):
         return self._apply("min", self._apply("max", x, low), high)
 
@@ -354,10 +357,7 @@ class _Translator(_Graph):
         return self.node("Unsqueeze", [x, np.array(added)], shape) if added else x
 
     def on_transpose(self, eqn, x):
-        axes = eqn.params["permutation"]
-        if isinstance(x, Constant):
-            return x.transpose(axes)
-        return self._permuted(x, axes)
+        return self._permuted(x, eqn.params["permutation"])
 
     def _permuted(self, x: _Value, axes: Sequence[int]) -> _Value:
         if isinstance(x, Constant):
@@ -397,12 +397,11 @@ class _Translator(_Graph):
         """`x[:, :n]`, `x[:, i]` or `x[:, [i, j]]`, gathers where a dimension is symbolic."""
         numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
         shape, gone = eqn.outvars[0].aval.shape, numbers.collapsed_slice_dims
+        is_list = start.ndim == 2 and len(gone) == 1 and gone[0] not in numbers.offset_dims
         if numbers.operand_batching_dims or not isinstance(start, Constant):
             raise _not_in_onnx("A gather that is not a slice")
-        if start.ndim == 2 and gone == numbers.start_index_map and len(gone) == 1:
-            (axis,) = gone
-            if axis not in numbers.offset_dims:  # where the numbers of the rows go
-                return self.node("Gather", [x, start[:, 0].astype(np.int64)], shape, axis=axis)
+        if is_list and gone == numbers.start_index_map:
+            return self.node("Gather", [x, start[:, 0].astype(np.int64)], shape, axis=gone[0])
         if start.ndim != 1:
             raise _not_in_onnx("A gather that is not a slice")
         starts = [0] * len(sizes)
