@@ -71,7 +71,8 @@ called once for each, 256 at a time | on logits |
 
     With a function, `config={"augment.padding": p}` adds crops; the function is then called for all
     2 (2 p + 1)^2 views. With a `workdir` its logits are kept in `teacher_logits.npz`, so that the
-    same call does not ask it again; delete the file of a teacher that has changed. Stored logits are of one view of an image, so there are no others.
+    same call does not ask it again; delete the file of a teacher that has changed. Stored logits
+    are of one view of an image, so there are no others.
 
     Args:
       images: `[N, H, W(, 3)]`, as for `find_label_issues`.

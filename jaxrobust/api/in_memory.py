@@ -30,7 +30,7 @@ from jaxrobust.recipes.parse import Recipe, parse
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.tasks.common import program_settings
 
-NUM_KEPT = 16  # problems whose compiled programs are kept
+NUM_KEPT = 96  # compiled programs, beyond which those of the problems used last are kept
 _SMALL_IMAGE = 16  # pixels, below which the networks for digits are used
 _USUAL_SIZE = 4000  # number of examples that recipes are made for
 _MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
@@ -274,7 +274,9 @@ def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[
             programs = Programs(placement, compiler_options=options)
         yield programs
         _programs[full_key] = programs  # not after an error, which may leave some unfinished
-        while len(_programs) > NUM_KEPT:
+        while (
+            len(_programs) > 1 and sum(len(each.traces) for each in _programs.values()) > NUM_KEPT
+        ):
             _programs.popitem(last=False)
 
 

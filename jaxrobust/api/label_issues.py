@@ -337,7 +337,7 @@ def learn(
     """
     from jaxrobust.api import in_memory
     from jaxrobust.methods.classifiers import classifier_of_run
-    from jaxrobust.tasks import noisy_labels
+    from jaxrobust.tasks import noisy_label_programs, noisy_labels
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
@@ -358,13 +358,16 @@ def learn(
         ids.astype(np.int32),
         tuple(known.names[i] for i in present),
     )
-    shapes = inputs.shape, len(present), in_memory.shapes_of(dataset), weights is None
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
+    rows = noisy_label_programs.rows_of(recipe, dataset)
+    shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), weights is None
     with (
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
     ):
-        learned = noisy_labels.learn(recipe, dataset, workdir, weights=weights, programs=programs, bar=progress)
+        learned = noisy_labels.learn(
+            recipe, dataset, workdir, weights=weights, programs=programs, bar=progress
+        )
     probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     probs[:, present] = learned.pred_probs[merged]
     scores = {name: column[merged] for name, column in learned.label_scores.items()}

@@ -132,7 +132,9 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         if self.class_weight == "balanced":
             weights = weights / np.bincount(ids, weights)[ids]
         elif self.class_weight is not None:
-            weights = weights * compute_class_weight(self.class_weight, classes=self.classes_, y=y)[ids]
+            weights = (
+                weights * compute_class_weight(self.class_weight, classes=self.classes_, y=y)[ids]
+            )
         issues, classifier = label_issues.learn(
             ids,
             features=X,

@@ -26,10 +26,12 @@ from jaxrobust.data.features import Embedding
 from jaxrobust.data.inputs import as_features, as_images
 from jaxrobust.data.scaling import Scaling
 from jaxrobust.data.views import make_views, statistics_of
+from jaxrobust.engine.plan import padded_size
 from jaxrobust.errors import UserError
 from jaxrobust.methods import noisy_label_method, strategy
 from jaxrobust.models import storage
 from jaxrobust.models.onnx_export import OnnxFile, random_inputs, save_onnx, write_onnx
+from jaxrobust.recipes.fields import operands
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS, STRATEGIES
 from jaxrobust.recipes.parse import ImageRecipe, Recipe, parse
 from jaxrobust.recipes.protocols import ActiveLearning, NoisyLabels
@@ -304,10 +306,20 @@ def _probabilities_of(facts: Mapping[str, Any], variables: Mapping[str, Any]) ->
         return jax.jit(lambda images: link(stored.logits(images)))
     kept = ("task", "num_examples", "input_shape", "config")
     spec = {**{name: facts[name] for name in kept}, "class_names": len(facts["class_names"])}
-    spec["config"] = {**spec["config"], "seed": 0}  # predictions do not depend on it
+    # Predictions depend neither on the seed nor on numbers of the training.
+    spec["config"] = _without_operands(spec["config"])
+    spec["num_examples"] = padded_size(spec["num_examples"])
     compiled = _compiled(json.dumps(spec, sort_keys=True))
     placed, statistics = jax.device_put(variables), statistics_of(facts["mean"], facts["std"])
     return lambda raw: compiled(placed, statistics, raw)
+
+
+def _without_operands(config: Mapping[str, Any]) -> dict[str, Any]:
+    config = json.loads(json.dumps({**config, "seed": 0}))
+    for name in operands(parse(config)):
+        section, _, field = name.rpartition(".")
+        (config[section] if section else config).pop(field, None)
+    return config
 
 
 @functools.lru_cache(maxsize=32)

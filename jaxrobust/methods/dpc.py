@@ -192,7 +192,7 @@ def warm_up_step(
         hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(loss.dtype)
         return loss, (batch_stats, {"label_agreement": masked_mean(hits, batch.valid)})
 
-    stepped, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+    stepped, metrics = sgd_step(network, loss_fn, optimizer, scalars)
 
     def choose(path, before, after):
         names = {getattr(entry, "key", getattr(entry, "name", None)) for entry in path}
@@ -324,7 +324,7 @@ def semi_supervised_step(
             metrics["consistency"] = consistency
         return loss, (stats, metrics)
 
-    network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+    network, metrics = sgd_step(network, loss_fn, optimizer, scalars)
     return network, {**metrics, "weight_u": scalars["weight_u"]}
 
 
@@ -392,7 +392,6 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
         mix_key, permutation_key, step_key = jax.random.split(key, 3)
         mix = jax.random.beta(mix_key, dpc.mixup_alpha, dpc.mixup_alpha)
         time = scalars["epoch"] + scalars["progress"]
-        shares = {"class_shares": scalars["class_shares"]} if dpc.class_prior == "labels" else {}
         ramp = linear_rampup(time, dpc.warm_up, length=dpc.rampup_length)
         return semi_supervised_step(
             network,
@@ -403,10 +402,9 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
             jax.random.permutation(permutation_key, 4 * batch_size),
             step_key,
             {
-                "learning_rate": scalars["learning_rate"],
+                **scalars,
                 "weight_u": dpc.lambda_u * ramp,
                 "consistency_weight": jnp.float32(dpc.consistency_weight),
-                **shares,
             },
             temperature=dpc.temperature,
             forward_unlabeled=dpc.forward_unlabeled,

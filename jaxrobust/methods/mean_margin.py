@@ -75,7 +75,7 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
             loss = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], batch.labels)
             return masked_mean(batch.weighted(loss), batch.valid), (stats, {})
 
-        network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+        network, metrics = sgd_step(network, loss_fn, optimizer, scalars)
         logits, _ = apply(network.params, network.batch_stats, batch.views[0], train=False)
         rows = jnp.where(batch.valid, batch.ids, problem.num_examples)  # dropped at padding
         network = network.replace(
@@ -114,4 +114,5 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="mean_margin",
         score_variables=lambda state: {"logits": state.logits, "visits": state.visits},
         score_forward=score_forward,
+        has_tables=True,
     )

@@ -152,6 +152,7 @@ def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score_forward=forward,
         one_epoch=True,
         weighted=False,
+        has_tables=True,
     )
 
 
@@ -230,7 +231,7 @@ def _single(
             loss = masked_mean(mix * given + (1 - mix) * partner, valid)
             return loss, (batch_stats, metrics)
 
-        return sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+        return sgd_step(network, loss_fn, optimizer, scalars)
 
     def passes(epoch, label_scores, generator):
         del label_scores

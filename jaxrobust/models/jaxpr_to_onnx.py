@@ -215,9 +215,7 @@ class _Graph:
             return helper.make_tensor_value_info(name, _onnx_type(aval.dtype), sizes)
 
         first, last = (info(*end) for end in ends.items())
-        graph = helper.make_graph(
-            nodes, "network", [first], [last], list(initializers.values())
-        )
+        graph = helper.make_graph(nodes, "network", [first], [last], list(initializers.values()))
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

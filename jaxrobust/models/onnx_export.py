@@ -193,9 +193,7 @@ def _properties(classifier: StoredClassifier, normalize: bool) -> dict[str, str]
     return {name: x if isinstance(x, str) else json.dumps(x) for name, x in facts.items()}
 
 
-def random_inputs(
-    shape: tuple[int, ...], dtype: Any, scaling: Scaling | None = None
-) -> np.ndarray:
+def random_inputs(shape: tuple[int, ...], dtype: Any, scaling: Scaling | None = None) -> np.ndarray:
     """Random images or features, as many as the largest batch that a file is checked with."""
     generator, shape = np.random.default_rng(0), (max(_BATCHES), *shape)
     if dtype == np.uint8:

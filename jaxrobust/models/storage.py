@@ -135,11 +135,11 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
             f"{directory} holds the classifier of a run of {facts.get('method')}, not a single "
             "network: name a folder `student` or `teacher` of a run, or a converted one."
         )
-    variables = read_variables(directory, facts)
     try:
-        classifier = classifier_of(facts, variables)
+        classifier_of(facts, {})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{directory / MODEL} is damaged ({error}); restore the folder.") from None
+    classifier = classifier_of(facts, read_variables(directory, facts))
     _check_shapes(classifier, directory)
     return classifier
 

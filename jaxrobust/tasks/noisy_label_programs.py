@@ -1,16 +1,22 @@
 """What is compiled of a noisy-label run: training steps, predictions, probabilities."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.data.dataset import Dataset
+from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views
 from jaxrobust.engine.loops import Resume
+from jaxrobust.engine.plan import padded_size
 from jaxrobust.engine.sharding import Placement
-from jaxrobust.methods.noisy_label_method import Batch, Method, Stage
+from jaxrobust.methods.noisy_label_method import Batch, Method, NoisyLabelProblem, Stage
+from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+from jaxrobust.recipes.protocols import NoisyLabels
 
 
 def training_step(stage: Stage, views: Views) -> Callable:
@@ -73,6 +79,31 @@ def prediction(method: Method, view: str, views: Views, *, of_training_set: bool
         return method.forward(variables, images)
 
     return forward
+
+
+def num_rows(method: Method, examples: Any) -> int:
+    """Rows of the training examples in programs, which sets of features of about one size share."""
+    pads = isinstance(examples, FeatureExamples) and not method.has_tables
+    return padded_size(len(examples)) if pads else len(examples)
+
+
+def rows_of(recipe: NoisyLabels, dataset: Dataset | FeatureDataset) -> int:
+    """`num_rows` of a run of a recipe."""
+    count = len(dataset.train)
+    if not isinstance(dataset, FeatureDataset):
+        return count
+    shape = dataset.train.shape[1:]
+    problem = NoisyLabelProblem(dataset.num_classes, count, shape, jnp.float32)
+    return num_rows(NOISY_LABEL_METHODS[recipe.method](recipe, problem), dataset.train)
+
+
+def scores_of(method: Method, count: int) -> Callable:
+    """`Method.score_labels` of the first `count` rows of logits."""
+
+    def scores(logits, labels, *num_wrong):
+        return method.score_labels(logits[:, :count], labels, *num_wrong)
+
+    return scores
 
 
 def probabilities(method: Method) -> Callable:

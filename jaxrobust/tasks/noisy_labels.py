@@ -42,7 +42,6 @@ from jaxrobust.methods.noisy_label_method import (
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.review.health import write_health
-from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
     ProgramBuilder,
@@ -55,7 +54,7 @@ from jaxrobust.tasks.common import (
     loops_on_device,
     program_settings,
 )
-from jaxrobust.tasks.images import images_of
+from jaxrobust.tasks.images import ResidentFeatures, images_of, pad_rows
 from jaxrobust.tasks.noisy_label_files import (
     JudgedLabels,
     detection,
@@ -66,12 +65,20 @@ from jaxrobust.tasks.noisy_label_files import (
 )
 from jaxrobust.tasks.noisy_label_programs import (
     counted_step,
+    num_rows,
     prediction,
     probabilities,
+    scores_of,
     training_step,
     without_count,
 )
-from jaxrobust.tasks.noisy_label_results import last_lines, measures, noise_facts, results_of
+from jaxrobust.tasks.noisy_label_results import (
+    estimate_before_training,
+    last_lines,
+    measures,
+    noise_facts,
+    results_of,
+)
 from jaxrobust.tasks.reviewed_labels import reviewed_data
 
 log = logging.getLogger("jaxrobust")
@@ -174,24 +181,6 @@ def _with_batches_of_at_most(recipe: NoisyLabels, num_examples: int) -> NoisyLab
     return dataclasses.replace(recipe, batch_size=num_examples)
 
 
-def estimate_before_training(
-    dataset: Dataset | FeatureDataset | FileDataset, labels: np.ndarray
-) -> float:
-    """How many labels of features are wrong, by out-of-sample scores; NaN of images.
-
-    Args:
-      dataset: the data.
-      labels: int32 `[N]`, the given labels.
-    """
-    if not isinstance(dataset, FeatureDataset):
-        return float("nan")
-    features = MeansOfViews(dataset.train)
-    scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
-    num_wrong = float(jax.jit(estimate_num_wrong)(scores, labels))
-    log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
-    return num_wrong
-
-
 class _Learning:
     """One experiment in progress."""
 
@@ -250,8 +239,12 @@ class _Learning:
         is_judged = recipe.flag_by == "auto" and isinstance(dataset, FeatureDataset)
         self.method = flag_by_count(method) if is_judged or recipe.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
+        self._num_rows = num_rows(method, dataset.train)
+        if isinstance(self._images, ResidentFeatures):
+            self._images.num_rows = self._num_rows
+        self._labels_of_rows = placement.put(pad_rows(labels, self._num_rows))
         self._num_wrong = ()
-        if self.method.counts:
+        if self.method.counts and isinstance(dataset, FeatureDataset):
             num_wrong = estimate_before_training(dataset, labels)
             self._num_wrong = (placement.put(np.float32(num_wrong)),)
         self._judged: dict[str, np.ndarray] = {}
@@ -282,7 +275,10 @@ class _Learning:
         build = ProgramBuilder(
             self.run.programs,
             placement,
-            (program_settings(self.recipe), self.problem),
+            (
+                program_settings(self.recipe),
+                dataclasses.replace(self.problem, num_examples=self._num_rows),
+            ),
             loops_on_device(self.problem.input_shape),
         )
         options = {"out_shardings": placement.replicated}
@@ -300,11 +296,14 @@ class _Learning:
                 size,
             )
             for split, view, size in (
-                ("train", method.score_view, len(self.labels)),
+                ("train", method.score_view, self._num_rows),
                 *((split, "test", len(examples)) for split, examples in self._tests.items()),
             )
         }
-        self._score_labels = build.jit("score_labels", method.score_labels, **options)
+        count = len(self.labels)
+        # Sums over the examples round as they do without the rows beyond them.
+        name = "score_labels" if count == self._num_rows else f"score_labels/{count}"
+        self._score_labels = build.jit(name, scores_of(method, count), **options)
         if method.end_epoch is not None:
             self._end_epoch = build.jit("end_epoch", method.end_epoch, donate_argnums=0, **options)
         self._probs = {
@@ -347,6 +346,7 @@ class _Learning:
         """What the trained networks say of the training examples."""
         method, last = self.method, self.num_epochs - 1
         probs, _ = fetch(self._probs["train"](self._logits("train", last)))
+        probs = probs[: len(self.labels)]
         return Learned(
             label_scores=self.label_scores,
             ranked=self._labels_so_far().by_suspicion(method.score),
@@ -375,6 +375,8 @@ class _Learning:
                 current = saved.networks[entry.peer].variables
                 peer = saved.arrays["peers"].get(entry.peer, current)
             stream = f"{entry.network}/{entry.stage}"
+            columns = {**entry.label_scores, **self._weights}
+            columns = {name: pad_rows(x, self._num_rows) for name, x in columns.items()}
             saved.record["undivided"] = saved.record.get("undivided", 0) + int(entry.is_undivided)
             self.run.train(
                 saved,
@@ -384,9 +386,9 @@ class _Learning:
                 rng.stream(seed, stream, epoch),
                 peer,
                 self._images.visit(self._stages[entry.stage].views, stream, epoch),
-                self._labels,
+                self._labels_of_rows,
                 self._statistics,
-                self.run.placement.put({**entry.label_scores, **self._weights}),
+                self.run.placement.put(columns),
                 scalars={
                     **entry.scalars,
                     "num_steps": plan.num_steps,
@@ -418,7 +420,7 @@ class _Learning:
                 entry.ids[name],
                 size,
                 self.run.placement,
-                capacity=len(self.labels),
+                capacity=self._num_rows,
                 last_batch=stage.last_batch,
             )
             for name, size in stage.batch_sizes.items()
@@ -428,14 +430,16 @@ class _Learning:
         return Plan(ids, num_steps)
 
     def _logits(self, split: str, epoch: int) -> jax.Array:
-        """Every predictor's logits `[M, n, C]` on all images of a split."""
+        """Every predictor's logits `[M, n, C]` on all images of a split, zeros in rows beyond."""
         images, count, view = self._images, len(self.dataset.train), self.method.score_view
+        capacity = self._num_rows
         variables = self.method.score_variables
         if split in self._tests:
             images, count, view = self._test_images[split], len(self._tests[split]), "test"
+            capacity = count
             variables = self.method.test_variables
         plan = place_plan(
-            np.arange(count), self.recipe.eval_batch_size, self.run.placement, capacity=count
+            np.arange(count), self.recipe.eval_batch_size, self.run.placement, capacity=capacity
         )
         visited = images.visit((view,), f"{split}/predict", epoch)
         key = rng.stream(self.recipe.seed, f"{split}/predict", epoch)
@@ -564,13 +568,14 @@ def _finish(learning: _Learning) -> dict:
         labels.label_scores["flagged"].astype(bool) & ~labels.is_decided,
         root,
     )
+    logits = learning._logits("train", learning.num_epochs - 1)
     page = write_review(
         workdir,
         labels,
         method.score,
         learning._images,
         root,
-        probs=fetch(method.class_probs(learning._logits("train", learning.num_epochs - 1))),
+        probs=fetch(method.class_probs(logits[:, : len(learning.labels)])),
         seed=learning.recipe.seed,
     )
     probs = None
