@@ -2,10 +2,10 @@
 
     python benchmarks/cold_and_warm.py --calls=robust_classifier,query
 
-Every call has a process of its own, with an empty compilation cache. "same" is the first call again;
-"other" is it on a few examples fewer or with another rate, weight decay and number of epochs, by
-which nothing but numbers differ. Prints wall and processor seconds, which differ on a machine that
-does other work, and the memory that the process holds after each call.
+Every call has a process of its own, with an empty compilation cache. "same" is the first call
+again; then it is made on seven examples fewer, and with another rate, weight decay and number of
+epochs, by which nothing but numbers differ. Prints wall and processor seconds, which differ on a
+machine that does other work, and the memory that the process holds after each call.
 """
 
 import argparse
