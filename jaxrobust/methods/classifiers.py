@@ -87,6 +87,10 @@ class Classifier:
         mean, std = (np.array(found[name], np.float64) for name in ("mean", "std"))
         return Scaling(mean, np.where(np.isnan(std), np.inf, std))
 
+    @property
+    def _names(self) -> list[str]:
+        return list(map(str, self.classes.tolist()))
+
     @functools.cached_property
     def _probs(self) -> Callable[[np.ndarray], jax.Array]:
         return _probabilities_of(self.facts, self.variables)
@@ -142,7 +146,7 @@ class Classifier:
         Args:
           folder: made if need be; a classifier that is there is replaced.
         """
-        facts = {**self.facts, "class_names": list(map(str, self.classes.tolist()))}
+        facts = {**self.facts, "class_names": self._names, "class_values": None}
         if self.classes.dtype.kind in "iubf":
             values = {"dtype": self.classes.dtype.name, "values": self.classes.tolist()}
             facts["class_values"] = values
@@ -185,7 +189,7 @@ class Classifier:
             random_inputs(self.input_shape, np.uint8 if is_images else np.float32, self.scaling),
             path,
             names=("images" if is_images else "features", "probabilities"),
-            metadata={"origin": self.origin, "class_names": json.dumps(self.facts["class_names"])},
+            metadata={"origin": self.origin, "class_names": json.dumps(self._names)},
             what=f"this classifier of {self.origin}",
             int8=int8,
         )
@@ -345,9 +349,9 @@ def _function_of_raw(facts: Mapping[str, Any], scaling: Scaling | None) -> Calla
 
     def of_features(variables, features):
         if scaling is not None:  # float64 as two float32
-            high = scaling.mean.astype(np.float32)
-            low = (scaling.mean - high).astype(np.float32)
-            features = ((features - high) - low) / scaling.std.astype(np.float32)
+            high = scaling.mean[None].astype(np.float32)
+            low = (scaling.mean[None] - high).astype(np.float32)
+            features = ((features - high) - low) / scaling.std[None].astype(np.float32)
         features = jnp.clip(features, -_LARGEST, _LARGEST)
         return function(variables, statistics, features.astype(jnp.float16)[:, None])
 
