@@ -136,7 +136,7 @@ def test_weights_of_classes(data):
     by_hand = {name: len(labels) / (3 * count) for name, count in counts.items()}
     balanced.set_params(class_weight=by_hand).fit(features, labels)
     np.testing.assert_allclose(balanced.predict_proba(features), probs, atol=1e-5)
-    with pytest.raises(ValueError, match="non-zero|0 for every example"):  # scikit-learn's or ours
+    with pytest.raises(ValueError, match=r"non-zero|0 for every example"):  # scikit-learn's or ours
         balanced.fit(features, labels, sample_weight=np.zeros(len(labels)))
 
 
