@@ -1,7 +1,7 @@
 """The consensus of several people beside other libraries', and whom to ask next.
 
     python benchmarks/consensus.py table --features=photos.npz --human=CIFAR-10_human.pt
-    python benchmarks/consensus.py ask --features=photos.npz --human=CIFAR-10_human.pt
+    python benchmarks/consensus.py ask --features=photos.npz --human=CIFAR-10_human.pt --new=0.5
 
 `--features` is a file of `jaxrobust.embed` of images `CLASS/NNNN.jpg` of CIFAR-10's training part;
 CIFAR-10N has three human labels of each. `--crowd` is a folder with `LabelMe` and `Sentiment` of
@@ -10,8 +10,10 @@ crowd_truth_infer that hold `answer.csv` and `truth.csv`; what is missing is lef
 majority and, with `--rivals`, Dawid-Skene, GLAD and MACE of crowd-kit and cleanlab's CROWDLAB
 on five folds of a logistic regression of majority labels on the same features.
 
-`ask` starts from one human label of each image and asks for 10 % as many in every round, of those
-that CIFAR-10N has left; the consensus is always ours.
+`ask` starts from one human label of each image, or of all but a share `--new` that nobody has seen,
+and asks for a fifth as many as there are images in each of five rounds, of those that CIFAR-10N has
+left; the consensus is always ours. It prints the error before every round and at the end, and the
+share of each round's questions that are about images with a label.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import jaxrobust
 from jaxrobust import metrics
 from jaxrobust.data.noise import read_cifarn_labels
 
+ROUNDS = 5
 NUM_PEOPLE = 100  # simulated, each with a confusion matrix of its own
 
 
@@ -46,7 +49,8 @@ def main() -> None:
     parser.add_argument("--crowd", type=pathlib.Path, help="folder of other sets")
     parser.add_argument("--draws", type=int, default=5, help="of what is drawn")
     parser.add_argument("--rivals", action="store_true", help="whether to run them, too")
-    parser.add_argument("--num", type=int, help="first images of `ask`, evenly spaced")
+    parser.add_argument("--num", type=int, help="images of `ask`, evenly spaced")
+    parser.add_argument("--new", type=float, default=0.0, help="share of `ask` without a label")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     if arguments.what == "ask":
@@ -217,14 +221,18 @@ def ask(arguments: argparse.Namespace) -> None:
     if arguments.num is not None:
         some = np.linspace(0, len(crowd.true) - 1, arguments.num).astype(int)
         crowd = Crowd(*(part[some] for part in crowd))
-    num = len(crowd.true)
+    num, num_people = crowd.votes.shape
 
     def by_active_lab(found, votes, rng):
         # The classifier is ours, so that only the choice differs.
-        probs = np.exp(found._state.log_prior)
-        table = np.where(votes < 0, np.nan, votes)
+        logits = found._state.log_prior
+        probs = np.exp(logits - logits.max(1, keepdims=True))
         probs /= probs.sum(1, keepdims=True)
-        return get_active_learning_scores(table, probs)[0].argsort(kind="stable")
+        table = np.where(votes < 0, np.nan, votes)
+        old, new = np.flatnonzero(found.num_votes), np.flatnonzero(found.num_votes == 0)
+        rest = probs[new] if len(new) else None
+        scores = np.concatenate(get_active_learning_scores(table[old], probs[old], rest))
+        return np.concatenate([old, new])[scores.argsort(kind="stable")]
 
     choices = {
         "ask": lambda found, votes, rng: found.ask(num),
@@ -232,23 +240,27 @@ def ask(arguments: argparse.Namespace) -> None:
         "ActiveLab": by_active_lab,
         "random": lambda found, votes, rng: rng.permutation(num),
     }
+    start: dict[int, tuple] = {}
     for name, choose in choices.items():
         for seed in range(arguments.draws):
             rng = np.random.default_rng(seed)
-            order = np.argsort(rng.random(crowd.votes.shape), axis=1)
-            given = np.ones(num, int)
-            errors = []
+            order = np.argsort(np.argsort(rng.random(crowd.votes.shape), axis=1), axis=1)
+            given = (rng.random(num) >= arguments.new).astype(int)
+            errors, again = [], []
             while True:
-                seen = np.argsort(order, axis=1) < given[:, None]
-                votes = np.where(seen, crowd.votes, -1)
-                found = jaxrobust.consensus(votes, features=crowd.features)
+                votes = np.where(order < given[:, None], crowd.votes, -1)
+                found = start.get(seed) if not errors else None
+                found = found or jaxrobust.consensus(votes, features=crowd.features)
+                start.setdefault(seed, found)
                 errors.append(100 * np.mean(found.labels != crowd.true))
-                if len(errors) == 11:
+                if len(errors) > ROUNDS:
                     break
                 chosen = choose(found, votes, rng)
-                chosen = chosen[given[chosen] < 3][: num // 10]
+                chosen = chosen[given[chosen] < num_people][: num // ROUNDS]
+                again.append(100 * np.mean(given[chosen] > 0))
                 given[chosen] += 1
-            print(f"| {name} | {seed} | {' | '.join(f'{e:.2f}' for e in errors)} |", flush=True)
+            cells = [*(f"{e:.2f}" for e in errors), *(f"{a:.0f}" for a in again)]
+            print(f"| {name} | {seed} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

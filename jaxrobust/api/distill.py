@@ -17,10 +17,10 @@ from jaxrobust.api.in_memory import called_from_python, programs_for, shapes_of
 from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.augment import num_views, view_of
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
+from jaxrobust.data.image_inputs import as_images
 from jaxrobust.data.inputs import (
     Labels,
     aligned,
-    as_images,
     as_labels,
     as_logits,
     check_lengths,
@@ -28,11 +28,12 @@ from jaxrobust.data.inputs import (
 )
 from jaxrobust.data.subsets import hold_out
 from jaxrobust.engine.files import write_bytes
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, for_python
 from jaxrobust.methods.classifiers import Classifier, load_classifier
 from jaxrobust.models import storage
 from jaxrobust.recipes.dhkd import Distillation, distillation
 from jaxrobust.recipes.fields import replace, to_config
+from jaxrobust.recipes.methods import DistillerName
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation as task
 from jaxrobust.tasks.distillation_inputs import read_inputs
@@ -44,13 +45,14 @@ TeacherFunction = Callable[[np.ndarray], Any]
 _ASKED_AT_A_TIME = 256  # images
 
 
+@for_python()
 def distill(
     images: Any,
     labels: Any,
     *,
     teacher: Any,
     student: str = "resnet8x4",
-    method: str = "dhkd",
+    method: DistillerName = "dhkd",
     test: tuple[Any, Any] | None = None,
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
@@ -76,7 +78,9 @@ called once for each, 256 at a time | on logits |
 
     Args:
       images: `[N, H, W(, 3)]`, as for `find_label_issues`.
-      labels: `[N]`, one class for each image.
+      labels: `[N]`, one class for each image, or soft: a `Consensus`, or floats `[N, C]` whose rows
+        sum to 1. The cross-entropy is then that of the probabilities; where a method or the test
+        needs one class, it is the most probable.
       teacher: see above. A function takes uint8 `[B, H, W, 3]`, for any B, and returns logits
         `[B, C]`; columns are the classes in sorted order, or in that of `class_names`.
       student: name of a network, see `jaxrobust list networks`.
@@ -95,6 +99,13 @@ called once for each, 256 at a time | on logits |
 
     Raises:
       UserError: if an argument is invalid, or the method needs more than this teacher's logits.
+
+    Examples:
+      >>> images = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
+      >>> labels = np.arange(200) % 10
+      >>> student = distill(images, labels, teacher=lambda batch: my_network(batch), method="kd")
+      >>> student.predict(images[:5]).shape
+      (5,)
     """
     if config is not None and not isinstance(config, Mapping):
         raise UserError(
@@ -242,7 +253,7 @@ def _log_probs(classifier: Classifier) -> TeacherFunction:
 def _examples(images: Any, known: Labels, of_images: str, of_labels: str) -> Examples:
     pixels = as_images(images, of_images)
     check_lengths(**{of_images: pixels, of_labels: known.ids})
-    return Examples(pixels, known.ids)
+    return Examples(pixels, known.ids, probs=known.probs)
 
 
 def _all_views(images: np.ndarray, *, padding: int, flip: bool) -> Iterator[np.ndarray]:

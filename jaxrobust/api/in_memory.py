@@ -17,7 +17,8 @@ import numpy as np
 from jaxrobust import recipes
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
-from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.image_inputs import as_images
+from jaxrobust.data.inputs import as_features
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.engine.programs import FAST_COMPILE, Programs
@@ -56,7 +57,8 @@ def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
     """
     given = [name for name, value in inputs.items() if value is not None]
     if len(given) != 1:
-        names = " or ".join(f"{name}=" for name in inputs)
+        *first, last = (f"{name}=" for name in inputs)
+        names = " or ".join([", ".join(first), last])
         what = "none is given" if not given else "several are given"
         raise UserError(f"Give one of {names}; {what}.")
     (name,) = given
@@ -91,7 +93,11 @@ def embed_photographs(
 
 
 def make_dataset(
-    name: str, inputs: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+    name: str,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    probs: np.ndarray | None = None,
 ) -> Dataset | FeatureDataset:
     """Features `[N, V, D]` or images in memory as a data set without a test part.
 
@@ -100,11 +106,12 @@ def make_dataset(
       inputs: as in `check_inputs`, features scaled.
       labels: int32 `[N]`, -1 where there is none.
       class_names: one per label.
+      probs: float32 `[N, C]`, of soft labels.
     """
     if name == FEATURES:
-        return feature_dataset(inputs, labels, class_names)
-    parts = [Examples(inputs[w], labels[w]) for w in (labels >= 0, labels < 0)]
-    train, unlabeled = parts
+        return feature_dataset(inputs, labels, class_names, probs)
+    everything = Examples(inputs, labels, probs=probs)
+    train, unlabeled = (everything.take(np.flatnonzero(w)) for w in (labels >= 0, labels < 0))
     nothing = train.take(np.arange(0))
     return with_own_statistics(
         "images", train, nothing, class_names, unlabeled if len(unlabeled) else None
@@ -228,7 +235,7 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
         try:
             part[field] = type(before)(value) if isinstance(before, float) else value
         except (TypeError, ValueError) as error:
-            raise UserError(f"config {name}={value!r} is not usable ({error}).") from None
+            raise UserError(f"config={{{name!r}: {value!r}}} is not usable ({error}).") from None
 
 
 def batch_size_for(num_examples: int, largest: int) -> int:

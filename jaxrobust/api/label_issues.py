@@ -4,12 +4,13 @@ import dataclasses
 import os
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from jaxrobust.data.doubts import doubt_issues, doubt_probabilities
 from jaxrobust.data.inputs import (
     Labels,
     aligned,
@@ -18,10 +19,15 @@ from jaxrobust.data.inputs import (
     check_lengths,
     columns_as_classes,
     index_of,
+    merge_equal,
     refuse_labels_among,
 )
 from jaxrobust.data.scaling import scaling_of
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, check_count, for_python, shown
+
+if TYPE_CHECKING:
+    from jaxrobust.api.audit import Audit
+    from jaxrobust.recipes.methods import NoisyLabelMethodName
 
 if TYPE_CHECKING:
     from jaxrobust.methods.classifiers import Classifier
@@ -49,6 +55,14 @@ class LabelIssues:
         `agreement` and `judges`: see `methods.judged_labels.facts_of`. With a method that divides
         the labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues(["cat", "dog", "dog", "cat"], probs)
+      >>> issues
+      LabelIssues(1 of 4 labels look wrong, 2 classes, method margin)
+      >>> issues.suggested[issues.is_issue].tolist()
+      ['cat']
     """
 
     given: np.ndarray
@@ -109,6 +123,67 @@ class LabelIssues:
             "rank": rank,
         }
         return pandas.DataFrame(columns, index=self.index)
+
+    def top(self, n: int = 10):
+        """The n most suspicious labels as a pandas DataFrame, the most suspicious first.
+
+        It has the columns of `to_frame`, and first `id`, the position of each label.
+
+        Raises:
+          UserError: if `n` is not a whole number, at least 1, or pandas is not installed.
+
+        Examples:
+          >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+          >>> find_label_issues([0, 1, 1, 0], probs).top(2)["id"].tolist()
+          [2, 3]
+        """
+        check_count("n", n, " of labels")
+        ids = self.ranked[:n]
+        frame = self.to_frame().iloc[ids]
+        frame.insert(0, "id", ids)
+        return frame.drop(columns="rank")
+
+    def estimate(
+        self,
+        answers: Mapping[int, bool],
+        *,
+        drawn: Iterable[int] = (),
+        target: float = 0.02,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> "Audit":
+        """How many labels are still wrong, from what a person found out about some of them.
+
+        Args:
+          answers: position of a label (the `id` of `top`, or of `ranked`) -> whether it was wrong,
+            in the order in which they were looked at.
+          drawn: which of these were drawn at random, as `selection.next_to_review` says; only they
+            lower the bound.
+          target: as in `audit`, as are `confidence` and `seed`.
+
+        Returns:
+          `Audit`.
+
+        Raises:
+          UserError: as `audit`, and for an entry of `drawn` that has no answer.
+
+        Examples:
+          >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+          >>> issues = find_label_issues([0, 1, 1, 0], probs)
+          >>> issues.estimate({2: True, 1: False}, drawn=[1]).most_left
+          2
+        """
+        from jaxrobust.api.audit import audit
+
+        drawn = set(drawn)
+        if missing := drawn - set(answers):
+            raise UserError(f"drawn holds {shown(min(missing))}, of which answers says nothing.")
+        columns = {
+            "id": list(answers),
+            "wrong": list(answers.values()),
+            "drawn": [i in drawn for i in answers],
+        }
+        return audit(self, columns, target=target, confidence=confidence, seed=seed)
 
     def save(self, path: str | os.PathLike, *, files: Sequence[str] | None = None) -> None:
         """Writes `label_quality.csv`, the most suspicious label first.
@@ -194,13 +269,14 @@ def _positions(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
     return order[np.searchsorted(classes, values, sorter=order)]
 
 
+@for_python()
 def find_label_issues(
     labels: Any,
+    pred_probs: Any = None,
     *,
     features: Any = None,
-    pred_probs: Any = None,
     images: Any = None,
-    method: str | None = None,
+    method: "NoisyLabelMethodName | Literal['auto'] | None" = None,
     seed: int = 0,
     config: Any = None,
     workdir: str | os.PathLike | None = None,
@@ -227,12 +303,15 @@ def find_label_issues(
     Args:
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
         Face data set with a column `label`. Classes are the values that occur, in sorted order;
-        whole numbers below C are class ids, whether or not every class occurs.
+        whole numbers below C are class ids, whether or not every class occurs. Or soft labels: a
+        `Consensus`, or floats `[N, C]` whose rows sum to 1. The most probable class is judged; a
+        trained method learns from the probabilities (`"knn"` cannot), without classes that are
+        nowhere the most probable.
+      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
+        `cross_val_predict(..., method="predict_proba")`, in place of features or images. Columns
+        are in the order of the classes; those of a DataFrame may be named by them, in any order.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example, such as of
         `jaxrobust.embed`.
-      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
-        `cross_val_predict(..., method="predict_proba")`. The columns of a DataFrame may be named by
-        the classes, in any order.
       images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size. If the extra
         `pretrained` is installed, photographs of 16 pixels or more are embedded first, by
         `jaxrobust.embed` with two views; else, or with a recipe in `config`, networks are trained
@@ -254,6 +333,14 @@ def find_label_issues(
 
     Raises:
       UserError: if an argument is invalid, in one sentence that names the first invalid row.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues([0, 1, 1, 0], probs)
+      >>> issues.is_issue.tolist()
+      [False, False, True, False]
+      >>> issues.ranked.tolist()
+      [2, 3, 1, 0]
     """
     if pred_probs is None:
         refuse_labels_among(features, labels)
@@ -267,9 +354,7 @@ def find_label_issues(
                 progress=progress,
             )
             if found is not None:
-                if workdir is not None:
-                    found.save(pathlib.Path(workdir) / QUALITY_FILE)
-                return found
+                return _kept(found, workdir)
         if method == "auto":
             raise UserError(
                 "method='auto' trains no network, so that config= is not used; leave it out, or "
@@ -279,7 +364,7 @@ def find_label_issues(
                 "jaxrobust[pretrained], give features= of a network of yours, or name a method "
                 "that learns from pixels, such as method='dpc'."
             )
-        return learn(
+        found, _ = learn(
             labels,
             features=features,
             images=images,
@@ -289,7 +374,9 @@ def find_label_issues(
             workdir=workdir,
             class_names=class_names,
             progress=progress,
-        )[0]
+        )
+        doubt_issues(found.is_issue)
+        return found
     if features is not None or images is not None:
         raise UserError("Give one of features=, pred_probs= or images=, not several.")
     if method is not None or config is not None:
@@ -297,6 +384,12 @@ def find_label_issues(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
             "them out, or give features= in place of the probabilities."
         )
+    return _of_probabilities(labels, pred_probs, class_names, workdir)
+
+
+def _of_probabilities(
+    labels: Any, pred_probs: Any, class_names: Any, workdir: str | os.PathLike | None
+) -> LabelIssues:
     from jaxrobust.methods.judged_labels import facts_of
     from jaxrobust.selection.wrong_labels import find_wrong_labels
 
@@ -309,10 +402,19 @@ def find_label_issues(
     with _on_cpu():
         wrong = find_wrong_labels(_log_probabilities(probs)[None], known.ids, order="margin")
     facts = facts_of(wrong, len(known.ids))
-    issues = _of_wrong(known, "margin", wrong, probs, probs.argmax(axis=1), index, facts)
+    found = _of_wrong(known, "margin", wrong, probs, probs.argmax(axis=1), index, facts)
+    is_doubted = doubt_probabilities(known.ids, probs, known.classes)
+    return _kept(found, workdir, is_doubted=is_doubted)
+
+
+def _kept(
+    found: LabelIssues, workdir: str | os.PathLike | None, *, is_doubted: bool = False
+) -> LabelIssues:
     if workdir is not None:
-        issues.save(pathlib.Path(workdir) / QUALITY_FILE)
-    return issues
+        found.save(pathlib.Path(workdir) / QUALITY_FILE)
+    if not is_doubted:
+        doubt_issues(found.is_issue)
+    return found
 
 
 def learn(
@@ -341,26 +443,28 @@ def learn(
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
-    name, inputs = in_memory.check_inputs(features=features, images=images)
+    name, inputs = in_memory.check_inputs(features=features, images=images, pred_probs=None)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without examples cannot be learned: its probability is 0.
-    present, ids = np.unique(known.ids, return_inverse=True)
+    present, learned_from = known.of_present()
     merged: Any = slice(None)
     if weights is not None:
-        kept, merged, weights = _merged(inputs, ids, weights)
-        inputs, ids = inputs[kept], ids[kept]
+        kept, merged, weights = merge_equal(inputs, learned_from, weights)
+        inputs, learned_from = inputs[kept], learned_from.take(kept)
     scaling = scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
         name,
         inputs if scaling is None else scaling(inputs),
-        ids.astype(np.int32),
-        tuple(known.names[i] for i in present),
+        learned_from.ids,
+        learned_from.names,
+        learned_from.probs,
     )
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
     rows = noisy_label_programs.rows_of(recipe, dataset)
-    shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), weights is None
+    kind = weights is None, known.probs is None
+    shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), kind
     with (
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
@@ -386,7 +490,7 @@ def learn(
         recipe=recipe,
         networks=learned.networks,
         class_names=[known.names[i] for i in present],
-        num_examples=len(ids),
+        num_examples=len(inputs),
         input_shape=inputs.shape[2:] if name == "features" else inputs.shape[1:],
         mean=dataset.mean,
         std=dataset.std,
@@ -395,24 +499,6 @@ def learn(
     if workdir is not None and scaling is not None:  # which the task knows nothing of
         classifier.save(pathlib.Path(workdir) / "classifier")
     return issues, classifier
-
-
-def _merged(
-    inputs: np.ndarray, ids: np.ndarray, weights: np.ndarray
-) -> tuple[Any, Any, np.ndarray | None]:
-    """Positions of the different examples `[U]`, the one of each given one `[N]`, and weights.
-
-    The order is that of their bytes, whatever the given one. All examples in the given order, and
-    no weights, where all differ and weigh the same.
-    """
-    rows = np.ascontiguousarray(inputs.reshape(len(inputs), -1) + inputs.dtype.type(0))  # no -0.0
-    _, numbers = np.unique(rows.view(f"V{rows.strides[0]}").ravel(), return_inverse=True)
-    pairs = numbers * (ids.max() + 1) + ids
-    _, kept, merged = np.unique(pairs, return_index=True, return_inverse=True)
-    weights = np.bincount(merged, weights)
-    if len(kept) == len(ids) and np.all(weights == weights[0]):
-        return slice(None), slice(None), None
-    return kept, merged, (weights / weights.mean()).astype(np.float32)
 
 
 def _log_probabilities(probs: np.ndarray) -> np.ndarray:
@@ -431,7 +517,7 @@ def _judged(
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
-    name, inputs = in_memory.check_inputs(features=features, images=images)
+    name, inputs = in_memory.check_inputs(features=features, images=images, pred_probs=None)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, None, progress=progress)
@@ -439,10 +525,10 @@ def _judged(
         return None
     means = inputs.mean(axis=1, dtype=np.float64 if inputs.itemsize == 8 else np.float32)
     # A class without examples cannot be learned: its probability is 0.
-    present, ids = np.unique(known.ids, return_inverse=True)
-    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    present, judged = known.of_present()
+    probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     with _on_cpu():
-        wrong, facts = judge_labels(means, ids, len(present), seed=seed)
+        wrong, facts = judge_labels(means, judged.ids, len(present), seed=seed)
     probs[:, present] = wrong.probs
     suggested = present[wrong.probs.argmax(axis=1)]
     return _of_wrong(known, "auto", wrong, probs, suggested, index, facts)

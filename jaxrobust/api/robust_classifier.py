@@ -11,10 +11,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxrobust.api import in_memory, label_issues
-from jaxrobust.data.inputs import aligned
+from jaxrobust.data.inputs import aligned, as_labels, check_lengths, is_soft
 from jaxrobust.engine.workdir import flatten
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, for_python, shown
 from jaxrobust.models.onnx_export import OnnxFile
+from jaxrobust.recipes.methods import NoisyLabelMethodName
 
 _QUICK = 1000  # training examples up to which compiling costs more than running
 
@@ -43,16 +44,20 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
       label_issues_: `LabelIssues` of the training labels, those of a weight above 0.
       classifier_: `Classifier`, as `load_classifier` returns it.
 
-    Example:
+    Examples:
       >>> from sklearn.datasets import load_iris
       >>> X, y = load_iris(return_X_y=True)
-      >>> classifier = RobustClassifier(num_epochs=10, class_weight="balanced").fit(X, y)
-      >>> classifier.save("iris")  # then jaxrobust.load_classifier("iris").predict(X)
+      >>> classifier = RobustClassifier(class_weight="balanced").fit(X, y)
+      >>> classifier.predict_proba(X[:5]).shape
+      (5, 3)
+      >>> len(classifier.label_issues_)
+      150
+      >>> classifier.save("iris")  # jaxrobust.load_classifier("iris") reads it
     """
 
     def __init__(
         self,
-        method: str = "dpc",
+        method: NoisyLabelMethodName = "dpc",
         *,
         seed: int = 0,
         config: Any = None,
@@ -99,8 +104,12 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             setattr(self, name, value)
         return self
 
+    @for_python()
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "RobustClassifier":
-        """Trains on features float `[N, D]` and labels `[N]`.
+        """Trains on features float `[N, D]` and labels `[N]`, or soft ones.
+
+        Soft labels, as for `find_label_issues`, are a `Consensus` or floats `[N, C]`; classes that
+        are nowhere the most probable are left out.
 
         Args:
           X: features.
@@ -111,32 +120,46 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
           UserError: if there is only one class, a field of the recipe is invalid, or the method
-            takes no weights.
+            cannot learn from soft labels, or takes no weights.
         """
         X, y, sample_weight = aligned(X=X, y=y, sample_weight=sample_weight)
-        X, y = validate_data(self, X, y, dtype=(np.float32, np.float64, np.float16))
-        check_classification_targets(y)
-        weights = np.ones(len(y))
+        dtypes = (np.float32, np.float64, np.float16)
+        if is_soft(y):
+            X = validate_data(self, X, dtype=dtypes)
+            _, known = as_labels(y, argument="y").of_present()
+            check_lengths(X=X, y=known.ids)
+            self.classes_, given = known.classes, known.probs
+        else:
+            X, y = validate_data(self, X, y, dtype=dtypes)
+            check_classification_targets(y)
+            self.classes_, given = np.unique(y, return_inverse=True)
+        weights = np.ones(len(X))
         if sample_weight is not None:
             weights = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-            X, y, weights = (x[weights > 0] for x in (X, y, weights))
-        if not len(y):
-            raise UserError("sample_weight is 0 for every example; give some of them a weight.")
-        self.classes_, ids = np.unique(y, return_inverse=True)
+            X, given, weights = (x[weights > 0] for x in (X, given, weights))
+            used = np.unique(given if given.ndim == 1 else given.argmax(axis=1))
+            self.classes_ = self.classes_[used]
+            if given.ndim == 1:
+                given = np.searchsorted(used, given)
+            elif len(used) < given.shape[1]:
+                given = given[:, used] / given[:, used].sum(axis=1, keepdims=True)
         if len(self.classes_) < 2:
             raise UserError(
-                f"y holds only one class, {self.classes_[0]!r}; a classifier needs at least two."
+                f"y holds only one class, {shown(self.classes_[0])}; a classifier needs two."
             )
-        if self.class_weight == "balanced":
-            weights = weights / np.bincount(ids, weights)[ids]
-        elif self.class_weight is not None:
-            weights = (
-                weights * compute_class_weight(self.class_weight, classes=self.classes_, y=y)[ids]
-            )
+        if self.class_weight is not None:
+            shares = np.eye(len(self.classes_))[given] if given.ndim == 1 else given
+            if self.class_weight == "balanced":
+                of_classes = 1 / (weights @ shares)
+            else:
+                of_classes = compute_class_weight(
+                    self.class_weight, classes=self.classes_, y=self.classes_
+                )
+            weights = weights * (shares @ of_classes)
         issues, classifier = label_issues.learn(
-            ids,
+            given,
             features=X,
             images=None,
             method=self.method,

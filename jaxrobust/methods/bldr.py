@@ -113,6 +113,7 @@ def bldr_step(
     """
     weak, strong = batch.views
     rows, labels, valid = batch.ids, batch.labels, batch.valid
+    given = labels if batch.targets is None else batch.targets
     weights = batch.weighted(state.weights[rows])
 
     def loss_fn(params, u_rows, v_rows):
@@ -130,7 +131,7 @@ def bldr_step(
         )
         nl_again = again[:, NEGATIVE]
         mask = complementary_label_mask(
-            labels,
+            given,
             jax.lax.stop_gradient(nl_again),
             mode=complementary,
             key=key,
@@ -141,7 +142,7 @@ def bldr_step(
             logits_strong,
             again,
             features,
-            labels,
+            given,
             mask,
             u_rows,
             v_rows,
@@ -160,7 +161,7 @@ def bldr_step(
     if clip_tables:
         u, v = jnp.clip(u, -1, 1), jnp.clip(v, -1, 1)
     kept = jnp.where(valid, rows, len(state.nl_probs))  # out of range at padding: dropped
-    nl_probs = state.nl_probs.at[kept].set(_label_probs(again[:, NEGATIVE], labels), mode="drop")
+    nl_probs = state.nl_probs.at[kept].set(_label_probs(again[:, NEGATIVE], given), mode="drop")
     metrics = {
         "loss": total,
         **parts,
@@ -375,6 +376,7 @@ def build(recipe: BldrRecipe, problem: NoisyLabelProblem) -> Method:
         score_variables=test_variables if bldr.detection_params == "ema" else current_variables,
         score_view=DETECTION_VIEWS[bldr.detection_view],
         has_tables=True,
+        soft=True,
     )
 
 
@@ -404,7 +406,9 @@ def _score_labels(
 
 
 def _label_probs(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Probability `[B]` of the given labels."""
+    """Probability `[B]` of the given labels, of soft ones `[B, C]` its mean over them."""
+    if labels.ndim == logits.ndim:
+        return jnp.sum(labels * jax.nn.softmax(logits), axis=-1)
     return jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0]
 
 

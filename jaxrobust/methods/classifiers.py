@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.features import Embedding
-from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.image_inputs import as_images
+from jaxrobust.data.inputs import as_features
 from jaxrobust.data.scaling import Scaling
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.plan import padded_size
@@ -106,8 +107,8 @@ class Classifier:
         """Probabilities float32 `[n, C]`.
 
         Args:
-          inputs: images of `input_shape`, in a form that `inputs.as_images` accepts, or features
-            `[n, D]` or `[n, V, D]`, of which the first view is used.
+          inputs: images of `input_shape`, in a form that `image_inputs.as_images` takes, or
+            features `[n, D]` or `[n, V, D]`, of which the first view is used.
           batch_size: inputs on the device at a time.
 
         Raises:
@@ -256,6 +257,10 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
 
     Raises:
       UserError: if there is none, or a file of it is damaged.
+
+    Examples:
+      >>> classifier = load_classifier("runs/dpc")
+      >>> names = classifier.predict(images)
     """
     folder = resolve(folder)
     facts = storage.read_facts(folder)

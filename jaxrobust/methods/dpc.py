@@ -45,6 +45,7 @@ from jaxrobust.methods.noisy_label_method import (
     NoisyLabelProblem,
     Pass,
     Stage,
+    expected_loss,
     network_apply,
     score_labels_by,
     single_head,
@@ -182,8 +183,8 @@ def warm_up_step(
             params, network.batch_stats, batch.views[0], train=True, key=key, where=batch.valid
         )
         logits = logits[:, 0]
-        losses = batch.weighted(objective.per_example(logits, batch.labels))
-        loss = masked_mean(losses, batch.valid)
+        loss = expected_loss(objective.per_example, logits, batch.labels, batch.targets)
+        loss = masked_mean(batch.weighted(loss), batch.valid)
         if entropy_penalty != "none":
             penalty = negative_entropy(
                 logits, objective.gamma, clamp_logits=entropy_penalty == "clamped"
@@ -262,9 +263,11 @@ def semi_supervised_step(
     guesses_u = jnp.concatenate(
         [own[:2], objective.probs(peer_logits[:, 0]).reshape(own[:2].shape)]
     )
-    onehot = jax.nn.one_hot(labeled.labels, own.shape[-1], dtype=own.dtype)
+    given = jax.nn.one_hot(labeled.labels, own.shape[-1], dtype=own.dtype)
+    if labeled.targets is not None:
+        given = labeled.targets.astype(own.dtype)
     clean_prob = labeled.label_scores["clean_prob"].astype(own.dtype)[:, None]
-    refined = clean_prob * onehot + (1 - clean_prob) * jnp.mean(own[2:], axis=0)
+    refined = clean_prob * given + (1 - clean_prob) * jnp.mean(own[2:], axis=0)
     target_x = sharpen(refined, temperature=temperature)
     target_u = sharpen(jnp.mean(guesses_u, axis=0), temperature=temperature)
     targets = jax.lax.stop_gradient(jnp.concatenate([target_x, target_x, target_u, target_u]))
@@ -456,6 +459,7 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
         score=dpc.score if dpc.score == "margin" else "negative_loss",
         score_threshold=score_threshold,
         peer_from=dpc.peer_from,
+        soft=True,
     )
 
 

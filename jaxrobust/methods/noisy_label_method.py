@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState
+from jaxrobust.models import make_network
+from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.selection import (
     clean_probability,
     clean_probability_given_count,
@@ -42,10 +45,11 @@ class Batch(NamedTuple):
 
     Attributes:
       ids: int32 `[B]`, 0 at padding.
-      labels: int32 `[B]`, the given labels.
+      labels: int32 `[B]`, the given labels; of soft ones the most probable class.
       valid: bool `[B]`, False at padding.
       views: images `[B, H, W, 3]`, augmented and normalised, one for each of `Stage.views`.
       label_scores: rows `[B]` of `Pass.label_scores`.
+      targets: float32 `[B, C]`, soft labels, for a method that is `soft`; else None.
     """
 
     ids: jax.Array
@@ -53,6 +57,7 @@ class Batch(NamedTuple):
     valid: jax.Array
     views: tuple[jax.Array, ...]
     label_scores: dict[str, jax.Array]
+    targets: jax.Array | None = None
 
     @property
     def weights(self) -> jax.Array | None:
@@ -62,6 +67,27 @@ class Batch(NamedTuple):
     def weighted(self, losses: jax.Array) -> jax.Array:
         """Losses `[B]` times the weights."""
         return losses if self.weights is None else self.weights * losses
+
+
+def expected_loss(
+    per_example: Callable[[jax.Array, jax.Array], jax.Array],
+    logits: jax.Array,
+    labels: jax.Array,
+    targets: jax.Array | None,
+) -> jax.Array:
+    """`sum_c t_c loss(o, c)`, `[B]`: a loss's mean over the classes that a soft label names.
+
+    Args:
+      per_example: `(logits [B, C], labels [B]) -> [B]`.
+      logits: `[B, C]`, o.
+      labels: int `[B]`, used where there are no targets.
+      targets: float `[B, C]`, t, whose rows sum to 1; or None.
+    """
+    if targets is None:
+        return per_example(logits, labels)
+    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    losses = jax.vmap(lambda c: per_example(logits, jnp.full_like(labels, c)), out_axes=1)(classes)
+    return jnp.sum(targets.astype(losses.dtype) * losses, axis=1)
 
 
 WEIGHT = "weight"
@@ -156,6 +182,7 @@ class Method:
       weighted: its losses take the weights of examples.
       has_tables: a state has tables with a row for each of the N training examples, so that there
         can be no rows beyond them.
+      soft: its steps learn from `Batch.targets` where there are some.
     """
 
     networks: tuple[str, ...]
@@ -178,6 +205,7 @@ class Method:
     one_epoch: bool = False
     weighted: bool = True
     has_tables: bool = False
+    soft: bool = False
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -213,6 +241,25 @@ def network_apply(module: nn.Module) -> Apply:
         return output, updates.get("batch_stats", {})
 
     return apply
+
+
+def single_network(recipe: NoisyLabels, problem: NoisyLabelProblem):
+    """Of a method that trains one network of one head on all labels: module, optimiser, passes."""
+
+    def passes(epoch, label_scores, generator):
+        del label_scores
+        ids = {"all": generator("net/order").permutation(problem.num_examples)}
+        rate = learning_rate(recipe.optimizer, epoch, recipe.num_epochs)
+        return [Pass("train", "net", ids, {"learning_rate": rate})]
+
+    module = make_network(
+        **recipe.model.architecture,
+        num_classes=problem.num_classes,
+        num_heads=1,
+        dtype=problem.dtype,
+        norm_parts=problem.norm_parts,
+    )
+    return module, make_optimizer(recipe.optimizer), passes
 
 
 def single_head(module: nn.Module) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from jaxrobust.report import figures
+from jaxrobust.report.figure_text import score_words
 from jaxrobust.report.health_section import health
 from jaxrobust.report.markup import Images, details, paragraph, percent, side_by_side, table
 from jaxrobust.report.run_files import RunFiles, read_json, read_rows, to_numbers
@@ -20,7 +21,8 @@ def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
     )
     header = ["round", "accuracy", "labels of wanted classes", "labels unknown", "asked about"]
     header += ["of wanted classes", "of all wanted ones, found"]
-    header += [f"{name.removeprefix('auroc_')}: tells wanted ones (AUROC)" for name in aurocs]
+    words = [score_words(name.removeprefix("auroc_")) for name in aurocs]
+    header += [f"AUROC for unknown ones of: {text}" for text in words]
     rows = []
     for entry in rounds:
         query = entry.get("query", {})
@@ -79,9 +81,10 @@ def _score_histograms(table: pathlib.Path, slug: str, images: Images) -> str:
         str(name): dict(zip(rows[0][1:], values[names == name].T, strict=True))
         for name in dict.fromkeys(names)
     }
+    told = [f"{score_words(name)} ({name})" for name in scores]
     return images.plot(
         f"scores_{table.stem}_{slug}",
-        f"Histograms of {', '.join(scores)} over the pool and over the chosen images.",
+        f"Histograms over the pool and over the chosen images: {'; '.join(told)}.",
         "Distribution of the scores over the pool, and over the images that were chosen",
         lambda path, columns: figures.query_histograms(scores, path, columns=columns),
     )
@@ -106,7 +109,7 @@ def suspicions(run: RunFiles, slug: str, images: Images) -> list[str]:
         images.found(
             path,
             f"{path.stem}_{slug}",
-            f"Histogram of {path.stem.replace('_', ' ')} over the training images.",
+            f"Histogram over the training images: {score_words(path.stem)} ({path.stem}).",
             "The score by which the method separates right labels from wrong ones",
             "wide plot",
         )
@@ -151,14 +154,9 @@ def suspicions(run: RunFiles, slug: str, images: Images) -> list[str]:
         ),
     )
     if counts := (run.results or {}).get("label_counts"):
-        low, high = counts["expected_wrong_interval"]
+        share = percent(counts["agreement"])
         parts.insert(
-            0,
-            paragraph(
-                f"About {counts['expected_wrong']:.0f} of {counts['num_labels']:,} labels are "
-                f"expected to be wrong, {low} to {high} nine times in ten; judges that did not see "
-                f"a label agree with {percent(counts['agreement'])} % of them."
-            ),
+            0, paragraph(f"Judges that did not see a label agree with {share} % of the labels.")
         )
     header, *rows = read_rows(run.workdir / "label_quality.csv") or [[]]
     wanted = ("id", "file", "given_label", "suggested_label", "clean_prob", "true_label")

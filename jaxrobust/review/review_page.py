@@ -59,6 +59,7 @@ def write(
     examples: Mapping[str, Sequence[str | np.ndarray]] | None = None,
     check: Check | None = None,
     after_saving: Sequence[tuple[str, str]] = (),
+    title: str = "Labels that look wrong",
 ) -> None:
     """Writes the page; its Save button downloads `corrections.csv`.
 
@@ -71,6 +72,7 @@ def write(
       examples: class -> files or uint8 `[H, W, 3]` of images whose labels look right.
       check: the random check; None: the page has none.
       after_saving: (text, command), what to do with the saved table.
+      title: of the page.
     """
     number = {name: i for i, name in enumerate(class_names)}
     rows = [
@@ -89,7 +91,7 @@ def write(
     position = {int(s.id): i for i, s in enumerate(suspects)}
     write_page(
         path,
-        title="Labels that look wrong",
+        title=title,
         intro="Keep the given label, accept the suggested one, choose another class, say that you "
         "are unsure, or exclude the image. Your answers are a table, corrections.csv; the images "
         "themselves are never changed.",

@@ -31,6 +31,7 @@ class Judged:
       class_names: of the C classes.
       probs: float `[N, C]`, predicted probabilities; None where there are none.
       found: `duplicates` or `outliers` -> id -> what was found, in words.
+      words: id -> what else is shown beside it.
     """
 
     given: np.ndarray
@@ -40,6 +41,7 @@ class Judged:
     class_names: Sequence[str]
     probs: np.ndarray | None = None
     found: Mapping[str, Mapping[int, str]] = dataclasses.field(default_factory=dict)
+    words: Callable[[int], str] | None = None
 
 
 def write_review(
@@ -52,6 +54,7 @@ def write_review(
     pictures: Callable[[np.ndarray], np.ndarray | None] | None = None,
     seed: int = 0,
     after_saving: Sequence[tuple[str, str]] = (),
+    title: str = "Labels that look wrong",
 ) -> bool:
     """Writes the page on which a person reviews the most suspicious labels.
 
@@ -65,6 +68,7 @@ def write_review(
       pictures: ids -> uint8 `[n, H, W, 3]`, or None where there are none.
       seed: of the random check.
       after_saving: (text, command), what to do with the answers.
+      title: of the page.
 
     Returns:
       Whether it was written: not without anything to show or to ask.
@@ -83,6 +87,9 @@ def write_review(
     order = host_generator(seed, "review/check").permutation(np.sort(judged.ranked))[:_NUM_RANDOM]
     for i in order.tolist():
         tabs.setdefault(i, []).append("random")
+    if judged.words is not None:
+        for i in tabs:
+            words.setdefault(i, []).append(judged.words(i))
     ids = np.array(list(tabs), np.int64)
     examples = _examples(judged, judged.ranked[num_suspects:])
     shown = None
@@ -113,6 +120,7 @@ def write_review(
         examples=_pictures_of(examples, files, root, pictures),
         check=Check(len(judged.ranked), order.tolist()),
         after_saving=after_saving,
+        title=title,
     )
     return True
 

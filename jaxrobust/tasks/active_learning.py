@@ -137,6 +137,7 @@ def choose(
     annotations: np.ndarray,
     workdir: str | os.PathLike | None = None,
     *,
+    num_classes: int | None = None,
     precisions: tuple[float, ...] = (),
     programs: Programs | None = None,
     bar: bool | None = False,
@@ -145,10 +146,11 @@ def choose(
 
     Args:
       recipe: a recipe; `al.query_size` images are chosen.
-      dataset: the data; K classes.
+      dataset: the data.
       annotations: int32 `[N]` of its training images, then of its unlabelled ones: a class, K for
         unknown, or `NOT_ANNOTATED`.
       workdir: as in `run`; None: no files are kept.
+      num_classes: K; None for all classes of the data.
       precisions: of earlier queries.
       programs: those of a run of the same recipe on data of the same shapes.
       bar: as in `open_run`.
@@ -163,7 +165,7 @@ def choose(
     check_network(recipe, dataset)
     labeled = annotations != NOT_ANNOTATED
     nothing = np.zeros(0, np.int32)
-    known = tuple(range(dataset.num_classes))
+    known = tuple(range(num_classes or dataset.num_classes))
     split = OpenSetSplit(known, annotations, labeled, nothing, nothing.astype(bool))
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))

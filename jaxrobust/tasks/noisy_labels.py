@@ -25,7 +25,7 @@ from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfView
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
-from jaxrobust.engine.plan import Plan, place_plan
+from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
@@ -36,7 +36,6 @@ from jaxrobust.methods.noisy_label_method import (
     WEIGHT,
     Method,
     NoisyLabelProblem,
-    Pass,
     flag_by_count,
 )
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
@@ -64,8 +63,12 @@ from jaxrobust.tasks.noisy_label_files import (
     write_review,
 )
 from jaxrobust.tasks.noisy_label_programs import (
+    check_takes,
+    class_shares,
     counted_step,
+    given_labels,
     num_rows,
+    plan_of,
     prediction,
     probabilities,
     scores_of,
@@ -220,8 +223,8 @@ class _Learning:
         }
         self._labels = placement.put(labels)
         self._weights = {} if weights is None else {WEIGHT: weights}
-        counts = np.bincount(labels, weights, minlength=dataset.num_classes)
-        self._class_shares = (counts / len(labels)).astype(np.float32)
+        given = given_labels(dataset, reviewed)
+        self._class_shares = class_shares(given, weights, dataset.num_classes)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
         self.problem = NoisyLabelProblem(
             num_classes=dataset.num_classes,
@@ -231,18 +234,14 @@ class _Learning:
             norm_parts=batch_norm_parts(recipe, placement),
         )
         method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
-        if weights is not None and not method.weighted:
-            raise UserError(
-                f"method={recipe.method!r} has no loss that weights of examples could enter; leave "
-                "out sample_weight and class_weight, or choose another method, such as 'dpc'."
-            )
+        check_takes(method, recipe.method, soft=given.ndim == 2, weights=weights is not None)
         is_judged = recipe.flag_by == "auto" and isinstance(dataset, FeatureDataset)
         self.method = flag_by_count(method) if is_judged or recipe.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
         self._num_rows = num_rows(method, dataset.train)
         if isinstance(self._images, ResidentFeatures):
             self._images.num_rows = self._num_rows
-        self._labels_of_rows = placement.put(pad_rows(labels, self._num_rows))
+        self._given = placement.put(pad_rows(given, self._num_rows))
         self._num_wrong = ()
         if self.method.counts and isinstance(dataset, FeatureDataset):
             num_wrong = estimate_before_training(dataset, labels)
@@ -369,7 +368,7 @@ class _Learning:
         )
         for number in range(saved.at[1], len(passes)):
             entry = passes[number]
-            plan = self._plan(entry)
+            plan = plan_of(entry, self._stages[entry.stage], self.run.placement, self._num_rows)
             peer = {}
             if entry.peer is not None:
                 current = saved.networks[entry.peer].variables
@@ -386,7 +385,7 @@ class _Learning:
                 rng.stream(seed, stream, epoch),
                 peer,
                 self._images.visit(self._stages[entry.stage].views, stream, epoch),
-                self._labels_of_rows,
+                self._given,
                 self._statistics,
                 self.run.placement.put(columns),
                 scalars={
@@ -411,23 +410,6 @@ class _Learning:
         # Copies, because training consumes the arrays it starts from.
         networks = self.saved.networks
         return {n: jax.tree.map(jnp.copy, s.variables) for n, s in networks.items()}
-
-    def _plan(self, entry: Pass) -> Plan:
-        """Rows on the devices; the same shapes in every epoch."""
-        stage = self._stages[entry.stage]
-        plans = {
-            name: place_plan(
-                entry.ids[name],
-                size,
-                self.run.placement,
-                capacity=self._num_rows,
-                last_batch=stage.last_batch,
-            )
-            for name, size in stage.batch_sizes.items()
-        }
-        (num_steps,) = {plan.num_steps for plan in plans.values()}
-        ids = {name: cast(np.ndarray, plan.ids) for name, plan in plans.items()}
-        return Plan(ids, num_steps)
 
     def _logits(self, split: str, epoch: int) -> jax.Array:
         """Every predictor's logits `[M, n, C]` on all images of a split, zeros in rows beyond."""

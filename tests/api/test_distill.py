@@ -127,6 +127,23 @@ def test_stored_logits_teach_as_the_function_that_gave_them(arrays, tmp_path):
     assert "head_cosine" in results["logits"]["last"]["diagnosis"]["distillation"]
 
 
+def test_soft_labels_of_one_class_each_are_these_labels(arrays, teacher, tmp_path):
+    images, labels = arrays
+    options = {"teacher": bright(images), "student": "tiny4", "method": "kd"}
+    onehot = (labels[:, None] == CLASSES).astype(np.float32)
+    results = {}
+    for name, given in {"hard": labels, "soft": onehot}.items():
+        student = distill(
+            images, given, config=SHORT, workdir=tmp_path / name, class_names=CLASSES, **options
+        )
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())["epochs"]
+        assert student.classes.tolist() == CLASSES.tolist()
+    hard, soft = (results[name][-1] for name in ("hard", "soft"))
+    assert hard["ece"] > 0 and soft["ece"] == pytest.approx(hard["ece"], abs=1e-4)
+    with pytest.raises(UserError, match="soft labels"):
+        distill(images, onehot, config=SHORT, teacher=teacher, student="tiny4", method="crd")
+
+
 def test_several_teachers_teach_their_mean(arrays, teacher, tmp_path):
     images, labels = arrays
 

@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 
+import commands
 import numpy as np
 import pages
 import pytest
@@ -392,30 +393,48 @@ def test_damaged_tables_are_named(tmp_path, capsys, make, name, damage):
 
 
 @pytest.fixture(scope="module")
-def run_and_comparison(tmp_path_factory):
-    """Folders of the page of one run, and of the page of several."""
+def folders_of_pages(tmp_path_factory):
+    """Folders of the pages of one run of each task, of several runs, and of before and after."""
     folder = tmp_path_factory.mktemp("pages")
     for name in ("dcfs", "random"):
         for seed in (0, 1):
             _active(folder / name, f"seed_{seed}", method=name, seed=seed, shift=0.1 * seed)
-    cli.main(["report", str(_noisy(folder))])
-    cli.main(["report", *(str(folder / n) for n in ("dcfs", "random")), f"--out={folder / 'both'}"])
-    return folder / "noisy" / "report", folder / "both"
+    after = [["a.png", "dog", "dog", 0.9, 0], *BEFORE[1:4]]
+    runs = {
+        "annotation": [folder / "dcfs" / "seed_0"],
+        "folder": [_of_labels(folder, "mine", BEFORE)],
+        "distilled": [_distilled(folder)],
+        "multilabel": [_multilabel(folder)],
+        "noisy": [_noisy(folder)],
+        "methods": [folder / "dcfs", folder / "random"],
+        "corrected": [
+            folder / "mine",
+            _of_labels(folder, "corrected", after, corrections="corrections.csv"),
+        ],
+    }
+    for name, workdirs in runs.items():
+        with pytest.MonkeyPatch.context() as patch:
+            if name not in ("noisy", "methods"):  # nobody looks at the figures of the others
+                patch.setattr(figures, "_save", commands.save_unrendered)
+            assert cli.main(["report", *map(str, workdirs), f"--out={folder / 'out' / name}"]) == 0
+    return [folder / "out" / name for name in runs]
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
-def test_pages_are_legible(browser, run_and_comparison, width, color_scheme):
+@pytest.mark.parametrize("size", pages.SIZES)
+def test_pages_are_legible_and_accessible(browser, folders_of_pages, size):
     """Also where methods have long names: nothing is wider than the window."""
-    for path in run_and_comparison:
-        options = {"size": (width, 800), "color_scheme": color_scheme}
-        with pages.opened(browser, path / "index.html", **options) as page:
+    is_phone = size == pages.SIZES[2]
+    for path in folders_of_pages if is_phone else folders_of_pages[-3:]:
+        with pages.opened(browser, path / "index.html", size=size) as page:
             page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-            pages.assert_legible(page)
+            pages.assert_accessible(page)
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                pages.assert_legible(page)
             # On a phone all of a comparison and of a contact sheet is in sight.
             for part in page.locator(".stacked, .photos img").all():
                 box = part.bounding_box()
-                assert box["x"] >= 0 and box["x"] + box["width"] <= width
+                assert box["x"] >= 0 and box["x"] + box["width"] <= size[0]
 
 
 def test_a_contact_sheet_has_three_columns_on_a_phone(tmp_path):
