@@ -179,7 +179,7 @@ def test_without_a_test_set_the_held_out_rows_measure_the_logits(arrays, tmp_pat
 
 REFUSED = {
     "features": ({"method": "rkd"}, "method rkd reads a teacher's features too"),
-    "labels": ({"method": "cross_entropy"}, "reads labels alone"),
+    "labels": ({"method": "cross_entropy"}, "with_baseline=True"),
     "method": ({"method": "dhkdd"}, "did you mean 'dhkd'"),
     "student": ({"student": "tiny5"}, "did you mean"),
     "field": ({"config": {"epochs": 3}}, "epochs"),
