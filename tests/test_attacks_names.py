@@ -189,10 +189,6 @@ TABLES = {
     "find_label_issues": lambda path: jaxrobust.find_label_issues(
         np.array(CLASSES * 2), pred_probs=_PROBS, class_names=CLASSES
     ).save(path),
-    "query": lambda path: jaxrobust.query(
-        np.array([*CLASSES, ""]), features=np.eye(len(CLASSES) + 1, 5), budget=1, method="random",
-        config={"num_epochs": 1},
-    ).save(path),
     "consensus": lambda path: jaxrobust.consensus(
         np.array([CLASSES, CLASSES]).T, items=CLASSES, annotators=CLASSES[:2]
     ).save(path),
