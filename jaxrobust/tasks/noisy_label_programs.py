@@ -9,7 +9,7 @@ import numpy as np
 from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views
 from jaxrobust.engine.loops import Resume
-from jaxrobust.engine.sharding import Placement
+from jaxrobust.engine.sharding import Placement, on_every_device, split_rows
 from jaxrobust.methods.noisy_label_method import Batch, Method, Stage
 
 
@@ -31,13 +31,14 @@ def training_step(stage: Stage, views: Views) -> Callable:
     def batch(name, key, ids, images, labels, statistics, label_scores):
         # Slots beyond the batch size only even the rows out over the devices.
         ids = ids[: stage.batch_sizes[name]]
-        rows = jnp.maximum(ids, 0)
+        lay_out = on_every_device if stage.mixes else split_rows
+        rows = lay_out(jnp.maximum(ids, 0))
         keys = jax.random.split(key, len(stage.views))
         images = images[name] if isinstance(images, dict) else images
-        raw = views_at(images, rows, len(stage.views))
+        raw = lay_out(views_at(images, rows, len(stage.views)))  # here images cross, as uint8
         seen = tuple(views(*each, statistics) for each in zip(stage.views, keys, raw, strict=True))
         values = {name: column[rows] for name, column in label_scores.items()}
-        return Batch(rows, labels[rows], ids >= 0, seen, values)
+        return lay_out(Batch(rows, labels[rows], ids >= 0, seen, values))
 
     def step(network, ids, key, num_done, peer, images, labels, statistics, label_scores, scalars):
         step_key, *keys = jax.random.split(key, 1 + len(ids))
