@@ -258,15 +258,15 @@ def semi_supervised_step(
     target_x = sharpen(refined, temperature=temperature)
     target_u = sharpen(jnp.mean(guesses_u, axis=0), temperature=temperature)
     targets = jax.lax.stop_gradient(jnp.concatenate([target_x, target_x, target_u, target_u]))
-    targets, permutation = on_every_device((targets, permutation))
 
     num_x = 2 * batch_size
     used = slice(None) if forward_unlabeled else slice(num_x)
+    targets, partners = on_every_device((targets, permutation[used]))
 
     def mixed(rows):
         rows = at_least_float32(rows)
         share = mix.astype(rows.dtype)
-        return (share * rows + (1 - share) * rows[permutation])[used]
+        return share * on_every_device(rows[used]) + (1 - share) * rows[partners]
 
     weak_inputs, *strong_inputs = (
         mixed(on_every_device(jnp.concatenate(views))).astype(x1.dtype)
@@ -275,7 +275,7 @@ def semi_supervised_step(
     )
     soft = mixed(targets)
     hard = jnp.argmax(targets, axis=-1).astype(jnp.int32)
-    hard = hard[:num_x], hard[permutation][:num_x]
+    hard = hard[:num_x], hard[partners[:num_x]]
     # Without rows of their own the second part is any rows at all: its weight is 0.
     rest = slice(num_x, None) if forward_unlabeled else slice(None)
     batch_stats = guessed_stats if guess_updates_statistics else network.batch_stats
