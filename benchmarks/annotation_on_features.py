@@ -2,45 +2,53 @@
 
     python benchmarks/annotation_on_features.py --features=train.npz,test.npz --out=runs/annotation
     python benchmarks/annotation_on_features.py --features=features.npz --out=runs/bual \
-        --openness=0.6 --strategies=bual,bual+bual.base=entropy,bual+bual.subset_size=1000
+        --openness=0.6 --strategies=bual,bual+bual.base=entropy,e2oal,e2oal+e2oal.target=main@0.6
 
 `--features` are files of `jaxrobust.embed` with a split of training and test images, joined if
-there are several. Each strategy runs the recipe `:features` by `jaxrobust.tasks.run`, with fields
-that follow a + changed, for seeds from --first_seed on, which draw the known classes; those of a
-strategy share their compiled programs. Two strategies are scikit-activeml's, of the extra `bench`,
-the smallest margin of a logistic regression: `skactiveml_margin_unknown`, as its users would have
-it, with images that turn out unknown as a class of their own, and `skactiveml_margin`, which
-forgets them.
+there are several. Each strategy runs the recipe `:features` by the library's task, with fields that
+follow a + changed, for seeds from --first_seed on, which draw the known classes; behind an @ stands
+the only openness at which it runs. Two strategies are scikit-activeml's, of the extra `bench`, the
+smallest margin of a logistic regression: `skactiveml_margin_unknown`, as its users would have it,
+with images that turn out unknown as a class of their own, and `skactiveml_margin`, which forgets
+them.
 
-Prints one table for each openness, mean ± sample deviation over seeds in percent. Known classes
-differ by seed, and so do accuracies: what two strategies differ by stands in the columns "ahead of
-random", mean ± standard error of the differences at the same seed. "Last" and "AULC" are of the
-classifier that a strategy trains, for scikit-activeml a logistic regression. "Regression" and
-"regression, AULC" are of one and the same for all, whoever chose: the test accuracy of a logistic
-regression on the known images annotated so far, its C of `CS` by cross-validation on them. Runs
-that are finished are not repeated.
+A line of `rows.jsonl` in --out is one run: accuracies of all its classifiers and precision by
+round, and which images it asked for. Runs that stand there are not repeated, and every strategy
+runs with a seed before any runs with the next, so that the command may be stopped at any time;
+--only_tables prints what there is.
+
+Prints one table for each openness, mean ± sample deviation in percent over the seeds that all its
+strategies have. Known classes differ by seed, and so do accuracies: what two strategies differ by
+stands in the columns "ahead of random", mean ± standard error of the differences at the same seed.
+"Last" and "AULC" are of the classifier that a strategy trains, for scikit-activeml a logistic
+regression. "Regression" is one and the same for all, whoever chose: the test accuracy of a logistic
+regression on the known images annotated in the end, its C of `CS` by cross-validation on them.
+Seconds are of processor time, the median over seeds, of the run alone.
 """
 
 import argparse
 import ast
-import csv
+import functools
 import importlib
 import json
 import pathlib
+import tempfile
 import time
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from jaxrobust import tasks
+from jaxrobust.engine.environment import setup_jax
+from jaxrobust.engine.programs import Programs
 from jaxrobust.recipes.methods import STRATEGIES
+from jaxrobust.recipes.parse import parse
+from jaxrobust.report import figures
+from jaxrobust.tasks import active_learning
+from jaxrobust.tasks.common import load
 
 OUTSIDE = ("skactiveml_margin", "skactiveml_margin_unknown")
-COLUMNS = (
-    *("last", "AULC", "precision", "recall", "regression", "regression, AULC"),
-    "seconds",
-)
+COLUMNS = ("last", "AULC", "precision", "recall", "regression", "seconds")
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _UNKNOWN = -1
 
@@ -94,15 +102,15 @@ class Photographs:
     def regression(self, ids: np.ndarray, known: list[int]) -> float:
         """Test accuracy on known classes of a regression on annotated images of them."""
         ids = ids[np.isin(self.train_labels[ids], known)]
-        inputs, labels = self.train[ids], self.train_labels[ids]
+        # The weights are a sum of the images, so that coordinates in their span are enough.
+        basis, labels = np.linalg.qr(self.train[ids].T)[0], self.train_labels[ids]
+        inputs = self.train[ids] @ basis
         model = LogisticRegression(C=chosen_c(inputs, labels), max_iter=300).fit(inputs, labels)
         of_known = np.isin(self.test_labels, known)
-        return model.score(self.test[of_known], self.test_labels[of_known])
+        return float(model.score(self.test[of_known] @ basis, self.test_labels[of_known]))
 
 
-def configured(
-    strategy: str, features: pathlib.Path, openness: float, num_seeds: int, first_seed: int = 0
-):
+def configured(strategy: str, features: pathlib.Path, openness: float, seed: int = 0):
     """The recipe `:features` of a strategy, with the fields that follow a +."""
     method, *changes = strategy.split("+")
     name = method if method in ("bual", "dcfs", "e2oal") else "active_learning_baselines"
@@ -113,9 +121,9 @@ def configured(
             "dataset.features": str(features),
             "al.openness": openness,
             "al.shuffle_classes": True,
-            "seed": first_seed,
-            "num_seeds": num_seeds,
+            "seed": seed,
             "writers": (),
+            "device_count": 1,
         }
     )
     for field, value in (change.split("=") for change in changes):
@@ -127,28 +135,70 @@ def configured(
     return config
 
 
-def of_run(folder: pathlib.Path, photographs: Photographs) -> dict[str, float]:
-    """Measures of one finished seed."""
-    results = json.loads((folder / "results.json").read_text())
-    timing = json.loads((folder / "timing.json").read_text())
-    split = json.loads((folder / "split.json").read_text())
-    known = [photographs.names.index(name) for name in split["known_classes"]]
-    ids = list(split["initial_ids"])
-    annotated, accuracies = [len(ids)], [photographs.regression(np.array(ids), known)]
-    for path in sorted((folder / "queries").glob("round_??.csv")):
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            ids += [int(row["id"]) for row in csv.DictReader(file)]
-        annotated.append(len(ids))
-        accuracies.append(photographs.regression(np.array(ids), known))
-    return {
-        "last": results["last"]["accuracy"],
-        "AULC": results["area_under_accuracy_curve"],
-        "precision": results["mean_query_precision"],
-        "recall": results["last_query_recall"],
-        "regression": accuracies[-1],
-        "regression, AULC": area(accuracies, annotated),
-        "seconds": timing["seconds"],
-    }
+class Runs:
+    """Runs strategies, with the features read once and each program compiled once.
+
+    Args:
+      features: file of them.
+    """
+
+    def __init__(self, features: pathlib.Path):
+        self._features = features
+        self._photographs = Photographs(features)
+        self._programs: dict[tuple[str, float], Programs] = {}
+        self._dataset = None
+
+    def row(self, strategy: str, openness: float, seed: int, random: dict | None) -> dict:
+        """What is measured in one run; `random` is the row of the strategy of that name."""
+        began = time.process_time()
+        if strategy in OUTSIDE:
+            assert random is not None
+            al = configured("random", self._features, openness).al
+            unknown_class = strategy.endswith("_unknown")
+            found = outside(
+                random, self._photographs, al.query_size, al.rounds, unknown_class=unknown_class
+            )
+        else:
+            found = self._of_library(strategy, openness, seed)
+        seconds = time.process_time() - began
+        return {
+            "openness": openness,
+            "strategy": strategy,
+            "seed": seed,
+            "seconds": seconds,
+            **found,
+            "regression": self._regression(found),
+        }
+
+    def _of_library(self, strategy: str, openness: float, seed: int) -> dict:
+        recipe = parse(configured(strategy, self._features, openness, seed))
+        if self._dataset is None:
+            setup_jax(recipe, 1)
+            self._dataset = load(recipe, features=True)
+        programs = self._programs.setdefault((strategy, openness), Programs())
+        with tempfile.TemporaryDirectory() as folder:
+            results = active_learning.run(recipe, folder, programs, dataset=self._dataset)
+            workdir = pathlib.Path(folder)
+            split = json.loads((workdir / "split.json").read_text())
+            tables = sorted((workdir / "queries").glob("round_??.csv"))
+            queries = [np.loadtxt(t, int, delimiter=",", skiprows=1, usecols=0) for t in tables]
+        rounds = results["rounds"]
+        names = [name for name in rounds[0] if name.endswith("accuracy")]
+        return {
+            "known_classes": split["known_classes"],
+            "initial_ids": split["initial_ids"],
+            "queries": [ids.tolist() for ids in queries],
+            "precision": [one["query"]["precision"] for one in rounds[:-1]],
+            "recall": results["last_query_recall"],
+            **{name: [one[name] for one in rounds] for name in names},
+        }
+
+    def _regression(self, found: dict) -> float:
+        """The regression's accuracy on all that was annotated."""
+        known = [self._photographs.names.index(name) for name in found["known_classes"]]
+        return self._photographs.regression(
+            np.concatenate([found["initial_ids"], *found["queries"]]), known
+        )
 
 
 def outside(
@@ -158,17 +208,15 @@ def outside(
     from skactiveml.classifier import SklearnClassifier
     from skactiveml.pool import UncertaintySampling
 
-    began = time.perf_counter()
     known = [photographs.names.index(name) for name in split["known_classes"]]
     truth = photographs.train_labels
     is_known = np.isin(truth, known)
     labels = np.full(len(truth), np.nan)
     labels[split["initial_ids"]] = truth[split["initial_ids"]]
     asked = ~np.isnan(labels)
-    accuracies, annotated, precisions = [], [], []
+    accuracies, queries, precisions = [], [], []
     for round_ in range(rounds):
         accuracies.append(photographs.regression(np.flatnonzero(asked), known))
-        annotated.append(asked.sum())
         if round_ + 1 == rounds:
             break
         has_label = ~np.isnan(labels)
@@ -186,50 +234,36 @@ def outside(
         )
         asked[ids] = True
         labels[ids] = np.where(is_known[ids], truth[ids], _UNKNOWN if unknown_class else np.nan)
-        precisions.append(is_known[ids].mean())
+        precisions.append(float(is_known[ids].mean()))
+        queries.append(ids.tolist())
     return {
-        "last": accuracies[-1],
-        "AULC": area(accuracies, annotated),
-        "precision": np.mean(precisions),
-        "recall": np.sum(asked & is_known) / is_known.sum(),
-        "regression": accuracies[-1],
-        "regression, AULC": area(accuracies, annotated),
-        "seconds": time.perf_counter() - began,
+        "known_classes": split["known_classes"],
+        "initial_ids": split["initial_ids"],
+        "queries": queries,
+        "precision": precisions,
+        "recall": float(np.sum(asked & is_known) / is_known.sum()),
+        "accuracy": accuracies,
     }
 
 
-def measured(
-    strategy: str,
-    features: pathlib.Path,
-    photographs: Photographs,
-    openness: float,
-    seeds: range,
-    out: pathlib.Path,
-) -> dict[str, np.ndarray]:
-    """Every measure `[seeds]` of a strategy."""
-    folder = out / f"openness_{openness}"
-    if strategy in OUTSIDE:
-        config = configured("random", features, openness, len(seeds))
-        splits = [folder / "random" / f"seed_{seed}" / "split.json" for seed in seeds]
-        al = config.al
-        runs = [
-            outside(
-                json.loads(path.read_text()),
-                photographs,
-                al.query_size,
-                al.rounds,
-                unknown_class=strategy.endswith("_unknown"),
-            )
-            for path in splits
-        ]
-    else:
-        config = configured(strategy, features, openness, len(seeds), seeds.start)
-        tasks.run(config, folder / strategy)
-        runs = [of_run(folder / strategy / f"seed_{s}", photographs) for s in seeds]
-    return {name: np.array([run[name] for run in runs]) for name in COLUMNS}
+def measures(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Every measure `[seeds]` of the rows of a strategy."""
+
+    def of(row: dict) -> dict[str, float]:
+        queries = np.cumsum([len(row["initial_ids"]), *map(len, row["queries"])]).tolist()
+        return {
+            "last": row["accuracy"][-1],
+            "AULC": area(row["accuracy"], queries),
+            "precision": float(np.mean(row["precision"])),
+            "recall": row["recall"],
+            "regression": row["regression"],
+            "seconds": row["seconds"],
+        }
+
+    return {name: np.array([of(row)[name] for row in rows]) for name in COLUMNS}
 
 
-def row(strategy: str, measures: dict[str, np.ndarray], random: dict[str, np.ndarray]) -> str:
+def line(strategy: str, measures: dict[str, np.ndarray], random: dict[str, np.ndarray]) -> str:
     """Of the table, in Markdown."""
 
     def percent(values, error=False):
@@ -239,13 +273,38 @@ def row(strategy: str, measures: dict[str, np.ndarray], random: dict[str, np.nda
     ahead = [percent(measures[name] - random[name], error=True) for name in ("last", "AULC")]
     cells = [percent(measures[name]) for name in COLUMNS[:-1]]
     cells[2:2] = ahead
-    return f"| {strategy} | {' | '.join(cells)} | {measures['seconds'].mean():.0f} |"
+    return f"| {strategy} | {' | '.join(cells)} | {np.median(measures['seconds']):.0f} |"
+
+
+def tables(rows: dict[tuple[float, str, int], dict]) -> str:
+    """In Markdown, one for each openness, of the seeds that all its strategies have."""
+    lines = []
+    for openness in dict.fromkeys(key[0] for key in rows):
+        found = [key for key in rows if key[0] == openness]
+        strategies = list(dict.fromkeys(key[1] for key in found))
+        seeds = sorted(
+            functools.reduce(
+                set.intersection, ({k[2] for k in found if k[1] == s} for s in strategies)
+            )
+        )
+        lines += [f"\nOpenness {openness}, seeds {seeds}:\n"]
+        if len(seeds) < 2:
+            lines += ["Fewer than two that every strategy has: no deviation, no table."]
+            continue
+        lines += [
+            "| | last accuracy | AULC | last, ahead of random | AULC, ahead of random "
+            "| precision | recall | regression | seconds a run |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        of = {s: measures([rows[openness, s, seed] for seed in seeds]) for s in strategies}
+        lines += [line(s, of[s], of["random"]) for s in strategies]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", required=True, help=".npz files, separated by commas")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the runs")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of rows.jsonl")
     parser.add_argument("--openness", default="0.6,0.4,0.8,0.2")
     parser.add_argument("--num_seeds", type=int, default=5)
     parser.add_argument("--first_seed", type=int, default=0)
@@ -254,25 +313,31 @@ def main() -> None:
         default=",".join([*STRATEGIES, *OUTSIDE]),
         help="random is always among them",
     )
+    parser.add_argument("--only_tables", action="store_true", help="of the runs that there are")
     arguments = parser.parse_args()
-    if arguments.num_seeds < 2:
-        parser.error("--num_seeds must be at least 2, for a deviation.")
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.num_seeds)
-    features = joined([pathlib.Path(p) for p in arguments.features.split(",")], arguments.out)
-    photographs = Photographs(features)
-    strategies = ["random", *(s for s in arguments.strategies.split(",") if s != "random")]
-    for openness in map(float, arguments.openness.split(",")):
-        print(f"\nOpenness {openness}, {arguments.num_seeds} seeds:\n")
-        print(
-            "| | last accuracy | AULC | last, ahead of random | AULC, ahead of random "
-            "| precision | recall | regression | regression, AULC | seconds a run |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
-        random: dict[str, np.ndarray] = {}
-        for strategy in strategies:
-            measures = measured(strategy, features, photographs, openness, seeds, arguments.out)
-            random = random or measures
-            print(row(strategy, measures, random), flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "rows.jsonl"
+    rows = {}
+    for text in path.read_text().splitlines() if path.exists() else ():
+        row = json.loads(text)
+        rows[row["openness"], row["strategy"], row["seed"]] = row
+    if not arguments.only_tables:
+        figures._save = lambda *_: None  # they take longer than a run
+        paths = [pathlib.Path(p) for p in arguments.features.split(",")]
+        runs = Runs(joined(paths, arguments.out))
+        strategies = ["random", *(s for s in arguments.strategies.split(",") if s != "random")]
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.num_seeds):
+            for openness in map(float, arguments.openness.split(",")):
+                for named in strategies:
+                    strategy, _, only = named.partition("@")
+                    key = openness, strategy, seed
+                    if key in rows or (only and float(only) != openness):
+                        continue
+                    random = rows.get((openness, "random", seed))
+                    rows[key] = runs.row(strategy, openness, seed, random)
+                    with path.open("a") as file:
+                        print(json.dumps(rows[key]), file=file)
+    print(tables(rows))
 
 
 if __name__ == "__main__":

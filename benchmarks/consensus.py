@@ -1,7 +1,7 @@
 """The consensus of several people beside other libraries', and whom to ask next.
 
     python benchmarks/consensus.py table --features=photos.npz --human=CIFAR-10_human.pt
-    python benchmarks/consensus.py ask --features=photos.npz --human=CIFAR-10_human.pt
+    python benchmarks/consensus.py ask --features=photos.npz --human=CIFAR-10_human.pt --new=0.5
 
 `--features` is a file of `jaxrobust.embed` of images `CLASS/NNNN.jpg` of CIFAR-10's training part;
 CIFAR-10N has three human labels of each. `--crowd` is a folder with `LabelMe` and `Sentiment` of
@@ -10,8 +10,10 @@ crowd_truth_infer that hold `answer.csv` and `truth.csv`; what is missing is lef
 majority and, with `--rivals`, Dawid-Skene, GLAD and MACE of crowd-kit and cleanlab's CROWDLAB
 on five folds of a logistic regression of majority labels on the same features.
 
-`ask` starts from one human label of each image and asks for 10 % as many in every round, of those
-that CIFAR-10N has left; the consensus is always ours.
+`ask` starts from one human label of each image, or of all but a share `--new` that nobody has seen,
+and asks for a fifth as many as there are images in each of five rounds, of those that CIFAR-10N has
+left; the consensus is always ours. It prints the error before every round and at the end, and the
+share of each round's questions that are about images with a label.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import jaxrobust
 from jaxrobust import metrics
 from jaxrobust.data.noise import read_cifarn_labels
 
+ROUNDS = 5
 NUM_PEOPLE = 100  # simulated, each with a confusion matrix of its own
 
 
@@ -43,22 +46,25 @@ def main() -> None:
     parser.add_argument("what", choices=("table", "ask"))
     parser.add_argument("--features", type=pathlib.Path, help="of CIFAR-10's photographs")
     parser.add_argument("--human", type=pathlib.Path, help="CIFAR-10_human.pt")
+    parser.add_argument("--test_features", type=pathlib.Path, help="of CIFAR-10's test images")
+    parser.add_argument("--cifar10h", type=pathlib.Path, help="folder of CIFAR-10H's counts")
     parser.add_argument("--crowd", type=pathlib.Path, help="folder of other sets")
     parser.add_argument("--draws", type=int, default=5, help="of what is drawn")
     parser.add_argument("--rivals", action="store_true", help="whether to run them, too")
-    parser.add_argument("--num", type=int, help="first images of `ask`, evenly spaced")
+    parser.add_argument("--num", type=int, help="images of `ask`, evenly spaced")
+    parser.add_argument("--new", type=float, default=0.0, help="share of `ask` without a label")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     if arguments.what == "ask":
         ask(arguments)
         return
-    print("| set | method | error | expected | AUROC | AP | ECE | rank correlation | s |")
+    print("| set | method | error | expected | AUROC | AP | ECE | rank correlation | CPU s |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, crowd in sets(arguments):
         for method, run in methods(crowd, arguments.rivals):
-            begin = time.perf_counter()
+            begin = time.process_time()
             labels, quality, accuracy = run()
-            seconds = time.perf_counter() - begin
+            seconds = time.process_time() - begin
             print(row(name, method, crowd, labels, quality, accuracy, seconds), flush=True)
 
 
@@ -71,16 +77,41 @@ def sets(arguments: argparse.Namespace) -> Iterator[tuple[str, Crowd]]:
         yield "CIFAR-10N, two", three._replace(votes=three.votes[:, :2])
         for seed in range(arguments.draws):
             yield f"CIFAR-10, one to three of {NUM_PEOPLE}, {seed}", simulated(three, seed)
+    if arguments.cifar10h is not None:
+        for seed in range(arguments.draws):
+            found = cifar10h(arguments.test_features, arguments.cifar10h, seed)
+            yield f"CIFAR-10H, one to five votes, {seed}", found
+
+
+def cifar10h(path: pathlib.Path, folder: pathlib.Path, seed: int) -> Crowd:
+    """One to five of the 51 votes on each test image, of as many images each, dealt to 100 people.
+
+    CIFAR-10H's counts do not say who voted.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.load(folder / "cifar10h-counts.npy").astype(int)
+    official = np.load(folder / "cifar10_test_set_original_labels.npy").astype(int)
+    features, true, ids = read_photographs(path, official)
+    num = rng.permutation(np.arange(len(ids)) % 5 + 1)
+    votes = np.full((len(ids), NUM_PEOPLE), -1)
+    for i, j in enumerate(ids):
+        drawn = rng.permutation(np.repeat(np.arange(10), counts[j]))[: num[i]]
+        votes[i, rng.choice(NUM_PEOPLE, num[i], replace=False)] = drawn
+    return Crowd(votes, true, features)
+
+
+def read_photographs(path: pathlib.Path, official: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Features, classes, and positions in CIFAR-10's own order, whose labels are given."""
+    with np.load(path) as arrays:
+        features, true = arrays["features"][:, 0].astype(np.float32), arrays["labels"]
+        number = np.array([int(pathlib.PurePosixPath(f).stem) for f in arrays["files"]])
+    members = [np.flatnonzero(official == c) for c in range(10)]
+    return features, true, np.array([members[c][i] for c, i in zip(true, number, strict=True)])
 
 
 def photographs(path: pathlib.Path, human: pathlib.Path) -> Crowd:
     """CIFAR-10N's three labels of the images in a file of features."""
-    with np.load(path) as arrays:
-        features, true = arrays["features"][:, 0].astype(np.float32), arrays["labels"]
-        number = np.array([int(pathlib.PurePosixPath(f).stem) for f in arrays["files"]])
-    clean = read_cifarn_labels(human, "clean")
-    members = [np.flatnonzero(clean == c) for c in range(10)]
-    ids = np.array([members[c][i] for c, i in zip(true, number, strict=True)])
+    features, true, ids = read_photographs(path, read_cifarn_labels(human, "clean"))
     votes = [read_cifarn_labels(human, f"rand{k}")[ids] for k in (1, 2, 3)]
     return Crowd(np.stack(votes, 1), true, features)
 
@@ -217,14 +248,18 @@ def ask(arguments: argparse.Namespace) -> None:
     if arguments.num is not None:
         some = np.linspace(0, len(crowd.true) - 1, arguments.num).astype(int)
         crowd = Crowd(*(part[some] for part in crowd))
-    num = len(crowd.true)
+    num, num_people = crowd.votes.shape
 
     def by_active_lab(found, votes, rng):
         # The classifier is ours, so that only the choice differs.
-        probs = np.exp(found._state.log_prior)
-        table = np.where(votes < 0, np.nan, votes)
+        logits = found._state.log_prior
+        probs = np.exp(logits - logits.max(1, keepdims=True))
         probs /= probs.sum(1, keepdims=True)
-        return get_active_learning_scores(table, probs)[0].argsort(kind="stable")
+        table = np.where(votes < 0, np.nan, votes)
+        old, new = np.flatnonzero(found.num_votes), np.flatnonzero(found.num_votes == 0)
+        rest = probs[new] if len(new) else None
+        scores = np.concatenate(get_active_learning_scores(table[old], probs[old], rest))
+        return np.concatenate([old, new])[scores.argsort(kind="stable")]
 
     choices = {
         "ask": lambda found, votes, rng: found.ask(num),
@@ -232,23 +267,27 @@ def ask(arguments: argparse.Namespace) -> None:
         "ActiveLab": by_active_lab,
         "random": lambda found, votes, rng: rng.permutation(num),
     }
+    start: dict[int, tuple] = {}
     for name, choose in choices.items():
         for seed in range(arguments.draws):
             rng = np.random.default_rng(seed)
-            order = np.argsort(rng.random(crowd.votes.shape), axis=1)
-            given = np.ones(num, int)
-            errors = []
+            order = np.argsort(np.argsort(rng.random(crowd.votes.shape), axis=1), axis=1)
+            given = (rng.random(num) >= arguments.new).astype(int)
+            errors, again = [], []
             while True:
-                seen = np.argsort(order, axis=1) < given[:, None]
-                votes = np.where(seen, crowd.votes, -1)
-                found = jaxrobust.consensus(votes, features=crowd.features)
+                votes = np.where(order < given[:, None], crowd.votes, -1)
+                found = start.get(seed) if not errors else None
+                found = found or jaxrobust.consensus(votes, features=crowd.features)
+                start.setdefault(seed, found)
                 errors.append(100 * np.mean(found.labels != crowd.true))
-                if len(errors) == 11:
+                if len(errors) > ROUNDS:
                     break
                 chosen = choose(found, votes, rng)
-                chosen = chosen[given[chosen] < 3][: num // 10]
+                chosen = chosen[given[chosen] < num_people][: num // ROUNDS]
+                again.append(100 * np.mean(given[chosen] > 0))
                 given[chosen] += 1
-            print(f"| {name} | {seed} | {' | '.join(f'{e:.2f}' for e in errors)} |", flush=True)
+            cells = [*(f"{e:.2f}" for e in errors), *(f"{a:.0f}" for a in again)]
+            print(f"| {name} | {seed} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
 _MODULE = re.compile(r"^::: (\S+)(?:\n    options: {members: \[(.*)\]})?$", re.MULTILINE)
 # Of a function without brackets: browsers set no space after its name.
 _NAME = re.compile(r"(<mi>(?:log|cosh)</mi>)(?!<mo)")
+_EMPTY_HEADER = re.compile(r"<th([^>]*)></th>")
 _INSERT = re.compile(r"<!-- (summary|notebook|methods) ?(\S*) -->")
 
 
@@ -34,6 +35,13 @@ class _Formulas(Postprocessor):
             return f'<div class="formula">{formula}</div>' if display == "block" else formula
 
         return _FORMULA.sub(mathml, text)
+
+
+class _Corners(Postprocessor):
+    """The empty corner of a table is no header, of which a screen reader would say nothing."""
+
+    def run(self, text):
+        return _EMPTY_HEADER.sub(r"<td\1></td>", text)
 
 
 def _summary(lines):
@@ -101,6 +109,7 @@ class SiteExtension(Extension):
     def extendMarkdown(self, md):
         md.preprocessors.register(_Inserts(md), "inserts", 31)  # before code blocks are found
         md.postprocessors.register(_Formulas(md), "formulas", 0)  # after raw HTML is back
+        md.postprocessors.register(_Corners(md), "corners", 0)
 
 
 def makeExtension(**options):

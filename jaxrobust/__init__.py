@@ -7,7 +7,7 @@ losses, starts no backend and takes little time.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, check_limits
 
 __version__ = "0.1.0"
 
@@ -75,6 +75,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is ther
             return importlib.import_module(f"jaxrobust.{name}")
         if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        check_limits()
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value
         return value

@@ -43,3 +43,10 @@ def label_mask(logits: jax.Array, labels: jax.typing.ArrayLike) -> jax.Array:
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, not {labels.dtype}; pass class indices.")
     return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+
+
+def shares_of_classes(logits: jax.Array, labels: jax.typing.ArrayLike) -> jax.Array:
+    """Floats [..., C] like the logits: soft labels of their shape as they are, others one-hot."""
+    if jnp.shape(labels) == logits.shape:
+        return jnp.asarray(labels, logits.dtype)
+    return label_mask(logits, labels).astype(logits.dtype)

@@ -1,16 +1,29 @@
 """Errors that the user can fix; the command line shows their message without a traceback."""
 
+import contextlib
 import difflib
 import errno
 import numbers
 import os
-from collections.abc import Collection, Iterable
+import re
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 # Full disk, quota, file size limit; no right to write.
 BEYOND_THE_RUN = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EACCES, errno.EPERM),
+}
+
+
+# Limit of a process, as in `resource` -> the least with which JAX starts, what it limits, flag of
+# `ulimit`. Below, its libraries wait for ever or end the process without an error.
+_LEAST = {
+    "RLIMIT_AS": (4 * 2**30, "bytes of addresses", "-v"),
+    "RLIMIT_DATA": (2 * 2**30, "bytes of data", "-d"),
+    "RLIMIT_NOFILE": (32, "open files", "-n"),
 }
 
 
@@ -30,6 +43,25 @@ def no_room(path: str | os.PathLike, reason: str | None) -> str:
     )
 
 
+def check_limits() -> None:
+    """Refuses a process that may have too little for JAX to start in.
+
+    Raises:
+      UserError: names the limit and how to raise it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for name, (least, what, flag) in _LEAST.items():
+        limit = resource.getrlimit(getattr(resource, name))[0]
+        if limit != resource.RLIM_INFINITY and limit < least:
+            raise UserError(
+                f"This process may have {limit:,} {what}, but JAX needs {least:,}; raise the limit "
+                f"(ulimit {flag})."
+            )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, NumPy or JAX could not have the memory that it asked for."""
     return isinstance(error, MemoryError) or (
@@ -44,6 +76,43 @@ def no_memory(error: BaseException) -> str:
         f"There is not enough memory ({reason}); choose smaller batches or images, fewer examples, "
         "or a larger machine."
     )
+
+
+@contextlib.contextmanager
+def for_python() -> Iterator[None]:
+    """A decorator of the functions for arrays: a `UserError` names arguments in place of flags."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (flags_as_arguments(str(error)),)
+        raise
+
+
+def flags_as_arguments(message: str) -> str:
+    """A message with every `--config.a.b=1` as `config={'a.b': 1}`."""
+
+    def argument(flag: re.Match) -> str:
+        name, value = flag.groups("")
+        if not name:
+            return f"config={value!r}" if value else "config="
+        if not re.fullmatch(r"-?[\d.]+|True|False", value):
+            value = repr(value) if value else "..."
+        return f"config={{{name!r}: {value}}}"
+
+    return re.sub(r"--config(?:\.(\w+(?:\.\w+)*))?=([^\s,;)]*[^\s,;).])?", argument, message)
+
+
+def warn(message: str) -> None:
+    """A `UserWarning` at the line outside the package that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in ("jaxrobust", "contextlib"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def shown(value: Any) -> str:
+    """A value for a message, NumPy's scalars as Python's."""
+    return repr(value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value)
 
 
 def unknown_name(what: str, name: object, valid: Iterable[str]) -> str:
@@ -63,4 +132,4 @@ def check_count(name: str, value: Any, of: str = "") -> None:
     """Refuses what is no whole number of at least 1, `of` what it counts."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or value < 1:
-        raise UserError(f"{name}={value!r} must be a whole number{of}, at least 1.")
+        raise UserError(f"{name}={shown(value)} must be a whole number{of}, at least 1.")

@@ -21,7 +21,14 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from jaxrobust import recipes
-from jaxrobust.errors import BEYOND_THE_RUN, UserError, is_out_of_memory, no_memory, no_room
+from jaxrobust.errors import (
+    BEYOND_THE_RUN,
+    UserError,
+    check_limits,
+    is_out_of_memory,
+    no_memory,
+    no_room,
+)
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.recipes.parse import parse
 
@@ -226,6 +233,7 @@ def _main() -> None:
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; name a folder for the run, such as runs/first.")
         parse(_CONFIG.value)
+        check_limits()
         # Imported late, so that a wrong flag is answered before JAX has started.
         from jaxrobust.engine.environment import ask_for_determinism
 

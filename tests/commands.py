@@ -105,6 +105,8 @@ def search_less_for_cycles() -> None:
 def _become(module, arguments, folder, renders, environment, stdout, stderr):
     os.dup2(stdout.fileno(), 1)
     os.dup2(stderr.fileno(), 2)
+    # Those of the process that this one was forked from may have been files.
+    sys.stdout, sys.stderr = (open(number, "w", 1, closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

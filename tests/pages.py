@@ -101,10 +101,12 @@ def assert_accessible(page) -> None:
     if not page.evaluate("typeof axe === 'object'"):
         page.evaluate(_axe())
     complaints = "v => [v.id, v.nodes.map(n => n.html.slice(0, 120) + n.failureSummary)]"
-    assert page.evaluate(f"async () => (await axe.run()).violations.map({complaints})") == []
+    found = page.evaluate(f"async () => (await axe.run()).violations.map({complaints})")
+    assert found == [], found
 
 
 def assert_legible(page) -> None:
     """Nothing is wider than the window, and text has a contrast of 4.5 at least."""
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
-    assert page.evaluate(_CONTRASTS) == []
+    low = page.evaluate(_CONTRASTS)
+    assert low == [], low

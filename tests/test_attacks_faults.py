@@ -261,28 +261,55 @@ def test_a_flipped_bit_of_a_record_is_told_or_changes_nothing(seed, tmp_path):
 
 # ------------------------------------------------------------------------------ surroundings
 
-# What a shell does with `jaxrobust list` -> exit codes that are right.
+# What a shell does with `jaxrobust` -> exit codes that are right, words of the answer.
 SHELLS = {
-    "closed output": ("{} >&-", (0,)),
-    "closed output and error": ("{} >&- 2>&-", (0,)),
-    "a reader that leaves": ("{} | head -c 1 >/dev/null", (0,)),
-    "a full disk for output": ("{} >/dev/full", (0, 2)),
-    "no language": ("LC_ALL=C {}", (0,)),
-    "no home": ("env -u HOME {}", (0,)),
-    "few files": ("ulimit -n 32; {}", (0,)),
+    "closed output": ("{} list methods >&-", (0,), ""),
+    "closed output and error": ("{} list methods >&- 2>&-", (0,), ""),
+    "a reader that leaves": ("{} list methods | head -c 1 >/dev/null", (0,), ""),
+    "a full disk for output": ("{} list methods >/dev/full", (0, 2), ""),
+    "a full disk for help": ("{} --help >/dev/full", (0, 2), ""),
+    "no language": ("LC_ALL=C {} list methods", (0,), ""),
+    "no home": ("env -u HOME {} list methods", (0,), ""),
+    "few files": ("ulimit -n 32; {} list methods", (0,), ""),
+    "too few files": ("ulimit -n 20; {} report x", (2,), "may have 20 open files"),
+    "little memory": ("ulimit -v 900000; {} report x", (2,), "921,600,000 bytes of addresses"),
+    "little data": ("ulimit -d 100000; {} query x y --budget=1", (2,), "(ulimit -d)"),
+    "little memory for a run": (
+        "ulimit -v 900000; {} run --config=dpc:digits --workdir=/nowhere/run",
+        (2,),
+        "raise the limit (ulimit -v)",
+    ),
+    "little memory for a call": (
+        "ulimit -v 900000; {{0}} -c 'import jaxrobust; jaxrobust.query'",
+        (1,),
+        "UserError: This process may have 921,600,000 bytes of addresses",
+    ),
 }
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs Linux")
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_command_bears_its_surroundings(shell):
-    line, codes = SHELLS[shell]
-    command = f"{shlex.quote(sys.executable)} -m jaxrobust list methods"
+    line, codes, words = SHELLS[shell]
+    python = shlex.quote(sys.executable)
     done = subprocess.run(
-        ["sh", "-c", line.format(command)], capture_output=True, text=True, timeout=120
+        ["sh", "-c", line.format(f"{python} -m jaxrobust").format(python)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode in codes, done.stderr
-    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert words in done.stderr and "Exception ignored" not in done.stderr
+    assert "Traceback" not in done.stderr or shell == "little memory for a call"
+
+
+def test_a_command_that_is_stopped_says_so_in_a_line(capsys, monkeypatch):
+    def stop(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "report", stop)
+    assert cli.main(["report", "x"]) == 130
+    assert capsys.readouterr().err == "jaxrobust: stopped.\n"
 
 
 @pytest.mark.parametrize("home", ["a file", "missing"])

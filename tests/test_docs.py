@@ -9,9 +9,11 @@ import pkgutil
 import re
 import runpy
 
+import numpy as np
 import pytest
 import tiny_recipe
 
+import jaxrobust
 from jaxrobust import losses, models, selection
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,6 +41,44 @@ def test_every_example_of_the_page_for_python_gives_what_it_says(monkeypatch):
     )
     assert result.attempted > 20
     assert result.failed == 0
+
+
+def test_every_example_of_text_and_tables_gives_what_it_says(tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testfile(
+        str(DOCS / "text_and_tables.md"),
+        module_relative=False,
+        optionflags=doctest.NORMALIZE_WHITESPACE,
+    )
+    assert result.attempted > 15
+    assert result.failed == 0
+
+
+PUBLIC = {
+    name: member
+    for name in jaxrobust.__all__
+    if callable(member := getattr(jaxrobust, name)) and member is not jaxrobust.UserError
+}
+# That train for seconds, which the page for Python does, or read what is not there.
+NOT_RUN = ("RobustClassifier", "distill", "load_classifier")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_docstring_has_an_example_that_runs(name):
+    pytest.importorskip("pandas")
+    examples = [
+        test
+        for test in doctest.DocTestFinder().find(PUBLIC[name], name, globs={**PUBLIC, "np": np})
+        if test.examples
+    ]
+    assert name in {test.name for test in examples}
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in examples:
+        if name in NOT_RUN:
+            compile("".join(example.source for example in test.examples), name, "exec")
+        else:
+            assert runner.run(test).failed == 0
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import typing
 
 import pytest
 
@@ -59,12 +60,41 @@ def test_every_public_name_is_there():
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="pyright would fetch Node.js")
-def test_a_type_checker_sees_a_misspelt_name(tmp_path):
+def test_a_type_checker_sees_misspelt_names_and_methods(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import jaxrobust\n\njaxrobust.find_label_isues([0, 1])\n")
+    right = (
+        "import jaxrobust",
+        "issues = jaxrobust.find_label_issues([0, 1], [[1, 0], [0, 1]], method=None)",
+        "jaxrobust.query([0, 1, None], features=[[0], [1], [2]], budget=1, method='margin')",
+        "issues.top(3), issues.estimate({0: True}).most_left",
+        "jaxrobust.RobustClassifier('bldr', num_epochs=3).fit([[0.0]], [1])",
+    )
+    wrong = {
+        "jaxrobust.find_label_isues([0, 1])": '"find_label_isues" is not a known attribute',
+        "jaxrobust.query([0, 1], features=[[0], [1]], budget=1, method='margn')": "margn",
+        "jaxrobust.find_label_issues([0, 1], features=[[0], [1]], method='dcp')": "dcp",
+        "jaxrobust.RobustClassifier('dcp')": "dcp",
+        "jaxrobust.distill([], [], teacher=print, method='dhdk')": "dhdk",
+        "issues.is_isue": '"is_isue" for class "LabelIssues"',
+    }
+    script.write_text("\n".join((*right, *wrong)) + "\n")
     command = [sys.executable, "-m", "pyright", str(script), "--pythonpath", sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and '"find_label_isues" is not a known attribute' in done.stdout
+    assert done.returncode == 1
+    for number, words in enumerate(wrong.values(), len(right) + 1):
+        assert f"script.py:{number}:" in done.stdout and words in done.stdout, done.stdout
+    assert f"{len(wrong)} errors" in done.stdout, done.stdout
+
+
+def test_the_names_of_methods_for_editors_are_those_of_the_registries():
+    from jaxrobust.recipes import methods
+
+    for names, registry in (
+        (methods.StrategyName, methods.STRATEGIES),
+        (methods.NoisyLabelMethodName, methods.NOISY_LABEL_METHODS),
+        (methods.DistillerName, methods.DISTILLERS),
+    ):
+        assert list(typing.get_args(names)) == sorted(registry)
 
 
 def test_packages_are_attributes_without_an_import_of_their_own():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrobust.data.tables import Texts, read_rows, unescape_formula
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, shown
 
 _TRUE = ("1", "true", "yes", "1.0")
 
@@ -29,6 +29,12 @@ class Audit:
       target: share of the N labels that may be wrong.
       answers_needed: about how many more answers it takes until at most `target` are wrong; 0 if
         that is known, None if more than 20,000.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> found = find_label_issues([0, 1, 1, 0], probs).estimate({2: True, 1: False}, drawn=[1])
+      >>> found.num_found, found.num_left
+      (1, 2)
     """
 
     num_labels: int
@@ -102,10 +108,17 @@ def audit(
 
     Raises:
       UserError: if a column is missing, or a row names no label or one twice.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues(["cat", "dog", "dog", "cat"], probs)
+      >>> answers = {"id": [2, 1], "label": ["cat", "dog"], "drawn": [0, 1]}
+      >>> print(audit(issues, answers))
+      1 of 2 labels looked at were wrong. Of the other 2, about 0 are wrong, ...
     """
     for name, value in (("target", target), ("confidence", confidence)):
         if not 0 < value < 1:
-            raise UserError(f"{name}={value!r} must lie between 0 and 1.")
+            raise UserError(f"{name}={shown(value)} must lie between 0 and 1.")
     from jaxrobust.selection import remaining
 
     given, names, clean_prob, places = _of(findings)

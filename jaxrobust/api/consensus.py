@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxrobust.api.annotators import Annotators, find_annotators
-from jaxrobust.data.inputs import as_features, as_probabilities
-from jaxrobust.data.votes import NO_VOTE, Votes, as_votes
+from jaxrobust.data.doubts import doubt_probabilities
+from jaxrobust.data.inputs import aligned, as_features, as_probabilities
+from jaxrobust.data.votes import NO_VOTE, Votes, as_votes, is_long_form
 from jaxrobust.errors import UserError, check_count
 
 CONSENSUS_FILE = "consensus.csv"
@@ -42,6 +43,11 @@ class Consensus:
         item replaced), `source` of what is known beside the votes, `expected_error` (share of
         labels that are probably wrong), `is_calibrated` (whether there were votes to leave out),
         `labels_by_class`.
+
+    Examples:
+      >>> found = consensus([["cat", "cat", "dog"], ["dog", "dog", None]])
+      >>> found.labels.tolist(), found.num_votes.tolist()
+      (['cat', 'dog'], [3, 2])
     """
 
     labels: np.ndarray
@@ -139,6 +145,8 @@ class Consensus:
     ) -> None:
         """Writes a page to decide the most doubtful items on, beside everybody's votes.
 
+        It suggests the second class, and has a random check of all items.
+
         Args:
           path: of the page, whose `corrections.csv` is for `audit`.
           images: uint8 `[N, H, W, 3]`.
@@ -149,30 +157,34 @@ class Consensus:
         Raises:
           UserError: if there are neither images nor files, or not N of them.
         """
-        from jaxrobust.review import answer_page, review_page
+        from jaxrobust.review import review_page, suspects
 
-        review_page.check_shown(images, files, len(self), "item")
-        ids = self.ranked[: num_shown if files is not None else answer_page.NUM_EMBEDDED]
-        ids = ids[:num_shown]
+        review_page.check_shown(len(self), "item", images=images, files=files)
         first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T
-        suspects = [
-            review_page.Suspect(
-                id=int(i),
-                file="" if files is None else str(files[i]),
-                given=self.class_names[first[i]],
-                suggested=self.class_names[second[i]],
-                clean_prob=float(self.quality[i]),
-                **_beside(self.opinions(i)),
-            )
-            for i in ids
-        ]
-        review_page.write(
-            pathlib.Path(path),
-            suspects,
-            self.class_names,
-            root=None if files is None else pathlib.Path(folder).expanduser(),
-            pictures=None if images is None or files is not None else images[ids],
+        is_doubtful = np.zeros(len(self), bool)
+        is_doubtful[self.ranked[:num_shown]] = True
+        judged = suspects.Judged(
+            given=first,
+            suggested=np.where(is_doubtful, second, first),
+            clean_prob=self.quality,
+            ranked=self.ranked,
+            class_names=self.class_names,
+            probs=self.probs,
+            words=self._votes_on,
         )
+        suspects.write_review(
+            pathlib.Path(path),
+            judged,
+            num_shown,
+            files=None if files is None else [str(file) for file in files],
+            root=None if files is None else pathlib.Path(folder).expanduser(),
+            pictures=None if images is None else lambda ids: images[ids],
+            title="Labels that are in doubt",
+        )
+
+    def _votes_on(self, position: int) -> str:
+        opinions = self.opinions(position).items()
+        return "; ".join(f"{name}: {vote}" for name, vote in opinions)
 
     def opinions(self, position: int) -> dict[Any, str]:
         """Annotator -> class name, of those who voted on an item."""
@@ -271,21 +283,25 @@ def consensus(
 
     Raises:
       UserError: if an argument is invalid, in one sentence.
+
+    Examples:
+      >>> consensus([["cat", "cat", "dog"], ["dog", "dog", None]]).labels.tolist()
+      ['cat', 'dog']
     """
+    if getattr(votes, "ndim", 2) == 1:
+        votes, items, annotators = aligned(votes=votes, items=items, annotators=annotators)
+    elif items is None and not is_long_form(votes):
+        votes, features, pred_probs, images = aligned(
+            votes=votes, features=features, pred_probs=pred_probs, images=images
+        )
     given = {"features": features, "pred_probs": pred_probs, "images": images}
     sources = [name for name, value in given.items() if value is not None]
     if len(sources) > 1:
         raise UserError(f"Give one of features=, pred_probs= or images=, not {len(sources)}.")
-    if not isinstance(rounds, (int, np.integer)) or rounds < 1:
-        raise UserError(f"rounds={rounds!r} must be a whole number, at least 1.")
+    check_count("rounds", rounds)
     probs = None if pred_probs is None else as_probabilities(pred_probs)
-    class_names = _columns_as_classes(pred_probs, class_names)
     known = as_votes(
-        votes,
-        items=items,
-        annotators=annotators,
-        class_names=class_names,
-        num_columns=None if probs is None else probs.shape[1],
+        votes, items=items, annotators=annotators, class_names=class_names, table=pred_probs
     )
     import jax
 
@@ -296,19 +312,13 @@ def consensus(
             (source,) = sources
             inputs = probs if probs is not None else _features(source, given[source], progress)
             inputs = inputs[_rows(source, given[source], inputs, known)]
+            if probs is not None:
+                doubt_probabilities(known.votes, inputs[known.items], known.labels.classes)
             predict = _classifier(source, inputs, known)
         found = _consensus(known, predict, (*sources, "votes")[0], rounds, seed)
     if workdir is not None:
         found.save(pathlib.Path(workdir) / CONSENSUS_FILE)
     return found
-
-
-def _columns_as_classes(pred_probs: Any, class_names: Any) -> Any:
-    """`class_names`, or the named columns of a DataFrame of probabilities."""
-    columns = getattr(pred_probs, "columns", None)
-    if class_names is not None or columns is None or callable(columns):
-        return class_names
-    return list(columns)
 
 
 def _features(source: str, given: Any, progress: bool) -> np.ndarray:
@@ -500,15 +510,6 @@ def _calibrate(
         where=is_told & (fold < len(folds)),
     )
     return np.asarray(weights, np.float64), True
-
-
-def _beside(opinions: dict[Any, str]) -> dict[str, Any]:
-    """What the review page shows beside an image, if it has a place for it."""
-    from jaxrobust.review import review_page
-
-    if "finding" not in review_page.Suspect._fields:
-        return {}
-    return {"finding": "; ".join(f"{name}: {vote}" for name, vote in opinions.items())}
 
 
 def _ask(found: Consensus, budget: int, per_item: int) -> np.ndarray:

@@ -17,7 +17,8 @@ import numpy as np
 from jaxrobust import recipes
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.features import FEATURES, FeatureDataset, feature_dataset
-from jaxrobust.data.inputs import as_features, as_images
+from jaxrobust.data.image_inputs import as_images
+from jaxrobust.data.inputs import as_features
 from jaxrobust.data.views import statistics_of
 from jaxrobust.engine.environment import setup_jax
 from jaxrobust.engine.programs import FAST_COMPILE, Programs
@@ -30,13 +31,14 @@ from jaxrobust.recipes.parse import Recipe, parse
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.tasks.common import program_settings
 
-NUM_KEPT = 16  # problems whose compiled programs are kept
+NUM_KEPT = 96  # compiled programs, beyond which those of the problems used last are kept
 _SMALL_IMAGE = 16  # pixels, below which the networks for digits are used
 _USUAL_SIZE = 4000  # number of examples that recipes are made for
 _MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
 _DIVIDING = ("dpc", "dividemix")  # methods that divide the examples
 _LARGE_BATCHES_FROM, _DIVIDED_BATCH = 1500, 128  # of these methods
 _BLDR_BATCH = 64  # the smallest
+_USUAL_WIDTH = 64  # features from which on the recipes' learning rate is large enough
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
 _lock = threading.RLock()
@@ -56,7 +58,8 @@ def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
     """
     given = [name for name, value in inputs.items() if value is not None]
     if len(given) != 1:
-        names = " or ".join(f"{name}=" for name in inputs)
+        *first, last = (f"{name}=" for name in inputs)
+        names = " or ".join([", ".join(first), last])
         what = "none is given" if not given else "several are given"
         raise UserError(f"Give one of {names}; {what}.")
     (name,) = given
@@ -91,7 +94,11 @@ def embed_photographs(
 
 
 def make_dataset(
-    name: str, inputs: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+    name: str,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    probs: np.ndarray | None = None,
 ) -> Dataset | FeatureDataset:
     """Features `[N, V, D]` or images in memory as a data set without a test part.
 
@@ -100,11 +107,12 @@ def make_dataset(
       inputs: as in `check_inputs`, features scaled.
       labels: int32 `[N]`, -1 where there is none.
       class_names: one per label.
+      probs: float32 `[N, C]`, of soft labels.
     """
     if name == FEATURES:
-        return feature_dataset(inputs, labels, class_names)
-    parts = [Examples(inputs[w], labels[w]) for w in (labels >= 0, labels < 0)]
-    train, unlabeled = parts
+        return feature_dataset(inputs, labels, class_names, probs)
+    everything = Examples(inputs, labels, probs=probs)
+    train, unlabeled = (everything.take(np.flatnonzero(w)) for w in (labels >= 0, labels < 0))
     nothing = train.take(np.arange(0))
     return with_own_statistics(
         "images", train, nothing, class_names, unlabeled if len(unlabeled) else None
@@ -179,16 +187,24 @@ def noisy_label_recipe(
 def fit_to_size(
     config: ml_collections.ConfigDict, inputs: np.ndarray, given: Collection[str]
 ) -> None:
-    """Sets batches and, for features, epochs for small sets, except in `given` fields.
+    """Sets batches and, for features, epochs and learning rate by size, except in `given` fields.
 
     Recipes are made for thousands of examples. On features up to about 1,500 DPC gets eight steps
     per epoch in batches of at most 128; with more steps it learns wrong labels by heart, with fewer
     it learns nothing from 100 examples. The other methods need steps: all numbers of epochs are
     multiplied by the same factor, or none if `num_epochs` is given, which a longer warm-up could
     fill. Recipes for images have enough epochs.
+
+    The squared length of D standardised features is D, and so is the speed at which a linear head
+    learns: below 64 features the learning rate is multiplied by 64 / D, and the weight decay
+    divided by it, so that the heads reach the logits that they would reach on 64.
     """
     num_examples, is_features = len(inputs), inputs.ndim == 3
-    sizes = {"batch_size": batch_size_for(num_examples, config.batch_size)}
+    sizes: dict[str, Any] = {"batch_size": batch_size_for(num_examples, config.batch_size)}
+    if is_features:
+        narrow = max(_USUAL_WIDTH / inputs.shape[-1], 1.0)
+        sizes["optimizer.learning_rate"] = config.optimizer.learning_rate * narrow
+        sizes["optimizer.weight_decay"] = config.optimizer.weight_decay / narrow
     if is_features and config.method in _DIVIDING:
         most = config.batch_size if num_examples >= _LARGE_BATCHES_FROM else _DIVIDED_BATCH
         sizes["batch_size"] = min(max(num_examples // 8, 8), most, num_examples)
@@ -228,7 +244,7 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
         try:
             part[field] = type(before)(value) if isinstance(before, float) else value
         except (TypeError, ValueError) as error:
-            raise UserError(f"config {name}={value!r} is not usable ({error}).") from None
+            raise UserError(f"config={{{name!r}: {value!r}}} is not usable ({error}).") from None
 
 
 def batch_size_for(num_examples: int, largest: int) -> int:
@@ -264,17 +280,19 @@ def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[
     """
     setup_jax(recipe)
     # Networks on features are too small for several devices.
-    is_small = recipe.dataset.name == FEATURES
-    devices = tuple(jax.local_devices()[:1] if is_small else jax.devices())
-    full_key = (program_settings(recipe), devices, is_quick, *key)
+    device = jax.local_devices()[0] if recipe.dataset.name == FEATURES else None
+    full_key = (program_settings(recipe), device, recipe.device_count, is_quick, *key)
     with _lock:
         programs = _programs.pop(full_key, None)
         if programs is None:
             options = FAST_COMPILE if is_quick else None
-            programs = Programs(make_placement(list(devices)), compiler_options=options)
+            placement = make_placement([device]) if device else None
+            programs = Programs(placement, compiler_options=options)
         yield programs
         _programs[full_key] = programs  # not after an error, which may leave some unfinished
-        while len(_programs) > NUM_KEPT:
+        while (
+            len(_programs) > 1 and sum(len(each.traces) for each in _programs.values()) > NUM_KEPT
+        ):
             _programs.popitem(last=False)
 
 

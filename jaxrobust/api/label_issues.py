@@ -4,12 +4,13 @@ import dataclasses
 import os
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from jaxrobust.data.doubts import doubt_issues, doubt_probabilities
 from jaxrobust.data.inputs import (
     Labels,
     aligned,
@@ -18,10 +19,18 @@ from jaxrobust.data.inputs import (
     check_lengths,
     columns_as_classes,
     index_of,
+    merge_equal,
     refuse_labels_among,
 )
 from jaxrobust.data.scaling import scaling_of
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, check_count, for_python, shown
+
+if TYPE_CHECKING:
+    from jaxrobust.api.audit import Audit
+    from jaxrobust.recipes.methods import NoisyLabelMethodName
+
+if TYPE_CHECKING:
+    from jaxrobust.methods.classifiers import Classifier
 
 QUALITY_FILE = "label_quality.csv"
 _NUM_CONFUSED = 5  # pairs of classes in the summary
@@ -46,6 +55,14 @@ class LabelIssues:
         `agreement` and `judges`: see `methods.judged_labels.facts_of`. With a method that divides
         the labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues(["cat", "dog", "dog", "cat"], probs)
+      >>> issues
+      LabelIssues(1 of 4 labels look wrong, 2 classes, method margin)
+      >>> issues.suggested[issues.is_issue].tolist()
+      ['cat']
     """
 
     given: np.ndarray
@@ -107,6 +124,67 @@ class LabelIssues:
         }
         return pandas.DataFrame(columns, index=self.index)
 
+    def top(self, n: int = 10):
+        """The n most suspicious labels as a pandas DataFrame, the most suspicious first.
+
+        It has the columns of `to_frame`, and first `id`, the position of each label.
+
+        Raises:
+          UserError: if `n` is not a whole number, at least 1, or pandas is not installed.
+
+        Examples:
+          >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+          >>> find_label_issues([0, 1, 1, 0], probs).top(2)["id"].tolist()
+          [2, 3]
+        """
+        check_count("n", n, " of labels")
+        ids = self.ranked[:n]
+        frame = self.to_frame().iloc[ids]
+        frame.insert(0, "id", ids)
+        return frame.drop(columns="rank")
+
+    def estimate(
+        self,
+        answers: Mapping[int, bool],
+        *,
+        drawn: Iterable[int] = (),
+        target: float = 0.02,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> "Audit":
+        """How many labels are still wrong, from what a person found out about some of them.
+
+        Args:
+          answers: position of a label (the `id` of `top`, or of `ranked`) -> whether it was wrong,
+            in the order in which they were looked at.
+          drawn: which of these were drawn at random, as `selection.next_to_review` says; only they
+            lower the bound.
+          target: as in `audit`, as are `confidence` and `seed`.
+
+        Returns:
+          `Audit`.
+
+        Raises:
+          UserError: as `audit`, and for an entry of `drawn` that has no answer.
+
+        Examples:
+          >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+          >>> issues = find_label_issues([0, 1, 1, 0], probs)
+          >>> issues.estimate({2: True, 1: False}, drawn=[1]).most_left
+          2
+        """
+        from jaxrobust.api.audit import audit
+
+        drawn = set(drawn)
+        if missing := drawn - set(answers):
+            raise UserError(f"drawn holds {shown(min(missing))}, of which answers says nothing.")
+        columns = {
+            "id": list(answers),
+            "wrong": list(answers.values()),
+            "drawn": [i in drawn for i in answers],
+        }
+        return audit(self, columns, target=target, confidence=confidence, seed=seed)
+
     def save(self, path: str | os.PathLike, *, files: Sequence[str] | None = None) -> None:
         """Writes `label_quality.csv`, the most suspicious label first.
 
@@ -141,6 +219,7 @@ class LabelIssues:
         images: np.ndarray | None = None,
         files: Sequence[str] | None = None,
         folder: str | os.PathLike = ".",
+        texts: Sequence[str] | None = None,
     ) -> None:
         """Writes `label_review.html`, on which a person reviews the labels that look wrong.
 
@@ -149,13 +228,14 @@ class LabelIssues:
           images: uint8 `[N, H, W, 3]`; the first 1,000 labels that look wrong are shown.
           files: of the N images, instead of `images`.
           folder: that the files are relative to.
+          texts: of the N examples, instead of images: documents, or rows of a table in words.
 
         Raises:
-          UserError: if there are neither images nor files, or not N of them.
+          UserError: if there are neither images, files nor texts, or not N of them.
         """
         from jaxrobust.review import review_page, suspects
 
-        review_page.check_shown(images, files, len(self), "label")
+        review_page.check_shown(len(self), "label", images=images, files=files, texts=texts)
         given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
         flagged = self.is_issue[self.ranked]
         judged = suspects.Judged(
@@ -175,6 +255,7 @@ class LabelIssues:
             files=None if files is None else [str(file) for file in files],
             root=None if files is None else folder,
             pictures=None if images is None else lambda ids: images[ids],
+            texts=texts,
             after_saving=[]
             if files is None
             else [
@@ -191,13 +272,14 @@ def _positions(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
     return order[np.searchsorted(classes, values, sorter=order)]
 
 
+@for_python()
 def find_label_issues(
     labels: Any,
+    pred_probs: Any = None,
     *,
     features: Any = None,
-    pred_probs: Any = None,
     images: Any = None,
-    method: str | None = None,
+    method: "NoisyLabelMethodName | Literal['auto'] | None" = None,
     seed: int = 0,
     config: Any = None,
     workdir: str | os.PathLike | None = None,
@@ -224,12 +306,15 @@ def find_label_issues(
     Args:
       labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
         Face data set with a column `label`. Classes are the values that occur, in sorted order;
-        whole numbers below C are class ids, whether or not every class occurs.
+        whole numbers below C are class ids, whether or not every class occurs. Or soft labels: a
+        `Consensus`, or floats `[N, C]` whose rows sum to 1. The most probable class is judged; a
+        trained method learns from the probabilities (`"knn"` cannot), without classes that are
+        nowhere the most probable.
+      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
+        `cross_val_predict(..., method="predict_proba")`, in place of features or images. Columns
+        are in the order of the classes; those of a DataFrame may be named by them, in any order.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example, such as of
         `jaxrobust.embed`.
-      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
-        `cross_val_predict(..., method="predict_proba")`. The columns of a DataFrame may be named by
-        the classes, in any order.
       images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size. If the extra
         `pretrained` is installed, photographs of 16 pixels or more are embedded first, by
         `jaxrobust.embed` with two views; else, or with a recipe in `config`, networks are trained
@@ -251,6 +336,14 @@ def find_label_issues(
 
     Raises:
       UserError: if an argument is invalid, in one sentence that names the first invalid row.
+
+    Examples:
+      >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
+      >>> issues = find_label_issues([0, 1, 1, 0], probs)
+      >>> issues.is_issue.tolist()
+      [False, False, True, False]
+      >>> issues.ranked.tolist()
+      [2, 3, 1, 0]
     """
     if pred_probs is None:
         refuse_labels_among(features, labels)
@@ -264,9 +357,7 @@ def find_label_issues(
                 progress=progress,
             )
             if found is not None:
-                if workdir is not None:
-                    found.save(pathlib.Path(workdir) / QUALITY_FILE)
-                return found
+                return _kept(found, workdir)
         if method == "auto":
             raise UserError(
                 "method='auto' trains no network, so that config= is not used; leave it out, or "
@@ -276,7 +367,7 @@ def find_label_issues(
                 "jaxrobust[pretrained], give features= of a network of yours, or name a method "
                 "that learns from pixels, such as method='dpc'."
             )
-        return learn(
+        found, _ = learn(
             labels,
             features=features,
             images=images,
@@ -286,7 +377,9 @@ def find_label_issues(
             workdir=workdir,
             class_names=class_names,
             progress=progress,
-        )[0]
+        )
+        doubt_issues(found.is_issue)
+        return found
     if features is not None or images is not None:
         raise UserError("Give one of features=, pred_probs= or images=, not several.")
     if method is not None or config is not None:
@@ -294,6 +387,12 @@ def find_label_issues(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
             "them out, or give features= in place of the probabilities."
         )
+    return _of_probabilities(labels, pred_probs, class_names, workdir)
+
+
+def _of_probabilities(
+    labels: Any, pred_probs: Any, class_names: Any, workdir: str | os.PathLike | None
+) -> LabelIssues:
     from jaxrobust.methods.judged_labels import facts_of
     from jaxrobust.selection.wrong_labels import find_wrong_labels
 
@@ -306,10 +405,19 @@ def find_label_issues(
     with _on_cpu():
         wrong = find_wrong_labels(_log_probabilities(probs)[None], known.ids, order="margin")
     facts = facts_of(wrong, len(known.ids))
-    issues = _of_wrong(known, "margin", wrong, probs, probs.argmax(axis=1), index, facts)
+    found = _of_wrong(known, "margin", wrong, probs, probs.argmax(axis=1), index, facts)
+    is_doubted = doubt_probabilities(known.ids, probs, known.classes)
+    return _kept(found, workdir, is_doubted=is_doubted)
+
+
+def _kept(
+    found: LabelIssues, workdir: str | os.PathLike | None, *, is_doubted: bool = False
+) -> LabelIssues:
     if workdir is not None:
-        issues.save(pathlib.Path(workdir) / QUALITY_FILE)
-    return issues
+        found.save(pathlib.Path(workdir) / QUALITY_FILE)
+    if not is_doubted:
+        doubt_issues(found.is_issue)
+    return found
 
 
 def learn(
@@ -323,72 +431,77 @@ def learn(
     workdir: str | os.PathLike | None,
     class_names: Any,
     progress: bool,
+    weights: np.ndarray | None = None,
     is_quick: bool = False,
-) -> tuple[LabelIssues, "Trained"]:
-    """`find_label_issues` by training; returns the trained networks, too.
+) -> tuple[LabelIssues, "Classifier"]:
+    """`find_label_issues` by training; returns the classifier, too.
 
-    Arguments as in `find_label_issues`; `is_quick` as in `in_memory.programs_for`.
+    Arguments as in `find_label_issues`; `is_quick` as in `in_memory.programs_for`. With `weights`,
+    floats `[N]` above 0, equal examples of one label are trained on as one with the sum of their
+    weights, so that a weight of 2 is the example twice.
     """
     from jaxrobust.api import in_memory
-    from jaxrobust.tasks import noisy_labels
+    from jaxrobust.methods.classifiers import classifier_of_run
+    from jaxrobust.tasks import noisy_label_programs, noisy_labels
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
-    name, inputs = in_memory.check_inputs(features=features, images=images)
+    name, inputs = in_memory.check_inputs(features=features, images=images, pred_probs=None)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without examples cannot be learned: its probability is 0.
-    present, ids = np.unique(known.ids, return_inverse=True)
+    present, learned_from = known.of_present()
+    merged: Any = slice(None)
+    if weights is not None:
+        kept, merged, weights = merge_equal(inputs, learned_from, weights)
+        inputs, learned_from = inputs[kept], learned_from.take(kept)
     scaling = scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
         name,
         inputs if scaling is None else scaling(inputs),
-        ids.astype(np.int32),
-        tuple(known.names[i] for i in present),
+        learned_from.ids,
+        learned_from.names,
+        learned_from.probs,
     )
-    shapes = inputs.shape, len(present), in_memory.shapes_of(dataset)
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
+    rows = noisy_label_programs.rows_of(recipe, dataset)
+    kind = weights is None, known.probs is None
+    shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), kind
     with (
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
     ):
-        learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
-    probs = np.zeros((len(ids), known.num_classes), np.float32)
-    probs[:, present] = learned.pred_probs
-    scores = learned.label_scores
+        learned = noisy_labels.learn(
+            recipe, dataset, workdir, weights=weights, programs=programs, bar=progress
+        )
+    probs = np.zeros((len(known.ids), known.num_classes), np.float32)
+    probs[:, present] = learned.pred_probs[merged]
+    scores = {name: column[merged] for name, column in learned.label_scores.items()}
     issues = _issues(
         known,
         recipe.method,
         scores["clean_prob"].astype(np.float32),
         scores["flagged"].astype(bool),
-        learned.ranked,
+        np.argsort(np.argsort(learned.ranked)[merged], kind="stable"),
         probs,
         present[scores["suggested"]],
         index,
         {"undivided_passes": learned.undivided_passes} if learned.undivided_passes else {},
     )
-    mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
-    return issues, Trained(recipe, learned.networks, mean, std, scaling)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
-    """Values from which a classifier of a trained method is made.
-
-    Attributes:
-      recipe: of the training.
-      networks: variables by name.
-      mean: float `[D]`, of the data set, after scaling.
-      std: its standard deviation.
-      scaling: `data.scaling.Scaling` of features, or None.
-    """
-
-    recipe: Any
-    networks: dict[str, Any]
-    mean: np.ndarray
-    std: np.ndarray
-    scaling: Any
+    classifier = classifier_of_run(
+        recipe=recipe,
+        networks=learned.networks,
+        class_names=[known.names[i] for i in present],
+        num_examples=len(inputs),
+        input_shape=inputs.shape[2:] if name == "features" else inputs.shape[1:],
+        mean=dataset.mean,
+        std=dataset.std,
+        scaling=scaling,
+    )
+    if workdir is not None and scaling is not None:  # which the task knows nothing of
+        classifier.save(pathlib.Path(workdir) / "classifier")
+    return issues, classifier
 
 
 def _log_probabilities(probs: np.ndarray) -> np.ndarray:
@@ -407,7 +520,7 @@ def _judged(
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
-    name, inputs = in_memory.check_inputs(features=features, images=images)
+    name, inputs = in_memory.check_inputs(features=features, images=images, pred_probs=None)
     known = as_labels(labels, class_names=class_names)
     check_lengths(labels=known.ids, **{name: inputs})
     name, inputs = in_memory.embed_photographs(name, inputs, None, progress=progress)
@@ -415,10 +528,10 @@ def _judged(
         return None
     means = inputs.mean(axis=1, dtype=np.float64 if inputs.itemsize == 8 else np.float32)
     # A class without examples cannot be learned: its probability is 0.
-    present, ids = np.unique(known.ids, return_inverse=True)
-    probs = np.zeros((len(ids), known.num_classes), np.float32)
+    present, judged = known.of_present()
+    probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     with _on_cpu():
-        wrong, facts = judge_labels(means, ids, len(present), seed=seed)
+        wrong, facts = judge_labels(means, judged.ids, len(present), seed=seed)
     probs[:, present] = wrong.probs
     suggested = present[wrong.probs.argmax(axis=1)]
     return _of_wrong(known, "auto", wrong, probs, suggested, index, facts)

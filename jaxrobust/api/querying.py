@@ -1,6 +1,7 @@
 """`jaxrobust.query`: which examples to annotate next, from arrays."""
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Sequence
 from typing import Any, cast
@@ -8,18 +9,20 @@ from typing import Any, cast
 import numpy as np
 
 from jaxrobust.api import in_memory
-from jaxrobust.data.inputs import aligned, as_annotations, check_lengths
+from jaxrobust.data.annotation_inputs import UNKNOWN, UNLABELED, as_annotations
+from jaxrobust.data.inputs import Labels, aligned, check_lengths
 from jaxrobust.data.scaling import scaling_of
-from jaxrobust.errors import UserError, check_count, unknown_name
+from jaxrobust.errors import UserError, check_count, for_python, shown, unknown_name
 from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.strategy import NOT_ANNOTATED
-from jaxrobust.recipes.methods import STRATEGIES
+from jaxrobust.recipes.methods import STRATEGIES, StrategyName
 from jaxrobust.recipes.parse import parse
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks import active_learning
 
-_UNLABELED, _UNKNOWN = -1, -2  # as in jaxrobust
 _OWN_RECIPES = ("bual", "dcfs", "e2oal")  # strategies with options of their own
+_WITHOUT_LABELS = ("typiclust", "probcover", "random")  # strategies that ask no network
+_OF_TWO = ("bual", "dcfs", "dropquery", "e2oal", "eaoa")  # that compare known classes
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -29,16 +32,29 @@ class QueryResult:
     Attributes:
       ids: int `[b]`, positions in the annotations, in order of choice.
       scores: float64 `[N]` by name, the scores that the choice was made by.
-      pred_probs: float32 `[N, K]`, of the target classifier.
+      pred_probs: float32 `[N, K]`, of the target classifier; 1 / K before anything is annotated.
+      classes: `[K]` in the type of the annotations, the class of each column of `pred_probs`.
+      class_names: of the K classes.
       summary: JSON-able: `method`, `num_annotated`, `num_known`, `num_unknown`, `num_left`; and
         `next_query`, what the answers are likely to bring: `points` of accuracy with a standard
         `error`, and the same in words, `text`. It is None for images that were not embedded, and
         below ten annotated examples of a class.
+
+    Examples:
+      >>> annotations = ["cat", "dog", None, "unknown", None, "cat", "dog"]
+      >>> points = [[0, 2], [2, 0], [1, 1], [-3, -3], [-4, -3], [0, 3], [3, 0]]
+      >>> result = query(annotations, features=points, budget=1, method="margin")
+      >>> result
+      QueryResult(1 of 7 examples to annotate)
+      >>> result.pred_probs.shape, result.class_names
+      ((7, 2), ('cat', 'dog'))
     """
 
     ids: np.ndarray
     scores: dict[str, np.ndarray]
     pred_probs: np.ndarray
+    classes: np.ndarray
+    class_names: tuple[str, ...]
     summary: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -48,14 +64,16 @@ class QueryResult:
         return f"QueryResult({len(self.ids)} of {len(self.pred_probs):,} examples to annotate)"
 
 
+@for_python()
 def query(
     annotations: Any,
     *,
     features: Any = None,
     images: Any = None,
     budget: int,
-    method: str = "bual",
+    method: StrategyName = "bual",
     num_classes: int | None = None,
+    class_names: Any = None,
     precisions: Sequence[float | None] | None = (),
     seed: int = 0,
     config: Any = None,
@@ -68,14 +86,18 @@ def query(
     the strategy are trained on the annotated examples and score the others.
 
     Args:
-      annotations: int `[N]`: a class 0..K-1; -1 (`jaxrobust.UNLABELED`) if not annotated; or -2
-        (`jaxrobust.UNKNOWN`) if annotated as none of the classes. A `Consensus` stands for its
-        labels, of the items that somebody voted on.
+      annotations: `[N]`, a class of each example: whole numbers 0..K-1, or names. Where it has not
+        been annotated -1 (`jaxrobust.UNLABELED`), NaN, None, NA or "", and -2 (`jaxrobust.UNKNOWN`)
+        or "unknown" where it is of none of the classes. One class is enough, such as "mine". A
+        `Consensus` stands for its labels, of the items that somebody voted on.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example.
       images: `[N, H, W(, 3)]` instead of features, as for `find_label_issues`.
       budget: number of examples to choose; all, if fewer are left.
-      method: an annotation strategy; see `jaxrobust list methods`.
-      num_classes: K; None for the highest class + 1.
+      method: an annotation strategy; see `jaxrobust list methods`. Before every class has an
+        example: `"typiclust"`, `"probcover"` (which needs `num_classes`) or `"random"`.
+      num_classes: K of whole numbers; None for the highest class + 1.
+      class_names: the K classes: names of the class ids, or the values that occur; None for those
+        that occur, in sorted order.
       precisions: of earlier queries, the fraction of each that was of a known class. A None in it,
         None for all, and an empty sequence if an unknown example is annotated, stand for the
         fraction among all annotated examples.
@@ -88,20 +110,34 @@ def query(
       `QueryResult`.
 
     Raises:
-      UserError: if an argument is invalid, nothing is annotated, or a class has no example.
+      UserError: if an argument is invalid, or the method needs an example of each class and there
+        is none.
+
+    Examples:
+      The very first ones, then those of which the classifier is least sure:
+
+      >>> points = [[0, 2], [2, 0], [1, 1], [-3, -3], [-4, -3], [0, 3], [3, 0]]
+      >>> first = query([None] * 7, features=points, budget=3, method="typiclust").ids
+      >>> annotations = ["cat", "dog", None, "unknown", None, "cat", "dog"]
+      >>> query(annotations, features=points, budget=1, method="margin")
+      QueryResult(1 of 7 examples to annotate)
     """
     annotations, features, images = aligned(
         annotations=annotations, features=features, images=images
     )
     name, inputs = in_memory.check_inputs(features=features, images=images)
-    given, num_classes = as_annotations(annotations, num_classes)
+    known = as_annotations(annotations, num_classes, class_names)
+    given = known.ids
     check_lengths(annotations=given, **{name: inputs})
     check_count("budget", budget, " of examples")
-    _check_classes(given, num_classes)
     if method not in STRATEGIES:
         raise UserError(unknown_name("method", method, STRATEGIES))
+    precisions = _filled_in(precisions, given)
+    num_left = int((given == UNLABELED).sum())
+    if not num_left:
+        raise UserError("annotations has no entry -1 (UNLABELED): there is nothing to choose from.")
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
-    num_left = int((given == _UNLABELED).sum())
+    _check_classes(known, method, name)
     config = in_memory.make_config(
         method if method in _OWN_RECIPES else "active_learning_baselines",
         inputs,
@@ -116,17 +152,22 @@ def query(
     recipe = cast(ActiveLearning, parse(config))
     if name == "features" and (scaling := scaling_of(inputs)) is not None:
         inputs = scaling(inputs)
+    num_classes = max(known.num_classes, 1)
+    names, labels = (*known.names, "", "")[: max(num_classes, 2)], np.maximum(given, -1)
+    if len(np.unique(labels[labels >= 0])) < len(names):
+        # A data set has two classes and examples of each. What is learned are the annotations.
+        labels = np.arange(len(given)) % len(names)
     # The task expects labelled examples first.
     order = np.argsort(given < 0, kind="stable")
     dataset = in_memory.make_dataset(
         name,
         inputs[order],
-        np.where(given < 0, -1, given)[order].astype(np.int32),
-        tuple(map(str, range(num_classes))),
+        labels[order].astype(np.int32),
+        names,
     )
     shapes = inputs.shape, num_classes, in_memory.shapes_of(dataset)
-    targets = np.where(given == _UNLABELED, NOT_ANNOTATED, given)
-    targets = np.where(given == _UNKNOWN, num_classes, targets)[order].astype(np.int32)
+    targets = np.where(given == UNLABELED, NOT_ANNOTATED, given)
+    targets = np.where(given == UNKNOWN, num_classes, targets)[order].astype(np.int32)
     with (
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, *shapes) as programs,
@@ -136,59 +177,98 @@ def query(
             dataset,
             targets,
             workdir,
-            precisions=_filled_in(precisions, given),
+            num_classes=num_classes,
+            precisions=precisions,
             programs=programs,
             bar=progress,
         )
     place = np.argsort(order)
+    if not (given >= 0).any():  # no classifier was trained
+        probs = np.full((len(given), known.num_classes), 1 / num_classes)
     return QueryResult(
         ids=order[chosen.ids],
         scores={n: np.asarray(x)[place].astype(np.float64) for n, x in chosen.scores.items()},
         pred_probs=probs[place].astype(np.float32),
-        summary=_summary(method, given, num_classes, len(chosen.ids), name, inputs),
+        classes=known.classes,
+        class_names=known.names,
+        summary=_summary(method, known, len(chosen.ids), name, inputs),
     )
 
 
 def _summary(
-    method: str, given: np.ndarray, num_classes: int, size: int, name: str, inputs: np.ndarray
+    method: str, annotated: Labels, size: int, name: str, inputs: np.ndarray
 ) -> dict[str, Any]:
     """As of `QueryResult`, after a query of `size` examples."""
+    given = annotated.ids
     known = np.flatnonzero(given >= 0)
-    num_unknown = int((given == _UNKNOWN).sum())
+    num_unknown = int((given == UNKNOWN).sum())
     gain = None
-    if name == "features":
-        num_more = size * len(known) / (len(known) + num_unknown)
+    if name == "features" and annotated.num_classes > 1:
+        num_more = size * len(known) / max(len(known) + num_unknown, 1)
         places = inputs[known].mean(axis=1, dtype=np.float32)
-        gain = annotation_gain.of_next_query(places, given[known], num_classes, num_more=num_more)
+        gain = annotation_gain.of_next_query(
+            places, given[known], annotated.num_classes, num_more=num_more
+        )
     return {
         "method": method,
         "num_annotated": len(known) + num_unknown,
         "num_known": len(known),
         "num_unknown": num_unknown,
-        "num_left": int((given == _UNLABELED).sum()),
+        "num_left": int((given == UNLABELED).sum()),
         "next_query": gain,
     }
 
 
-def _check_classes(given: np.ndarray, num_classes: int) -> None:
-    counts = np.bincount(given[given >= 0], minlength=num_classes)
-    if (counts == 0).any():
+def _check_classes(annotated: Labels, method: str, name: str) -> None:
+    """Refuses a method that learns from what nobody has annotated."""
+    if annotated.num_classes == 1 and method in _OF_TWO:
         raise UserError(
-            f"annotations has no example of class {int(np.argmin(counts))}; annotate one of each "
-            f"of the {num_classes} classes, or number them from 0 without a gap."
+            f"method={method!r} compares known classes, but there is only {annotated.names[0]!r}; "
+            "choose method='lfosa' for examples surely of it, or 'margin' for doubtful ones."
         )
-    if not (given == _UNLABELED).any():
-        raise UserError("annotations has no entry -1 (UNLABELED): there is nothing to choose from.")
+    counts = np.bincount(annotated.ids[annotated.ids >= 0], minlength=annotated.num_classes)
+    if counts.all() and counts.size:
+        return
+    if not counts.any():
+        missing = "no example of a class"
+        remedy = "choose the first ones"
+    else:
+        missing = f"no example of class {annotated.names[np.argmin(counts)]}"
+        remedy = (
+            f"annotate one of each of the {len(counts)} classes, number them from 0 without a gap, "
+            "or choose"
+        )
+    names = " or ".join(f"method={each!r}" for each in _WITHOUT_LABELS)
+    if method not in _WITHOUT_LABELS:
+        raise UserError(
+            f"annotations has {missing}, and method={method!r} learns from them; {remedy} by "
+            f"{names}."
+        )
+    if name == "images" and method != "random":
+        raise UserError(
+            f"annotations has {missing}, and method={method!r} needs features of the images then: "
+            "install jaxrobust[pretrained], or give features= of a network of yours."
+        )
+    if method == "probcover" and not annotated.num_classes:
+        raise UserError(
+            "method='probcover' finds its radius by the number of classes; give num_classes=."
+        )
 
 
-def _filled_in(precisions: Sequence[float | None] | None, given: np.ndarray) -> tuple[float, ...]:
+def _filled_in(precisions: Any, given: np.ndarray) -> tuple[float, ...]:
     """Precisions of earlier queries; those not given are that of all annotated examples."""
-    share = float((given >= 0).sum() / max((given != _UNLABELED).sum(), 1))
-    has_unknown = bool((given == _UNKNOWN).any())
+    share = float((given >= 0).sum() / max((given != UNLABELED).sum(), 1))
+    has_unknown = bool((given == UNKNOWN).any())
+    if np.ndim(precisions) != 1 and precisions is not None:
+        raise UserError(
+            f"precisions={shown(precisions)} must be a list, a fraction for each earlier query, "
+            "such as [0.8, 0.65]."
+        )
     if precisions is None or (len(precisions) == 0 and has_unknown):
         return (share,) if has_unknown else ()
-    filled = tuple(share if value is None else float(value) for value in precisions)
-    for value in filled:
-        if not 0 <= value <= 1:
-            raise UserError(f"precisions holds {value}; each must lie in [0, 1], or be None.")
-    return filled
+    for value in precisions:
+        if not (value is None or (isinstance(value, numbers.Real) and 0 <= float(value) <= 1)):
+            raise UserError(
+                f"precisions holds {shown(value)}; each must lie in [0, 1], or be None."
+            )
+    return tuple(share if value is None else float(value) for value in precisions)

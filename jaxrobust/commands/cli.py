@@ -10,6 +10,7 @@ import sys
 from jaxrobust.errors import (
     BEYOND_THE_RUN,
     UserError,
+    check_limits,
     is_out_of_memory,
     no_memory,
     no_room,
@@ -57,24 +58,11 @@ COMMANDS = Registry(
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
-    if name in ("-h", "--help", "help"):
-        print(_usage())
-        return 0 if argv else 2
-    if name == "--version":
-        import jaxrobust
-
-        print(jaxrobust.__version__)
-        return 0
-    if name not in COMMANDS:
-        print(f"jaxrobust: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
-        return 2
-    sys.argv = [f"jaxrobust {name}", *rest]  # for usage messages
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = COMMANDS[name](rest)
+        code = _run(*argv)
         if sys.stdout is not None:  # closed by whoever started the command
             sys.stdout.flush()
         return code
@@ -86,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print("jaxrobust: stopped.", file=sys.stderr)
+        return 130
     except OSError as error:
         if error.filename is None and error.errno not in BEYOND_THE_RUN:
             raise  # of no file
@@ -101,6 +92,22 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"jaxrobust: {no_memory(error)}", file=sys.stderr)
         return 2
+
+
+def _run(name: str = "", *arguments: str) -> int:
+    if name in ("", "-h", "--help", "help"):
+        print(_usage())
+        return 0 if name else 2
+    if name == "--version":
+        import jaxrobust
+
+        print(jaxrobust.__version__)
+        return 0
+    if name not in COMMANDS:
+        raise UserError(unknown_name("command", name, COMMANDS))
+    sys.argv = [f"jaxrobust {name}", *arguments]  # for usage messages
+    check_limits()
+    return COMMANDS[name]([*arguments])
 
 
 def _usage() -> str:

@@ -2,8 +2,6 @@
 
 import pathlib
 
-import numpy as np
-
 from jaxrobust.commands.array_arguments import (
     FEATURES_HELP,
     add_training,
@@ -16,8 +14,6 @@ from jaxrobust.commands.parser import Parser, new_file
 from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.features import read_labels
 from jaxrobust.data.tables import escape_formula
-
-_UNKNOWN = "unknown"  # as in the tables of the annotation task
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,16 +37,18 @@ def main(argv: list[str] | None = None) -> int:
     from jaxrobust.engine.files import format_number, write_table
 
     rows = features(arguments.features)
-    annotations, names = _annotations(arguments.annotations)
+    check_exists(arguments.annotations)
+    annotations = read_labels(arguments.annotations)
     options = {name: x for name, x in training(arguments).items() if x is not None}
     result = choose(annotations, features=rows, budget=arguments.budget, **options)
     files = open_arrays(arguments.features).get("files") if is_npz(arguments.features) else None
     files = None if files is None or len(files) != len(annotations) else files
+    names = result.class_names
     header = ["id", *([] if files is None else ["file"]), "predicted_label", *result.scores]
     table: list[list] = [header]
     for i in result.ids:
         file = [] if files is None else [escape_formula(str(files[i]))]
-        predicted = escape_formula(names[result.pred_probs[i].argmax()])
+        predicted = escape_formula(names[result.pred_probs[i].argmax()]) if names else ""
         scores = [format_number(column[i]) for column in result.scores.values()]
         table.append([int(i), *file, predicted, *scores])
     write_table(arguments.out, table)
@@ -58,14 +56,3 @@ def main(argv: list[str] | None = None) -> int:
     if gain := result.summary["next_query"]:
         print(gain["text"])
     return 0
-
-
-def _annotations(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
-    """Annotations in a file as numbers, and the names of the classes."""
-    check_exists(path)
-    given = read_labels(path)
-    if given.dtype.kind in "iu":
-        return given, [str(i) for i in range(int(given.max(initial=-1)) + 1)]
-    names = sorted(set(given.tolist()) - {"", _UNKNOWN})
-    ids = {name: i for i, name in enumerate(names)} | {"": -1, _UNKNOWN: -2}
-    return np.array([ids[name] for name in given.tolist()]), names

@@ -65,9 +65,11 @@ class ReadableExamples(Labeled):
 
     Attributes:
       files: of each example, relative to the data set, where they came from files.
+      probs: float32 [N, C], where labels are soft.
     """
 
     files: tuple[str, ...] | None
+    probs: np.ndarray | None
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Images uint8 [n, H, W, 3], or features float16 [n, V, D], at these positions."""
@@ -123,12 +125,14 @@ class Examples(ReadableExamples):
       labels: int32 [N], or uint8 {0, 1} [N, C] where an image may have several labels, or none.
       files: path of each image relative to the data set, where images are files.
       origin: where they are a part of more examples.
+      probs: float32 [N, C], where labels are soft; `labels` are then the most probable classes.
     """
 
     images: np.ndarray
     labels: np.ndarray
     files: tuple[str, ...] | None = None
     origin: Origin | None = None
+    probs: np.ndarray | None = None
 
     def __post_init__(self):
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
@@ -148,10 +152,11 @@ class Examples(ReadableExamples):
     def take(self, ids: np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
-        return Examples(self.images[ids], self.labels[ids], files, Origin(self.labels, ids))
+        origin, probs = Origin(self.labels, ids), None if self.probs is None else self.probs[ids]
+        return Examples(self.images[ids], self.labels[ids], files, origin, probs)
 
     def join(self, other: "Examples") -> "Examples":
-        """These examples, then the others."""
+        """These examples, then the others; none of them has soft labels."""
         images, labels = (
             np.concatenate([getattr(self, name), getattr(other, name)])
             for name in ("images", "labels")
@@ -400,7 +405,9 @@ def fingerprint(dataset) -> str:
     digest = hashlib.sha256(repr(dataset.class_names).encode())
     unlabeled = getattr(dataset, "unlabeled", None)
     for examples in filter(None, (dataset.train, dataset.test, unlabeled)):
-        for array in itertools.chain(examples.content(), [examples.labels]):
+        probs = getattr(examples, "probs", None)
+        arrays = [examples.labels] if probs is None else [examples.labels, probs]
+        for array in itertools.chain(examples.content(), arrays):
             digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

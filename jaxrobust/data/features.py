@@ -48,6 +48,7 @@ class FeatureExamples(ReadableExamples):
       labels: int32 [N].
       files: name of each image, if known.
       origin: where they are a part of more examples.
+      probs: float32 [N, C], where labels are soft; `labels` are then the most probable classes.
     """
 
     source: np.ndarray
@@ -55,6 +56,7 @@ class FeatureExamples(ReadableExamples):
     labels: np.ndarray
     files: tuple[str, ...] | None = None
     origin: Origin | None = None
+    probs: np.ndarray | None = None
 
     def __post_init__(self):
         if self.source.ndim != 3 or self.source.dtype.kind != "f":
@@ -79,11 +81,11 @@ class FeatureExamples(ReadableExamples):
     def take(self, ids: np.ndarray) -> "FeatureExamples":
         """The examples at these positions, in this order; no feature is copied."""
         files = None if self.files is None else tuple(self.files[i] for i in ids)
-        origin = Origin(self.labels, ids)
-        return FeatureExamples(self.source, self.rows[ids], self.labels[ids], files, origin)
+        origin, probs = Origin(self.labels, ids), None if self.probs is None else self.probs[ids]
+        return FeatureExamples(self.source, self.rows[ids], self.labels[ids], files, origin, probs)
 
     def join(self, other: "FeatureExamples") -> "FeatureExamples":
-        """These examples, then the others, which must be of the same file."""
+        """These examples, then the others, of the same file; none of them has soft labels."""
         rows, labels = (
             np.concatenate([getattr(self, name), getattr(other, name)])
             for name in ("rows", "labels")
@@ -183,7 +185,10 @@ class FeatureDataset(ReadableDataset):
 
 
 def feature_dataset(
-    features: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    probs: np.ndarray | None = None,
 ) -> FeatureDataset:
     """Features in memory as a data set without a test part.
 
@@ -191,6 +196,7 @@ def feature_dataset(
       features: float [N, V, D], finite and within float16's range.
       labels: int32 [N], `NO_LABEL` where there is none: these examples are `unlabeled`.
       class_names: one per label.
+      probs: float32 [N, C], of soft labels.
 
     Returns:
       A `FeatureDataset`, both parts in the order given, its mean and std those of all examples.
@@ -198,7 +204,7 @@ def feature_dataset(
     Raises:
       DataError: if features, labels and classes do not fit.
     """
-    everything = FeatureExamples(features, np.arange(len(labels)), labels)
+    everything = FeatureExamples(features, np.arange(len(labels)), labels, probs=probs)
     train, unlabeled = (
         everything.take(np.flatnonzero(where)) for where in (labels != NO_LABEL, labels == NO_LABEL)
     )

@@ -1,20 +1,19 @@
 """Conversion and validation of users' arrays.
 
-Accepts NumPy and JAX arrays, lists, pandas Series and DataFrames, Hugging Face data sets, and lists
-of PIL images, without importing these libraries. Only unambiguous conversions are made. Other input
-raises a `UserError` that names the first invalid row.
+Accepts NumPy and JAX arrays, lists, pandas Series and DataFrames and Hugging Face data sets,
+without importing these libraries. Only unambiguous conversions are made. Other input raises a
+`UserError` that names the first invalid row. See also `image_inputs` and `annotation_inputs`.
 """
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxrobust.errors import UserError
+from jaxrobust.data.doubts import doubt_classes
+from jaxrobust.errors import UserError, shown, warn
 
-_IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 _MOST_VIEWS = 10  # as many as `jaxrobust.embed` gives
 # Largest difference of a row of probabilities from 1: rounding to its dtype or to three digits.
@@ -26,14 +25,16 @@ class Labels:
     """Labels as class ids.
 
     Attributes:
-      ids: int32 `[N]` in `0..C-1`.
+      ids: int32 `[N]` in `0..C-1`; of soft labels the most probable class.
       classes: `[C]`, the value of each class in the given labels.
       names: of the C classes.
+      probs: float32 `[N, C]`, the probability of each class, where labels are soft; else None.
     """
 
     ids: np.ndarray
     classes: np.ndarray
     names: tuple[str, ...]
+    probs: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -42,6 +43,24 @@ class Labels:
     def values(self, ids: np.ndarray) -> np.ndarray:
         """Class ids as values in the type of the given labels."""
         return self.classes[ids]
+
+    def take(self, positions: Any) -> "Labels":
+        """Those of some examples."""
+        probs = None if self.probs is None else self.probs[positions]
+        return dataclasses.replace(self, ids=self.ids[positions], probs=probs)
+
+    def of_present(self) -> tuple[np.ndarray, "Labels"]:
+        """The class ids that occur, and the labels of these classes alone.
+
+        Soft labels are conditional on these: what they give to other classes is left out.
+        """
+        present, ids = np.unique(self.ids, return_inverse=True)
+        probs = None
+        if self.probs is not None:
+            probs = self.probs[:, present]
+            probs = probs / probs.sum(axis=1, keepdims=True)
+        names = tuple(self.names[i] for i in present)
+        return present, Labels(ids.astype(np.int32), self.classes[present], names, probs)
 
 
 def is_hugging_face(data: Any) -> bool:
@@ -52,6 +71,20 @@ def is_hugging_face(data: Any) -> bool:
 def is_consensus(data: Any) -> bool:
     """Whether this looks like a `jaxrobust.Consensus`."""
     return hasattr(data, "annotators_frame")
+
+
+def is_soft(labels: Any) -> bool:
+    """Whether labels are soft: a `Consensus`, or floats `[N, C]` that are not a table of votes."""
+    if is_consensus(labels):
+        return True
+    is_nested = isinstance(labels, list | tuple) and len(labels) and np.ndim(labels[0]) == 1
+    if len(getattr(labels, "shape", ())) != 2 and not is_nested:
+        return False
+    array = to_array(labels, "labels")
+    if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
+        return False
+    numbers = np.nan_to_num(array)
+    return not np.array_equal(numbers, np.round(numbers)) or np.allclose(array.sum(axis=1), 1)
 
 
 def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
@@ -73,7 +106,14 @@ def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
 
 
 def labels_and_names(labels: Any, class_names: Any, argument: str = "labels") -> tuple[Any, Any]:
-    """Labels and class names, of a Hugging Face data set its column and `ClassLabel`'s names."""
+    """Labels and class names.
+
+    Of a Hugging Face data set these are its column and `ClassLabel`'s names, of a categorical of
+    pandas all its categories, whether or not they occur.
+    """
+    categories = getattr(getattr(labels, "cat", labels), "categories", None)
+    if categories is not None and class_names is None:
+        return labels, categories.tolist()
     if not is_hugging_face(labels):
         return labels, class_names
     column = column_of(labels, _LABEL_COLUMNS, argument)
@@ -160,25 +200,17 @@ def aligned(**arrays: Any) -> tuple[Any, ...]:
             twice = indices[of][indices[of].duplicated()][0]
             raise UserError(
                 f"{first} and {name} have different indices, and that of {of} holds "
-                f"{_shown(twice)} twice{remedy}"
+                f"{shown(twice)} twice{remedy}"
             )
         if (places < 0).any():
             row = int(np.argmin(places >= 0))
             raise UserError(
-                f"{first} and {name} have different indices: {_shown(wanted[row])}, row {row} of "
+                f"{first} and {name} have different indices: {shown(wanted[row])}, row {row} of "
                 f"{first}, is not in that of {name}{remedy}"
             )
-        warnings.warn(
-            f"The rows of {name} were put in the order of {first}, by their index.",
-            UserWarning,
-            stacklevel=3,
-        )
+        warn(f"The rows of {name} were put in the order of {first}, by their index.")
         arrays[name] = arrays[name].iloc[places]
     return tuple(arrays.values())
-
-
-def _shown(value: Any) -> str:
-    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def index_of(data: Any) -> Any:
@@ -190,7 +222,7 @@ def index_of(data: Any) -> Any:
 def columns_as_classes(labels: Any, table: Any, class_names: Any) -> Any:
     """`class_names`, or the columns of a DataFrame if they are the labels' classes."""
     columns = getattr(table, "columns", None)
-    if class_names is not None or columns is None:
+    if class_names is not None or columns is None or is_soft(labels):
         return class_names
     present = set(np.asarray(labels).tolist())
     return list(columns) if present <= set(columns) else None
@@ -209,8 +241,11 @@ def as_labels(
     `0..num_columns-1`, or in `0..len(class_names)-1` if the names are text, are class ids, whether
     or not every class occurs.
 
+    Soft labels are a `Consensus`, or floats `[N, C]` whose rows sum to 1; their classes are those
+    of the consensus, the columns of a DataFrame, or 0..C-1.
+
     Args:
-      labels: int, text or bool `[N]`.
+      labels: int, text or bool `[N]`, or soft.
       class_names: the C classes in the order of their ids: their names, or the values that occur in
         `labels`. None for the values that occur.
       num_columns: C if it is known otherwise, such as from the columns of probabilities.
@@ -223,9 +258,12 @@ def as_labels(
       UserError: if a label is missing, of another type or of no class, or if fewer than two classes
         occur.
     """
+    if is_soft(labels):
+        return _soft_labels(labels, class_names, num_columns, argument)
     labels, class_names = labels_and_names(labels, class_names, argument)
-    array = _label_values(labels, argument)
+    array = label_values(labels, argument)
     present, ids = np.unique(array, return_inverse=True)
+    doubt_classes(argument, len(array), len(present))
     if class_names is not None:
         given = to_array(class_names, "class_names")
         if len(set(given.tolist())) != len(given) or given.ndim != 1:
@@ -236,12 +274,14 @@ def as_labels(
                 "probabilities."
             )
         num_columns = len(given)
-        if given.dtype.kind == array.dtype.kind or not _is_whole(array):
-            return _in_classes(array, given, argument)
+        if given.dtype.kind == array.dtype.kind or not is_whole(array):
+            found = in_classes(array, given, argument)
+            _check_several(present, argument)
+            return found
         names = tuple(map(str, given))
     else:
         names = None
-    if num_columns is not None and _is_whole(array):
+    if num_columns is not None and is_whole(array):
         is_id = (array >= 0) & (array < num_columns)
         if is_id.all():
             _check_several(present, argument)
@@ -264,7 +304,7 @@ def as_labels(
             f"), but there are {num_columns} columns of probabilities; give the classes in the "
             "order of the columns by class_names=."
         )
-    if _is_whole(array) and present[0] < 0 and 0 in present:
+    if is_whole(array) and present[0] < 0 and 0 in present:
         row = int(np.argmax(array < 0))
         raise UserError(
             f"{argument}[{row}] is {array[row]}; leave out examples without a label, or, if it is "
@@ -273,7 +313,38 @@ def as_labels(
     return Labels(ids.reshape(-1).astype(np.int32), present, tuple(map(str, present.tolist())))
 
 
-def _is_whole(array: np.ndarray) -> bool:
+def _soft_labels(labels: Any, class_names: Any, num_columns: int | None, argument: str) -> Labels:
+    """A `Consensus`, or probabilities `[N, C]`, as soft labels."""
+    if is_consensus(labels):
+        if (labels.num_votes == 0).any() and labels.summary["source"] == "votes":
+            row = int(np.argmin(labels.num_votes))
+            raise UserError(
+                f"{argument} is a Consensus in which nobody voted on item {row}; leave that item "
+                "out, or give features= to consensus."
+            )
+        probs, classes, names = labels.probs, labels.classes, labels.class_names
+    else:
+        columns = getattr(labels, "columns", None)
+        if class_names is None and columns is not None and not callable(columns):
+            class_names = list(columns)
+        probs = as_probabilities(labels, argument)
+        classes = np.arange(probs.shape[1])
+        names = tuple(map(str, classes.tolist()))
+    if class_names is not None:
+        classes = to_array(class_names, "class_names")
+        names = tuple(map(str, classes.tolist()))
+    for size, what in ((len(classes), "class_names"), (num_columns, "columns of probabilities")):
+        if size not in (None, probs.shape[1]):
+            raise UserError(
+                f"{argument} has {probs.shape[1]} classes, but there are {size} {what}; give as "
+                "many, in the same order."
+            )
+    ids = probs.argmax(axis=1).astype(np.int32)
+    _check_several(np.unique(ids), argument)
+    return Labels(ids, classes, names, probs.astype(np.float32))
+
+
+def is_whole(array: np.ndarray) -> bool:
     return array.dtype.kind in "iuf"
 
 
@@ -283,21 +354,13 @@ def _check_several(present: np.ndarray, argument: str) -> None:
         raise UserError(f"{argument} holds {held}; labels of at least two classes are needed.")
 
 
-def _label_values(labels: Any, argument: str) -> np.ndarray:
+def label_values(labels: Any, argument: str) -> np.ndarray:
     """Labels `[N]` as bool, integers, whole floats or text."""
-    if is_consensus(labels):
-        raise UserError(
-            f"{argument} is a Consensus, but methods are trained on one label of each example; "
-            "give its .labels, perhaps without those of the lowest .quality."
-        )
     array = to_array(labels, argument)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        hint = "; of one-hot rows give .argmax(axis=1)" if array.ndim == 2 else ""
-        if hint and array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
-            hint = "; methods are trained on one label of each example: of probabilities give "
-            hint += ".argmax(axis=1)"
+        hint = _of_a_table(array) if array.ndim == 2 else ""
         raise UserError(f"{argument} must have one entry per example, got {array.shape}{hint}.")
     if array.dtype.kind == "O" or array.dtype.kind not in "biufUS":
         array = _of_objects(array, argument)
@@ -311,6 +374,13 @@ def _label_values(labels: Any, argument: str) -> np.ndarray:
     if array.dtype.kind == "S":
         array = array.astype(str)
     return array
+
+
+def _of_a_table(table: np.ndarray) -> str:
+    """End of a message: what `[N, A]` in place of labels probably is."""
+    if table.dtype.kind in "biuf" and np.allclose(table.sum(axis=1), 1) and (table >= 0).all():
+        return "; of one-hot rows give .argmax(axis=1)"
+    return "; if a column holds the votes of one annotator, call jaxrobust.consensus(votes)"
 
 
 def _of_objects(array: np.ndarray, argument: str) -> np.ndarray:
@@ -334,7 +404,7 @@ def _of_objects(array: np.ndarray, argument: str) -> np.ndarray:
     return array.astype(found or str)
 
 
-def _in_classes(array: np.ndarray, classes: np.ndarray, argument: str) -> Labels:
+def in_classes(array: np.ndarray, classes: np.ndarray, argument: str) -> Labels:
     """Labels as positions in `classes`."""
     order = np.argsort(classes)
     try:
@@ -346,7 +416,6 @@ def _in_classes(array: np.ndarray, classes: np.ndarray, argument: str) -> Labels
     if not is_known.all():
         row = int(np.argmin(is_known))
         raise UserError(f"{argument}[{row}] is {array[row]!s}, which is not in class_names.")
-    _check_several(np.unique(ids), argument)
     return Labels(ids.astype(np.int32), classes, tuple(map(str, classes.tolist())))
 
 
@@ -358,7 +427,7 @@ def _check_finite(array: np.ndarray, argument: str, remedy: str) -> None:
         raise UserError(f"{argument}[{where}] is {array[place]}; {remedy}.")
 
 
-def _numbers(data: Any, argument: str) -> np.ndarray:
+def as_numbers(data: Any, argument: str) -> np.ndarray:
     """An array of real numbers."""
     array = to_array(data, argument)
     if array.dtype.kind == "O":
@@ -371,36 +440,36 @@ def _numbers(data: Any, argument: str) -> np.ndarray:
     return array
 
 
-def as_probabilities(probs: Any) -> np.ndarray:
+def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
     """Predicted probabilities as floats `[N, C]`, at least float32.
 
     Raises:
       UserError: for another shape, an entry outside [0, 1], or a row that does not sum to 1; the
         message tells if the entries look like logits, logarithms or percent.
     """
-    array = _numbers(probs, "pred_probs")
+    array = as_numbers(probs, argument)
     if array.ndim == 1:
         raise UserError(
-            "pred_probs must be [N, C], one column per class; of the probability p of the second "
+            f"{argument} must be [N, C], one column per class; of the probability p of the second "
             "of two classes give numpy.stack([1 - p, p], axis=1)."
         )
     if array.ndim != 2 or array.shape[1] < 2:
-        raise UserError(f"pred_probs must be [N, C] with C >= 2 classes, got {array.shape}.")
+        raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
-    _check_finite(array, "pred_probs", "give probabilities of every example")
+    _check_finite(array, argument, "give probabilities of every example")
     is_outside = (array < 0) | (array > 1 + _SUM_TOLERANCE)
     sums = array.sum(axis=1, dtype=np.float64)
     is_off = np.abs(sums - 1) > _SUM_TOLERANCE
     if is_outside.any():
         row, column = (int(i) for i in np.argwhere(is_outside)[0])
         raise UserError(
-            f"pred_probs[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
+            f"{argument}[{row}, {column}] is {array[row, column]:.6g}, which is not a probability"
             f"{_what_else(array)}."
         )
     if is_off.any():
         row = int(np.argmax(is_off))
         raise UserError(
-            f"pred_probs[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
+            f"{argument}[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
             "its entries are probabilities of exclusive classes."
         )
     return array
@@ -423,7 +492,7 @@ def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
     Raises:
       UserError: for another shape, an entry that is not finite, or if all rows are probabilities.
     """
-    array = _numbers(logits, argument)
+    array = as_numbers(logits, argument)
     if array.ndim != 2 or array.shape[1] < 2:
         raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
     array = array.astype(np.float32)
@@ -448,7 +517,7 @@ def as_features(features: Any, argument: str = "features", *, is_wide: bool = Fa
     Raises:
       UserError: for another shape, or an entry that is not finite.
     """
-    array = _numbers(features, argument)
+    array = as_numbers(features, argument)
     if array.ndim not in (2, 3) or 0 in array.shape[1:]:
         hint = "; of images use images=" if array.ndim == 4 else ""
         hint = "; of one feature give [:, None]" if array.ndim == 1 else hint
@@ -485,115 +554,27 @@ def refuse_labels_among(features: Any, labels: Any) -> None:
         column = is_label.index(True)
         names = getattr(features, "columns", range(table.shape[1]))
         raise UserError(
-            f"Column {_shown(names[column])} of features is the labels themselves, by which none "
+            f"Column {shown(names[column])} of features is the labels themselves, by which none "
             "would look wrong; leave it out."
         )
 
 
-def as_images(images: Any, argument: str = "images") -> np.ndarray:
-    """Images as uint8 `[N, H, W, 3]`.
+def merge_equal(
+    inputs: np.ndarray, labels: Labels, weights: np.ndarray
+) -> tuple[Any, Any, np.ndarray | None]:
+    """Positions of the different examples `[U]`, the one of each given one `[N]`, and weights.
 
-    Accepts uint8, whole numbers 0 to 255, or floats in [0, 1] (multiplied by 255 and rounded), as
-    `[N, H, W, 3]`, grey as `[N, H, W]` or `[N, H, W, 1]`, and lists of PIL images or of arrays of
-    one size.
-
-    Raises:
-      UserError: for any other shape or range, or images of several sizes.
+    The order is that of their bytes, whatever the given one. All examples in the given order, and
+    no weights, where all differ and weigh the same.
     """
-    if is_hugging_face(images):
-        images = column_of(images, _IMAGE_COLUMNS, argument)
-    if not hasattr(images, "__array__") or np.asarray(images).dtype.kind == "O":
-        images = list(images)
-        arrays = [_one_image(image, f"{argument}[{i}]") for i, image in enumerate(images)]
-        for i, array in enumerate(arrays):
-            if array.shape[:2] != arrays[0].shape[:2]:
-                raise UserError(
-                    f"{argument}[{i}] is {array.shape[0]} x {array.shape[1]} pixels and "
-                    f"{argument}[0] {arrays[0].shape[0]} x {arrays[0].shape[1]}; resize all to "
-                    "one size."
-                )
-        return np.stack(arrays) if arrays else np.zeros((0, 1, 1, 3), np.uint8)
-    array = _numbers(images, argument)
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
-        raise UserError(
-            f"{argument} is {array.shape}, channels first; give numpy.moveaxis({argument}, 1, -1)."
-        )
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape[1:]:
-        raise UserError(
-            f"{argument} must be [N, H, W, 3], or [N, H, W] for grey ones, got {array.shape}."
-        )
-    array = _to_bytes(array, argument)
-    return np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
-
-
-def _one_image(image: Any, argument: str) -> np.ndarray:
-    """A PIL image or an array as uint8 `[H, W, 3]`."""
-    if hasattr(image, "convert") and hasattr(image, "getbands"):
-        if image.mode.startswith(("I", "F")):
-            raise UserError(
-                f"{argument} has mode {image.mode}, whose range is not defined; convert it to "
-                "mode L or RGB."
-            )
-        return np.asarray(image.convert("RGB"))
-    array = to_array(image, argument)
-    if array.ndim not in (2, 3):
-        raise UserError(f"{argument} must be a PIL image or [H, W(, 3)], got {array.shape}.")
-    return as_images(array[None], argument)[0]
-
-
-def _to_bytes(array: np.ndarray, argument: str) -> np.ndarray:
-    """Pixels as uint8, by their range."""
-    if array.dtype == np.uint8 or not array.size:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8) * 255
-    if array.dtype.kind == "f":
-        _check_finite(array, argument, "correct that pixel")
-    low, high = array.min(), array.max()
-    if array.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.round(array.astype(np.float32) * 255).astype(np.uint8)
-    is_whole = array.dtype.kind != "f" or (array == np.round(array)).all()
-    if is_whole and low >= 0 and 1 < high <= 255:
-        return array.astype(np.uint8)
-    is_wrong = (array < 0) | (array > (255 if is_whole else 1))
-    row = int(np.argmax(is_wrong.reshape(len(array), -1).any(axis=1)))
-    raise UserError(
-        f"{argument}[{row}] has pixels from {array[row].min():.6g} to {array[row].max():.6g}; give "
-        "uint8 from 0 to 255 or floats from 0 to 1, before any normalisation."
-    )
-
-
-def as_annotations(annotations: Any, num_classes: int | None) -> tuple[np.ndarray, int]:
-    """Annotations as int32 `[N]`, and the number of known classes.
-
-    Args:
-      annotations: int `[N]`: a class 0..K-1, `UNLABELED` (-1) or `UNKNOWN` (-2); or a `Consensus`.
-      num_classes: K; None for the highest class + 1.
-
-    Returns:
-      (annotations, K).
-
-    Raises:
-      UserError: if an entry is none of these, or fewer than two classes have been annotated.
-    """
-    if is_consensus(annotations):
-        num_classes = num_classes or len(annotations.classes)
-        annotations = annotations.annotations
-    array = _label_values(annotations, "annotations")
-    if not _is_whole(array):
-        raise UserError(
-            f"annotations must be whole numbers: a class from 0, -1 if not annotated, -2 for an "
-            f"example of none of the classes; got {array.dtype}."
-        )
-    most = int(array.max(initial=-1)) if num_classes is None else num_classes - 1
-    is_wrong = (array < -2) | (array > most)
-    if is_wrong.any():
-        row = int(np.argmax(is_wrong))
-        raise UserError(
-            f"annotations[{row}] is {array[row]}; it must be a class 0 to {most}, -1 (UNLABELED) "
-            "or -2 (UNKNOWN)."
-        )
-    _check_several(np.unique(array[array >= 0]), "annotations")
-    return array.astype(np.int32), most + 1
+    rows = np.ascontiguousarray(inputs.reshape(len(inputs), -1) + inputs.dtype.type(0))  # no -0.0
+    _, numbers = np.unique(rows.view(f"V{rows.strides[0]}").ravel(), return_inverse=True)
+    # Soft labels differ although the most probable class is one.
+    pairs = numbers * labels.num_classes + labels.ids
+    if labels.probs is not None:
+        pairs = np.arange(len(pairs))
+    _, kept, merged = np.unique(pairs, return_index=True, return_inverse=True)
+    weights = np.bincount(merged, weights)
+    if len(kept) == len(pairs) and np.all(weights == weights[0]):
+        return slice(None), slice(None), None
+    return kept, merged, (weights / weights.mean()).astype(np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.inputs import Labels, as_labels, to_array
+from jaxrobust.data.inputs import Labels, as_labels, columns_as_classes, to_array
 from jaxrobust.data.tables import read_cells, unescape_formula
 from jaxrobust.errors import DataError, UserError
 
@@ -64,7 +64,7 @@ def as_votes(
     items: Any = None,
     annotators: Any = None,
     class_names: Any = None,
-    num_columns: int | None = None,
+    table: Any = None,
 ) -> Votes:
     """Votes as integer arrays.
 
@@ -75,7 +75,7 @@ def as_votes(
       items: of a long form `[V]`, of a table `[N]` or None: ids of any type.
       annotators: of a long form `[V]`, of a table `[A]` or None.
       class_names: as of `data.inputs.as_labels`.
-      num_columns: C if it is known otherwise.
+      table: probabilities `[N, C]`, whose columns are the classes, or None.
 
     Raises:
       UserError: if there is no vote, or an argument is missing or of another length.
@@ -88,7 +88,7 @@ def as_votes(
                 "votes as one column."
             )
         items, annotators, votes = (votes[columns[name]] for name in COLUMNS)
-    has_vote, values = _present(votes)
+    has_vote, values = present(votes)
     if values.ndim == 2:
         rows, columns = np.nonzero(has_vote)
         item_ids = _names_of(items, votes, "index", values.shape[0], "items")
@@ -110,6 +110,8 @@ def as_votes(
         )
     if not len(values):
         raise UserError("votes holds no vote; -1, NaN, None and empty text stand for none.")
+    num_columns = None if table is None else np.shape(table)[1]
+    class_names = columns_as_classes(values, table, class_names)
     labels = _labels(values, class_names, num_columns, is_table or not has_vote.all())
     order, num_replaced = _last_of_each(rows, columns, len(annotator_ids))
     return Votes(
@@ -121,6 +123,11 @@ def as_votes(
         labels,
         num_replaced,
     )
+
+
+def is_long_form(votes: Any) -> bool:
+    """Whether these are a DataFrame with the columns of a long form."""
+    return _long_columns(votes) is not None
 
 
 def _long_columns(votes: Any) -> dict[str, Any] | None:
@@ -135,14 +142,14 @@ def _long_columns(votes: Any) -> dict[str, Any] | None:
     return None if None in found.values() else found
 
 
-def _present(votes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Which entries are votes, and the entries."""
+def present(votes: Any, argument: str = "votes") -> tuple[np.ndarray, np.ndarray]:
+    """Which entries are there, neither -1, NaN, None nor "", and the entries."""
     if hasattr(votes, "isna"):  # pandas
         is_missing = np.asarray(votes.isna())
         values = np.asarray(votes, dtype=object if is_missing.any() else None)
     else:
         is_missing = np.ma.getmaskarray(votes) if np.ma.isMaskedArray(votes) else False
-        values = to_array(np.ma.getdata(votes) if np.ma.isMaskedArray(votes) else votes, "votes")
+        values = to_array(np.ma.getdata(votes) if np.ma.isMaskedArray(votes) else votes, argument)
     if values.dtype.kind == "f":
         is_missing = is_missing | np.isnan(values) | (values == NO_VOTE)
     elif values.dtype.kind in "iu":

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import tempfile
+from collections.abc import Mapping
 
 import jax
 from tqdm import tqdm
@@ -39,30 +40,37 @@ def likely_mistakes(recipe: BaseRecipe, placement: Placement) -> list[str]:
     return warnings
 
 
-def expected_on_cpu(gflop: float, num_images: int, num_epochs: int, runs: int) -> list[str]:
+def expected_on_cpu(
+    trained: Mapping[str, tuple[float, int, int]], *, teacher: str = ""
+) -> list[str]:
     """How long training from pixels will take on this CPU, if longer than ten minutes.
 
     Args:
-      gflop: of the network, for one image forward; a step takes three times as much.
-      num_images: in an epoch.
-      num_epochs: of each network that is trained.
-      runs: such networks, one after the other.
+      trained: network, as `teacher` or `student` -> GFLOP of one image forward, of which a step
+        takes three times as much, images in an epoch, and epochs.
+      teacher: option in place of a trained one; empty: there is none.
     """
     if jax.default_backend() != "cpu":
         return []
-    each = 3 * gflop * num_images * runs / (_GFLOP_PER_SECOND * num_cores())
-    if num_epochs * each < _PATIENCE:
+    speed = _GFLOP_PER_SECOND * num_cores()
+    epoch = {name: 3 * gflop * images / speed for name, (gflop, images, _) in trained.items()}
+    seconds = sum(epoch[name] * epochs for name, (_, _, epochs) in trained.items())
+    if seconds < _PATIENCE:
         return []
-    fitting = max(int(_PATIENCE / each), 1)
+    left = sum(time for name, time in epoch.items() if name != "teacher" or not teacher)
+    fitting = max(int(_PATIENCE / left), 1)
     decays = ",".join(str(max(fitting * part // 8, 1)) for part in (5, 6, 7))
-    hours = num_epochs * each / 3600
-    long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    twice = f", {runs} networks" if runs > 1 else ""
+    long = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
+    networks = "; ".join(
+        f"{name}: {epochs} epochs of {images:,} images, {gflop:.2f} GFLOP an image"
+        for name, (gflop, images, epochs) in trained.items()
+    )
+    of_teacher = f"{teacher or f'--config.teacher.num_epochs={fitting}'} "
     return [
-        f"on this CPU expect about {long}: {num_epochs} epochs of {num_images:,} images{twice}, "
-        f"{gflop:.2f} GFLOP an image. What fits ten minutes: --config.num_epochs={fitting} "
-        f"'--config.optimizer.decay_epochs=({decays})'; a cheaper student (--config.student.name=) "
-        "or a GPU allow more."
+        f"on this CPU expect about {long} ({networks}). What fits ten minutes: "
+        f"{of_teacher if 'teacher' in trained else ''}"
+        f"--config.num_epochs={fitting} '--config.optimizer.decay_epochs=({decays})'; a cheaper "
+        "student (--config.student.name=) or a GPU allow more."
     ]
 
 

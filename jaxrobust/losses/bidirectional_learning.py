@@ -11,7 +11,7 @@ clamp passes no gradient where it binds.
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.arrays import at_least_float32, check_logits, label_mask, masked_mean
+from jaxrobust.arrays import at_least_float32, check_logits, masked_mean, shares_of_classes
 from jaxrobust.errors import check_option
 from jaxrobust.losses.negative import negative_learning_loss
 
@@ -110,8 +110,8 @@ def positive_learning_loss(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Noise-corrected cross-entropy of the positive heads, and the residual that drives v.
 
-    With `p = softmax(logits)`, `m = one_hot(labels)`, `(U, V) = sop_noise_terms(u_rows, v_rows, m)`
-    and `h = one_hot(argmax logits)`::
+    With `p = softmax(logits)`, `m = one_hot(labels)` or the soft labels themselves,
+    `(U, V) = sop_noise_terms(u_rows, v_rows, m)` and `h = one_hot(argmax logits)`::
 
       q   = max(p + U - V, 1e-4), normalised to sum one, and again at least 1e-4
       ce  = -log q[label]
@@ -125,7 +125,8 @@ def positive_learning_loss(
 
     Args:
       logits: floats `[B, C]`.
-      labels: integers `[B]` in `0..C-1`, the given labels; any other gives `ce` 0.
+      labels: integers `[B]` in `0..C-1`, the given labels; any other gives `ce` 0. Or soft ones,
+        floats `[B, C]`, for which `ce = -sum_k m_k log q_k`.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
       noise_terms: "bldr", or "sop" for SOP's own.
@@ -143,7 +144,7 @@ def positive_learning_loss(
       Zong et al., arXiv 2209.01334 (authors' code); Liu et al., ICML 2022, for `"sop"`.
     """
     logits = check_logits(logits)
-    onehot = label_mask(logits, labels).astype(logits.dtype)
+    onehot = shares_of_classes(logits, labels)
     wide, narrow = logits.shape, (*logits.shape[:-1], 1)
     if jnp.shape(u_rows) not in (wide, narrow) or jnp.shape(v_rows) != wide:
         raise ValueError(
@@ -294,7 +295,7 @@ def bldr_loss(
       logits_strong: of the strong views of the same examples, of the same shape.
       logits_again: of the weak views in the second pass, of the same shape.
       features_again: floats `[B, 1 + E, ...]`, the final and the exits' features of that pass.
-      labels: integers `[B]`, the given labels.
+      labels: integers `[B]`, the given labels, or soft ones, floats `[B, C]`.
       complementary: {0, 1} mask `[B, C]` of the complementary classes, `complementary_label_mask`
         of the negative head's logits in the second pass.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.arrays import check_logits, label_mask
+from jaxrobust.arrays import check_logits, label_mask, shares_of_classes
 from jaxrobust.errors import check_option
 
 MASK_MODES = ("all_but_label_and_top", "all_but_label", "random")
@@ -155,7 +155,8 @@ def complementary_label_mask(
 
     Args:
       labels: integers `[B]` in `0..C-1`, the given (possibly wrong) labels; any other excludes no
-        class.
+        class. Or soft ones, floats `[B, C]` whose rows sum to 1: a class then counts with the
+        probability that it is not the label, and `"random"` draws the label first.
       nl_logits: floats `[B, C]`, C >= 2, the negative head's logits. They give no gradient.
       mode: `"all_but_label_and_top"`, the authors' code: every class except the label and the
         head's current top class (first index on ties), hence C - 2 classes, or C - 1 when the
@@ -165,7 +166,7 @@ def complementary_label_mask(
       num_complementary: number of classes that `"random"` draws, in `1..C-1`.
 
     Returns:
-      {0, 1} floats `[B, C]` of the logits' dtype, at least float32.
+      Floats `[B, C]` of the logits' dtype, at least float32; {0, 1} unless labels are soft.
 
     Raises:
       ValueError: for an unknown `mode`, labels that do not match the logits' rows, a missing
@@ -177,13 +178,13 @@ def complementary_label_mask(
     """
     check_option("mode", mode, MASK_MODES)
     nl_logits = check_logits(nl_logits)
-    is_label = label_mask(nl_logits, labels)
     num_classes = nl_logits.shape[-1]
-    if mode == "all_but_label":
-        mask = ~is_label
-    elif mode == "all_but_label_and_top":
-        is_top = jax.nn.one_hot(jnp.argmax(nl_logits, axis=-1), num_classes, dtype=bool)
-        mask = ~(is_label | is_top)
+    if mode != "random":
+        mask = 1 - shares_of_classes(nl_logits, labels)
+        if mode == "all_but_label_and_top":
+            mask *= 1 - jax.nn.one_hot(
+                jnp.argmax(nl_logits, axis=-1), num_classes, dtype=mask.dtype
+            )
     else:
         if key is None:
             raise ValueError('mode="random" draws classes: pass key=.')
@@ -191,6 +192,9 @@ def complementary_label_mask(
             raise ValueError(
                 f"num_complementary must lie in 1..{num_classes - 1}, got {num_complementary}."
             )
+        if jnp.ndim(labels) == nl_logits.ndim:
+            labels = jax.random.categorical(jax.random.fold_in(key, 1), jnp.log(labels))
+        is_label = label_mask(nl_logits, labels)
         order = jnp.where(is_label, -1.0, jax.random.uniform(key, nl_logits.shape))
         drawn = jax.lax.top_k(order, num_complementary)[1]
         mask = jnp.any(jax.nn.one_hot(drawn, num_classes, dtype=bool), axis=-2)

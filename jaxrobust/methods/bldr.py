@@ -114,7 +114,8 @@ def bldr_step(
     """
     weak, strong = batch.views
     rows, labels, valid = batch.ids, batch.labels, batch.valid
-    weights = state.weights[rows]
+    given = labels if batch.targets is None else batch.targets
+    weights = batch.weighted(state.weights[rows])
 
     def loss_fn(params, u_rows, v_rows):
         (logits, _), stats = apply(
@@ -131,7 +132,7 @@ def bldr_step(
         )
         nl_again = again[:, NEGATIVE]
         mask = complementary_label_mask(
-            labels,
+            given,
             jax.lax.stop_gradient(nl_again),
             mode=complementary,
             key=key,
@@ -142,7 +143,7 @@ def bldr_step(
             logits_strong,
             again,
             features,
-            labels,
+            given,
             mask,
             u_rows,
             v_rows,
@@ -161,7 +162,7 @@ def bldr_step(
     if clip_tables:
         u, v = jnp.clip(u, -1, 1), jnp.clip(v, -1, 1)
     kept = jnp.where(valid, rows, len(state.nl_probs))  # out of range at padding: dropped
-    nl_probs = state.nl_probs.at[kept].set(_label_probs(again[:, NEGATIVE], labels), mode="drop")
+    nl_probs = state.nl_probs.at[kept].set(_label_probs(again[:, NEGATIVE], given), mode="drop")
     metrics = {
         "loss": total,
         **parts,
@@ -171,7 +172,7 @@ def bldr_step(
     for name, head in (("pl", POSITIVE), ("nl", NEGATIVE)):
         hits = (jnp.argmax(again[:, head], axis=-1) == labels).astype(total.dtype)
         metrics[f"label_agreement_{name}"] = masked_mean(hits, valid)
-    state = descend(state, grads, optimizer, scalars["learning_rate"])
+    state = descend(state, grads, optimizer, scalars)
     return state.replace(batch_stats=batch_stats, u=u, v=v, nl_probs=nl_probs), metrics
 
 
@@ -375,6 +376,8 @@ def build(recipe: BldrRecipe, problem: NoisyLabelProblem) -> Method:
         test_variables=test_variables,
         score_variables=test_variables if bldr.detection_params == "ema" else current_variables,
         score_view=DETECTION_VIEWS[bldr.detection_view],
+        has_tables=True,
+        soft=True,
     )
 
 
@@ -404,7 +407,9 @@ def _score_labels(
 
 
 def _label_probs(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Probability `[B]` of the given labels."""
+    """Probability `[B]` of the given labels, of soft ones `[B, C]` its mean over them."""
+    if labels.ndim == logits.ndim:
+        return jnp.sum(labels * jax.nn.softmax(logits), axis=-1)
     return jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0]
 
 

@@ -36,6 +36,7 @@ from jaxrobust.methods.strategy import (
     fresh_start,
     recipe_parts,
     target_phase,
+    training_features,
 )
 from jaxrobust.recipes.dcfs import DcfsRecipe, Edl
 from jaxrobust.selection import (
@@ -97,14 +98,8 @@ def _query_phase(recipe: DcfsRecipe, problem: AnnotationProblem) -> Phase:
 
         def loss_fn(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            features, updates = module.apply(
-                variables,
-                everything,
-                train=True,
-                where=counted,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-                method="features",
+            features, batch_stats = training_features(
+                module, variables, everything, where=counted, key=key
             )
 
             def classify(features):
@@ -125,9 +120,9 @@ def _query_phase(recipe: DcfsRecipe, problem: AnnotationProblem) -> Phase:
             if recipe.loss.pool_amplify:
                 parts["pool"] = _pool_amplification(recipe, routed[:, num_labeled:])
                 loss = loss + recipe.loss.pool_amplify * parts["pool"]
-            return loss, (updates.get("batch_stats", {}), parts)
+            return loss, (batch_stats, parts)
 
-        return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
+        return sgd_step(state, loss_fn, optimizer, scalars)
 
     def class_probs(logits):
         log_alpha = dirichlet_log_alpha(logits, **_dirichlet(recipe.edl))

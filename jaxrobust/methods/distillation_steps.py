@@ -173,8 +173,7 @@ def distillation_step(
         (grad_cls,), (grad_kd,) = pull_back((one, zero)), pull_back((zero, one))
         grads = distiller.merge(grad_cls, grad_kd)
         metrics["gradient_cosine"] = gradient_cosine(grad_cls, grad_kd)
-    rate = scalars["learning_rate"]
-    network = descend(network, grads, optimizer, rate).replace(batch_stats=batch_stats)
+    network = descend(network, grads, optimizer, scalars).replace(batch_stats=batch_stats)
     return network, metrics
 
 
@@ -190,11 +189,13 @@ class Targets:
       mixup: a of the distribution Beta(a, a) of the shares in which two images, their labels and
         the teacher's logits are mixed; 0: none.
       weighted: whether there are weights of classes, and labels of -1 for images without one.
+      soft: whether labels are given as the probability of each class.
     """
 
     smoothing: float = 0.0
     mixup: float = 0.0
     weighted: bool = False
+    soft: bool = False
 
 
 def soft_labels(
@@ -203,16 +204,18 @@ def soft_labels(
     class_weights: jax.Array,
     teacher: jax.Array | None,
 ) -> SoftLabels:
-    """Labels, int32 `[B]`, as shares of classes; the class of the teacher's logits `[B, C]` takes
-    the place of a missing label, -1."""
+    """Labels, int32 `[B]` or float32 `[B, C]`, as shares of classes; the class of the teacher's
+    logits `[B, C]` takes the place of a missing label, -1."""
     num_classes = len(class_weights)
-    onehot = jax.nn.one_hot(labels, num_classes)  # of -1: 0 everywhere
-    smooth = (1 - targets.smoothing) * onehot + targets.smoothing / num_classes
-    known = (labels >= 0).astype(jnp.float32)
-    weights = known * class_weights[jnp.maximum(labels, 0)]
-    if teacher is not None:
+    shares = labels if targets.soft else jax.nn.one_hot(labels, num_classes)  # of -1: 0 everywhere
+    shares = shares * class_weights[None, :]
+    weights = jnp.sum(shares, axis=1, keepdims=True)
+    smooth = (1 - targets.smoothing) * shares + targets.smoothing / num_classes * weights
+    if targets.soft:
+        labels = jnp.argmax(labels, axis=1).astype(jnp.int32)
+    elif teacher is not None:
         labels = jnp.where(labels >= 0, labels, jnp.argmax(teacher, axis=-1).astype(labels.dtype))
-    return SoftLabels(labels, weights[:, None] * smooth)
+    return SoftLabels(labels, smooth)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +283,7 @@ def training_step(spec: TrainSpec) -> Callable:
       `spec.teacher`, `{"table": [N, V, C]}` of its logits on all views of all images (or on every
       whole image, V = 1, and its mirror image, V = 2), or `{}`;
       `images` uint8 `[N, H, W, 3]` or a streamed batch; `labels` of all images, with
-      `spec.targets` `{"labels": int32 [N], "class_weights": [C]}`; `scalars` as for
+      `spec.targets` `{"labels": int32 [N] or soft, "class_weights": [C]}`; `scalars` as for
       `distillation_step`.
     """
     apply = student_apply(spec.module, spec.distiller.connector)

@@ -46,6 +46,7 @@ from jaxrobust.methods.noisy_label_method import (
     NoisyLabelProblem,
     Pass,
     Stage,
+    expected_loss,
     network_apply,
     score_labels_by,
     single_head,
@@ -100,6 +101,7 @@ class Objective:
         mix: jax.Array,
         logits_u: jax.Array,
         soft_u: jax.Array,
+        weights: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """(supervised, unsupervised) scalar losses of mixed inputs.
 
@@ -110,11 +112,16 @@ class Objective:
           mix: share of the first partner.
           logits_u: `[K, C]`, the other rows.
           soft_u: `[K, C]`, their mixed targets.
+          weights: `[M]` of the first and of the second partners, which `soft_x` has been multiplied
+            by, and `[K]` of the other rows.
         """
         if self.evidential:
-            return semi_supervised_loss(logits_x, *hard, mix, logits_u, soft_u, **self._options)
+            return semi_supervised_loss(
+                logits_x, *hard, mix, logits_u, soft_u, weights=weights, **self._options
+            )
         supervised = jnp.mean(optax.softmax_cross_entropy(logits_x, soft_x))
-        return supervised, jnp.mean(jnp.square(self.probs(logits_u) - soft_u))
+        errors = jnp.square(self.probs(logits_u) - soft_u)
+        return supervised, jnp.mean(errors if weights is None else weights[2][:, None] * errors)
 
 
 def linear_rampup(
@@ -176,7 +183,8 @@ def warm_up_step(
             params, network.batch_stats, batch.views[0], train=True, key=key, where=batch.valid
         )
         logits = logits[:, 0]
-        loss = masked_mean(objective.per_example(logits, batch.labels), batch.valid)
+        loss = expected_loss(objective.per_example, logits, batch.labels, batch.targets)
+        loss = masked_mean(batch.weighted(loss), batch.valid)
         if entropy_penalty != "none":
             penalty = negative_entropy(
                 logits, objective.gamma, clamp_logits=entropy_penalty == "clamped"
@@ -185,7 +193,7 @@ def warm_up_step(
         hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(loss.dtype)
         return loss, (batch_stats, {"label_agreement": masked_mean(hits, batch.valid)})
 
-    stepped, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+    stepped, metrics = sgd_step(network, loss_fn, optimizer, scalars)
 
     def choose(path, before, after):
         names = {getattr(entry, "key", getattr(entry, "name", None)) for entry in path}
@@ -252,9 +260,11 @@ def semi_supervised_step(
     own = objective.probs(own[:, :, 0])
     peers = part_batches(objective.probs(on_every_device(peers)[:, 0]), 2)
     guesses_u = jnp.concatenate([own[:2], peers])
-    onehot = jax.nn.one_hot(labeled.labels, own.shape[-1], dtype=own.dtype)
+    given = jax.nn.one_hot(labeled.labels, own.shape[-1], dtype=own.dtype)
+    if labeled.targets is not None:
+        given = labeled.targets.astype(own.dtype)
     clean_prob = labeled.label_scores["clean_prob"].astype(own.dtype)[:, None]
-    refined = clean_prob * onehot + (1 - clean_prob) * jnp.mean(own[2:], axis=0)
+    refined = clean_prob * given + (1 - clean_prob) * jnp.mean(own[2:], axis=0)
     target_x = sharpen(refined, temperature=temperature)
     target_u = sharpen(jnp.mean(guesses_u, axis=0), temperature=temperature)
     targets = jax.lax.stop_gradient(jnp.concatenate([target_x, target_x, target_u, target_u]))
@@ -273,18 +283,27 @@ def semi_supervised_step(
         for views in (weak, strong)
         if views
     )
-    soft = mixed(targets)
+    soft = soft_x = mixed(targets)
+    weights = None
+    if labeled.weights is not None and unlabeled.weights is not None:
+        of_x, of_u = labeled.weights, unlabeled.weights
+        weights = jnp.concatenate([of_x, of_x, of_u, of_u]).astype(targets.dtype)
+        weights = on_every_device(weights)
+        soft_x = mixed(weights[:, None] * targets)
     hard = jnp.argmax(targets, axis=-1).astype(jnp.int32)
     hard = hard[:num_x], hard[partners[:num_x]]
     # Without rows of their own the second part is any rows at all: its weight is 0.
     rest = slice(num_x, None) if forward_unlabeled else slice(None)
+    if weights is not None:
+        of_rows = weights[used][rest]
+        weights = weights[:num_x], weights[partners[:num_x]], of_rows
     batch_stats = guessed_stats if guess_updates_statistics else network.batch_stats
 
     def loss_fn(params):
         logits, stats = apply(params, batch_stats, weak_inputs, train=True, key=weak_key)
         logits = on_every_device(logits)
         supervised, unsupervised = objective.mixed(
-            logits[:num_x, 0], hard, soft[:num_x], mix, logits[rest, -1], soft[rest]
+            logits[:num_x, 0], hard, soft_x[:num_x], mix, logits[rest, -1], soft[rest], weights
         )
         if class_prior == "labels":
             shares = scalars["class_shares"]
@@ -305,7 +324,7 @@ def semi_supervised_step(
             metrics["consistency"] = consistency
         return loss, (stats, metrics)
 
-    network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+    network, metrics = sgd_step(network, loss_fn, optimizer, scalars)
     return network, {**metrics, "weight_u": scalars["weight_u"]}
 
 
@@ -365,7 +384,6 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
         mix_key, permutation_key, step_key = jax.random.split(key, 3)
         mix = jax.random.beta(mix_key, dpc.mixup_alpha, dpc.mixup_alpha)
         time = scalars["epoch"] + scalars["progress"]
-        shares = {"class_shares": scalars["class_shares"]} if dpc.class_prior == "labels" else {}
         ramp = linear_rampup(time, dpc.warm_up, length=dpc.rampup_length)
         return semi_supervised_step(
             network,
@@ -376,10 +394,9 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
             jax.random.permutation(permutation_key, 4 * batch_size),
             step_key,
             {
-                "learning_rate": scalars["learning_rate"],
+                **scalars,
                 "weight_u": dpc.lambda_u * ramp,
                 "consistency_weight": jnp.float32(dpc.consistency_weight),
-                **shares,
             },
             temperature=dpc.temperature,
             forward_unlabeled=dpc.forward_unlabeled,
@@ -432,6 +449,7 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
         score=dpc.score if dpc.score == "margin" else "negative_loss",
         score_threshold=score_threshold,
         peer_from=dpc.peer_from,
+        soft=True,
     )
 
 

@@ -47,6 +47,7 @@ from jaxrobust.methods.strategy import (
     fresh_start,
     recipe_parts,
     target_phase,
+    training_features,
 )
 from jaxrobust.recipes.e2oal import E2oal, E2oalRecipe
 from jaxrobust.selection import (
@@ -111,14 +112,8 @@ def _phase(e2oal: E2oal, recipe: E2oalRecipe, problem: AnnotationProblem) -> Pha
 
         def loss_fn(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            features, updates = module.apply(
-                variables,
-                images,
-                train=True,
-                where=valid,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-                method="features",
+            features, batch_stats = training_features(
+                module, variables, images, where=valid, key=key
             )
             main, auxiliary = heads(variables, features)
             loss, metrics = e2oal_loss(
@@ -129,9 +124,9 @@ def _phase(e2oal: E2oal, recipe: E2oalRecipe, problem: AnnotationProblem) -> Pha
                 anneal=scalars["anneal"],
                 kl_per_class=e2oal.kl_per_class,
             )
-            return loss, (updates.get("batch_stats", {}), metrics)
+            return loss, (batch_stats, metrics)
 
-        return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
+        return sgd_step(state, loss_fn, optimizer, scalars)
 
     def forward(variables, images):
         main, auxiliary = heads(variables, module.apply(variables, images, method="features"))

@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import masked_mean
 from jaxrobust.methods.noisy_label_method import (
     Method,
     NoisyLabelProblem,
-    Pass,
     Stage,
+    expected_loss,
     network_apply,
     score_labels_by,
     single_head,
+    single_network,
 )
-from jaxrobust.models import make_network
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.selection import logit_margin
 
@@ -42,15 +41,7 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
     2020, average the margins instead of the logits, and find the threshold by a class of their own;
     here labels are counted as by DPC.
     """
-    schedule = recipe.optimizer
-    optimizer = make_optimizer(schedule)
-    module = make_network(
-        **recipe.model.architecture,
-        num_classes=problem.num_classes,
-        num_heads=1,
-        dtype=problem.dtype,
-        norm_parts=problem.norm_parts,
-    )
+    module, optimizer, passes = single_network(recipe, problem)
     apply = network_apply(module)
 
     def start(key):
@@ -72,10 +63,15 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
                 key=key,
                 where=batch.valid,
             )
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], batch.labels)
-            return masked_mean(loss, batch.valid), (stats, {})
+            loss = expected_loss(
+                optax.softmax_cross_entropy_with_integer_labels,
+                logits[:, 0],
+                batch.labels,
+                batch.targets,
+            )
+            return masked_mean(batch.weighted(loss), batch.valid), (stats, {})
 
-        network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+        network, metrics = sgd_step(network, loss_fn, optimizer, scalars)
         logits, _ = apply(network.params, network.batch_stats, batch.views[0], train=False)
         rows = jnp.where(batch.valid, batch.ids, problem.num_examples)  # dropped at padding
         network = network.replace(
@@ -83,12 +79,6 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
             visits=network.visits.at[rows].add(1, mode="drop"),
         )
         return network, metrics
-
-    def passes(epoch, label_scores, generator):
-        del label_scores
-        ids = {"all": generator("net/order").permutation(problem.num_examples)}
-        rate = learning_rate(schedule, epoch, recipe.num_epochs)
-        return [Pass("train", "net", ids, {"learning_rate": rate})]
 
     def score_forward(variables, images, ids):
         del images
@@ -114,4 +104,6 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="mean_margin",
         score_variables=lambda state: {"logits": state.logits, "visits": state.visits},
         score_forward=score_forward,
+        has_tables=True,
+        soft=True,
     )

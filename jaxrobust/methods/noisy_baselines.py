@@ -9,7 +9,6 @@ import numpy as np
 import optax
 
 from jaxrobust.engine.environment import num_cores
-from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean
@@ -19,12 +18,13 @@ from jaxrobust.methods.noisy_label_method import (
     NoisyLabelProblem,
     Pass,
     Stage,
+    expected_loss,
     network_apply,
     predicted_class,
     score_labels_by,
     single_head,
+    single_network,
 )
-from jaxrobust.models import make_network
 from jaxrobust.recipes.baselines import Baseline
 from jaxrobust.recipes.dpc import Dpc, DpcRecipe
 from jaxrobust.recipes.protocols import NoisyLabels
@@ -151,6 +151,8 @@ def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="agreement",
         score_forward=forward,
         one_epoch=True,
+        weighted=False,
+        has_tables=True,
     )
 
 
@@ -177,15 +179,7 @@ def _unit(features: jax.Array) -> jax.Array:
 def _single(
     options: Baseline, recipe: NoisyLabels, problem: NoisyLabelProblem, *, alpha: float
 ) -> Method:
-    schedule = recipe.optimizer
-    optimizer = make_optimizer(schedule)
-    module = make_network(
-        **recipe.model.architecture,
-        num_classes=problem.num_classes,
-        num_heads=1,
-        dtype=problem.dtype,
-        norm_parts=problem.norm_parts,
-    )
+    module, optimizer, passes = single_network(recipe, problem)
     apply = network_apply(module)
     networks = ("net",)
     batch_size = 2 * recipe.batch_size
@@ -193,8 +187,9 @@ def _single(
     def step(network, peer, batches, key, scalars):
         del peer
         batch = batches["all"]
-        images, partners, mix = batch.views[0], batch.labels, jnp.float32(1)
-        valid = batch.valid
+        images, mix = batch.views[0], jnp.float32(1)
+        given = partners = batch.labels, batch.targets
+        valid, partner_weights = batch.valid, batch.weights
         if alpha:
             mix_key, permutation_key = jax.random.split(key)
             mix = jax.random.beta(mix_key, alpha, alpha)
@@ -204,7 +199,10 @@ def _single(
             mixed = mix * images.astype(mix.dtype) + (1 - mix) * images[permutation].astype(
                 mix.dtype
             )
-            images, partners = mixed.astype(images.dtype), batch.labels[permutation]
+            images = mixed.astype(images.dtype)
+            partners, partner_weights = jax.tree.map(
+                lambda x: x[permutation], (given, batch.weights)
+            )
 
         def loss_fn(params):
             logits, batch_stats = apply(
@@ -216,22 +214,18 @@ def _single(
                 where=valid,
             )
             logits = logits[:, 0]
-            given, partner = (
-                optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-                for labels in (batch.labels, partners)
+            own, other = (
+                expected_loss(optax.softmax_cross_entropy_with_integer_labels, logits, *labels)
+                for labels in (given, partners)
             )
             hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
             metrics = {"label_agreement": masked_mean(hits, valid)}
-            loss = masked_mean(mix * given + (1 - mix) * partner, valid)
+            if partner_weights is not None:
+                own, other = batch.weighted(own), partner_weights * other
+            loss = masked_mean(mix * own + (1 - mix) * other, valid)
             return loss, (batch_stats, metrics)
 
-        return sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
-
-    def passes(epoch, label_scores, generator):
-        del label_scores
-        ids = {"all": generator("net/order").permutation(problem.num_examples)}
-        rate = learning_rate(schedule, epoch, recipe.num_epochs)
-        return [Pass("train", "net", ids, {"learning_rate": rate})]
+        return sgd_step(network, loss_fn, optimizer, scalars)
 
     def score(logits, labels):
         return -optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -251,4 +245,5 @@ def _single(
             threshold=options.threshold,
         ),
         score="negative_loss",
+        soft=True,
     )

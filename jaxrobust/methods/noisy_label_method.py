@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.sharding import split_rows
 from jaxrobust.engine.training import TrainState
+from jaxrobust.models import make_network
+from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.selection import (
     clean_probability,
     clean_probability_given_count,
@@ -43,10 +46,11 @@ class Batch(NamedTuple):
 
     Attributes:
       ids: int32 `[B]`, 0 at padding.
-      labels: int32 `[B]`, the given labels.
+      labels: int32 `[B]`, the given labels; of soft ones the most probable class.
       valid: bool `[B]`, False at padding.
       views: images `[B, H, W, 3]`, augmented and normalised, one for each of `Stage.views`.
       label_scores: rows `[B]` of `Pass.label_scores`.
+      targets: float32 `[B, C]`, soft labels, for a method that is `soft`; else None.
     """
 
     ids: jax.Array
@@ -54,6 +58,41 @@ class Batch(NamedTuple):
     valid: jax.Array
     views: tuple[jax.Array, ...]
     label_scores: dict[str, jax.Array]
+    targets: jax.Array | None = None
+
+    @property
+    def weights(self) -> jax.Array | None:
+        """Float32 `[B]`, of the examples, on average 1 in the set; None where they count alike."""
+        return self.label_scores.get(WEIGHT)
+
+    def weighted(self, losses: jax.Array) -> jax.Array:
+        """Losses `[B]` times the weights."""
+        return losses if self.weights is None else self.weights * losses
+
+
+def expected_loss(
+    per_example: Callable[[jax.Array, jax.Array], jax.Array],
+    logits: jax.Array,
+    labels: jax.Array,
+    targets: jax.Array | None,
+) -> jax.Array:
+    """`sum_c t_c loss(o, c)`, `[B]`: a loss's mean over the classes that a soft label names.
+
+    Args:
+      per_example: `(logits [B, C], labels [B]) -> [B]`.
+      logits: `[B, C]`, o.
+      labels: int `[B]`, used where there are no targets.
+      targets: float `[B, C]`, t, whose rows sum to 1; or None.
+    """
+    if targets is None:
+        return per_example(logits, labels)
+    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    losses = jax.vmap(lambda c: per_example(logits, jnp.full_like(labels, c)), out_axes=1)(classes)
+    return jnp.sum(targets.astype(losses.dtype) * losses, axis=1)
+
+
+WEIGHT = "weight"
+"""The column of `Batch.label_scores` with the weights of examples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +178,15 @@ class Method:
       test_variables: `state -> variables` that are tested.
       score_variables: `state -> variables` whose logits on the training set `score_labels` gets.
       counts: `score_labels` takes a third operand, the number of wrong labels as it is estimated
-        before training; NaN where it is not.
+        before training, where it is.
       score_view: the view of the training images for that: `"test"`, or a kind of `Stage.views`.
       score_forward: `(variables, images, ids) -> logits` of training images in place of `forward`,
         for a method that has to leave out what it keeps of these very images.
       one_epoch: there is nothing to learn after the first epoch.
+      weighted: its losses take the weights of examples.
+      has_tables: a state has tables with a row for each of the N training examples, so that there
+        can be no rows beyond them.
+      soft: its steps learn from `Batch.targets` where there are some.
     """
 
     networks: tuple[str, ...]
@@ -164,6 +207,9 @@ class Method:
     score_view: str = "test"
     score_forward: Callable[..., jax.Array] | None = None
     one_epoch: bool = False
+    weighted: bool = True
+    has_tables: bool = False
+    soft: bool = False
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -204,6 +250,25 @@ def network_apply(module: nn.Module) -> Apply:
     return apply
 
 
+def single_network(recipe: NoisyLabels, problem: NoisyLabelProblem):
+    """Of a method that trains one network of one head on all labels: module, optimiser, passes."""
+
+    def passes(epoch, label_scores, generator):
+        del label_scores
+        ids = {"all": generator("net/order").permutation(problem.num_examples)}
+        rate = learning_rate(recipe.optimizer, epoch, recipe.num_epochs)
+        return [Pass("train", "net", ids, {"learning_rate": rate})]
+
+    module = make_network(
+        **recipe.model.architecture,
+        num_classes=problem.num_classes,
+        num_heads=1,
+        dtype=problem.dtype,
+        norm_parts=problem.norm_parts,
+    )
+    return module, make_optimizer(recipe.optimizer), passes
+
+
 def single_head(module: nn.Module) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
     """`Method.forward` of a network with one head."""
     return lambda variables, images: cast(jax.Array, module.apply(variables, images))[:, 0]
@@ -240,7 +305,7 @@ def score_labels_by(
     how = {"mode": mode, "kurtosis_threshold": kurtosis_threshold, "reg_covar": reg_covar}
 
     def clean_probs(scores, logits, labels, num_wrong):
-        if num_wrong is None:
+        if mode != "count":
             return jnp.stack([clean_probability(s, **how) for s in scores])
         counts = [_known_or_counted(num_wrong, class_probs(o), labels) for o in logits]
         pairs = zip(scores, counts, strict=True)
@@ -276,7 +341,7 @@ def flag_by_count(method: Method) -> Method:
     which orders the labels as the score does. What the method trains on does not change.
     """
 
-    def score_labels(logits, labels, num_wrong):
+    def score_labels(logits, labels, num_wrong=None):
         known = (num_wrong,) if method.counts else ()
         label_scores = method.score_labels(logits, labels, *known)
         num_wrong = _known_or_counted(num_wrong, method.class_probs(logits), labels)
@@ -287,9 +352,11 @@ def flag_by_count(method: Method) -> Method:
     return dataclasses.replace(method, score_labels=score_labels, counts=True)
 
 
-def _known_or_counted(num_wrong: jax.Array, probs: jax.Array, labels: jax.Array) -> jax.Array:
+def _known_or_counted(
+    num_wrong: jax.Array | None, probs: jax.Array, labels: jax.Array
+) -> jax.Array:
     """The number of wrong labels that is known, or what the confident joint counts."""
-    return jnp.where(jnp.isnan(num_wrong), estimate_num_wrong(probs, labels), num_wrong)
+    return estimate_num_wrong(probs, labels) if num_wrong is None else num_wrong
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:

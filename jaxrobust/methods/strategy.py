@@ -260,6 +260,31 @@ def fresh_start(
     return start
 
 
+def training_features(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    *,
+    where: jax.Array,
+    key: jax.Array,
+    train: bool = True,
+) -> tuple[jax.Array, Mapping[str, Any]]:
+    """Features of a training step, and the batch statistics after it; `key` for dropout."""
+    features, updates = cast(
+        Any,
+        module.apply(
+            variables,
+            images,
+            train=train,
+            where=where,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+            method="features",
+        ),
+    )
+    return features, updates.get("batch_stats", {})
+
+
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, valid: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -311,22 +336,17 @@ def classifier_phase(
 
         def loss_fn(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            features, updates = module.apply(
-                variables,
-                images,
-                train=not frozen_features,
-                where=valid,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(key, 1)},
-                method="features",
+            dropout = jax.random.fold_in(key, 1)
+            features, batch_stats = training_features(
+                module, variables, images, where=valid, key=dropout, train=not frozen_features
             )
             if frozen_features:
                 features = jax.lax.stop_gradient(features)
             logits = classify(variables, features)
             value, metrics = loss(logits, labels, valid, key)
-            return value, (updates.get("batch_stats", {}), metrics)
+            return value, (batch_stats, metrics)
 
-        return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
+        return sgd_step(state, loss_fn, optimizer, scalars)
 
     def forward(variables, images):
         features = module.apply(variables, images, method="features")

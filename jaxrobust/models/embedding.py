@@ -33,8 +33,9 @@ from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.augment import normalize
 from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.dataset import NO_LABEL
+from jaxrobust.data.image_inputs import open_images
 from jaxrobust.data.places import images_in, listed, subfolders
-from jaxrobust.data.readers import decode_image, to_rgb
+from jaxrobust.data.readers import decode_image
 from jaxrobust.data.tables import shortened
 from jaxrobust.engine import digests
 from jaxrobust.engine.files import user_cache, write_json
@@ -42,6 +43,7 @@ from jaxrobust.errors import BEYOND_THE_RUN, DataError, UserError, no_room, unkn
 from jaxrobust.models.auxiliary_head import Outputs
 from jaxrobust.models.pretrained import load_pretrained, weights_hash
 from jaxrobust.models.storage import StoredClassifier
+from jaxrobust.models.text_embedding import TEXT_BACKBONES, embed_texts
 
 log = logging.getLogger("jaxrobust")
 
@@ -69,6 +71,11 @@ class Features:
       size: side in pixels that images were resized to.
       weights_hash: SHA-256 of the network; empty for a function.
       data_hash: SHA-256 of the images.
+
+    Examples:
+      >>> found = embed(np.zeros((2, 8, 8)), backbone=lambda images: images.mean(axis=(1, 2)))
+      >>> len(found), found.take([1]).array.shape
+      (2, (1, 1, 3))
     """
 
     array: np.ndarray
@@ -165,26 +172,31 @@ def embed(
     progress: bool = False,
     on_corrupt: str = "stop",
 ) -> Features:
-    """Features of images by a frozen network, in one pass.
+    """Features of images or texts by a frozen network, in one pass.
 
     Images of any size, grey, 16 bit, CMYK, with palette, transparency or orientation mark are
     resized (centre square, bicubic). Unless the backbone is a function, every chunk is kept in
     `~/.cache/jaxrobust/features` under the hashes of network and data: a second call goes on where
     the first was killed, or reads what is there.
 
+    Texts are embedded by their meaning with all-MiniLM-L6-v2 (`"minilm"`, English, the first 256
+    tokens; the extra `text`), or by their words with TF-IDF of these very texts in 256 components
+    (`"tfidf"`); `"text"` is the former if it is installed. Nothing is kept: call `Features.save`.
+
     Args:
       images: a folder with `train/CLASS/*`, `test/CLASS/*` and `unlabeled/*`, or `CLASS/*`, or
-        images alone; or a list of paths or of Pillow images; or an array uint8, or float in [0, 1],
-        `[N, H, W]` or `[N, H, W, 3]`.
-      backbone: `"efficientnet_lite0"`, `"hf:REPO"`, a folder of converted weights or of a run's
-        student, a classifier in memory, or a function of uint8 `[B, size, size, 3]` that returns
-        `[B, D]` for any B.
+        images alone; the path of one image; or a list of paths, of Pillow images or of arrays, or a
+        Hugging Face data set, of any sizes; or an array `[N, H, W]` or `[N, H, W, 3]`, uint8, whole
+        numbers 0 to 255 or floats in [0, 1]. With a backbone for texts a list of strings.
+      backbone: `"text"`, `"minilm"` or `"tfidf"` for texts; for images `"efficientnet_lite0"`,
+        `"hf:REPO"`, a folder of converted weights or of a run's student, a classifier in memory, or
+        a function of uint8 `[B, size, size, 3]` that returns `[B, D]` for any B.
       views: V, 1 to 10; see `Features.array`.
       size: side in pixels.
       batch_size: images at a time.
       progress: whether to show a bar with the time that is left.
       on_corrupt: what an image that cannot be decoded does: `"stop"`, or `"skip"` with a line that
-        names it.
+        names it. A path of no file is refused either way.
 
     Returns:
       `Features`.
@@ -192,6 +204,13 @@ def embed(
     Raises:
       UserError: an argument is out of range, or the backbone cannot be had.
       DataError: there are no images, or one cannot be decoded.
+
+    Examples:
+      Mean colours, by a function; by default an EfficientNet of `jaxrobust[pretrained]`:
+
+      >>> images = np.zeros((2, 32, 32, 3), np.uint8)
+      >>> embed(images, views=2, backbone=lambda images: images.mean(axis=(1, 2))).array.shape
+      (2, 2, 3)
     """
     if not 1 <= views <= MAX_VIEWS:
         raise UserError(f"views must lie in 1 to {MAX_VIEWS}, but is {views}.")
@@ -199,6 +218,16 @@ def embed(
         raise UserError(f"size and batch_size must be 1 or more, but are {size} and {batch_size}.")
     if on_corrupt not in ON_CORRUPT:
         raise UserError(unknown_name("on_corrupt", on_corrupt, ON_CORRUPT))
+    if isinstance(backbone, str) and backbone in TEXT_BACKBONES:
+        if views != 1:
+            raise UserError(f"A text has one view; leave out views={views}.")
+        array, backbone, weights, digest = embed_texts(
+            images, backbone, batch_size=batch_size, progress=progress
+        )
+        ids = np.arange(len(array))
+        return Features(
+            array[:, None], ids=ids, backbone=backbone, weights_hash=weights, data_hash=digest
+        )
     found = _images(images)
     if not found.names:
         raise DataError("There are no images to embed; give one or more.")
@@ -382,13 +411,14 @@ def _ends(size: int) -> tuple[slice, slice]:
 def _features_of(classifier: StoredClassifier) -> Callable[[np.ndarray], jax.Array]:
     """uint8 [B, H, W, 3] -> float32 [B, D]."""
     module, variables = classifier.module(), jax.device_put(dict(classifier.variables))
+    mean, std = (tuple(map(float, numbers)) for numbers in (classifier.mean, classifier.std))
+    return lambda images: _pooled(module, mean, std, variables, images)
 
-    @jax.jit
-    def pooled(variables, images):
-        images = normalize(images, classifier.mean, classifier.std, dtype=jnp.float32)
-        return cast(Outputs, module.apply(variables, images)).features.pooled
 
-    return lambda images: pooled(variables, images)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once for a network and a shape
+def _pooled(module: Any, mean: Any, std: Any, variables: Any, images: jax.Array) -> jax.Array:
+    images = normalize(images, mean, std, dtype=jnp.float32)
+    return cast(Outputs, module.apply(variables, images)).features.pooled
 
 
 # ----------------------------------------------------------------------------------------- images
@@ -396,47 +426,26 @@ def _features_of(classifier: StoredClassifier) -> Callable[[np.ndarray], jax.Arr
 
 def _images(images: Any) -> ImageSource:
     if isinstance(images, str | os.PathLike):
-        return folder_images(pathlib.Path(images).expanduser())
-    if isinstance(images, np.ndarray | jax.Array):
-        return _of_array(np.asarray(images))
-    images = list(images)
-    if all(isinstance(image, Image.Image) for image in images):
-        return _of_pillow(images)
-    if all(isinstance(image, str | os.PathLike) for image in images):
-        paths = [pathlib.Path(path).expanduser() for path in images]
+        path = pathlib.Path(images).expanduser()
+        return _of_files([path], (path.name,)) if path.is_file() else folder_images(path)
+    opened = open_images(images)
+    if isinstance(opened.items, list) and all(
+        isinstance(image, str | os.PathLike) for image in opened.items
+    ):
+        paths = [pathlib.Path(path).expanduser() for path in opened.items]
+        if absent := [str(path) for path in paths if not path.exists()]:
+            raise DataError(
+                f"There is no file {shortened(absent)}; correct the paths, or give backbone='text' "
+                "if these are texts."
+            )
         return _of_files(paths, tuple(map(str, paths)))
-    raise DataError("Images must be an array, a folder, or a list of paths or of Pillow images.")
-
-
-def _of_array(array: np.ndarray) -> ImageSource:
-    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)):
-        raise DataError(f"Images must be [N, H, W] or [N, H, W, 3], but are {list(array.shape)}.")
-    is_float = np.issubdtype(array.dtype, np.floating)
-    if not is_float and array.dtype != np.uint8:
-        raise DataError(f"Images must be uint8 or float in [0, 1], but are {array.dtype}.")
-    # One at a time, as the array may be a file's.
-    if is_float and not all(0 <= np.min(image) and np.max(image) <= 1 for image in array):
-        raise DataError("Images of a float type must lie in [0, 1].")
-
-    def opened(i: int) -> Image.Image:
-        image = np.round(array[i] * 255).astype(np.uint8) if is_float else array[i]
-        return Image.fromarray(image[..., 0] if image.shape[-1:] == (1,) else image).convert("RGB")
 
     def hashed(i: int) -> bytes:
-        facts = repr((array.dtype.str, array.shape[1:])).encode()
-        return hashlib.sha256(facts + array[i].tobytes()).digest()
+        image = opened[i]
+        return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
-    return ImageSource(opened, hashed, (), [f"image {i}" for i in range(len(array))])
-
-
-def _of_pillow(images: list[Image.Image]) -> ImageSource:
-    names = [f"image {i}" for i in range(len(images))]
-
-    def hashed(i: int) -> bytes:
-        image = to_rgb(names[i], images[i])
-        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-
-    return ImageSource(lambda i: to_rgb(names[i], images[i]), hashed, (), names)
+    names = [opened.name(i) for i in range(len(opened))]
+    return ImageSource(lambda i: Image.fromarray(opened[i]), hashed, (), names)
 
 
 def _of_files(paths: Sequence[pathlib.Path], files: tuple[str, ...], **facts: Any) -> ImageSource:

@@ -84,7 +84,12 @@ def _efficientnet_lite0() -> StoredClassifier:
             "pip install 'jaxrobust[pretrained]'."
         )
     models = pathlib.Path(package.origin).parent / "models"
-    tensors = read_state_dict(models / "efficientnet-lite0-57934424.pth")
+    return _converted(models / "efficientnet-lite0-57934424.pth")
+
+
+@functools.lru_cache(maxsize=1)  # reading them takes as long as embedding a few images
+def _converted(path: pathlib.Path) -> StoredClassifier:
+    tensors = read_state_dict(path)
     num_classes, variables = convert_state_dict("efficientnet_lite0", tensors)
     mean, std = EFFICIENTNET_LITE
     return StoredClassifier("efficientnet_lite0", num_classes, variables, mean=mean, std=std)

@@ -12,7 +12,9 @@ _DISTILLATION = "configs/kd_baselines.py"
 
 
 @dataclasses.dataclass(frozen=True)
-class Uncertainty(Options, section="uncertainty", recipe=_ANNOTATION):
+class Uncertainty(
+    Options, section="uncertainty", methods=("entropy", "lc", "margin", "badge"), recipe=_ANNOTATION
+):
     """`lc`, `margin`, `entropy` and `badge`."""
 
     unknown_class: bool = option(
@@ -25,14 +27,14 @@ class Uncertainty(Options, section="uncertainty", recipe=_ANNOTATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lfosa(Options, section="lfosa", recipe=_ANNOTATION):
+class Lfosa(Options, section="lfosa", methods=("lfosa",), recipe=_ANNOTATION):
     """LfOSA (CVPR 2022)."""
 
     temperature: float = option(0.5, "(0, inf)", "of the detector's softmax")
 
 
 @dataclasses.dataclass(frozen=True)
-class Eaoa(Options, section="eaoa", recipe=_ANNOTATION):
+class Eaoa(Options, section="eaoa", methods=("eaoa",), recipe=_ANNOTATION):
     """EAOA (CVPR 2025)."""
 
     kappa: float = option(
@@ -58,7 +60,7 @@ class _Places:
 
 
 @dataclasses.dataclass(frozen=True)
-class Typiclust(_Places, Options, section="typiclust", recipe=_ANNOTATION):
+class Typiclust(_Places, Options, section="typiclust", methods=("typiclust",), recipe=_ANNOTATION):
     """TypiClust (ICML 2022); the authors' code's numbers."""
 
     num_neighbors: int = option(20, "[1, inf)", "whose mean distance is the typicality's inverse")
@@ -69,7 +71,7 @@ class Typiclust(_Places, Options, section="typiclust", recipe=_ANNOTATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Probcover(_Places, Options, section="probcover", recipe=_ANNOTATION):
+class Probcover(_Places, Options, section="probcover", methods=("probcover",), recipe=_ANNOTATION):
     """ProbCover (NeurIPS 2022)."""
 
     radius: float = option(
@@ -82,7 +84,7 @@ class Probcover(_Places, Options, section="probcover", recipe=_ANNOTATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dropquery(_Places, Options, section="dropquery", recipe=_ANNOTATION):
+class Dropquery(_Places, Options, section="dropquery", methods=("dropquery",), recipe=_ANNOTATION):
     """DropQuery (TMLR 2024)."""
 
     num_masks: int = option(3, "[1, inf)", "of dropout, whose predictions are compared")
@@ -93,7 +95,12 @@ class Dropquery(_Places, Options, section="dropquery", recipe=_ANNOTATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Baseline(Options, section="baseline", recipe="configs/dpc.py"):
+class Baseline(
+    Options,
+    section="baseline",
+    methods=("cross_entropy", "mixup", "knn", "mean_margin"),
+    recipe="configs/dpc.py",
+):
     """Cross-entropy, mixup and nearest neighbours."""
 
     mixup_alpha: float = option(1.0, "(0, inf)", "of the Beta distribution of a pair's shares")
@@ -105,7 +112,7 @@ class Baseline(Options, section="baseline", recipe="configs/dpc.py"):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kd(Options, section="kd", recipe=_DISTILLATION):
+class Kd(Options, section="kd", methods=("kd",), recipe=_DISTILLATION):
     """KD (Hinton et al., 2015)."""
 
     ce_weight: float = option(0.1, "[0, inf)", "of cross-entropy; ImageNet: 0.5")
@@ -117,7 +124,7 @@ class Kd(Options, section="kd", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dkd(Options, section="dkd", recipe=_DISTILLATION):
+class Dkd(Options, section="dkd", methods=("dkd",), recipe=_DISTILLATION):
     """DKD (CVPR 2022)."""
 
     alpha: float = option(1.0, "[0, inf)", "of the target part")
@@ -130,7 +137,7 @@ class Dkd(Options, section="dkd", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rld(Options, section="rld", recipe=_DISTILLATION):
+class Rld(Options, section="rld", methods=("rld",), recipe=_DISTILLATION):
     """RLD (ICCV 2025); the authors' code has the same values for all pairs on CIFAR-100."""
 
     alpha: float = option(1.0, "[0, inf)", "of the teacher's confidence")
@@ -146,7 +153,7 @@ class Rld(Options, section="rld", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Wttm(Options, section="wttm", recipe=_DISTILLATION):
+class Wttm(Options, section="wttm", methods=("wttm",), recipe=_DISTILLATION):
     """WTTM (ICLR 2024) beside cross-entropy; the authors' values per pair could not be read."""
 
     weight: float = option(4.0, "[0, inf)", "of the loss; the authors' beside CRD. TTM: 45")
@@ -157,7 +164,7 @@ class Wttm(Options, section="wttm", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class FitNet(Options, section="fitnet", recipe=_DISTILLATION):
+class FitNet(Options, section="fitnet", methods=("fitnet",), recipe=_DISTILLATION):
     """FitNet (ICLR 2015) beside cross-entropy, as CRD's benchmark has it."""
 
     weight: float = option(100.0, "[0, inf)", "of the hint's squared error")
@@ -165,14 +172,14 @@ class FitNet(Options, section="fitnet", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sp(Options, section="sp", recipe=_DISTILLATION):
+class Sp(Options, section="sp", methods=("sp",), recipe=_DISTILLATION):
     """SP (ICCV 2019) of the last stage's maps."""
 
     weight: float = option(3000.0, "[0, inf)", "of the similarities' error")
 
 
 @dataclasses.dataclass(frozen=True)
-class Vid(Options, section="vid", recipe=_DISTILLATION):
+class Vid(Options, section="vid", methods=("vid",), recipe=_DISTILLATION):
     """VID (CVPR 2019) of every stage's maps."""
 
     weight: float = option(1.0, "[0, inf)", "of the sum over stages")
@@ -180,7 +187,7 @@ class Vid(Options, section="vid", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Crd(Options, section="crd", recipe=_DISTILLATION):
+class Crd(Options, section="crd", methods=("crd",), recipe=_DISTILLATION):
     """CRD (ICLR 2020) of pooled features."""
 
     weight: float = option(0.8, "[0, inf)", "of both contrastive terms")
@@ -191,7 +198,7 @@ class Crd(Options, section="crd", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dist(Options, section="dist", recipe=_DISTILLATION):
+class Dist(Options, section="dist", methods=("dist",), recipe=_DISTILLATION):
     """DIST (NeurIPS 2022)."""
 
     beta: float = option(1.0, "[0, inf)", "of the correlation over classes")
@@ -201,7 +208,7 @@ class Dist(Options, section="dist", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rkd(Options, section="rkd", recipe=_DISTILLATION):
+class Rkd(Options, section="rkd", methods=("rkd",), recipe=_DISTILLATION):
     """RKD (CVPR 2019) of pooled features."""
 
     distance_weight: float = option(25.0, "[0, inf)", "of distances; L2D: 10")
@@ -209,21 +216,23 @@ class Rkd(Options, section="rkd", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pkt(Options, section="pkt", recipe=_DISTILLATION):
+class Pkt(Options, section="pkt", methods=("pkt",), recipe=_DISTILLATION):
     """PKT (ECCV 2018) of pooled features."""
 
     weight: float = option(30_000.0, "[0, inf)", "of the divergence; L2D: 1")
 
 
 @dataclasses.dataclass(frozen=True)
-class At(Options, section="at", recipe=_DISTILLATION):
+class At(Options, section="at", methods=("at",), recipe=_DISTILLATION):
     """AT (ICLR 2017)."""
 
     weight: float = option(1000.0, "[0, inf)", "of the attention maps' error")
 
 
 @dataclasses.dataclass(frozen=True)
-class ReviewKd(Options, section="reviewkd", recipe=_DISTILLATION):
+class ReviewKd(
+    Options, section="reviewkd", methods=("reviewkd", "dhkd_reviewkd"), recipe=_DISTILLATION
+):
     """ReviewKD (CVPR 2021)."""
 
     weight: float = option(
@@ -249,7 +258,7 @@ class ReviewKd(Options, section="reviewkd", recipe=_DISTILLATION):
 
 
 @dataclasses.dataclass(frozen=True)
-class LogitMse(Options, section="logit_mse", recipe=_DISTILLATION):
+class LogitMse(Options, section="logit_mse", methods=("logit_mse",), recipe=_DISTILLATION):
     """Squared error of the logits."""
 
     weight: float = option(1.0, "[0, inf)", "[ours]")

@@ -13,7 +13,7 @@ from jaxrobust.recipes.run import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Dpc(Options, section="dpc", recipe="configs/dpc.py"):
+class Dpc(Options, section="dpc", methods=("dpc", "dividemix"), recipe="configs/dpc.py"):
     """DPC (AAAI 2024, arXiv 2401.07062); DPC* with `consistency_weight` above 0."""
 
     warm_up: int = option(

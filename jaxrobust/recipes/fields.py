@@ -49,6 +49,7 @@ def option(
     comment: str,
     *,
     lengths: tuple[int, ...] = (),
+    static: bool = True,
 ) -> Any:
     """A field of `Options`.
 
@@ -58,8 +59,10 @@ def option(
         choices; `bool`; or `str` for any text.
       comment: what it means, what other values do, and where the default is from.
       lengths: how many numbers a tuple may hold; () for any.
+      static: whether compiled programs may close over it. One that is not is read between them, or
+        is an operand, so that recipes that differ in nothing else share their programs.
     """
-    metadata = {"allowed": allowed, "comment": comment, "lengths": lengths}
+    metadata = {"allowed": allowed, "comment": comment, "lengths": lengths, "static": static}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -70,15 +73,24 @@ class Options:
     Class arguments:
       section: its name in a recipe; "" for fields outside of sections.
       recipe: a recipe that has it.
+      methods: those that read it, of the methods whose recipe has it; () for all of them.
     """
 
     section: ClassVar[str] = ""
     recipe: ClassVar[str] = ""
+    methods: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls, section: str | None = None, recipe: str | None = None, **kwargs):
+    def __init_subclass__(
+        cls,
+        section: str | None = None,
+        recipe: str | None = None,
+        methods: tuple[str, ...] | None = None,
+        **kwargs,
+    ):
         super().__init_subclass__(**kwargs)
         cls.section = cls.section if section is None else section
         cls.recipe = cls.recipe if recipe is None else recipe
+        cls.methods = cls.methods if methods is None else methods
 
     def __post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -143,7 +155,7 @@ def from_config(
         for each in known[section]
     }
     own: dict[str, Any] = {n: value for n, value in given[""].items() if n in _names(cls)}
-    for name, section in _sections(cls).items():
+    for name, section in sections_of(cls).items():
         if name in given:
             own[name] = read[section]
         elif name in required:
@@ -169,15 +181,27 @@ def _names(cls: type[Options]) -> KeysView[str]:
     }.keys()
 
 
-def _sections(cls: type[Options]) -> dict[str, type[Options]]:
+def sections_of(cls: type[Options]) -> dict[str, type[Options]]:
     """The fields of a recipe that are sections, with their classes."""
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     return {name: type(value) for name, value in defaults.items() if isinstance(value, Options)}
 
 
+def operands(options: Options) -> set[str]:
+    """Dotted names of the fields that no compiled program closes over."""
+    found = set()
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, Options):
+            found |= operands(value)
+        elif not field.metadata.get("static", True):
+            found.add(options.dotted(field.name))
+    return found
+
+
 def with_sections(cls: type[Options]) -> list[type[Options]]:
     """The class of a recipe and those of its sections."""
-    return [cls, *_sections(cls).values()]
+    return [cls, *sections_of(cls).values()]
 
 
 def replace(options: R, changes: Mapping[str, Any]) -> R:
@@ -273,8 +297,8 @@ def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def _not_an_option(name: str, valid: Iterable[str]) -> UserError:
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.0)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = difflib.get_close_matches(name, list(valid), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else "the recipe has no such field. "
     return UserError(f"Unknown option {name!r}: {hint}Correct the recipe.")
 
 

@@ -42,7 +42,7 @@ class Asymmetric(Options, section="asymmetric", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class L2d(Options, section="l2d", recipe=_RECIPE):
+class L2d(Options, section="l2d", methods=("l2d", "mld", "mld_cd", "mld_id"), recipe=_RECIPE):
     """L2D (ICCV 2023, arXiv 2308.06453); a weight of 0 leaves its term out."""
 
     lambda_mld: float = option(10.0, "[0, inf)", "of the logits")
@@ -54,21 +54,21 @@ class L2d(Options, section="l2d", recipe=_RECIPE):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mse(Options, section="mse", recipe=_RECIPE):
+class Mse(Options, section="mse", methods=("mse",), recipe=_RECIPE):
     """Squared error of the logits."""
 
     weight: float = option(1.0, "[0, inf)", "not published")
 
 
 @dataclasses.dataclass(frozen=True)
-class Ps(Options, section="ps", recipe=_RECIPE):
+class Ps(Options, section="ps", methods=("ps",), recipe=_RECIPE):
     """Partial softmax."""
 
     weight: float = option(1.0, "[0, inf)", "not published")
 
 
 @dataclasses.dataclass(frozen=True)
-class FinalReviewKd(Options, section="reviewkd", recipe=_RECIPE):
+class FinalReviewKd(Options, section="reviewkd", methods=("reviewkd",), recipe=_RECIPE):
     """ReviewKD (CVPR 2021) on the final map."""
 
     weight: float = option(1.0, "[0, inf)", "of the map's error")
@@ -135,7 +135,7 @@ class MultilabelDistillation(BaseRecipe):
         16, "[0, inf)", "processes that read streamed images; 0: threads of this one"
     )
     eval_batch_size: int = option(128, "[1, inf)", "images per step without training")
-    num_epochs: int = option(80, "[1, inf)", "of the student")
+    num_epochs: int = option(80, "[1, inf)", "of the student", static=False)
     batch_size: int = option(
         64, "[1, inf)", "cross-entropy is a sum over it, the other terms are not"
     )

@@ -4,6 +4,8 @@ Listing them imports no method, and so no JAX; `STRATEGIES["bual"]` imports BUAL
 its `build`.
 """
 
+from typing import Literal
+
 from jaxrobust.recipes.bldr import BldrRecipe
 from jaxrobust.recipes.bual import BualRecipe
 from jaxrobust.recipes.dcfs import DcfsRecipe
@@ -58,6 +60,24 @@ STRATEGIES = Registry(
 )
 """`(recipe, problem) -> Strategy` of the active-learning task."""
 
+StrategyName = Literal[
+    "badge",
+    "bual",
+    "coreset",
+    "dcfs",
+    "dropquery",
+    "e2oal",
+    "eaoa",
+    "entropy",
+    "lc",
+    "lfosa",
+    "margin",
+    "probcover",
+    "random",
+    "typiclust",
+]
+"""For editors and type checkers, as are the next ones."""
+
 NOISY_LABEL_METHODS = Registry(
     {
         "bldr": Entry(
@@ -78,6 +98,16 @@ NOISY_LABEL_METHODS = Registry(
     }
 )
 """`(recipe, problem) -> Method` of the noisy-label task."""
+
+NoisyLabelMethodName = Literal[
+    "bldr",
+    "cross_entropy",
+    "dividemix",
+    "dpc",
+    "knn",
+    "mean_margin",
+    "mixup",
+]
 
 DISTILLERS = Registry(
     {
@@ -107,6 +137,28 @@ DISTILLERS = Registry(
     }
 )
 """`(recipe, problem) -> Distiller` of the distillation task, for images with one label."""
+
+DistillerName = Literal[
+    "at",
+    "binary_kl",
+    "crd",
+    "cross_entropy",
+    "cross_entropy_binary_kl",
+    "dhkd",
+    "dhkd_reviewkd",
+    "dist",
+    "dkd",
+    "fitnet",
+    "kd",
+    "logit_mse",
+    "pkt",
+    "reviewkd",
+    "rkd",
+    "rld",
+    "sp",
+    "vid",
+    "wttm",
+]
 
 MULTILABEL_DISTILLERS = Registry(
     {

@@ -9,7 +9,7 @@ import ml_collections
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.recipes.dhkd import Distillation
-from jaxrobust.recipes.fields import Options, from_config, with_sections
+from jaxrobust.recipes.fields import Options, from_config, sections_of, with_sections
 from jaxrobust.recipes.l2d import MultilabelDistillation
 from jaxrobust.recipes.methods import (
     DISTILLERS,
@@ -58,10 +58,21 @@ def parse(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, settings=plain(config))
 
 
-def _kind(config: ml_collections.ConfigDict) -> str:
+def _kind(config: ml_collections.ConfigDict | Mapping[str, Any]) -> str:
     """Key of `_KINDS`: recipes for images with several labels have a section `labels`."""
-    is_multilabel = config.task == "distillation" and "labels" in config
-    return "multilabel_distillation" if is_multilabel else config.task
+    is_multilabel = config["task"] == "distillation" and "labels" in config
+    return "multilabel_distillation" if is_multilabel else config["task"]
+
+
+def unread_sections(config: Mapping[str, Any]) -> set[str]:
+    """Sections of a configuration that its method does not read; of a method of one's own none."""
+    method = config["method"]
+    base, methods = _KINDS[_kind(config)]
+    if method not in methods:
+        return set()
+    own = sections_of(methods.entry(method).recipe or base)
+    read = {name for name, cls in own.items() if not cls.methods or method in cls.methods}
+    return {name for name, value in config.items() if isinstance(value, Mapping)} - read
 
 
 def plain(config: ml_collections.ConfigDict) -> dict:

@@ -23,6 +23,37 @@ _CJK = (
     "Malgun Gothic",
     "SimHei",
 )
+# Column of a score -> what it says of an image, in words of everyday; high is more.
+_SCORES = {
+    "agreement": "share of similar images with this label",
+    "aleatoric": "how much it resembles several classes",
+    "aleatoric_log_odds": "whether it resembles several classes",
+    "coarse": "first choice: how strange it looks",
+    "conf_neg": "second network: how sure of the class",
+    "conf_pos": "first network: how sure of the class",
+    "data": "how much it resembles several classes",
+    "disagreements": "how often dropout changes the class",
+    "discrepancy": "how much two networks differ on it",
+    "dist": "how little it resembles any class",
+    "energy": "how strange it looks",
+    "fine": "second choice: how unsure the class is",
+    "informativeness": "how much its label would teach",
+    "known_log_odds": "how sure that it is of a known class",
+    "known_margin": "how much nearer to known classes",
+    "loss": "how badly the given label fits",
+    "margin": "how far the given label is ahead",
+    "mean_margin": "how far the given label is ahead",
+    "negative_loss": "how well the given label fits",
+    "neighbor_energy": "how strange similar images look",
+    "purity_log_odds": "how sure that it is of a known class",
+    "score": "the score; the lowest are chosen",
+    "target_entropy": "how unsure the class is",
+    "target_margin": "how close the two best classes are",
+    "total": "how unsure the class is",
+    "uncertainty": "how unsure the class is",
+    "unknown_prob": "how sure that it is of no known class",
+    "vacuity": "how little is known that is like it",
+}
 MAX_LETTERS = 24
 """Most letters of a name at an axis; the middle of a longer one is left out."""
 
@@ -71,6 +102,13 @@ def short_name(name: str) -> str:
         return text
     end = MAX_LETTERS // 3
     return f"{text[: MAX_LETTERS - end - 1]}…{text[-end:]}"
+
+
+def score_words(name: str) -> str:
+    """A score by its column, in words; the column's name if it is not known."""
+    if name not in _SCORES and name.endswith("_prob"):  # of a network with this head
+        return "how probable the given label is"
+    return _SCORES.get(name, name.replace("_", " "))
 
 
 def font_of(text: str) -> tuple[str, str]:

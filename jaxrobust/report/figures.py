@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxrobust.engine.files import write_bytes
-from jaxrobust.report.figure_text import drawable, font_of, fonts, short_name
+from jaxrobust.report.figure_text import drawable, font_of, fonts, score_words, short_name
 from jaxrobust.selection import fit_gaussian_mixture_1d, min_max_normalize
 
 # Colour-blind safe (Okabe and Ito), the most distinguishable first.
@@ -122,7 +122,8 @@ def _curves(
     first = next(iter(runs.values()))[0]
     most = max(len(results) for results in runs.values())
     seeds = f"{most} seeds" if most > 1 else f"seed {first['seed']}"
-    lines = textwrap.fill(f"{first['dataset']}, {title}, {seeds}", int(11 * figure.get_figwidth()))
+    told = ", ".join(filter(None, (first["dataset"], title, seeds)))
+    lines = textwrap.fill(told, int(11 * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", fontsize=12)
     axes[0].legend(frameon=False, loc="lower right")
     return figure, axes
@@ -382,7 +383,7 @@ def score_histogram(
 
     Args:
       scores: [N] by network, high for labels that look right.
-      title: name of the score.
+      title: column of the score.
       path: the PNG to write.
       is_wrong: bool [N], whether a label is wrong, if known.
       thresholds: by network, the score below which labels are flagged; None to draw the mixture of
@@ -406,7 +407,8 @@ def score_histogram(
             _draw_mixture(axis, score, low, bins[-1] - bins[0])
         else:
             axis.axvline(thresholds[name], color=COLORS[6], lw=1.4, ls="--", label="flagged below")
-        axis.set_title(f"{title}, {name}", loc="left", fontsize=11)
+        axis.set_title(score_words(title), loc="left", fontsize=11)
+        axis.set_xlabel(f"{title}, {name}")
         axis.set_ylabel("Density")
         axis.legend(frameon=False)
         _plain_axis(axis)
@@ -451,7 +453,8 @@ def query_histograms(
             axis.stairs(shares, edges, fill=True, color=color, alpha=0.55, label=label)
         chosen = bins["chosen"] / max(bins["chosen"].sum(), 1)
         axis.stairs(chosen, edges, color=COLORS[6], lw=1.5, label="chosen")
-        axis.set_title(name.replace("_", " "), loc="left", fontsize=11)
+        axis.set_title(score_words(name), loc="left", fontsize=11)
+        axis.set_xlabel(name)
         axis.set_ylabel("Fraction of each group")
         _plain_axis(axis)
     axes[0].legend(frameon=False, fontsize=8)

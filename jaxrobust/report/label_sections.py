@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from jaxrobust.engine.workdir import flatten
-from jaxrobust.report.markup import Images, details, gallery, paragraph, percent, section, table
+from jaxrobust.report.markup import (
+    Images,
+    commands,
+    details,
+    gallery,
+    paragraph,
+    percent,
+    section,
+    table,
+)
 from jaxrobust.report.run_files import RunFiles, read_rows
 from jaxrobust.report.thumbnails import thumbnail
 
@@ -26,24 +35,25 @@ def opening(run: RunFiles, images: Images) -> str:
         return ""
     flagged = [row for row in rows if row["flagged"] == "1"]
     reviewed = sum(bool(row.get("reviewed")) for row in rows)
-    probs = np.array([float(row["clean_prob"]) for row in rows if not row.get("reviewed")])
-    counts = [len(flagged), round(float(np.sum(1 - probs))), int(np.sum(probs < 0.5))]
     known = f" A person has decided about {reviewed:,} others." if reviewed else ""
-    text = (
-        f"{len(flagged):,} of {len(rows):,} labels look wrong (between {min(counts):,} and "
-        f"{max(counts):,}: as flagged, as expected from the probabilities, and as less probable "
-        f"than not).{known}"
-    )
+    if judged := (run.results or {}).get("label_counts"):
+        low, high = judged["expected_wrong_interval"]
+        how = "nine times in ten"
+    else:
+        probs = np.array([float(row["clean_prob"]) for row in rows if not row.get("reviewed")])
+        counts = [len(flagged), round(float(np.sum(1 - probs))), int(np.sum(probs < 0.5))]
+        low, high = min(counts), max(counts)
+        how = "as flagged, as expected from the probabilities, and as less probable than not"
+    bounds = f"between {low:,} and {high:,}: {how}"
+    text = f"{len(flagged):,} of {len(rows):,} labels look wrong ({bounds}).{known}"
     parts = [f'<p class="lead">{html.escape(text)}</p>']
     parts.append(
         images.link(run.workdir / "label_review.html", "Review them here, on label_review.html")
     )
     if (run.workdir / "label_review.html").exists():
         command = f"jaxrobust review {shlex.quote(str(run.workdir))}"
-        parts.append(
-            paragraph("So that every answer is written into the folder of the run: ")
-            + f"<pre>{html.escape(command)}</pre>"
-        )
+        parts.append(paragraph("So that every answer is written into the folder of the run:"))
+        parts.append(commands(command))
     parts += [paragraph(text, "warning") for text in omitted(run)]
     parts += [_by_class(rows), _by_pair(run, flagged)]
     return section("Labels that look wrong", *parts)

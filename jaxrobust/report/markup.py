@@ -29,7 +29,9 @@ def table(
     stacked: bool = False,
 ) -> str:
     """A table whose first column holds row headers; it scrolls if it is too wide."""
-    head = "".join(f'<th scope="col">{html.escape(str(cell))}</th>' for cell in header)
+    head = "".join(
+        f'<th scope="col">{html.escape(str(cell))}</th>' if cell else "<td></td>" for cell in header
+    )
     body = ""
     for first, *others in rows:
         cells = "".join(
@@ -41,7 +43,7 @@ def table(
     kind = f' class="{kind}"' if kind else ""
     label = html.escape(caption, quote=True)
     return (
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table{kind}>'
+        f'<div class="scroll" role="group" aria-label="{label}" tabindex="0"><table{kind}>'
         f"<caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>"
     )
@@ -66,6 +68,11 @@ def details(summary: str, *parts: str, is_open: bool = False) -> str:
 def side_by_side(*parts: str) -> str:
     body = "\n".join(filter(None, parts))
     return f'<div class="pair">{body}</div>' if body else ""
+
+
+def commands(text: str) -> str:
+    """What to type; it scrolls if it is too wide."""
+    return f'<pre tabindex="0">{html.escape(text)}</pre>'
 
 
 def gallery(pictures: Sequence[tuple[str, str, str]]) -> str:

@@ -5,13 +5,16 @@ import json
 import re
 import statistics
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from jaxrobust.engine.workdir import flatten
+from jaxrobust.recipes.parse import unread_sections
 from jaxrobust.report import compare, figures
 from jaxrobust.report.markup import (
     Images,
+    commands,
     details,
     duration,
     file_stem,
@@ -29,6 +32,7 @@ Groups = dict[str, list[RunFiles]]
 """Label -> runs, one for each seed."""
 
 _NUM_PAIRS = 8
+_NOT_READ = object()
 
 
 def headline(groups: Groups) -> str:
@@ -202,16 +206,18 @@ def _pooled_reliability(runs: list[RunFiles]) -> dict[str, np.ndarray] | None:
 
 
 def recipe(groups: Groups) -> str:
-    """The recipe, fields first that differ between groups or were changed."""
-    fields = {label: [flatten(run.config) for run in runs] for label, runs in groups.items()}
+    """What the methods read of the recipe, fields first that differ or were changed."""
+    fields = {label: [_read_fields(run) for run in runs] for label, runs in groups.items()}
     names = dict.fromkeys(name for runs in fields.values() for run in runs for name in run)
     texts = {
-        name: [_value(run.get(name) for run in runs) for runs in fields.values()] for name in names
+        name: [_value(run.get(name, _NOT_READ) for run in runs) for runs in fields.values()]
+        for name in names
     }
     everyone = [run for runs in groups.values() for run in runs]
     changed = dict.fromkeys(name for run in everyone for name in _changed(run))
     changed.pop("num_seeds", None)  # each of them is a run of one
-    first = [n for n in names if len(set(texts[n])) > 1]
+    own = [n for n in names if n not in changed and _value([_NOT_READ]) in texts[n]]
+    first = [n for n in names if n not in own and len(set(texts[n])) > 1]
     first += [n for n in changed if n not in first]
     header = ["field", *(groups if len(groups) > 1 else ["value"])]
     recipes = ", ".join(dict.fromkeys(filter(None, map(_recipe, everyone))))
@@ -219,15 +225,17 @@ def recipe(groups: Groups) -> str:
     caption = "Changed on the command line"
     if len(groups) > 1:
         caption = "What differs, and what was changed on the command line"
-    rest = [n for n in names if n not in first]
+    rest = [n for n in names if n not in first and n not in own]
+
+    def listed(caption, names):
+        return table(caption, header, [[n, *texts[n]] for n in names]) if names else ""
+
     return section(
         "Recipe",
         paragraph(intro) if intro else "",
-        table(caption, header, [[n, *texts[n]] for n in first]) if first else "",
-        details(
-            "All other fields" if first else "All fields",
-            table("config.json", header, [[n, *texts[n]] for n in rest]),
-        ),
+        listed(caption, first),
+        details("Options of one method", listed("Options that not all of them have", own)),
+        details("All other fields" if first else "All fields", listed("config.json", rest)),
     )
 
 
@@ -235,8 +243,13 @@ def _changed(run: RunFiles) -> list[str]:
     """Fields that the command line of the first start sets, in its order."""
     command = run.starts[0]["command"] if run.starts else []
     given = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in command)
-    fields = flatten(run.config)
+    fields = _read_fields(run)
     return list(dict.fromkeys(m[1] for m in given if m and m[1] in fields))
+
+
+def _read_fields(run: RunFiles) -> dict[str, Any]:
+    unread = unread_sections(run.config)
+    return {k: v for k, v in flatten(run.config).items() if k.split(".")[0] not in unread}
 
 
 def _recipe(run: RunFiles) -> str:
@@ -247,15 +260,15 @@ def _recipe(run: RunFiles) -> str:
 
 def _value(values: Iterable[object]) -> str:
     """A field's value, or its values if seeds differ."""
-    return " / ".join(dict.fromkeys(json.dumps(v) if v != "" else '""' for v in values))
+    return " / ".join(dict.fromkeys("–" if v is _NOT_READ else json.dumps(v) for v in values))
 
 
 def environment(groups: Groups) -> str:
     """Host, devices, versions and command of every start."""
-    rows, versions, commands = [], {}, {}
+    rows, versions, typed = [], {}, {}
     for label, runs in groups.items():
         for run in runs:
-            commands[" ".join(run.starts[0]["command"]) if run.starts else ""] = None
+            typed[" ".join(run.starts[0]["command"]) if run.starts else ""] = None
             for start in run.starts:
                 versions |= {f"Python {start['python']}": None}
                 versions |= {f"{k} {v}": None for k, v in start["versions"].items()}
@@ -275,7 +288,7 @@ def environment(groups: Groups) -> str:
         "Environment",
         table("Every start", header, rows) if rows else "",
         paragraph(f"Versions: {', '.join(versions)}.") if versions else "",
-        details("Commands", *(f"<pre>{html.escape(c)}</pre>" for c in commands if c)),
+        details("Commands", *(commands(text) for text in typed if text)),
     )
 
 

@@ -31,6 +31,7 @@ class Judged:
       class_names: of the C classes.
       probs: float `[N, C]`, predicted probabilities; None where there are none.
       found: `duplicates` or `outliers` -> id -> what was found, in words.
+      words: id -> what else is shown beside it.
     """
 
     given: np.ndarray
@@ -40,6 +41,7 @@ class Judged:
     class_names: Sequence[str]
     probs: np.ndarray | None = None
     found: Mapping[str, Mapping[int, str]] = dataclasses.field(default_factory=dict)
+    words: Callable[[int], str] | None = None
 
 
 def write_review(
@@ -50,8 +52,10 @@ def write_review(
     files: Sequence[str] | None,
     root: pathlib.Path | None,
     pictures: Callable[[np.ndarray], np.ndarray | None] | None = None,
+    texts: Sequence[str] | None = None,
     seed: int = 0,
     after_saving: Sequence[tuple[str, str]] = (),
+    title: str = "Labels that look wrong",
 ) -> bool:
     """Writes the page on which a person reviews the most suspicious labels.
 
@@ -63,8 +67,10 @@ def write_review(
       root: folder that the files are relative to, which is then shown from there; None: `pictures`
         are shown.
       pictures: ids -> uint8 `[n, H, W, 3]`, or None where there are none.
+      texts: of the N examples, in place of images.
       seed: of the random check.
       after_saving: (text, command), what to do with the answers.
+      title: of the page.
 
     Returns:
       Whether it was written: not without anything to show or to ask.
@@ -83,10 +89,13 @@ def write_review(
     order = host_generator(seed, "review/check").permutation(np.sort(judged.ranked))[:_NUM_RANDOM]
     for i in order.tolist():
         tabs.setdefault(i, []).append("random")
+    if judged.words is not None:
+        for i in tabs:
+            words.setdefault(i, []).append(judged.words(i))
     ids = np.array(list(tabs), np.int64)
     examples = _examples(judged, judged.ranked[num_suspects:])
     shown = None
-    if root is None:
+    if root is None and texts is None:
         shown = pictures(ids) if pictures else None
         if shown is None:
             return False
@@ -110,9 +119,13 @@ def write_review(
         names,
         root=root,
         pictures=shown,
-        examples=_pictures_of(examples, files, root, pictures),
+        texts=None if texts is None else [texts[i] for i in tabs],
+        examples=_pictures_of(examples, files, root, pictures)
+        if texts is None
+        else {name: [texts[i] for i in of_class] for name, of_class in examples.items()},
         check=Check(len(judged.ranked), order.tolist()),
         after_saving=after_saving,
+        title=title,
     )
     return True
 

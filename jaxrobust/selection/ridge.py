@@ -37,7 +37,8 @@ def leave_one_out_scores(
         y_i - r_i,    r_i = (y_i - m - (H (Y - m))_i) / (1 - 1 / N - H_ii),
 
     so that one eigendecomposition of D x D replaces N trainings for every ridge. The ridge is the
-    one of the least mean of `|r_i|^2`. Standardising uses all examples.
+    one of the least mean of `|r_i|^2`. Standardising uses all examples. Where others explain less
+    than a thousandth of an example, `1 - 1 / N - H_ii < 0.001`, they predict m.
 
     Args:
       features: floats `[N, D]`, of any scale; read 16,384 rows at a time, several times.
@@ -104,8 +105,12 @@ def leave_one_out(
             """`r_i` of `[n, D]` rows of X along the eigenvectors."""
             predicted = rotated @ (inverses[ridge][:, None] * targets).astype(np.float32)
             leverage = np.square(rotated) @ inverses[ridge].astype(np.float32) + 1 / num_trained
-            rest = np.maximum(1 - weights[part][::step] * leverage, _LEAST)
-            return (labels[part][::step] - shares - predicted) / rest[:, None]
+            rest = (1 - weights[part][::step] * leverage)[:, None]
+            centred = labels[part][::step] - shares
+            # Divided by a rest of rounding, an example would be predicted by its own label.
+            return np.where(
+                rest < _LEAST, centred, (centred - predicted) / np.maximum(rest, _LEAST)
+            )
 
         step = len(parts)
         errors = np.zeros(len(ridges))

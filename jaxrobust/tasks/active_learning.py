@@ -29,7 +29,7 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import annotation_gain
-from jaxrobust.methods.classifiers import save_classifier
+from jaxrobust.methods.classifiers import classifier_of_run
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Query
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.report.figures import learning_curves
@@ -137,6 +137,7 @@ def choose(
     annotations: np.ndarray,
     workdir: str | os.PathLike | None = None,
     *,
+    num_classes: int | None = None,
     precisions: tuple[float, ...] = (),
     programs: Programs | None = None,
     bar: bool | None = False,
@@ -145,10 +146,11 @@ def choose(
 
     Args:
       recipe: a recipe; `al.query_size` images are chosen.
-      dataset: the data; K classes.
+      dataset: the data.
       annotations: int32 `[N]` of its training images, then of its unlabelled ones: a class, K for
         unknown, or `NOT_ANNOTATED`.
       workdir: as in `run`; None: no files are kept.
+      num_classes: K; None for all classes of the data.
       precisions: of earlier queries.
       programs: those of a run of the same recipe on data of the same shapes.
       bar: as in `open_run`.
@@ -163,7 +165,7 @@ def choose(
     check_network(recipe, dataset)
     labeled = annotations != NOT_ANNOTATED
     nothing = np.zeros(0, np.int32)
-    known = tuple(range(dataset.num_classes))
+    known = tuple(range(num_classes or dataset.num_classes))
     split = OpenSetSplit(known, annotations, labeled, nothing, nothing.astype(bool))
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
@@ -522,8 +524,7 @@ class _Learning:
         if "accuracy" in last:
             probs = final.test_probs(target, split)
             write_test_files(workdir, probs, split.test_targets[split.test_known], class_names)
-        save_classifier(
-            workdir / "classifier",
+        classifier_of_run(
             recipe=recipe,
             networks=fetch({"target": self.saved.networks[target].variables}),
             class_names=class_names,
@@ -532,7 +533,7 @@ class _Learning:
             mean=self.view.mean,
             std=self.view.std,
             embedding=getattr(self.dataset, "embedding", None),
-        )
+        ).save(workdir / "classifier")
         lines = [
             f"last {accuracy_text(last)}, {self.run.seconds:.0f} s in all",
             f"results: {workdir / 'results.json'}",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.augment import num_views
-from jaxrobust.data.dataset import Dataset, fingerprint
+from jaxrobust.data.dataset import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.advice import expected_on_cpu
 from jaxrobust.engine.plan import place_plan
@@ -100,9 +100,10 @@ class _Distillation:
         )
         put = run_.placement.put
         self._labels: Any = put(self.taught.labels)
-        if targets_of(recipe, self.dataset, self.taught):
+        if targets := targets_of(recipe, self.dataset, self.taught):
             weights = put(class_weights(recipe, self.dataset))
-            self._labels = {"labels": self._labels, "class_weights": weights}
+            labels = put(cast(Examples, self.taught).probs) if targets.soft else self._labels
+            self._labels = {"labels": labels, "class_weights": weights}
         if self.teacher and self.teacher.network:
             self._given = put(self.teacher.network.variables)
         if isinstance(recipe, Distillation):
@@ -125,12 +126,14 @@ class _Distillation:
         self._introduce()
         self._restore()
         introduce_networks(saved.networks, self.dtype, run)
-        for warning in expected_on_cpu(
-            num_operations(self._as_stored("student")) / 1e9,
-            len(self.taught),
-            self.recipe.num_epochs,
-            runs=sum(name.startswith("student") for name in self.roles),
-        ):
+        trained = {
+            name: (num_operations(self._as_stored(name)) / 1e9, role.num_examples, role.num_epochs)
+            for name, role in self.roles.items()
+            if role.num_epochs
+        }
+        heads = isinstance(self.recipe, Distillation)
+        teacher = "--config.teacher.backbone=efficientnet_lite0" if heads else ""
+        for warning in expected_on_cpu(trained, teacher=teacher):
             log.warning("warning: %s", warning)
         run.start_progress(saved, total=sum(role.num_epochs for role in self.roles.values()))
         first = saved.at

@@ -80,8 +80,8 @@ def read_inputs(
     if distiller.contrasts and targets_of(recipe, dataset, taught):
         raise UserError(
             f"method {recipe.method} compares every image with others by their labels, so there "
-            "can be no images without a label, weights, smoothing or mixup: leave out "
-            "use_unlabeled, class_weights, label_smoothing and mixup."
+            "can be no images without a label, soft labels, weights, smoothing or mixup: leave out "
+            "use_unlabeled, class_weights, label_smoothing and mixup, and give one label of each."
         )
     if isinstance(teacher, NetworkTeacher) and teacher.is_trained and teacher.size:
         if given is not None:
@@ -117,9 +117,10 @@ def targets_of(recipe: DistillationRecipe, dataset: Any, taught: Any) -> Targets
     smoothing, mixup = recipe.label_smoothing, recipe.mixup
     has_weights = recipe.class_weights != "none"
     weighted = has_weights or len(taught) > len(dataset.train)
-    if not (smoothing or mixup or weighted):
+    soft = getattr(taught, "probs", None) is not None
+    if not (smoothing or mixup or weighted or soft):
         return None
-    return Targets(smoothing, mixup, weighted)
+    return Targets(smoothing, mixup, weighted, soft)
 
 
 def class_weights(recipe: DistillationRecipe, dataset: Any) -> np.ndarray:

@@ -203,7 +203,7 @@ def draw(
     scores = {n: label_scores.get(f"{score}_{n}", label_scores[score]) for n in method.networks}
     figures.score_histogram(
         scores,
-        score.replace("_", " "),
+        score,
         folder / f"{score}.png",
         is_wrong=is_wrong,
         thresholds={n: method.score_threshold(s) for n, s in scores.items()},

@@ -3,13 +3,14 @@
 import csv
 
 import numpy as np
+import pages
 import pandas
 import pytest
 
 import jaxrobust
 from jaxrobust import UserError, audit, consensus
 from jaxrobust.commands.cli import main
-from jaxrobust.data.inputs import as_annotations
+from jaxrobust.data.annotation_inputs import as_annotations
 
 N, A, C = 240, 12, 3
 NAMES = np.array(["bird", "cat", "dog"])
@@ -115,6 +116,21 @@ def test_rows_of_features_are_found_by_the_ids_of_items(crowd, by_features):
         consensus(table, items=names, features=frame.drop(index="photo 7"))
 
 
+def test_what_pandas_holds_is_paired_by_its_index(crowd, by_features):
+    table, features, _, _ = crowd
+    rows = np.random.default_rng(2).permutation(N)
+    votes, frame = pandas.DataFrame(table).iloc[rows], pandas.DataFrame(features)
+    with pytest.warns(UserWarning, match="rows of features were put in the order of votes"):
+        found = consensus(votes, features=frame)
+    np.testing.assert_array_equal(found.labels, by_features.labels[rows])
+    items, annotators = np.nonzero(table >= 0)
+    long = pandas.DataFrame({"i": items, "a": annotators, "v": table[items, annotators]})
+    mixed = long.sample(frac=1, random_state=0)
+    with pytest.warns(UserWarning, match="rows of items were put in the order of votes"):
+        found = consensus(long["v"], items=mixed["i"], annotators=long["a"])
+    np.testing.assert_array_equal(found.items, np.arange(N))
+
+
 def test_items_without_votes(crowd):
     table, features, true, _ = crowd
     table = table.copy()
@@ -127,6 +143,13 @@ def test_items_without_votes(crowd):
     assert set(found.ranked[:20].tolist()) == set(range(20))
     found = consensus(np.where(table < 0, "", NAMES[table]))
     np.testing.assert_array_equal(found.labels[:20], "")
+
+
+def test_columns_of_probabilities_in_another_order_are_pointed_out(crowd):
+    probs = np.eye(C)[crowd[2]] * 0.7 + 0.1
+    names = "class_names=\\['dog', 'cat', 'bird'\\]"
+    with pytest.warns(UserWarning, match=f"columns of pred_probs seem to be in .*{names}"):
+        consensus(np.where(crowd[0] < 0, "", NAMES[crowd[0]]), pred_probs=probs[:, ::-1])
 
 
 def test_probabilities_take_the_place_of_features(crowd, by_votes):
@@ -162,8 +185,9 @@ def test_what_is_refused(crowd):
         consensus(table, features=features, pred_probs=features)
     with pytest.raises(UserError, match="features has 239 rows, but there are 240 items"):
         consensus(table, features=features[:-1])
-    with pytest.raises(UserError, match="rounds=0 must be a whole number, at least 1"):
-        consensus(table, rounds=0)
+    for rounds in (0, True, 1.5):
+        with pytest.raises(UserError, match=f"rounds={rounds} must be a whole number, at least 1"):
+            consensus(table, rounds=rounds)
 
 
 def test_frames_and_files(crowd, by_features, tmp_path):
@@ -182,11 +206,18 @@ def test_frames_and_files(crowd, by_features, tmp_path):
 def test_a_page_of_the_most_doubtful(crowd, by_features, tmp_path):
     images = np.zeros((N, 4, 4, 3), np.uint8)
     by_features.save_review(tmp_path / "review.html", images=images, num_shown=7)
-    page = (tmp_path / "review.html").read_text()
-    assert str(by_features.ranked[0]) in page
+    data = pages.embedded_data(tmp_path / "review.html")
     i = int(by_features.ranked[0])
     voted = {j: str(v) for j, v in enumerate(crowd[0][i].tolist()) if v >= 0}
     assert by_features.opinions(i) == voted
+    first, second = np.argsort(-by_features.probs[i])[:2]
+    names = by_features.class_names
+    shown = [row for row in data["rows"] if "labels" in row[6]]
+    assert [row[0] for row in shown] == [str(j) for j in by_features.ranked[:7]]
+    assert shown[0][2:4] == [names[first], names[second]]
+    assert shown[0][7] == "; ".join(f"{name}: {vote}" for name, vote in voted.items())
+    assert data["total"] == N and len(data["random"]) == 200
+    assert len(data["examples"]) == len(names)  # beside the image, of labels that are sure
     with pytest.raises(UserError, match="There are 7 images for 240 items"):
         by_features.save_review(tmp_path / "review.html", images=images[:7])
 
@@ -279,17 +310,31 @@ def test_answers_that_are_refused(by_votes, answers, sentence):
         audit({}, answers)
 
 
-def test_it_is_refused_where_one_label_of_each_example_is_needed(crowd, by_features):
-    with pytest.raises(UserError, match=r"labels is a Consensus, but .* give its \.labels"):
-        jaxrobust.find_label_issues(by_features, features=crowd[1])
-    with pytest.raises(UserError, match=r"of probabilities give \.argmax\(axis=1\)"):
-        jaxrobust.find_label_issues(by_features.probs, features=crowd[1])
+def test_it_is_soft_labels(crowd, by_votes, by_features):
+    table, features, true, _ = crowd
+    hard, soft = (
+        jaxrobust.RobustClassifier("cross_entropy", num_epochs=20).fit(features, y)
+        for y in (by_votes.labels, by_votes)
+    )
+    assert soft.classes_.tolist() == by_votes.classes.tolist()
+    # What is trained on probabilities is less sure.
+    assert soft.score(features, true) > 0.85
+    sure = [c.predict_proba(features).max(axis=1).mean() for c in (hard, soft)]
+    assert sure[1] < sure[0] - 0.02
+    judged = jaxrobust.find_label_issues(by_features, features=features)
+    np.testing.assert_array_equal(judged.given, by_features.labels)
+    with pytest.raises(UserError, match="method='knn' cannot learn from soft labels"):
+        jaxrobust.find_label_issues(by_features, features=features, method="knn")
+    unseen = table.copy()
+    unseen[4] = -1
+    with pytest.raises(UserError, match="labels is a Consensus in which nobody voted on item 4"):
+        jaxrobust.find_label_issues(consensus(unseen), features=features)
 
 
 def test_it_stands_for_annotations(crowd):
     table = crowd[0].copy()
     table[::2] = -1
-    annotations, num_classes = as_annotations(consensus(table), None)
-    assert num_classes == C
-    np.testing.assert_array_equal(annotations[::2], jaxrobust.UNLABELED)
-    assert np.mean(annotations[1::2] == crowd[2][1::2]) > 0.8
+    found = as_annotations(consensus(table))
+    assert found.num_classes == C
+    np.testing.assert_array_equal(found.ids[::2], jaxrobust.UNLABELED)
+    assert np.mean(found.ids[1::2] == crowd[2][1::2]) > 0.8

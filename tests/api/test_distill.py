@@ -127,6 +127,23 @@ def test_stored_logits_teach_as_the_function_that_gave_them(arrays, tmp_path):
     assert "head_cosine" in results["logits"]["last"]["diagnosis"]["distillation"]
 
 
+def test_soft_labels_of_one_class_each_are_these_labels(arrays, teacher, tmp_path):
+    images, labels = arrays
+    options = {"teacher": bright(images), "student": "tiny4", "method": "kd"}
+    onehot = (labels[:, None] == CLASSES).astype(np.float32)
+    results = {}
+    for name, given in {"hard": labels, "soft": onehot}.items():
+        student = distill(
+            images, given, config=SHORT, workdir=tmp_path / name, class_names=CLASSES, **options
+        )
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())["epochs"]
+        assert student.classes.tolist() == CLASSES.tolist()
+    hard, soft = (results[name][-1] for name in ("hard", "soft"))
+    assert hard["ece"] > 0 and soft["ece"] == pytest.approx(hard["ece"], abs=1e-4)
+    with pytest.raises(UserError, match="soft labels"):
+        distill(images, onehot, config=SHORT, teacher=teacher, student="tiny4", method="crd")
+
+
 def test_several_teachers_teach_their_mean(arrays, teacher, tmp_path):
     images, labels = arrays
 
@@ -162,7 +179,7 @@ def test_without_a_test_set_the_held_out_rows_measure_the_logits(arrays, tmp_pat
 
 REFUSED = {
     "features": ({"method": "rkd"}, "method rkd reads a teacher's features too"),
-    "labels": ({"method": "cross_entropy"}, "reads labels alone"),
+    "labels": ({"method": "cross_entropy"}, "with_baseline=True"),
     "method": ({"method": "dhkdd"}, "did you mean 'dhkd'"),
     "student": ({"student": "tiny5"}, "did you mean"),
     "field": ({"config": {"epochs": 3}}, "epochs"),
@@ -178,7 +195,10 @@ REFUSED = {
     "other classes": ({"teacher": lambda x: np.zeros((len(x), 3))}, "3\\] for 38 images of 2 cl"),
     "probabilities": ({"teacher": np.full((48, 2), 0.5)}, "logits are probabilities"),
     "no folder": ({"teacher": "nowhere"}, "nowhere holds no model.json"),
-    "labels of rows": ({"labels": np.eye(2)[np.repeat([0, 1], 24)]}, "one entry per example"),
+    "labels of rows": (
+        {"labels": np.eye(2, dtype=int)[np.repeat([0, 1], 24)]},
+        "one entry per example",
+    ),
     "fewer images": ({"images": np.zeros((3, 8, 8, 3), np.uint8)}, "images has 3 entries, but"),
 }
 

@@ -103,7 +103,7 @@ def test_what_auto_cannot_do(case):
         )
     with pytest.raises(UserError, match="method='auto' judges features, and these images are not"):
         jaxrobust.find_label_issues(labels, images=np.zeros((300, 8, 8), np.uint8), method="auto")
-    with pytest.raises(UserError, match="Give one of features= or images="):
+    with pytest.raises(UserError, match="Give one of features=, images= or pred_probs="):
         jaxrobust.find_label_issues(labels)
 
 

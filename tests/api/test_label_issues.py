@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from jaxrobust import LabelIssues, UserError, find_label_issues
-from jaxrobust.data import inputs
+from jaxrobust.data.image_inputs import as_images
 
 
 def example(num=200, num_classes=4, rate=0.2, seed=0):
@@ -170,8 +170,8 @@ def test_hugging_face():
     )
     columns = {"image": [PIL.Image.fromarray(x) for x in images], "label": [0, 1, 0, 1, 0, 1]}
     dataset = datasets.Dataset.from_dict(columns, features=features)
-    np.testing.assert_array_equal(inputs.as_images(dataset), images)
-    np.testing.assert_array_equal(inputs.as_images(dataset["image"]), images)
+    np.testing.assert_array_equal(as_images(dataset), images)
+    np.testing.assert_array_equal(as_images(dataset["image"]), images)
     probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7], [0.8, 0.2], [0.1, 0.9]])
     for labels in (dataset, dataset["label"]):
         found = find_label_issues(labels, pred_probs=probs)

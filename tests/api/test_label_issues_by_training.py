@@ -54,6 +54,31 @@ def test_arrays(data, issues):
     assert issues.summary["method"] == "dpc"
 
 
+def test_soft_labels_of_one_class_each_are_these_labels(data, issues):
+    features, labels, _ = data
+    onehot = (labels[:, None] == issues.classes).astype(np.float32)
+    found = find_label_issues(onehot, features=features, config=SHORT, class_names=issues.classes)
+    np.testing.assert_array_equal(found.given, issues.given)
+    np.testing.assert_allclose(found.pred_probs, issues.pred_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "bldr"])
+def test_a_doubtful_class_is_learned_as_doubtful(method):
+    """Half of the examples are class 0 for sure; the others, elsewhere, are so to 60 %."""
+    is_doubtful = np.arange(80) % 2 == 1
+    features = np.stack([is_doubtful, ~is_doubtful], axis=1) + np.zeros((80, 2))
+    features += 0.1 * np.random.default_rng(0).normal(size=features.shape)
+    labels = np.where(is_doubtful[:, None], [0.6, 0.4], [1.0, 0.0])
+    labels[:2] = [0.0, 1.0]
+    config = {"num_epochs": 40, "model.name": "linear", "batch_size": 16}
+    config |= {"bldr.warm_up": 40} if method == "bldr" else {}
+    found = find_label_issues(labels, features=features, method=method, config=config)
+    sure, doubtful = (
+        found.pred_probs[2:][w].mean(axis=0)[0] for w in (~is_doubtful[2:], is_doubtful[2:])
+    )
+    assert sure > 0.85 and 0.4 < doubtful < 0.8
+
+
 def test_photographs_are_embedded_first_where_the_weights_are_installed(data, issues, monkeypatch):
     features, labels, _ = data
     monkeypatch.setattr(in_memory.recipes, "has_pretrained", lambda: True)
@@ -149,7 +174,7 @@ def test_few_examples_one_view_a_class_of_one_and_one_of_none():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "Give one of features= or images=; none is given"),
+        ({}, "Give one of features=, images= or pred_probs=; none"),
         ({"features": np.ones((96, 3)), "pred_probs": np.ones((96, 3)) / 3}, "not several"),
         ({"pred_probs": np.ones((96, 3)) / 3, "method": "dpc"}, "nothing is trained"),
         ({"features": np.ones((95, 3))}, "labels has 96 entries, but features has 95"),

@@ -113,16 +113,28 @@ def test_e2oal_fills_the_budget(task):
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
-        (lambda a: np.full_like(a, UNLABELED), {}, "holds nothing"),
+        (
+            lambda a: np.full_like(a, UNLABELED),
+            {},
+            "no example .* first ones by method='typiclust'",
+        ),
+        (
+            lambda a: np.full_like(a, UNLABELED),
+            {"method": "probcover"},
+            "finds its radius by the number of classes; give num_classes=",
+        ),
         (lambda a: np.where(a == 1, UNLABELED, a), {}, "no example of class 1"),
-        (lambda a: np.where(a > 0, UNLABELED, a), {}, "only the class 0"),
+        (lambda a: np.where(a != 0, UNLABELED, a), {}, "only the class 0"),
         (lambda a: a, {"num_classes": 5}, "no example of class 3"),
+        (lambda a: NAMES[np.maximum(a, 0)], {"num_classes": 4}, "num_classes=4, but .* 3 classes"),
         (lambda a: np.maximum(a, 0), {}, "nothing to choose from"),
         (lambda a: a - 1, {}, r"must be a class 0 to"),
         (lambda a: a[1:], {}, "annotations has 119 entries, but features has 120"),
         (lambda a: a, {"budget": 0}, "budget=0 must be a whole number"),
         (lambda a: a, {"method": "bald"}, "did you mean 'bual'"),
         (lambda a: a, {"precisions": [2.0]}, r"must lie in \[0, 1\]"),
+        (lambda a: a, {"precisions": 0.5}, "precisions=0.5 must be a list"),
+        (lambda a: a, {"precisions": ["high"]}, "precisions holds 'high'"),
         (lambda a: a, {"features": None}, "Give one of features= or images=; none is given"),
     ],
 )
@@ -130,3 +142,59 @@ def test_what_does_not_fit_is_refused(task, change, options, words):
     features, annotations, _ = task
     with pytest.raises(UserError, match=words):
         query(change(annotations), **{"features": features, "budget": 5, **options})
+
+
+NAMES = np.array(["ant", "bee", "cow"])
+
+
+def test_names_and_missing_values_are_annotations(task):
+    pandas = pytest.importorskip("pandas")
+    features, annotations, _ = task
+    options = {"features": features, "budget": 10, "config": SHORT, "method": "margin"}
+    expected = query(annotations, **options)
+    assert expected.classes.tolist() == [0, 1, 2] and expected.class_names == ("0", "1", "2")
+    names = np.array([*NAMES, UNKNOWN, None], object)
+    position = np.select([annotations == UNKNOWN, annotations == UNLABELED], [3, 4], annotations)
+    of_names = names[position]
+    numbers = np.where(annotations == UNLABELED, np.nan, annotations)
+    for given, is_named in (
+        (of_names, True),
+        (of_names.tolist(), True),
+        (np.array([*NAMES, "unknown", ""])[position], True),
+        (pandas.Series(of_names), True),
+        (pandas.Series(numbers), False),
+        (pandas.Series(numbers).astype("Int64"), False),
+    ):
+        found = query(given, **options)
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        assert found.classes.tolist() == (NAMES.tolist() if is_named else [0, 1, 2])
+
+
+def test_one_known_class(task):
+    features, _, truth = task
+    annotations = np.full(120, None)
+    annotations[:40] = np.where(truth == 1, "mine", "unknown")[:40]
+    options = {"features": features, "budget": 10, "config": SHORT}
+    found = query(annotations, method="lfosa", **options)
+    assert np.mean(truth[found.ids] == 1) >= 0.7
+    assert found.class_names == ("mine",) and found.pred_probs.shape == (120, 1)
+    query(annotations, method="margin", **options)
+    with pytest.raises(UserError, match=r"there is only 'mine'; choose method='lfosa'"):
+        query(annotations, **options)
+
+
+@pytest.mark.parametrize("method", ["typiclust", "probcover", "random"])
+def test_the_very_first_annotations(task, method):
+    features, _, truth = task
+    options = {"features": features, "budget": 10, "config": SHORT, "method": method}
+    found = query([None] * 120, num_classes=5, **options)
+    assert len(set(found.ids.tolist())) == 10
+    assert found.pred_probs.shape == (120, 5) and (found.pred_probs == np.float32(0.2)).all()
+    assert len(set(truth[found.ids])) == 5 or method == "random"
+    some = np.full(120, UNLABELED)
+    some[found.ids] = np.where(truth == 3, 3, UNKNOWN)[found.ids]
+    assert not set(query(some, num_classes=5, **options).ids) & set(found.ids)
+    if method == "typiclust":  # not even the number of classes is known
+        again = query([None] * 120, **options)
+        np.testing.assert_array_equal(again.ids, found.ids)
+        assert again.pred_probs.shape == (120, 0) and len(again.classes) == 0

@@ -4,11 +4,12 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import PIL.Image
 import pytest
 
 from jaxrobust import UserError
-from jaxrobust.data import inputs
+from jaxrobust.data import annotation_inputs, image_inputs, inputs
 
 NAN = float("nan")
 PROBS = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
@@ -62,6 +63,20 @@ def test_classes_may_be_given():
     assert inputs.as_labels([-1, 0, 1], class_names=[-1, 0, 1]).ids.tolist() == [0, 1, 2]
 
 
+def test_floats_whose_rows_sum_to_one_are_soft_labels():
+    table = [[0.2, 0.5, 0.3], [0.9, 0.1, 0.0]]
+    found = inputs.as_labels(table)
+    assert found.ids.tolist() == [1, 0] and found.classes.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found.probs, table, rtol=1e-6)
+    named = inputs.as_labels(pandas.DataFrame(table, columns=["ant", "bee", "cat"]))
+    assert named.values(named.ids).tolist() == ["bee", "ant"]
+    # A class that is nowhere the most probable is left out.
+    present, among = found.of_present()
+    assert present.tolist() == [0, 1] and among.names == ("0", "1")
+    np.testing.assert_allclose(among.probs, [[2 / 7, 5 / 7], [0.9, 0.1]], rtol=1e-6)
+    assert inputs.as_labels([1, 0]).probs is None
+
+
 WRONG_LABELS = {
     "beyond the classes": (([0, 1, 12], {"num_columns": 10}), "labels[2] is 12, but there are 10"),
     "below": (([0, 1, -1], {"num_columns": 10}), "labels[2] is -1"),
@@ -76,7 +91,14 @@ WRONG_LABELS = {
     "fractions": (([0, 0.5], {}), "labels[1] is 0.5; classes are whole numbers"),
     "mixed": ((np.array(["a", 1], object), {}), "labels[1] is 1, but those before are str"),
     "of a strange type": ((np.array([1, {}], object), {}), "labels[1] is {}"),
-    "one-hot": ((np.eye(3), {}), "one entry per example, got (3, 3); of one-hot rows"),
+    "one-hot": ((np.eye(3, dtype=int), {}), "one entry per example, got (3, 3); of one-hot rows"),
+    "not probabilities": (([[0.5, 0.2], [0.5, 0.5]], {}), "labels[0] sums to 0.7, not to 1"),
+    "soft, of one class": (([[0.8, 0.2], [0.9, 0.1]], {}), "only the class 0"),
+    "votes as floats": (([[0.0, 1.0], [1.0, NAN]], {}), "call jaxrobust.consensus(votes)"),
+    "soft, with other names": (
+        ([[0.5, 0.5], [0.9, 0.1]], {"class_names": ["a", "b", "c"]}),
+        "labels has 2 classes, but there are 3 class_names",
+    ),
     "not among the given": ((["a", "x"], {"class_names": ["a", "b"]}), "labels[1] is x, which"),
     "numbers for names": (([0, 2], {"class_names": ["a", "b"]}), "labels[1] is 2"),
     "a name twice": ((["a", "b"], {"class_names": ["a", "a"]}), "no name occurs twice"),
@@ -166,8 +188,11 @@ def test_features():
 COLOUR = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
 
 
-def test_images_of_many_kinds():
+def test_images_of_many_kinds(tmp_path):
     grey = COLOUR[..., 0]
+    paths = [tmp_path / f"{i}.png" for i in range(len(COLOUR))]
+    for path, image in zip(paths, COLOUR, strict=True):
+        PIL.Image.fromarray(image).save(path)
     of_grey = np.repeat(grey[..., None], 3, axis=-1)
     cases = {
         "uint8": (COLOUR, COLOUR),
@@ -179,12 +204,18 @@ def test_images_of_many_kinds():
         "grey with a channel": (grey[..., None] / 255, of_grey),
         "bool": (grey > 127, np.where(of_grey > 127, 255, 0)),
         "list of arrays": (list(COLOUR), COLOUR),
+        "list of whole floats, one of them black": (
+            list(np.concatenate([0 * COLOUR[:1], COLOUR]).astype(float)),
+            np.concatenate([0 * COLOUR[:1], COLOUR]),
+        ),
+        "paths": (paths, COLOUR),
+        "paths in an array": (np.array(list(map(str, paths))), COLOUR),
         "PIL": ([PIL.Image.fromarray(x) for x in COLOUR], COLOUR),
         "grey PIL": ([PIL.Image.fromarray(x) for x in grey], of_grey),
         "Hugging Face": (HuggingFace(image=[PIL.Image.fromarray(x) for x in COLOUR]), COLOUR),
     }
     for name, (given, wanted) in cases.items():
-        found = inputs.as_images(given)
+        found = image_inputs.as_images(given)
         assert found.dtype == np.uint8, name
         np.testing.assert_array_equal(found, wanted, err_msg=name)
 
@@ -197,8 +228,10 @@ WRONG_IMAGES = {
     "four channels": (np.zeros((1, 2, 2, 4), np.uint8), "[N, H, W, 3]"),
     "vectors": (np.zeros((3, 4)), "[N, H, W, 3]"),
     "several sizes": ([COLOUR[0], COLOUR[1][:3]], "images[1] is 3 x 6 pixels and images[0] 5 x 6"),
-    "PIL of 32 bit": ([PIL.Image.new("F", (2, 2))], "images[0] has mode F"),
-    "ones and zeros": (np.ones((2, 3, 3), int), "give uint8 from 0 to 255 or floats"),
+    "PIL of 32 bit": ([PIL.Image.new("F", (2, 2))], "images[0]: 32-bit grey values"),
+    "one image": (COLOUR[0], "(5, 6, 3), one image; give images[None]"),
+    "one PIL image": (PIL.Image.fromarray(COLOUR[0]), "one image; give a list of images"),
+    "ones and zeros": (np.ones((2, 3, 5), int), "give uint8 from 0 to 255 or floats"),
     "no image column": (HuggingFace(text=["a"]), "no column 'image', only text"),
 }
 
@@ -207,26 +240,32 @@ WRONG_IMAGES = {
 def test_wrong_images_are_refused_in_one_sentence(case):
     images, words = WRONG_IMAGES[case]
     with pytest.raises(UserError, match=re.escape(words)) as caught:
-        inputs.as_images(images)
+        image_inputs.as_images(images)
     assert "\n" not in str(caught.value)
 
 
 def test_annotations():
-    found, num_classes = inputs.as_annotations([0, 2, -1, -2], None)
-    assert found.tolist() == [0, 2, -1, -2] and num_classes == 3
-    assert inputs.as_annotations([0, 1, -1], 5)[1] == 5
+    found = annotation_inputs.as_annotations([0, 2, -1, -2])
+    assert found.ids.tolist() == [0, 2, -1, -2] and found.num_classes == 3
+    assert annotation_inputs.as_annotations([0, 1, -1], 5).num_classes == 5
+    assert annotation_inputs.as_annotations([7, None, 3], class_names=[3, 7]).ids.tolist() == [
+        *(1, -1, 0)
+    ]
+    assert annotation_inputs.as_annotations([-1, None]).num_classes == 0
+    masked = np.ma.masked_array([0, 1, 1], [False, False, True])
+    assert annotation_inputs.as_annotations(masked).ids.tolist() == [0, 1, -1]
     for annotations, words in (
         ([0, 1, -3], "annotations[2] is -3"),
-        ([0, -1, -2], "only the class 0"),
-        ([-1, -1], "holds nothing"),
-        (["a", "b"], "must be whole numbers"),
+        ([0, -1, 0], "only the class 0"),
+        ([np.nan, 1, 0.5], "annotations[2] is 0.5; classes are whole"),
+        (np.array(["a", None, 3], object), "annotations[2] is 3, but those before are str"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
-            inputs.as_annotations(annotations, None)
+            annotation_inputs.as_annotations(annotations)
     with pytest.raises(
         UserError, match=re.escape("annotations[1] is 4; it must be a class 0 to 3")
     ):
-        inputs.as_annotations([0, 4, 1], 4)
+        annotation_inputs.as_annotations([0, 4, 1], 4)
 
 
 def test_lengths():

@@ -75,7 +75,7 @@ def test_a_class_that_nobody_voted_for():
     unanimous = as_votes([[1, 1], [1, 1]], class_names=["no", "yes"])
     assert unanimous.votes.tolist() == [1, 1, 1, 1]
     assert as_votes([["yes", "yes"]], class_names=["no", "yes"]).votes.tolist() == [1, 1]
-    assert as_votes([[1, 1]], num_columns=3).num_classes == 3
+    assert as_votes([[1, 1]], table=np.zeros((1, 3))).num_classes == 3
 
 
 @pytest.mark.parametrize(

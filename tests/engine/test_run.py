@@ -107,11 +107,19 @@ def test_a_bar_is_shown_before_networks_are_initialised(tmp_path, capsys):
 def test_the_hours_on_a_cpu_are_said_before_the_first_step(monkeypatch):
     monkeypatch.setattr("jaxrobust.engine.advice.num_cores", lambda: 2)
     # 3 x .354 GFLOP x 800 images x 2 networks / 20 GFLOP/s = 85 s an epoch.
-    (said,) = expected_on_cpu(0.354, 800, 240, runs=2)
-    assert "about 5.7 hours: 240 epochs of 800 images, 2 networks, 0.35 GFLOP" in said
-    assert "--config.num_epochs=7 '--config.optimizer.decay_epochs=(4,5,6)'" in said
-    assert "about 39 minutes" in expected_on_cpu(0.0816, 800, 240, runs=1)[0]
-    assert expected_on_cpu(0.354, 800, 7, runs=2) == []
+    student = (0.354, 800, 240)
+    (said,) = expected_on_cpu({"student": student, "student_alone": student})
+    assert "about 5.7 hours (student: 240 epochs of 800 images, 0.35 GFLOP an image; " in said
+    assert "minutes: --config.num_epochs=7 '--config.optimizer.decay_epochs=(4,5,6)'" in said
+    assert "about 39 minutes" in expected_on_cpu({"student": (0.0816, 800, 240)})[0]
+    assert expected_on_cpu({"student": (0.354, 800, 7)}) == []
+    # A teacher that is trained from nothing takes the most of the time.
+    both = {"teacher": (2.2, 800, 240), "student": (0.0816, 800, 240)}
+    (said,) = expected_on_cpu(both)
+    assert "about 18.3 hours (teacher: 240" in said
+    assert "--config.teacher.num_epochs=2 --config.num_epochs=2 " in said
+    (said,) = expected_on_cpu(both, teacher="--config.teacher.backbone=efficientnet_lite0")
+    assert "--config.teacher.backbone=efficientnet_lite0 --config.num_epochs=61 " in said
 
 
 def test_a_slow_run_is_told_once(tmp_path, clock, caplog):

@@ -5,6 +5,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -263,6 +264,19 @@ def test_hand_computed():
 
 
 # Positive learning.
+
+
+def test_soft_labels():
+    rng = np.random.default_rng(0)
+    logits, v_rows = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    u_rows, labels = rng.normal(size=(4, 1)).astype(np.float32), jnp.array([0, 2, 1, 1])
+    hard = positive_learning_loss(logits, labels, u_rows, v_rows)
+    onehot = positive_learning_loss(logits, jax.nn.one_hot(labels, 3), u_rows, v_rows)
+    jax.tree.map(np.testing.assert_array_equal, onehot, hard)
+    # Without noise the loss is cross-entropy with the shares.
+    shares, nothing = rng.dirichlet(np.ones(3), 4).astype(np.float32), np.zeros((4, 3), np.float32)
+    ce, _, _ = positive_learning_loss(logits, shares, nothing, nothing)
+    np.testing.assert_allclose(ce, optax.softmax_cross_entropy(logits, shares), rtol=1e-5)
 
 
 def test_plain_limit_is_cross_entropy(x64):

@@ -311,3 +311,23 @@ def test_errors():
         complementary_label_mask(labels, logits, mode="random")
     with pytest.raises(ValueError, match=r"num_complementary must lie in 1\.\.2"):
         complementary_label_mask(labels, logits, mode="random", key=key, num_complementary=3)
+
+
+@pytest.mark.parametrize("mode", ["all_but_label_and_top", "all_but_label"])
+def test_a_soft_label_excludes_each_class_as_far_as_it_is_the_label(mode):
+    logits = jnp.array([[0.0, 2.0, 1.0], [1.0, 0.0, 3.0]])
+    soft = jnp.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0]])
+    by_class = jnp.stack(
+        [complementary_label_mask(jnp.full(2, c), logits, mode=mode) for c in range(3)]
+    )
+    expected = jnp.einsum("bc,cbk->bk", soft, by_class)
+    found = complementary_label_mask(soft, logits, mode=mode)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_of_a_soft_label_random_classes_are_drawn_beside_a_drawn_label():
+    soft = jnp.tile(jnp.array([0.5, 0.5, 0.0]), (4000, 1))
+    mask = complementary_label_mask(
+        soft, jnp.zeros((4000, 3)), mode="random", key=jax.random.key(0)
+    )
+    np.testing.assert_allclose(mask.mean(axis=0), [0.25, 0.25, 0.5], atol=0.03)

@@ -123,11 +123,46 @@ def test_arrays_lists_and_pillow_images_are_one_and_the_same(photographs):
     images = [Image.open(path) for path in paths]
     array = np.stack([np.asarray(image) for image in images])
     expected = embed(photographs, backbone=_colours, size=8)
-    for same in (paths, list(map(str, paths)), images, array, array / 255.0, jnp.asarray(array)):
+    for same in (
+        *(paths, list(map(str, paths)), images, array, array / 255.0, jnp.asarray(array)),
+        *(array.astype(np.float32), array.astype(np.int64), list(array)),
+    ):
         found = embed(same, backbone=_colours, size=8)
         np.testing.assert_array_equal(found.array, expected.array)
+    one = embed(paths[3], backbone=_colours, size=8)
+    np.testing.assert_array_equal(one.array, expected.array[3:4])
+    assert one.files == (paths[3].name,)
+    of_two_sizes = embed([array[0], images[1].resize((20, 10))], backbone=_colours, size=8)
+    np.testing.assert_array_equal(of_two_sizes.array[0], expected.array[0])
     grey = embed(array[..., 0], backbone=_colours, size=8).array
     np.testing.assert_array_equal(grey[..., :2], grey[..., 1:3])
+
+
+def test_data_sets_of_hugging_face_and_tensors_of_pytorch_are_embedded(photographs):
+    expected = embed(photographs, backbone=_colours, size=8).array
+    paths = sorted(photographs.iterdir())
+    datasets = pytest.importorskip("datasets")
+    columns = datasets.Features({"image": datasets.Image()})
+    dataset = datasets.Dataset.from_dict({"image": list(map(str, paths))}, features=columns)
+    torch = pytest.importorskip("torch")
+    tensor = torch.tensor(np.stack([np.asarray(Image.open(path)) for path in paths]))
+    for same in (dataset, dataset["image"], tensor, list(tensor), tensor / 255):
+        np.testing.assert_array_equal(embed(same, backbone=_colours, size=8).array, expected)
+
+
+def test_a_path_of_no_file_is_no_corrupt_image(photographs):
+    paths = [*sorted(photographs.iterdir()), photographs / "99.png"]
+    for on_corrupt in embedding.ON_CORRUPT:
+        with pytest.raises(DataError, match=r"There is no file .*99\.png; correct"):
+            embed(paths, backbone=_colours, size=8, on_corrupt=on_corrupt)
+
+
+def test_a_network_is_compiled_once_for_all_calls(cache, photographs, network):
+    options = {"backbone": network, "size": 8}
+    embed(photographs, **options)
+    traced = embedding._pooled._cache_size()
+    embed(np.zeros((2, 9, 9, 3), np.uint8), **options)
+    assert embedding._pooled._cache_size() == traced
 
 
 def test_labels_and_parts_of_a_folder_are_kept(tmp_path):
@@ -257,11 +292,12 @@ def test_the_command_writes_the_file(cache, photographs, network, tmp_path, caps
     ("images", "options", "message"),
     [
         ("/no/folder", {}, "There is no folder /no/folder"),
+        (np.zeros((32, 32, 3), np.uint8), {}, r"\(32, 32, 3\), one image; give images\[None\]"),
+        (Image.new("RGB", (4, 4)), {}, r"one image; give a list of images, \[images\]"),
         ([], {}, "no images to embed"),
-        ([3], {}, "must be an array, a folder, or a list"),
-        (np.zeros((2, 4, 4, 3), np.int64), {}, "uint8 or float in .0, 1., but are int64"),
-        (np.full((2, 4, 4, 3), 2.0), {}, "must lie in .0, 1."),
-        (np.zeros((2, 4, 4, 5), np.uint8), {}, r"but are \[2, 4, 4, 5\]"),
+        ([3], {}, r"images\[0\] must be a Pillow image, a path or \[H, W"),
+        (np.full((2, 4, 4, 3), 2.5), {}, "has pixels from 2.5 to 2.5; give uint8"),
+        (np.zeros((2, 4, 4, 5), np.uint8), {}, r"got \(2, 4, 4, 5\)"),
         (np.zeros((2, 4, 4), np.uint8), {"views": 11}, "views must lie in 1 to 10"),
         (np.zeros((2, 4, 4), np.uint8), {"size": 0}, "must be 1 or more"),
         (np.zeros((2, 4, 4), np.uint8), {"on_corrupt": "skp"}, "did you mean 'skip'"),
@@ -269,7 +305,7 @@ def test_the_command_writes_the_file(cache, photographs, network, tmp_path, caps
         (
             np.ones((2, 4, 4)),
             {"backbone": lambda x: 1e6 * _colours(x)},
-            "of image 0 to image 1 are not finite in float16",
+            r"of images\[0\] to images\[1\] are not finite in float16",
         ),
     ],
 )

@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 
+import commands
 import numpy as np
 import pages
 import pytest
@@ -82,8 +83,10 @@ def _active(root, name="al", *, method="dcfs", seed=0, finished=True, shift=0.0)
         events.append({"split": "train", "phase": "query", "loss": 1.0, **at})
         events.append({"split": "test", **{k: v for k, v in entry.items() if k != "query"}})
         if "query" in entry:
+            entry["query"]["auroc_dist"] = 0.8
             events.append({"split": "query", **at, **entry["query"]})
-    workdir = _workdir(root, name, results, names=(EVIL, "$x$"), events=events)
+    config = {"edl": {"clip": 1}, "lfosa": {"beta": 1}}
+    workdir = _workdir(root, name, results, names=(EVIL, "$x$"), config=config, events=events)
     queries = workdir / "queries"
     _csv(queries / "round_00.csv", ["id", "fine", "label"], [3, 0.5, "dog"])
     _csv(
@@ -184,6 +187,8 @@ def test_a_page_of_an_annotation_run(tmp_path):
     assert EVIL in page.text and "$x$" in page.text
     assert "Changed on the command line" in page.text and "configs/x.py:digits" in page.text
     assert page.text.index("seed7") if "seed7" in page.text else page.text.index("seed") > 0
+    assert "Do the scores tell unknown images?" in page.text
+    assert "how little it resembles any class80.0" in page.text
     assert "1 min 1 s" in page.text and "0.11.2" in page.text and "0123456789ab" in page.text
     assert {
         "index.html",
@@ -271,7 +276,7 @@ def test_before_and_after_corrections_are_compared_by_default(tmp_path):
         _of_labels(tmp_path, "corrected", after, corrections=str(table)),
     ]
     page = _written(*workdirs, f"--out={tmp_path / 'out'}")
-    assert "labels as given, corrected by corrections.csv on digits" in page.text
+    assert "labels as given, corrected by corrections.csv on photos" in page.text
     assert "1 of 4 labels differ between labels as given and corrected by" in page.text
     assert "1 images of labels as given are not in corrected by" in page.text
     assert "a.pngcatdog" in page.text
@@ -318,6 +323,8 @@ def test_a_comparison_shows_what_differs_first(tmp_path):
     page = _written(*workdirs, f"--out={tmp_path / 'out'}")
     assert "dcfs, random on digits" in page.text
     fields = [page.text.index(name) for name in ('method"dcfs""random"', "seed0 / 10")]
+    assert "lfosa.beta" not in page.text  # nor is DCFS's option one of random
+    assert page.text.index("edl.clip1–") > page.text.index("Options of one method")
     assert max(fields) < page.text.index("num_epochs33")
     assert {"confusion_dcfs.png", "confusion_random.png"} <= _files(tmp_path / "out")
 
@@ -392,30 +399,48 @@ def test_damaged_tables_are_named(tmp_path, capsys, make, name, damage):
 
 
 @pytest.fixture(scope="module")
-def run_and_comparison(tmp_path_factory):
-    """Folders of the page of one run, and of the page of several."""
+def folders_of_pages(tmp_path_factory):
+    """Folders of the pages of one run of each task, of several runs, and of before and after."""
     folder = tmp_path_factory.mktemp("pages")
     for name in ("dcfs", "random"):
         for seed in (0, 1):
             _active(folder / name, f"seed_{seed}", method=name, seed=seed, shift=0.1 * seed)
-    cli.main(["report", str(_noisy(folder))])
-    cli.main(["report", *(str(folder / n) for n in ("dcfs", "random")), f"--out={folder / 'both'}"])
-    return folder / "noisy" / "report", folder / "both"
+    after = [["a.png", "dog", "dog", 0.9, 0], *BEFORE[1:4]]
+    runs = {
+        "annotation": [folder / "dcfs" / "seed_0"],
+        "folder": [_of_labels(folder, "mine", BEFORE)],
+        "distilled": [_distilled(folder)],
+        "multilabel": [_multilabel(folder)],
+        "noisy": [_noisy(folder)],
+        "methods": [folder / "dcfs", folder / "random"],
+        "corrected": [
+            folder / "mine",
+            _of_labels(folder, "corrected", after, corrections="corrections.csv"),
+        ],
+    }
+    for name, workdirs in runs.items():
+        with pytest.MonkeyPatch.context() as patch:
+            if name not in ("noisy", "methods"):  # nobody looks at the figures of the others
+                patch.setattr(figures, "_save", commands.save_unrendered)
+            assert cli.main(["report", *map(str, workdirs), f"--out={folder / 'out' / name}"]) == 0
+    return [folder / "out" / name for name in runs]
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
-def test_pages_are_legible(browser, run_and_comparison, width, color_scheme):
+@pytest.mark.parametrize("size", pages.SIZES)
+def test_pages_are_legible_and_accessible(browser, folders_of_pages, size):
     """Also where methods have long names: nothing is wider than the window."""
-    for path in run_and_comparison:
-        options = {"size": (width, 800), "color_scheme": color_scheme}
-        with pages.opened(browser, path / "index.html", **options) as page:
+    is_phone = size == pages.SIZES[2]
+    for path in folders_of_pages if is_phone else folders_of_pages[-3:]:
+        with pages.opened(browser, path / "index.html", size=size) as page:
             page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-            pages.assert_legible(page)
+            pages.assert_accessible(page)
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                pages.assert_legible(page)
             # On a phone all of a comparison and of a contact sheet is in sight.
             for part in page.locator(".stacked, .photos img").all():
                 box = part.bounding_box()
-                assert box["x"] >= 0 and box["x"] + box["width"] <= width
+                assert box["x"] >= 0 and box["x"] + box["width"] <= size[0]
 
 
 def test_a_contact_sheet_has_three_columns_on_a_phone(tmp_path):

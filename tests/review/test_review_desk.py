@@ -134,10 +134,7 @@ def test_the_bar_is_one_line_and_stays(browser, page_of_review, page_of_annotati
             for width, height in pages.SIZES[:2]:
                 page.set_viewport_size({"width": width, "height": height})
                 page.keyboard.press("End")
-                tops = (
-                    "b => b.map((x) => x.getBoundingClientRect()).map((r) => r.top + r.height / 2)"
-                )
-                middles = page.locator(controls).evaluate_all(tops)
+                middles = page.locator(controls).evaluate_all(_MIDDLES)
                 assert max(middles) - min(middles) < 12 and max(middles) < 220
                 assert page.evaluate("document.querySelector('#bar').offsetHeight") < 70
 
@@ -383,6 +380,74 @@ def test_what_was_unknown_is_asked_again_when_a_class_is_added(browser, page_of_
         page.keyboard.press("v")
         page.select_option("#state", "all")
         assert _answers(page)[:4] == ["lynx", "bird", "unknown", "lynx"]
+
+
+@pytest.mark.parametrize("size", pages.SIZES)
+def test_a_session_at_every_size(browser, page_of_review, page_of_annotation, size):
+    """By clicks alone: what every screen must allow, and what axe says of each state."""
+    lines = 1 if size[0] > 1000 else 2
+    with pages.opened(browser, page_of_review, size=size) as page:
+        second = page.context.new_page()
+        second.goto(page.url)
+        page.bring_to_front()
+        assert page.evaluate("window.scrollY") == 0
+        tools = "#count, #fixed button, #other, #undo, #one, #view, #save, #more"
+        middles = page.locator(tools).evaluate_all(_MIDDLES)
+        rows = sum(b - a > 12 for a, b in zip(sorted(middles), sorted(middles)[1:], strict=False))
+        assert rows + 1 <= lines
+        page.click("#fixed >> text=Keep")
+        pages.wait_until(second, "document.querySelector('#count').textContent[0] === '1'")
+        second.click(".card >> nth=11")
+        second.click("#fixed >> text=Accept")
+        second.close()
+        pages.wait_until(page, "document.querySelector('#count').textContent[0] === '2'")
+        # What is unanswered, by pair, all at once, and back as one.
+        page.click("#view")
+        page.select_option("#state", "unanswered")
+        page.select_option("#pair", label="cat → fox (4)")
+        pages.assert_accessible(page)
+        before = page.locator(".card").count()
+        page.click("#accept_all")
+        assert page.is_visible("#nothing") and before == 3
+        page.click("#undo")
+        assert page.locator(".card").count() == before
+        page.click("#accept_all")
+        page.click("#show_all")
+        page.click("#view")
+        # One at a time, from where the answers end; the next visit begins there.
+        page.click("#one")
+        for name in ("Accept", "Unsure", "Exclude"):
+            page.click(f"#fixed >> text={name}")
+        page.click("#more")
+        pages.assert_accessible(page)
+        pages.assert_legible(page)
+        page.click("#more")
+        page.wait_for_timeout(350)
+        place = page.text_content("#single_place")
+        page.reload()
+        assert page.text_content("#single_place") == place
+        page.click("#grid_again")
+        assert page.text_content("#count") == "6 of 12 answered"
+        page.click("#view")
+        page.click("#select_all")
+        page.click("#fixed >> text=Keep")
+        assert "Nothing is left to answer here. Save" in page.text_content("#done")
+    with pages.opened(browser, page_of_annotation, size=size) as page:
+        assert page.locator(".hinted").count() == 1
+        page.click("#view")
+        page.uncheck("#suggestions")
+        assert page.locator(".hinted, .card .suggested").count() == 0
+        page.click("#view")
+        page.click("#fixed >> text=unknown")
+        page.click("#other")
+        page.fill("#find", "lynx")
+        page.click("#new")
+        page.click("#again")
+        assert page.locator(".card .name").all_text_contents() == ["00.jpg"]
+        pages.assert_accessible(page)
+
+
+_MIDDLES = "b => b.map((x) => x.getBoundingClientRect()).map((r) => r.top + r.height / 2)"
 
 
 def test_a_hundred_decisions_by_keys_are_fast(browser, tmp_path):

@@ -210,7 +210,10 @@ def test_a_person_reviews_and_ends_by_ctrl_c(browser, run):
             page.keyboard.press("z")
             _wait(lambda: len(_rows(table)) == 1)
             pages.wait_until(page, "document.querySelector('#save').textContent === 'Saved ✓'")
-            pages.assert_accessible(page)
+            for width, height in pages.SIZES:
+                page.set_viewport_size({"width": width, "height": height})
+                pages.assert_accessible(page)
+                pages.assert_legible(page)
             page.reload()
             pages.wait_until(page, "document.querySelector('#count').textContent[0] === '1'")
         process.send_signal(signal.SIGINT)

@@ -72,3 +72,12 @@ def test_wrong_labels_are_counted():
         labels = np.where(is_wrong, (true + generator.integers(1, 4, 800)) % 4, true)
         scores = leave_one_out_scores(features, labels, num_classes=4)
         assert abs(float(estimate_num_wrong(scores, labels)) / is_wrong.sum() - 1) < 0.2
+
+
+def test_more_dimensions_than_examples_do_not_tell_an_example_its_own_label():
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(60, 400)).astype(np.float32)
+    labels = generator.integers(0, 3, 60)
+    ridges = (1e-4, 1e-3, 0.1)  # with the first two regressions the features explain every label
+    scores = leave_one_out_scores(features, labels, num_classes=3, ridges=ridges, clip=False)
+    assert np.mean(scores.argmax(axis=1) == labels) < 0.5  # of random labels

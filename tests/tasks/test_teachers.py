@@ -228,6 +228,15 @@ def test_labels_become_shares_of_classes():
     assert soft.ids.tolist() == [0, 2, 1]
 
 
+def test_shares_that_are_given_stay_and_are_weighted_by_class():
+    labels, weights = jnp.array([[0.5, 0.0, 0.5], [0.2, 0.8, 0.0]]), jnp.array([2.0, 1.0, 0.5])
+    soft = soft_labels(Targets(soft=True), labels, weights, None)
+    np.testing.assert_allclose(soft.targets, [[1.0, 0, 0.25], [0.4, 0.8, 0]], rtol=1e-6)
+    assert soft.ids.tolist() == [0, 1]
+    soft = soft_labels(Targets(smoothing=0.3, soft=True), labels, jnp.ones(3), None)
+    np.testing.assert_allclose(soft.targets, [[0.45, 0.1, 0.45], [0.24, 0.66, 0.1]], rtol=1e-6)
+
+
 def test_cross_entropy_of_shares_is_a_mean_over_images_that_have_labels():
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]]))
     onehot = jnp.eye(3)[jnp.array([0, 2, 2])]
