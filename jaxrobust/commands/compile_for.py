@@ -317,6 +317,7 @@ def compile_recipe(
     chip, placement = make_target(target)
     programs = PlannedPrograms(placement)
     changes: dict[str, Any] = {"writers": ("jsonl",), "device_count": 0, "device": "auto"}
+    changes["num_workers"] = 0  # one file is read, as often as asked
     changes |= {"dtype": "bfloat16"} if recipe.dtype == "auto" else {}
     with tempfile.TemporaryDirectory(prefix="jaxrobust-") as workdir:
         run = tasks.TASKS[recipe.task]

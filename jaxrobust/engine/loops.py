@@ -131,7 +131,8 @@ def epoch_program(
 
     def one_step(i, state, row_ids, key, operands):
         ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
-        state, metrics = traced_step(state, ids, jax.random.fold_in(key, i), *operands)
+        with placement.tracing():
+            state, metrics = traced_step(state, ids, jax.random.fold_in(key, i), *operands)
         chex.assert_rank(jax.tree.leaves(metrics), 0)
         return state, metrics
 
@@ -239,7 +240,8 @@ def gather_program(
 
     def outputs(i, row_ids, key, operands):
         ids = jax.lax.with_sharding_constraint(row_ids, placement.batch)
-        rows = traced_forward(jnp.maximum(ids, 0), jax.random.fold_in(key, i), *operands)
+        with placement.tracing():
+            rows = traced_forward(jnp.maximum(ids, 0), jax.random.fold_in(key, i), *operands)
         chex.assert_tree_shape_prefix(rows, ids.shape)
         return ids, rows
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -56,6 +57,10 @@ class Placement:
         """Puts the slots `[width]` of this process's devices there, as parts of all batches."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch, x), tree)
 
+    def tracing(self):
+        """The context in which a step is traced, for `on_every_device` and its like."""
+        return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
+
     def _put(self, tree, sharding: NamedSharding):
         if jax.process_count() == 1:
             return jax.device_put(tree, sharding)
@@ -70,6 +75,50 @@ class Placement:
     def round_up(self, batch_size: int) -> int:
         """Smallest multiple of the device count that holds `batch_size` rows."""
         return -(-batch_size // self.num_devices) * self.num_devices
+
+
+def on_every_device(tree):
+    """Within a step over several devices: each gets all rows of these arrays, once."""
+    return _laid_out(tree, PartitionSpec())
+
+
+def split_rows(tree):
+    """Within a step over several devices: each computes its own rows of these arrays."""
+    return _laid_out(tree, PartitionSpec(AXIS))
+
+
+def _laid_out(tree, spec: PartitionSpec):
+    if _num_shares() == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
+
+
+def _num_shares(rows: int = 0) -> int:
+    """Devices that the rows of the step that is being traced are split over, if in equal parts."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or rows % mesh.size else mesh.size
+
+
+def join_batches(batches: Sequence[jax.Array]) -> jax.Array:
+    """V batches `[B, ...]` as one `[V B, ...]`: on one device their concatenation.
+
+    Of several devices each joins its own rows, so that none crosses; the order of the result is
+    undone by `part_batches`.
+    """
+    shares = _num_shares(len(batches[0]))
+    if shares == 1:
+        return jnp.concatenate(batches)
+    parts = [x.reshape(shares, -1, *x.shape[1:]) for x in batches]
+    return jnp.concatenate(parts, axis=1).reshape(-1, *batches[0].shape[1:])
+
+
+def part_batches(joined: jax.Array, count: int) -> jax.Array:
+    """`[V, B, ...]` of what `join_batches` made of V batches, or of what was computed of it."""
+    shares = _num_shares(len(joined) // count)
+    if shares == 1:
+        return joined.reshape(count, -1, *joined.shape[1:])
+    parts = joined.reshape(shares, count, -1, *joined.shape[1:])
+    return jnp.moveaxis(parts, 1, 0).reshape(count, -1, *joined.shape[1:])
 
 
 def local_slots(plan_ids) -> np.ndarray:

@@ -28,6 +28,7 @@ import optax
 
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.sharding import join_batches, part_batches
 from jaxrobust.engine.training import TrainState, descend, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import bldr_loss, complementary_label_mask, masked_mean
@@ -120,12 +121,12 @@ def bldr_step(
         (logits, _), stats = apply(
             params,
             state.batch_stats,
-            jnp.concatenate([weak, strong]),
+            join_batches((weak, strong)),
             train=True,
             key=jax.random.fold_in(key, 1),
-            where=jnp.concatenate([valid, valid]),
+            where=join_batches((valid, valid)),
         )
-        logits_weak, logits_strong = jnp.split(logits, 2)
+        logits_weak, logits_strong = part_batches(logits, 2)
         (again, features), stats = apply(
             params, stats, weak, train=True, key=jax.random.fold_in(key, 2), where=valid
         )

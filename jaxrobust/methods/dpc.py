@@ -26,6 +26,7 @@ import optax
 
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.sharding import join_batches, on_every_device, part_batches
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.losses import (
     calibrated_softmax,
@@ -51,7 +52,6 @@ from jaxrobust.methods.noisy_label_method import (
     single_head,
 )
 from jaxrobust.models import make_network, make_two_headed
-from jaxrobust.models.layers import BATCH_NORM_MOMENTUM
 from jaxrobust.models.two_headed import UNSUPERVISED_HEAD
 from jaxrobust.recipes.dpc import Dpc, DpcRecipe
 from jaxrobust.recipes.run import Optimizer
@@ -256,13 +256,10 @@ def semi_supervised_step(
 
     x1, x2, u1, u2 = weak
     own, guessed_stats = _guess(apply, network, (u1, u2, x1, x2), guess_key)
-    peer_logits, _ = apply(
-        peer["params"], peer["batch_stats"], jnp.concatenate([u1, u2]), train=False
-    )
+    peers, _ = apply(peer["params"], peer["batch_stats"], join_batches((u1, u2)), train=False)
     own = objective.probs(own[:, :, 0])
-    guesses_u = jnp.concatenate(
-        [own[:2], objective.probs(peer_logits[:, 0]).reshape(own[:2].shape)]
-    )
+    peers = part_batches(objective.probs(on_every_device(peers)[:, 0]), 2)
+    guesses_u = jnp.concatenate([own[:2], peers])
     given = jax.nn.one_hot(labeled.labels, own.shape[-1], dtype=own.dtype)
     if labeled.targets is not None:
         given = labeled.targets.astype(own.dtype)
@@ -274,32 +271,37 @@ def semi_supervised_step(
 
     num_x = 2 * batch_size
     used = slice(None) if forward_unlabeled else slice(num_x)
+    targets, partners = on_every_device((targets, permutation[used]))
 
     def mixed(rows):
         rows = at_least_float32(rows)
         share = mix.astype(rows.dtype)
-        return (share * rows + (1 - share) * rows[permutation])[used]
+        return share * on_every_device(rows[used]) + (1 - share) * rows[partners]
 
-    inputs = jnp.concatenate(weak)
+    weak_inputs, *strong_inputs = (
+        mixed(on_every_device(jnp.concatenate(views))).astype(x1.dtype)
+        for views in (weak, strong)
+        if views
+    )
     soft = soft_x = mixed(targets)
     weights = None
     if labeled.weights is not None and unlabeled.weights is not None:
         of_x, of_u = labeled.weights, unlabeled.weights
         weights = jnp.concatenate([of_x, of_x, of_u, of_u]).astype(targets.dtype)
+        weights = on_every_device(weights)
         soft_x = mixed(weights[:, None] * targets)
     hard = jnp.argmax(targets, axis=-1).astype(jnp.int32)
-    hard = hard[:num_x], hard[permutation][:num_x]
+    hard = hard[:num_x], hard[partners[:num_x]]
     # Without rows of their own the second part is any rows at all: its weight is 0.
     rest = slice(num_x, None) if forward_unlabeled else slice(None)
     if weights is not None:
         of_rows = weights[used][rest]
-        weights = weights[:num_x], weights[permutation][:num_x], of_rows
+        weights = weights[:num_x], weights[partners[:num_x]], of_rows
     batch_stats = guessed_stats if guess_updates_statistics else network.batch_stats
 
     def loss_fn(params):
-        logits, stats = apply(
-            params, batch_stats, mixed(inputs).astype(inputs.dtype), train=True, key=weak_key
-        )
+        logits, stats = apply(params, batch_stats, weak_inputs, train=True, key=weak_key)
+        logits = on_every_device(logits)
         supervised, unsupervised = objective.mixed(
             logits[:num_x, 0], hard, soft_x[:num_x], mix, logits[rest, -1], soft[rest], weights
         )
@@ -312,14 +314,9 @@ def semi_supervised_step(
             prior = jnp.zeros((), supervised.dtype)
         loss = supervised + scalars["weight_u"] * unsupervised + prior
         metrics = {"loss_x": supervised, "loss_u": unsupervised, "prior": prior}
-        if strong:
-            strong_logits, stats = apply(
-                params,
-                stats,
-                mixed(jnp.concatenate(strong)).astype(inputs.dtype),
-                train=True,
-                key=strong_key,
-            )
+        for inputs in strong_inputs:
+            strong_logits, stats = apply(params, stats, inputs, train=True, key=strong_key)
+            strong_logits = on_every_device(strong_logits)
             consistency = jnp.mean(
                 strong_view_consistency(logits[:, 0], strong_logits[:, 0], objective.gamma)
             )
@@ -334,24 +331,16 @@ def semi_supervised_step(
 def _guess(
     apply: Apply, network: TrainState, views: tuple[jax.Array, ...], key: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """Logits `[V, B, heads, C]` in training mode, each view a batch of its own.
-
-    The views run side by side. BatchNorm's averages come out as if they had run one after another:
-    every view moved them from the same start s to e = m s + (1 - m) b, and e - m s is what it adds.
-    """
-
-    def one(view, key):
-        return apply(network.params, network.batch_stats, view, train=True, key=key)
-
-    logits, ends = jax.vmap(one)(jnp.stack(views), jax.random.split(key, len(views)))
-
-    def chain(start, ends):
-        average = start
-        for end in ends:
-            average = BATCH_NORM_MOMENTUM * average + (end - BATCH_NORM_MOMENTUM * start)
-        return average
-
-    return logits, jax.tree.map(chain, network.batch_stats, ends)
+    """Logits `[V, B, heads, C]` in training mode, each view a batch of its own, side by side."""
+    logits, batch_stats = apply(
+        network.params,
+        network.batch_stats,
+        join_batches(views),
+        train=True,
+        key=key,
+        num_batches=len(views),
+    )
+    return part_batches(on_every_device(logits), len(views)), batch_stats
 
 
 def make_objective(dpc: Dpc, num_classes: int) -> Objective:
@@ -440,6 +429,7 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
                 ("weak", "weak", "strong", "strong") if dpc.consistency_weight else ("weak",) * 2,
                 semi_supervised,
                 "drop",
+                mixes=True,
             ),
         ),
         passes=_passes(dpc, schedule, recipe.num_epochs, batch_size, problem.num_examples),

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.engine.sharding import on_every_device
 from jaxrobust.losses import (
     asymmetric_loss,
     class_aware_embedding_distillation_loss,
@@ -66,9 +67,9 @@ def cd_term(
 ) -> jax.Array:
     """CD of the label embeddings, a sum over the classes that two images have."""
     return class_aware_embedding_distillation_loss(
-        student.label_embeddings,
-        teacher.label_embeddings,
-        _present(targets, where),
+        *on_every_device(  # for distances between images
+            (student.label_embeddings, teacher.label_embeddings, _present(targets, where))
+        ),
         normalize=normalize,
         group_mean=group_mean,
     )

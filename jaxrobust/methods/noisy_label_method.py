@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.engine.optim import learning_rate, make_optimizer
+from jaxrobust.engine.sharding import split_rows
 from jaxrobust.engine.training import TrainState
 from jaxrobust.models import make_network
 from jaxrobust.recipes.protocols import NoisyLabels
@@ -108,6 +109,8 @@ class Stage:
         `batches` a `Batch` by set, `scalars` those of the pass and `progress`, the share of its
         steps that are done.
       last_batch: how a remainder is treated, as in `make_plan`.
+      mixes: whether the step puts rows of a batch together with others, so that every device needs
+        all of them.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Stage:
     views: tuple[str, ...]
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     last_batch: str = "short"
+    mixes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +217,7 @@ class Method:
         return self.heads or self.networks
 
 
-# (params, batch_stats, images, *, train, key, where) -> (output, batch_stats)
+# (params, batch_stats, images, *, train, key, where, num_batches) -> (output, batch_stats)
 Apply = Callable[..., tuple[Any, Any]]
 
 
@@ -221,16 +225,19 @@ def network_apply(module: nn.Module) -> Apply:
     """A network as the function that steps are written over.
 
     Returns:
-      `(params, batch_stats, images, *, train, key=None, where=None) -> (output, batch_stats)`:
-      what the network returns, mostly logits `[B, heads, C]`; `key` for dropout; the statistics
-      are new ones in training.
+      `(params, batch_stats, images, *, train, key=None, where=None, num_batches=1) -> (output,
+      batch_stats)`: what the network returns, mostly logits `[B, heads, C]`; `key` for dropout; the
+      statistics are new ones in training; of `num_batches`, as `join_batches` makes one of them,
+      each is normalised by itself. Every device computes its own rows.
     """
 
-    def apply(params, batch_stats, images, *, train, key=None, where=None):
+    def apply(params, batch_stats, images, *, train, key=None, where=None, num_batches=1):
         variables = {"params": params, "batch_stats": batch_stats}
+        images = split_rows(images)
         if not train:
             return module.apply(variables, images), batch_stats
-        output, updates = module.apply(
+        network = module if num_batches == 1 else module.clone(norm_batches=num_batches)
+        output, updates = network.apply(
             variables,
             images,
             train=True,

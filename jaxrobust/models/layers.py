@@ -1,5 +1,6 @@
 """Layers that the networks share, and the output of every backbone."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.engine.sharding import join_batches, part_batches
 from jaxrobust.errors import UserError
 
 # PyTorch's default for convolutions and linear layers: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
@@ -189,9 +191,12 @@ class Network(nn.Module, kw_only=True):
       norm_parts: number of equal parts of a training batch that BatchNorm normalises separately.
         With one per device of the mesh that batches are split over, each device normalises its own
         images only, as in PyTorch's `DataParallel`. Of nested networks the outermost one's holds.
+      norm_batches: number of training batches in one, as `join_batches` makes it. BatchNorm
+        normalises each by itself, and its averages move as if one came after another.
     """
 
     norm_parts: int = 1
+    norm_batches: int = 1
 
 
 class HeadedNetwork(Network):
@@ -248,43 +253,78 @@ class BatchNorm(nn.Module):
             "dtype": self.dtype,
         }
         norm = nn.BatchNorm(**options, name="BatchNorm_0")
-        num_parts = self._num_parts()
-        if train and num_parts > 1 and not self.is_initializing():
-            return self._in_parts(inputs, where, options, num_parts)
-        return norm(inputs, mask=None if where is None else _like(where, inputs))
-
-    def _num_parts(self) -> int:
-        num_parts, module = 1, self.parent
-        while isinstance(module, nn.Module):
-            if isinstance(module, Network):
-                num_parts = module.norm_parts
-            module = module.parent
-        return num_parts
-
-    def _in_parts(self, inputs, where, options, num_parts):
-        if len(inputs) % num_parts:
-            raise UserError(
-                f"batch_norm='per_device' splits every batch evenly, but a step normalises "
-                f"{len(inputs)} images together and there are {num_parts} devices; choose a "
-                "--config.batch_size that is a multiple of that number."
-            )
-        shape = (num_parts, len(inputs) // num_parts)
-        valid = jnp.ones(shape, bool) if where is None else where.reshape(shape)
-        counts = jnp.any(valid, axis=1)
-        mask = valid | ~counts[:, None]  # statistics without rows would not be finite
-        weights = counts.astype(jnp.float32) / jnp.maximum(jnp.sum(counts, dtype=jnp.float32), 1)
+        network = self._network()
+        num_parts, num_batches = network.norm_parts, network.norm_batches
+        if not train or num_parts == num_batches == 1 or self.is_initializing():
+            return norm(inputs, mask=None if where is None else _like(where, inputs))
         norm = nn.BatchNorm(**options, parent=None)
         variables = {
             kind: self.get_variable(kind, "BatchNorm_0") for kind in ("params", "batch_stats")
         }
-
-        def of_part(x, valid):
-            return norm.apply(variables, x, mask=_like(valid, x), mutable=["batch_stats"])
-
-        outputs, updates = jax.vmap(of_part)(inputs.reshape(*shape, *inputs.shape[1:]), mask)
-        averages = jax.tree.map(lambda x: jnp.tensordot(weights, x, axes=1), updates["batch_stats"])
+        of_batch = functools.partial(_in_parts, norm, variables, num_parts)
+        if num_batches == 1:
+            outputs, averages = of_batch(inputs, where)
+        else:
+            assert where is None
+            # Every batch moved the averages from the same start s to e = m s + (1 - m) b, and
+            # e - m s is what it adds.
+            outputs, ends = jax.vmap(of_batch)(part_batches(inputs, num_batches))
+            start = variables["batch_stats"]
+            averages = jax.tree.map(_one_after_another, start, ends)
+            outputs = join_batches(outputs)
         self.put_variable("batch_stats", "BatchNorm_0", averages)
-        return outputs.reshape(inputs.shape)
+        return outputs
+
+    def _network(self) -> Network:
+        network, module = Network(parent=None), self.parent
+        while isinstance(module, nn.Module):
+            if isinstance(module, Network):
+                network = module
+            module = module.parent
+        return network
+
+
+def _one_after_another(start: jax.Array, ends: jax.Array) -> jax.Array:
+    average = start
+    for end in ends:
+        average = BATCH_NORM_MOMENTUM * average + (end - BATCH_NORM_MOMENTUM * start)
+    return average
+
+
+def _in_parts(
+    norm: nn.BatchNorm,
+    variables: Any,
+    num_parts: int,
+    inputs: jax.Array,
+    where: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+    """(outputs, averages) of a training batch whose parts are normalised separately."""
+
+    def of_part(x, valid):
+        outputs, updates = norm.apply(
+            variables,
+            x,
+            mask=None if valid is None else _like(valid, x),
+            mutable=["batch_stats"],
+        )
+        return outputs, updates["batch_stats"]
+
+    if num_parts == 1:
+        return of_part(inputs, where)
+    if len(inputs) % num_parts:
+        raise UserError(
+            f"batch_norm='per_device' splits every batch evenly, but a step normalises "
+            f"{len(inputs)} images together and there are {num_parts} devices; choose a "
+            "--config.batch_size that is a multiple of that number."
+        )
+    shape = (num_parts, len(inputs) // num_parts)
+    valid = jnp.ones(shape, bool) if where is None else where.reshape(shape)
+    counts = jnp.any(valid, axis=1)
+    mask = valid | ~counts[:, None]  # statistics without rows would not be finite
+    weights = counts.astype(jnp.float32) / jnp.maximum(jnp.sum(counts, dtype=jnp.float32), 1)
+    outputs, ends = jax.vmap(of_part)(inputs.reshape(*shape, *inputs.shape[1:]), mask)
+    averages = jax.tree.map(lambda x: jnp.tensordot(weights, x, axes=1), ends)
+    return outputs.reshape(inputs.shape), averages
 
 
 def _like(where: jax.Array, inputs: jax.Array) -> jax.Array:

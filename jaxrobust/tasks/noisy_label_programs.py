@@ -14,7 +14,7 @@ from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views
 from jaxrobust.engine.loops import Resume
 from jaxrobust.engine.plan import Plan, padded_size, place_plan
-from jaxrobust.engine.sharding import Placement
+from jaxrobust.engine.sharding import Placement, on_every_device, split_rows
 from jaxrobust.errors import UserError
 from jaxrobust.methods.noisy_label_method import Batch, Method, NoisyLabelProblem, Pass, Stage
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
@@ -40,16 +40,17 @@ def training_step(stage: Stage, views: Views) -> Callable:
     def batch(name, key, ids, images, labels, statistics, label_scores):
         # Slots beyond the batch size only even the rows out over the devices.
         ids = ids[: stage.batch_sizes[name]]
-        rows = jnp.maximum(ids, 0)
+        lay_out = on_every_device if stage.mixes else split_rows
+        rows = lay_out(jnp.maximum(ids, 0))
         keys = jax.random.split(key, len(stage.views))
         images = images[name] if isinstance(images, dict) else images
-        raw = views_at(images, rows, len(stage.views))
+        raw = lay_out(views_at(images, rows, len(stage.views)))  # here images cross, as uint8
         seen = tuple(views(*each, statistics) for each in zip(stage.views, keys, raw, strict=True))
         values = {name: column[rows] for name, column in label_scores.items()}
         given, targets = labels[rows], None
         if given.ndim == 2:
             given, targets = jnp.argmax(given, axis=1).astype(jnp.int32), given
-        return Batch(rows, given, ids >= 0, seen, values, targets)
+        return lay_out(Batch(rows, given, ids >= 0, seen, values, targets))
 
     def step(network, ids, key, num_done, peer, images, labels, statistics, label_scores, scalars):
         step_key, *keys = jax.random.split(key, 1 + len(ids))

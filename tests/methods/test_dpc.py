@@ -11,6 +11,7 @@ import pytest
 
 from configs import dpc as recipe
 from jaxrobust.engine.optim import make_optimizer
+from jaxrobust.engine.sharding import part_batches
 from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.losses import evidential_loss
 from jaxrobust.methods import dpc
@@ -33,8 +34,8 @@ from jaxrobust.recipes.run import Sgd
 from jaxrobust.selection import logit_margin
 
 
-def _two_linear_heads(params, batch_stats, images, *, train, key=None, where=None):
-    del train, key, where
+def _two_linear_heads(params, batch_stats, images, *, train, key=None, where=None, num_batches=1):
+    del train, key, where, num_batches
     heads = [images @ params[h]["weight"].T + params[h]["bias"][None] for h in ("h1", "h2")]
     return jnp.stack(heads, axis=1), batch_stats
 
@@ -211,12 +212,12 @@ def test_an_unmixed_batch_costs_the_plain_evidential_loss(load_golden, x64):
 def test_running_averages_move_once_for_every_forward_pass(strong, updates):
     """A network whose statistic is the mean of its batch, as BatchNorm keeps it."""
 
-    def apply(params, batch_stats, images, *, train, key=None, where=None):
+    def apply(params, batch_stats, images, *, train, key=None, where=None, num_batches=1):
         logits = jnp.stack([images @ params["w"]] * 2, axis=1)
-        if not train:
-            return logits, batch_stats
-        batch = jnp.mean(images)
-        return logits, BATCH_NORM_MOMENTUM * batch_stats + (1 - BATCH_NORM_MOMENTUM) * batch
+        for batch in part_batches(images, num_batches) if train else ():
+            moved = (1 - BATCH_NORM_MOMENTUM) * jnp.mean(batch)
+            batch_stats = BATCH_NORM_MOMENTUM * batch_stats + moved
+        return logits, batch_stats
 
     generator = np.random.default_rng(0)
     views = generator.normal(size=(8, 4, 3)).astype(np.float32)
