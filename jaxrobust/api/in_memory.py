@@ -31,7 +31,7 @@ from jaxrobust.recipes.parse import Recipe, parse
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.tasks.common import program_settings
 
-NUM_KEPT = 16  # problems whose compiled programs are kept
+NUM_KEPT = 96  # compiled programs, beyond which those of the problems used last are kept
 _SMALL_IMAGE = 16  # pixels, below which the networks for digits are used
 _USUAL_SIZE = 4000  # number of examples that recipes are made for
 _MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
@@ -280,17 +280,19 @@ def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[
     """
     setup_jax(recipe)
     # Networks on features are too small for several devices.
-    is_small = recipe.dataset.name == FEATURES
-    devices = tuple(jax.local_devices()[:1] if is_small else jax.devices())
-    full_key = (program_settings(recipe), devices, is_quick, *key)
+    device = jax.local_devices()[0] if recipe.dataset.name == FEATURES else None
+    full_key = (program_settings(recipe), device, recipe.device_count, is_quick, *key)
     with _lock:
         programs = _programs.pop(full_key, None)
         if programs is None:
             options = FAST_COMPILE if is_quick else None
-            programs = Programs(make_placement(list(devices)), compiler_options=options)
+            placement = make_placement([device]) if device else None
+            programs = Programs(placement, compiler_options=options)
         yield programs
         _programs[full_key] = programs  # not after an error, which may leave some unfinished
-        while len(_programs) > NUM_KEPT:
+        while (
+            len(_programs) > 1 and sum(len(each.traces) for each in _programs.values()) > NUM_KEPT
+        ):
             _programs.popitem(last=False)
 
 

@@ -67,10 +67,11 @@ def test_equal_seeds_clones_and_pickles_are_equal(data, fitted):
 
 def test_parameters():
     classifier = RobustClassifier(num_epochs=3)
-    assert classifier.get_params() == {
+    assert classifier.get_params(deep=False) == {
         "method": "dpc",
         "seed": 0,
         "config": None,
+        "class_weight": None,
         "num_epochs": 3,
     }
     assert repr(classifier) == "RobustClassifier(num_epochs=3)"
