@@ -38,6 +38,7 @@ _MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
 _DIVIDING = ("dpc", "dividemix")  # methods that divide the examples
 _LARGE_BATCHES_FROM, _DIVIDED_BATCH = 1500, 128  # of these methods
 _BLDR_BATCH = 64  # the smallest
+_USUAL_WIDTH = 64  # features from which on the recipes' learning rate is large enough
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
 _lock = threading.RLock()
@@ -186,16 +187,24 @@ def noisy_label_recipe(
 def fit_to_size(
     config: ml_collections.ConfigDict, inputs: np.ndarray, given: Collection[str]
 ) -> None:
-    """Sets batches and, for features, epochs for small sets, except in `given` fields.
+    """Sets batches and, for features, epochs and learning rate by size, except in `given` fields.
 
     Recipes are made for thousands of examples. On features up to about 1,500 DPC gets eight steps
     per epoch in batches of at most 128; with more steps it learns wrong labels by heart, with fewer
     it learns nothing from 100 examples. The other methods need steps: all numbers of epochs are
     multiplied by the same factor, or none if `num_epochs` is given, which a longer warm-up could
     fill. Recipes for images have enough epochs.
+
+    The squared length of D standardised features is D, and so is the speed at which a linear head
+    learns: below 64 features the learning rate is multiplied by 64 / D, and the weight decay
+    divided by it, so that the heads reach the logits that they would reach on 64.
     """
     num_examples, is_features = len(inputs), inputs.ndim == 3
-    sizes = {"batch_size": batch_size_for(num_examples, config.batch_size)}
+    sizes: dict[str, Any] = {"batch_size": batch_size_for(num_examples, config.batch_size)}
+    if is_features:
+        narrow = max(_USUAL_WIDTH / inputs.shape[-1], 1.0)
+        sizes["optimizer.learning_rate"] = config.optimizer.learning_rate * narrow
+        sizes["optimizer.weight_decay"] = config.optimizer.weight_decay / narrow
     if is_features and config.method in _DIVIDING:
         most = config.batch_size if num_examples >= _LARGE_BATCHES_FROM else _DIVIDED_BATCH
         sizes["batch_size"] = min(max(num_examples // 8, 8), most, num_examples)

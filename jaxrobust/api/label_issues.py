@@ -219,6 +219,7 @@ class LabelIssues:
         images: np.ndarray | None = None,
         files: Sequence[str] | None = None,
         folder: str | os.PathLike = ".",
+        texts: Sequence[str] | None = None,
     ) -> None:
         """Writes `label_review.html`, on which a person reviews the labels that look wrong.
 
@@ -227,13 +228,14 @@ class LabelIssues:
           images: uint8 `[N, H, W, 3]`; the first 1,000 labels that look wrong are shown.
           files: of the N images, instead of `images`.
           folder: that the files are relative to.
+          texts: of the N examples, instead of images: documents, or rows of a table in words.
 
         Raises:
-          UserError: if there are neither images nor files, or not N of them.
+          UserError: if there are neither images, files nor texts, or not N of them.
         """
         from jaxrobust.review import review_page, suspects
 
-        review_page.check_shown(images, files, len(self), "label")
+        review_page.check_shown(len(self), "label", images=images, files=files, texts=texts)
         given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
         flagged = self.is_issue[self.ranked]
         judged = suspects.Judged(
@@ -253,6 +255,7 @@ class LabelIssues:
             files=None if files is None else [str(file) for file in files],
             root=None if files is None else folder,
             pictures=None if images is None else lambda ids: images[ids],
+            texts=texts,
             after_saving=[]
             if files is None
             else [

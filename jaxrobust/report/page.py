@@ -10,7 +10,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.report import compare
 from jaxrobust.report.label_sections import agreement, changed_labels, opening
 from jaxrobust.report.markup import STYLE_SHEET, Images, paragraph, section
-from jaxrobust.report.run_files import TASKS, read_run, single_seeds
+from jaxrobust.report.run_files import TASKS, RunFiles, read_run, single_seeds
 from jaxrobust.report.sections import (
     Groups,
     curves,
@@ -26,8 +26,7 @@ def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
     """The HTML document."""
     first = next(iter(groups.values()))[0]
     alone = len(groups) == 1
-    dataset = first.results["dataset"] if first.results else first.config["dataset"]["name"]
-    title = f"{', '.join(groups)} on {dataset}"
+    title = f"{', '.join(groups)} on {_dataset(first)}"
     seeds = [run.config["seed"] for run in next(iter(groups.values()))]
     facts = [TASKS[first.config["task"]]]
     if alone:
@@ -55,6 +54,14 @@ def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
         f"<body><main>\n{body}\n</main>\n"
         f"<footer>Written by <code>python -m jaxrobust report</code>.</footer></body></html>\n"
     )
+
+
+def _dataset(run: RunFiles) -> str:
+    """The folder, of a data set of one's own, else its name."""
+    name, path = (run.config["dataset"].get(key, "") for key in ("name", "path"))
+    if path and name in ("image_folder", "features", "multilabel_folder"):
+        return pathlib.Path(path).resolve().name
+    return run.results["dataset"] if run.results else name
 
 
 def write_report(

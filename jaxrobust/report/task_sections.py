@@ -1,13 +1,22 @@
 """The section of a page that is specific to a task: queries, suspicious labels, the teacher."""
 
 import pathlib
+import shlex
 
 import numpy as np
 
 from jaxrobust.report import figures
 from jaxrobust.report.figure_text import score_words
 from jaxrobust.report.health_section import health
-from jaxrobust.report.markup import Images, details, paragraph, percent, side_by_side, table
+from jaxrobust.report.markup import (
+    Images,
+    commands,
+    details,
+    paragraph,
+    percent,
+    side_by_side,
+    table,
+)
 from jaxrobust.report.run_files import RunFiles, read_json, read_rows, to_numbers
 
 _NUM_SUSPICIOUS = 20
@@ -21,12 +30,10 @@ def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
     )
     header = ["round", "accuracy", "labels of wanted classes", "labels unknown", "asked about"]
     header += ["of wanted classes", "of all wanted ones, found"]
-    words = [score_words(name.removeprefix("auroc_")) for name in aurocs]
-    header += [f"AUROC for unknown ones of: {text}" for text in words]
     rows = []
     for entry in rounds:
         query = entry.get("query", {})
-        measures = [query.get(name) for name in ("precision", "recall", *aurocs)]
+        measures = [query.get(name) for name in ("precision", "recall")]
         rows.append(
             [
                 entry["round"],
@@ -42,9 +49,21 @@ def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
     rows = [[row[n] for n in known] for row in rows]
     header = [header[n] for n in known]
     parts = [table("Rounds (measures in percent)", header, rows, numeric=True)] if rows else []
+    if aurocs:
+        cells = [[r.get("query", {}).get(name) for r in rounds] for name in aurocs]
+        words = [score_words(name.removeprefix("auroc_")) for name in aurocs]
+        told = [
+            [text, *(_or_dash(value, percent) for value in values)]
+            for text, values in zip(words, cells, strict=True)
+        ]
+        caption = "Share of pairs in which the unknown image scores higher (AUROC, %)"
+        header = ["score", *(f"round {entry['round']}" for entry in rounds)]
+        of_scores = table(caption, header, told, numeric=True)
+        parts.append(details("Do the scores tell unknown images?", of_scores))
     if gain := (run.results or {}).get("last_queries"):
         text = gain["text"]
         parts.append(paragraph(f"{text[0].upper()}{text[1:]} (standard error, of this one run)."))
+    by_person = run.config.get("oracle") != "truth"
     tables = sorted((run.workdir / "queries").glob("round_??.csv"))
     for file in tables:
         parts.append(
@@ -54,6 +73,9 @@ def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
                     file.with_suffix(".html"),
                     f"The page on which to annotate them, {file.stem}.html",
                 ),
+                commands(f"jaxrobust review {shlex.quote(str(run.workdir))}")
+                if file == tables[-1] and run.results is None and by_person
+                else "",
                 _score_histograms(file, slug, images),
                 images.found(
                     file.with_suffix(".png"),
@@ -61,8 +83,9 @@ def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
                     f"Images of the query, in order of choice; they are listed in {file.name}.",
                     "The first images of the query, in order of choice, with the answers: green of "
                     "a known class, orange unknown."
-                    if run.config.get("oracle") == "truth"
-                    else f"The images that are asked about, by their line in {file.name}.",
+                    if not by_person
+                    else f"The images that are asked about, by their line in {file.name}; answers "
+                    "are green, “unknown” orange.",
                     "photos",
                 ),
                 is_open=file == tables[-1],

@@ -83,8 +83,10 @@ def _active(root, name="al", *, method="dcfs", seed=0, finished=True, shift=0.0)
         events.append({"split": "train", "phase": "query", "loss": 1.0, **at})
         events.append({"split": "test", **{k: v for k, v in entry.items() if k != "query"}})
         if "query" in entry:
+            entry["query"]["auroc_dist"] = 0.8
             events.append({"split": "query", **at, **entry["query"]})
-    workdir = _workdir(root, name, results, names=(EVIL, "$x$"), events=events)
+    config = {"edl": {"clip": 1}, "lfosa": {"beta": 1}}
+    workdir = _workdir(root, name, results, names=(EVIL, "$x$"), config=config, events=events)
     queries = workdir / "queries"
     _csv(queries / "round_00.csv", ["id", "fine", "label"], [3, 0.5, "dog"])
     _csv(
@@ -185,6 +187,8 @@ def test_a_page_of_an_annotation_run(tmp_path):
     assert EVIL in page.text and "$x$" in page.text
     assert "Changed on the command line" in page.text and "configs/x.py:digits" in page.text
     assert page.text.index("seed7") if "seed7" in page.text else page.text.index("seed") > 0
+    assert "Do the scores tell unknown images?" in page.text
+    assert "how little it resembles any class80.0" in page.text
     assert "1 min 1 s" in page.text and "0.11.2" in page.text and "0123456789ab" in page.text
     assert {
         "index.html",
@@ -272,7 +276,7 @@ def test_before_and_after_corrections_are_compared_by_default(tmp_path):
         _of_labels(tmp_path, "corrected", after, corrections=str(table)),
     ]
     page = _written(*workdirs, f"--out={tmp_path / 'out'}")
-    assert "labels as given, corrected by corrections.csv on digits" in page.text
+    assert "labels as given, corrected by corrections.csv on photos" in page.text
     assert "1 of 4 labels differ between labels as given and corrected by" in page.text
     assert "1 images of labels as given are not in corrected by" in page.text
     assert "a.pngcatdog" in page.text
@@ -319,6 +323,8 @@ def test_a_comparison_shows_what_differs_first(tmp_path):
     page = _written(*workdirs, f"--out={tmp_path / 'out'}")
     assert "dcfs, random on digits" in page.text
     fields = [page.text.index(name) for name in ('method"dcfs""random"', "seed0 / 10")]
+    assert "lfosa.beta" not in page.text  # nor is DCFS's option one of random
+    assert page.text.index("edl.clip1–") > page.text.index("Options of one method")
     assert max(fields) < page.text.index("num_epochs33")
     assert {"confusion_dcfs.png", "confusion_random.png"} <= _files(tmp_path / "out")
 
