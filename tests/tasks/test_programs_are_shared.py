@@ -127,6 +127,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dpc", "bldr", "bual"])
 def test_numbers_are_operands(method, tmp_path):
     """A run with programs of other numbers is, to the bit, what it is alone."""
