@@ -148,16 +148,17 @@ called once for each, 256 at a time | on logits |
         of_test = as_labels(test_labels, class_names=known.classes, argument="test[1]")
         train, tested = examples, _examples(test_images, of_test, "test[0]", "test[1]")
     dataset = with_own_statistics("arrays", train, tested, known.names)
-    logits = None
-    if not isinstance(given, storage.StoredClassifier):
+    if isinstance(given, storage.StoredClassifier):
+        logits, of_teacher = None, (given.arch, given.image_shape)
+    else:
         if isinstance(given, np.ndarray):
             check_lengths(labels=known.ids, teacher=given)
         logits = _logits_of(given, fields, dataset, workdir)
+        of_teacher = logits.train.shape
     with contextlib.ExitStack() as stack:
         stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         shapes = train.images.shape, len(tested), known.num_classes, shapes_of(dataset)
-        of_teacher = (given.arch, given.image_shape) if logits is None else logits.train.shape
         programs = stack.enter_context(programs_for(fields, shapes, of_teacher))
         task.run(fields, folder, programs, dataset=dataset, teacher=logits, bar=progress)
         classifier = load_classifier(pathlib.Path(folder) / "student")
@@ -221,8 +222,12 @@ def _logits_of(
         logits = dataclasses.replace(logits, train=np.stack(table, axis=1), test=of_test)
         if file:
             content = io.BytesIO()
-            arrays = {"logits": logits.train, "test_logits": of_test}
-            np.savez(content, asked=np.array(asked.hexdigest()), **arrays)
+            np.savez(
+                content,
+                asked=np.array(asked.hexdigest()),
+                logits=logits.train,
+                test_logits=of_test,
+            )
             write_bytes(file, content.getvalue())
         return logits
     if num_views(padding=padding, flip=flip) > 1:

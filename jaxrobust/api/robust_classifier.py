@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -128,7 +128,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             X = validate_data(self, X, dtype=dtypes)
             _, known = as_labels(y, argument="y").of_present()
             check_lengths(X=X, y=known.ids)
-            self.classes_, given = known.classes, known.probs
+            self.classes_, given = known.classes, cast(np.ndarray, known.probs)
         else:
             X, y = validate_data(self, X, y, dtype=dtypes)
             check_classification_targets(y)

@@ -99,7 +99,7 @@ def _num_shares(rows: int = 0) -> int:
     return 1 if mesh.empty or rows % mesh.size else mesh.size
 
 
-def join_batches(batches: Sequence[jax.Array]) -> jax.Array:
+def join_batches(batches: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """V batches `[B, ...]` as one `[V B, ...]`: on one device their concatenation.
 
     Of several devices each joins its own rows, so that none crosses; the order of the result is

@@ -240,8 +240,8 @@ def classifier_of_run(
         "config": dict(recipe.settings),
     }
     if scaling is not None:  # JSON has no infinite numbers
-        std = [x if math.isfinite(x) else None for x in scaling.std.tolist()]
-        facts["scaling"] = {"mean": scaling.mean.tolist(), "std": std}
+        deviations = [x if math.isfinite(x) else None for x in scaling.std.tolist()]
+        facts["scaling"] = {"mean": scaling.mean.tolist(), "std": deviations}
     return Classifier(np.array(class_names), facts, networks)
 
 
@@ -324,11 +324,11 @@ def _probabilities_of(facts: Mapping[str, Any], variables: Mapping[str, Any]) ->
 
 
 def _without_operands(config: Mapping[str, Any]) -> dict[str, Any]:
-    config = json.loads(json.dumps({**config, "seed": 0}))
-    for name in operands(parse(config)):
+    kept = json.loads(json.dumps({**config, "seed": 0}))
+    for name in operands(parse(kept)):
         section, _, field = name.rpartition(".")
-        (config[section] if section else config).pop(field, None)
-    return config
+        (kept[section] if section else kept).pop(field, None)
+    return kept
 
 
 @functools.lru_cache(maxsize=32)

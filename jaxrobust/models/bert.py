@@ -1,5 +1,7 @@
 """BERT as an encoder of sentences."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -104,7 +106,7 @@ def bert_parameters(tensors: dict[str, np.ndarray], num_layers: int) -> dict:
             else {"scale": weight, "bias": bias}
         )
 
-    found = {
+    found: dict[str, Any] = {
         "tokens": module("embeddings.word_embeddings"),
         "positions": module("embeddings.position_embeddings"),
         "segments": module("embeddings.token_type_embeddings"),
