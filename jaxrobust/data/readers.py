@@ -159,16 +159,16 @@ class GuardedUnpickler(pickle._Unpickler):
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
-    def _set_item(self) -> None:
+    def _set_item(self: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self.stack[-1][plain_key(key)] = value
 
-    def _set_items(self) -> None:
+    def _set_items(self: Any) -> None:
         items = self.pop_mark()
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.stack[-1][plain_key(key)] = value
 
-    def _byte_array(self) -> None:
+    def _byte_array(self: Any) -> None:
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(size)))
 
