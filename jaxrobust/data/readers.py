@@ -14,8 +14,8 @@ import pickle
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -139,11 +139,7 @@ class GuardedUnpickler(pickle._Unpickler):
       admitted: (module, name) -> what is meant.
     """
 
-    stack: list
-    pop_mark: Callable[[], list]
-    read: Callable[[int], bytes]
-    append: Callable[[Any], None]
-    dispatch: ClassVar[dict[int, Callable]] = {
+    dispatch = {  # noqa: RUF012
         code: function
         for code, function in pickle._Unpickler.dispatch.items()
         if code not in (pickle.NEXT_BUFFER[0], pickle.ADDITEMS[0], pickle.FROZENSET[0])
