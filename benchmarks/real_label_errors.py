@@ -3,13 +3,19 @@
     python benchmarks/real_label_errors.py --num_seeds=2
     python benchmarks/real_label_errors.py --sets= --features=photographs.npz --rows=600,2000 \
         --labels=aggre,rand1,worst
+    python benchmarks/real_label_errors.py --sets= --label_errors=DIR --cifar10h=DIR
 
 Sets: scikit-learn's iris, wine, breast cancer and digits, and two drawn tables (`table`: 1,500 rows
 of 4 classes whose borders are curved; `rare`: 1,500 rows, classes of 70, 20 and 10 %), with 0, 1,
 3, 5, 10, 20 and 40 % of the labels changed to any other class (`symmetric`) or to the next one
 (`pairs`). `--features`: a file with `features` [N, D] or [N, V, D], `true_labels`, and the arrays
 of people's labels that `--labels` names; `--rows` of it are drawn by the seed, and have symmetric
-errors, too.
+errors, too. `--label_errors`: a checkout of github.com/cleanlab/label-errors, whose
+probabilities of MNIST, CIFAR-10, 20news and IMDB are taken; wrong is a label that three of five
+workers refuse (`guessed`, `neither`, `neutral`, `off-topic`). The workers saw only candidates that
+cleanlab had chosen by these probabilities, so that an error that cleanlab misses counts as right.
+`--cifar10h`: one of github.com/jcpeterson/cifar-10h; with CIFAR-10's probabilities above, wrong is
+a label that is not the most frequent of some 51 votes.
 
 Ways: `auto` (`find_label_issues(features=)`); on equal out-of-sample probabilities, five folds of
 logistic regression whose penalty has the least cross-entropy of five, `pred_probs` and the seven
@@ -22,9 +28,11 @@ holds the truth. Needs cleanlab, of the extra `test`.
 """
 
 import argparse
+import json
 import pathlib
 import time
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 from cleanlab.filter import find_label_issues as cleanlab_issues
@@ -38,7 +46,7 @@ from sklearn.preprocessing import StandardScaler
 from jaxrobust import find_label_issues
 from jaxrobust.metrics import auroc, detection_scores
 
-RATES = (0.0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.4)
+RATES = "0,0.01,0.03,0.05,0.1,0.2,0.4"
 FILTERS = (
     "prune_by_noise_rate",
     "prune_by_class",
@@ -77,15 +85,57 @@ def changed(true: np.ndarray, kind: str, rate: float, seed: int) -> np.ndarray:
     return labels
 
 
+class Case(NamedTuple):
+    """Labels, which of them are wrong, and features or probabilities (None: regressions')."""
+
+    name: str
+    features: np.ndarray | None
+    labels: np.ndarray
+    is_wrong: np.ndarray
+    seed: int
+    probs: np.ndarray | None = None
+
+
+def published(root: pathlib.Path, cifar10h: pathlib.Path | None):
+    """The cases of cleanlab's checkout."""
+    for name in ("mnist", "cifar10", "20news", "imdb"):
+        probs = np.load(
+            root / "cross_validated_predicted_probabilities" / f"{name}_test_set_pyx.npy"
+        )
+        probs = np.clip(probs, 0, 1)  # of IMDB's some are beyond by rounding
+        labels = np.load(
+            root / "original_test_labels" / f"{name}_test_set_original_labels.npy"
+        ).astype(int)
+        answers = json.loads((root / "mturk" / f"{name}_mturk.json").read_text())
+        row_of = range(len(labels))
+        if name == "imdb":
+            index = root / "dataset_indexing" / "imdb_test_set_index_to_filename.json"
+            files = json.loads(index.read_text())
+            row_of = {f"test/{file.removesuffix('.txt')}": i for i, file in enumerate(files)}
+        is_wrong = np.zeros(len(labels), bool)
+        for answer in answers:
+            votes = answer["mturk"]
+            refused = sum(votes.get(v, 0) for v in ("guessed", "neither", "neutral", "off-topic"))
+            is_wrong[row_of[answer["id"]]] = refused >= 3
+        yield Case(name, None, labels, is_wrong, 0, probs)
+        if name == "cifar10" and cifar10h is not None:
+            votes = np.load(cifar10h / "data" / "cifar10h-counts.npy")
+            yield Case("cifar10, 51 votes", None, labels, votes.argmax(axis=1) != labels, 0, probs)
+
+
 def cases(arguments):
-    """(name, features, labels, true labels, seed)."""
+    if arguments.label_errors:
+        yield from published(arguments.label_errors, arguments.cifar10h)
+    rates = [float(rate) for rate in arguments.rates.split(",")]
     for seed in range(arguments.num_seeds):
         for name in filter(None, arguments.sets.split(",")):
             features, true = SETS[name](seed)
             for kind in ("symmetric", "pairs"):
-                for rate in RATES[kind == "pairs" :]:
+                for rate in rates:
+                    if kind == "pairs" and not rate:
+                        continue  # as above
                     labels = changed(true, kind, rate, seed)
-                    yield f"{name}, {kind} {rate:.0%}", features, labels, true, seed
+                    yield Case(f"{name}, {kind} {rate:.0%}", features, labels, labels != true, seed)
         if not arguments.features:
             continue
         with np.load(arguments.features) as arrays:
@@ -98,11 +148,11 @@ def cases(arguments):
             features = part["features"].astype(np.float32)
             features = features.mean(axis=1) if features.ndim == 3 else features
             true = part["true_labels"]
-            for rate in RATES:
-                labels = changed(true, "symmetric", rate, seed)
-                yield f"photographs {size}, symmetric {rate:.0%}", features, labels, true, seed
-            for name in names:
-                yield f"photographs {size}, {name}", features, part[name], true, seed
+            drawn = {
+                f"symmetric {rate:.0%}": changed(true, "symmetric", rate, seed) for rate in rates
+            }
+            for name, labels in (drawn | {name: part[name] for name in names}).items():
+                yield Case(f"photographs {size}, {name}", features, labels, labels != true, seed)
 
 
 def out_of_sample(features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -124,10 +174,10 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray, seed: int) -> np.nda
     return min(found, key=lambda x: x[:2])[2]
 
 
-def judged(find):
+def judged(labels, options):
     """(flags, suspicion, expected number, interval, seconds) of one of our ways."""
     started = time.perf_counter()
-    issues = find()
+    issues = find_label_issues(labels, **options)
     seconds = time.perf_counter() - started
     rank = np.empty(len(issues))
     rank[issues.ranked] = np.arange(len(issues))
@@ -166,38 +216,30 @@ def main() -> None:
     parser.add_argument("--rows", default="600,2000", help="of the file, separated by commas")
     parser.add_argument("--labels", default="", help="arrays of the file, separated by commas")
     parser.add_argument("--methods", default="", help="that are trained, separated by commas")
+    parser.add_argument("--label_errors", type=pathlib.Path, help="folder of cleanlab's answers")
+    parser.add_argument("--cifar10h", type=pathlib.Path, help="folder of CIFAR-10H's votes")
+    parser.add_argument("--rates", default=RATES, help="of wrong labels, separated by commas")
     parser.add_argument("--num_seeds", type=int, default=2)
     arguments = parser.parse_args()
     values: dict[tuple[str, str], list[list[float]]] = {}
     holds: dict[str, list[bool]] = {}
-    for name, features, labels, true, seed in cases(arguments):
-        is_wrong = labels != true
-        probs = out_of_sample(features, labels, seed)
-        ways = {
-            "auto": lambda f=features, y=labels, s=seed: judged(
-                lambda: find_label_issues(y, features=f, seed=s)
-            ),
-            "pred_probs": lambda y=labels, p=probs: judged(
-                lambda: find_label_issues(y, pred_probs=p)
-            ),
-            **{
-                method: lambda f=features, y=labels, s=seed, m=method: judged(
-                    lambda: find_label_issues(y, features=f, method=m, seed=s)
-                )
-                for method in filter(None, arguments.methods.split(","))
-            },
-            **{
-                f"cleanlab {by}": lambda y=labels, p=probs, b=by: filtered(y, p, b)
-                for by in FILTERS
-            },
-        }
-        for way, run in ways.items():
-            flags, suspicion, expected, interval, seconds = run()
+    methods = ["auto", *filter(None, arguments.methods.split(","))]
+    for name, features, labels, is_wrong, seed, probs in cases(arguments):
+        if probs is None:
+            probs = out_of_sample(features, labels, seed)
+        ours = [] if features is None else [{"features": features, "method": m} for m in methods]
+        ours = {options["method"]: {**options, "seed": seed} for options in ours}
+        for way in [*ours, "pred_probs", *(f"cleanlab {by}" for by in FILTERS)]:
+            if way.startswith("cleanlab "):
+                found = filtered(labels, probs, way.removeprefix("cleanlab "))
+            else:
+                found = judged(labels, ours.get(way, {"pred_probs": probs}))
+            flags, suspicion, expected, interval, seconds = found
             row = measured(flags, suspicion, expected, seconds, is_wrong)
             values.setdefault((name, way), []).append(row)
             if interval is not None:
                 holds.setdefault(way, []).append(interval[0] <= is_wrong.sum() <= interval[1])
-        cells = (f"{w} {values[name, w][-1][3]:.0f}" for w in ("auto", "pred_probs"))
+        cells = (f"{w} {values[name, w][-1][3]:.0f}" for w in [*ours, "pred_probs"])
         print(f"{name}, seed {seed}: F1 {', '.join(cells)}", flush=True)
     print(f"\n| case | by | {' | '.join(MEASURES)} |\n|{'---|' * (2 + len(MEASURES))}")
     for (name, way), rows in values.items():

@@ -3,24 +3,32 @@
 A new name is a line of `NAMES`; what writes or reads names takes all of them in one run.
 """
 
+import contextlib
+import csv
+import io
+import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
 import subprocess
+import threading
 
 import numpy as np
+import pages
 import pytest
 import tiny_recipe
 from PIL import Image
 
+import jaxrobust
 from jaxrobust import tasks
 from jaxrobust.commands import cli
 from jaxrobust.data import names
 from jaxrobust.data.tables import escape_formula, read_rows, to_csv, unescape_formula
 from jaxrobust.report.run_files import read_rows as report_rows
-from jaxrobust.review import annotation_tools, answer_page
+from jaxrobust.review import annotation_page, annotation_tools, answer_page, review_page
+from jaxrobust.review.server import Desk, make_server
 
 # As they are on the disk of a Linux machine.
 NAMES = {
@@ -49,6 +57,7 @@ NAMES = {
     "null": b"NULL",
 }
 TEXTS = {name: os.fsdecode(given) for name, given in NAMES.items()}
+CLASSES = list(TEXTS.values())
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -157,16 +166,50 @@ def _names_of(folder):
     return {os.path.relpath(path, folder) for path in folder.glob("*/*.png")}
 
 
+def _assert_harmless(folder):
+    """No file is other than UTF-8, no page holds a script of a name, no cell is a formula."""
+    for path in folder.rglob("*"):
+        if path.suffix in (".csv", ".html", ".json", ".md", ".xml"):
+            text = path.read_text(encoding="utf-8")
+            assert path.suffix != ".html" or "<script>al" not in text, path
+        if path.suffix == ".csv":
+            for cell in itertools.chain.from_iterable(csv.reader(io.StringIO(text, newline=""))):
+                assert not cell.startswith(("=", "+", "-", "@", "\t", "\r")) or _is_number(cell), (
+                    path
+                )
+
+
+def _is_number(cell):
+    with contextlib.suppress(ValueError):
+        return bool(float(cell) or True)
+
+
+# What writes a table of names of classes or items -> its call.
+TABLES = {
+    "find_label_issues": lambda path: jaxrobust.find_label_issues(
+        np.array(CLASSES * 2), pred_probs=_PROBS, class_names=CLASSES
+    ).save(path),
+    "consensus": lambda path: jaxrobust.consensus(
+        np.array([CLASSES, CLASSES]).T, items=CLASSES, annotators=CLASSES[:2]
+    ).save(path),
+}  # fmt: skip
+_PROBS = np.tile(np.eye(len(NAMES)) * 0.9 + 0.1 / len(NAMES), (2, 1))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_cell_of_a_table_is_a_formula(table, tmp_path):
+    TABLES[table](tmp_path / "table.csv")
+    assert report_rows(tmp_path / "table.csv")
+    _assert_harmless(tmp_path)
+
+
 def test_a_run_writes_every_name_and_reads_it_again(run, folder):
     header, *rows = report_rows(run / "label_quality.csv")
     found = {row[header.index("file")] for row in rows}
     assert found <= _names_of(folder) and len(found) == len(rows) > 30
     labels = {row[header.index("given_label")] for row in rows}
     assert labels == {os.fsdecode(b"ca\xe9\nt=<script>"), "=do\\ng"}
-    for path in run.rglob("*"):
-        if path.suffix in (".csv", ".html", ".json", ".md", ".xml"):
-            text = path.read_text(encoding="utf-8")
-            assert path.suffix != ".html" or "<script>al" not in text, path
+    _assert_harmless(run)
 
 
 # Command -> its arguments, of the run, the folder of images and an empty folder.
@@ -197,10 +240,7 @@ def test_every_command_takes_every_name(command, run, folder, tmp_path, capfd):
     said = capfd.readouterr()
     assert code == 0, said.err
     assert "Traceback" not in said.err
-    for path in tmp_path.rglob("*"):
-        if path.suffix in (".csv", ".html", ".json", ".md", ".xml"):
-            text = path.read_text(encoding="utf-8")
-            assert path.suffix != ".html" or "<script>al" not in text, path
+    _assert_harmless(tmp_path)
 
 
 def test_predictions_name_the_files(run, folder, tmp_path):
@@ -224,3 +264,82 @@ def test_corrections_by_name_are_applied(run, folder, tmp_path):
     labels = dict(report_rows(out)[1:])
     assert labels[cells["file"]] == other
     assert sum(os.path.dirname(file) != label for file, label in labels.items()) == 1
+
+
+# ---------------------------------------------------------------------------- in the browser
+
+
+def _annotation_page(path, root, files):
+    """Every class is the answer of an image already."""
+    rows = [
+        [n, escape_formula(file), escape_formula(label), "0.5"]
+        for n, (file, label) in enumerate(zip(files, TEXTS.values(), strict=True))
+    ]
+    page = path / "queries" / "round_00.html"
+    annotation_page.write(page, [["id", "file", "label", "score"], *rows], CLASSES, root=root)
+    (page.with_suffix(".csv")).write_text(to_csv([["id", "file", "label", "score"], *rows]))
+    return page
+
+
+def _review_page(path, root, files):
+    """Every class is what a label should be."""
+    rows = [
+        review_page.Suspect(n, file, CLASSES[n - 1], CLASSES[n], 0.1, (CLASSES[n],), finding=file)
+        for n, file in enumerate(files)
+    ]
+    review_page.write(path / "label_review.html", rows, CLASSES, root=root)
+    return path / "label_review.html"
+
+
+PAGES = {"annotation": (_annotation_page, "u"), "review": (_review_page, "a")}
+
+
+@contextlib.contextmanager
+def _served(path):
+    server, address = make_server(Desk(path))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield address
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["file", "served"])
+@pytest.mark.parametrize("kind", PAGES)
+def test_pages_show_and_save_every_name(kind, is_served, folder, tmp_path, browser):
+    write, key = PAGES[kind]
+    files = sorted(_names_of(folder), key=lambda file: int(file.rpartition("/")[2].split()[0]))
+    files = [file for file in files if file.startswith("=do")]
+    path = write(tmp_path, folder, files)
+    served = _served(path) if is_served else contextlib.nullcontext(path)
+    with served as address, pages.opened(browser, address) as page:
+        for _ in files if kind == "review" else files[:1]:
+            page.keyboard.press(key)
+        page.evaluate("document.querySelectorAll('img').forEach((i) => { i.loading = 'eager'; })")
+        shown = "[...document.querySelectorAll('.card img')].map((i) => i.naturalWidth)"
+        pages.wait_until(page, f"{shown}.join() === Array({len(files)}).fill(8).join()")
+        # Nothing of a name has become a part of the page.
+        assert page.locator("script").count() == 2
+        assert (
+            page.evaluate(
+                """[...document.querySelectorAll("*")].flatMap((node) => [...node.attributes])
+            .filter((a) => a.name.startsWith("on") || a.value.startsWith("javascript:")).length"""
+            )
+            == 0
+        )
+        if is_served:
+            pages.wait_until(page, "document.querySelector('#save').textContent === 'Saved ✓'")
+            (table,) = path.parent.glob("*.csv")
+        else:
+            table = pages.downloaded(page, "#save", tmp_path)
+    rows = [row.cells for row in read_rows(table)]
+    labels = ["unknown", *CLASSES[1:]] if kind == "annotation" else CLASSES
+    assert [unescape_formula(row["file"]) for row in rows] == files
+    assert [unescape_formula(row["label"]) for row in rows] == [
+        label.strip(" ") for label in labels
+    ]
+    for row in rows:
+        assert not row["label"].startswith(("=", "+", "-", "@", "\t", "\r"))

@@ -43,6 +43,18 @@ def test_every_example_of_the_page_for_python_gives_what_it_says(monkeypatch):
     assert result.failed == 0
 
 
+def test_every_example_of_text_and_tables_gives_what_it_says(tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testfile(
+        str(DOCS / "text_and_tables.md"),
+        module_relative=False,
+        optionflags=doctest.NORMALIZE_WHITESPACE,
+    )
+    assert result.attempted > 15
+    assert result.failed == 0
+
+
 PUBLIC = {
     name: member
     for name in jaxrobust.__all__

@@ -175,7 +175,7 @@ def _outcome(workdir: pathlib.Path) -> dict[str, object]:
         name = str(path.relative_to(workdir))
         if name.startswith(NOT_COMPARED):
             continue
-        found[name] = path.read_bytes()
+        found[name] = path.read_bytes().replace(bytes(workdir), b"WORKDIR")  # as pages name it
         if name == "metrics.jsonl":
             events = map(json.loads, path.read_text().splitlines())
             found[name] = [{k: v for k, v in e.items() if k != "seconds"} for e in events]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrobust.api.annotators import Annotators, find_annotators
+from jaxrobust.data.doubts import doubt_probabilities
 from jaxrobust.data.inputs import aligned, as_features, as_probabilities
 from jaxrobust.data.votes import NO_VOTE, Votes, as_votes, is_long_form
 from jaxrobust.errors import UserError, check_count
@@ -158,7 +159,7 @@ class Consensus:
         """
         from jaxrobust.review import review_page, suspects
 
-        review_page.check_shown(images, files, len(self), "item")
+        review_page.check_shown(len(self), "item", images=images, files=files)
         first, second = np.argsort(-self.probs, axis=1, kind="stable")[:, :2].T
         is_doubtful = np.zeros(len(self), bool)
         is_doubtful[self.ranked[:num_shown]] = True
@@ -311,6 +312,8 @@ def consensus(
             (source,) = sources
             inputs = probs if probs is not None else _features(source, given[source], progress)
             inputs = inputs[_rows(source, given[source], inputs, known)]
+            if probs is not None:
+                doubt_probabilities(known.votes, inputs[known.items], known.labels.classes)
             predict = _classifier(source, inputs, known)
         found = _consensus(known, predict, (*sources, "votes")[0], rounds, seed)
     if workdir is not None:

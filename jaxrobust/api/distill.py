@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import io
 import os
 import pathlib
 import tempfile
@@ -11,7 +13,8 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.api.in_memory import called_from_python
+from jaxrobust.api.in_memory import called_from_python, programs_for, shapes_of
+from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.augment import num_views, view_of
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
 from jaxrobust.data.image_inputs import as_images
@@ -24,7 +27,7 @@ from jaxrobust.data.inputs import (
     columns_as_classes,
 )
 from jaxrobust.data.subsets import hold_out
-from jaxrobust.engine.environment import setup_jax
+from jaxrobust.engine.files import write_bytes
 from jaxrobust.errors import UserError, for_python
 from jaxrobust.methods.classifiers import Classifier, load_classifier
 from jaxrobust.models import storage
@@ -34,7 +37,7 @@ from jaxrobust.recipes.methods import DistillerName
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation as task
 from jaxrobust.tasks.distillation_inputs import read_inputs
-from jaxrobust.tasks.teachers import TeacherLogits
+from jaxrobust.tasks.teachers import TEACHER_LOGITS, TeacherLogits
 
 TeacherFunction = Callable[[np.ndarray], Any]
 """uint8 `[B, H, W, 3]` -> logits `[B, C]`."""
@@ -64,12 +67,14 @@ def distill(
     | folder of a network of jaxrobust (`teacher/`, `student/`, a conversion) | random crops and \
 mirror images, of which the teacher's logits are computed too | all |
     | function, or `classifier/` of another run | every image and its mirror image; the teacher is \
-called once for each | on logits |
+called once for each, 256 at a time | on logits |
     | logits `[N, C]` | the images unchanged | on logits |
     | list of folders and functions | as for a function, with the mean of their logits | on logits |
 
     With a function, `config={"augment.padding": p}` adds crops; the function is then called for all
-    2 (2 p + 1)^2 views. Stored logits are of one view of an image, so there are no others.
+    2 (2 p + 1)^2 views. With a `workdir` its logits are kept in `teacher_logits.npz`, so that the
+    same call does not ask it again; delete the file of a teacher that has changed. Stored logits
+    are of one view of an image, so there are no others.
 
     Args:
       images: `[N, H, W(, 3)]`, as for `find_label_issues`.
@@ -79,7 +84,8 @@ called once for each | on logits |
       teacher: see above. A function takes uint8 `[B, H, W, 3]`, for any B, and returns logits
         `[B, C]`; columns are the classes in sorted order, or in that of `class_names`.
       student: name of a network, see `jaxrobust list networks`.
-      method: of distillation, see `jaxrobust list methods`.
+      method: of distillation, see `jaxrobust list methods`. The student that learns from the labels
+        alone is trained beside it by `config={"with_baseline": True}`.
       test: (images, labels) on which the student is tested; None to hold out a fifth of each class,
         as for a folder.
       seed: of all random choices.
@@ -146,12 +152,14 @@ called once for each | on logits |
     if not isinstance(given, storage.StoredClassifier):
         if isinstance(given, np.ndarray):
             check_lengths(labels=known.ids, teacher=given)
-        logits = _logits_of(given, fields, dataset)
-    setup_jax(fields)
+        logits = _logits_of(given, fields, dataset, workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
-        task.run(fields, folder, dataset=dataset, teacher=logits, bar=progress)
+        shapes = train.images.shape, len(tested), known.num_classes, shapes_of(dataset)
+        of_teacher = (given.arch, given.image_shape) if logits is None else logits.train.shape
+        programs = stack.enter_context(programs_for(fields, shapes, of_teacher))
+        task.run(fields, folder, programs, dataset=dataset, teacher=logits, bar=progress)
         classifier = load_classifier(pathlib.Path(folder) / "student")
     return dataclasses.replace(classifier, classes=known.classes)
 
@@ -183,9 +191,12 @@ def _mean_of(teachers: Sequence[Any]) -> TeacherFunction:
 
 
 def _logits_of(
-    teacher: np.ndarray | TeacherFunction, fields: Distillation, dataset: Dataset
+    teacher: np.ndarray | TeacherFunction,
+    fields: Distillation,
+    dataset: Dataset,
+    workdir: str | os.PathLike | None,
 ) -> TeacherLogits:
-    """The teacher's logits of the views of the recipe.
+    """The teacher's logits of the views of the recipe, those of a function kept in the workdir.
 
     Raises:
       UserError: if the recipe cannot be run on logits, which is checked before a function is
@@ -197,10 +208,23 @@ def _logits_of(
     read_inputs(fields, dataset, logits)
     train, test = dataset.train, dataset.test
     if not isinstance(teacher, np.ndarray):
+        file = None if workdir is None else pathlib.Path(workdir).expanduser() / TEACHER_LOGITS
+        asked = hashlib.sha256(train.images.tobytes() + test.images.tobytes())
+        asked.update(repr((padding, flip, dataset.class_names)).encode())
+        if file and file.exists():
+            kept = open_arrays(file)
+            if str(kept.get("asked")) == asked.hexdigest():
+                return dataclasses.replace(logits, train=kept["logits"], test=kept["test_logits"])
         views = _all_views(train.images, padding=padding, flip=flip)
         table = [_ask(teacher, images, dataset.num_classes) for images in views]
         of_test = _ask(teacher, test.images, dataset.num_classes)
-        return dataclasses.replace(logits, train=np.stack(table, axis=1), test=of_test)
+        logits = dataclasses.replace(logits, train=np.stack(table, axis=1), test=of_test)
+        if file:
+            content = io.BytesIO()
+            arrays = {"logits": logits.train, "test_logits": of_test}
+            np.savez(content, asked=np.array(asked.hexdigest()), **arrays)
+            write_bytes(file, content.getvalue())
+        return logits
     if num_views(padding=padding, flip=flip) > 1:
         raise UserError(
             "Stored logits are of the unchanged images, but augment.padding and augment.flip ask "

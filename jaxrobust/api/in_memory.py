@@ -31,13 +31,14 @@ from jaxrobust.recipes.parse import Recipe, parse
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.tasks.common import program_settings
 
-NUM_KEPT = 16  # problems whose compiled programs are kept
+NUM_KEPT = 96  # compiled programs, beyond which those of the problems used last are kept
 _SMALL_IMAGE = 16  # pixels, below which the networks for digits are used
 _USUAL_SIZE = 4000  # number of examples that recipes are made for
 _MOST_TIMES = 4  # most by which epochs are multiplied for smaller sets
 _DIVIDING = ("dpc", "dividemix")  # methods that divide the examples
 _LARGE_BATCHES_FROM, _DIVIDED_BATCH = 1500, 128  # of these methods
 _BLDR_BATCH = 64  # the smallest
+_USUAL_WIDTH = 64  # features from which on the recipes' learning rate is large enough
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
 _lock = threading.RLock()
@@ -186,16 +187,24 @@ def noisy_label_recipe(
 def fit_to_size(
     config: ml_collections.ConfigDict, inputs: np.ndarray, given: Collection[str]
 ) -> None:
-    """Sets batches and, for features, epochs for small sets, except in `given` fields.
+    """Sets batches and, for features, epochs and learning rate by size, except in `given` fields.
 
     Recipes are made for thousands of examples. On features up to about 1,500 DPC gets eight steps
     per epoch in batches of at most 128; with more steps it learns wrong labels by heart, with fewer
     it learns nothing from 100 examples. The other methods need steps: all numbers of epochs are
     multiplied by the same factor, or none if `num_epochs` is given, which a longer warm-up could
     fill. Recipes for images have enough epochs.
+
+    The squared length of D standardised features is D, and so is the speed at which a linear head
+    learns: below 64 features the learning rate is multiplied by 64 / D, and the weight decay
+    divided by it, so that the heads reach the logits that they would reach on 64.
     """
     num_examples, is_features = len(inputs), inputs.ndim == 3
-    sizes = {"batch_size": batch_size_for(num_examples, config.batch_size)}
+    sizes: dict[str, Any] = {"batch_size": batch_size_for(num_examples, config.batch_size)}
+    if is_features:
+        narrow = max(_USUAL_WIDTH / inputs.shape[-1], 1.0)
+        sizes["optimizer.learning_rate"] = config.optimizer.learning_rate * narrow
+        sizes["optimizer.weight_decay"] = config.optimizer.weight_decay / narrow
     if is_features and config.method in _DIVIDING:
         most = config.batch_size if num_examples >= _LARGE_BATCHES_FROM else _DIVIDED_BATCH
         sizes["batch_size"] = min(max(num_examples // 8, 8), most, num_examples)
@@ -271,17 +280,19 @@ def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[
     """
     setup_jax(recipe)
     # Networks on features are too small for several devices.
-    is_small = recipe.dataset.name == FEATURES
-    devices = tuple(jax.local_devices()[:1] if is_small else jax.devices())
-    full_key = (program_settings(recipe), devices, is_quick, *key)
+    device = jax.local_devices()[0] if recipe.dataset.name == FEATURES else None
+    full_key = (program_settings(recipe), device, recipe.device_count, is_quick, *key)
     with _lock:
         programs = _programs.pop(full_key, None)
         if programs is None:
             options = FAST_COMPILE if is_quick else None
-            programs = Programs(make_placement(list(devices)), compiler_options=options)
+            placement = make_placement([device]) if device else None
+            programs = Programs(placement, compiler_options=options)
         yield programs
         _programs[full_key] = programs  # not after an error, which may leave some unfinished
-        while len(_programs) > NUM_KEPT:
+        while (
+            len(_programs) > 1 and sum(len(each.traces) for each in _programs.values()) > NUM_KEPT
+        ):
             _programs.popitem(last=False)
 
 

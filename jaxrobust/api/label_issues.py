@@ -19,6 +19,7 @@ from jaxrobust.data.inputs import (
     check_lengths,
     columns_as_classes,
     index_of,
+    merge_equal,
     refuse_labels_among,
 )
 from jaxrobust.data.scaling import scaling_of
@@ -27,6 +28,9 @@ from jaxrobust.errors import UserError, check_count, for_python, shown
 if TYPE_CHECKING:
     from jaxrobust.api.audit import Audit
     from jaxrobust.recipes.methods import NoisyLabelMethodName
+
+if TYPE_CHECKING:
+    from jaxrobust.methods.classifiers import Classifier
 
 QUALITY_FILE = "label_quality.csv"
 _NUM_CONFUSED = 5  # pairs of classes in the summary
@@ -215,6 +219,7 @@ class LabelIssues:
         images: np.ndarray | None = None,
         files: Sequence[str] | None = None,
         folder: str | os.PathLike = ".",
+        texts: Sequence[str] | None = None,
     ) -> None:
         """Writes `label_review.html`, on which a person reviews the labels that look wrong.
 
@@ -223,13 +228,14 @@ class LabelIssues:
           images: uint8 `[N, H, W, 3]`; the first 1,000 labels that look wrong are shown.
           files: of the N images, instead of `images`.
           folder: that the files are relative to.
+          texts: of the N examples, instead of images: documents, or rows of a table in words.
 
         Raises:
-          UserError: if there are neither images nor files, or not N of them.
+          UserError: if there are neither images, files nor texts, or not N of them.
         """
         from jaxrobust.review import review_page, suspects
 
-        review_page.check_shown(images, files, len(self), "label")
+        review_page.check_shown(len(self), "label", images=images, files=files, texts=texts)
         given, suggested = (_positions(self.classes, x) for x in (self.given, self.suggested))
         flagged = self.is_issue[self.ranked]
         judged = suspects.Judged(
@@ -249,6 +255,7 @@ class LabelIssues:
             files=None if files is None else [str(file) for file in files],
             root=None if files is None else folder,
             pictures=None if images is None else lambda ids: images[ids],
+            texts=texts,
             after_saving=[]
             if files is None
             else [
@@ -424,14 +431,18 @@ def learn(
     workdir: str | os.PathLike | None,
     class_names: Any,
     progress: bool,
+    weights: np.ndarray | None = None,
     is_quick: bool = False,
-) -> tuple[LabelIssues, "Trained"]:
-    """`find_label_issues` by training; returns the trained networks, too.
+) -> tuple[LabelIssues, "Classifier"]:
+    """`find_label_issues` by training; returns the classifier, too.
 
-    Arguments as in `find_label_issues`; `is_quick` as in `in_memory.programs_for`.
+    Arguments as in `find_label_issues`; `is_quick` as in `in_memory.programs_for`. With `weights`,
+    floats `[N]` above 0, equal examples of one label are trained on as one with the sum of their
+    weights, so that a weight of 2 is the example twice.
     """
     from jaxrobust.api import in_memory
-    from jaxrobust.tasks import noisy_labels
+    from jaxrobust.methods.classifiers import classifier_of_run
+    from jaxrobust.tasks import noisy_label_programs, noisy_labels
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
@@ -441,6 +452,10 @@ def learn(
     name, inputs = in_memory.embed_photographs(name, inputs, config, progress=progress)
     # A class without examples cannot be learned: its probability is 0.
     present, learned_from = known.of_present()
+    merged: Any = slice(None)
+    if weights is not None:
+        kept, merged, weights = merge_equal(inputs, learned_from, weights)
+        inputs, learned_from = inputs[kept], learned_from.take(kept)
     scaling = scaling_of(inputs) if name == "features" else None
     dataset = in_memory.make_dataset(
         name,
@@ -449,48 +464,44 @@ def learn(
         learned_from.names,
         learned_from.probs,
     )
-    shapes = inputs.shape, len(present), known.probs is None, in_memory.shapes_of(dataset)
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
+    rows = noisy_label_programs.rows_of(recipe, dataset)
+    kind = weights is None, known.probs is None
+    shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), kind
     with (
         in_memory.called_from_python(),
         in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
     ):
-        learned = noisy_labels.learn(recipe, dataset, workdir, programs=programs, bar=progress)
+        learned = noisy_labels.learn(
+            recipe, dataset, workdir, weights=weights, programs=programs, bar=progress
+        )
     probs = np.zeros((len(known.ids), known.num_classes), np.float32)
-    probs[:, present] = learned.pred_probs
-    scores = learned.label_scores
+    probs[:, present] = learned.pred_probs[merged]
+    scores = {name: column[merged] for name, column in learned.label_scores.items()}
     issues = _issues(
         known,
         recipe.method,
         scores["clean_prob"].astype(np.float32),
         scores["flagged"].astype(bool),
-        learned.ranked,
+        np.argsort(np.argsort(learned.ranked)[merged], kind="stable"),
         probs,
         present[scores["suggested"]],
         index,
         {"undivided_passes": learned.undivided_passes} if learned.undivided_passes else {},
     )
-    mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
-    return issues, Trained(recipe, learned.networks, mean, std, scaling)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
-    """Values from which a classifier of a trained method is made.
-
-    Attributes:
-      recipe: of the training.
-      networks: variables by name.
-      mean: float `[D]`, of the data set, after scaling.
-      std: its standard deviation.
-      scaling: `data.scaling.Scaling` of features, or None.
-    """
-
-    recipe: Any
-    networks: dict[str, Any]
-    mean: np.ndarray
-    std: np.ndarray
-    scaling: Any
+    classifier = classifier_of_run(
+        recipe=recipe,
+        networks=learned.networks,
+        class_names=[known.names[i] for i in present],
+        num_examples=len(inputs),
+        input_shape=inputs.shape[2:] if name == "features" else inputs.shape[1:],
+        mean=dataset.mean,
+        std=dataset.std,
+        scaling=scaling,
+    )
+    if workdir is not None and scaling is not None:  # which the task knows nothing of
+        classifier.save(pathlib.Path(workdir) / "classifier")
+    return issues, classifier
 
 
 def _log_probabilities(probs: np.ndarray) -> np.ndarray:

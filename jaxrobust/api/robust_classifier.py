@@ -1,20 +1,20 @@
 """`jaxrobust.RobustClassifier`: a scikit-learn classifier for labels that may be wrong."""
 
-import functools
-import json
+import dataclasses
+import os
 from typing import Any
 
-import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from jaxrobust.api import label_issues
+from jaxrobust.api import in_memory, label_issues
 from jaxrobust.data.inputs import aligned, as_labels, check_lengths, is_soft
-from jaxrobust.data.views import statistics_of
+from jaxrobust.engine.workdir import flatten
 from jaxrobust.errors import UserError, for_python, shown
-from jaxrobust.methods import classifiers
+from jaxrobust.models.onnx_export import OnnxFile
 from jaxrobust.recipes.methods import NoisyLabelMethodName
 
 _QUICK = 1000  # training examples up to which compiling costs more than running
@@ -32,6 +32,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         `jaxrobust list methods`.
       seed: of the training; equal seeds give equal classifiers.
       config: as for `find_label_issues`.
+      class_weight: dict of class to weight, 1 where there is none, or `"balanced"` for N / (C times
+        the weight of the class); None for 1. Not with `"knn"`, which has no loss.
       **options: fields to set in the recipe, sections joined by two underscores, such as
         `num_epochs=5` and `dpc__warm_up=2`. They are parameters for `set_params` and grid searches
         too.
@@ -39,16 +41,18 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
       classes_: `[C]`, sorted.
       n_features_in_: D.
-      label_issues_: `LabelIssues` of the training labels.
+      label_issues_: `LabelIssues` of the training labels, those of a weight above 0.
+      classifier_: `Classifier`, as `load_classifier` returns it.
 
     Examples:
       >>> from sklearn.datasets import load_iris
       >>> X, y = load_iris(return_X_y=True)
-      >>> classifier = RobustClassifier().fit(X, y)
+      >>> classifier = RobustClassifier(class_weight="balanced").fit(X, y)
       >>> classifier.predict_proba(X[:5]).shape
       (5, 3)
       >>> len(classifier.label_issues_)
       150
+      >>> classifier.save("iris")  # jaxrobust.load_classifier("iris") reads it
     """
 
     def __init__(
@@ -57,19 +61,34 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         *,
         seed: int = 0,
         config: Any = None,
+        class_weight: Any = None,
         **options: Any,
     ) -> None:
         self.method = method
         self.seed = seed
         self.config = config
+        self.class_weight = class_weight
         for name, value in options.items():
             setattr(self, name, value)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments of the constructor; `deep` has no effect."""
-        del deep
-        names = {"method": None, "seed": None, "config": None, **vars(self)}
-        return {n: getattr(self, n) for n in names if not (n.startswith("_") or n.endswith("_"))}
+        """The arguments of the constructor; `deep` adds the other fields of the recipe.
+
+        Their values are the recipe's. Of small sets `fit` lowers `batch_size` and raises
+        `num_epochs`, unless they are set.
+        """
+        given = [name for name in vars(self) if not (name.startswith("_") or name.endswith("_"))]
+        params = {name: getattr(self, name) for name in given}
+        if not deep:
+            return params
+        try:
+            recipe = in_memory.noisy_label_recipe(
+                np.zeros((_USUAL_SIZE, 1, 1)), self._recipe(), method=self.method, seed=0
+            )
+        except (UserError, TypeError):  # as `fit` will say
+            return params
+        fields = flatten({n: x for n, x in recipe.settings.items() if n not in _NOT_OF_TRAINING})
+        return {**{name.replace(".", "__"): value for name, value in fields.items()}, **params}
 
     def set_params(self, **params: Any) -> "RobustClassifier":
         """Sets arguments, including fields of the recipe.
@@ -86,17 +105,24 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     @for_python()
-    def fit(self, X: Any, y: Any) -> "RobustClassifier":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "RobustClassifier":
         """Trains on features float `[N, D]` and labels `[N]`, or soft ones.
 
         Soft labels, as for `find_label_issues`, are a `Consensus` or floats `[N, C]`; classes that
         are nowhere the most probable are left out.
 
+        Args:
+          X: features.
+          y: labels.
+          sample_weight: floats `[N]`, not negative, by which the losses of the examples are
+            multiplied; only their ratios count. A weight of 2 is the row twice, and one of 0 leaves
+            it out. None for 1. Not with `"knn"`.
+
         Raises:
           UserError: if there is only one class, a field of the recipe is invalid, or the method
-            cannot learn from soft labels.
+            cannot learn from soft labels, or takes no weights.
         """
-        X, y = aligned(X=X, y=y)
+        X, y, sample_weight = aligned(X=X, y=y, sample_weight=sample_weight)
         dtypes = (np.float32, np.float64, np.float16)
         if is_soft(y):
             X = validate_data(self, X, dtype=dtypes)
@@ -107,11 +133,32 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             X, y = validate_data(self, X, y, dtype=dtypes)
             check_classification_targets(y)
             self.classes_, given = np.unique(y, return_inverse=True)
+        weights = np.ones(len(X))
+        if sample_weight is not None:
+            weights = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+            X, given, weights = (x[weights > 0] for x in (X, given, weights))
+            used = np.unique(given if given.ndim == 1 else given.argmax(axis=1))
+            self.classes_ = self.classes_[used]
+            if given.ndim == 1:
+                given = np.searchsorted(used, given)
+            elif len(used) < given.shape[1]:
+                given = given[:, used] / given[:, used].sum(axis=1, keepdims=True)
         if len(self.classes_) < 2:
             raise UserError(
                 f"y holds only one class, {shown(self.classes_[0])}; a classifier needs two."
             )
-        issues, trained = label_issues.learn(
+        if self.class_weight is not None:
+            shares = np.eye(len(self.classes_))[given] if given.ndim == 1 else given
+            if self.class_weight == "balanced":
+                of_classes = 1 / (weights @ shares)
+            else:
+                of_classes = compute_class_weight(
+                    self.class_weight, classes=self.classes_, y=self.classes_
+                )
+            weights = weights * (shares @ of_classes)
+        issues, classifier = label_issues.learn(
             given,
             features=X,
             images=None,
@@ -121,19 +168,15 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             workdir=None,
             class_names=None,
             progress=False,
+            weights=None if self.method == "knn" and np.all(weights == weights[0]) else weights,
             is_quick=len(X) <= _QUICK,
         )
         self.label_issues_ = issues.with_classes(self.classes_)
-        recipe = {**trained.recipe.settings, "seed": 0}  # predictions do not depend on the seed
-        self._settings = json.dumps(recipe, sort_keys=True)
-        self._num_examples = len(X)
-        self._networks = jax.tree.map(np.asarray, trained.networks)
-        self._statistics = statistics_of(trained.mean, trained.std)
-        self._scaling = trained.scaling
+        self.classifier_ = dataclasses.replace(classifier, classes=self.classes_)
         return self
 
     def _recipe(self) -> Any:
-        params = self.get_params()
+        params = self.get_params(deep=False)
         fields = {n.replace("__", "."): params[n] for n in params.keys() - _ARGUMENTS}
         if not fields:
             return self.config
@@ -145,21 +188,28 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities float32 `[n, C]`, columns in the order of `classes_`."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=(np.float32, np.float64, np.float16))
-        features = X[:, None] if self._scaling is None else self._scaling(X[:, None])
-        features = features.astype(np.float16)
-        predict = classifiers.probabilities(
-            self._settings, len(self.classes_), self._num_examples, (X.shape[1],)
-        )
-        return classifiers.in_batches(
-            functools.partial(predict, self._networks, self._statistics),
-            features,
-            len(self.classes_),
-        )
+        return self.classifier_.predict_proba(X)
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable classes `[n]`, in the type of the labels."""
         probs = self.predict_proba(X)
         return self.classes_[probs.argmax(axis=1)]
 
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes a folder that `jaxrobust.load_classifier` reads, as `Classifier.save` does."""
+        check_is_fitted(self)
+        self.classifier_.save(folder)
 
-_ARGUMENTS = {"method", "seed", "config"}
+    def export_onnx(self, path: str | os.PathLike) -> OnnxFile:
+        """Writes an ONNX file, from features to probabilities, as `Classifier.export_onnx` does."""
+        check_is_fitted(self)
+        return self.classifier_.export_onnx(path)
+
+
+_ARGUMENTS = {"method", "seed", "config", "class_weight"}
+_USUAL_SIZE = 4000  # examples, for which recipes are made
+# Sections and fields of a recipe that have no meaning for features in memory, and arguments.
+_NOT_OF_TRAINING = {
+    *("task", "method", "seed", "num_seeds", "checkpoint", "dataset", "noise", "writers"),
+    *("log_every_seconds", "num_workers", "device", "device_count"),
+}

@@ -44,6 +44,11 @@ class Labels:
         """Class ids as values in the type of the given labels."""
         return self.classes[ids]
 
+    def take(self, positions: Any) -> "Labels":
+        """Those of some examples."""
+        probs = None if self.probs is None else self.probs[positions]
+        return dataclasses.replace(self, ids=self.ids[positions], probs=probs)
+
     def of_present(self) -> tuple[np.ndarray, "Labels"]:
         """The class ids that occur, and the labels of these classes alone.
 
@@ -552,3 +557,24 @@ def refuse_labels_among(features: Any, labels: Any) -> None:
             f"Column {shown(names[column])} of features is the labels themselves, by which none "
             "would look wrong; leave it out."
         )
+
+
+def merge_equal(
+    inputs: np.ndarray, labels: Labels, weights: np.ndarray
+) -> tuple[Any, Any, np.ndarray | None]:
+    """Positions of the different examples `[U]`, the one of each given one `[N]`, and weights.
+
+    The order is that of their bytes, whatever the given one. All examples in the given order, and
+    no weights, where all differ and weigh the same.
+    """
+    rows = np.ascontiguousarray(inputs.reshape(len(inputs), -1) + inputs.dtype.type(0))  # no -0.0
+    _, numbers = np.unique(rows.view(f"V{rows.strides[0]}").ravel(), return_inverse=True)
+    # Soft labels differ although the most probable class is one.
+    pairs = numbers * labels.num_classes + labels.ids
+    if labels.probs is not None:
+        pairs = np.arange(len(pairs))
+    _, kept, merged = np.unique(pairs, return_index=True, return_inverse=True)
+    weights = np.bincount(merged, weights)
+    if len(kept) == len(pairs) and np.all(weights == weights[0]):
+        return slice(None), slice(None), None
+    return kept, merged, (weights / weights.mean()).astype(np.float32)

@@ -14,11 +14,12 @@ import pickle
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxrobust.data import guards
+from jaxrobust.data import guards, names
 from jaxrobust.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -126,14 +127,66 @@ _ADMITTED_IN_PICKLES = {
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and builtin containers; a pickle that names anything else is refused."""
+class GuardedUnpickler(pickle._Unpickler):
+    """Admits plain containers and, by name, what it is given; refuses every other name.
 
-    def find_class(self, module: str, name: str) -> object:
+    It is the one in Python, whose memo is a dict: the one in C allocates as many entries as a file
+    asks for. Nor is anything else allocated before it was read, and no key is hashed that may
+    be a tuple of tuples, twice as many with each level.
+
+    Args:
+      file: positioned at the pickle.
+      admitted: (module, name) -> what is meant.
+    """
+
+    dispatch = {  # noqa: RUF012
+        code: function
+        for code, function in pickle._Unpickler.dispatch.items()
+        if code not in (pickle.NEXT_BUFFER[0], pickle.ADDITEMS[0], pickle.FROZENSET[0])
+    }
+
+    def __init__(self, file: io.BytesIO, admitted: Mapping[tuple[str, str], Any]):
+        super().__init__(file, encoding="latin1")  # text of Python 2
+        self.admitted = dict(admitted)
+
+    def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ADMITTED_IN_PICKLES[module, name]
+            return self.admitted[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][plain_key(key)] = value
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][plain_key(key)] = value
+
+    def _byte_array(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))
+
+    dispatch[pickle.SETITEM[0]] = _set_item
+    dispatch[pickle.SETITEMS[0]] = _set_items
+    dispatch[pickle.BYTEARRAY8[0]] = _byte_array
+
+
+def plain_key(key: Any) -> Any:
+    """The key of a dict in a pickle.
+
+    Raises:
+      UnpicklingError: if it is a tuple.
+    """
+    if isinstance(key, tuple):
+        raise pickle.UnpicklingError("it has a key that is neither text nor a number")
+    return key
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in a line: what an error says may come from the file."""
+    return names.escaped(str(error) or type(error).__name__)[:200]
 
 
 def unpickle_arrays(content: bytes, source: str) -> object:
@@ -143,11 +196,11 @@ def unpickle_arrays(content: bytes, source: str) -> object:
       DataError: the pickle is damaged, or names a class or function beyond NumPy arrays.
     """
     try:
-        return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+        return GuardedUnpickler(io.BytesIO(content), _ADMITTED_IN_PICKLES).load()
     except Exception as error:  # a hostile or damaged pickle can raise anything
         raise DataError(
-            f"Refused to unpickle {source}: {error}. Only NumPy arrays in plain containers are "
-            "read, because any other pickle can run code; download the file again from its "
+            f"Refused to unpickle {source}: {reason(error)}. Only NumPy arrays in plain containers "
+            "are read, because any other pickle can run code; download the file again from its "
             "official page."
         ) from error
 
@@ -169,7 +222,10 @@ def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
     batches = []
     for name in names:
         data, labels = _unpickled(files[name], f"{name} of {path}", "data", prefix + "labels")
-        pixels, labels = np.asarray(data), np.asarray(labels)
+        try:
+            pixels, labels = np.asarray(data), np.asarray(labels)
+        except ValueError:  # lists of several lengths
+            raise DataError(f"{name} of {path} holds no arrays. Download it again.") from None
         if pixels.dtype != np.uint8 or pixels.shape != (labels.size, 3072):
             raise DataError(
                 f"{name} of {path} holds {pixels.dtype} {list(pixels.shape)} for {labels.size} "
@@ -178,6 +234,8 @@ def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
         batches.append((_planes_to_images(pixels), labels))
     key = prefix + "label_names"
     (class_names,) = _unpickled(files[meta_name], f"{meta_name} of {path}", key)
+    if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
+        raise DataError(f"{key} of {path} are no names. Download it again.")
     return _join(batches[:-1]), batches[-1], tuple(class_names)
 
 

@@ -2,13 +2,15 @@
 
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxrobust.arrays import at_least_float32
-from jaxrobust.engine.training import is_head
+from jaxrobust.engine.training import NUMBERS, is_head
 from jaxrobust.errors import UserError
 from jaxrobust.recipes.run import OneCycleAdam, Optimizer, Sgd
 
@@ -18,26 +20,43 @@ def make_optimizer(options: Optimizer, steps_per_epoch: int = 0) -> optax.Gradie
 
     Weight decay is added to the gradient before the momentum, as in PyTorch, for every parameter.
     The step multiplies the result by `-learning_rate(options, epoch)`: the rate is a traced scalar,
-    so a schedule never recompiles.
+    so a schedule never recompiles. Nor do other `training.NUMBERS`, which an update takes by name
+    in place of those of `options`.
     """
-    if isinstance(options, OneCycleAdam):
-        return one_cycle_adam(options, options.cycle_epochs * steps_per_epoch)
-    assert isinstance(options, Sgd)
-    sgd = optax.chain(
-        optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity(),
-        optax.add_decayed_weights(options.weight_decay),
-        optax.trace(decay=options.momentum, nesterov=options.nesterov),
-    )
-    if options.head_factor == 1:
-        return sgd
-    return optax.chain(sgd, optax.masked(optax.scale(options.head_factor), _heads))
+
+    def made(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
+        if isinstance(options, OneCycleAdam):
+            return one_cycle_adam(options, options.cycle_epochs * steps_per_epoch, **numbers)
+        assert isinstance(options, Sgd)
+        sgd = optax.chain(
+            optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity(),
+            optax.add_decayed_weights(numbers["weight_decay"]),
+            optax.trace(decay=numbers["momentum"], nesterov=options.nesterov),
+        )
+        if options.head_factor == 1:
+            return sgd
+        return optax.chain(sgd, optax.masked(optax.scale(options.head_factor), _heads))
+
+    own = numbers_of(options)
+
+    def update(updates, state, params=None, **numbers):
+        return made({**own, **numbers}).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(made(own).init, update)
+
+
+def numbers_of(options: Optimizer | None) -> dict[str, float]:
+    """Those of `training.NUMBERS` that an optimiser has."""
+    return {name: getattr(options, name) for name in NUMBERS if hasattr(options, name)}
 
 
 def _heads(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: is_head(path, params), params)
 
 
-def one_cycle_adam(options: OneCycleAdam, num_steps: int) -> optax.GradientTransformation:
+def one_cycle_adam(
+    options: OneCycleAdam, num_steps: int, *, weight_decay: float | jax.Array
+) -> optax.GradientTransformation:
     """Adam under a one-cycle policy that also cycles its first moment's decay.
 
     Over `num_steps` the rate rises from `1 / div_factor` of the highest to the highest and falls to
@@ -64,7 +83,7 @@ def one_cycle_adam(options: OneCycleAdam, num_steps: int) -> optax.GradientTrans
             return adam.update(updates, state, params)
 
     return optax.chain(
-        optax.add_decayed_weights(options.weight_decay, mask=is_decayed),
+        optax.add_decayed_weights(weight_decay, mask=is_decayed),
         optax.GradientTransformation(adam.init, update),
         optax.scale_by_schedule(cycle(lowest, 1.0, lowest / options.final_div_factor)),
     )

@@ -15,6 +15,18 @@ PADDING = -1
 LAST_BATCHES = ("short", "even", "drop")
 
 
+def padded_size(size: int) -> int:
+    """The number of rows that programs are compiled for, at least `size`: four in every octave.
+
+    They are a quarter more than `size` at most, and `size` itself up to 4 and from 65,536 on, where
+    memory counts more than seconds of compiling.
+    """
+    if size <= 4 or size >= 65_536:
+        return size
+    step = 1 << ((size - 1).bit_length() - 3)
+    return -(-size // step) * step
+
+
 class Plan(NamedTuple):
     """Rows of dataset ids.
 

@@ -19,6 +19,7 @@ from jaxrobust.engine.checkpoint import Checkpoints, abstract_like
 from jaxrobust.engine.environment import append_environment
 from jaxrobust.engine.files import write_json
 from jaxrobust.engine.loops import Resume
+from jaxrobust.engine.optim import numbers_of
 from jaxrobust.engine.plan import Plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.progress import Progress
@@ -259,12 +260,13 @@ class Run:
 
             self._save_or_stop(here, save)
 
+        numbers = numbers_of(getattr(self.recipe, "optimizer", None))
         saved.networks[network], sums = program(
             saved.networks[network],
             plan,
             key,
             *data,
-            {name: np.float32(value) for name, value in scalars.items()},
+            {name: np.float32(value) for name, value in {**numbers, **scalars}.items()},
             resume=Resume(saved.row, saved.sums, on_pause),
         )
         saved.row, saved.sums = 0, {}

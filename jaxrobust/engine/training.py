@@ -30,6 +30,9 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+NUMBERS = ("weight_decay", "momentum")
+"""Options of an optimiser that are operands of its steps."""
+
 _HEADS = "heads_"  # of the parameters of a network whose backbone's lie beside them
 
 
@@ -87,16 +90,16 @@ def sgd_step(
     state: State,
     loss_fn: Callable,
     optimizer: optax.GradientTransformation,
-    learning_rate: jax.Array,
+    scalars: Mapping[str, jax.Array],
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One descent step.
+    """One descent step; `scalars` as in `descend`.
 
     Returns:
       The state after the step, and the metrics with `loss` added.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (batch_stats, metrics)), grads = gradient(state.params)
-    state = descend(state, grads, optimizer, learning_rate).replace(batch_stats=batch_stats)
+    state = descend(state, grads, optimizer, scalars).replace(batch_stats=batch_stats)
     return state, {"loss": loss, **metrics}
 
 
@@ -104,9 +107,15 @@ def descend(
     state: State,
     grads: Any,
     optimizer: optax.GradientTransformation,
-    learning_rate: jax.Array,
+    scalars: Mapping[str, jax.Array],
 ) -> State:
-    """The state with parameters and optimiser state after one step along known gradients."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, optax.tree.scale(-learning_rate, updates))
+    """The state with parameters and optimiser state after one step along known gradients.
+
+    Of `scalars`, `learning_rate` is read, and by `make_optimizer` its numbers where they are there.
+    """
+    numbers = {name: scalars[name] for name in NUMBERS if name in scalars}
+    update = optax.with_extra_args_support(optimizer).update
+    updates, opt_state = update(grads, state.opt_state, state.params, **numbers)
+    rate = -scalars["learning_rate"]
+    params = optax.apply_updates(state.params, optax.tree.scale(rate, updates))
     return state.replace(params=params, opt_state=opt_state)

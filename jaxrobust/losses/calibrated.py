@@ -327,6 +327,7 @@ def semi_supervised_loss(
     *,
     beta: jax.typing.ArrayLike = 0.5,
     evidence_scale: jax.typing.ArrayLike | None = None,
+    weights: tuple[jax.Array, jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Supervised and unsupervised loss of a batch of mixed inputs.
 
@@ -346,6 +347,8 @@ def semi_supervised_loss(
       gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
       beta: weight of the divergence.
       evidence_scale: as in `evidential_kl`, needed at `gamma=0`.
+      weights: floats `[M]`, `[M]` and `[K]` by which the losses of the first partners, of the
+        second partners and of the other rows are multiplied; None for 1.
 
     Returns:
       `(supervised, unsupervised)`, two scalars, neither weighted, at least float32.
@@ -370,8 +373,11 @@ def semi_supervised_loss(
     nll, kl = evidential_loss(logits_x, labels, gamma, beta=beta, evidence_scale=evidence_scale)
     loss = nll + kl
     mix = jnp.asarray(mix, loss.dtype)
-    supervised = jnp.mean(mix * loss[0] + (1 - mix) * loss[1])
-    return supervised, jnp.mean(jnp.square(probs - targets))
+    errors = jnp.square(probs - targets)
+    if weights is not None:
+        loss = loss * jnp.stack(weights[:2])
+        errors = errors * weights[2][:, None]
+    return jnp.mean(mix * loss[0] + (1 - mix) * loss[1]), jnp.mean(errors)
 
 
 def strong_view_consistency(

@@ -114,7 +114,7 @@ def bldr_step(
     weak, strong = batch.views
     rows, labels, valid = batch.ids, batch.labels, batch.valid
     given = labels if batch.targets is None else batch.targets
-    weights = state.weights[rows]
+    weights = batch.weighted(state.weights[rows])
 
     def loss_fn(params, u_rows, v_rows):
         (logits, _), stats = apply(
@@ -171,7 +171,7 @@ def bldr_step(
     for name, head in (("pl", POSITIVE), ("nl", NEGATIVE)):
         hits = (jnp.argmax(again[:, head], axis=-1) == labels).astype(total.dtype)
         metrics[f"label_agreement_{name}"] = masked_mean(hits, valid)
-    state = descend(state, grads, optimizer, scalars["learning_rate"])
+    state = descend(state, grads, optimizer, scalars)
     return state.replace(batch_stats=batch_stats, u=u, v=v, nl_probs=nl_probs), metrics
 
 
@@ -375,6 +375,7 @@ def build(recipe: BldrRecipe, problem: NoisyLabelProblem) -> Method:
         test_variables=test_variables,
         score_variables=test_variables if bldr.detection_params == "ema" else current_variables,
         score_view=DETECTION_VIEWS[bldr.detection_view],
+        has_tables=True,
         soft=True,
     )
 

@@ -12,6 +12,7 @@ rebuilt by the run's method, so it predicts as the run did on its test images.
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,33 +25,79 @@ import numpy as np
 from jaxrobust.data.features import Embedding
 from jaxrobust.data.image_inputs import as_images
 from jaxrobust.data.inputs import as_features
+from jaxrobust.data.scaling import Scaling
 from jaxrobust.data.views import make_views, statistics_of
+from jaxrobust.engine.plan import padded_size
 from jaxrobust.errors import UserError
 from jaxrobust.methods import noisy_label_method, strategy
 from jaxrobust.models import storage
+from jaxrobust.models.onnx_export import OnnxFile, random_inputs, save_onnx, write_onnx
+from jaxrobust.recipes.fields import operands
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS, STRATEGIES
 from jaxrobust.recipes.parse import ImageRecipe, Recipe, parse
 from jaxrobust.recipes.protocols import ActiveLearning, NoisyLabels
+
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """A trained classifier of raw images or features.
 
+    It can be pickled, and joblib keeps it too.
+
     Attributes:
-      classes: names `[C]`.
-      input_shape: (H, W, 3) of images, (D,) of features; () for images of any size.
-      origin: short description of method and network.
-      is_multilabel: whether an image may have several labels.
-      embedding: of the features that it was trained on, if known.
+      classes: `[C]`, names, or values of the type of the labels.
+      facts: what `model.json` holds of it.
+      variables: NumPy arrays, as `model.safetensors` holds them.
     """
 
     classes: np.ndarray
-    input_shape: tuple[int, ...]
-    origin: str
-    is_multilabel: bool
-    _probs: Callable[[np.ndarray], jax.Array]
-    embedding: Embedding | None = None
+    facts: Mapping[str, Any]
+    variables: Mapping[str, Any]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(H, W, 3) of images, (D,) of features; () for images of any size."""
+        name = "input_shape" if storage.is_of_run(self.facts) else "image_shape"
+        return tuple(self.facts.get(name, ()))
+
+    @property
+    def origin(self) -> str:
+        """Short description of method and network."""
+        if not storage.is_of_run(self.facts):
+            return self.facts["arch"]
+        return f"{self.facts['method']}, {self.facts['config']['model']['name']}"
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.facts.get("decoder") is not None
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """Of the features that it was trained on, if known."""
+        return Embedding(**self.facts["embedding"]) if self.facts.get("embedding") else None
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """Of features that float16 cannot hold as they are."""
+        found = self.facts.get("scaling")
+        if not found:
+            return None
+        mean, std = (np.array(found[name], np.float64) for name in ("mean", "std"))
+        return Scaling(mean, np.where(np.isnan(std), np.inf, std))
+
+    @property
+    def _names(self) -> list[str]:
+        return list(map(str, self.classes.tolist()))
+
+    @functools.cached_property
+    def _probs(self) -> Callable[[np.ndarray], jax.Array]:
+        return _probabilities_of(self.facts, self.variables)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.input_shape)) or "of any size"
@@ -78,7 +125,7 @@ class Classifier:
 
     def _raw(self, inputs: Any) -> np.ndarray:
         if len(self.input_shape) == 1:
-            array = as_features(inputs, "inputs")
+            array = as_features(inputs, "inputs", is_wide=self.scaling is not None)
             array = array[:, None] if array.ndim == 2 else array
             shape = array.shape[2:]
         else:
@@ -89,7 +136,64 @@ class Classifier:
                 f"inputs are of shape {list(shape)}, but this classifier was trained on "
                 f"{list(self.input_shape)}; give inputs of that shape."
             )
-        return array
+        if len(self.input_shape) != 1:
+            return array
+        array = array if self.scaling is None else self.scaling(array)
+        return np.clip(array, -_LARGEST, _LARGEST).astype(np.float16)  # as in training
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `model.json` and `model.safetensors`, which `jaxrobust.load_classifier` reads.
+
+        Args:
+          folder: made if need be; a classifier that is there is replaced.
+        """
+        facts = {**self.facts, "class_names": self._names, "class_values": None}
+        if self.classes.dtype.kind in "iubf":
+            values = {"dtype": self.classes.dtype.name, "values": self.classes.tolist()}
+            facts["class_values"] = values
+        storage.write_folder(pathlib.Path(folder).expanduser(), self.variables, facts)
+
+    def export_onnx(
+        self, path: str | os.PathLike, *, probabilities: bool = True, int8: bool = False
+    ) -> OnnxFile:
+        """Writes an ONNX file after comparing its outputs with the classifier's by onnxruntime.
+
+        Its input is `images`, raw uint8 `[n, H, W, 3]`, or `features`, float32 `[n, D]`; its output
+        `probabilities`, float32 `[n, C]`.
+
+        Args:
+          path: of the file.
+          probabilities: False for `logits`, which are those of a student; a run's classifier has
+            its probabilities alone.
+          int8: weights in 8 bits, as for `jaxrobust export --int8`.
+
+        Returns:
+          `OnnxFile`.
+
+        Raises:
+          UserError: if onnx or onnxruntime is missing, the classifier cannot be written, or the
+            outputs differ.
+        """
+        path = pathlib.Path(path).expanduser()
+        if not storage.is_of_run(self.facts):
+            stored = storage.classifier_of(self.facts, self.variables)
+            return save_onnx(stored, path, probabilities=probabilities, int8=int8)
+        if not probabilities:
+            raise UserError(
+                "A classifier of several networks has probabilities and no logits; leave out "
+                "probabilities=False."
+            )
+        is_images = len(self.input_shape) > 1
+        return write_onnx(
+            _function_of_raw(self.facts, self.scaling),
+            self.variables,
+            random_inputs(self.input_shape, np.uint8 if is_images else np.float32, self.scaling),
+            path,
+            names=("images" if is_images else "features", "probabilities"),
+            metadata={"origin": self.origin, "class_names": json.dumps(self._names)},
+            what=f"this classifier of {self.origin}",
+            int8=int8,
+        )
 
 
 def in_batches(
@@ -107,8 +211,7 @@ def in_batches(
     return found
 
 
-def save_classifier(
-    folder: pathlib.Path,
+def classifier_of_run(
     *,
     recipe: Recipe,
     networks: Mapping[str, Any],
@@ -118,8 +221,9 @@ def save_classifier(
     mean: Sequence[float] | np.ndarray,
     std: Sequence[float] | np.ndarray,
     embedding: Embedding | None = None,
-) -> None:
-    """Writes a folder that `load_classifier` reads.
+    scaling: Scaling | None = None,
+) -> Classifier:
+    """The classifier of a run.
 
     `networks` are the variables of every network of the predictions by name; `input_shape` is
     (H, W, 3) of an image, or (D,) of features.
@@ -135,7 +239,10 @@ def save_classifier(
         "embedding": embedding and embedding._asdict(),
         "config": dict(recipe.settings),
     }
-    storage.write_folder(folder, networks, facts)
+    if scaling is not None:  # JSON has no infinite numbers
+        std = [x if math.isfinite(x) else None for x in scaling.std.tolist()]
+        facts["scaling"] = {"mean": scaling.mean.tolist(), "std": std}
+    return Classifier(np.array(class_names), facts, networks)
 
 
 def load_classifier(folder: str | os.PathLike) -> Classifier:
@@ -157,7 +264,11 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
     """
     folder = resolve(folder)
     facts = storage.read_facts(folder)
-    return _of_run(folder, facts) if storage.is_of_run(facts) else _of_storage(folder)
+    found = _of_run(folder, facts) if storage.is_of_run(facts) else _of_storage(folder)
+    if not facts.get("class_values"):
+        return found
+    classes = np.array(facts["class_values"]["values"], facts["class_values"]["dtype"])
+    return dataclasses.replace(found, classes=classes)
 
 
 def resolve(folder: str | os.PathLike) -> pathlib.Path:
@@ -180,71 +291,84 @@ def resolve(folder: str | os.PathLike) -> pathlib.Path:
 
 def _of_storage(folder: pathlib.Path) -> Classifier:
     stored = storage.load_classifier(folder)
-    is_multilabel = stored.decoder is not None
-    link = jax.nn.sigmoid if is_multilabel else jax.nn.softmax
     names = stored.class_names or tuple(map(str, range(stored.num_classes)))
-    return Classifier(
-        classes=np.array(names),
-        input_shape=tuple(stored.image_shape),
-        origin=stored.arch,
-        is_multilabel=is_multilabel,
-        _probs=jax.jit(lambda images: link(stored.logits(images))),
-    )
+    return Classifier(np.array(names), storage.facts_of(stored), stored.variables)
 
 
 def _of_run(folder: pathlib.Path, facts: Mapping[str, Any]) -> Classifier:
-    networks = storage.read_variables(folder, facts)
+    variables = storage.read_variables(folder, facts)
     try:
-        recipe = cast(ImageRecipe, parse(facts["config"]))
-        names, shape = np.array(facts["class_names"]), tuple(facts["input_shape"])
-        statistics = statistics_of(facts["mean"], facts["std"])
-        embedding = Embedding(**facts["embedding"]) if facts.get("embedding") else None
-        predict = {"noisy_labels": _noisy_labels, "active_learning": _active_learning}
-        forward = predict[facts["task"]](recipe, facts)
+        classifier = Classifier(np.array(facts["class_names"]), facts, variables)
+        _forward_of(facts)
+        statistics_of(facts["mean"], facts["std"])
+        repr((classifier, classifier.embedding, classifier.scaling))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no classifier that can be read ({error}).") from None
-    compiled, networks = _compiled(recipe, forward, shape), jax.device_put(networks)
-    return Classifier(
-        classes=names,
-        input_shape=shape,
-        origin=f"{facts['method']}, {recipe.model.name}",
-        is_multilabel=False,
-        _probs=lambda raw: compiled(networks, statistics, raw),
-        embedding=embedding,
-    )
+    return classifier
 
 
-def _compiled(recipe: Recipe, forward: Callable, shape: tuple[int, ...]):
-    """`(networks, statistics, raw) -> probabilities` as one compiled function."""
-    views = make_views(recipe.augment, shape, jnp.float32)
-    key = jax.random.key(0)  # not used by test views
-    return jax.jit(
-        lambda networks, statistics, raw: forward(networks, views("test", key, raw, statistics))
-    )
+def _probabilities_of(facts: Mapping[str, Any], variables: Mapping[str, Any]) -> Callable:
+    """`raw inputs -> probabilities [n, C]`, compiled."""
+    if not storage.is_of_run(facts):
+        stored = storage.classifier_of(facts, variables)
+        link = jax.nn.softmax if stored.decoder is None else jax.nn.sigmoid
+        return jax.jit(lambda images: link(stored.logits(images)))
+    kept = ("task", "num_examples", "input_shape", "config")
+    spec = {**{name: facts[name] for name in kept}, "class_names": len(facts["class_names"])}
+    # Predictions depend neither on the seed nor on numbers of the training.
+    spec["config"] = _without_operands(spec["config"])
+    spec["num_examples"] = padded_size(spec["num_examples"])
+    compiled = _compiled(json.dumps(spec, sort_keys=True))
+    placed, statistics = jax.device_put(variables), statistics_of(facts["mean"], facts["std"])
+    return lambda raw: compiled(placed, statistics, raw)
+
+
+def _without_operands(config: Mapping[str, Any]) -> dict[str, Any]:
+    config = json.loads(json.dumps({**config, "seed": 0}))
+    for name in operands(parse(config)):
+        section, _, field = name.rpartition(".")
+        (config[section] if section else config).pop(field, None)
+    return config
 
 
 @functools.lru_cache(maxsize=32)
-def probabilities(
-    settings: str, num_classes: int, num_examples: int, input_shape: tuple[int, ...]
-) -> Callable:
-    """Predictions of a noisy-labels method, compiled once for classifiers of equal settings.
+def _compiled(spec: str) -> Callable:
+    """`(variables by network, statistics, raw) -> probabilities`, for classifiers of one spec."""
+    facts = json.loads(spec)
+    facts["class_names"] = range(facts["class_names"])
+    return jax.jit(_function_of(facts))
 
-    Args:
-      settings: the recipe, as JSON.
-      num_classes: C.
-      num_examples: number of training examples.
-      input_shape: of an image (H, W, 3), or of features (D,).
 
-    Returns:
-      `(variables by network, statistics, raw inputs) -> probabilities [n, C]`.
-    """
-    recipe = cast(NoisyLabels, parse(json.loads(settings)))
-    facts = {
-        "class_names": range(num_classes),
-        "num_examples": num_examples,
-        "input_shape": input_shape,
-    }
-    return _compiled(recipe, _noisy_labels(recipe, facts), input_shape)
+def _function_of(facts: Mapping[str, Any]) -> Callable:
+    """`(variables by network, statistics, raw inputs) -> probabilities [n, C]`."""
+    recipe, forward = _forward_of(facts)
+    views = make_views(recipe.augment, tuple(facts["input_shape"]), jnp.float32)
+    key = jax.random.key(0)  # not used by test views
+    return lambda networks, statistics, raw: forward(networks, views("test", key, raw, statistics))
+
+
+def _function_of_raw(facts: Mapping[str, Any], scaling: Scaling | None) -> Callable:
+    """`(variables, images uint8 or features float32 [n, D]) -> probabilities`, to be exported."""
+    function = _function_of(facts)
+    statistics = statistics_of(facts["mean"], facts["std"])
+
+    def of_features(variables, features):
+        if scaling is not None:  # float64 as two float32
+            high = scaling.mean[None].astype(np.float32)
+            low = (scaling.mean[None] - high).astype(np.float32)
+            features = ((features - high) - low) / scaling.std[None].astype(np.float32)
+        features = jnp.clip(features, -_LARGEST, _LARGEST)
+        return function(variables, statistics, features.astype(jnp.float16)[:, None])
+
+    if len(facts["input_shape"]) == 1:
+        return of_features
+    return lambda variables, images: function(variables, statistics, images)
+
+
+def _forward_of(facts: Mapping[str, Any]) -> tuple[ImageRecipe, Callable]:
+    recipe = cast(ImageRecipe, parse(facts["config"]))
+    make = {"noisy_labels": _noisy_labels, "active_learning": _active_learning}[facts["task"]]
+    return recipe, make(recipe, facts)
 
 
 def _noisy_labels(recipe: NoisyLabels, facts: Mapping) -> Callable:

@@ -122,7 +122,7 @@ def _query_phase(recipe: DcfsRecipe, problem: AnnotationProblem) -> Phase:
                 loss = loss + recipe.loss.pool_amplify * parts["pool"]
             return loss, (batch_stats, parts)
 
-        return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
+        return sgd_step(state, loss_fn, optimizer, scalars)
 
     def class_probs(logits):
         log_alpha = dirichlet_log_alpha(logits, **_dirichlet(recipe.edl))

@@ -173,8 +173,7 @@ def distillation_step(
         (grad_cls,), (grad_kd,) = pull_back((one, zero)), pull_back((zero, one))
         grads = distiller.merge(grad_cls, grad_kd)
         metrics["gradient_cosine"] = gradient_cosine(grad_cls, grad_kd)
-    rate = scalars["learning_rate"]
-    network = descend(network, grads, optimizer, rate).replace(batch_stats=batch_stats)
+    network = descend(network, grads, optimizer, scalars).replace(batch_stats=batch_stats)
     return network, metrics
 
 

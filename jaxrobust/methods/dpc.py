@@ -101,6 +101,7 @@ class Objective:
         mix: jax.Array,
         logits_u: jax.Array,
         soft_u: jax.Array,
+        weights: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """(supervised, unsupervised) scalar losses of mixed inputs.
 
@@ -111,11 +112,16 @@ class Objective:
           mix: share of the first partner.
           logits_u: `[K, C]`, the other rows.
           soft_u: `[K, C]`, their mixed targets.
+          weights: `[M]` of the first and of the second partners, which `soft_x` has been multiplied
+            by, and `[K]` of the other rows.
         """
         if self.evidential:
-            return semi_supervised_loss(logits_x, *hard, mix, logits_u, soft_u, **self._options)
+            return semi_supervised_loss(
+                logits_x, *hard, mix, logits_u, soft_u, weights=weights, **self._options
+            )
         supervised = jnp.mean(optax.softmax_cross_entropy(logits_x, soft_x))
-        return supervised, jnp.mean(jnp.square(self.probs(logits_u) - soft_u))
+        errors = jnp.square(self.probs(logits_u) - soft_u)
+        return supervised, jnp.mean(errors if weights is None else weights[2][:, None] * errors)
 
 
 def linear_rampup(
@@ -178,7 +184,7 @@ def warm_up_step(
         )
         logits = logits[:, 0]
         loss = expected_loss(objective.per_example, logits, batch.labels, batch.targets)
-        loss = masked_mean(loss, batch.valid)
+        loss = masked_mean(batch.weighted(loss), batch.valid)
         if entropy_penalty != "none":
             penalty = negative_entropy(
                 logits, objective.gamma, clamp_logits=entropy_penalty == "clamped"
@@ -187,7 +193,7 @@ def warm_up_step(
         hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(loss.dtype)
         return loss, (batch_stats, {"label_agreement": masked_mean(hits, batch.valid)})
 
-    stepped, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+    stepped, metrics = sgd_step(network, loss_fn, optimizer, scalars)
 
     def choose(path, before, after):
         names = {getattr(entry, "key", getattr(entry, "name", None)) for entry in path}
@@ -275,11 +281,19 @@ def semi_supervised_step(
         return (share * rows + (1 - share) * rows[permutation])[used]
 
     inputs = jnp.concatenate(weak)
-    soft = mixed(targets)
+    soft = soft_x = mixed(targets)
+    weights = None
+    if labeled.weights is not None and unlabeled.weights is not None:
+        of_x, of_u = labeled.weights, unlabeled.weights
+        weights = jnp.concatenate([of_x, of_x, of_u, of_u]).astype(targets.dtype)
+        soft_x = mixed(weights[:, None] * targets)
     hard = jnp.argmax(targets, axis=-1).astype(jnp.int32)
     hard = hard[:num_x], hard[permutation][:num_x]
     # Without rows of their own the second part is any rows at all: its weight is 0.
     rest = slice(num_x, None) if forward_unlabeled else slice(None)
+    if weights is not None:
+        of_rows = weights[used][rest]
+        weights = weights[:num_x], weights[permutation][:num_x], of_rows
     batch_stats = guessed_stats if guess_updates_statistics else network.batch_stats
 
     def loss_fn(params):
@@ -287,7 +301,7 @@ def semi_supervised_step(
             params, batch_stats, mixed(inputs).astype(inputs.dtype), train=True, key=weak_key
         )
         supervised, unsupervised = objective.mixed(
-            logits[:num_x, 0], hard, soft[:num_x], mix, logits[rest, -1], soft[rest]
+            logits[:num_x, 0], hard, soft_x[:num_x], mix, logits[rest, -1], soft[rest], weights
         )
         if class_prior == "labels":
             shares = scalars["class_shares"]
@@ -313,7 +327,7 @@ def semi_supervised_step(
             metrics["consistency"] = consistency
         return loss, (stats, metrics)
 
-    network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+    network, metrics = sgd_step(network, loss_fn, optimizer, scalars)
     return network, {**metrics, "weight_u": scalars["weight_u"]}
 
 
@@ -381,7 +395,6 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
         mix_key, permutation_key, step_key = jax.random.split(key, 3)
         mix = jax.random.beta(mix_key, dpc.mixup_alpha, dpc.mixup_alpha)
         time = scalars["epoch"] + scalars["progress"]
-        shares = {"class_shares": scalars["class_shares"]} if dpc.class_prior == "labels" else {}
         ramp = linear_rampup(time, dpc.warm_up, length=dpc.rampup_length)
         return semi_supervised_step(
             network,
@@ -392,10 +405,9 @@ def build_with(dpc: Dpc, recipe: DpcRecipe, problem: NoisyLabelProblem) -> Metho
             jax.random.permutation(permutation_key, 4 * batch_size),
             step_key,
             {
-                "learning_rate": scalars["learning_rate"],
+                **scalars,
                 "weight_u": dpc.lambda_u * ramp,
                 "consistency_weight": jnp.float32(dpc.consistency_weight),
-                **shares,
             },
             temperature=dpc.temperature,
             forward_unlabeled=dpc.forward_unlabeled,

@@ -126,7 +126,7 @@ def _phase(e2oal: E2oal, recipe: E2oalRecipe, problem: AnnotationProblem) -> Pha
             )
             return loss, (batch_stats, metrics)
 
-        return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
+        return sgd_step(state, loss_fn, optimizer, scalars)
 
     def forward(variables, images):
         main, auxiliary = heads(variables, module.apply(variables, images, method="features"))

@@ -69,9 +69,9 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
                 batch.labels,
                 batch.targets,
             )
-            return masked_mean(loss, batch.valid), (stats, {})
+            return masked_mean(batch.weighted(loss), batch.valid), (stats, {})
 
-        network, metrics = sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+        network, metrics = sgd_step(network, loss_fn, optimizer, scalars)
         logits, _ = apply(network.params, network.batch_stats, batch.views[0], train=False)
         rows = jnp.where(batch.valid, batch.ids, problem.num_examples)  # dropped at padding
         network = network.replace(
@@ -104,5 +104,6 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="mean_margin",
         score_variables=lambda state: {"logits": state.logits, "visits": state.visits},
         score_forward=score_forward,
+        has_tables=True,
         soft=True,
     )

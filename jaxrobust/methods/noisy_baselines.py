@@ -151,6 +151,8 @@ def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="agreement",
         score_forward=forward,
         one_epoch=True,
+        weighted=False,
+        has_tables=True,
     )
 
 
@@ -187,7 +189,7 @@ def _single(
         batch = batches["all"]
         images, mix = batch.views[0], jnp.float32(1)
         given = partners = batch.labels, batch.targets
-        valid = batch.valid
+        valid, partner_weights = batch.valid, batch.weights
         if alpha:
             mix_key, permutation_key = jax.random.split(key)
             mix = jax.random.beta(mix_key, alpha, alpha)
@@ -198,7 +200,9 @@ def _single(
                 mix.dtype
             )
             images = mixed.astype(images.dtype)
-            partners = jax.tree.map(lambda x: x[permutation], given)
+            partners, partner_weights = jax.tree.map(
+                lambda x: x[permutation], (given, batch.weights)
+            )
 
         def loss_fn(params):
             logits, batch_stats = apply(
@@ -216,10 +220,12 @@ def _single(
             )
             hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
             metrics = {"label_agreement": masked_mean(hits, valid)}
+            if partner_weights is not None:
+                own, other = batch.weighted(own), partner_weights * other
             loss = masked_mean(mix * own + (1 - mix) * other, valid)
             return loss, (batch_stats, metrics)
 
-        return sgd_step(network, loss_fn, optimizer, scalars["learning_rate"])
+        return sgd_step(network, loss_fn, optimizer, scalars)
 
     def score(logits, labels):
         return -optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -59,6 +59,15 @@ class Batch(NamedTuple):
     label_scores: dict[str, jax.Array]
     targets: jax.Array | None = None
 
+    @property
+    def weights(self) -> jax.Array | None:
+        """Float32 `[B]`, of the examples, on average 1 in the set; None where they count alike."""
+        return self.label_scores.get(WEIGHT)
+
+    def weighted(self, losses: jax.Array) -> jax.Array:
+        """Losses `[B]` times the weights."""
+        return losses if self.weights is None else self.weights * losses
+
 
 def expected_loss(
     per_example: Callable[[jax.Array, jax.Array], jax.Array],
@@ -79,6 +88,10 @@ def expected_loss(
     classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
     losses = jax.vmap(lambda c: per_example(logits, jnp.full_like(labels, c)), out_axes=1)(classes)
     return jnp.sum(targets.astype(losses.dtype) * losses, axis=1)
+
+
+WEIGHT = "weight"
+"""The column of `Batch.label_scores` with the weights of examples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +174,14 @@ class Method:
       test_variables: `state -> variables` that are tested.
       score_variables: `state -> variables` whose logits on the training set `score_labels` gets.
       counts: `score_labels` takes a third operand, the number of wrong labels as it is estimated
-        before training; NaN where it is not.
+        before training, where it is.
       score_view: the view of the training images for that: `"test"`, or a kind of `Stage.views`.
       score_forward: `(variables, images, ids) -> logits` of training images in place of `forward`,
         for a method that has to leave out what it keeps of these very images.
       one_epoch: there is nothing to learn after the first epoch.
+      weighted: its losses take the weights of examples.
+      has_tables: a state has tables with a row for each of the N training examples, so that there
+        can be no rows beyond them.
       soft: its steps learn from `Batch.targets` where there are some.
     """
 
@@ -187,6 +203,8 @@ class Method:
     score_view: str = "test"
     score_forward: Callable[..., jax.Array] | None = None
     one_epoch: bool = False
+    weighted: bool = True
+    has_tables: bool = False
     soft: bool = False
 
     @property
@@ -280,7 +298,7 @@ def score_labels_by(
     how = {"mode": mode, "kurtosis_threshold": kurtosis_threshold, "reg_covar": reg_covar}
 
     def clean_probs(scores, logits, labels, num_wrong):
-        if num_wrong is None:
+        if mode != "count":
             return jnp.stack([clean_probability(s, **how) for s in scores])
         counts = [_known_or_counted(num_wrong, class_probs(o), labels) for o in logits]
         pairs = zip(scores, counts, strict=True)
@@ -316,7 +334,7 @@ def flag_by_count(method: Method) -> Method:
     which orders the labels as the score does. What the method trains on does not change.
     """
 
-    def score_labels(logits, labels, num_wrong):
+    def score_labels(logits, labels, num_wrong=None):
         known = (num_wrong,) if method.counts else ()
         label_scores = method.score_labels(logits, labels, *known)
         num_wrong = _known_or_counted(num_wrong, method.class_probs(logits), labels)
@@ -327,9 +345,11 @@ def flag_by_count(method: Method) -> Method:
     return dataclasses.replace(method, score_labels=score_labels, counts=True)
 
 
-def _known_or_counted(num_wrong: jax.Array, probs: jax.Array, labels: jax.Array) -> jax.Array:
+def _known_or_counted(
+    num_wrong: jax.Array | None, probs: jax.Array, labels: jax.Array
+) -> jax.Array:
     """The number of wrong labels that is known, or what the confident joint counts."""
-    return jnp.where(jnp.isnan(num_wrong), estimate_num_wrong(probs, labels), num_wrong)
+    return estimate_num_wrong(probs, labels) if num_wrong is None else num_wrong
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:

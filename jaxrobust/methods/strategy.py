@@ -346,7 +346,7 @@ def classifier_phase(
             value, metrics = loss(logits, labels, valid, key)
             return value, (batch_stats, metrics)
 
-        return sgd_step(state, loss_fn, optimizer, scalars["learning_rate"])
+        return sgd_step(state, loss_fn, optimizer, scalars)
 
     def forward(variables, images):
         features = module.apply(variables, images, method="features")

@@ -43,6 +43,7 @@ from jaxrobust.errors import BEYOND_THE_RUN, DataError, UserError, no_room, unkn
 from jaxrobust.models.auxiliary_head import Outputs
 from jaxrobust.models.pretrained import load_pretrained, weights_hash
 from jaxrobust.models.storage import StoredClassifier
+from jaxrobust.models.text_embedding import TEXT_BACKBONES, embed_texts
 
 log = logging.getLogger("jaxrobust")
 
@@ -171,21 +172,25 @@ def embed(
     progress: bool = False,
     on_corrupt: str = "stop",
 ) -> Features:
-    """Features of images by a frozen network, in one pass.
+    """Features of images or texts by a frozen network, in one pass.
 
     Images of any size, grey, 16 bit, CMYK, with palette, transparency or orientation mark are
     resized (centre square, bicubic). Unless the backbone is a function, every chunk is kept in
     `~/.cache/jaxrobust/features` under the hashes of network and data: a second call goes on where
     the first was killed, or reads what is there.
 
+    Texts are embedded by their meaning with all-MiniLM-L6-v2 (`"minilm"`, English, the first 256
+    tokens; the extra `text`), or by their words with TF-IDF of these very texts in 256 components
+    (`"tfidf"`); `"text"` is the former if it is installed. Nothing is kept: call `Features.save`.
+
     Args:
       images: a folder with `train/CLASS/*`, `test/CLASS/*` and `unlabeled/*`, or `CLASS/*`, or
         images alone; the path of one image; or a list of paths, of Pillow images or of arrays, or a
         Hugging Face data set, of any sizes; or an array `[N, H, W]` or `[N, H, W, 3]`, uint8, whole
-        numbers 0 to 255 or floats in [0, 1].
-      backbone: `"efficientnet_lite0"`, `"hf:REPO"`, a folder of converted weights or of a run's
-        student, a classifier in memory, or a function of uint8 `[B, size, size, 3]` that returns
-        `[B, D]` for any B.
+        numbers 0 to 255 or floats in [0, 1]. With a backbone for texts a list of strings.
+      backbone: `"text"`, `"minilm"` or `"tfidf"` for texts; for images `"efficientnet_lite0"`,
+        `"hf:REPO"`, a folder of converted weights or of a run's student, a classifier in memory, or
+        a function of uint8 `[B, size, size, 3]` that returns `[B, D]` for any B.
       views: V, 1 to 10; see `Features.array`.
       size: side in pixels.
       batch_size: images at a time.
@@ -213,6 +218,16 @@ def embed(
         raise UserError(f"size and batch_size must be 1 or more, but are {size} and {batch_size}.")
     if on_corrupt not in ON_CORRUPT:
         raise UserError(unknown_name("on_corrupt", on_corrupt, ON_CORRUPT))
+    if isinstance(backbone, str) and backbone in TEXT_BACKBONES:
+        if views != 1:
+            raise UserError(f"A text has one view; leave out views={views}.")
+        array, backbone, weights, digest = embed_texts(
+            images, backbone, batch_size=batch_size, progress=progress
+        )
+        ids = np.arange(len(array))
+        return Features(
+            array[:, None], ids=ids, backbone=backbone, weights_hash=weights, data_hash=digest
+        )
     found = _images(images)
     if not found.names:
         raise DataError("There are no images to embed; give one or more.")
@@ -419,7 +434,10 @@ def _images(images: Any) -> ImageSource:
     ):
         paths = [pathlib.Path(path).expanduser() for path in opened.items]
         if absent := [str(path) for path in paths if not path.exists()]:
-            raise DataError(f"There is no file {shortened(absent)}; correct the paths.")
+            raise DataError(
+                f"There is no file {shortened(absent)}; correct the paths, or give backbone='text' "
+                "if these are texts."
+            )
         return _of_files(paths, tuple(map(str, paths)))
 
     def hashed(i: int) -> bytes:

@@ -83,27 +83,29 @@ _IDENTITIES = ("copy", "stop_gradient", "optimization_barrier", "reduce_precisio
 
 def to_onnx(
     function: Callable[[jax.Array], jax.Array],
-    image_shape: Sequence[int],
+    shape: Sequence[int],
     dtype: Any,
     *,
+    name: str = "images",
     output: str,
     metadata: dict[str, str],
 ) -> Any:
-    """An `onnx.ModelProto` of a function of a batch of images.
+    """An `onnx.ModelProto` of a function of a batch of images, or of inputs of another name.
 
     Raises:
       UserError: for a primitive that is not supported.
     """
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *image_shape), dtype)
-    jaxpr = jax.make_jaxpr(function)(images)
+    given = jax.ShapeDtypeStruct((batch, *shape), dtype)
+    jaxpr = jax.make_jaxpr(function)(given)
     graph = _Translator(batch)
-    inputs: list[_Value] = [_Tensor("images", tuple(images.shape))]
+    inputs: list[_Value] = [_Tensor(name, tuple(given.shape))]
     (result,) = graph.run(jaxpr.jaxpr, jaxpr.consts, inputs)
     shape = jaxpr.out_avals[0].shape
     graph.node("Identity", [graph.materialized(result, shape)], shape, name=output)
     graph.fuse()
-    return graph.model(images, jaxpr.out_avals[0], output, metadata)
+    ends = {name: given, output: jaxpr.out_avals[0]}
+    return graph.model(ends, metadata)
 
 
 class _Graph:
@@ -187,8 +189,8 @@ class _Graph:
             kept.append(node)
         self.nodes = kept
 
-    def model(self, images: Any, result: Any, output: str, metadata: dict[str, str]) -> Any:
-        """The graph as an `onnx.ModelProto`."""
+    def model(self, ends: dict[str, Any], metadata: dict[str, str]) -> Any:
+        """The graph as an `onnx.ModelProto`, `ends` its input and its output."""
         import onnx
         from onnx import helper, numpy_helper
 
@@ -212,13 +214,8 @@ class _Graph:
             sizes = [n if isinstance(n, int) else str(n) for n in aval.shape]
             return helper.make_tensor_value_info(name, _onnx_type(aval.dtype), sizes)
 
-        graph = helper.make_graph(
-            nodes,
-            "network",
-            [info("images", images)],
-            [info(output, result)],
-            list(initializers.values()),
-        )
+        first, last = (info(*end) for end in ends.items())
+        graph = helper.make_graph(nodes, "network", [first], [last], list(initializers.values()))
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -328,6 +325,9 @@ class _Translator(_Graph):
         one = np.ones((), _dtype_of(eqn))
         return self._apply("sub", one, self.node("Erf", [x], x.shape))
 
+    def on_log1p(self, eqn, x):
+        return self.node("Log", [self._apply("add", np.ones((), _dtype_of(eqn)), x)], x.shape)
+
     def on_clamp(self, eqn, low, x, high):
         return self._apply("min", self._apply("max", x, low), high)
 
@@ -355,10 +355,7 @@ class _Translator(_Graph):
         return self.node("Unsqueeze", [x, np.array(added)], shape) if added else x
 
     def on_transpose(self, eqn, x):
-        axes = eqn.params["permutation"]
-        if isinstance(x, Constant):
-            return x.transpose(axes)
-        return self._permuted(x, axes)
+        return self._permuted(x, eqn.params["permutation"])
 
     def _permuted(self, x: _Value, axes: Sequence[int]) -> _Value:
         if isinstance(x, Constant):
@@ -395,16 +392,22 @@ class _Translator(_Graph):
         return self._sliced(x, starts, ends, steps, eqn.outvars[0].aval.shape)
 
     def on_gather(self, eqn, x, start):
-        """A slice such as `x[:, :n]`, which is traced as a gather where a dimension is symbolic."""
+        """`x[:, :n]`, `x[:, i]` or `x[:, [i, j]]`, gathers where a dimension is symbolic."""
         numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-        gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
-        if gone or not isinstance(start, Constant) or start.ndim != 1:
+        shape, gone = eqn.outvars[0].aval.shape, numbers.collapsed_slice_dims
+        is_list = start.ndim == 2 and len(gone) == 1 and gone[0] not in numbers.offset_dims
+        if numbers.operand_batching_dims or not isinstance(start, Constant):
+            raise _not_in_onnx("A gather that is not a slice")
+        if is_list and gone == numbers.start_index_map:
+            return self.node("Gather", [x, start[:, 0].astype(np.int64)], shape, axis=gone[0])
+        if start.ndim != 1:
             raise _not_in_onnx("A gather that is not a slice")
         starts = [0] * len(sizes)
         for axis, first in zip(numbers.start_index_map, start.tolist(), strict=True):
             starts[axis] = first
         ends = [first + size for first, size in zip(starts, sizes, strict=True)]
-        return self._sliced(x, starts, ends, (1,) * len(sizes), eqn.outvars[0].aval.shape)
+        cut = self._sliced(x, starts, ends, (1,) * len(sizes), sizes)
+        return self.node("Squeeze", [cut, np.array(gone, np.int64)], shape) if gone else cut
 
     def _sliced(self, x: _Value, starts, ends, steps, shape) -> _Value:
         bounds = enumerate(zip(starts, ends, steps, strict=True))

@@ -19,12 +19,14 @@ import json
 import logging
 import pathlib
 import tempfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.data.scaling import Scaling
 from jaxrobust.engine.files import write_bytes
 from jaxrobust.errors import UserError
 from jaxrobust.models.jaxpr_to_onnx import OPSET, to_onnx
@@ -106,29 +108,64 @@ def save_onnx(
             f"This {classifier.arch} does not say how its images are normalised; export it for "
             "images that are normalised already, or set its mean and std."
         )
-    function = _function(classifier, normalize=normalize, probabilities=probabilities)
-    model = to_onnx(
-        functools.partial(function, classifier.variables),
-        classifier.image_shape,
-        np.uint8 if normalize else np.float32,
-        output="probabilities" if probabilities else "logits",
+    return write_onnx(
+        _function(classifier, normalize=normalize, probabilities=probabilities),
+        classifier.variables,
+        random_inputs(classifier.image_shape, np.uint8 if normalize else np.float32),
+        path,
+        names=("images", "probabilities" if probabilities else "logits"),
         metadata=_properties(classifier, normalize),
+        what=f"this {classifier.arch}",
+        int8=int8,
+    )
+
+
+def write_onnx(
+    function: Callable[[Mapping[str, Any], jax.Array], jax.Array],
+    variables: Mapping[str, Any],
+    inputs: np.ndarray,
+    path: pathlib.Path,
+    *,
+    names: tuple[str, str],
+    metadata: dict[str, str],
+    what: str,
+    int8: bool = False,
+) -> OnnxFile:
+    """Writes `(variables, inputs) -> outputs` as an ONNX file; see `save_onnx`.
+
+    Args:
+      function: is traced, in float32.
+      variables: become constants.
+      inputs: `[n, ...]` by which the outputs are compared.
+      path: of the file.
+      names: of input and output.
+      metadata: properties of the model.
+      what: it is, in messages.
+      int8: as in `save_onnx`.
+    """
+    check_packages()
+    model = to_onnx(
+        functools.partial(function, variables),
+        inputs.shape[1:],
+        inputs.dtype,
+        name=names[0],
+        output=names[1],
+        metadata=metadata,
     )
     content = model.SerializeToString()
-    images = _images(classifier.image_shape, raw=normalize)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         # As constants of the program the parameters would take longer to compile.
-        expected = np.asarray(jax.jit(function)(jax.device_get(classifier.variables), images))
-    difference = _difference(content, images, expected)
+        expected = np.asarray(jax.jit(function)(jax.device_get(variables), inputs))
+    difference = _difference(content, names[0], inputs, expected)
     if not difference <= TOLERANCE:
         raise UserError(
-            f"The outputs of this {classifier.arch} as an ONNX file differ by {difference:.1e} of "
+            f"The outputs of {what} as an ONNX file differ by {difference:.1e} of "
             f"the largest from the network's, more than {TOLERANCE:.0e}, so it was not written. "
             "Please report it."
         )
     if int8:
         content = _quantized(content)
-        difference = _difference(content, images, expected)
+        difference = _difference(content, names[0], inputs, expected)
     write_bytes(path, content)
     return OnnxFile(len(content), OPSET, difference)
 
@@ -156,22 +193,25 @@ def _properties(classifier: StoredClassifier, normalize: bool) -> dict[str, str]
     return {name: x if isinstance(x, str) else json.dumps(x) for name, x in facts.items()}
 
 
-def _images(image_shape: tuple[int, ...], *, raw: bool) -> np.ndarray:
-    """Random images, as many as the largest batch that a file is checked with."""
-    generator, shape = np.random.default_rng(0), (max(_BATCHES), *image_shape)
-    if raw:
+def random_inputs(shape: tuple[int, ...], dtype: Any, scaling: Scaling | None = None) -> np.ndarray:
+    """Random images or features, as many as the largest batch that a file is checked with."""
+    generator, shape = np.random.default_rng(0), (max(_BATCHES), *shape)
+    if dtype == np.uint8:
         return generator.integers(0, 256, shape).astype(np.uint8)
-    return generator.normal(size=shape).astype(np.float32)
+    values = generator.normal(size=shape)
+    if scaling is not None:
+        values = scaling.mean + np.where(np.isfinite(scaling.std), scaling.std, 1) * values
+    return values.astype(np.float32)
 
 
-def _difference(content: bytes, images: np.ndarray, expected: np.ndarray) -> float:
+def _difference(content: bytes, name: str, inputs: np.ndarray, expected: np.ndarray) -> float:
     """Largest difference between a file's outputs and the expected, relative to the largest."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     differences = []
     for count in _BATCHES:
-        (found,) = session.run(None, {"images": images[:count]})
+        (found,) = session.run(None, {name: inputs[:count]})
         wrong = np.max(np.abs(found - expected[:count]))
         differences.append(wrong / np.max(np.abs(expected[:count])))
     return float(max(differences))

@@ -98,12 +98,27 @@ class StoredClassifier:
 
 def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) -> None:
     """Writes a folder that `load_classifier` reads; one that a kill left unfinished is refused."""
-    facts = {
-        field.name: getattr(classifier, field.name)
-        for field in dataclasses.fields(classifier)
-        if field.name != "variables"
-    }
-    write_folder(pathlib.Path(directory), classifier.variables, facts)
+    write_folder(pathlib.Path(directory), classifier.variables, facts_of(classifier))
+
+
+def facts_of(classifier: StoredClassifier) -> dict[str, Any]:
+    """What `model.json` holds of a classifier."""
+    names = [field.name for field in dataclasses.fields(classifier) if field.name != "variables"]
+    return {name: getattr(classifier, name) for name in names}
+
+
+def classifier_of(facts: Mapping[str, Any], variables: Mapping[str, Any]) -> StoredClassifier:
+    """The classifier with these facts."""
+    return StoredClassifier(
+        arch=str(facts["arch"]),
+        num_classes=int(facts["num_classes"]),
+        variables={"batch_stats": {}, **variables},
+        decoder=facts.get("decoder"),
+        **{
+            name: tuple(facts.get(name, ()))
+            for name in ("class_names", "image_shape", "mean", "std")
+        },
+    )
 
 
 def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
@@ -121,21 +136,10 @@ def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
             "network: name a folder `student` or `teacher` of a run, or a converted one."
         )
     try:
-        arch, num_classes = str(facts["arch"]), int(facts["num_classes"])
+        classifier_of(facts, {})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{directory / MODEL} is damaged ({error}); restore the folder.") from None
-    variables = read_variables(directory, facts)
-    variables.setdefault("batch_stats", {})
-    classifier = StoredClassifier(
-        arch=arch,
-        num_classes=num_classes,
-        variables=variables,
-        decoder=facts.get("decoder"),
-        **{
-            name: tuple(facts.get(name, ()))
-            for name in ("class_names", "image_shape", "mean", "std")
-        },
-    )
+    classifier = classifier_of(facts, read_variables(directory, facts))
     _check_shapes(classifier, directory)
     return classifier
 

@@ -1,7 +1,8 @@
 """Tensors of PyTorch and safetensors files as NumPy arrays; code in a file is never run."""
 
-import collections
+import functools
 import io
+import math
 import pathlib
 import pickle
 import struct
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrobust.data import guards
+from jaxrobust.data.readers import GuardedUnpickler, plain_key, reason
 from jaxrobust.errors import UserError
 from jaxrobust.models import safetensors_file
 from jaxrobust.models.safetensors_file import DTYPES
@@ -75,42 +77,42 @@ class _Skipped:
     __setstate__ = __setitem__ = append = extend = add = update = _ignore
 
 
-class _TensorUnpickler(pickle._Unpickler):
-    """Admits tensors, builtin containers and, as `_Skipped`, the values of `_SKIPPED`.
+class _Dict(dict):
+    """An `OrderedDict` of a pickle, whose methods nothing in the file replaces."""
 
-    A pickle can call only the two bound methods, `OrderedDict` and `_Skipped`, none of which it can
-    change. The pure Python unpickler keeps its memo in a dict; the C one allocates as many entries
-    as a damaged file asks for. Opcodes that allocate in advance are refused; they came after
-    protocol 2, which PyTorch uses.
+    __slots__ = ()
+
+    def __init__(self, pairs=()):
+        super().__init__((plain_key(key), value) for key, value in pairs)
+
+    def __setstate__(self, _):
+        pass
+
+
+class _TensorUnpickler(GuardedUnpickler):
+    """Admits tensors, plain containers and, as `_Skipped`, the values of `_SKIPPED`.
+
+    A pickle can call only the two bound methods, `_Dict` and `_Skipped`, none of which it can
+    change.
 
     Args:
       file: positioned at the pickle.
       storage: `(key, kind, size) -> array [size]`.
     """
 
-    dispatch = {  # noqa: RUF012
-        code: function
-        for code, function in pickle._Unpickler.dispatch.items()
-        if code not in (pickle.BYTEARRAY8[0], pickle.NEXT_BUFFER[0])
-    }
-
     def __init__(self, file: io.BytesIO, storage: Callable[[str, str, int], np.ndarray]):
-        super().__init__(file, encoding="latin1")  # text of Python 2
+        super().__init__(
+            file,
+            {
+                ("collections", "OrderedDict"): _Dict,
+                ("torch._utils", "_rebuild_tensor"): self._tensor,
+                ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+                ("torch._utils", "_rebuild_parameter"): self._parameter,
+                **{("torch", name): kind for name, kind in _STORAGE_TYPES.items()},
+                **dict.fromkeys(_SKIPPED, _Skipped),
+            },
+        )
         self._storage = storage
-        self._admitted = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor"): self._tensor,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): self._parameter,
-            **{("torch", name): kind for name, kind in _STORAGE_TYPES.items()},
-            **dict.fromkeys(_SKIPPED, _Skipped),
-        }
-
-    def find_class(self, module: str, name: str) -> object:
-        try:
-            return self._admitted[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
     def persistent_load(self, reference: tuple) -> np.ndarray:
         what, kind, key, _, size, *view = reference
@@ -121,7 +123,8 @@ class _TensorUnpickler(pickle._Unpickler):
     def _tensor(self, storage, offset, shape, strides, *_) -> np.ndarray:
         # Strides reach into memory: nothing outside the storage may be read.
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-        if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
+        reaches = 0 not in shape and max(last + 1, math.prod(shape)) > storage.size
+        if min((offset, *shape, *strides)) < 0 or reaches:
             raise pickle.UnpicklingError(f"a tensor of shape {list(shape)} exceeds its storage")
         strides = [step * storage.itemsize for step in strides]
         return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
@@ -135,14 +138,16 @@ def _load_zip(content: bytes) -> object:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist():
             guards.check_zip_member(member)
-            guards.check_memory(member.file_size, member.filename)
-        root = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        guards.check_memory(sum(member.file_size for member in archive.infolist()), "what it holds")
+        root = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
+        if root is None:
+            raise pickle.UnpicklingError("it holds no data.pkl")
         pickled = archive.read(root)
         root = root.removesuffix("data.pkl")
+        read = functools.cache(lambda key: archive.read(f"{root}data/{key}"))
 
         def storage(key: str, kind: str, size: int) -> np.ndarray:
-            data = archive.read(f"{root}data/{key}")
-            return np.frombuffer(data, DTYPES[kind], count=size)
+            return np.frombuffer(read(key), DTYPES[kind], count=size)
 
         return _TensorUnpickler(io.BytesIO(pickled), storage).load()
 
@@ -172,7 +177,7 @@ def _load_legacy(content: bytes) -> object:
     # Storages follow the pickle that refers to them, so it is read twice: first for their types.
     scan = _TensorUnpickler(file, lambda key, kind, size: kinds.setdefault(key, kind))
     for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"):
-        scan._admitted["torch._utils", name] = _Skipped
+        scan.admitted["torch._utils", name] = _Skipped
     scan.load()
     storages, keys = {}, plain()
     for key in keys:
@@ -193,7 +198,7 @@ def _read_torch(path: pathlib.Path) -> object:
         return load(content)
     except Exception as error:  # a hostile or damaged pickle can raise anything
         raise UserError(
-            f"Refused to read {path}: {error or type(error).__name__}. Only tensors in plain "
+            f"Refused to read {path}: {reason(error)}. Only tensors in plain "
             "containers are read, because any other pickle can run code; save the state dict alone "
             "with PyTorch: torch.save(model.state_dict(), NEW)."
         ) from error
@@ -209,6 +214,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 # Where a training checkpoint keeps its weights, and their moving average.
 _WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "student")
 _AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+
+_DEEPEST = 8  # a dict may be in itself
 
 # Prefixes that wrappers of a network add to all names.
 _PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "student.")
@@ -248,7 +255,7 @@ def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
         raise UserError(f"There is no file {path}; correct its name.")
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     taken, left = [], []
-    while isinstance(found, dict):
+    while isinstance(found, dict) and len(taken) < _DEEPEST:
         inner = [key for key in (*_WEIGHTS, *_AVERAGES) if isinstance(found.get(key), dict)]
         if not inner:
             break
@@ -262,8 +269,9 @@ def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
         raise UserError(f"{path} holds no moving average of the weights; leave out --ema.")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            shown = name[:80] if isinstance(name, str) else f"a key of {type(name).__name__}"
             raise UserError(
-                f"{path} does not hold a state dict: {name!r} is not a tensor. Save "
+                f"{path} does not hold a state dict: {shown!r} is not a tensor. Save "
                 "model.state_dict() instead."
             )
     return Checkpoint(_without_prefixes(found), tuple(taken), tuple(left))

@@ -128,7 +128,7 @@ class Distillation(BaseRecipe):
         DISTILLERS,
         "how the student learns from the teacher",
     )
-    num_epochs: int = option(240, "[1, inf)", "of the student")
+    num_epochs: int = option(240, "[1, inf)", "of the student", static=False)
     batch_size: int = option(64, "[1, inf)", "images per training step")
     distill_until_epoch: int = option(
         0,

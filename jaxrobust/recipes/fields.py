@@ -49,6 +49,7 @@ def option(
     comment: str,
     *,
     lengths: tuple[int, ...] = (),
+    static: bool = True,
 ) -> Any:
     """A field of `Options`.
 
@@ -58,8 +59,10 @@ def option(
         choices; `bool`; or `str` for any text.
       comment: what it means, what other values do, and where the default is from.
       lengths: how many numbers a tuple may hold; () for any.
+      static: whether compiled programs may close over it. One that is not is read between them, or
+        is an operand, so that recipes that differ in nothing else share their programs.
     """
-    metadata = {"allowed": allowed, "comment": comment, "lengths": lengths}
+    metadata = {"allowed": allowed, "comment": comment, "lengths": lengths, "static": static}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -182,6 +185,18 @@ def sections_of(cls: type[Options]) -> dict[str, type[Options]]:
     """The fields of a recipe that are sections, with their classes."""
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     return {name: type(value) for name, value in defaults.items() if isinstance(value, Options)}
+
+
+def operands(options: Options) -> set[str]:
+    """Dotted names of the fields that no compiled program closes over."""
+    found = set()
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, Options):
+            found |= operands(value)
+        elif not field.metadata.get("static", True):
+            found.add(options.dotted(field.name))
+    return found
 
 
 def with_sections(cls: type[Options]) -> list[type[Options]]:

@@ -135,7 +135,7 @@ class MultilabelDistillation(BaseRecipe):
         16, "[0, inf)", "processes that read streamed images; 0: threads of this one"
     )
     eval_batch_size: int = option(128, "[1, inf)", "images per step without training")
-    num_epochs: int = option(80, "[1, inf)", "of the student")
+    num_epochs: int = option(80, "[1, inf)", "of the student", static=False)
     batch_size: int = option(
         64, "[1, inf)", "cross-entropy is a sum over it, the other terms are not"
     )

@@ -227,7 +227,7 @@ class NoisyLabels(BaseRecipe):
         "scores as the confident joint counts; auto: of features, those that judges say which did "
         "not see them, whatever the method, else those that the method says",
     )
-    num_epochs: int = option(301, "[1, inf)", "DPC's code loops over 0..300")
+    num_epochs: int = option(301, "[1, inf)", "DPC's code loops over 0..300", static=False)
     batch_size: int = option(
         64, "[1, inf)", "of a divided batch; passes over all labels take twice as many"
     )

@@ -209,8 +209,10 @@ class Noise(Options, section="noise"):
 class Optimizer(Options, section="optimizer"):
     """What every optimiser has."""
 
-    learning_rate: float = option(0.01, "[0, inf)", "of the first epoch")
-    schedule: str = option("constant", ("constant", "cosine"), "of the learning rate over epochs")
+    learning_rate: float = option(0.01, "[0, inf)", "of the first epoch", static=False)
+    schedule: str = option(
+        "constant", ("constant", "cosine"), "of the learning rate over epochs", static=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,22 +223,36 @@ class Sgd(Optimizer):
         "constant",
         ("constant", "step", "milestones", "cosine", "constant_cosine"),
         "of the learning rate over epochs",
+        static=False,
     )
-    decay_every: int = option(60, "[1, inf)", "epochs, for step")
+    decay_every: int = option(60, "[1, inf)", "epochs, for step", static=False)
     decay_epochs: tuple[int, ...] = option(
-        (150,), "[0, inf)", "full epochs before each decay, for milestones"
+        (150,),
+        "[0, inf)",
+        "full epochs before each decay, for milestones",
+        static=False,
     )
-    decay_factor: float = option(0.5, "(0, 1]", "for step and milestones")
+    decay_factor: float = option(0.5, "(0, 1]", "for step and milestones", static=False)
     constant_epochs: int = option(
-        0, "[0, inf)", "before the cosine of constant_cosine; BLDR: its warm_up"
+        0,
+        "[0, inf)",
+        "before the cosine of constant_cosine; BLDR: its warm_up",
+        static=False,
     )
-    min_learning_rate: float = option(2e-4, "[0, inf)", "at the end of constant_cosine")
+    min_learning_rate: float = option(
+        2e-4, "[0, inf)", "at the end of constant_cosine", static=False
+    )
     warm_up_epochs: int = option(
-        0, "[0, inf)", "first epochs, in which the rate rises linearly to its schedule's"
+        0,
+        "[0, inf)",
+        "first epochs, in which the rate rises linearly to its schedule's",
+        static=False,
     )
-    momentum: float = option(0.9, "[0, 1)", "of SGD")
+    momentum: float = option(0.9, "[0, 1)", "of SGD", static=False)
     nesterov: bool = option(False, bool, "Nesterov's momentum")
-    weight_decay: float = option(1e-4, "[0, inf)", "of every parameter, as in PyTorch")
+    weight_decay: float = option(
+        1e-4, "[0, inf)", "of every parameter, as in PyTorch", static=False
+    )
     clip_norm: float = option(0.0, "[0, inf)", "of the whole gradient; 0: none")
     head_factor: float = option(
         1.0, "(0, inf)", "learning rate of the heads / learning_rate, such as 10 in fine-tuning"
@@ -248,7 +264,10 @@ class StudentSgd(Sgd):
     """SGD of students and teachers."""
 
     mobile_learning_rate: float = option(
-        0.01, "[0, inf)", "in place of learning_rate, for networks made for mobile devices"
+        0.01,
+        "[0, inf)",
+        "in place of learning_rate, for networks made for mobile devices",
+        static=False,
     )
 
 
@@ -257,12 +276,12 @@ class OneCycleAdam(Optimizer):
     """Adam under a one-cycle policy, which takes the place of a schedule: L2D's."""
 
     name: str = option("one_cycle_adam", ("one_cycle_adam",), "of the optimiser")
-    learning_rate: float = option(1e-4, "[0, inf)", "the highest")
+    learning_rate: float = option(1e-4, "[0, inf)", "the highest", static=False)
     cycle_epochs: int = option(80, "[1, inf)", "of the teacher's cycle too")
     pct_start: float = option(0.2, "(0, 1)", "share of the cycle in which the rate rises")
     div_factor: float = option(25.0, "[1, inf)", "highest rate / first rate")
     final_div_factor: float = option(1e4, "[1, inf)", "first rate / last rate")
-    weight_decay: float = option(1e-4, "[0, inf)", "of kernels")
+    weight_decay: float = option(1e-4, "[0, inf)", "of kernels", static=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,7 +327,7 @@ class BaseRecipe(Options):
         0, "[0, inf)", "processes that read streamed images; 0: threads of this one"
     )
     eval_batch_size: int = option(512, "[1, inf)", "images per step without training")
-    num_epochs: int = option(100, "[1, inf)", "of each training")
+    num_epochs: int = option(100, "[1, inf)", "of each training", static=False)
     batch_size: int = option(128, "[1, inf)", "examples per training step")
     last_batch: str = option(
         "short", Names("jaxrobust.engine.plan:LAST_BATCHES"), "the remainder of an epoch"

@@ -39,8 +39,9 @@ def write_page(
     files: Sequence[str],
     root: pathlib.Path | None,
     pictures: np.ndarray | None,
+    texts: Sequence[str] | None = None,
 ) -> None:
-    """Writes a page on which a person answers a question about each image.
+    """Writes a page on which a person answers a question about each image, or each text.
 
     Args:
       path: of the page.
@@ -56,6 +57,7 @@ def write_page(
       files: of the images, relative to `root`; "" for an image without a file.
       root: folder of the data set, if it is available.
       pictures: uint8 `[n, H, W, 3]` of the first images, shown instead of their files.
+      texts: one of each row, shown in place of images.
     """
     if not processes.is_main():
         return
@@ -72,6 +74,7 @@ def write_page(
         **data,
         "key": f"jaxrobust {data['kind']} {hashlib.sha256(identity.encode()).hexdigest()[:24]}",
         "pictures": embedded,
+        "texts": None if texts is None else list(map(str, texts)),
         "folder": folder,
         "small": SMALL,
     }
@@ -89,9 +92,15 @@ def write_page(
     note = (
         f"The first {len(embedded):,} images are inside this page; the other {more:,} are shown "
         "from the folder of the data set, by their paths in it."
-        if more > 0
+        if more > 0 and texts is None
         else ""
     )
+
+    def worded(words: str) -> str:  # our own, in which nothing of the data stands
+        if texts is None:
+            return words
+        return words.replace("an image", "a text").replace("image", "text")
+
     common = [
         ("1, 2, ...", "the class with this key"),
         ("o", "another class, by its name; Enter takes it"),
@@ -113,11 +122,11 @@ def write_page(
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{html.escape(title)}</title><style>{style}</style></head>\n"
         f'<body class="answers"><main>\n<header><h1>{html.escape(title)}</h1>'
-        f"<p>{html.escape(intro)} {html.escape(note)}</p></header>\n"
+        f"<p>{html.escape(worded(intro))} {html.escape(note)}</p></header>\n"
         f"<noscript><p>{_NO_SCRIPT}</p></noscript>\n"
-        f"{_BODY}</main>\n"
+        f"{worded(_BODY)}</main>\n"
         f'<dialog id="keys" aria-label="Keys">'
-        f"{table('Keys', ['key', 'does'], [*keys, *common])}"
+        f"{worded(table('Keys', ['key', 'does'], [*keys, *common]))}"
         '<button type="button" id="close_keys">Close</button></dialog>\n'
         f'<script type="application/json" id="data">{safe_json(data)}</script>\n'
         f"<script>{script}</script></body></html>\n",

@@ -57,7 +57,7 @@ function setAnswers(answered, answer) {
       select(position + 1, { focus: !isInPanel() });
     } else {
       show({ focus: !isInPanel() });
-      say(`${counted(answered.length, "image")} answered; z takes it back.`);
+      say(`${counted(answered.length, noun)} answered; z takes it back.`);
     }
     return;
   }
@@ -155,8 +155,8 @@ function takeClass(name) {
   const unknown = items.filter((item) => entryOf(item)[0] === "unknown").length;
   if (isNew && unknown) {
     element("again").hidden = false;
-    element("again").textContent = `Look again at the ${counted(unknown, "image")} answered unknown`;
-    say(`“${name}” is a class now. Images that were answered unknown before may be of it.`);
+    element("again").textContent = `Look again at the ${counted(unknown, noun)} answered unknown`;
+    say(`“${name}” is a class now. Those that were answered unknown before may be of it.`);
   }
 }
 
@@ -192,7 +192,7 @@ function showBulk() {
   element("bulk").hidden = !number && !marked.size;
   if (element("bulk").hidden) return;
   element("bulk_text").textContent = marked.size
-    ? `${counted(marked.size, "image")} selected: the next answer is for all of them.`
+    ? `${counted(marked.size, noun)} selected: the next answer is for all of them.`
     : `${number} unanswered of ${element("pair").value.slice(2)}:`;
   for (const [id, verb] of [["accept_all", "Accept"], ["keep_all", "Keep"]]) {
     element(id).hidden = !number;
@@ -348,7 +348,7 @@ async function load() {
   const { taken, wrong } = takeTable(names, rows);
   show();
   const lines = `${wrong.slice(0, 5).join(", ")}${wrong.length > 5 ? ", ..." : ""}`;
-  const left = wrong.length ? ` Left out, because no image or class fits: line ${lines}.` : "";
+  const left = wrong.length ? ` Left out, because no ${noun} or class fits: line ${lines}.` : "";
   say(`${counted(taken, "answer")} read from ${file.name}.${left}`);
 }
 

@@ -3,6 +3,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const isReview = data.kind === "review";
+const noun = data.texts ? "text" : "image";
 const column = Object.fromEntries(data.columns.map((name, i) => [name, i]));
 const classes = [...data.classes];
 

@@ -48,6 +48,6 @@ function boundText() {
   const share = percent(most / Math.max(rest, 1));
   return (
     `Of the ${rest} labels that nobody has looked at, at most ${most} (${share}) are wrong, with ` +
-    `95 % confidence, by ${counted(drawn, "image")} drawn at random.`
+    `95 % confidence, by ${counted(drawn, noun)} drawn at random.`
   );
 }

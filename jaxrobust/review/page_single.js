@@ -34,6 +34,7 @@ function examplesOf(name, kind) {
     { class: `examples ${kind}` },
     make("figcaption", {}, `${name}: labels that look right`),
     ...pictures.map((source) => {
+      if (data.texts) return make("blockquote", {}, source);
       const image = make("img", { src: source, alt: `an image labelled ${name}` });
       magnify(image);
       return image;
@@ -53,7 +54,7 @@ function drawSingle() {
   drawn = item;
   setZoom(1);
   if (!item) {
-    element("frame").replaceChildren(make("span", { class: "none" }, "No image passes the filters."));
+    element("frame").replaceChildren(make("span", { class: "none" }, `No ${noun} passes the filters.`));
     element("facts").replaceChildren();
     element("examples").replaceChildren();
     return;

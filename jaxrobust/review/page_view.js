@@ -40,11 +40,12 @@ function magnify(image) {
   });
 }
 
-const nameOf = (item) => item.file || `image ${item.id}`;
+const nameOf = (item) => item.file || `${noun} ${item.id}`;
 
 /** The image, from the first of these addresses that can be shown. */
 function picture(item, addresses) {
   const [source, ...others] = addresses.filter(Boolean);
+  if (data.texts) return make("span", { class: "words" }, data.texts[item.index]);
   if (!source) return make("span", { class: "none" }, "no picture");
   const image = make("img", { src: source, alt: nameOf(item), draggable: "false" });
   magnify(image);

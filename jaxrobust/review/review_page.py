@@ -56,6 +56,7 @@ def write(
     *,
     root: pathlib.Path | None = None,
     pictures: np.ndarray | None = None,
+    texts: Sequence[str] | None = None,
     examples: Mapping[str, Sequence[str | np.ndarray]] | None = None,
     check: Check | None = None,
     after_saving: Sequence[tuple[str, str]] = (),
@@ -69,7 +70,8 @@ def write(
       class_names: of the classes.
       root: folder that the files are relative to; None if they are not shown.
       pictures: uint8 `[n, H, W, 3]` of the first images, shown instead of their files.
-      examples: class -> files or uint8 `[H, W, 3]` of images whose labels look right.
+      texts: one of each suspect, shown in place of images.
+      examples: class -> files, uint8 `[H, W, 3]` or texts whose labels look right.
       check: the random check; None: the page has none.
       after_saving: (text, command), what to do with the saved table.
       title: of the page.
@@ -112,6 +114,8 @@ def write(
             "after_saving": [{"text": text, "code": code} for text, code in after_saving],
             "examples": {
                 name: [uri for uri in (thumbnail(x, root) for x in shown) if uri]
+                if texts is None
+                else list(shown)
                 for name, shown in (examples or {}).items()
             },
             "random": [position[int(i)] for i in check.order] if check else [],
@@ -121,13 +125,16 @@ def write(
         files=[s.file for s in suspects],
         root=root,
         pictures=pictures,
+        texts=texts,
     )
 
 
-def check_shown(images: Any, files: Any, count: int, what: str) -> None:
-    """Refuses a review of `count` labels or items without one image or file of each."""
-    shown = images if files is None else files
-    if shown is None:
-        raise UserError(f"A review needs images= or files=, of every {what}.")
-    if len(shown) != count:
-        raise UserError(f"There are {len(shown)} images for {count} {what}s.")
+def check_shown(count: int, what: str, **shown: Any) -> None:
+    """Refuses a review of `count` labels or items without one image, file or text of each."""
+    given = {name: values for name, values in shown.items() if values is not None}
+    if not given:
+        names = " or ".join(f"{name}=" for name in shown)
+        raise UserError(f"A review needs {names}, of every {what}.")
+    for name, values in given.items():
+        if len(values) != count:
+            raise UserError(f"There are {len(values)} {name} for {count} {what}s.")

@@ -52,6 +52,7 @@ def write_review(
     files: Sequence[str] | None,
     root: pathlib.Path | None,
     pictures: Callable[[np.ndarray], np.ndarray | None] | None = None,
+    texts: Sequence[str] | None = None,
     seed: int = 0,
     after_saving: Sequence[tuple[str, str]] = (),
     title: str = "Labels that look wrong",
@@ -66,6 +67,7 @@ def write_review(
       root: folder that the files are relative to, which is then shown from there; None: `pictures`
         are shown.
       pictures: ids -> uint8 `[n, H, W, 3]`, or None where there are none.
+      texts: of the N examples, in place of images.
       seed: of the random check.
       after_saving: (text, command), what to do with the answers.
       title: of the page.
@@ -93,7 +95,7 @@ def write_review(
     ids = np.array(list(tabs), np.int64)
     examples = _examples(judged, judged.ranked[num_suspects:])
     shown = None
-    if root is None:
+    if root is None and texts is None:
         shown = pictures(ids) if pictures else None
         if shown is None:
             return False
@@ -117,7 +119,10 @@ def write_review(
         names,
         root=root,
         pictures=shown,
-        examples=_pictures_of(examples, files, root, pictures),
+        texts=None if texts is None else [texts[i] for i in tabs],
+        examples=_pictures_of(examples, files, root, pictures)
+        if texts is None
+        else {name: [texts[i] for i in of_class] for name, of_class in examples.items()},
         check=Check(len(judged.ranked), order.tolist()),
         after_saving=after_saving,
         title=title,

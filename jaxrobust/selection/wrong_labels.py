@@ -18,7 +18,7 @@ _MOST_ROWS = 8192  # on which weights and rate are fitted
 _MOST_CLASSES = 64  # above it, the most probable ones of each example count
 _NUM_KEPT = 32
 _MOST_CLASS_PAIRS = 32  # classes up to which mistakes of pairs of classes are looked for
-_MOST_HIDDEN = 2.5  # times as many as likelihood sees are expected at most
+_DECOYS_BELOW = 0.7  # share of the decoys that counts
 _Z90 = 1.645
 
 
@@ -79,7 +79,8 @@ def find_wrong_labels(
 
     Mistakes of people are seen where the judges are unsure, where right labels look wrong, too.
     There likelihood sees too few of them, and `decoy_count` too many where mistakes are spread
-    evenly; the expected number is `n^(1 - h) d^h` of both, and at most 2.5 n. `wrong_prob` is
+    evenly; the expected number is the geometric mean of both, or n alone with an estimated Q.
+    `wrong_prob` is
 
         sigmoid(log((1 - p_y) / p_y) + b),
 
@@ -122,8 +123,10 @@ def find_wrong_labels(
     likely = float(np.sum(fit.shares * fit.expected) * num_rows)
     spread = np.sqrt(np.sum(fit.shares * np.square(fit.expected * num_rows - likely)))
     similar = 0.0 if matrix is not None else float(np.sum(fit.shares * fit.similar))
-    counted = max(decoy_count(logits, labels), likely)
-    expected = min(likely ** (1 - similar) * counted**similar, _MOST_HIDDEN * likely)
+    counted = likely
+    if matrix is None:
+        counted = max(decoy_count(logits, labels, level=_DECOYS_BELOW), likely)
+    expected = np.sqrt(likely * counted)
     is_top = own >= probs.max(axis=1)
     wrong_prob = _summing_to(log_odds, is_top, min(expected, num_rows - 1.0))
     ranked = np.argsort(-log_odds, kind="stable")
@@ -133,9 +136,7 @@ def find_wrong_labels(
     num_wrong = float(wrong_prob.sum())
     noise = np.sqrt(spread**2 + max(likely, 1.0))
     low = min(max(likely - _Z90 * noise, 0.0), num_wrong)
-    high = likely + _Z90 * noise
-    if matrix is None:
-        high = max(high, counted + _Z90 * np.sqrt(counted))
+    high = max(likely + _Z90 * noise, counted + _Z90 * np.sqrt(counted))
     return WrongLabels(
         probs=probs.astype(np.float32),
         wrong_prob=wrong_prob,

@@ -29,7 +29,7 @@ from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
 from jaxrobust.methods import annotation_gain
-from jaxrobust.methods.classifiers import save_classifier
+from jaxrobust.methods.classifiers import classifier_of_run
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Query
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.report.figures import learning_curves
@@ -524,8 +524,7 @@ class _Learning:
         if "accuracy" in last:
             probs = final.test_probs(target, split)
             write_test_files(workdir, probs, split.test_targets[split.test_known], class_names)
-        save_classifier(
-            workdir / "classifier",
+        classifier_of_run(
             recipe=recipe,
             networks=fetch({"target": self.saved.networks[target].variables}),
             class_names=class_names,
@@ -534,7 +533,7 @@ class _Learning:
             mean=self.view.mean,
             std=self.view.std,
             embedding=getattr(self.dataset, "embedding", None),
-        )
+        ).save(workdir / "classifier")
         lines = [
             f"last {accuracy_text(last)}, {self.run.seconds:.0f} s in all",
             f"results: {workdir / 'results.json'}",

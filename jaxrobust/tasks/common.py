@@ -28,6 +28,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.models import FEATURE_NETWORKS
 from jaxrobust.models.embedding import embed
 from jaxrobust.recipes import has_pretrained
+from jaxrobust.recipes.fields import operands
 from jaxrobust.recipes.parse import ImageRecipe, Recipe
 from jaxrobust.report import figures
 
@@ -188,11 +189,12 @@ def compute_dtype(name: str):
 
 
 def program_settings(recipe: Recipe) -> str:
-    """What the compiled programs of a recipe may close over: all settings but the seeds.
+    """What the compiled programs of a recipe may close over.
 
-    Settings that change how a run is watched are left out too.
+    Left out are seeds, numbers that programs receive as operands, numbers that are read between
+    programs, and settings that change how a run is watched.
     """
-    left_out = ("seed", "num_seeds", "noise.seed", *FREE_ON_RESTART)
+    left_out = ("seed", "num_seeds", "noise.seed", *FREE_ON_RESTART, *operands(recipe))
     fields = flatten(dict(recipe.settings)).items()
     kept = {k: v for k, v in fields if k not in left_out and k.split(".")[0] not in left_out}
     return json.dumps(kept, sort_keys=True)

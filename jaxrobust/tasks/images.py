@@ -1,5 +1,6 @@
 """Where a task's images or features are: on the devices, or in files that a stream reads."""
 
+import functools
 import logging
 import pathlib
 from typing import cast
@@ -52,9 +53,9 @@ class ResidentFeatures:
     """
 
     def __init__(self, examples: FeatureExamples, placement: Placement, folder: str = ""):
-        self._examples = examples
+        self._examples, self._placement = examples, placement
         self._folder = folder
-        self._features = placement.put(examples.read_all())
+        self.num_rows = len(examples)  # on the devices; those beyond the examples are zeros
         self.shape = examples.shape[1:]
         self.names = examples.files
 
@@ -62,6 +63,10 @@ class ResidentFeatures:
         """The operand from which a program takes its features."""
         del views, name, epoch
         return self._features
+
+    @functools.cached_property
+    def _features(self):
+        return self._placement.put(pad_rows(self._examples.read_all(), self.num_rows))
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Some features, float16 `[n, V, D]`."""
@@ -76,6 +81,12 @@ class ResidentFeatures:
         if not all(path.is_file() for _, path in files):
             return None
         return decode_images(files, _PICTURE_SIZE)
+
+
+def pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:
+    """An array with zeros for further rows."""
+    more = num_rows - len(array)
+    return np.pad(array, [(0, more), *[(0, 0)] * (array.ndim - 1)]) if more else array
 
 
 class StreamedImages:

@@ -1,16 +1,24 @@
 """What is compiled of a noisy-label run: training steps, predictions, probabilities."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed
+from jaxrobust.data.dataset import Dataset
+from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views
 from jaxrobust.engine.loops import Resume
+from jaxrobust.engine.plan import Plan, padded_size, place_plan
 from jaxrobust.engine.sharding import Placement
-from jaxrobust.methods.noisy_label_method import Batch, Method, Stage
+from jaxrobust.errors import UserError
+from jaxrobust.methods.noisy_label_method import Batch, Method, NoisyLabelProblem, Pass, Stage
+from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+from jaxrobust.recipes.protocols import NoisyLabels
 
 
 def training_step(stage: Stage, views: Views) -> Callable:
@@ -55,6 +63,18 @@ def training_step(stage: Stage, views: Views) -> Callable:
     return step
 
 
+def plan_of(entry: Pass, stage: Stage, placement: Placement, num_rows: int) -> Plan:
+    """The rows of a pass on the devices; of the same shapes in every epoch."""
+    plans = {
+        name: place_plan(
+            entry.ids[name], size, placement, capacity=num_rows, last_batch=stage.last_batch
+        )
+        for name, size in stage.batch_sizes.items()
+    }
+    (num_steps,) = {plan.num_steps for plan in plans.values()}
+    return Plan({name: cast(np.ndarray, plan.ids) for name, plan in plans.items()}, num_steps)
+
+
 def prediction(method: Method, view: str, views: Views, *, of_training_set: bool) -> Callable:
     """The logits of one network on raw images, seen in one view.
 
@@ -77,6 +97,67 @@ def prediction(method: Method, view: str, views: Views, *, of_training_set: bool
         return method.forward(variables, images)
 
     return forward
+
+
+def given_labels(dataset: Any, reviewed: Reviewed) -> np.ndarray:
+    """Labels int32 `[N]`, or soft ones float32 `[N, C]` in which reviewed labels are certain."""
+    if (probs := getattr(dataset.train, "probs", None)) is None:
+        return reviewed.labels
+    decided = np.isin(reviewed.review, (CORRECTED, KEPT))
+    probs = probs.copy()
+    probs[decided] = np.eye(dataset.num_classes, dtype=np.float32)[reviewed.labels[decided]]
+    return probs
+
+
+def class_shares(given: np.ndarray, weights: np.ndarray | None, num_classes: int) -> np.ndarray:
+    """Float32 `[C]`: the share of each class in labels, as they are weighted."""
+    if given.ndim == 2:
+        return np.average(given, axis=0, weights=weights).astype(np.float32)
+    counts = np.bincount(given, weights, minlength=num_classes)
+    return (counts / len(given)).astype(np.float32)
+
+
+def check_takes(method: Method, name: str, *, soft: bool, weights: bool) -> None:
+    """Refuses soft labels, or weights of examples, that a method cannot learn from.
+
+    Raises:
+      UserError: naming methods that can.
+    """
+    if soft and not method.soft:
+        raise UserError(
+            f"method={name!r} cannot learn from soft labels; take another one, such "
+            "as 'dpc' or 'cross_entropy', or give one label of each example."
+        )
+    if weights and not method.weighted:
+        raise UserError(
+            f"method={name!r} has no loss that weights of examples could enter; leave "
+            "out sample_weight and class_weight, or choose another method, such as 'dpc'."
+        )
+
+
+def num_rows(method: Method, examples: Any) -> int:
+    """Rows of the training examples in programs, which sets of features of about one size share."""
+    pads = isinstance(examples, FeatureExamples) and not method.has_tables
+    return padded_size(len(examples)) if pads else len(examples)
+
+
+def rows_of(recipe: NoisyLabels, dataset: Dataset | FeatureDataset) -> int:
+    """`num_rows` of a run of a recipe."""
+    count = len(dataset.train)
+    if not isinstance(dataset, FeatureDataset):
+        return count
+    shape = dataset.train.shape[1:]
+    problem = NoisyLabelProblem(dataset.num_classes, count, shape, jnp.float32)
+    return num_rows(NOISY_LABEL_METHODS[recipe.method](recipe, problem), dataset.train)
+
+
+def scores_of(method: Method, count: int) -> Callable:
+    """`Method.score_labels` of the first `count` rows of logits."""
+
+    def scores(logits, labels, *num_wrong):
+        return method.score_labels(logits[:, :count], labels, *num_wrong)
+
+    return scores
 
 
 def probabilities(method: Method) -> Callable:

@@ -2,19 +2,25 @@
 
 import hashlib
 import json
+import logging
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxrobust import metrics
-from jaxrobust.data.dataset import fingerprint
+from jaxrobust.data.dataset import Dataset, FileDataset, fingerprint
+from jaxrobust.data.features import FeatureDataset, MeansOfViews
 from jaxrobust.data.noise import transition_matrix
 from jaxrobust.methods.judged_labels import describe
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.review.health import FINDINGS
+from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.common import next_command
 from jaxrobust.tasks.noisy_label_files import summary
+
+log = logging.getLogger("jaxrobust")
 
 _MANY_CLASSES = 20  # above which the five most probable classes are measured too
 
@@ -91,3 +97,21 @@ def last_lines(
         f"figures: {workdir / 'figures'}",
         next_command(workdir),
     ]
+
+
+def estimate_before_training(
+    dataset: Dataset | FeatureDataset | FileDataset, labels: np.ndarray
+) -> float:
+    """How many labels of features are wrong, by out-of-sample scores; NaN of images.
+
+    Args:
+      dataset: the data.
+      labels: int32 `[N]`, the given labels.
+    """
+    if not isinstance(dataset, FeatureDataset):
+        return float("nan")
+    features = MeansOfViews(dataset.train)
+    scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
+    num_wrong = float(jax.jit(estimate_num_wrong)(scores, labels))
+    log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
+    return num_wrong

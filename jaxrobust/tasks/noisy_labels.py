@@ -25,18 +25,22 @@ from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfView
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
-from jaxrobust.engine.plan import Plan, place_plan
+from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
-from jaxrobust.methods.classifiers import save_classifier
+from jaxrobust.methods.classifiers import classifier_of_run
 from jaxrobust.methods.judged_labels import judged_columns
-from jaxrobust.methods.noisy_label_method import Method, NoisyLabelProblem, Pass, flag_by_count
+from jaxrobust.methods.noisy_label_method import (
+    WEIGHT,
+    Method,
+    NoisyLabelProblem,
+    flag_by_count,
+)
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.review.health import write_health
-from jaxrobust.selection import estimate_num_wrong, leave_one_out_scores
 from jaxrobust.tasks.backbones import stored_backbone
 from jaxrobust.tasks.common import (
     ProgramBuilder,
@@ -49,7 +53,7 @@ from jaxrobust.tasks.common import (
     loops_on_device,
     program_settings,
 )
-from jaxrobust.tasks.images import images_of
+from jaxrobust.tasks.images import ResidentFeatures, images_of, pad_rows
 from jaxrobust.tasks.noisy_label_files import (
     JudgedLabels,
     detection,
@@ -59,13 +63,25 @@ from jaxrobust.tasks.noisy_label_files import (
     write_review,
 )
 from jaxrobust.tasks.noisy_label_programs import (
+    check_takes,
+    class_shares,
     counted_step,
+    given_labels,
+    num_rows,
+    plan_of,
     prediction,
     probabilities,
+    scores_of,
     training_step,
     without_count,
 )
-from jaxrobust.tasks.noisy_label_results import last_lines, measures, noise_facts, results_of
+from jaxrobust.tasks.noisy_label_results import (
+    estimate_before_training,
+    last_lines,
+    measures,
+    noise_facts,
+    results_of,
+)
 from jaxrobust.tasks.reviewed_labels import reviewed_data
 
 log = logging.getLogger("jaxrobust")
@@ -108,7 +124,7 @@ class Learned:
       label_scores: `[N]` by name, as in `Method.score_labels`.
       ranked: int `[N]`, ids, those whose label looks most wrong first.
       pred_probs: float32 `[N, C]`, predicted for the training examples.
-      networks: variables by name, as `save_classifier` takes them.
+      networks: variables by name, as `classifier_of_run` takes them.
       undivided_passes: of a method that divides the labels, after its warm-up.
     """
 
@@ -124,6 +140,7 @@ def learn(
     dataset: Dataset | FeatureDataset,
     workdir: str | os.PathLike | None = None,
     *,
+    weights: np.ndarray | None = None,
     programs: Programs | None = None,
     bar: bool | None = False,
 ) -> Learned:
@@ -133,6 +150,7 @@ def learn(
       recipe: a recipe.
       dataset: the data.
       workdir: as in `run`; None: no file is left.
+      weights: float32 `[N]`, of the examples in the loss, on average 1; None: they count alike.
       programs: those of a run of the same recipe on data of the same shapes.
       bar: as in `open_run`.
 
@@ -145,7 +163,7 @@ def learn(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
-        learning = _Learning(recipe, run_, dataset, labels)
+        learning = _Learning(recipe, run_, dataset, labels, weights)
         if workdir is None:
             learning.train()
         else:
@@ -166,24 +184,6 @@ def _with_batches_of_at_most(recipe: NoisyLabels, num_examples: int) -> NoisyLab
     return dataclasses.replace(recipe, batch_size=num_examples)
 
 
-def estimate_before_training(
-    dataset: Dataset | FeatureDataset | FileDataset, labels: np.ndarray
-) -> float:
-    """How many labels of features are wrong, by out-of-sample scores; NaN of images.
-
-    Args:
-      dataset: the data.
-      labels: int32 `[N]`, the given labels.
-    """
-    if not isinstance(dataset, FeatureDataset):
-        return float("nan")
-    features = MeansOfViews(dataset.train)
-    scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
-    num_wrong = float(jax.jit(estimate_num_wrong)(scores, labels))
-    log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
-    return num_wrong
-
-
 class _Learning:
     """One experiment in progress."""
 
@@ -193,6 +193,7 @@ class _Learning:
         run: Run,
         dataset: Dataset | FeatureDataset | FileDataset,
         reviewed: Reviewed,
+        weights: np.ndarray | None = None,
     ):
         self.recipe = recipe
         self.run = run
@@ -220,14 +221,10 @@ class _Learning:
         self._test_images = {
             split: images_of(examples, recipe, placement) for split, examples in self._tests.items()
         }
-        self._labels = self._given = placement.put(labels)
-        counts = np.bincount(labels, minlength=dataset.num_classes)
-        self._class_shares = (counts / len(labels)).astype(np.float32)
-        if (probs := getattr(dataset.train, "probs", None)) is not None:
-            decided = np.isin(reviewed.review, (CORRECTED, KEPT))
-            probs = probs.copy()
-            probs[decided] = np.eye(dataset.num_classes, dtype=np.float32)[labels[decided]]
-            self._given, self._class_shares = placement.put(probs), probs.mean(axis=0)
+        self._labels = placement.put(labels)
+        self._weights = {} if weights is None else {WEIGHT: weights}
+        given = given_labels(dataset, reviewed)
+        self._class_shares = class_shares(given, weights, dataset.num_classes)
         self._statistics = placement.put(statistics_of(dataset.mean, dataset.std))
         self.problem = NoisyLabelProblem(
             num_classes=dataset.num_classes,
@@ -237,16 +234,16 @@ class _Learning:
             norm_parts=batch_norm_parts(recipe, placement),
         )
         method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
-        if probs is not None and not method.soft:
-            raise UserError(
-                f"method={recipe.method!r} cannot learn from soft labels; take another one, such "
-                "as 'dpc' or 'cross_entropy', or give one label of each example."
-            )
+        check_takes(method, recipe.method, soft=given.ndim == 2, weights=weights is not None)
         is_judged = recipe.flag_by == "auto" and isinstance(dataset, FeatureDataset)
         self.method = flag_by_count(method) if is_judged or recipe.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
+        self._num_rows = num_rows(method, dataset.train)
+        if isinstance(self._images, ResidentFeatures):
+            self._images.num_rows = self._num_rows
+        self._given = placement.put(pad_rows(given, self._num_rows))
         self._num_wrong = ()
-        if self.method.counts:
+        if self.method.counts and isinstance(dataset, FeatureDataset):
             num_wrong = estimate_before_training(dataset, labels)
             self._num_wrong = (placement.put(np.float32(num_wrong)),)
         self._judged: dict[str, np.ndarray] = {}
@@ -277,7 +274,10 @@ class _Learning:
         build = ProgramBuilder(
             self.run.programs,
             placement,
-            (program_settings(self.recipe), self.problem),
+            (
+                program_settings(self.recipe),
+                dataclasses.replace(self.problem, num_examples=self._num_rows),
+            ),
             loops_on_device(self.problem.input_shape),
         )
         options = {"out_shardings": placement.replicated}
@@ -295,11 +295,14 @@ class _Learning:
                 size,
             )
             for split, view, size in (
-                ("train", method.score_view, len(self.labels)),
+                ("train", method.score_view, self._num_rows),
                 *((split, "test", len(examples)) for split, examples in self._tests.items()),
             )
         }
-        self._score_labels = build.jit("score_labels", method.score_labels, **options)
+        count = len(self.labels)
+        # Sums over the examples round as they do without the rows beyond them.
+        name = "score_labels" if count == self._num_rows else f"score_labels/{count}"
+        self._score_labels = build.jit(name, scores_of(method, count), **options)
         if method.end_epoch is not None:
             self._end_epoch = build.jit("end_epoch", method.end_epoch, donate_argnums=0, **options)
         self._probs = {
@@ -342,6 +345,7 @@ class _Learning:
         """What the trained networks say of the training examples."""
         method, last = self.method, self.num_epochs - 1
         probs, _ = fetch(self._probs["train"](self._logits("train", last)))
+        probs = probs[: len(self.labels)]
         return Learned(
             label_scores=self.label_scores,
             ranked=self._labels_so_far().by_suspicion(method.score),
@@ -364,12 +368,14 @@ class _Learning:
         )
         for number in range(saved.at[1], len(passes)):
             entry = passes[number]
-            plan = self._plan(entry)
+            plan = plan_of(entry, self._stages[entry.stage], self.run.placement, self._num_rows)
             peer = {}
             if entry.peer is not None:
                 current = saved.networks[entry.peer].variables
                 peer = saved.arrays["peers"].get(entry.peer, current)
             stream = f"{entry.network}/{entry.stage}"
+            columns = {**entry.label_scores, **self._weights}
+            columns = {name: pad_rows(x, self._num_rows) for name, x in columns.items()}
             saved.record["undivided"] = saved.record.get("undivided", 0) + int(entry.is_undivided)
             self.run.train(
                 saved,
@@ -381,7 +387,7 @@ class _Learning:
                 self._images.visit(self._stages[entry.stage].views, stream, epoch),
                 self._given,
                 self._statistics,
-                self.run.placement.put(entry.label_scores),
+                self.run.placement.put(columns),
                 scalars={
                     **entry.scalars,
                     "num_steps": plan.num_steps,
@@ -405,32 +411,17 @@ class _Learning:
         networks = self.saved.networks
         return {n: jax.tree.map(jnp.copy, s.variables) for n, s in networks.items()}
 
-    def _plan(self, entry: Pass) -> Plan:
-        """Rows on the devices; the same shapes in every epoch."""
-        stage = self._stages[entry.stage]
-        plans = {
-            name: place_plan(
-                entry.ids[name],
-                size,
-                self.run.placement,
-                capacity=len(self.labels),
-                last_batch=stage.last_batch,
-            )
-            for name, size in stage.batch_sizes.items()
-        }
-        (num_steps,) = {plan.num_steps for plan in plans.values()}
-        ids = {name: cast(np.ndarray, plan.ids) for name, plan in plans.items()}
-        return Plan(ids, num_steps)
-
     def _logits(self, split: str, epoch: int) -> jax.Array:
-        """Every predictor's logits `[M, n, C]` on all images of a split."""
+        """Every predictor's logits `[M, n, C]` on all images of a split, zeros in rows beyond."""
         images, count, view = self._images, len(self.dataset.train), self.method.score_view
+        capacity = self._num_rows
         variables = self.method.score_variables
         if split in self._tests:
             images, count, view = self._test_images[split], len(self._tests[split]), "test"
+            capacity = count
             variables = self.method.test_variables
         plan = place_plan(
-            np.arange(count), self.recipe.eval_batch_size, self.run.placement, capacity=count
+            np.arange(count), self.recipe.eval_batch_size, self.run.placement, capacity=capacity
         )
         visited = images.visit((view,), f"{split}/predict", epoch)
         key = rng.stream(self.recipe.seed, f"{split}/predict", epoch)
@@ -559,13 +550,14 @@ def _finish(learning: _Learning) -> dict:
         labels.label_scores["flagged"].astype(bool) & ~labels.is_decided,
         root,
     )
+    logits = learning._logits("train", learning.num_epochs - 1)
     page = write_review(
         workdir,
         labels,
         method.score,
         learning._images,
         root,
-        probs=fetch(method.class_probs(learning._logits("train", learning.num_epochs - 1))),
+        probs=fetch(method.class_probs(logits[:, : len(learning.labels)])),
         seed=learning.recipe.seed,
     )
     probs = None
@@ -573,8 +565,7 @@ def _finish(learning: _Learning) -> dict:
         logits = learning._logits("test", learning.num_epochs - 1)
         probs, _ = fetch(learning._probs["test"](logits))
     draw(workdir, results, labels, method, learning._images, probs, learning.dataset)
-    save_classifier(
-        workdir / "classifier",
+    classifier_of_run(
         recipe=learning.recipe,
         networks=learning._test_variables(),
         class_names=learning.dataset.class_names,
@@ -583,7 +574,7 @@ def _finish(learning: _Learning) -> dict:
         mean=learning.dataset.mean,
         std=learning.dataset.std,
         embedding=getattr(learning.dataset, "embedding", None),
-    )
+    ).save(workdir / "classifier")
     lines = last_lines(results, workdir, page, learning.run.seconds)
     learning.run.finish(results, lines)
     return results

@@ -269,10 +269,16 @@ def check_table(
             "teacher.image_size): choose a method of logits, such as dhkd, kd, dkd or dist."
         )
     if given and not (distiller.has_teacher and distiller.logits_only):
-        reads = "a teacher's features too" if distiller.has_teacher else "labels alone"
+        if not distiller.has_teacher:
+            raise UserError(
+                f"method {recipe.method} reads labels alone and no teacher: set with_baseline=True "
+                "beside a method of logits, such as dhkd or kd, and the student is trained on the "
+                "labels alone too, for comparison."
+            )
         raise UserError(
-            f"method {recipe.method} reads {reads}, but this teacher gives logits: choose one that "
-            "learns from logits, such as dhkd, kd, dkd or dist, or give the folder of a network."
+            f"method {recipe.method} reads a teacher's features too, but this teacher gives "
+            "logits: choose one that learns from logits, such as dhkd, kd, dkd or dist, or give "
+            "the folder of a network."
         )
     if sees_own_images(recipe):
         return

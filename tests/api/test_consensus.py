@@ -145,6 +145,13 @@ def test_items_without_votes(crowd):
     np.testing.assert_array_equal(found.labels[:20], "")
 
 
+def test_columns_of_probabilities_in_another_order_are_pointed_out(crowd):
+    probs = np.eye(C)[crowd[2]] * 0.7 + 0.1
+    names = "class_names=\\['dog', 'cat', 'bird'\\]"
+    with pytest.warns(UserWarning, match=f"columns of pred_probs seem to be in .*{names}"):
+        consensus(np.where(crowd[0] < 0, "", NAMES[crowd[0]]), pred_probs=probs[:, ::-1])
+
+
 def test_probabilities_take_the_place_of_features(crowd, by_votes):
     table, features, true, _ = crowd
     centres = np.stack([features[true == c].mean(0) for c in range(C)])

@@ -179,7 +179,7 @@ def test_without_a_test_set_the_held_out_rows_measure_the_logits(arrays, tmp_pat
 
 REFUSED = {
     "features": ({"method": "rkd"}, "method rkd reads a teacher's features too"),
-    "labels": ({"method": "cross_entropy"}, "reads labels alone"),
+    "labels": ({"method": "cross_entropy"}, "with_baseline=True"),
     "method": ({"method": "dhkdd"}, "did you mean 'dhkd'"),
     "student": ({"student": "tiny5"}, "did you mean"),
     "field": ({"config": {"epochs": 3}}, "epochs"),
@@ -195,7 +195,10 @@ REFUSED = {
     "other classes": ({"teacher": lambda x: np.zeros((len(x), 3))}, "3\\] for 38 images of 2 cl"),
     "probabilities": ({"teacher": np.full((48, 2), 0.5)}, "logits are probabilities"),
     "no folder": ({"teacher": "nowhere"}, "nowhere holds no model.json"),
-    "labels of rows": ({"labels": np.eye(2)[np.repeat([0, 1], 24)]}, "one entry per example"),
+    "labels of rows": (
+        {"labels": np.eye(2, dtype=int)[np.repeat([0, 1], 24)]},
+        "one entry per example",
+    ),
     "fewer images": ({"images": np.zeros((3, 8, 8, 3), np.uint8)}, "images has 3 entries, but"),
 }
 

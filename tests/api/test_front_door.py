@@ -38,6 +38,7 @@ def test_columns_in_another_order_than_the_sorted_labels_are_pointed_out(issues)
     with pytest.warns(UserWarning, match="another order") as caught:
         found = find_label_issues(LABELS.astype(str), pred_probs=PROBS)
     assert len(caught) == 1 and found.is_issue.mean() > 0.5
+    assert caught[0].filename == __file__  # the line of the call
     # What the warning says to give is right.
     names = eval(re.search(r"class_names=(\[.*\])", str(caught[0].message)).group(1))
     found = find_label_issues(LABELS.astype(str), pred_probs=PROBS, class_names=names)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import make_blobs
+from sklearn.datasets import load_iris, make_blobs
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -47,6 +47,14 @@ def test_fitted(data, fitted):
     assert issues.summary["issues_by_class"].keys() == {"a", "b", "c"}
 
 
+def test_four_features_are_learned_as_fast_as_many():
+    """At the learning rate of 64 features or more 77 % of them are right, by a regression 95 %."""
+    features, labels = load_iris(return_X_y=True)
+    train = np.arange(150) % 3 > 0
+    classifier = RobustClassifier().fit(features[train], labels[train])
+    assert classifier.score(features[~train], labels[~train]) > 0.9
+
+
 def test_equal_seeds_clones_and_pickles_are_equal(data, fitted):
     features, labels, _, _ = data
     again = clone(fitted).fit(features, labels)
@@ -59,10 +67,11 @@ def test_equal_seeds_clones_and_pickles_are_equal(data, fitted):
 
 def test_parameters():
     classifier = RobustClassifier(num_epochs=3)
-    assert classifier.get_params() == {
+    assert classifier.get_params(deep=False) == {
         "method": "dpc",
         "seed": 0,
         "config": None,
+        "class_weight": None,
         "num_epochs": 3,
     }
     assert repr(classifier) == "RobustClassifier(num_epochs=3)"

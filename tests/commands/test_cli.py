@@ -204,9 +204,9 @@ def test_a_review_of_arrays_shows_them(tmp_path):
     issues.save_review(tmp_path / "a.html", images=np.zeros((6, 8, 8, 3), np.uint8))
     page = pages.embedded_data(tmp_path / "a.html")
     assert page["rows"][0][:2] == ["2", ""] and page["pictures"][0].startswith("data:image/png")
-    with pytest.raises(UserError, match="needs images= or files="):
+    with pytest.raises(UserError, match="needs images= or files= or texts="):
         issues.save_review(tmp_path / "a.html")
-    with pytest.raises(UserError, match="There are 2 images for 6 labels"):
+    with pytest.raises(UserError, match="There are 2 files for 6 labels"):
         issues.save_review(tmp_path / "a.html", files=["a", "b"])
 
 

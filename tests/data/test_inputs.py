@@ -188,8 +188,11 @@ def test_features():
 COLOUR = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
 
 
-def test_images_of_many_kinds():
+def test_images_of_many_kinds(tmp_path):
     grey = COLOUR[..., 0]
+    paths = [tmp_path / f"{i}.png" for i in range(len(COLOUR))]
+    for path, image in zip(paths, COLOUR, strict=True):
+        PIL.Image.fromarray(image).save(path)
     of_grey = np.repeat(grey[..., None], 3, axis=-1)
     cases = {
         "uint8": (COLOUR, COLOUR),
@@ -205,6 +208,8 @@ def test_images_of_many_kinds():
             list(np.concatenate([0 * COLOUR[:1], COLOUR]).astype(float)),
             np.concatenate([0 * COLOUR[:1], COLOUR]),
         ),
+        "paths": (paths, COLOUR),
+        "paths in an array": (np.array(list(map(str, paths))), COLOUR),
         "PIL": ([PIL.Image.fromarray(x) for x in COLOUR], COLOUR),
         "grey PIL": ([PIL.Image.fromarray(x) for x in grey], of_grey),
         "Hugging Face": (HuggingFace(image=[PIL.Image.fromarray(x) for x in COLOUR]), COLOUR),

@@ -268,3 +268,25 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
     annotation_page.write(tmp_path / "round_01.html", _table(), CLASSES, root=root)
     page = (tmp_path / "round_01.html").read_text()
     assert page.count("data:image/jpeg") == 4 and '"pictures":[null,' in page
+
+
+def test_a_review_of_texts_shows_them(browser, tmp_path):
+    texts = ["the first text", EVIL, "a third one"]
+    rows = [
+        review_page.Suspect(n, "", "cat", "dog", 0.1 * n, tabs=("labels", "random"))
+        for n in range(3)
+    ]
+    path = tmp_path / "label_review.html"
+    check = review_page.Check(30, [2, 0, 1])
+    examples = {"cat": ["a right one"]}
+    review_page.write(path, rows, CLASSES, texts=texts, examples=examples, check=check)
+    with pages.opened(browser, path) as page:
+        assert page.locator(".card .words").all_text_contents() == texts
+        assert page.locator(".card .name").all_text_contents() == ["text 0", "text 1", "text 2"]
+        assert "image" not in page.locator("main").inner_text().lower()
+        page.keyboard.press("a")
+        page.keyboard.press("Enter")
+        assert page.text_content("#frame .words") == EVIL
+        assert page.text_content("#examples blockquote") == "a right one"
+        saved = pages.downloaded(page, "#save", tmp_path)
+    assert _read(saved)[1][:5] == ["0", "", "cat", "dog", "accept"]

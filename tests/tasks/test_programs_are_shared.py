@@ -1,6 +1,7 @@
 """Runs that share their programs: each is what it is alone, and leaves nothing behind."""
 
 import gc
+import importlib
 import json
 import weakref
 
@@ -10,6 +11,7 @@ import pytest
 
 from configs import active_learning_baselines, dpc
 from jaxrobust.data.dataset import Dataset, Examples
+from jaxrobust.data.features import feature_dataset
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine.programs import Programs
 from jaxrobust.methods.noisy_label_method import NoisyLabelProblem
@@ -115,3 +117,42 @@ def test_a_step_is_called_without_a_run():
     assert np.isfinite(measured["loss"])
     changed = jax.tree.map(lambda a, b: np.any(a != b), before.params, after.params)
     assert all(jax.tree.leaves(changed))
+
+
+NUMBERS = {
+    "num_epochs": 2,
+    "optimizer.learning_rate": 0.02,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.momentum": 0.5,
+}
+
+
+@pytest.mark.parametrize("method", [*NOISY_LABEL_METHODS, "bual", "dcfs", "e2oal", "entropy"])
+def test_numbers_are_operands(method, tmp_path):
+    """A run with programs of other numbers is, to the bit, what it is alone."""
+    is_noisy = method in NOISY_LABEL_METHODS
+    recipe = "dpc" if is_noisy else "active_learning_baselines"
+    recipe = method if method in ("bldr", "bual", "dcfs", "e2oal") else recipe
+    module = importlib.import_module(f"jaxrobust.recipes.{recipe}")
+    task = noisy_labels if is_noisy else active_learning
+    small = {"batch_size": 8, "num_epochs": 3, "writers": ("jsonl",), "checkpoint.keep": 1}
+    small |= {"dpc.warm_up": 1, "dpc.lambda_u": 2.0} if recipe == "dpc" else {}
+    small |= {"bldr.warm_up": 1} if method == "bldr" else {}
+    small |= {} if is_noisy else {"al.rounds": 1, "al.init_fraction": 0.5, "al.query_size": 4}
+    changes = NUMBERS | ({"dpc.warm_up": 0, "dpc.lambda_u": 9.0} if recipe == "dpc" else {})
+    features = np.random.default_rng(0).normal(size=(48, 1, 6)).astype(np.float16)
+    labels = np.arange(48, dtype=np.int32) % 4
+    data = feature_dataset(features, labels, tuple("abcd"))
+
+    def run(fields, name, programs=None):
+        config = module.get_config("features")
+        config.method = method
+        config.update_from_flattened_dict({**small, **fields})
+        task.run(parse(config), tmp_path / name, programs, dataset=data)
+        return _events(tmp_path / name)
+
+    programs = Programs()
+    before = run({}, "before", programs)
+    together = run(changes, "together", programs)
+    assert together == run(changes, "alone") != before
+    assert set(programs.traces.values()) == {1}
