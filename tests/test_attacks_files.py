@@ -17,7 +17,7 @@ from PIL import Image
 
 import jaxrobust
 from jaxrobust import recipes
-from jaxrobust.commands import cli
+from jaxrobust.commands import cli, find_label_issues
 from jaxrobust.data import readers
 from jaxrobust.data.class_folders import image_folder
 from jaxrobust.errors import UserError
@@ -80,7 +80,7 @@ def test_what_fails_later_is_a_sentence_too(tmp_path, capsys, monkeypatch):
     labels = tmp_path / "labels.npy"
     np.save(labels, np.arange(6) % 2)
     np.save(tmp_path / "probs.npy", np.full((6, 2), 0.5))
-    monkeypatch.setattr(jaxrobust.api.label_issues.LabelIssues, "save", full)
+    monkeypatch.setattr(find_label_issues, "find_label_issues", full)
     arguments = [
         str(labels),
         f"--pred-probs={tmp_path / 'probs.npy'}",

@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROBABILITIES = "Probabilities of any classifier: `find_label_issues(pred_probs=)` beside cleanlab"
 LABELS = "Photographs, frozen features: wrong labels"
 ANNOTATION = "Photographs, frozen features: annotation"
+E2OAL = "E2OAL on photographs' features"
 
 # Page, start of the line or cell, and the cells whose numbers follow there in this order:
 # section, table, row, column.
@@ -37,6 +38,17 @@ QUOTED = [
         "README.md",
         "(docs/coming_from.md#scikit-activeml)'s margin ",
         [(ANNOTATION, 1, 12, "last accuracy")],
+    ),
+    ("README.md", "every rival as it is now, three seeds: BUAL ", [(E2OAL, 2, 8, "last accuracy")]),
+    (
+        "docs/methods/e2oal.md",
+        "with eight and six of ten classes unknown it is\n",
+        [(E2OAL, 1, 9, "last, ahead of random")],
+    ),
+    (
+        "docs/which_method.md",
+        "(`--config=e2oal:features`) | ",
+        [(E2OAL, 1, 6, "last, ahead of random")],
     ),
     ("docs/which_method.md", "six kinds of wrong labels out of six, ", [(LABELS, 1, 15, "F1")]),
     ("docs/which_method.md", "with 40 % wrong human labels and ", [(LABELS, 1, 1, "F1")]),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.data.features import FeatureDataset
-from jaxrobust.data.guards import check_regular
+from jaxrobust.data.guards import read_regular
 from jaxrobust.data.image_sets import CIFAR10_CLASSES
 from jaxrobust.data.noise import (
     asymmetric_noise_cifar10,
@@ -83,13 +83,13 @@ def _read_transition(path: str, num_classes: int) -> np.ndarray:
         raise UserError("noise.kind='transition' needs --config.noise.path= of a C x C matrix.")
     file = pathlib.Path(path).expanduser()
     try:
-        check_regular(file)
-        if not file.stat().st_size:
-            raise ValueError("it is empty")
         if file.suffix == ".npy":
             matrix = open_arrays(file)["features"]
         else:
-            matrix = np.loadtxt(file, delimiter="," if file.suffix == ".csv" else None, ndmin=2)
+            lines = read_regular(file).decode().splitlines()
+            if not any(lines):
+                raise ValueError("it is empty")
+            matrix = np.loadtxt(lines, delimiter="," if file.suffix == ".csv" else None, ndmin=2)
     except (*DAMAGED, ValueError, OverflowError, MemoryError) as error:
         raise UserError(
             f"noise.path={path} cannot be read as a matrix ({error}); use .npy, .csv or text."

@@ -24,7 +24,7 @@ class Bual(Options, section="bual", recipe="configs/bual.py"):
         "c_n + c_p; negative: c_n alone (unc_p alone is method=lc)",
     )
     initial_precision: float = option(0.0, "[0, 1]", "r of the first query")
-    aux_epochs: int = option(Follows("num_epochs"), "[1, inf)", "of f_aux")
+    aux_epochs: int = option(Follows("num_epochs"), "[1, inf)", "of f_aux", static=False)
     aux_batch_size: int = option(100, "[1, inf)", "of f_aux; paper: 128")
     aux_filter: bool = option(True, bool, "images that f_aux calls unknown are not candidates")
     first_share: float = option(
@@ -34,7 +34,7 @@ class Bual(Options, section="bual", recipe="configs/bual.py"):
         "largest log-sum-exp of f_p's logits; 1: all, as in paper and code",
     )
     nl_epochs: int = option(
-        Follows("num_epochs"), "[0, inf)", "of f_n, and one more, as in the code"
+        Follows("num_epochs"), "[0, inf)", "of f_n, and one more, as in the code", static=False
     )
     nl_batch_size: int = option(Follows("batch_size"), "[1, inf)", "of f_n")
     nl_trainable: str = option("all", ("all", "head"), "head: the backbone stays that of f_p")

@@ -165,21 +165,25 @@ def agreement(groups: Mapping[str, Sequence[RunFiles]]) -> str:
     if len(flags) < 2 or not all(flags.values()):
         return ""
     common = [key for key in next(iter(flags.values())) if all(key in x for x in flags.values())]
-    kinds: dict[tuple[bool, ...], int] = {}
+    kinds: dict[tuple[bool, ...], list[str]] = {}
     for key in common:
-        kind = tuple(of_run[key] for of_run in flags.values())
-        kinds[kind] = kinds.get(kind, 0) + 1
-    rows = [
-        [*("looks wrong" if flag else "–" for flag in kind), f"{count:,}"]
-        for kind, count in sorted(kinds.items(), key=lambda item: (-sum(item[0]), -item[1]))
-    ]
-    both = kinds.get((True,) * len(flags), 0)
-    some = sum(count for kind, count in kinds.items() if any(kind)) - both
+        kinds.setdefault(tuple(of_run[key] for of_run in flags.values()), []).append(key)
+    ordered = sorted(kinds.items(), key=lambda item: (-sum(item[0]), -len(item[1])))
+    words = {kind: ["looks wrong" if flag else "–" for flag in kind] for kind in kinds}
+    both = len(kinds.get((True,) * len(flags), ()))
+    some = sum(len(keys) for kind, keys in kinds.items() if any(kind)) - both
     text = (
         f"Of {len(common):,} labels {both:,} look wrong to all of {', '.join(flags)}, {some:,} to "
         f"some of them, and {len(common) - both - some:,} to none."
     )
-    header = [*flags, "labels"]
+    counts = [[*words[kind], f"{len(keys):,}"] for kind, keys in ordered]
+    names = [
+        [key, *words[kind]] for kind, keys in ordered if any(kind) for key in keys[:_NUM_CHANGED]
+    ]
+    listed = table("Labels that look wrong to one at least", ["image", *flags], names)
     return section(
-        "Which labels they flag", paragraph(text), table("Labels by who flags them", header, rows)
+        "Which labels they flag",
+        paragraph(text),
+        table("Labels by who flags them", [*flags, "labels"], counts),
+        details(f"The labels, {_NUM_CHANGED} of each kind at most", listed) if names else "",
     )

@@ -281,6 +281,7 @@ def test_before_and_after_corrections_are_compared_by_default(tmp_path):
     assert "1 images of labels as given are not in corrected by" in page.text
     assert "a.pngcatdog" in page.text
     assert "Of 4 labels 2 look wrong to all of" in page.text
+    assert "a.pnglooks wrong–" in page.text  # to one of them alone
     assert all(summary for summary in _texts(tmp_path / "out", "summary"))
     assert list(folders(workdirs, "dataset.corrections")) == list(folders(workdirs, ""))
     # Two runs that do not differ are told apart by their folders.
