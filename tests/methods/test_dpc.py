@@ -107,10 +107,10 @@ PLAIN = optax.identity()
 class _Witness(Objective):
     """Adds the targets that a step is trained on to what it returns."""
 
-    def mixed(self, logits_x, hard, soft_x, mix, logits_u, soft_u):
+    def mixed(self, logits_x, hard, soft_x, mix, logits_u, soft_u, weights=None):
         targets = {"hard_a": hard[0], "hard_b": hard[1], "mixed_targets_u": soft_u}
         object.__setattr__(self, "targets", targets)
-        return super().mixed(logits_x, hard, soft_x, mix, logits_u, soft_u)
+        return super().mixed(logits_x, hard, soft_x, mix, logits_u, soft_u, weights)
 
 
 def _witnessed(*arguments, objective, **options):
