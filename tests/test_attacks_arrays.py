@@ -116,7 +116,7 @@ def test_distill_pairs_images_labels_and_logits(monkeypatch):
     logits = pandas.DataFrame({1: order * 1.0, 0: -1.0 * order}, index=order)
     seen = {}
 
-    def stop(teacher, fields, dataset):
+    def stop(teacher, fields, dataset, workdir):
         seen.update(teacher=teacher, dataset=dataset)
         raise InterruptedError
 

@@ -159,7 +159,8 @@ called once for each, 256 at a time | on logits |
         stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         shapes = train.images.shape, len(tested), known.num_classes, shapes_of(dataset)
-        programs = stack.enter_context(programs_for(fields, shapes, of_teacher))
+        is_hard = known.probs is None
+        programs = stack.enter_context(programs_for(fields, shapes, of_teacher, is_hard))
         task.run(fields, folder, programs, dataset=dataset, teacher=logits, bar=progress)
         classifier = load_classifier(pathlib.Path(folder) / "student")
     return dataclasses.replace(classifier, classes=known.classes)

@@ -113,9 +113,8 @@ def test_adam_under_one_cycle_equals_the_recorded_weights(case, load_golden, x64
     golden = load_golden("l2d")
     kernels, biases = golden[case, "kernel"], golden[case, "bias"]
     assert len(kernels) - 1 == golden[case, "epochs"] * golden[case, "steps_per_epoch"]
-    optimizer = one_cycle_adam(
-        OneCycleAdam(weight_decay=float(golden[case, "weight_decay"])), len(kernels) - 1
-    )
+    weight_decay = float(golden[case, "weight_decay"])
+    optimizer = one_cycle_adam(OneCycleAdam(), len(kernels) - 1, weight_decay=weight_decay)
     params = {"kernel": jnp.asarray(kernels[0]), "bias": jnp.asarray(biases[0])}
     state, rate = optimizer.init(params), float(golden[case, "max_lr"])
 
@@ -133,7 +132,7 @@ def test_adam_under_one_cycle_equals_the_recorded_weights(case, load_golden, x64
 
 def test_one_cycle_adam_spares_vectors_and_biases_of_any_rank_from_decay():
     params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2), "heads": {"bias": jnp.ones((2, 2))}}
-    optimizer = one_cycle_adam(OneCycleAdam(weight_decay=0.1), 10)
+    optimizer = one_cycle_adam(OneCycleAdam(), 10, weight_decay=0.1)
     zeros = jax.tree.map(jnp.zeros_like, params)
     directions, _ = optimizer.update(zeros, optimizer.init(params), params)
     assert np.all(directions["kernel"] > 0)
