@@ -434,7 +434,8 @@ def test_pages_are_legible_and_accessible(browser, folders_of_pages, size):
     for path in folders_of_pages if is_phone else folders_of_pages[-1:]:
         with pages.opened(browser, path / "index.html", size=size) as page:
             page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-            pages.assert_accessible(page)
+            if is_phone:  # what axe sees is the same at every size but for a few lines
+                pages.assert_accessible(page)
             for scheme in ("light", "dark"):
                 page.emulate_media(color_scheme=scheme)
                 pages.assert_legible(page)
