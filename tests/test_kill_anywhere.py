@@ -18,6 +18,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
