@@ -138,7 +138,8 @@ def changed_labels(groups: Mapping[str, Sequence[RunFiles]]) -> str:
         return ""
     text = f"{len(rows):,} of {len(common):,} labels differ between {first} and {second}."
     if gone:
-        text += f" {len(gone):,} images of {first} are not in {second}."
+        images = "1 image of {} is" if len(gone) == 1 else f"{len(gone):,} images of {{}} are"
+        text += f" {images.format(first)} not in {second}."
     shown = rows[:_NUM_CHANGED]
     cells = [[_key(row), row["before"], row["given_label"]] for row in shown]
     more = f", the first {_NUM_CHANGED}" if len(rows) > _NUM_CHANGED else ""

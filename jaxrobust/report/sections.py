@@ -39,6 +39,8 @@ def headline(groups: Groups) -> str:
     """Main results: of one group as tiles, of several as a table."""
     measured = compare.statistics(_results(groups))
     names = list(dict.fromkeys(name for values in measured.values() for name in values["mean"]))
+    if not names:
+        return paragraph("Accuracy is not known: there are no test images.", "note")
     texts = {
         label: {
             name: mean_and_std(values["mean"][name], values["std"][name], len(groups[label]))

@@ -268,6 +268,24 @@ def test_a_run_on_labels_opens_with_how_many_look_wrong(tmp_path):
 
 
 @pytest.mark.usefixtures("unrendered_figures")
+def test_without_test_images_no_accuracy_is_promised(tmp_path):
+    workdirs = [_of_labels(tmp_path, name, BEFORE) for name in ("first", "second")]
+    for workdir in workdirs:
+        results = json.loads((workdir / "results.json").read_text())
+        measures = {"labels": {"flagged_fraction": 0.2}}
+        for name in ("last", "last_epochs"):
+            results[name] = {k: results[name][k] for k in ("epoch", "num") if k in results[name]}
+            results[name] |= measures
+        results["epochs"] = [{"epoch": n, **measures} for n in range(3)]
+        del results["best"]
+        (workdir / "results.json").write_text(json.dumps(results))
+    for shown in (workdirs[:1], workdirs):
+        page = _written(*shown, f"--out={tmp_path / 'out' / str(len(shown))}")
+        assert "Accuracy is not known: there are no test images." in page.text
+        assert "the best epoch" not in page.text
+
+
+@pytest.mark.usefixtures("unrendered_figures")
 def test_before_and_after_corrections_are_compared_by_default(tmp_path):
     after = [["a.png", "dog", "dog", 0.9, 0], *BEFORE[1:4]]
     table = tmp_path / "corrections.csv"
@@ -278,7 +296,7 @@ def test_before_and_after_corrections_are_compared_by_default(tmp_path):
     page = _written(*workdirs, f"--out={tmp_path / 'out'}")
     assert "labels as given, corrected by corrections.csv on photos" in page.text
     assert "1 of 4 labels differ between labels as given and corrected by" in page.text
-    assert "1 images of labels as given are not in corrected by" in page.text
+    assert "1 image of labels as given is not in corrected by" in page.text
     assert "a.pngcatdog" in page.text
     assert "Of 4 labels 2 look wrong to all of" in page.text
     assert "a.pnglooks wrong–" in page.text  # to one of them alone
