@@ -114,9 +114,9 @@ import jax
 from jaxrobust.models import embedding, make_classifier
 from jaxrobust.models.storage import StoredClassifier
 embedding._CHUNK = 8
-module = make_classifier("tiny", num_classes=2, auxiliary="none", dtype=np.float32)
+module = make_classifier("tiny4", num_classes=2, auxiliary="none", dtype=np.float32)
 variables = module.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
-network = StoredClassifier("tiny", 2, variables, mean=(0.5,) * 3, std=(0.25,) * 3)
+network = StoredClassifier("tiny4", 2, variables, mean=(0.5,) * 3, std=(0.25,) * 3)
 done(jaxrobust.embed(images, backbone=network, size=32, batch_size=8).array)
 """,
 }
