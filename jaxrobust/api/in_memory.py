@@ -288,6 +288,8 @@ def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[
             options = FAST_COMPILE if is_quick else None
             placement = make_placement([device]) if device else None
             programs = Programs(placement, compiler_options=options)
+        for name in programs.traces:  # counted anew, since jax.clear_caches() may be between calls
+            programs.traces[name] = 0
         yield programs
         _programs[full_key] = programs  # not after an error, which may leave some unfinished
         while (

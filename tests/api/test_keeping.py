@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 
+import jax
 import joblib
 import numpy as np
 import pytest
@@ -81,6 +82,7 @@ def test_a_student_is_kept_and_its_teacher_asked_once(tmp_path):
 
     config = {"num_epochs": 1, "batch_size": 16, "num_diagnosed": 8}
     for _ in range(2):
+        jax.clear_caches()  # a user's, too, costs time and nothing else
         student = distill(
             images,
             ids,
@@ -158,7 +160,8 @@ def test_sets_of_about_one_size_share_programs_to_the_bit(data, monkeypatch):
     classifier = RobustClassifier("mixup", **OPTIONS)
     shared = [classifier.fit(features[i:], labels[i:]).predict_proba(features) for i in (0, 3)]
     (programs,) = in_memory._programs.values()
-    assert programs.traces["train/epoch"] == 1 and programs.traces["score_labels/57"] == 1
+    # By the second call.
+    assert programs.traces["train/epoch"] == 0 and programs.traces["score_labels/57"] == 1
     monkeypatch.setattr(noisy_label_programs, "padded_size", lambda size: size)
     alone = [classifier.fit(features[i:], labels[i:]).predict_proba(features) for i in (0, 3)]
     assert len(in_memory._programs) == 3
