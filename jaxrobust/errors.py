@@ -78,6 +78,20 @@ def no_memory(error: BaseException) -> str:
     )
 
 
+def explained(error: BaseException, path: str | os.PathLike) -> str | None:
+    """What a command says in place of a traceback; None for what the user cannot mend.
+
+    `path` stands for a file whose name the error does not tell.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if is_out_of_memory(error):
+        return no_memory(error)
+    if isinstance(error, OSError) and error.errno in BEYOND_THE_RUN:
+        return no_room(error.filename or path, error.strerror)
+    return None
+
+
 @contextlib.contextmanager
 def for_python() -> Iterator[None]:
     """A decorator of the functions for arrays: a `UserError` names arguments in place of flags."""

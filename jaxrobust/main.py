@@ -21,14 +21,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from jaxrobust import recipes
-from jaxrobust.errors import (
-    BEYOND_THE_RUN,
-    UserError,
-    check_limits,
-    is_out_of_memory,
-    no_memory,
-    no_room,
-)
+from jaxrobust.errors import UserError, check_limits, explained
 from jaxrobust.recipes import locate, no_recipe
 from jaxrobust.recipes.parse import parse
 
@@ -252,21 +245,13 @@ def _main() -> None:
                 file=sys.stderr,
             )
             sys.exit(EXIT_CTRL_C if stop.signum == signal.SIGINT else EXIT_PREEMPTED)
-    except UserError as error:
-        fail(str(error))
-    except MemoryError as error:
-        fail(no_memory(error))
-    except OSError as error:
-        if error.errno not in BEYOND_THE_RUN:
-            raise
-        fail(no_room(error.filename or str(_WORKDIR.value), error.strerror))
     except KeyboardInterrupt:
         print("jaxrobust: stopped; rerun the same command to resume.", file=sys.stderr)
         sys.exit(EXIT_CTRL_C)
     except Exception as error:
-        if is_out_of_memory(error):
-            fail(no_memory(error))
-        if not _is_one_of_several():
+        if (message := explained(error, str(_WORKDIR.value))) is not None:
+            fail(message)
+        if isinstance(error, OSError) or not _is_one_of_several():
             raise
         traceback.print_exc()
         print(

@@ -27,10 +27,8 @@ from jaxrobust.errors import UserError, check_count, for_python, shown
 
 if TYPE_CHECKING:
     from jaxrobust.api.audit import Audit
-    from jaxrobust.recipes.methods import NoisyLabelMethodName
-
-if TYPE_CHECKING:
     from jaxrobust.methods.classifiers import Classifier
+    from jaxrobust.recipes.methods import NoisyLabelMethodName
 
 QUALITY_FILE = "label_quality.csv"
 _NUM_CONFUSED = 5  # pairs of classes in the summary

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxrobust.api import in_memory, label_issues
-from jaxrobust.data.inputs import aligned, as_labels, check_lengths, is_soft
+from jaxrobust.data.inputs import Labels, aligned, as_labels, check_lengths, is_soft
 from jaxrobust.engine.workdir import flatten
 from jaxrobust.errors import UserError, for_python, shown
 from jaxrobust.models.onnx_export import OnnxFile
@@ -126,25 +126,22 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         dtypes = (np.float32, np.float64, np.float16)
         if is_soft(y):
             X = validate_data(self, X, dtype=dtypes)
-            _, known = as_labels(y, argument="y").of_present()
+            known = as_labels(y, argument="y")
             check_lengths(X=X, y=known.ids)
-            self.classes_, given = known.classes, cast(np.ndarray, known.probs)
         else:
             X, y = validate_data(self, X, y, dtype=dtypes)
             check_classification_targets(y)
-            self.classes_, given = np.unique(y, return_inverse=True)
+            classes, ids = np.unique(y, return_inverse=True)
+            known = Labels(ids.astype(np.int32), classes, tuple(map(str, classes.tolist())))
         weights = np.ones(len(X))
         if sample_weight is not None:
             weights = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-            X, given, weights = (x[weights > 0] for x in (X, given, weights))
-            used = np.unique(given if given.ndim == 1 else given.argmax(axis=1))
-            self.classes_ = self.classes_[used]
-            if given.ndim == 1:
-                given = np.searchsorted(used, given)
-            elif len(used) < given.shape[1]:
-                given = given[:, used] / given[:, used].sum(axis=1, keepdims=True)
+            counted = weights > 0
+            X, weights, known = X[counted], weights[counted], known.take(counted)
+        _, known = known.of_present()
+        self.classes_, given = known.classes, known.ids if known.probs is None else known.probs
         if len(self.classes_) < 2:
             raise UserError(
                 f"y holds only one class, {shown(self.classes_[0])}; a classifier needs two."

@@ -7,15 +7,7 @@ import io
 import os
 import sys
 
-from jaxrobust.errors import (
-    BEYOND_THE_RUN,
-    UserError,
-    check_limits,
-    is_out_of_memory,
-    no_memory,
-    no_room,
-    unknown_name,
-)
+from jaxrobust.errors import UserError, check_limits, explained, unknown_name
 from jaxrobust.recipes.registry import Entry, Registry
 
 _HERE = "jaxrobust.commands"
@@ -66,9 +58,6 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:  # closed by whoever started the command
             sys.stdout.flush()
         return code
-    except UserError as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         # Without it Python would report an error at exit.
         if sys.stdout is not None:
@@ -77,20 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxrobust: stopped.", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.filename is None and error.errno not in BEYOND_THE_RUN:
-            raise  # of no file
-        path = error.filename or "a file"
-        if error.errno in BEYOND_THE_RUN:
-            message = no_room(path, error.strerror)
-        else:
-            message = f"{path}: {error.strerror}; correct the path, or choose another."
+    except Exception as error:
+        message = explained(error, "a file")
+        if message is None:
+            if not isinstance(error, OSError) or error.filename is None:
+                raise
+            message = f"{error.filename}: {error.strerror}; correct the path, or choose another."
         print(f"jaxrobust: {message}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"jaxrobust: {no_memory(error)}", file=sys.stderr)
         return 2
 
 

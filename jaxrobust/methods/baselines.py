@@ -23,10 +23,10 @@ from jaxrobust.methods.strategy import (
     QueryContext,
     Strategy,
     annotated,
-    classifier_phase,
     cross_entropy,
     known,
     recipe_parts,
+    recipe_phase,
     target_phase,
 )
 from jaxrobust.recipes.baselines import Dropquery
@@ -249,15 +249,11 @@ def dropquery(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
 
 def _detector_phase(recipe: ActiveLearning, problem: AnnotationProblem, loss, **options) -> Phase:
     """(K+1)-way classifier of all annotated images, class K for the unknown ones."""
-    network, optimizer, rate = recipe_parts(recipe, problem)
-    phase = classifier_phase(
+    phase = recipe_phase(
         "detector",
-        network(1, problem.num_classes + 1),
-        optimizer,
+        problem.num_classes + 1,
+        recipe,
         problem,
-        num_epochs=recipe.num_epochs,
-        batch_size=recipe.batch_size,
-        rate=rate,
         loss=loss,
         members=lambda context: annotated(context.annotations),
         **options,

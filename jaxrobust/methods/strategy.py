@@ -388,18 +388,25 @@ def recipe_parts(recipe: ActiveLearning, problem: AnnotationProblem):
     return network, make_optimizer(optimizer), rate
 
 
-def target_phase(
-    recipe: ActiveLearning, problem: AnnotationProblem, *, with_features: bool = False
+def recipe_phase(
+    name: str, num_classes: int, recipe: ActiveLearning, problem: AnnotationProblem, **options
 ) -> Phase:
-    """The reported K-way classifier of a recipe; see `classifier_phase`."""
+    """`classifier_phase` with network, optimiser, epochs and batches of the recipe."""
     network, optimizer, rate = recipe_parts(recipe, problem)
     return classifier_phase(
-        "target",
-        network(1),
+        name,
+        network(1, num_classes),
         optimizer,
         problem,
         num_epochs=recipe.num_epochs,
         batch_size=recipe.batch_size,
         rate=rate,
-        with_features=with_features,
+        **options,
     )
+
+
+def target_phase(
+    recipe: ActiveLearning, problem: AnnotationProblem, *, with_features: bool = False
+) -> Phase:
+    """The reported K-way classifier of a recipe; see `classifier_phase`."""
+    return recipe_phase("target", problem.num_classes, recipe, problem, with_features=with_features)
