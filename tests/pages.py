@@ -96,12 +96,13 @@ def _axe() -> str:
     return (pathlib.Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
-def assert_accessible(page) -> None:
+def assert_accessible(page, within: str = "html") -> None:
     """axe-core finds nothing to complain about."""
     if not page.evaluate("typeof axe === 'object'"):
         page.evaluate(_axe())
     complaints = "v => [v.id, v.nodes.map(n => n.html.slice(0, 120) + n.failureSummary)]"
-    found = page.evaluate(f"async () => (await axe.run()).violations.map({complaints})")
+    run = f"axe.run({within!r}, {{resultTypes: ['violations']}})"
+    found = page.evaluate(f"async () => (await {run}).violations.map({complaints})")
     assert found == [], found
 
 

@@ -145,8 +145,8 @@ _BODY = """<div class="tools" id="tabs" role="group" aria-label="Kinds of images
 <span>Other …</span></button><span id="classes"></span></div>
 <div id="tools" role="group" aria-label="Tools">
 <button type="button" id="undo"><kbd>z</kbd> <span>Undo</span></button>
-<button type="button" id="one" aria-pressed="false"><span>One</span><span class="wide"> at a
-time</span></button>
+<button type="button" id="one" aria-pressed="false" title="One at a time"><span>One</span><span
+class="wide"> at a time</span></button>
 <button type="button" id="view" aria-expanded="false" aria-controls="panel_view"><kbd>v</kbd>
 <span>View</span></button>
 <button type="button" id="save">Save</button>

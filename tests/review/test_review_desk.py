@@ -11,9 +11,11 @@ import pages
 import pytest
 from PIL import Image
 
-from jaxrobust.review import annotation_page, review_page, suspects
+from jaxrobust.methods.strategy import Query
+from jaxrobust.review import review_page, suspects
+from jaxrobust.tasks.annotator import Annotator
 
-CLASSES = ["bird", "cat", "dog", "fox"]
+CLASSES = ["bird", "cat", "dog", "fox", "horse", "frog"]
 COUNT = 30
 
 
@@ -36,7 +38,7 @@ def _judged(**changes):
     generator = np.random.default_rng(1)
     given = np.where(np.arange(COUNT) % 3 == 0, 0, 1)
     suggested = np.where(np.arange(COUNT) < 12, 2 + (np.arange(COUNT) % 2), given)
-    probs = generator.dirichlet(np.ones(4), COUNT)
+    probs = generator.dirichlet(np.ones(len(CLASSES)), COUNT)
     judged = suspects.Judged(
         given=given,
         suggested=suggested,
@@ -59,12 +61,19 @@ def page_of_review(tmp_path_factory, root):
 
 
 @pytest.fixture(scope="module")
-def page_of_annotation(tmp_path_factory, root):
-    path = tmp_path_factory.mktemp("queries") / "round_00.html"
-    rows = [["id", "file", "label"], *([n, f"{n:02}.jpg", ""] for n in range(6))]
+def annotator(tmp_path_factory, root):
+    """It asks about six photographs in round 0."""
+    files = [f"{n:02}.jpg" for n in range(6)]
+    folder = tmp_path_factory.mktemp("queries")
+    one = Annotator(folder, root, files, CLASSES, new_classes=("lynx",))
     suggestions = [(CLASSES[n % 4], 0.5 + 0.05 * n) for n in range(6)]
-    annotation_page.write(path, rows, CLASSES, root=root, suggestions=suggestions)
-    return path
+    one.ask(0, Query(np.arange(6), {}), suggestions)
+    return one
+
+
+@pytest.fixture(scope="module")
+def page_of_annotation(annotator):
+    return annotator.page(0)
 
 
 def _answers(page):
@@ -265,31 +274,6 @@ def test_many_at_once_by_pair_range_and_all(browser, page_of_review):
         assert page.text_content("#count") == "0 of 12 answered"
 
 
-def test_score_size_duplicates_outliers_and_keys(browser, page_of_review):
-    with pages.opened(browser, page_of_review) as page:
-        page.keyboard.press("v")
-        page.locator("#limit").fill("20")
-        assert page.locator(".card").count() == sum(_judged().clean_prob[:12] <= 0.2)
-        width = "e => e.offsetWidth"
-        before = page.locator(".card >> nth=0").evaluate(width)
-        page.locator("#size").fill("20")
-        assert page.locator(".card >> nth=0").evaluate(width) > 1.5 * before
-        page.click("#tabs >> text=Duplicates (1)")
-        assert page.locator(".card .finding").all_text_contents() == ["near duplicate of 03.jpg"]
-        page.keyboard.press("Escape")
-        page.keyboard.press("x")
-        page.click("#tabs >> text=Outliers (1)")
-        assert _answers(page) == ["–"]
-        page.keyboard.press("k")
-        page.click("#tabs >> text=Labels (12)")
-        assert page.text_content("#count") == "0 of 12 answered"
-        page.keyboard.press("?")
-        assert page.is_visible("#keys") and "accept the suggested label" in page.text_content(
-            "#keys"
-        )
-        pages.assert_accessible(page)
-
-
 def test_the_page_goes_on_where_one_was(browser, page_of_review):
     with pages.opened(browser, page_of_review, size=pages.SIZES[1]) as page:
         for key in "kak":
@@ -375,7 +359,7 @@ def test_what_was_unknown_is_asked_again_when_a_class_is_added(browser, page_of_
         assert page.text_content("#again") == "Look again at the 2 images answered unknown"
         page.click("#again")
         assert page.locator(".card .name").all_text_contents() == ["00.jpg", "02.jpg"]
-        page.keyboard.press("5")
+        page.keyboard.press("7")
         assert page.locator(".card").count() == 1
         page.keyboard.press("v")
         page.select_option("#state", "all")
@@ -383,7 +367,7 @@ def test_what_was_unknown_is_asked_again_when_a_class_is_added(browser, page_of_
 
 
 @pytest.mark.parametrize("size", pages.SIZES)
-def test_a_session_at_every_size(browser, page_of_review, page_of_annotation, size):
+def test_a_session_at_every_size(browser, page_of_review, page_of_annotation, annotator, size):
     """By clicks alone: what every screen must allow, and what axe says of each state."""
     lines = 1 if size[0] > 1000 else 2
     with pages.opened(browser, page_of_review, size=size) as page:
@@ -395,12 +379,33 @@ def test_a_session_at_every_size(browser, page_of_review, page_of_annotation, si
         middles = page.locator(tools).evaluate_all(_MIDDLES)
         rows = sum(b - a > 12 for a, b in zip(sorted(middles), sorted(middles)[1:], strict=False))
         assert rows + 1 <= lines
+        hidden = page.locator("#answers").evaluate("e => e.scrollWidth - e.clientWidth")
+        assert hidden == 0 or lines == 2  # four further classes have room on a screen
         page.click("#fixed >> text=Keep")
         pages.wait_until(second, "document.querySelector('#count').textContent[0] === '1'")
         second.click(".card >> nth=11")
         second.click("#fixed >> text=Accept")
         second.close()
         pages.wait_until(page, "document.querySelector('#count').textContent[0] === '2'")
+        # By score, larger, and what else was found.
+        page.click("#view")
+        page.locator("#limit").fill("20")
+        assert page.locator(".card").count() == sum(_judged().clean_prob[:12] <= 0.2)
+        page.locator("#limit").fill("100")
+        width = "e => e.offsetWidth"
+        before = page.locator(".card >> nth=0").evaluate(width)
+        page.locator("#size").fill("20")
+        assert page.locator(".card >> nth=0").evaluate(width) > 1.5 * before
+        page.locator("#size").fill("10")
+        page.click("#view")
+        page.click("#tabs >> text=Duplicates (1)")
+        assert page.locator(".card .finding").all_text_contents() == ["near duplicate of 03.jpg"]
+        page.click("#fixed >> text=Exclude")
+        page.click("#tabs >> text=Outliers (1)")
+        assert _answers(page) == ["–"]
+        page.click("#fixed >> text=Keep")
+        page.click("#tabs >> text=Labels (12)")
+        assert page.text_content("#count") == "2 of 12 answered"
         # What is unanswered, by pair, all at once, and back as one.
         page.click("#view")
         page.select_option("#state", "unanswered")
@@ -416,11 +421,18 @@ def test_a_session_at_every_size(browser, page_of_review, page_of_annotation, si
         page.click("#view")
         # One at a time, from where the answers end; the next visit begins there.
         page.click("#one")
+        for _ in range(3):
+            page.click("#zoom_in")
+        assert page.locator("#frame").evaluate("e => e.scrollWidth > 2 * e.clientWidth")
         for name in ("Accept", "Unsure", "Exclude"):
             page.click(f"#fixed >> text={name}")
         page.click("#more")
         pages.assert_accessible(page)
         pages.assert_legible(page)
+        page.click("#help")
+        assert "accept the suggested label" in page.inner_text("#keys")
+        pages.assert_accessible(page, "#keys")
+        page.click("#close_keys")
         page.click("#more")
         page.wait_for_timeout(350)
         place = page.text_content("#single_place")
@@ -445,6 +457,12 @@ def test_a_session_at_every_size(browser, page_of_review, page_of_annotation, si
         page.click("#again")
         assert page.locator(".card .name").all_text_contents() == ["00.jpg"]
         pages.assert_accessible(page)
+        pages.downloaded(page, "#save", annotator.folder)
+    annotator.show_answers(0, Query(np.arange(6), {}), annotator.answers(0))
+    with Image.open(annotator.sheet(0)) as sheet:
+        captions = np.asarray(sheet.convert("RGB"), int)[-28:].reshape(28, 6, 100, 3)
+    redder = (captions[..., 0] - captions[..., 1]).sum((0, 2))
+    assert redder[0] > 0 > redder[1:].max()  # unknown is orange, lynx green
 
 
 _MIDDLES = "b => b.map((x) => x.getBoundingClientRect()).map((r) => r.top + r.height / 2)"
