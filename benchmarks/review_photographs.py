@@ -104,24 +104,26 @@ def keys(page: pathlib.Path, looks: str) -> None:
         pressed = ["Enter", *pressed]
     elif looks == "opens-each":
         pressed = [key for answer in pressed for key in ("Enter", "Escape", answer)]
-    with _page() as shown:
-        session = shown.context.new_cdp_session(shown)
-        session.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-        def spent() -> float:
-            metrics = session.send("Performance.getMetrics")["metrics"]
-            return next(one["value"] for one in metrics if one["name"] == "TaskDuration")
-
-        for _ in range(3):
+    for _ in range(3):
+        with _page() as shown:
+            session = shown.context.new_cdp_session(shown)
+            session.send("Performance.enable", {"timeDomain": "threadTicks"})
             shown.goto(page.resolve().as_uri())
-            shown.evaluate("localStorage.clear()")
-            shown.reload()
             shown.wait_for_timeout(800)
-            before = spent()
+            before = _spent(session)
             for key in pressed:
                 shown.keyboard.press(key)
             shown.wait_for_timeout(200)
-            print(f"{len(pressed)} keys, {spent() - before:.2f} s, {shown.text_content('#count')}")
+            seconds = _spent(session) - before
+            print(
+                f"{len(pressed)} keys, {seconds:.2f} s, {shown.text_content('#count')}", flush=True
+            )
+
+
+def _spent(session) -> float:
+    """Seconds of the main thread."""
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return next(one["value"] for one in metrics if one["name"] == "TaskDuration")
 
 
 def main() -> None:

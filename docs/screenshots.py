@@ -1,6 +1,7 @@
-"""Screenshots of the review page, for README and site: `python docs/screenshots.py RUN FOLDER`.
+"""Screenshots of the review page, for README and site: `python docs/screenshots.py RUN FOLDER KEYS`.
 
-RUN is the workdir of a run on photographs, FOLDER docs/figures. The tests run it on a small page.
+RUN is the workdir of a run on photographs, FOLDER docs/figures, KEYS the answers to its first
+photographs. The tests run it on a small page.
 """
 
 import pathlib
@@ -10,19 +11,20 @@ import sys
 SIZE = (1200, 720)
 
 
-def write(page: pathlib.Path, folder: pathlib.Path, browser) -> list[pathlib.Path]:
+def write(page: pathlib.Path, folder: pathlib.Path, keys: str, browser) -> list[pathlib.Path]:
     """Writes `review_page.png` and `review_one.png`, each after some answers.
 
     Args:
       page: `label_review.html`.
       folder: for the images.
+      keys: to press, one for each photograph.
       browser: of Playwright.
     """
     paths = [folder / "review_page.png", folder / "review_one.png"]
     context = browser.new_context(viewport=dict(zip(("width", "height"), SIZE, strict=True)))
     shown = context.new_page()
     shown.goto(page.resolve().as_uri())
-    for key in "aaaka":
+    for key in keys:
         shown.keyboard.press(key)
     shown.wait_for_timeout(300)
     shown.screenshot(path=paths[0])
@@ -42,13 +44,14 @@ def _shrink(path: pathlib.Path) -> None:
     small.save(path, optimize=True)
 
 
-def main(run: str, folder: str = "docs/figures") -> None:
+def main(run: str, folder: str, keys: str) -> None:
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for path in write(pathlib.Path(run) / "label_review.html", pathlib.Path(folder), browser):
+        page = pathlib.Path(run) / "label_review.html"
+        for path in write(page, pathlib.Path(folder), keys, browser):
             _shrink(path)
             print(path)
         browser.close()

@@ -9,7 +9,7 @@ import pages
 import pytest
 
 SITE = pathlib.Path(__file__).parents[1] / "site"
-LOOKED_AT = ("", "which_method/", "review_photographs/", "api/losses/")
+LOOKED_AT = ("", "review_photographs/", "api/losses/")
 
 pytestmark = pytest.mark.skipif(
     not (SITE / "index.html").exists(), reason="python -m zensical build --strict --clean"

@@ -492,7 +492,7 @@ def test_the_screenshots_of_the_documentation_are_made(browser, page_of_review, 
     spec = importlib.util.spec_from_file_location("screenshots", path)
     screenshots = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(screenshots)
-    written = screenshots.write(page_of_review, tmp_path, browser)
+    written = screenshots.write(page_of_review, tmp_path, "aaaka", browser)
     committed = path.parent / "figures"
     for image in written:
         with Image.open(image) as new, Image.open(committed / image.name) as old:
