@@ -5,14 +5,13 @@ r"""The path of docs/review_photographs.md, with a script in the person's place.
     (the page's first command, with --config.dataset.path=DIR/photos)
     python benchmarks/review_photographs.py answer --run=runs/mine --truth=DIR/truth.csv
     (the page's third commands)
-    python -m jaxrobust predict runs/mine/classifier DIR/more --out=mine.csv
     python benchmarks/review_photographs.py keys --page=label_review.html --looks=grid
 
 `photos` takes 40 photographs of each of six animals, with the first human label of CIFAR-10N, for
-training, 10 for testing, and 100 further ones into `more/CLASS`. `answer` presses a key for each
-label that looks wrong, in the page of `jaxrobust review`, and answers the truth. `keys` presses the
-keys of a hundred decisions on a page of 100 labels or more, which may be one of an older version,
-and counts the processor time of the page's main thread.
+training, and 10 for testing. `answer` presses a key for each label that the page of `jaxrobust
+review` asks about, and answers the truth. `keys` presses the keys of a hundred decisions on a page
+of 100 labels or more, which may be one of an older version, and counts the processor time of the
+page's main thread.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from jaxrobust.data.noise import read_cifarn_labels
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 CLASSES = ("airplane", "automobile", *ANIMALS, "ship", "truck")
-NUM_TRAIN, NUM_TEST, NUM_MORE = 40, 10, 100
+NUM_TRAIN, NUM_TEST = 40, 10
 SHARES = {"k": 45, "a": 40, "2": 10, "u": 5}
 
 
@@ -49,9 +48,9 @@ def photos(cifar10: pathlib.Path, human: pathlib.Path, out: pathlib.Path) -> Non
         for n, label in is_taken[:NUM_TRAIN]:
             truth.append([f"train/{label}/{name[:2]}{n:04}.jpg", name])
             _copy(cifar10 / "train" / name / f"{n:04}.jpg", out / "photos" / truth[-1][0])
-        for n in range(NUM_TEST + NUM_MORE):
-            part = "photos/test" if n < NUM_TEST else "more"
-            _copy(cifar10 / "test" / name / f"{n:04}.jpg", out / part / name / f"{n:04}.jpg")
+        for n in range(NUM_TEST):
+            file = f"test/{name}/{n:04}.jpg"
+            _copy(cifar10 / file, out / "photos" / file)
     with (out / "truth.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file", "class"], *truth])
     wrong = sum(file.split("/")[1] != name for file, name in truth)
@@ -93,7 +92,7 @@ def answer(run: pathlib.Path, truth: pathlib.Path) -> None:
         print(page.text_content("#count"))
         server.send_signal(signal.SIGINT)
     wrong = sum(true[row[1]] != row[2] for row in rows)
-    print(f"{wrong} of the {len(rows)} that look wrong are wrong")
+    print(f"{wrong} of the {len(rows)} are wrong")
 
 
 def keys(page: pathlib.Path, looks: str) -> None:

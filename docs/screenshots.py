@@ -1,4 +1,4 @@
-"""Screenshots of the review page, for README and site: `python docs/screenshots.py RUN FOLDER KEYS`.
+"""Screenshots of the review page for README: `python docs/screenshots.py RUN FOLDER KEYS`.
 
 RUN is the workdir of a run on photographs, FOLDER docs/figures, KEYS the answers to its first
 photographs. The tests run it on a small page.

@@ -10,6 +10,8 @@ PROBABILITIES = "Probabilities of any classifier: `find_label_issues(pred_probs=
 LABELS = "Photographs, frozen features: wrong labels"
 ANNOTATION = "Photographs, frozen features: annotation"
 E2OAL = "E2OAL on photographs' features"
+REVIEW = "A person's review of photographs"
+_SECONDS = "s of processor time"
 
 # Page, start of the line or cell, and the cells whose numbers follow there in this order:
 # section, table, row, column.
@@ -51,6 +53,28 @@ QUOTED = [
         [(E2OAL, 1, 6, "last, ahead of random")],
     ),
     ("docs/which_method.md", "six kinds of wrong labels out of six, ", [(LABELS, 1, 15, "F1")]),
+    ("docs/review_photographs.md", "train, list the labels | ", [(REVIEW, 3, 1, _SECONDS)]),
+    ("docs/review_photographs.md", "again on what was decided | ", [(REVIEW, 3, 2, _SECONDS)]),
+    (
+        "docs/review_photographs.md",
+        "the clean table | ",
+        [(REVIEW, 3, row, _SECONDS) for row in (3, 4)],
+    ),
+    (
+        "docs/review_photographs.md",
+        "wrong ones among these: ",
+        [(REVIEW, 1, 1, column) for column in ("wrong", "asked about", "wrong among them")],
+    ),
+    (
+        "docs/review_photographs.md",
+        "photographs before\nand after: ",
+        [(REVIEW, 2, row, "accuracy, last 10 epochs") for row in (1, 2)],
+    ),
+    (
+        "docs/review_photographs.md",
+        "by keys before and now: ",
+        [(REVIEW, 4, 2, f"keys {when}") for when in ("before", "now")],
+    ),
     ("docs/which_method.md", "with 40 % wrong human labels and ", [(LABELS, 1, 1, "F1")]),
 ]
 
