@@ -8,8 +8,11 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import pathlib
+import resource
 import struct
+import sys
 import tarfile
 import zipfile
 
@@ -202,3 +205,29 @@ def test_what_is_whole_is_read(tmp_path):
         expected = np.arange(12, dtype=np.float32).reshape(6, 2)
         np.testing.assert_array_equal(array_files.open_arrays(path)["features"], expected)
         np.testing.assert_array_equal(array_files.decoded(path.read_bytes())["features"], expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_what_a_process_may_not_map_is_refused_in_one_sentence(suffix, tmp_path, monkeypatch):
+    path, rows = tmp_path / f"large{suffix}", 900_000_000
+    start, end = _header((rows,)), b""
+    if suffix == ".npz":  # of one array, as long as it says
+        size = struct.pack("<II", *2 * [len(start) + 4 * rows])
+        content = _patched(_zip(start, compression=zipfile.ZIP_STORED), (20, 18, size))
+        directory = content.index(b"PK\x01\x02")
+        start, end = content[:directory], bytearray(content[directory:])
+        end[-6:-2] = struct.pack("<I", len(start) + 4 * rows)
+    with path.open("wb") as file:  # almost all of it a hole
+        file.write(start)
+        file.truncate(len(start) + 4 * rows)
+        file.seek(0, os.SEEK_END)
+        file.write(end)
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"takes 3\.4 GiB, more than this process may map"):
+            array_files.open_arrays(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)

@@ -4,6 +4,7 @@ Arrays are mapped into memory where the file allows. The checksum that every `.n
 its arrays is compared for those that are mapped, too.
 """
 
+import errno
 import functools
 import io
 import mmap
@@ -39,6 +40,11 @@ def open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     except DataError:
         raise
     except Exception as error:  # NumPy, zipfile and each codec raise types of their own
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise DataError(
+                f"{path} takes {path.stat().st_size / 2**30:,.1f} GiB, more than this process may "
+                "map into memory (ulimit -v); raise that limit, or use a smaller file."
+            ) from None
         raise DataError(
             f"{path} cannot be read as arrays of numbers and text ({_reason(error)}): write it "
             "again with numpy.save, numpy.savez or python -m jaxrobust.embed."

@@ -156,7 +156,7 @@ class _ArrayUnpickler(GuardedUnpickler):
         if isinstance(made, np.dtype):
             _, order, *rest = state
             version, _, *own = made.__reduce__()[2]
-            if rest != own:
+            if rest != own or order not in ("<", ">", "|", "="):
                 raise pickle.UnpicklingError("it holds a forged dtype")
             made.__setstate__((version, order, *own))
         elif isinstance(made, np.ndarray):

@@ -135,7 +135,8 @@ def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
         if pixels.dtype != np.uint8 or pixels.shape != (labels.size, 3072) or not are_classes:
             raise DataError(
                 f"{name} of {path} holds {pixels.dtype} {list(pixels.shape)} for {labels.dtype} "
-                f"labels {list(labels.shape)}; a CIFAR batch holds 3072 uint8 values for each. Download it again."
+                f"labels {list(labels.shape)}; a CIFAR batch holds 3072 uint8 values for each. "
+                "Download it again."
             )
         batches.append((_planes_to_images(pixels), labels))
     key = prefix + "label_names"

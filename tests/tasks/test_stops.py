@@ -15,12 +15,12 @@ from jaxrobust.recipes.parse import parse
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")
 
 SETTINGS = {
-    # No batch is full when the labels are divided, so they are not.
+    # Divided, fewer labels than a batch would be on one side, so they are not.
     "dpc, undivided": {
-        "dataset.max_train": 80,
+        "dataset.max_train": 110,
         "dataset.max_test": 20,
         "num_epochs": 2,
-        "batch_size": 40,
+        "batch_size": 54,
         "dpc.warm_up": 1,
     },
     "dpc": {
