@@ -51,6 +51,13 @@ def _zip(content=GOOD, name="features.npy", compression=zipfile.ZIP_DEFLATED):
     return file.getvalue()
 
 
+def _zip_of_two():
+    file = io.BytesIO(_zip())
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("features.npy", GOOD)
+    return file.getvalue()
+
+
 def _patched(content, *changes):
     """A zip of one member, with fields of both of its headers overwritten.
 
@@ -98,6 +105,9 @@ ARCHIVES = {
     "2 ** 70 in a header": (".npz", _zip(_header((2**35, 2**35)))),
     "negative shape": (".npz", _zip(_header((-1, 4), body=bytes(16)))),
     "size of a member that lies": (".npz", _patched(_zip(), (24, 22, b"\xf0\xff\xff\xff"))),
+    "two of one name": (".npz", _zip_of_two()),
+    "items without a type": (".npz", _zip(_header((4,), "|V8", bytes(32)))),
+    "a header of brackets": (".npz", _zip(_header("(" * 3000 + ")" * 3000))),
     "bomb": (".npz", _zip(_header((60_000_000,), "|u1", bytes(60_000_000)))),
     "Python objects": (".npz", _zip(_npy(np.array([{}], object)))),
     "code for a header": (".npz", _zip(_header("__import__('os').abort()"))),
@@ -187,6 +197,14 @@ def test_every_command_answers_every_archive_in_one_line(command, archives, tmp_
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("jaxrobust: ") and path.name in line
     assert not list(tmp_path.iterdir())
+
+
+def test_names_of_arrays_are_shown_in_one_short_line(tmp_path, capsys):
+    path = tmp_path / "a.npz"
+    path.write_bytes(_zip(name="fea\ntures\x1b[31m" + "x" * 5000 + ".npy"))
+    assert cli.main(["find-label-issues", str(path), f"--out={tmp_path / 'out.csv'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fea\\ntures\\u001b" in line and len(line) < 400
 
 
 def test_a_label_of_thirty_digits_is_named_by_its_line(tmp_path, capsys):

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxrobust.data import guards
+from jaxrobust.data import guards, names
 from jaxrobust.errors import DataError
 
 _BLOCK = 1 << 24  # bytes that are read at a time
@@ -35,8 +35,7 @@ def open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             return {"features": _mapped_file(path)}
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-                return {_stem(member): _array(archive, member, path) for member in members}
+                return _arrays(archive, path)
     except DataError:
         raise
     except Exception as error:  # NumPy, zipfile and each codec raise types of their own
@@ -77,17 +76,24 @@ def decoded(content: bytes) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {_stem(member): _array(archive, member, None) for member in archive.infolist()}
+            return _arrays(archive, None)
     except Exception as error:  # as above
         raise ValueError(_reason(error)) from None
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return names.escaped((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
 def _stem(member: zipfile.ZipInfo) -> str:
     return member.filename.removesuffix(_NAME)
+
+
+def _arrays(archive: zipfile.ZipFile, path: pathlib.Path | None) -> dict[str, np.ndarray]:
+    members = archive.infolist()
+    if len(set(map(_stem, members))) < len(members):
+        raise ValueError("it holds two arrays of one name")
+    return {_stem(member): _array(archive, member, path) for member in members}
 
 
 def _array(
@@ -145,6 +151,8 @@ def _header(file: IO[bytes]) -> tuple[Any, ...]:
         raise ValueError("it holds records, not numbers or text")
     if header[2].hasobject:
         raise ValueError("it holds Python objects")
+    if header[2].kind == "V":
+        raise ValueError("it holds records, not numbers or text")
     return header
 
 
