@@ -8,8 +8,11 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import pathlib
+import resource
 import struct
+import sys
 import tarfile
 import zipfile
 
@@ -45,6 +48,13 @@ def _zip(content=GOOD, name="features.npy", compression=zipfile.ZIP_DEFLATED):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr(name, content)
+    return file.getvalue()
+
+
+def _zip_of_two():
+    file = io.BytesIO(_zip())
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("features.npy", GOOD)
     return file.getvalue()
 
 
@@ -95,6 +105,9 @@ ARCHIVES = {
     "2 ** 70 in a header": (".npz", _zip(_header((2**35, 2**35)))),
     "negative shape": (".npz", _zip(_header((-1, 4), body=bytes(16)))),
     "size of a member that lies": (".npz", _patched(_zip(), (24, 22, b"\xf0\xff\xff\xff"))),
+    "two of one name": (".npz", _zip_of_two()),
+    "items without a type": (".npz", _zip(_header((4,), "|V8", bytes(32)))),
+    "a header of brackets": (".npz", _zip(_header("(" * 3000 + ")" * 3000))),
     "bomb": (".npz", _zip(_header((60_000_000,), "|u1", bytes(60_000_000)))),
     "Python objects": (".npz", _zip(_npy(np.array([{}], object)))),
     "code for a header": (".npz", _zip(_header("__import__('os').abort()"))),
@@ -186,6 +199,14 @@ def test_every_command_answers_every_archive_in_one_line(command, archives, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_names_of_arrays_are_shown_in_one_short_line(tmp_path, capsys):
+    path = tmp_path / "a.npz"
+    path.write_bytes(_zip(name="fea\ntures\x1b[31m" + "x" * 5000 + ".npy"))
+    assert cli.main(["find-label-issues", str(path), f"--out={tmp_path / 'out.csv'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fea\\ntures\\u001b" in line and len(line) < 400
+
+
 def test_a_label_of_thirty_digits_is_named_by_its_line(tmp_path, capsys):
     np.save(tmp_path / "features.npy", np.zeros((3, 2), np.float32))
     labels = tmp_path / "labels.csv"
@@ -202,3 +223,29 @@ def test_what_is_whole_is_read(tmp_path):
         expected = np.arange(12, dtype=np.float32).reshape(6, 2)
         np.testing.assert_array_equal(array_files.open_arrays(path)["features"], expected)
         np.testing.assert_array_equal(array_files.decoded(path.read_bytes())["features"], expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_what_a_process_may_not_map_is_refused_in_one_sentence(suffix, tmp_path, monkeypatch):
+    path, rows = tmp_path / f"large{suffix}", 900_000_000
+    start, end = _header((rows,)), b""
+    if suffix == ".npz":  # of one array, as long as it says
+        size = struct.pack("<II", *2 * [len(start) + 4 * rows])
+        content = _patched(_zip(start, compression=zipfile.ZIP_STORED), (20, 18, size))
+        directory = content.index(b"PK\x01\x02")
+        start, end = content[:directory], bytearray(content[directory:])
+        end[-6:-2] = struct.pack("<I", len(start) + 4 * rows)
+    with path.open("wb") as file:  # almost all of it a hole
+        file.write(start)
+        file.truncate(len(start) + 4 * rows)
+        file.seek(0, os.SEEK_END)
+        file.write(end)
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"takes 3\.4 GiB, more than this process may map"):
+            array_files.open_arrays(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)

@@ -4,6 +4,7 @@ A new place, file or command is a line of a table.
 """
 
 import io
+import json
 import os
 import pathlib
 import socket
@@ -192,13 +193,32 @@ def test_unusual_pictures_are_read(picture):
 # ----------------------------------------------------------------------- headers and recipes
 
 
-def test_a_nested_header_is_a_sentence(tmp_path):
-    header = b'{"a":' * 100_000
+def _header_of(**offsets):
+    entry = {"dtype": "F32", "shape": [2]}
+    return json.dumps(
+        {n: {**entry, "data_offsets": where} for n, where in offsets.items()}
+    ).encode()
+
+
+# Name -> (length that the file says its header has, header, words of the sentence).
+HEADERS = {
+    "nested": (500_000, b'{"a":' * 100_000, "nested too deeply"),
+    "longer than its file": (1 << 63, b"{}", "its header is cut short"),
+    "the same bytes again": (None, _header_of(a=[0, 8], b=[0, 8]), "b does not begin where"),
+    "overlapping": (None, _header_of(a=[0, 8], b=[4, 12]), "b does not begin where"),
+    "of its own header": (None, _header_of(a=[-8, 0]), "a does not begin where"),
+    "with a hole": (None, _header_of(a=[8, 16]), "a does not begin where"),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_that_lies_is_a_sentence(header, tmp_path):
+    length, text, words = HEADERS[header]
     path = tmp_path / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(UserError, match="nested too deeply"):
+    path.write_bytes(struct.pack("<Q", length or len(text)) + text + bytes(16))
+    with pytest.raises(UserError, match=words):
         torch_files.read_checkpoint(path)
-    with pytest.raises(ValueError, match="nested too deeply"):
+    with pytest.raises(ValueError, match=words):
         safetensors_file.decoded(path.read_bytes())
 
 

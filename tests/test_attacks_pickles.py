@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.commands import cli
-from jaxrobust.data import guards, noise, readers
+from jaxrobust.data import guards, noise, pickles, readers
 from jaxrobust.errors import UserError
 from jaxrobust.models import torch_files
 
@@ -41,6 +41,76 @@ class _Call:
     def __reduce__(self):
         return os.system, ("touch ran",)
 
+
+def _value(value):
+    """The opcodes that put a value on the stack."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def _bytes(content):
+    return b"B" + struct.pack("<I", len(content)) + content
+
+
+def _dtype(code="u1", state=None):
+    made = b"cnumpy\ndtype\n(" + _value(code) + b"\x89\x88tR"
+    return made if state is None else made + state + b"b"
+
+
+PLAIN = (None, None, None, -1, -1, 0)  # what NumPy says of a dtype of numbers
+_EMPTY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+
+
+def _filled(shape, dtype, content):
+    """Gives an array on the stack a shape, a dtype and bytes."""
+    return b"(K\x01" + _value(shape) + dtype + b"\x89" + content + b"tb"
+
+
+def _buffer(content, dtype, shape):
+    return b"cnumpy.core.numeric\n_frombuffer\n(" + content + dtype + _value(shape) + b"U\x01CtR"
+
+
+POINTERS = _dtype("O8", _value((3, "|", *PLAIN)))  # without the flag that they are pointers
+BEYOND = b"(K\x03U\x01|N" + _value(("a",)) + b"}U\x01a" + _dtype("f8") + b"J"
+BEYOND += struct.pack("<i", 1 << 30) + b"\x86sK\x08K\x01K\x00t"
+MILLION = b"X" + struct.pack("<I", 10**6) + b"x" * 10**6
+
+# Pickles of arrays, which no other reader than those of arrays gets as far as to refuse.
+ARRAYS = {
+    "pointers": _EMPTY + _filled((4,), POINTERS, _bytes(b"A" * 32)),
+    "pointers in a buffer": _buffer(_bytes(b"A" * 32), POINTERS, (4,)),
+    "a field beyond its item": _EMPTY + _filled((4,), _dtype("V8", BEYOND), _bytes(b"A" * 32)),
+    "text of other sizes": _EMPTY
+    + _filled((4,), _dtype("U8", _value((3, "<", None, None, None, 3, 1, 8))), _bytes(b"A" * 12)),
+    "empty texts, 2 ** 50 of them": _EMPTY + _filled((1 << 50,), _dtype("S0"), _bytes(b"")),
+    "a forged size": _dtype("u1", _value((3, "|", None, None, None, 1 << 30, 1, 0))),
+    "forged flags": _dtype("u1", _value((3, "|", None, None, None, -1, -1, 63))),
+    "an unknown order": _dtype("i8", _value((3, "x", *PLAIN))),
+    "Python objects": _EMPTY + _filled((2,), _dtype("O8"), _value([1, 2])),
+    "a list of bytes": _EMPTY + _filled((2,), _dtype(), _value([1, 2])),
+    "a negative shape": _EMPTY + _filled((-4, -8), _dtype(), _bytes(b"A" * 32)),
+    "an array of 2 ** 33": b"cnumpy\nndarray\n" + _value((1 << 33,)) + b"\x85R",
+    "a new array of 2 ** 33": b"cnumpy\nndarray\n" + _value((1 << 33,)) + b"\x85\x81",
+    "filled twice": _EMPTY + 2 * _filled((4,), _dtype(), _bytes(b"A" * 4)),
+    "a buffer of an array": _buffer(
+        _EMPTY + _filled((4,), _dtype(), _bytes(b"A" * 4)), _dtype(), (4,)
+    ),
+    "the same bytes again and again": MILLION
+    + b"q\x010c_codecs\nencode\nq\x020]("
+    + b"h\x02h\x01U\x01a\x86R" * 3000
+    + b"e",
+    "the same array again and again": MILLION
+    + b"q\x010"
+    + _dtype()
+    + b"q\x020]("
+    + (_EMPTY + _filled((10**6,), b"h\x02", b"h\x01")) * 3000
+    + b"e",
+    "labels of 2 ** 50": b"}("
+    + b"".join(map(_value, ("data", 3, "filenames", 3)))
+    + b"".join(_value(name) + _nested(50)[3:] for name in ("labels", "fine_labels", "aggre_label"))
+    + b"u",
+    "data of 2 ** 50": b"}(" + _value("data") + _nested(50)[3:] + _value("labels") + b"]u",
+    "an argument for good": b"c_codecs\nencode\nN}" + _value("__defaults__") + b")s\x86b",
+}
 
 # Name -> content. None of them may run anything, or hold the reader up.
 PICKLES = {
@@ -82,6 +152,7 @@ PICKLES = {
     "a mark alone": b"(.",
     "empty": b"",
     "no pickle": b"<html>404</html>",
+    **{name: b"\x80\x02" + content + b"." for name, content in ARRAYS.items()},
 }
 
 
@@ -181,8 +252,74 @@ def _overridden(name):
 
 
 FLOATS = np.arange(4, dtype=np.float32).tobytes()
+# The last of four numbers, four times; then as if those four lay one behind the other.
+LAST_FOUR_TIMES = _tensor((4,), (0,), offset=3)[3:-2].removeprefix(_text("w"))
+STORAGE = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu")
+SMALL_NUMBERS = b"ctorch._utils\n_rebuild_tensor_v2\n((" + _text("storage")
+SMALL_NUMBERS += b"ctorch\nByteStorage\n" + _text("0") + _text("cpu") + b"K\x10tQ"
+
+
+def _forged(storage, offset, shape, strides):
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + offset + shape + strides
+    return b"\x80\x04}" + _text("w") + call + b"\x89}tRs."
+
+
 # Name -> (content, words of the sentence).
 TORCH = {
+    "a tensor of a tensor": (
+        _zip_of(
+            data_pkl=_forged(LAST_FOUR_TIMES, b"K\x00", b"K\x04\x85", b"K\x01\x85"), data_0=FLOATS
+        ),
+        "forged tensor",
+    ),
+    "a shape that overflows": (
+        _zip_of(
+            data_pkl=_forged(
+                STORAGE + b"K\x04tQ",
+                b"K\x00",
+                SMALL_NUMBERS + b"K\x00K\x01\x85K\x01\x85\x89}tR",
+                b"K\x64\x85",
+            ),
+            data_0=FLOATS,
+        ),
+        "forged tensor",
+    ),
+    "a tensor of 10,000 axes": (
+        _zip_of(
+            data_pkl=_forged(STORAGE + b"K\x04tQ", b"K\x00", *2 * [_value((1,) * 10_000)]),
+            data_0=FLOATS,
+        ),
+        "forged tensor",
+    ),
+    "a storage named by 2 ** 200": (
+        _zip_of(
+            data_pkl=b"\x80\x04("
+            + _text("storage")
+            + b"ctorch\nFloatStorage\n"
+            + _nested(200)[3:]
+            + _text("cpu")
+            + b"K\x04tQ."
+        ),
+        "no state dict does",
+    ),
+    "a storage of the type 2 ** 200": (
+        _zip_of(
+            data_pkl=b"\x80\x04("
+            + _text("storage")
+            + _nested(200)[3:]
+            + _text("0")
+            + _text("cpu")
+            + b"K\x04tQ."
+        ),
+        "no state dict does",
+    ),
+    "storages before 1.6 named by 2 ** 200": (
+        b"".join(pickle.dumps(part, 2) for part in (torch_files._MAGIC, 1001, {}, {}))
+        + b"\x80\x02]"
+        + _nested(200)[3:]
+        + b"a.",
+        "a storage without a name",
+    ),
     "a storage that is missing": (_zip_of(data_pkl=_tensor((4,), (1,))), "no item named"),
     "a storage cut short": (_zip_of(data_pkl=_tensor((4,), (1,)), data_0=FLOATS[:6]), "buffer"),
     "a storage of 2 ** 31": (
@@ -234,3 +371,11 @@ def test_every_hostile_pytorch_file_is_refused_in_one_line(case, tmp_path, capsy
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("jaxrobust: ") and words in line and len(line) < 900
     assert [p.name for p in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_a_pickle_of_more_parts_than_memory_holds_is_refused(tmp_path, monkeypatch):
+    """An empty dict is a byte of the file, which an archive keeps a thousand of in one."""
+    monkeypatch.setattr(pickles, "_MOST_OPERATIONS", 1000)
+    for reader in READERS.values():
+        with pytest.raises(UserError, match="it has more than 1,000 parts"):
+            reader(b"\x80\x02](" + b"}" * 2000 + b"e.", tmp_path)

@@ -39,6 +39,7 @@ _DIVIDING = ("dpc", "dividemix")  # methods that divide the examples
 _LARGE_BATCHES_FROM, _DIVIDED_BATCH = 1500, 128  # of these methods
 _BLDR_BATCH = 64  # the smallest
 _USUAL_WIDTH = 64  # features from which on the recipes' learning rate is large enough
+_WIDTH_OF_PHOTOGRAPHS = 1280  # of the features that DPC's recipe was made on
 
 _programs: collections.OrderedDict[Any, Programs] = collections.OrderedDict()
 _lock = threading.RLock()
@@ -197,12 +198,15 @@ def fit_to_size(
 
     The squared length of D standardised features is D, and so is the speed at which a linear head
     learns: below 64 features the learning rate is multiplied by 64 / D, and the weight decay
-    divided by it, so that the heads reach the logits that they would reach on 64.
+    divided by it, so that the heads reach the logits that they would reach on 64. The few steps of
+    DPC on up to 1,500 examples need (1,280 / D)^(1/2) where that is more.
     """
     num_examples, is_features = len(inputs), inputs.ndim == 3
     sizes: dict[str, Any] = {"batch_size": batch_size_for(num_examples, config.batch_size)}
     if is_features:
         narrow = max(_USUAL_WIDTH / inputs.shape[-1], 1.0)
+        if config.method in _DIVIDING and num_examples < _LARGE_BATCHES_FROM:
+            narrow = max(narrow, (_WIDTH_OF_PHOTOGRAPHS / inputs.shape[-1]) ** 0.5)
         sizes["optimizer.learning_rate"] = config.optimizer.learning_rate * narrow
         sizes["optimizer.weight_decay"] = config.optimizer.weight_decay / narrow
     if is_features and config.method in _DIVIDING:

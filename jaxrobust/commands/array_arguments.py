@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrobust.data.array_files import names_in, open_arrays
+from jaxrobust.data.names import escaped
 from jaxrobust.errors import UserError
 
 FEATURES_HELP = ".npz or .npy file [N, D] or [N, V, D], such as of jaxrobust embed"
@@ -33,7 +34,7 @@ def features(path: pathlib.Path) -> np.ndarray:
     arrays = open_arrays(path)
     if "features" not in arrays:
         raise UserError(
-            f"{path} holds no array 'features' or 'pred_probs', only {', '.join(arrays)}; name a "
+            f"{path} holds no array 'features' or 'pred_probs', only {_listed(arrays)}; name a "
             "file of one by --features= or --pred-probs=."
         )
     return arrays["features"]
@@ -50,9 +51,13 @@ def holds(path: pathlib.Path, name: str) -> bool:
 def named(arrays: dict[str, np.ndarray], path: pathlib.Path, name: str) -> np.ndarray:
     if name not in arrays:
         raise UserError(
-            f"{path} holds no array {name!r}, only {', '.join(arrays)}; save it by that name."
+            f"{path} holds no array {name!r}, only {_listed(arrays)}; save it by that name."
         )
     return arrays[name]
+
+
+def _listed(arrays: dict[str, np.ndarray]) -> str:
+    return ", ".join(escaped(name)[:80] for name in list(arrays)[:10]) or "none"
 
 
 def check_exists(path: pathlib.Path) -> None:

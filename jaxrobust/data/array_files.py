@@ -4,6 +4,7 @@ Arrays are mapped into memory where the file allows. The checksum that every `.n
 its arrays is compared for those that are mapped, too.
 """
 
+import errno
 import functools
 import io
 import mmap
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxrobust.data import guards
+from jaxrobust.data import guards, names
 from jaxrobust.errors import DataError
 
 _BLOCK = 1 << 24  # bytes that are read at a time
@@ -34,11 +35,15 @@ def open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             return {"features": _mapped_file(path)}
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-                return {_stem(member): _array(archive, member, path) for member in members}
+                return _arrays(archive, path)
     except DataError:
         raise
     except Exception as error:  # NumPy, zipfile and each codec raise types of their own
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise DataError(
+                f"{path} takes {path.stat().st_size / 2**30:,.1f} GiB, more than this process may "
+                "map into memory (ulimit -v); raise that limit, or use a smaller file."
+            ) from None
         raise DataError(
             f"{path} cannot be read as arrays of numbers and text ({_reason(error)}): write it "
             "again with numpy.save, numpy.savez or python -m jaxrobust.embed."
@@ -71,17 +76,24 @@ def decoded(content: bytes) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {_stem(member): _array(archive, member, None) for member in archive.infolist()}
+            return _arrays(archive, None)
     except Exception as error:  # as above
         raise ValueError(_reason(error)) from None
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return names.escaped((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
 def _stem(member: zipfile.ZipInfo) -> str:
     return member.filename.removesuffix(_NAME)
+
+
+def _arrays(archive: zipfile.ZipFile, path: pathlib.Path | None) -> dict[str, np.ndarray]:
+    members = archive.infolist()
+    if len(set(map(_stem, members))) < len(members):
+        raise ValueError("it holds two arrays of one name")
+    return {_stem(member): _array(archive, member, path) for member in members}
 
 
 def _array(
@@ -139,6 +151,8 @@ def _header(file: IO[bytes]) -> tuple[Any, ...]:
         raise ValueError("it holds records, not numbers or text")
     if header[2].hasobject:
         raise ValueError("it holds Python objects")
+    if header[2].kind == "V":
+        raise ValueError("it holds records, not numbers or text")
     return header
 
 

@@ -15,7 +15,8 @@ import zipfile
 
 import numpy as np
 
-from jaxrobust.data.readers import DAMAGED, unpickle_arrays
+from jaxrobust.data.pickles import unpickle_arrays
+from jaxrobust.data.readers import DAMAGED
 from jaxrobust.errors import DataError, unknown_name
 
 # Names of label sets in configs and papers -> keys of the published files.
@@ -372,10 +373,11 @@ def _cifarn_labels(record: dict, key: str, path: str | os.PathLike) -> np.ndarra
         or not np.issubdtype(labels.dtype, np.integer)
         or labels.shape != (_NUM_CIFAR_LABELS,)
     ):
-        shape = np.shape(labels)
+        kind = type(labels).__name__
+        if isinstance(labels, np.ndarray):
+            kind = f"{labels.dtype} {list(labels.shape)}"
         raise DataError(
-            f"{found} of {path} must be {_NUM_CIFAR_LABELS} integers in one array, but has shape "
-            f"{shape} and type {getattr(labels, 'dtype', type(labels).__name__)}."
+            f"{found} of {path} must be {_NUM_CIFAR_LABELS} integers in one array, but is {kind}."
         )
     return labels.astype(np.int32)
 

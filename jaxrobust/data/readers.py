@@ -10,16 +10,15 @@ import io
 import lzma
 import math
 import pathlib
-import pickle
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxrobust.data import guards, names
+from jaxrobust.data import guards
+from jaxrobust.data.pickles import unpickle_arrays
 from jaxrobust.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -111,100 +110,6 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-# The functions that NumPy's own pickles name to rebuild an array: old protocols, protocol 5.
-_reconstruct = np.empty(0).__reduce__()[0]
-_frombuffer = np.empty(0).__reduce_ex__(5)[0]
-
-_ADMITTED_IN_PICKLES = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    # How Python 3 writes bytes in pickles that Python 2 can read: always as Latin-1 text.
-    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
-}
-
-
-class GuardedUnpickler(pickle._Unpickler):
-    """Admits plain containers and, by name, what it is given; refuses every other name.
-
-    It is the one in Python, whose memo is a dict: the one in C allocates as many entries as a file
-    asks for. Nor is anything else allocated before it was read, and no key is hashed that may
-    be a tuple of tuples, twice as many with each level.
-
-    Args:
-      file: positioned at the pickle.
-      admitted: (module, name) -> what is meant.
-    """
-
-    dispatch = {  # noqa: RUF012
-        code: function
-        for code, function in pickle._Unpickler.dispatch.items()
-        if code not in (pickle.NEXT_BUFFER[0], pickle.ADDITEMS[0], pickle.FROZENSET[0])
-    }
-
-    def __init__(self, file: io.BytesIO, admitted: Mapping[tuple[str, str], Any]):
-        super().__init__(file, encoding="latin1")  # text of Python 2
-        self.admitted = dict(admitted)
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.admitted[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
-
-    def _set_item(self: Any) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self.stack[-1][plain_key(key)] = value
-
-    def _set_items(self: Any) -> None:
-        items = self.pop_mark()
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            self.stack[-1][plain_key(key)] = value
-
-    def _byte_array(self: Any) -> None:
-        (size,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(size)))
-
-    dispatch[pickle.SETITEM[0]] = _set_item
-    dispatch[pickle.SETITEMS[0]] = _set_items
-    dispatch[pickle.BYTEARRAY8[0]] = _byte_array
-
-
-def plain_key(key: Any) -> Any:
-    """The key of a dict in a pickle.
-
-    Raises:
-      UnpicklingError: if it is a tuple.
-    """
-    if isinstance(key, tuple):
-        raise pickle.UnpicklingError("it has a key that is neither text nor a number")
-    return key
-
-
-def reason(error: Exception) -> str:
-    """Why a file could not be read, in a line: what an error says may come from the file."""
-    return names.escaped(str(error) or type(error).__name__)[:200]
-
-
-def unpickle_arrays(content: bytes, source: str) -> object:
-    """Reads a pickle of NumPy arrays in builtin containers, and refuses any other.
-
-    Raises:
-      DataError: the pickle is damaged, or names a class or function beyond NumPy arrays.
-    """
-    try:
-        return GuardedUnpickler(io.BytesIO(content), _ADMITTED_IN_PICKLES).load()
-    except Exception as error:  # a hostile or damaged pickle can raise anything
-        raise DataError(
-            f"Refused to unpickle {source}: {reason(error)}. Only NumPy arrays in plain containers "
-            "are read, because any other pickle can run code; download the file again from its "
-            "official page."
-        ) from error
-
-
 def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
     """CIFAR's python version, archive or unpacked folder.
 
@@ -222,14 +127,16 @@ def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
     batches = []
     for name in names:
         data, labels = _unpickled(files[name], f"{name} of {path}", "data", prefix + "labels")
-        try:
-            pixels, labels = np.asarray(data), np.asarray(labels)
-        except ValueError:  # lists of several lengths
-            raise DataError(f"{name} of {path} holds no arrays. Download it again.") from None
-        if pixels.dtype != np.uint8 or pixels.shape != (labels.size, 3072):
+        is_list = isinstance(labels, list) and all(type(label) is int for label in labels)
+        if not isinstance(data, np.ndarray) or not (is_list or isinstance(labels, np.ndarray)):
+            raise DataError(f"{name} of {path} holds no arrays. Download it again.")
+        pixels, labels = data, np.asarray(labels)
+        are_classes = labels.dtype.kind in "iu" and labels.ndim == 1
+        if pixels.dtype != np.uint8 or pixels.shape != (labels.size, 3072) or not are_classes:
             raise DataError(
-                f"{name} of {path} holds {pixels.dtype} {list(pixels.shape)} for {labels.size} "
-                "labels; a CIFAR batch holds 3072 uint8 values for each. Download it again."
+                f"{name} of {path} holds {pixels.dtype} {list(pixels.shape)} for {labels.dtype} "
+                f"labels {list(labels.shape)}; a CIFAR batch holds 3072 uint8 values for each. "
+                "Download it again."
             )
         batches.append((_planes_to_images(pixels), labels))
     key = prefix + "label_names"

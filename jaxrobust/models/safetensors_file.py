@@ -40,20 +40,25 @@ def decoded(content: bytes) -> dict[str, np.ndarray]:
         format, or damaged.
     """
     (length,) = struct.unpack_from("<Q", content)
+    if length > len(content) - 8:
+        raise ValueError("its header is cut short")
     try:
         header = json.loads(content[8 : 8 + length])
     except RecursionError:
         raise ValueError("its header is nested too deeply") from None
     header.pop(_METADATA, None)
-    arrays = {}
-    for name, entry in header.items():
+    arrays, end = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         start, stop = entry["data_offsets"]
+        if start != end:  # bytes that are said many times would fill any memory
+            raise ValueError(f"{name} does not begin where the array before it ends")
+        end = stop
         shape, dtype = tuple(entry["shape"]), np.dtype(DTYPES[entry["dtype"]])
         if stop - start != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name} does not have the size of its shape {list(shape)}")
         buffer = content[8 + length + start : 8 + length + stop]
         arrays[name] = np.frombuffer(buffer, dtype).reshape(shape)
-    return arrays
+    return {name: arrays[name] for name in header}
 
 
 def encoded(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrobust.data import guards
-from jaxrobust.data.readers import GuardedUnpickler, plain_key, reason
+from jaxrobust.data.pickles import GuardedUnpickler, plain_key, reason
 from jaxrobust.errors import UserError
 from jaxrobust.models import safetensors_file
 from jaxrobust.models.safetensors_file import DTYPES
@@ -61,7 +61,7 @@ _SKIPPED = {
 
 
 class _Skipped:
-    """Stands for a value of `_SKIPPED`: ignores what a pickle assigns to it."""
+    """Stands for a value of `_SKIPPED`: ignores what a pickle adds to it."""
 
     __slots__ = ()
 
@@ -74,19 +74,16 @@ class _Skipped:
     def _ignore(self, *_):
         pass
 
-    __setstate__ = __setitem__ = append = extend = add = update = _ignore
+    append = extend = _ignore
 
 
 class _Dict(dict):
-    """An `OrderedDict` of a pickle, whose methods nothing in the file replaces."""
+    """An `OrderedDict` of a pickle."""
 
     __slots__ = ()
 
     def __init__(self, pairs=()):
         super().__init__((plain_key(key), value) for key, value in pairs)
-
-    def __setstate__(self, _):
-        pass
 
 
 class _TensorUnpickler(GuardedUnpickler):
@@ -116,15 +113,22 @@ class _TensorUnpickler(GuardedUnpickler):
 
     def persistent_load(self, reference: tuple) -> np.ndarray:
         what, kind, key, _, size, *view = reference
-        if what != "storage" or any(part is not None for part in view):
+        texts = all(isinstance(part, str) for part in (what, kind, key))
+        if not texts or what != "storage" or any(part is not None for part in view):
             raise pickle.UnpicklingError("it shares storages in a way that no state dict does")
-        return self._storage(str(key), kind, size)
+        return self._storage(key, kind, size)
 
     def _tensor(self, storage, offset, shape, strides, *_) -> np.ndarray:
-        # Strides reach into memory: nothing outside the storage may be read.
+        # Strides reach into memory: nothing outside the storage may be read. A storage is whole,
+        # and a number Python's, which cannot overflow.
+        numbers = (offset, *shape, *strides)
+        is_whole = isinstance(storage, np.ndarray) and storage.ndim == 1
+        is_whole = is_whole and storage.flags.c_contiguous and len(numbers) <= 2 * _MOST_AXES + 1
+        if not is_whole or any(type(number) is not int for number in numbers):
+            raise pickle.UnpicklingError("it holds a forged tensor")
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
         reaches = 0 not in shape and max(last + 1, math.prod(shape)) > storage.size
-        if min((offset, *shape, *strides)) < 0 or reaches:
+        if min(numbers) < 0 or reaches:
             raise pickle.UnpicklingError(f"a tensor of shape {list(shape)} exceeds its storage")
         strides = [step * storage.itemsize for step in strides]
         return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
@@ -181,11 +185,13 @@ def _load_legacy(content: bytes) -> object:
     scan.load()
     storages, keys = {}, plain()
     for key in keys:
-        kind = np.dtype(DTYPES[kinds[str(key)]])
+        if not isinstance(key, str):
+            raise pickle.UnpicklingError("it has a storage without a name")
+        kind = np.dtype(DTYPES[kinds[key]])
         (size,) = struct.unpack("<q", file.read(8))
         if not 0 <= size * kind.itemsize <= len(content) - file.tell():
             raise pickle.UnpicklingError("it is cut short")
-        storages[str(key)] = np.frombuffer(content, kind, count=size, offset=file.tell())
+        storages[key] = np.frombuffer(content, kind, count=size, offset=file.tell())
         file.seek(size * kind.itemsize, io.SEEK_CUR)
     file.seek(start)
     return _TensorUnpickler(file, lambda key, kind, size: storages[key]).load()
@@ -216,6 +222,7 @@ _WEIGHTS = ("model", "state_dict", "net", "model_state_dict", "student")
 _AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
 
 _DEEPEST = 8  # a dict may be in itself
+_MOST_AXES = 64  # of NumPy
 
 # Prefixes that wrappers of a network add to all names.
 _PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "student.")

@@ -376,7 +376,9 @@ class _Learning:
             stream = f"{entry.network}/{entry.stage}"
             columns = {**entry.label_scores, **self._weights}
             columns = {name: pad_rows(x, self._num_rows) for name, x in columns.items()}
-            saved.record["undivided"] = saved.record.get("undivided", 0) + int(entry.is_undivided)
+            if not saved.row:  # not one that was left between two steps
+                undivided = saved.record.get("undivided", 0) + int(entry.is_undivided)
+                saved.record["undivided"] = undivided
             self.run.train(
                 saved,
                 entry.network,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrobust.data import readers
+from jaxrobust.data import pickles, readers
 from jaxrobust.errors import DataError
 
 GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
@@ -112,7 +112,7 @@ def test_file_that_is_no_archive_is_refused(tmp_path):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickled_arrays_in_containers_are_read(protocol):
     record = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": [1, (2.5, None, "x")]}
-    out = readers.unpickle_arrays(pickle.dumps(record, protocol), "f")
+    out = pickles.unpickle_arrays(pickle.dumps(record, protocol), "f")
     np.testing.assert_array_equal(out["a"], record["a"])
     assert out["b"] == record["b"]
 
@@ -145,20 +145,20 @@ def test_pickles_that_name_anything_else_are_refused(
     monkeypatch.chdir(tmp_path)
     content = pickle.dumps({"data": payload}, protocol)
     with pytest.raises(DataError, match=f"Refused to unpickle data_batch_1: it asks for {name}"):
-        readers.unpickle_arrays(content, "data_batch_1")
+        pickles.unpickle_arrays(content, "data_batch_1")
     assert not (tmp_path / "ran").exists()
 
 
 def test_pickle_cannot_reach_attributes_of_what_is_admitted():
     content = b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93."
     with pytest.raises(DataError, match=r"it asks for numpy\.ndarray\.tofile"):
-        readers.unpickle_arrays(content, "f")
+        pickles.unpickle_arrays(content, "f")
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps([1] * 99)[:50]])
 def test_damaged_pickles_are_refused(content):
     with pytest.raises(DataError, match="Refused to unpickle f: "):
-        readers.unpickle_arrays(content, "f")
+        pickles.unpickle_arrays(content, "f")
 
 
 # ----------------------------------------------------------------------------------------- images

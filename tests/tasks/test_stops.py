@@ -15,6 +15,14 @@ from jaxrobust.recipes.parse import parse
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network", "unrendered_figures")
 
 SETTINGS = {
+    # Divided, fewer labels than a batch would be on one side, so they are not.
+    "dpc, undivided": {
+        "dataset.max_train": 110,
+        "dataset.max_test": 20,
+        "num_epochs": 2,
+        "batch_size": 54,
+        "dpc.warm_up": 1,
+    },
     "dpc": {
         "dataset.max_train": 80,
         "dataset.max_test": 20,
@@ -47,7 +55,7 @@ def short_pieces(monkeypatch):
 
 
 def _run(name, workdir, watched, *, saving_after=1e9):
-    config = {"dpc": dpc, "bual": bual}[name].get_config("digits")
+    config = {"dpc": dpc, "bual": bual}[name.partition(",")[0]].get_config("digits")
     config.update_from_flattened_dict(
         {
             "writers": ("jsonl",),
@@ -75,6 +83,7 @@ def _terminate():
     [
         # The last step: of the second network, whose peer is what the first was before this epoch.
         ("dpc", "semi_supervised/epoch", -1, _crash, Crash, None),
+        ("dpc, undivided", "warm_up/epoch", -1, _crash, Crash, None),
         # After the pool was observed for this epoch.
         ("bual", "negative/epoch", 9, _terminate, Interrupted, "negative, epoch 2/3, step 3$"),
     ],
