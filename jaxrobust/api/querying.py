@@ -71,7 +71,7 @@ def query(
     features: Any = None,
     images: Any = None,
     budget: int,
-    method: StrategyName = "bual",
+    method: StrategyName | None = None,
     num_classes: int | None = None,
     class_names: Any = None,
     precisions: Sequence[float | None] | None = (),
@@ -93,7 +93,10 @@ def query(
       features: float `[N, D]`, or `[N, V, D]` with V views of each example.
       images: `[N, H, W(, 3)]` instead of features, as for `find_label_issues`.
       budget: number of examples to choose; all, if fewer are left.
-      method: an annotation strategy; see `jaxrobust list methods`. Before every class has an
+      method: an annotation strategy; see `jaxrobust list methods`. None for `"bual"`, or, where
+        there is one known class, `"margin"`: the examples of which it is least sure whether they
+        are of it. `"lfosa"` then takes those surely of it; `"bual"`, `"dcfs"`, `"dropquery"`,
+        `"e2oal"` and `"eaoa"` compare known classes and need two. Before every class has an
         example: `"typiclust"`, `"probcover"` (which needs `num_classes`) or `"random"`.
       num_classes: K of whole numbers; None for the highest class + 1.
       class_names: the K classes: names of the class ids, or the values that occur; None for those
@@ -130,6 +133,7 @@ def query(
     given = known.ids
     check_lengths(annotations=given, **{name: inputs})
     check_count("budget", budget, " of examples")
+    method = method or ("margin" if known.num_classes == 1 else "bual")
     if method not in STRATEGIES:
         raise UserError(unknown_name("method", method, STRATEGIES))
     precisions = _filled_in(precisions, given)

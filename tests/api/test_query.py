@@ -178,9 +178,12 @@ def test_one_known_class(task):
     found = query(annotations, method="lfosa", **options)
     assert np.mean(truth[found.ids] == 1) >= 0.7
     assert found.class_names == ("mine",) and found.pred_probs.shape == (120, 1)
-    query(annotations, method="margin", **options)
-    with pytest.raises(UserError, match=r"there is only 'mine'; choose method='lfosa'"):
-        query(annotations, **options)
+    doubtful = query(annotations, **options)
+    assert doubtful.summary["method"] == "margin"
+    assert set(doubtful.ids) != set(found.ids) and not set(doubtful.ids) & set(range(40))
+    for method in ("bual", "dcfs", "dropquery", "e2oal", "eaoa"):
+        with pytest.raises(UserError, match=r"there is only 'mine'; choose method='lfosa'"):
+            query(annotations, method=method, **options)
 
 
 @pytest.mark.parametrize("method", ["typiclust", "probcover", "random"])
