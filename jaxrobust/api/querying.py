@@ -12,6 +12,7 @@ from jaxrobust.api import in_memory
 from jaxrobust.data.annotation_inputs import UNKNOWN, UNLABELED, as_annotations
 from jaxrobust.data.inputs import Labels, aligned, check_lengths
 from jaxrobust.data.scaling import scaling_of
+from jaxrobust.engine.plan import padded_size
 from jaxrobust.errors import UserError, check_count, for_python, shown, unknown_name
 from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.strategy import NOT_ANNOTATED
@@ -169,7 +170,8 @@ def query(
         labels[order].astype(np.int32),
         names,
     )
-    shapes = inputs.shape, num_classes, in_memory.shapes_of(dataset)
+    rows = padded_size(len(given)) if name == "features" else len(given)
+    shapes = rows, inputs.shape[1:], num_classes, in_memory.shapes_of(dataset)
     targets = np.where(given == UNLABELED, NOT_ANNOTATED, given)
     targets = np.where(given == UNKNOWN, num_classes, targets)[order].astype(np.int32)
     with (
