@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 # Full disk, quota, file size limit; no right to write.
@@ -92,18 +92,35 @@ def explained(error: BaseException, path: str | os.PathLike) -> str | None:
     return None
 
 
+def _in_mapping(name: str, value: str) -> str:
+    return f"config={{{name!r}: {value}}}"
+
+
+def as_attribute(name: str, value: str) -> str:
+    """A field as it is set in a `ConfigDict`."""
+    return f"config.{name}={value}"
+
+
+def as_option(name: str, value: str) -> str:
+    """A field as it is given to `RobustClassifier`."""
+    return f"{name.replace('.', '__')}={value}"
+
+
 @contextlib.contextmanager
-def for_python() -> Iterator[None]:
-    """A decorator of the functions for arrays: a `UserError` names arguments in place of flags."""
+def for_python(spell: Callable[[str, str], str] = _in_mapping) -> Iterator[None]:
+    """A decorator of public functions: a `UserError` names arguments in place of flags.
+
+    `spell` is as in `flags_as_arguments`.
+    """
     try:
         yield
     except UserError as error:
-        error.args = (flags_as_arguments(str(error)),)
+        error.args = (flags_as_arguments(str(error), spell),)
         raise
 
 
-def flags_as_arguments(message: str) -> str:
-    """A message with every `--config.a.b=1` as `config={'a.b': 1}`."""
+def flags_as_arguments(message: str, spell: Callable[[str, str], str] = _in_mapping) -> str:
+    """A message with `--config.a.b=1` as `spell` writes it, by default `config={'a.b': 1}`."""
 
     def argument(flag: re.Match) -> str:
         name, value = flag.groups("")
@@ -111,9 +128,10 @@ def flags_as_arguments(message: str) -> str:
             return f"config={value!r}" if value else "config="
         if not re.fullmatch(r"-?[\d.]+|True|False", value):
             value = repr(value) if value else "..."
-        return f"config={{{name!r}: {value}}}"
+        return spell(name, value)
 
-    return re.sub(r"--config(?:\.(\w+(?:\.\w+)*))?=([^\s,;)]*[^\s,;).])?", argument, message)
+    flag = r"--config(?:\.(\w+(?:\.\w+)*))?=([^\s,;)]*[^\s,;).])?"
+    return re.sub(flag, argument, message).replace("--workdir", "workdir")
 
 
 def warn(message: str) -> None:

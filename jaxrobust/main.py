@@ -225,7 +225,7 @@ def _main() -> None:
             raise UserError("--config is missing; for example --config=configs/dcfs.py:digits.")
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; name a folder for the run, such as runs/first.")
-        parse(_CONFIG.value)
+        recipe = parse(_CONFIG.value)
         check_limits()
         # Imported late, so that a wrong flag is answered before JAX has started.
         from jaxrobust.engine.environment import ask_for_determinism
@@ -238,7 +238,7 @@ def _main() -> None:
         from jaxrobust.engine.signals import Interrupted
 
         try:
-            tasks.run(_CONFIG.value, _WORKDIR.value)
+            tasks.run_recipe(recipe, _WORKDIR.value)
         except Interrupted as stop:
             print(
                 f"jaxrobust: saved at {stop.where}; rerun the same command to resume.",

@@ -1,11 +1,13 @@
 """Guard rails for every test: strict dtypes, no silent broadcasting, eight virtual CPU devices."""
 
 import collections
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import sys
 
@@ -236,6 +238,22 @@ def shared_programs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "Programs", Shared)
         yield
+
+
+@pytest.fixture
+def compiled(caplog):
+    """A context that gives the names of the programs that are compiled within it."""
+
+    @contextlib.contextmanager
+    def names():
+        found = []
+        caplog.clear()
+        with jax.log_compiles():
+            yield found
+        lines = (record.getMessage() for record in caplog.records)
+        found += [m[1] for line in lines if (m := re.match(r"Compiling (?:jit\()?([\w<>]+)", line))]
+
+    return names
 
 
 @pytest.fixture

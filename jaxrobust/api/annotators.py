@@ -44,17 +44,26 @@ class Annotators:
         return self._confusions()
 
 
+def padded_votes(votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items, annotators and classes of the votes, -1 in further rows, which are left out."""
+    from jaxrobust.engine.plan import pad
+
+    return pad(votes.items, -1), pad(votes.annotators, -1), pad(votes.votes, -1)
+
+
 def find_annotators(votes: Votes, probs: np.ndarray) -> Annotators:
     """The annotators, by the calibrated probabilities `[N, C]` of the items."""
     from scipy.special import betaincinv
 
     from jaxrobust import selection
+    from jaxrobust.engine.plan import pad, padded_size
     from jaxrobust.selection.annotators import STRENGTH
 
-    arrays = votes.items, votes.annotators, votes.votes
     count = votes.num_annotators
-    accuracy = selection.annotator_accuracies(probs, *arrays, num_annotators=count)
-    accuracy = np.asarray(accuracy)
+    operands = pad(probs), *padded_votes(votes)
+    num_annotators = padded_size(count)
+    accuracy = selection.annotator_accuracies(*operands, num_annotators=num_annotators)
+    accuracy = np.asarray(accuracy)[:count]
     sizes = np.bincount(votes.annotators, minlength=count)
     right, tail = accuracy.astype(np.float64) * (sizes + STRENGTH), (1 - _INTERVAL) / 2
     wrong = sizes + STRENGTH - right
@@ -67,7 +76,8 @@ def find_annotators(votes: Votes, probs: np.ndarray) -> Annotators:
     agreement = np.divide(same, others, out=np.full(count, np.nan), where=others > 0)
 
     def confusions() -> np.ndarray:
-        return np.asarray(selection.annotator_confusions(probs, *arrays, num_annotators=count))
+        found = selection.annotator_confusions(*operands, num_annotators=num_annotators)
+        return np.asarray(found)[:count]
 
     return Annotators(
         ids=votes.annotator_ids,

@@ -4,11 +4,11 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from jaxrobust.api.annotators import Annotators, find_annotators
+from jaxrobust.api.annotators import Annotators, find_annotators, padded_votes
 from jaxrobust.data.doubts import doubt_probabilities
 from jaxrobust.data.inputs import aligned, as_features, as_probabilities
 from jaxrobust.data.votes import NO_VOTE, Votes, as_votes, is_long_form
@@ -384,20 +384,21 @@ def _consensus(
     seed: int,
 ) -> Consensus:
     from jaxrobust import selection
+    from jaxrobust.engine.plan import pad
 
     fit = _fitter(votes)
     model = fit(np.ones(len(votes), bool))
     prior = None
     if predict is not None:
         for _ in range(rounds):
-            prior = predict(np.asarray(model.probs))
+            prior = predict(model.probs)
             model = fit(np.ones(len(votes), bool), prior, model.probs)
     weights, is_calibrated = _calibrate(votes, fit, prior, seed)
-    ids = np.asarray(model.probs).argmax(axis=1)
-    evidence = selection.consensus_evidence(model.log_likelihood, model.log_prior, ids)
-    right = 1 / (1 + np.exp(-np.asarray(evidence, np.float64) @ weights))
-    probs = selection.temper(model.log_likelihood + model.log_prior, right.astype(np.float32))
-    probs = np.asarray(probs)
+    ids = model.probs.argmax(axis=1)
+    evidence = _evidence(model.log_likelihood, model.log_prior, ids)
+    right = 1 / (1 + np.exp(-evidence.astype(np.float64) @ weights))
+    joint = model.log_likelihood + model.log_prior
+    probs = np.asarray(selection.temper(pad(joint), pad(right.astype(np.float32))))[: len(ids)]
     quality = probs[np.arange(len(ids)), ids]
     counts = np.bincount(votes.items, minlength=votes.num_items)
     for_label = np.bincount(votes.items[votes.votes == ids[votes.items]], minlength=votes.num_items)
@@ -430,8 +431,8 @@ def _consensus(
         summary=summary,
         _state=_Fitted(
             votes,
-            np.asarray(model.log_likelihood),
-            np.asarray(model.log_prior),
+            model.log_likelihood,
+            model.log_prior,
             weights,
             for_label,
         ),
@@ -439,9 +440,13 @@ def _consensus(
 
 
 def _fitter(votes: Votes) -> Callable:
-    """`selection.fit_annotators` as a function of `where`, `log_prior` and `init_probs`."""
+    """`selection.fit_annotators` as a function of `where`, `log_prior` and `init_probs`.
+
+    Items, annotators, votes and cells are padded, so that programs are shared by numbers near them.
+    """
     from jaxrobust import selection
-    from jaxrobust.selection.annotators import Cells
+    from jaxrobust.engine.plan import pad, padded_size
+    from jaxrobust.selection.annotators import AnnotatorModel, Cells
 
     num_pairs = votes.num_annotators * votes.num_classes
     cells = None
@@ -449,7 +454,8 @@ def _fitter(votes: Votes) -> Callable:
         pairs = votes.annotators.astype(np.int64) * votes.num_classes + votes.votes
         present, of_vote = np.unique(pairs, return_inverse=True)
         parts = (of_vote, present // votes.num_classes, present % votes.num_classes)
-        cells = Cells(*(part.astype(np.int32) for part in parts))
+        cells = Cells(*(pad(part.astype(np.int32)) for part in parts))
+    arrays = padded_votes(votes)
     sizes = votes.num_items, votes.num_classes
 
     def fit(where, log_prior=None, init_probs=None):
@@ -458,18 +464,19 @@ def _fitter(votes: Votes) -> Callable:
             shares = np.bincount(flat, minlength=np.prod(sizes)).reshape(sizes).astype(np.float32)
             total = shares.sum(axis=1, keepdims=True)
             init_probs = np.where(total > 0, shares / np.maximum(total, 1), 1 / sizes[1])
-        return selection.fit_annotators(
-            votes.items,
-            votes.annotators,
-            votes.votes,
-            num_items=votes.num_items,
-            num_annotators=votes.num_annotators,
+        found = selection.fit_annotators(
+            *arrays,
+            num_items=padded_size(votes.num_items),
+            num_annotators=padded_size(votes.num_annotators),
             num_classes=votes.num_classes,
             cells=cells,
-            where=where,
-            log_prior=log_prior,
-            init_probs=init_probs.astype(np.float32),
+            where=pad(where),
+            log_prior=None if log_prior is None else pad(log_prior, -np.log(sizes[1])),
+            init_probs=pad(init_probs.astype(np.float32)),
         )
+        rows = (*[slice(votes.num_items)] * 3, slice(votes.num_annotators), ...)
+        kept = (np.asarray(x)[r] for x, r in zip(found, rows, strict=True))
+        return AnnotatorModel(*cast(Any, kept))
 
     return fit
 
@@ -479,6 +486,7 @@ def _calibrate(
 ) -> tuple[np.ndarray, bool]:
     """Weights `[4]` of the evidence, from votes that are left out; whether there were any."""
     from jaxrobust import selection
+    from jaxrobust.engine.plan import pad
 
     counts = np.bincount(votes.items, minlength=votes.num_items)
     # Which of an item's votes is left out is drawn; of up to five, one at a time.
@@ -497,38 +505,49 @@ def _calibrate(
     for k in folds:
         is_out = fold == k
         model = fit(~is_out, prior)
-        ids = np.asarray(model.probs).argmax(axis=1)
-        found = selection.consensus_evidence(model.log_likelihood, model.log_prior, ids)
-        evidence[is_out] = np.asarray(found)[votes.items[is_out]]
+        ids = model.probs.argmax(axis=1)
+        found = _evidence(model.log_likelihood, model.log_prior, ids)
+        evidence[is_out] = found[votes.items[is_out]]
         agrees[is_out] = votes.votes[is_out] == ids[votes.items[is_out]]
-        accuracies[is_out] = np.asarray(model.accuracies)[votes.annotators[is_out]]
+        accuracies[is_out] = model.accuracies[votes.annotators[is_out]]
     weights = selection.fit_agreement(
-        evidence,
-        agrees,
-        accuracies,
+        pad(evidence),
+        pad(agrees),
+        pad(accuracies, 0.5),
         num_classes=votes.num_classes,
-        where=is_told & (fold < len(folds)),
+        where=pad(is_told & (fold < len(folds))),
     )
     return np.asarray(weights, np.float64), True
 
 
+def _evidence(log_likelihood: np.ndarray, log_prior: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """`selection.consensus_evidence`, compiled for few numbers of items."""
+    from jaxrobust import selection
+    from jaxrobust.engine.plan import pad
+
+    found = selection.consensus_evidence(pad(log_likelihood), pad(log_prior), pad(ids))
+    return np.asarray(found)[: len(ids)]
+
+
 def _ask(found: Consensus, budget: int, per_item: int) -> np.ndarray:
     from jaxrobust import selection
+    from jaxrobust.engine.plan import pad
 
     state, votes = found._state, found._state.votes
     # Those of sure labels cannot gain.
     candidates = found.ranked[: max(_MOST_ASKED * budget, _FEWEST_ASKED)]
     probs = found.probs[candidates]
+    items, _, cast_votes = padded_votes(votes)
     average = selection.annotator_confusions(
-        found.probs, votes.items, np.zeros_like(votes.items), votes.votes, num_annotators=1
+        pad(found.probs), items, np.zeros_like(items), cast_votes, num_annotators=1
     )
     average = np.asarray(average[0])
     log_likelihood, log_prior = state.log_likelihood[candidates], state.log_prior[candidates]
 
     def quality(log_likelihood):
         ids = (log_likelihood + log_prior).argmax(axis=1)
-        evidence = selection.consensus_evidence(log_likelihood, log_prior, ids)
-        right = 1 / (1 + np.exp(-np.asarray(evidence, np.float64) @ state.weights))
+        evidence = _evidence(log_likelihood, log_prior, ids)
+        right = 1 / (1 + np.exp(-evidence.astype(np.float64) @ state.weights))
         return np.maximum(right, 1 / probs.shape[1])
 
     gains = []

@@ -12,6 +12,7 @@ from jaxrobust.api import in_memory
 from jaxrobust.data.annotation_inputs import UNKNOWN, UNLABELED, as_annotations
 from jaxrobust.data.inputs import Labels, aligned, check_lengths
 from jaxrobust.data.scaling import scaling_of
+from jaxrobust.engine.plan import padded_size
 from jaxrobust.errors import UserError, check_count, for_python, shown, unknown_name
 from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.strategy import NOT_ANNOTATED
@@ -71,7 +72,7 @@ def query(
     features: Any = None,
     images: Any = None,
     budget: int,
-    method: StrategyName = "bual",
+    method: StrategyName | None = None,
     num_classes: int | None = None,
     class_names: Any = None,
     precisions: Sequence[float | None] | None = (),
@@ -93,7 +94,10 @@ def query(
       features: float `[N, D]`, or `[N, V, D]` with V views of each example.
       images: `[N, H, W(, 3)]` instead of features, as for `find_label_issues`.
       budget: number of examples to choose; all, if fewer are left.
-      method: an annotation strategy; see `jaxrobust list methods`. Before every class has an
+      method: an annotation strategy; see `jaxrobust list methods`. None for `"bual"`, or, where
+        there is one known class, `"margin"`: the examples of which it is least sure whether they
+        are of it. `"lfosa"` then takes those surely of it; `"bual"`, `"dcfs"`, `"dropquery"`,
+        `"e2oal"` and `"eaoa"` compare known classes and need two. Before every class has an
         example: `"typiclust"`, `"probcover"` (which needs `num_classes`) or `"random"`.
       num_classes: K of whole numbers; None for the highest class + 1.
       class_names: the K classes: names of the class ids, or the values that occur; None for those
@@ -130,6 +134,7 @@ def query(
     given = known.ids
     check_lengths(annotations=given, **{name: inputs})
     check_count("budget", budget, " of examples")
+    method = method or ("margin" if known.num_classes == 1 else "bual")
     if method not in STRATEGIES:
         raise UserError(unknown_name("method", method, STRATEGIES))
     precisions = _filled_in(precisions, given)
@@ -165,7 +170,8 @@ def query(
         labels[order].astype(np.int32),
         names,
     )
-    shapes = inputs.shape, num_classes, in_memory.shapes_of(dataset)
+    rows = padded_size(len(given)) if name == "features" else len(given)
+    shapes = rows, inputs.shape[1:], num_classes, in_memory.shapes_of(dataset)
     targets = np.where(given == UNLABELED, NOT_ANNOTATED, given)
     targets = np.where(given == UNKNOWN, num_classes, targets)[order].astype(np.int32)
     with (

@@ -13,7 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from jaxrobust.api import in_memory, label_issues
 from jaxrobust.data.inputs import Labels, aligned, as_labels, check_lengths, is_soft
 from jaxrobust.engine.workdir import flatten
-from jaxrobust.errors import UserError, for_python, shown
+from jaxrobust.errors import UserError, as_option, for_python, shown
 from jaxrobust.models.onnx_export import OnnxFile
 from jaxrobust.recipes.methods import NoisyLabelMethodName
 
@@ -104,7 +104,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             setattr(self, name, value)
         return self
 
-    @for_python()
+    @for_python(as_option)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "RobustClassifier":
         """Trains on features float `[N, D]` and labels `[N]`, or soft ones.
 

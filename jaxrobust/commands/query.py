@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--budget", type=int, required=True, help="number of examples to choose")
     parser.add_argument("--out", type=new_file, default="query.csv", help="table to write")
-    add_training(parser, "for annotation; default: bual")
+    add_training(parser, "for annotation; default: bual, or margin of one class")
     arguments = parser.parse_args(argv)
     from jaxrobust.api.querying import query as choose
     from jaxrobust.engine.files import format_number, write_table

@@ -20,7 +20,7 @@ class OpenedImages:
     """N images, each of which is read when it is asked for.
 
     Attributes:
-      items: an array `[N, H, W]` or `[N, H, W, 1 or 3]`, or N arrays, Pillow images or paths.
+      items: an array `[N, H, W, 1 or 3]`, or N arrays, Pillow images or paths.
       argument: their name in messages.
       scale: by which pixels that are not uint8 are multiplied.
     """
@@ -78,8 +78,9 @@ def as_images(images: Any, argument: str = "images") -> np.ndarray:
     """Images as uint8 `[N, H, W, 3]`.
 
     Accepts uint8, whole numbers 0 to 255, or floats in [0, 1] (multiplied by 255 and rounded), as
-    `[N, H, W, 3]`, grey as `[N, H, W]` or `[N, H, W, 1]`; lists of arrays, Pillow images or paths;
-    and Hugging Face data sets with a column `image`.
+    `[N, H, W, 3]`, grey as `[N, H, W]` or `[N, H, W, 1]`, or with the channels before H as PyTorch
+    has them; lists of arrays, Pillow images or paths; and Hugging Face data sets with a column
+    `image`.
 
     Raises:
       UserError: for any other shape or range, or images of several sizes.
@@ -114,18 +115,23 @@ def _pixels(image: Any, name: str) -> np.ndarray:
     array = as_numbers(image, name) if hasattr(image, "__len__") else np.empty(())
     if array.ndim not in (2, 3):
         raise UserError(f"{name} must be a Pillow image, a path or [H, W(, 3)], got {array.shape}.")
+    array = array[..., None] if array.ndim == 2 else array
     return _checked(array[None], name)[0]
 
 
 def _checked(array: np.ndarray, argument: str) -> np.ndarray:
-    """Images `[N, H, W, 1 or 3]` of an array that may lack the last axis."""
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
-        raise UserError(
-            f"{argument} is {array.shape}, channels first; give numpy.moveaxis({argument}, 1, -1)."
-        )
+    """Images `[N, H, W, 1 or 3]` of an array that may lack the last axis or have it before H."""
     if array.ndim == 3 and array.shape[2] in (3, 4) and array.shape[1] > 4:
         raise UserError(f"{argument} is {array.shape}, one image; give {argument}[None].")
+    if array.ndim == 3 and array.shape[0] == 3 and min(array.shape) > 1:
+        raise UserError(
+            f"{argument} is {array.shape}, one image with its channels first or three grey ones; "
+            f"give [H, W, 3] in a list, [numpy.moveaxis({argument}, 0, -1)], or "
+            f"{argument}[..., None] if they are grey."
+        )
     array = array[..., None] if array.ndim == 3 else array
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        array = np.moveaxis(array, 1, -1)
     if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape[1:]:
         raise UserError(
             f"{argument} must be [N, H, W, 3], or [N, H, W] for grey ones, got {array.shape}."
@@ -170,4 +176,4 @@ def _to_bytes(array: np.ndarray, scale: int) -> np.ndarray:
     elif array.dtype != np.uint8:
         array = array if scale == 1 else np.round(array.astype(np.float32) * np.float32(scale))
         array = array.astype(np.uint8)
-    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else np.ascontiguousarray(array)

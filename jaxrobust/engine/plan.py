@@ -27,6 +27,18 @@ def padded_size(size: int) -> int:
     return -(-size // step) * step
 
 
+def pad_rows(array: np.ndarray, num_rows: int, value: float = 0) -> np.ndarray:
+    """An array with one value in further rows."""
+    more = num_rows - len(array)
+    widths = [(0, more), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, widths, constant_values=value) if more else array
+
+
+def pad(array: np.ndarray, value: float = 0) -> np.ndarray:
+    """`pad_rows` to `padded_size`."""
+    return pad_rows(array, padded_size(len(array)), value)
+
+
 class Plan(NamedTuple):
     """Rows of dataset ids.
 

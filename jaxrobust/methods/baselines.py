@@ -17,6 +17,7 @@ import numpy as np
 from jaxrobust.losses import energy_margin_loss
 from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.methods.strategy import (
+    NO_EXAMPLE,
     AnnotationProblem,
     Phase,
     Query,
@@ -187,14 +188,15 @@ def _operands(
     context: QueryContext, num_components: int, *, unit_length: bool = False
 ) -> dict[str, Any]:
     """Operands of the selections: features, what is annotated, the pool, and a generator."""
-    place = np.asarray(context.predict("target")["place"], np.float32)
+    is_example = context.annotations != NO_EXAMPLE
+    place = np.asarray(context.predict("target")["place"], np.float32)[is_example]
     place = place.reshape(len(place), -1)
     if unit_length:
         place = place / np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-12)
     return {
         "features": leading_components(place, num_components) if num_components else place,
-        "annotated": ~context.in_pool,
-        "where": context.in_pool,
+        "annotated": ~context.in_pool[is_example],
+        "where": context.in_pool[is_example],
         "rng": context.rng,
     }
 
@@ -239,6 +241,7 @@ def dropquery(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
         operands = _operands(context, options.num_components)
         del operands["annotated"]
         count = np.asarray(context.predict("target")["disagreements"])
+        count = count[: len(operands["where"])]
         ids = drop_query_select(
             disagreements=count, budget=context.budget, num_masks=options.num_masks, **operands
         )

@@ -287,7 +287,7 @@ def _relabel(
             max_clusters=e2oal.max_clusters,
             num_starts=e2oal.num_starts,
         )
-    divided = np.full(annotations.shape, NOT_ANNOTATED, np.int32)
+    divided = np.minimum(annotations, NOT_ANNOTATED)
     divided[ids] = labels
     return Relabeled(divided, {_COUNT: float(num_classes + count)})
 
@@ -311,7 +311,7 @@ def _query(e2oal: E2oal, problem: AnnotationProblem, context: QueryContext) -> Q
     num_outputs = context.relabeled[_PHASE].scalars[_COUNT]
     is_fitted = context.in_pool
     if e2oal.mixture == "all":
-        is_fitted = is_fitted | (context.annotations != NOT_ANNOTATED)
+        is_fitted = is_fitted | (context.annotations >= 0)
     score = context.jit("e2oal/scores", lambda *arrays: _scores(e2oal, problem, *arrays))
     scores = score(context.predict(_PHASE), np.float32(num_outputs), is_fitted)
     scores = {name: np.asarray(column) for name, column in scores.items()}

@@ -19,6 +19,9 @@ from jaxrobust.recipes.protocols import ActiveLearning
 NOT_ANNOTATED = -1
 """Entry of `annotations` for an image that nobody has been asked about: it is in the pool."""
 
+NO_EXAMPLE = -2
+"""Entry of `annotations` in the rows beyond the examples, which sets of about one size share."""
+
 
 @dataclasses.dataclass(frozen=True)
 class AnnotationProblem:
@@ -141,7 +144,8 @@ class QueryContext:
         so far, `[N, ...]`, zeros outside the pool; and their number.
       trained: phases that were trained in this round.
       in_pool: bool `[N]`.
-      annotations: int32 `[N]`.
+      annotations: int32 `[N]`; `NO_EXAMPLE` in the last rows of features that are padded, which are
+        not in the pool and have zeros for outputs.
       budget: images to choose.
       round: counted from 0.
       precisions: query precision of every round so far.
@@ -203,10 +207,15 @@ class Strategy:
 
 
 def in_random_order(query: Callable[[QueryContext], Query]) -> Callable[[QueryContext], Query]:
-    """`Strategy.query` with ids permuted, so that ties do not go to the first class folders."""
+    """`Strategy.query` with ids permuted, so that ties do not go to the first class folders.
+
+    Scores are those of the examples alone.
+    """
 
     def permuted(context: QueryContext) -> Query:
-        order = context.rng.permutation(len(context.in_pool))
+        count = int(np.sum(context.annotations != NO_EXAMPLE))
+        order = np.arange(len(context.in_pool))
+        order[:count] = context.rng.permutation(count)
 
         def take(name, outputs):
             return context.jit(f"query/{name}", _rows)(outputs, order)
@@ -227,7 +236,7 @@ def in_random_order(query: Callable[[QueryContext], Query]) -> Callable[[QueryCo
             },
         )
         found = query(seen)
-        back = np.argsort(order)
+        back = np.argsort(order[:count])
         scores = {name: np.asarray(column)[back] for name, column in found.scores.items()}
         return dataclasses.replace(found, ids=order[found.ids], scores=scores)
 
@@ -245,7 +254,7 @@ def known(annotations: np.ndarray, num_classes: int) -> np.ndarray:
 
 def annotated(annotations: np.ndarray) -> np.ndarray:
     """Ids of the images that were annotated, with a known class or as unknown."""
-    return np.flatnonzero(annotations != NOT_ANNOTATED)
+    return np.flatnonzero(annotations >= 0)
 
 
 def fresh_start(

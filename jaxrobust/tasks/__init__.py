@@ -8,12 +8,14 @@ from typing import Any
 
 import ml_collections
 
+from jaxrobust.errors import as_attribute, for_python
 from jaxrobust.recipes.methods import TASKS
-from jaxrobust.recipes.parse import parse
+from jaxrobust.recipes.parse import Recipe, parse
 
 log = logging.getLogger("jaxrobust")
 
 
+@for_python(as_attribute)
 def run(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, dataset: Any = None
 ) -> dict:
@@ -30,7 +32,11 @@ def run(
     Raises:
       UserError: if the recipe, the data or the workdir is not usable.
     """
-    recipe = parse(config)
+    return run_recipe(parse(config), workdir, dataset=dataset)
+
+
+def run_recipe(recipe: Recipe, workdir: str | os.PathLike, *, dataset: Any = None) -> dict:
+    """`run` of a parsed recipe, whose errors name the flags of the command line."""
     # Imported late, so that a wrong recipe is answered before JAX has started.
     from jaxrobust.engine.environment import setup_jax
     from jaxrobust.tasks.devices import cpu_devices

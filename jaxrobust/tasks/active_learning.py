@@ -23,7 +23,7 @@ import numpy as np
 from jaxrobust.data.dataset import ReadableDataset
 from jaxrobust.data.open_set import OpenSetSplit
 from jaxrobust.engine import rng
-from jaxrobust.engine.plan import place_plan
+from jaxrobust.engine.plan import pad_rows, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
@@ -339,7 +339,7 @@ class _Learning:
 
     def _set_annotations(self, annotations: np.ndarray) -> None:
         self.annotations = annotations
-        self.saved.arrays["annotations"] = self.run.placement.put(annotations)
+        self.saved.arrays["annotations"] = self.phases.put(annotations)
 
     def _save_trained(self, round_: int) -> None:
         """Saves the networks from which a query is computed."""
@@ -355,7 +355,7 @@ class _Learning:
                 saved.arrays["observed"][name] = phases.nothing_observed(name, network)
         if not self._is_continued:
             self.run.restore(saved, phases.epochs_before)
-            self.annotations = np.asarray(saved.arrays["annotations"])
+            self.annotations = np.asarray(saved.arrays["annotations"])[: len(self.annotations)]
 
     def _continue_from(self, before: "_Learning") -> None:
         """Copies what was measured and annotated with fewer images or classes."""
@@ -426,7 +426,7 @@ class _Learning:
                     order.permutation(members),
                     phase.batch_size,
                     run.placement,
-                    capacity=len(self.annotations),  # the same shape in every round
+                    capacity=self.phases.num_rows,  # the same shape in every round
                     last_batch=self.recipe.last_batch,
                 ),
                 rng.stream(seed, f"{name}/steps", round_, epoch),
@@ -474,8 +474,9 @@ class _Learning:
         query = oracle.asked(round_)
         if query is None:
             context = self._round.query_context()
-            eligible = oracle.eligible(round_, context.in_pool)
+            eligible = oracle.eligible(round_, context.in_pool[: len(self.annotations)])
             budget = min(context.budget, int(eligible.sum()))
+            eligible = pad_rows(eligible, self.phases.num_rows)
             query = self.strategy.query(
                 dataclasses.replace(context, in_pool=eligible, budget=budget)
             )

@@ -12,6 +12,7 @@ from jaxrobust.data.features import FeatureExamples
 from jaxrobust.data.readers import decode_images
 from jaxrobust.data.streaming import FileStream, packed, read_files
 from jaxrobust.data.transforms import Transform, crop_transform, multilabel_transform
+from jaxrobust.engine.plan import pad_rows, padded_size
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.errors import UserError
 from jaxrobust.recipes.parse import Recipe
@@ -83,10 +84,9 @@ class ResidentFeatures:
         return decode_images(files, _PICTURE_SIZE)
 
 
-def pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:
-    """An array with zeros for further rows."""
-    more = num_rows - len(array)
-    return np.pad(array, [(0, more), *[(0, 0)] * (array.ndim - 1)]) if more else array
+def rows_on_devices(examples: ReadableExamples | FileExamples) -> int:
+    """Rows of examples in programs, which sets of features of about one size share."""
+    return padded_size(len(examples)) if isinstance(examples, FeatureExamples) else len(examples)
 
 
 class StreamedImages:

@@ -9,16 +9,17 @@ import numpy as np
 
 from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed
 from jaxrobust.data.dataset import Dataset
-from jaxrobust.data.features import FeatureDataset, FeatureExamples
+from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views
 from jaxrobust.engine.loops import Resume
-from jaxrobust.engine.plan import Plan, padded_size, place_plan
+from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.sharding import Placement, on_every_device, split_rows
 from jaxrobust.errors import UserError
 from jaxrobust.methods.noisy_label_method import Batch, Method, NoisyLabelProblem, Pass, Stage
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.protocols import NoisyLabels
+from jaxrobust.tasks.images import rows_on_devices
 
 
 def training_step(stage: Stage, views: Views) -> Callable:
@@ -138,8 +139,7 @@ def check_takes(method: Method, name: str, *, soft: bool, weights: bool) -> None
 
 def num_rows(method: Method, examples: Any) -> int:
     """Rows of the training examples in programs, which sets of features of about one size share."""
-    pads = isinstance(examples, FeatureExamples) and not method.has_tables
-    return padded_size(len(examples)) if pads else len(examples)
+    return len(examples) if method.has_tables else rows_on_devices(examples)
 
 
 def rows_of(recipe: NoisyLabels, dataset: Dataset | FeatureDataset) -> int:

@@ -25,7 +25,7 @@ from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfView
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
-from jaxrobust.engine.plan import place_plan
+from jaxrobust.engine.plan import pad_rows, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
@@ -53,7 +53,7 @@ from jaxrobust.tasks.common import (
     loops_on_device,
     program_settings,
 )
-from jaxrobust.tasks.images import ResidentFeatures, images_of, pad_rows
+from jaxrobust.tasks.images import ResidentFeatures, images_of
 from jaxrobust.tasks.noisy_label_files import (
     JudgedLabels,
     detection,

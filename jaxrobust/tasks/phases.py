@@ -11,10 +11,11 @@ import numpy as np
 from jaxrobust.data.dataset import ReadableExamples
 from jaxrobust.data.views import Views, make_views, statistics_of
 from jaxrobust.engine import rng
-from jaxrobust.engine.plan import place_plan
+from jaxrobust.engine.plan import pad_rows, place_plan
 from jaxrobust.engine.run import Run
 from jaxrobust.engine.training import TrainState
 from jaxrobust.methods.strategy import (
+    NO_EXAMPLE,
     NOT_ANNOTATED,
     AnnotationProblem,
     Phase,
@@ -31,7 +32,7 @@ from jaxrobust.tasks.common import (
     loops_on_device,
     program_settings,
 )
-from jaxrobust.tasks.images import images_of
+from jaxrobust.tasks.images import ResidentFeatures, images_of, rows_on_devices
 from jaxrobust.tasks.known_images import View
 
 
@@ -137,6 +138,7 @@ class Phases:
       strategy: the strategy.
       by_name: its phases.
       programs: of each phase, by its name.
+      num_rows: of the training examples in the programs.
       images: the training images or features on the devices.
       statistics: with which they are normalised.
 
@@ -154,8 +156,11 @@ class Phases:
         backbone: StoredBackbone | None,
     ):
         self._recipe, self._placement, self._backbone = recipe, run.placement, backbone
-        self._sizes = {"train": len(view.examples), "test": len(test)}
+        self.num_rows = rows_on_devices(view.examples)
+        self._sizes = {"train": self.num_rows, "test": len(test)}
         images = images_of(view.examples, recipe, run.placement)
+        if isinstance(images, ResidentFeatures):
+            images.num_rows = self.num_rows
         self.problem = AnnotationProblem(
             num_classes=view.split.num_known,
             input_shape=images.shape,
@@ -201,7 +206,7 @@ class Phases:
         return network
 
     def evaluate(self, kind: str, name: str, network: TrainState, ids: np.ndarray, *at: int) -> Any:
-        """What the network of a phase gives for some examples, zeros for all others.
+        """What the network of a phase gives for some examples, zeros in all other rows.
 
         Args:
           kind: `predict`: its outputs in the view in which the pool is scored; `observe`: what the
@@ -244,9 +249,13 @@ class Phases:
         total = np.zeros((self._sizes["train"], *row.shape[1:]), row.dtype)
         return self._placement.put({"sum": total, "count": np.int32(0)})
 
+    def padded(self, annotations: np.ndarray) -> np.ndarray:
+        """Annotations with a row for each of the rows of the programs."""
+        return pad_rows(annotations, self.num_rows, NO_EXAMPLE)
+
     def put(self, labels: np.ndarray) -> jax.Array:
         """Labels of all examples on the devices."""
-        return self._placement.put(labels)
+        return self._placement.put(self.padded(labels))
 
     def epochs_before(self, at: tuple[int, ...]) -> int:
         """Epochs from the start of the run to (round, phase, epoch); a query counts as one."""

@@ -94,12 +94,13 @@ class Round:
             self.members(index)
             self.labels(index)
         queries = [r.get("query", {}) for r in self._saved.record["rounds"]]
+        annotations = self._phases.padded(self._annotations).copy()
         return QueryContext(
             predict=self._predictions,
             observed=self._observations,
             trained=frozenset(names) & frozenset(self.trained),
-            in_pool=self._annotations == NOT_ANNOTATED,
-            annotations=self._annotations.copy(),
+            in_pool=annotations == NOT_ANNOTATED,
+            annotations=annotations,
             budget=self._recipe.al.query_size,
             round=self.number,
             precisions=tuple(query["precision"] for query in queries if query.get("size")),
@@ -131,7 +132,8 @@ class Round:
         """The target classifier's probabilities `[N, K]` of all images, as the pool is scored."""
         name = self._phases.strategy.target
         class_probs = cast(Callable, self._phases.by_name[name].class_probs)
-        return fetch(self._phases.jit("target/probs", class_probs)(self._predictions(name)))
+        probs = fetch(self._phases.jit("target/probs", class_probs)(self._predictions(name)))
+        return probs[: len(self._annotations)]
 
     def test_probs(self, name: str, split: OpenSetSplit) -> np.ndarray:
         """Class probabilities `[n, K]` of the n test images of known classes."""
@@ -158,7 +160,8 @@ class Round:
         phases, detector = self._phases, self._phases.strategy.detector
         target = phases.by_name[phases.strategy.target]
         class_probs = cast(Callable, target.class_probs)
-        probs = fetch(class_probs(self._evaluate("all", target.name, self._everything)))
+        count = len(self._annotations)
+        probs = fetch(class_probs(self._evaluate("all", target.name, self._everything)))[:count]
         if not detector or not np.any(self._annotations == phases.problem.num_classes):
             return probs, None
         index = list(phases.by_name).index(detector)
@@ -167,6 +170,6 @@ class Round:
         logits = self._evaluate("all", detector, self._everything)
         if phases.strategy.unknown_probs is not None:
             _, scalars = self.labels(index)
-            return probs, fetch(phases.strategy.unknown_probs(logits, scalars))
+            return probs, fetch(phases.strategy.unknown_probs(logits, scalars))[:count]
         logits = logits["logits"] if isinstance(logits, dict) else logits
-        return probs, fetch(jax.nn.softmax(logits, axis=-1))[:, -1]
+        return probs, fetch(jax.nn.softmax(logits, axis=-1))[:count, -1]

@@ -11,6 +11,7 @@ import jaxrobust
 from jaxrobust import UserError, audit, consensus
 from jaxrobust.commands.cli import main
 from jaxrobust.data.annotation_inputs import as_annotations
+from jaxrobust.engine import plan
 
 N, A, C = 240, 12, 3
 NAMES = np.array(["bird", "cat", "dog"])
@@ -73,6 +74,25 @@ def test_what_it_returns(crowd, by_features):
     assert summary["num_votes"] == 3 * N and summary["source"] == "features"
     assert summary["is_calibrated"] and summary["num_without_votes"] == 0
     assert "240 items, 720 votes of 12 annotators, 3 classes" in repr(by_features)
+
+
+def test_numbers_near_each_other_share_their_programs(crowd, monkeypatch, compiled):
+    table, features, *_ = crowd
+    consensus(table, features=features).ask(5)
+    with compiled() as names:
+        found = consensus(table[3:], features=features[3:])
+        found.ask(5)
+    assert not names
+    monkeypatch.setattr(plan, "padded_size", lambda size: size)
+    with compiled() as names:
+        expected = consensus(table[3:], features=features[3:])
+    assert "fit_annotators" in names
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    # Sums round otherwise, and the calibration has directions of little slope.
+    np.testing.assert_allclose(found.probs, expected.probs, atol=1e-3)
+    for name in ("accuracy", "accuracy_low", "confusions"):
+        of_both = (getattr(x.annotators, name) for x in (found, expected))
+        np.testing.assert_allclose(*of_both, atol=1e-3)
 
 
 def test_quality_is_about_what_it_says(crowd, by_votes, by_features):

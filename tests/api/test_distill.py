@@ -108,8 +108,13 @@ def test_stored_logits_teach_as_the_function_that_gave_them(arrays, tmp_path):
     images, ids = images[order], (labels == "light").astype(np.int64)[order]
     test = images[:10], ids[:10]
     options = {**SHORT, "augment.flip": False}
-    results = {}
-    for name, teacher in {"logits": bright(images), "function": bright}.items():
+    results, asked = {}, []
+
+    def function(batch):
+        asked.append(len(batch))
+        return bright(batch)
+
+    for name, teacher in {"logits": bright(images), "function": function}.items():
         student = distill(
             images,
             ids,
@@ -121,6 +126,7 @@ def test_stored_logits_teach_as_the_function_that_gave_them(arrays, tmp_path):
         )
         results[name] = json.loads((tmp_path / name / "results.json").read_text())
         assert student.classes.tolist() == [0, 1] and student.predict(images).dtype == np.int64
+    assert asked == [48, 10]  # every image once, whatever the number of epochs
     assert results["logits"]["epochs"] == results["function"]["epochs"]
     assert results["logits"]["teacher"] == {"name": "logits"}  # of the test images it says nothing
     assert results["function"]["teacher"]["accuracy"] == 1

@@ -5,12 +5,14 @@ import re
 import numpy as np
 import pytest
 
+from configs import dpc
 from jaxrobust import (
     RobustClassifier,
     UserError,
     audit,
     find_label_issues,
     query,
+    tasks,
 )
 from jaxrobust.data.inputs import as_labels
 from jaxrobust.errors import flags_as_arguments
@@ -165,16 +167,28 @@ def test_numbers_of_numpy_are_shown_as_numbers(issues):
         query([0, 1, -1], features=np.ones((3, 2)), budget=np.float64(2.5))
 
 
-def test_messages_to_python_name_no_flags():
-    options = {"dpc.beta": -1.0}
-    for call in (
-        lambda: find_label_issues(LABELS, features=PROBS, config=options),
-        lambda: RobustClassifier(dpc__beta=-1.0).fit(PROBS, LABELS),
-        lambda: query([0, 1, -1], features=np.ones((3, 2)), budget=1, config={"num_epochs": -1}),
+def test_messages_to_python_name_fields_as_the_caller_writes_them(tmp_path):
+    recipe = dpc.get_config("digits")
+    recipe.dpc.beta = -1.0
+    nobody = dpc.get_config("digits")
+    nobody.dataset.name, nobody.dataset.path = "image_folder", str(tmp_path / "nowhere")
+    options, features = {"dpc.beta": -1.0}, np.ones((3, 2))
+    for call, words in (
+        (
+            lambda: find_label_issues(LABELS, features=PROBS, config=options),
+            "correct config={'dpc.beta': ...}",
+        ),
+        (
+            lambda: query([0, 1, -1], features=features, budget=1, config={"bual.nl_epochs": -1}),
+            "correct config={'bual.nl_epochs': ...}",
+        ),
+        (lambda: RobustClassifier(dpc__beta=-1.0).fit(PROBS, LABELS), "correct dpc__beta=..."),
+        (lambda: tasks.run(recipe, tmp_path / "run"), "correct config.dpc.beta=..."),
+        (lambda: tasks.run(nobody, tmp_path / "run"), "correct config.dataset.path=..."),
     ):
-        with pytest.raises(UserError, match=r"correct config=\{'[a-z_.]+': \.\.\.\}") as caught:
+        with pytest.raises(UserError, match=re.escape(words)) as caught:
             call()
-        assert "--config" not in str(caught.value)
+        assert "--" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +201,7 @@ def test_messages_to_python_name_no_flags():
         ("set --config.a=True, or b", "set config={'a': True}, or b"),
         ("(--config.x.y_z=) to", "(config={'x.y_z': ...}) to"),
         ("start from --config=dpc:features, or", "start from config='dpc:features', or"),
+        ("choose another --workdir.", "choose another workdir."),
         ("nothing of it", "nothing of it"),
     ],
 )

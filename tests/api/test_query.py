@@ -5,6 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from jaxrobust import UNKNOWN, UNLABELED, QueryResult, UserError, query
+from jaxrobust.api import querying
+from jaxrobust.tasks import images
 
 NUM_CLASSES, NUM_LABELED = 3, 24
 SHORT = {"num_epochs": 20, "model.name": "linear", "optimizer.learning_rate": 0.05}
@@ -71,6 +73,23 @@ def test_a_second_call_gives_the_same_and_a_workdir_goes_on(tmp_path, task, resu
     assert (tmp_path / "checkpoints").exists()
     with pytest.raises(UserError, match=r"not what .* was started with"):
         query(annotations, features=features + 1, budget=10, config=SHORT, workdir=tmp_path)
+
+
+def test_pools_of_about_one_size_share_their_programs(task, result, compiled, monkeypatch):
+    features, annotations, _ = task
+    options = {"features": features[3:], "budget": 10, "config": SHORT}
+    with compiled() as names:
+        found = query(annotations[3:], **options)
+    assert len(result) == len(found) == 10 and not names
+    for module in (images, querying):
+        monkeypatch.setattr(module, "padded_size", lambda size: size)
+    with compiled() as names:
+        expected = query(annotations[3:], **options)
+    assert "target_epoch" in names
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.pred_probs, expected.pred_probs, rtol=1e-5)
+    for name, column in expected.scores.items():
+        np.testing.assert_allclose(found.scores[name], column, rtol=1e-5)
 
 
 def test_precisions_weigh_the_two_confidences(task, result):
@@ -178,9 +197,12 @@ def test_one_known_class(task):
     found = query(annotations, method="lfosa", **options)
     assert np.mean(truth[found.ids] == 1) >= 0.7
     assert found.class_names == ("mine",) and found.pred_probs.shape == (120, 1)
-    query(annotations, method="margin", **options)
-    with pytest.raises(UserError, match=r"there is only 'mine'; choose method='lfosa'"):
-        query(annotations, **options)
+    doubtful = query(annotations, **options)
+    assert doubtful.summary["method"] == "margin"
+    assert set(doubtful.ids) != set(found.ids) and not set(doubtful.ids) & set(range(40))
+    for method in ("bual", "dcfs", "dropquery", "e2oal", "eaoa"):
+        with pytest.raises(UserError, match=r"there is only 'mine'; choose method='lfosa'"):
+            query(annotations, method=method, **options)
 
 
 @pytest.mark.parametrize("method", ["typiclust", "probcover", "random"])

@@ -204,6 +204,9 @@ def test_images_of_many_kinds(tmp_path):
         "grey with a channel": (grey[..., None] / 255, of_grey),
         "bool": (grey > 127, np.where(of_grey > 127, 255, 0)),
         "list of arrays": (list(COLOUR), COLOUR),
+        "channels first": (np.moveaxis(COLOUR, -1, 1), COLOUR),
+        "channels first of grey floats": (grey[:, None] / 255, of_grey),
+        "list of arrays, channels first": (list(np.moveaxis(COLOUR, -1, 1) / 255), COLOUR),
         "list of whole floats, one of them black": (
             list(np.concatenate([0 * COLOUR[:1], COLOUR]).astype(float)),
             np.concatenate([0 * COLOUR[:1], COLOUR]),
@@ -216,12 +219,16 @@ def test_images_of_many_kinds(tmp_path):
     }
     for name, (given, wanted) in cases.items():
         found = image_inputs.as_images(given)
-        assert found.dtype == np.uint8, name
+        assert found.dtype == np.uint8 and found.flags.c_contiguous, name
         np.testing.assert_array_equal(found, wanted, err_msg=name)
 
 
 WRONG_IMAGES = {
-    "channels first": (np.moveaxis(COLOUR, -1, 1), "channels first; give numpy.moveaxis"),
+    "one image, channels first": (
+        np.moveaxis(COLOUR[0], -1, 0),
+        "images is (3, 5, 6), one image with its channels first or three grey ones; give [H, W, 3]",
+    ),
+    "one float image, channels first": (np.moveaxis(COLOUR[0] / 255, -1, 0), "give [H, W, 3]"),
     "normalised": (COLOUR / 127.5 - 1, "before any normalisation"),
     "16 bit": (COLOUR.astype(np.uint16) * 257, "has pixels from"),
     "not finite": (np.full((1, 2, 2), NAN), "images[0, 0, 0, 0] is nan"),

@@ -146,7 +146,8 @@ def test_data_sets_of_hugging_face_and_tensors_of_pytorch_are_embedded(photograp
     dataset = datasets.Dataset.from_dict({"image": list(map(str, paths))}, features=columns)
     torch = pytest.importorskip("torch")
     tensor = torch.tensor(np.stack([np.asarray(Image.open(path)) for path in paths]))
-    for same in (dataset, dataset["image"], tensor, list(tensor), tensor / 255):
+    first = tensor.movedim(-1, 1)  # channels first
+    for same in (dataset, dataset["image"], tensor, list(tensor), tensor / 255, first, list(first)):
         np.testing.assert_array_equal(embed(same, backbone=_colours, size=8).array, expected)
 
 

@@ -199,12 +199,12 @@ WRONG = {
     "negative query": ({"al.query_size": 0}, "al.query_size"),
     "unknown oracle": ({"oracle": "person"}, "oracle"),
     "nobody to ask": ({"oracle": "csv"}, "digits has none"),
-    "settings of another method": ({"method": "bual"}, "start from --config=configs/bual.py"),
+    "settings of another method": ({"method": "bual"}, "start from config='configs/bual.py'"),
     "shared without a query network": (
         {"method": "entropy", "al.target_model": "shared"},
-        "set --config.al.target_model=separate",
+        "set config.al.target_model='separate'",
     ),
-    "a second test set": ({"dataset.test2": "val"}, "clear --config.dataset.test2="),
+    "a second test set": ({"dataset.test2": "val"}, "clear config.dataset.test2="),
     "unknown view": ({"al.score_transform": "tset"}, "al.score_transform"),
 }
 

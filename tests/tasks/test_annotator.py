@@ -250,7 +250,7 @@ def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
     tasks.run(config, workdir)
     rows = _fill(tables[0], ["3", "0", "unknown", "3", "", ""])
     words = r"line 2: '3' is not a class, use .*Correct this, or, if '3' is a new class, add "
-    with pytest.raises(UserError, match=words + r"--config\.al\.new_classes=3 and rerun"):
+    with pytest.raises(UserError, match=words + r"config\.al\.new_classes=3 and rerun"):
         tasks.run(config, workdir)
     config.al.new_classes = "3"
     # The whole folder moves, an image that was asked about has another name, and others come.
@@ -485,7 +485,7 @@ def test_without_a_test_part(folder, tmp_path):
 def test_unusable_folders(folder, tmp_path):
     config = _config(folder)
     config.oracle = "truth"
-    with pytest.raises(UserError, match=r"set --config\.oracle=csv to annotate them yourself"):
+    with pytest.raises(UserError, match=r"set config\.oracle='csv' to annotate them yourself"):
         tasks.run(config, tmp_path / "run")
     root = tmp_path / "data"
     shutil.copytree(folder[0], root)

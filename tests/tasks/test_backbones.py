@@ -124,7 +124,7 @@ def test_one_that_does_not_fit_is_refused_before_training(recipe, sizes, convert
     words = (
         r"holds the backbone of a tiny, which does not fit model\.name='resnet8_small': "
         r"batch_stats/blocks_0/BatchNorm_0/BatchNorm_0/mean has the shape \(4,\), but should have "
-        r"\(16,\); change --config\.model\.name="
+        r"\(16,\); change config\.model\.name="
     )
     with pytest.raises(UserError, match=words):
         tasks.run(config, tmp_path / "run")

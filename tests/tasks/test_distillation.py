@@ -256,7 +256,7 @@ WRONG = {
     "table of what": ({"teacher.logits": "tables"}, "did you mean 'table'"),
     "table of features": (
         {"teacher.logits": "table", "method": "rkd"},
-        "method rkd reads the teacher's features too: set --config.teacher.logits=step",
+        "method rkd reads the teacher's features too: set config.teacher.logits='step'",
     ),
     "table without teacher": (
         {"teacher.logits": "table", "method": "cross_entropy"},

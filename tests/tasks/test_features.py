@@ -147,7 +147,7 @@ def test_a_folder_of_images_is_embedded_first(tmp_path, embedded, caplog):
     config = _config(
         "dpc", "auto", method="cross_entropy", **{"noise.kind": "none", "dataset.max_train": 0}
     )
-    with pytest.raises(UserError, match=r"set --config.dataset.path="):
+    with pytest.raises(UserError, match=r"set config.dataset.path="):
         tasks.run(config, tmp_path / "run")
     config.dataset.path = str(tmp_path / "data")
     caplog.set_level("INFO", "jaxrobust")
@@ -299,11 +299,11 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, features):
     for recipe, changes, words in (
         ("dpc", {"model.name": "resnet8_small"}, "takes images, but .* holds features"),
         ("dpc", digits, "takes features, but digits holds images"),
-        ("dpc", {"dataset.features": ""}, "set --config.dataset.features="),
+        ("dpc", {"dataset.features": ""}, "set config.dataset.features="),
         ("dpc", {"method": "knn", "baseline.num_neighbors": 96}, "must be below the number"),
         ("dpc", {**digits, "method": "knn", "model.name": "resnet8_small"}, "not images"),
-        ("dpc", {"dataset.stream": True}, "held in memory: set --config.dataset.stream=False"),
-        ("bldr", {"bldr.self_distillation": True}, "set --config.bldr.self_distillation=False"),
+        ("dpc", {"dataset.stream": True}, "held in memory: set config.dataset.stream=False"),
+        ("bldr", {"bldr.self_distillation": True}, "set config.bldr.self_distillation=False"),
         ("dpc", {"dataset.labels": "none.csv"}, "There is no file none.csv"),
         ("bual", {"oracle": "csv", **ROUNDS}, "features has none"),
     ):

@@ -524,7 +524,7 @@ WRONG = {
     "rate above 1": ({"noise.rate": 1.5}, "noise.rate=1.5 must be a number in [0, 1]"),
     "asymmetric digits": ({"noise.kind": "asymmetric"}, "use 'pairflip'"),
     "human digits": ({"noise.kind": "human"}, "CIFAR-10N"),
-    "no matrix": ({"noise.kind": "transition"}, "needs --config.noise.path="),
+    "no matrix": ({"noise.kind": "transition"}, "needs config.noise.path="),
     "missing matrix": (
         {"noise.kind": "transition", "noise.path": "/nowhere.npy"},
         "cannot be read as a matrix",

@@ -121,7 +121,7 @@ def _once(stop, signum, frame):
 
 
 def test_a_person_cannot_answer_several_seeds(tmp_path):
-    with pytest.raises(UserError, match=r"set --config.num_seeds=1"):
+    with pytest.raises(UserError, match=r"set config.num_seeds=1"):
         tasks.run(_config(num_seeds=2, oracle="csv"), tmp_path)
 
 
