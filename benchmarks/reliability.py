@@ -37,7 +37,7 @@ def main() -> None:
         human.append(np.full(len(found), case.name.rpartition(" ")[2] in people))
         print(f"{case.name}: {(1 - found).sum():.0f} expected, {case.is_wrong.sum()}", flush=True)
     prob, right, by_people = map(np.concatenate, (probs, rights, human))
-    print(f"\n| labels of | | {' | '.join(f'{b}0 to {b + 1}0 %' for b in range(10))} |")
+    print(f"\n| labels of | | {' | '.join(f'{10 * b} to {10 * b + 10} %' for b in range(10))} |")
     print(f"|{'---|' * 12}")
     for name, rows in (("all", np.ones_like(right)), ("people", by_people)):
         bins = reliability_bins(prob[rows], right[rows])

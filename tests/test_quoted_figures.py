@@ -50,6 +50,11 @@ QUOTED = [
         "(`--config=e2oal:features`) | ",
         [(E2OAL, 1, 6, "last, ahead of random")],
     ),
+    (
+        "docs/which_method.md",
+        "takes half as long again and gives an AUROC of\n",
+        [("Networks for embed", 1, 2, "AUROC, worst")],
+    ),
     ("docs/which_method.md", "six kinds of wrong labels out of six, ", [(LABELS, 1, 15, "F1")]),
     ("docs/which_method.md", "with 40 % wrong human labels and ", [(LABELS, 1, 1, "F1")]),
 ]
