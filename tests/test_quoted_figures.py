@@ -52,6 +52,11 @@ QUOTED = [
         "(`--config=e2oal:features`) | ",
         [(E2OAL, 1, 6, "last, ahead of random")],
     ),
+    (
+        "docs/which_method.md",
+        "takes half as long again and gives an AUROC of\n",
+        [("Networks for embed", 1, 2, "AUROC, worst")],
+    ),
     ("docs/which_method.md", "six kinds of wrong labels out of six, ", [(LABELS, 1, 15, "F1")]),
     ("docs/review_photographs.md", "train, list the labels | ", [(REVIEW, 3, 1, _SECONDS)]),
     ("docs/review_photographs.md", "again on what was decided | ", [(REVIEW, 3, 2, _SECONDS)]),

@@ -12,10 +12,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", metavar="DIR", help="folder of images, see jaxrobust.embed")
     parser.add_argument("--out", required=True, type=new_file, help="file.npz")
     parser.add_argument(
-        "--backbone", default="efficientnet_lite0", help="efficientnet_lite0, hf:REPO or a folder"
+        "--backbone",
+        default="efficientnet_lite0",
+        help="efficientnet_lite0, efficientnet_lite2, hf:REPO or a folder",
     )
     parser.add_argument("--views", default=1, type=int, help=f"1 to {MAX_VIEWS}")
-    parser.add_argument("--size", default=128, type=int, help="side in pixels")
+    parser.add_argument("--size", type=int, help="side in pixels; 128, or the network's own")
     parser.add_argument("--batch_size", default=64, type=int)
     parser.add_argument("--on_corrupt", default="stop", choices=ON_CORRUPT)
     args = parser.parse_args(argv)

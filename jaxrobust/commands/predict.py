@@ -151,9 +151,9 @@ def _embedded(
             "This classifier was trained on features of a network that it does not name; give a "
             f".npy or .npz file of such features, not {folder}."
         )
-    from jaxrobust.models.pretrained import load_pretrained, weights_hash
+    from jaxrobust.models.pretrained import load_encoder, weights_hash
 
-    if weights_hash(load_pretrained(known.backbone)) != known.weights_hash:
+    if weights_hash(load_encoder(known.backbone)) != known.weights_hash:
         raise UserError(
             f"The network {known.backbone} has other weights than the one whose features this "
             "classifier was trained on; give a file of such features."

@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.auxiliary_head import AUXILIARY_HEADS, DualHeadClassifier
-from jaxrobust.models.efficientnet import EfficientNetLite0
+from jaxrobust.models.efficientnet import EfficientNetLite
 from jaxrobust.models.feature_network import FeatureNetwork
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
 from jaxrobust.models.layers import Network, he_normal, torch_uniform
@@ -101,7 +101,10 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
         for widening in (1, 2)
     },
     **{f"vgg{depth}": functools.partial(VGG, sizes) for depth, sizes in _VGG_SIZES.items()},
-    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite2": functools.partial(
+        EfficientNetLite, sizes=(1, 3, 3, 4, 4, 5, 1), widths=(16, 24, 48, 88, 120, 208, 352)
+    ),
     "mobilenet_v1": MobileNetV1,
     "mobilenet_v2_half": functools.partial(
         MobileNetV2,

@@ -76,8 +76,8 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 def published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, Any]:
     """(whose, side in pixels, mean, std) of the images of published weights, empty if unknown."""
-    if arch == "efficientnet_lite0":
-        return "EfficientNet-Lite's", 224, *EFFICIENTNET_LITE
+    if arch.startswith("efficientnet_lite"):
+        return "EfficientNet-Lite's", 260 if arch.endswith("2") else 224, *EFFICIENTNET_LITE
     if num_classes == 1000:
         return "ImageNet's", 224, *IMAGENET
     if num_classes == 100:

@@ -1,33 +1,33 @@
-"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6.
+"""EfficientNet-Lite: EfficientNet without squeeze-and-excitation, with ReLU6.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
 https://arxiv.org/abs/1905.11946. The Lite variants are Google's of 2020, with TensorFlow's padding.
 """
 
 import functools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 
 from jaxrobust.models.layers import Backbone, ConvNorm, FeatureMaps, global_average, he_normal
 
-STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
-"""Blocks, kernel size, stride of the first block, expansion and output channels of each stage."""
+# Kernel size, stride of the first block and expansion of each stage.
+_STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
 
 
-class EfficientNetLite0(Backbone):
-    """EfficientNet-Lite0 up to the pooled feature of 1,280 numbers.
+class EfficientNetLite(Backbone):
+    """EfficientNet-Lite up to the pooled feature of 1,280 numbers, by default Lite0.
 
     The maps are those of stages 2, 3, 5 and 7 of the seven, at 1/4, 1/8, 1/16 and 1/32 of the size.
+
+    Attributes:
+      sizes: blocks of each stage.
+      widths: output channels of each stage.
     """
+
+    sizes: Sequence[int] = (1, 2, 2, 3, 3, 4, 1)
+    widths: Sequence[int] = (16, 24, 40, 80, 112, 192, 320)
 
     @nn.compact
     def __call__(
@@ -44,8 +44,9 @@ class EfficientNetLite0(Backbone):
         )
         x = conv(32, 3, 2, name="stem")(images.astype(self.dtype), train=train, where=where)
         maps, number = [], 0
-        for stage, (size, kernel, stride, expansion, features) in enumerate(STAGES):
-            for block in range(size):
+        for stage, (kernel, stride, expansion) in enumerate(_STAGES):
+            features = self.widths[stage]
+            for block in range(self.sizes[stage]):
                 inputs, width, name = x, x.shape[-1] * expansion, f"block_{number}"
                 if expansion > 1:
                     x = conv(width, 1, name=f"{name}_expand")(x, train=train, where=where)

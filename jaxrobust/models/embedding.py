@@ -41,7 +41,7 @@ from jaxrobust.engine import digests
 from jaxrobust.engine.files import user_cache, write_json
 from jaxrobust.errors import BEYOND_THE_RUN, DataError, UserError, no_room, unknown_name
 from jaxrobust.models.auxiliary_head import Outputs
-from jaxrobust.models.pretrained import load_pretrained, weights_hash
+from jaxrobust.models.pretrained import Encoder, load_encoder, weights_hash
 from jaxrobust.models.storage import StoredClassifier
 from jaxrobust.models.text_embedding import TEXT_BACKBONES, embed_texts
 
@@ -49,6 +49,7 @@ log = logging.getLogger("jaxrobust")
 
 MAX_VIEWS = 10
 ON_CORRUPT = ("stop", "skip")
+_SIZE = 128
 _CROP = 7 / 8  # of the side, in the views that are crops
 _CHUNK = 1024  # images between two saves, about
 _ARRAY, _STATE = "features.npy", "progress.json"
@@ -165,9 +166,9 @@ class ImageSource(NamedTuple):
 def embed(
     images: Any,
     *,
-    backbone: str | StoredClassifier | Callable = "efficientnet_lite0",
+    backbone: str | StoredClassifier | Encoder | Callable = "efficientnet_lite0",
     views: int = 1,
-    size: int = 128,
+    size: int | None = None,
     batch_size: int = 64,
     progress: bool = False,
     on_corrupt: str = "stop",
@@ -189,10 +190,12 @@ def embed(
         Hugging Face data set, of any sizes; or an array `[N, H, W]` or `[N, H, W, 3]`, uint8, whole
         numbers 0 to 255 or floats in [0, 1]. With a backbone for texts a list of strings.
       backbone: `"text"`, `"minilm"` or `"tfidf"` for texts; for images `"efficientnet_lite0"`,
-        `"hf:REPO"`, a folder of converted weights or of a run's student, a classifier in memory, or
-        a function of uint8 `[B, size, size, 3]` that returns `[B, D]` for any B.
+        `"efficientnet_lite2"`, `"hf:REPO"` (a network of timm, or DINOv2, CLIP or SigLIP of
+        transformers, whose feature is its `pooler_output`), a folder of converted weights or of a
+        run's student, a classifier in memory, or a function of uint8 `[B, size, size, 3]` that
+        returns `[B, D]` for any B.
       views: V, 1 to 10; see `Features.array`.
-      size: side in pixels.
+      size: side in pixels; by default what a network of transformers was published for, else 128.
       batch_size: images at a time.
       progress: whether to show a bar with the time that is left.
       on_corrupt: what an image that cannot be decoded does: `"stop"`, or `"skip"` with a line that
@@ -214,7 +217,7 @@ def embed(
     """
     if not 1 <= views <= MAX_VIEWS:
         raise UserError(f"views must lie in 1 to {MAX_VIEWS}, but is {views}.")
-    if size < 1 or batch_size < 1:
+    if batch_size < 1 or (size is not None and size < 1):
         raise UserError(f"size and batch_size must be 1 or more, but are {size} and {batch_size}.")
     if on_corrupt not in ON_CORRUPT:
         raise UserError(unknown_name("on_corrupt", on_corrupt, ON_CORRUPT))
@@ -235,18 +238,20 @@ def embed(
         _refuse_broken(found)
     if callable(backbone):
         function, name, weights = backbone, getattr(backbone, "__name__", "function"), ""
+        side = size or _SIZE
     else:
         is_name = isinstance(backbone, str)
-        classifier = load_pretrained(backbone) if is_name else backbone
-        name = backbone if is_name else classifier.arch
-        function, weights = _features_of(classifier), weights_hash(classifier)
+        encoder = load_encoder(backbone) if is_name else backbone
+        name = backbone if is_name else encoder.arch
+        function, weights = _features_of(encoder), weights_hash(encoder)
+        side = size or getattr(encoder, "size", _SIZE)
     with ThreadPoolExecutor() as pool:
         data = hashlib.sha256(b"".join(pool.map(found.hash, range(len(found.names)))))
         run = functools.partial(
-            _run, found, function, views, size, batch_size, progress, on_corrupt, pool
+            _run, found, function, views, side, batch_size, progress, on_corrupt, pool
         )
         if weights:
-            key = hashlib.sha256(f"{weights} {data.hexdigest()} {views} {size}".encode())
+            key = hashlib.sha256(f"{weights} {data.hexdigest()} {views} {side}".encode())
             directory = user_cache("features", key.hexdigest()[:32])
             lock = filelock.FileLock(directory / "lock") if directory else contextlib.nullcontext()
             with lock:
@@ -261,7 +266,7 @@ def embed(
         found.label_names,
         found.split,
         name,
-        size,
+        side,
         weights,
         data.hexdigest(),
     )
@@ -408,17 +413,18 @@ def _ends(size: int) -> tuple[slice, slice]:
     return slice(size), slice(-size, None)
 
 
-def _features_of(classifier: StoredClassifier) -> Callable[[np.ndarray], jax.Array]:
+def _features_of(encoder: StoredClassifier | Encoder) -> Callable[[np.ndarray], jax.Array]:
     """uint8 [B, H, W, 3] -> float32 [B, D]."""
-    module, variables = classifier.module(), jax.device_put(dict(classifier.variables))
-    mean, std = (tuple(map(float, numbers)) for numbers in (classifier.mean, classifier.std))
+    module, variables = encoder.module(), jax.device_put(dict(encoder.variables))
+    mean, std = (tuple(map(float, numbers)) for numbers in (encoder.mean, encoder.std))
     return lambda images: _pooled(module, mean, std, variables, images)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once for a network and a shape
 def _pooled(module: Any, mean: Any, std: Any, variables: Any, images: jax.Array) -> jax.Array:
     images = normalize(images, mean, std, dtype=jnp.float32)
-    return cast(Outputs, module.apply(variables, images)).features.pooled
+    outputs = module.apply(variables, images)
+    return outputs.features.pooled if isinstance(outputs, Outputs) else cast(jax.Array, outputs)
 
 
 # ----------------------------------------------------------------------------------------- images

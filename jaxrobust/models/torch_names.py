@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 
-from jaxrobust.models.efficientnet import EfficientNetLite0
+from jaxrobust.models.efficientnet import EfficientNetLite
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.repvgg import RepVGG
 from jaxrobust.models.resnet import BottleneckBlock, ResNetBackbone
@@ -45,8 +45,7 @@ _TONYLINS = (
 # The auxiliary head of DHKD's students, which does not predict.
 _AUXILIARY_HEAD = r"^(fc|linear|classifier|last_linear)2\."
 
-# timm's EfficientNet: blocks per stage, and the layers of a block without and with an expansion.
-_TIMM_STAGES = (1, 2, 2, 3, 3, 4, 1)
+# timm's EfficientNet: the layers of a block without and with an expansion.
 _TIMM_BLOCK = {
     "conv_dw": "_depthwise_conv",
     "bn1": "_bn1",
@@ -79,6 +78,8 @@ def canonical_names(tensors: Iterable[str]) -> dict[str, str]:
     merges_first = any(name.startswith("layers.3.downsample.") for name in tensors)
     is_tonylins = "features.2.conv.7.weight" in tensors
     is_timms_efficientnet = "conv_stem.weight" in tensors
+    found = (re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in tensors)
+    blocks = sorted({(int(match[1]), int(match[2])) for match in found if match})
     names = {}
     for tensor in tensors:
         if tensor.rpartition(".")[2] in _NOT_LEARNED or re.match(_AUXILIARY_HEAD, tensor):
@@ -87,7 +88,7 @@ def canonical_names(tensors: Iterable[str]) -> dict[str, str]:
         if is_tonylins:
             name = _from_tonylins(name)
         if is_timms_efficientnet:
-            name = _from_timms_efficientnet(name)
+            name = _from_timms_efficientnet(name, blocks)
         if merges_first:
             name = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"features.{2 * int(m[1])}", name)
         for pattern, replacement in _ALIASES:
@@ -106,10 +107,10 @@ def _from_tonylins(name: str) -> str:
     return name
 
 
-def _from_timms_efficientnet(name: str) -> str:
+def _from_timms_efficientnet(name: str, blocks: Sequence[tuple[int, int]]) -> str:
     if match := re.match(r"blocks\.(\d)\.(\d)\.(\w+)\.(\w+)$", name):
         stage, place, layer, leaf = match.groups()
-        number = sum(_TIMM_STAGES[: int(stage)]) + int(place)
+        number = blocks.index((int(stage), int(place)))
         layer = (_TIMM_BLOCK if stage == "0" else _TIMM_EXPANDED_BLOCK)[layer]
         return f"_blocks.{number}.{layer}.{leaf}"
     top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
@@ -221,7 +222,7 @@ def _swin(backbone: SwinTransformer, path: tuple[str, ...]) -> str:
     return f"features.{2 * int(stage) + 1}.{place}.{layer}"
 
 
-def _efficientnet(backbone: EfficientNetLite0, path: tuple[str, ...]) -> str:
+def _efficientnet(backbone: EfficientNetLite, path: tuple[str, ...]) -> str:
     unit, layer = path
     is_conv = layer == "Conv_0"
     if unit in ("stem", "last"):
@@ -233,7 +234,7 @@ def _efficientnet(backbone: EfficientNetLite0, path: tuple[str, ...]) -> str:
 
 
 _FAMILIES = {
-    EfficientNetLite0: _efficientnet,
+    EfficientNetLite: _efficientnet,
     ResNetBackbone: _resnet,
     WideResNet: _wide_resnet,
     VGG: _vgg,

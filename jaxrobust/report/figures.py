@@ -281,12 +281,19 @@ def _cosine_on(part: str):
 
 
 @_one_at_a_time
-def reliability_diagram(bins: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+def reliability_diagram(
+    bins: Mapping[str, np.ndarray],
+    path: pathlib.Path,
+    *,
+    title: str = "Calibration on the test images",
+    confidence: str = "Confidence (%)",
+    accuracy: str = "Accuracy (%)",
+) -> None:
     """Draws accuracy by confidence, with the fraction and the number of predictions in each bin.
 
-    Bins of few predictions are pale.
+    Bins of few predictions are pale; the title ends with the calibration error.
     """
-    count, accuracy = bins["count"], 100 * bins["accuracy"]
+    count, heights = bins["count"], 100 * bins["accuracy"]
     share = 100 * count / max(count.sum(), 1)
     error = float(share @ np.abs(bins["accuracy"] - bins["confidence"]))
     edges = np.linspace(0, 100, len(count) + 1)
@@ -295,14 +302,17 @@ def reliability_diagram(bins: Mapping[str, np.ndarray], path: pathlib.Path) -> N
     figure, (top, bottom) = pyplot.subplots(
         2, 1, figsize=(4.5, 5.8), layout="constrained", sharex=True, height_ratios=(3, 1)
     )
-    parts = {"accuracy": ~is_few, f"of fewer than {_FEW} predictions": is_few}
+    parts = {
+        accuracy.removesuffix(" (%)").lower(): ~is_few,
+        f"of fewer than {_FEW} predictions": is_few,
+    }
     for (label, part), color in zip(parts.items(), (COLORS[0], _PALE_BLUE), strict=True):
         if part.any():
             style = {"width": edges[1], "align": "edge", "ec": "white", "color": color}
-            top.bar(edges[:-1][part], accuracy[part], label=label, **style)
+            top.bar(edges[:-1][part], heights[part], label=label, **style)
     top.plot([0, 100], [0, 100], color=COLORS[1], lw=1.5, ls="--", label="calibrated")
-    _title(figure, f"Calibration on the test images, error {error:.1f} %")
-    top.set_ylabel("Accuracy (%)")
+    _title(figure, f"{title}, error {error:.1f} %")
+    top.set_ylabel(accuracy)
     figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=8)
     bottom.bar(edges[:-1], share, width=edges[1], align="edge", ec="white", color=COLORS[6])
     for x, y, number in zip(edges[:-1] + edges[1] / 2, share, count, strict=True):
@@ -310,7 +320,7 @@ def reliability_diagram(bins: Mapping[str, np.ndarray], path: pathlib.Path) -> N
             text = f"{number:,}" if number < 10_000 else f"{number / 1000:,.0f}k"
             bottom.annotate(text, (x, y), (0, 2), "data", "offset points", ha="center", fontsize=7)
     bottom.set_ylim(0, 1.25 * max(share.max(), 1))
-    bottom.set_xlabel("Confidence (%)")
+    bottom.set_xlabel(confidence)
     bottom.set_ylabel("Share (%)")
     for axis in (top, bottom):
         _plain_axis(axis)

@@ -113,5 +113,5 @@ def estimate_before_training(
     features = MeansOfViews(dataset.train)
     scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
     num_wrong = float(jax.jit(estimate_num_wrong)(scores, labels))
-    log.info("About %.0f of %d labels are estimated to be wrong", num_wrong, len(labels))
+    log.info("Training divides the labels as if %.0f of %d were wrong", num_wrong, len(labels))
     return num_wrong

