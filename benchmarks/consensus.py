@@ -244,6 +244,9 @@ def ask(arguments: argparse.Namespace) -> None:
     """Error after every round, by who is asked about next."""
     from cleanlab.multiannotator import get_active_learning_scores
 
+    from jaxrobust.selection import vector_scaling
+    from jaxrobust.selection.ridge import leave_one_out
+
     crowd = photographs(arguments.features, arguments.human)
     if arguments.num is not None:
         some = np.linspace(0, len(crowd.true) - 1, arguments.num).astype(int)
@@ -252,9 +255,9 @@ def ask(arguments: argparse.Namespace) -> None:
 
     def by_active_lab(found, votes, rng):
         # The classifier is ours, so that only the choice differs.
-        logits = found._state.log_prior
-        probs = np.exp(logits - logits.max(1, keepdims=True))
-        probs /= probs.sum(1, keepdims=True)
+        voted = found.num_votes > 0
+        regression = leave_one_out(crowd.features, where=None if voted.all() else voted)
+        probs = np.exp(vector_scaling(regression(found.probs), found.probs, where=voted))
         table = np.where(votes < 0, np.nan, votes)
         old, new = np.flatnonzero(found.num_votes), np.flatnonzero(found.num_votes == 0)
         rest = probs[new] if len(new) else None
@@ -267,7 +270,7 @@ def ask(arguments: argparse.Namespace) -> None:
         "ActiveLab": by_active_lab,
         "random": lambda found, votes, rng: rng.permutation(num),
     }
-    start: dict[int, tuple] = {}
+    start: dict[int, jaxrobust.Consensus] = {}
     for name, choose in choices.items():
         for seed in range(arguments.draws):
             rng = np.random.default_rng(seed)
