@@ -10,6 +10,8 @@ crowd_truth_infer that hold `answer.csv` and `truth.csv`; what is missing is lef
 majority and, with `--rivals`, Dawid-Skene, GLAD and MACE of crowd-kit and cleanlab's CROWDLAB
 on five folds of a logistic regression of majority labels on the same features.
 
+"Classifier" is the test accuracy of a regression trained on the labels that a method found.
+
 `ask` starts from one human label of each image, or of all but a share `--new` that nobody has seen,
 and asks for a fifth as many as there are images in each of five rounds, of those that CIFAR-10N has
 left; the consensus is always ours. It prints the error before every round and at the end, and the
@@ -34,11 +36,15 @@ NUM_PEOPLE = 100  # simulated, each with a confusion matrix of its own
 
 
 class Crowd(NamedTuple):
-    """A table of votes `[N, A]`, -1 where there is none; the truth, -1 if unknown; features."""
+    """A table of votes `[N, A]`, -1 where there is none; the truth, -1 if unknown; features.
+
+    `test` has features and classes of images that nobody voted on.
+    """
 
     votes: np.ndarray
     true: np.ndarray
     features: np.ndarray | None
+    test: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def main() -> None:
@@ -58,8 +64,9 @@ def main() -> None:
     if arguments.what == "ask":
         ask(arguments)
         return
-    print("| set | method | error | expected | AUROC | AP | ECE | rank correlation | CPU s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    names = ("set", "method", "error", "expected", "AUROC", "AP", "ECE", "rank correlation")
+    print(f"| {' | '.join((*names, 'classifier', 'CPU s'))} |")
+    print("|---" * 10 + "|")
     for name, crowd in sets(arguments):
         for method, run in methods(crowd, arguments.rivals):
             begin = time.process_time()
@@ -73,6 +80,10 @@ def sets(arguments: argparse.Namespace) -> Iterator[tuple[str, Crowd]]:
         yield from crowds(arguments.crowd)
     if arguments.features is not None:
         three = photographs(arguments.features, arguments.human)
+        if arguments.test_features is not None:
+            with np.load(arguments.test_features) as arrays:
+                inputs = arrays["features"][:, 0].astype(np.float32)
+                three = three._replace(test=(inputs, arrays["labels"]))
         yield "CIFAR-10N, three", three
         yield "CIFAR-10N, two", three._replace(votes=three.votes[:, :2])
         for seed in range(arguments.draws):
@@ -134,7 +145,8 @@ def crowds(folder: pathlib.Path) -> Iterator[tuple[str, Crowd]]:
     if (part := folder / "LabelMe").is_dir():
         votes = np.loadtxt(part / "answers.txt").astype(int)
         features = np.load(part / "LabelMe_VGG_avg_train.npy").astype(np.float32)
-        yield "LabelMe", Crowd(votes, _truth(part / "LabelMe_Z_train.txt"), features)
+        test = np.load(part / "LabelMe_VGG_avg_test.npy"), _truth(part / "LabelMe_Z_test.txt")
+        yield "LabelMe", Crowd(votes, _truth(part / "LabelMe_Z_train.txt"), features, test)
     if (part := folder / "Sentiment").is_dir():
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -220,7 +232,7 @@ def row(name, method, crowd, labels, quality, accuracy, seconds) -> str:
     """A row of the table, in percent."""
     known = crowd.true >= 0
     is_wrong = (labels != crowd.true)[known]
-    cells = [name, method, f"{100 * is_wrong.mean():.1f}", *[""] * 5, f"{seconds:.1f}"]
+    cells = [name, method, f"{100 * is_wrong.mean():.1f}", *[""] * 6, f"{seconds:.1f}"]
     if quality is not None:
         doubt = 1 - quality[known]
         tenths = np.array_split(np.argsort(doubt), 10)
@@ -237,12 +249,30 @@ def row(name, method, crowd, labels, quality, accuracy, seconds) -> str:
         right = ((crowd.votes == crowd.true[:, None]) & voted).sum(0)
         share = right / np.maximum(voted.sum(0), 1)
         cells[7] = f"{spearmanr(accuracy, share)[0]:.2f}"
+    if crowd.test is not None:
+        cells[8] = f"{100 * trained_on(labels, crowd):.1f}"
     return f"| {' | '.join(cells)} |"
+
+
+def trained_on(labels: np.ndarray, crowd: Crowd) -> float:
+    """Test accuracy of a logistic regression, its C by the log loss of three folds."""
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    regression = LogisticRegressionCV(
+        Cs=np.logspace(-5, -2, 4), cv=3, scoring="neg_log_loss", max_iter=200
+    )
+    model = make_pipeline(StandardScaler(), regression).fit(crowd.features, labels)
+    return float(np.mean(model.predict(crowd.test[0]) == crowd.test[1]))
 
 
 def ask(arguments: argparse.Namespace) -> None:
     """Error after every round, by who is asked about next."""
     from cleanlab.multiannotator import get_active_learning_scores
+
+    from jaxrobust.selection import vector_scaling
+    from jaxrobust.selection.ridge import leave_one_out
 
     crowd = photographs(arguments.features, arguments.human)
     if arguments.num is not None:
@@ -252,9 +282,9 @@ def ask(arguments: argparse.Namespace) -> None:
 
     def by_active_lab(found, votes, rng):
         # The classifier is ours, so that only the choice differs.
-        logits = found._state.log_prior
-        probs = np.exp(logits - logits.max(1, keepdims=True))
-        probs /= probs.sum(1, keepdims=True)
+        voted = found.num_votes > 0
+        regression = leave_one_out(crowd.features, where=None if voted.all() else voted)
+        probs = np.exp(vector_scaling(regression(found.probs), found.probs, where=voted))
         table = np.where(votes < 0, np.nan, votes)
         old, new = np.flatnonzero(found.num_votes), np.flatnonzero(found.num_votes == 0)
         rest = probs[new] if len(new) else None
@@ -267,7 +297,7 @@ def ask(arguments: argparse.Namespace) -> None:
         "ActiveLab": by_active_lab,
         "random": lambda found, votes, rng: rng.permutation(num),
     }
-    start: dict[int, tuple] = {}
+    start: dict[int, jaxrobust.Consensus] = {}
     for name, choose in choices.items():
         for seed in range(arguments.draws):
             rng = np.random.default_rng(seed)

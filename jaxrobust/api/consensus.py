@@ -17,7 +17,6 @@ from jaxrobust.errors import UserError, check_count
 CONSENSUS_FILE = "consensus.csv"
 _NUM_FOLDS = 5  # of the votes that are left out in turn
 _MANY_VOTES = 100_000  # from which one of the folds is enough
-_MOST_ASKED, _FEWEST_ASKED = 20, 10_000  # candidates for each opinion asked for, and in all
 _SMALLEST = 1e-6  # probability of a classifier, which votes can still outweigh
 _MOST_VALUES = 1024  # of an image whose pixels are used as features
 _TEMPERATURES = tuple(np.arange(1, 41) / 8)  # of given probabilities
@@ -60,7 +59,7 @@ class Consensus:
     class_names: tuple[str, ...]
     annotators: Annotators
     summary: dict[str, Any]
-    _state: "_Fitted" = dataclasses.field(repr=False)
+    _votes: Votes = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,7 +91,7 @@ class Consensus:
             "label": self.labels,
             "quality": self.quality,
             "votes": self.num_votes,
-            "votes_for_label": self._state.votes_for_label,
+            "votes_for_label": self._votes_for_label(),
             "rank": rank,
         }
         return pandas.DataFrame(columns, index=pandas.Index(self.items, name="item"))
@@ -110,29 +109,31 @@ class Consensus:
         return pandas.DataFrame(columns, index=index)
 
     def ask(self, budget: int, *, per_item: int = 1) -> np.ndarray:
-        """Items on which another opinion lowers the expected number of wrong labels the most.
+        """Items on which another opinion is likely to correct the most labels.
 
-        For an item with the calibrated probabilities q and quality r, a vote l of an average
-        annotator, of confusions pi, makes the quality `r_l`; the gain is
+        The k-th further opinion on an item of quality r with n votes counts as
 
-            sum_l sum_c q(c) pi[c, l] r_l - r.
+            (1 - r) / (n + k),
 
-        Items that nobody voted on are on the same scale, if there are features or probabilities.
+        the probability that the label is wrong, weighed less the more votes have not settled it.
+        With features or probabilities, items that nobody voted on are on the same scale.
 
         Args:
           budget: number of opinions.
           per_item: most opinions on one item.
 
         Returns:
-          int `[budget]`, positions, the largest gain first, each up to `per_item` times; fewer if
-          there are fewer items.
+          int `[budget]`, positions, the largest first, each up to `per_item` times; fewer if there
+          are fewer items.
 
         Raises:
           UserError: if `budget` or `per_item` is not a whole number, at least 1.
         """
         for name, value in (("budget", budget), ("per_item", per_item)):
             check_count(name, value)
-        return _ask(self, int(budget), int(per_item))
+        further = self.num_votes[:, None] + np.arange(1, int(per_item) + 1)
+        gains = (1 - self.quality[:, None]) / further
+        return np.argsort(-gains, axis=None, kind="stable")[: int(budget)] // int(per_item)
 
     def save_review(
         self,
@@ -182,13 +183,18 @@ class Consensus:
             title="Labels that are in doubt",
         )
 
+    def _votes_for_label(self) -> np.ndarray:
+        items = self._votes.items
+        agrees = self._votes.labels.values(self._votes.votes) == self.labels[items]
+        return np.bincount(items[agrees], minlength=len(self))
+
     def _votes_on(self, position: int) -> str:
         opinions = self.opinions(position).items()
         return "; ".join(f"{name}: {vote}" for name, vote in opinions)
 
     def opinions(self, position: int) -> dict[Any, str]:
         """Annotator -> class name, of those who voted on an item."""
-        votes = self._state.votes
+        votes = self._votes
         where = np.flatnonzero(votes.items == position)
         people = votes.annotator_ids[votes.annotators[where]].tolist()
         return dict(zip(people, (self.class_names[c] for c in votes.votes[where]), strict=True))
@@ -201,7 +207,7 @@ class Consensus:
         def text(value):
             return escape_formula(str(value))
 
-        path = pathlib.Path(path)
+        path, for_label = pathlib.Path(path), self._votes_for_label()
         rows: list[list] = [["item", "label", "quality", "votes", "votes_for_label"]]
         rows += [
             [
@@ -209,7 +215,7 @@ class Consensus:
                 text(self.labels[i]),
                 format_number(self.quality[i]),
                 int(self.num_votes[i]),
-                int(self._state.votes_for_label[i]),
+                int(for_label[i]),
             ]
             for i in self.ranked.tolist()
         ]
@@ -222,17 +228,6 @@ class Consensus:
             for j in np.argsort(a.accuracy, kind="stable").tolist()
         ]
         write_table(path.with_name("annotators.csv"), [header, *table])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Fitted:
-    """What `Consensus.ask` needs: the votes, the model, and how quality follows from evidence."""
-
-    votes: Votes
-    log_likelihood: np.ndarray
-    log_prior: np.ndarray
-    weights: np.ndarray
-    votes_for_label: np.ndarray
 
 
 def consensus(
@@ -401,7 +396,6 @@ def _consensus(
     probs = np.asarray(selection.temper(pad(joint), pad(right.astype(np.float32))))[: len(ids)]
     quality = probs[np.arange(len(ids)), ids]
     counts = np.bincount(votes.items, minlength=votes.num_items)
-    for_label = np.bincount(votes.items[votes.votes == ids[votes.items]], minlength=votes.num_items)
     labels = votes.labels.values(ids)
     if predict is None and (counts == 0).any():
         labels = _without(labels, counts == 0)
@@ -429,13 +423,7 @@ def _consensus(
         class_names=votes.labels.names,
         annotators=find_annotators(votes, probs),
         summary=summary,
-        _state=_Fitted(
-            votes,
-            model.log_likelihood,
-            model.log_prior,
-            weights,
-            for_label,
-        ),
+        _votes=votes,
     )
 
 
@@ -527,42 +515,6 @@ def _evidence(log_likelihood: np.ndarray, log_prior: np.ndarray, ids: np.ndarray
 
     found = selection.consensus_evidence(pad(log_likelihood), pad(log_prior), pad(ids))
     return np.asarray(found)[: len(ids)]
-
-
-def _ask(found: Consensus, budget: int, per_item: int) -> np.ndarray:
-    from jaxrobust import selection
-    from jaxrobust.engine.plan import pad
-
-    state, votes = found._state, found._state.votes
-    # Those of sure labels cannot gain.
-    candidates = found.ranked[: max(_MOST_ASKED * budget, _FEWEST_ASKED)]
-    probs = found.probs[candidates]
-    items, _, cast_votes = padded_votes(votes)
-    average = selection.annotator_confusions(
-        pad(found.probs), items, np.zeros_like(items), cast_votes, num_annotators=1
-    )
-    average = np.asarray(average[0])
-    log_likelihood, log_prior = state.log_likelihood[candidates], state.log_prior[candidates]
-
-    def quality(log_likelihood):
-        ids = (log_likelihood + log_prior).argmax(axis=1)
-        evidence = _evidence(log_likelihood, log_prior, ids)
-        right = 1 / (1 + np.exp(-evidence.astype(np.float64) @ state.weights))
-        return np.maximum(right, 1 / probs.shape[1])
-
-    gains = []
-    for _ in range(per_item):
-        votes_to_come = probs @ average  # [n, C]
-        after = [
-            votes_to_come[:, vote] * quality(log_likelihood + np.log(average[:, vote]))
-            for vote in range(probs.shape[1])
-        ]
-        gains.append(np.sum(after, axis=0) - quality(log_likelihood))
-        log_likelihood = log_likelihood + votes_to_come @ np.log(average).T
-    # A further opinion on an item is not asked for before the one that precedes it.
-    gains = np.minimum.accumulate(np.stack(gains), axis=0)
-    order = np.argsort(-gains, axis=None, kind="stable")[:budget]
-    return candidates[order % len(candidates)]
 
 
 def _without(labels: np.ndarray, is_unknown: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ _MOST_CLASSES = 64  # above it, the most probable ones of each example count
 _NUM_KEPT = 32
 _MOST_CLASS_PAIRS = 32  # classes up to which mistakes of pairs of classes are looked for
 _DECOYS_BELOW = 0.7  # share of the decoys that counts
+_PSEUDO_MISTAKES = 10.0  # of each class, spread evenly over the others
 _Z90 = 1.645
 
 
@@ -70,19 +71,21 @@ def find_wrong_labels(
         P(y) = (1 - e) p_y + e sum_{k != y} p_k ((1 - h) Q[k, y] + h g_y / (1 - g_k)),
         g = softmax(z / 4 * 3)
 
-    Q spreads mistakes evenly over the other classes; with h they go to those that the example
+    Q says which class mistakes of a class go to; with h they go to those that the example
     resembles, as people's do. Weights w and share h maximise the likelihood of the given labels for
     each of 15 rates, which are then averaged by their likelihood and a prior falling as
     1 / (e + 0.02). That scores are out of sample makes every class that is not given a decoy, whose
-    scores tell how a wrong label looks. Up to 32 classes, Q is also estimated and taken where the
-    likelihood gains more than its number of entries costs (BIC).
+    scores tell how a wrong label looks. With 3 to 32 classes Q is estimated in two rounds, from the
+    expected number of mistakes of each pair of classes and ten more of each class that are spread
+    evenly, and the expected number of wrong labels, n, is that of this model.
 
-    Mistakes of people are seen where the judges are unsure, where right labels look wrong, too.
-    There likelihood sees too few of them, and `decoy_count` too many where mistakes are spread
-    evenly; the expected number is the geometric mean of both, or n alone with an estimated Q.
+    Otherwise Q is even. Mistakes of people are seen where the judges are unsure, where right labels
+    look wrong, too: there likelihood sees too few of them, and `decoy_count` too many where
+    mistakes are spread evenly. The expected number is the geometric mean of both.
+
     `wrong_prob` is
 
-        sigmoid(log((1 - p_y) / p_y) + b),
+        sigmoid(log(sum_{k != y} p_k Q[k, y] / p_y) + b),
 
     b chosen so that it sums to this number. As many labels are flagged, those of the highest
     probability for which another class is more probable; where that parts them elsewhere than at
@@ -91,15 +94,15 @@ def find_wrong_labels(
     Args:
       scores: floats `[J, N, C]` of J judges, out of sample: log probabilities or others.
       labels: int `[N]` in `0..C-1`.
-      order: "odds", as above; "margin": log of the largest other probability over p_y in place of
-        the odds, which also tells labels of probability 0 apart.
+      order: "odds", as above; "margin": the largest term in place of the sum, which also tells
+        labels of probability 0 apart.
 
     Returns:
       `WrongLabels`.
 
     References:
       Ours. The noise model with a matrix Q is that of Patrini et al., "Making Deep Neural Networks
-      Robust to Label Noise: a Loss Correction Approach", CVPR 2017; BIC: Schwarz, 1978.
+      Robust to Label Noise: a Loss Correction Approach", CVPR 2017.
     """
     scores = np.array(scores, np.float64)
     if not np.ptp(scores):  # the judges say nothing
@@ -111,19 +114,20 @@ def find_wrong_labels(
     sample = np.random.default_rng([0, _MOST_ROWS]).permutation(num_rows)[:_MOST_ROWS]
     part = jnp.asarray(kept[:, sample], jnp.float32), jnp.asarray(given[sample])
     uniform = np.full((num_classes, num_classes), 1 / others)
-    fit, matrix = _fit(*part, _Mistakes(uniform, others)), None
     if 2 < num_classes <= _MOST_CLASS_PAIRS:
-        fit, matrix = _with_pairs(fit, *part, uniform, others)
+        fit, matrix = _fit_with_pairs(*part, uniform, others)
+    else:
+        fit, matrix = _fit(*part, _Mistakes(uniform, others)), None
     logits = np.zeros(scores.shape[1:])
     for share, params in zip(fit.shares, fit.params, strict=True):
         if share > 1e-3:
             logits += share * np.tensordot(np.exp(params[:num_judges]), scores, 1)
     probs = _softmax(logits)
     own = probs[np.arange(num_rows), labels]
-    log_odds = _log_odds_against(logits, labels, is_margin=order == "margin")
+    log_odds = _log_odds_against(logits, labels, matrix, is_margin=order == "margin")
     likely = float(np.sum(fit.shares * fit.expected) * num_rows)
     spread = np.sqrt(np.sum(fit.shares * np.square(fit.expected * num_rows - likely)))
-    similar = 0.0 if matrix is not None else float(np.sum(fit.shares * fit.similar))
+    by_class = matrix is not None and matrix.max(axis=1).mean() > 0.5
     counted = likely
     if matrix is None:
         counted = max(decoy_count(logits, labels, level=_DECOYS_BELOW), likely)
@@ -146,7 +150,7 @@ def find_wrong_labels(
         num_wrong=num_wrong,
         interval=(low, float(np.clip(high, num_wrong, num_rows))),
         weights=np.sum(fit.shares[:, None] * np.exp(fit.params[:, :num_judges]), axis=0),
-        kind="pairs" if matrix is not None else "similar" if similar > 0.5 else "uniform",
+        kind="pairs" if by_class else "similar" if fit.shares @ fit.similar > 0.5 else "uniform",
         agreement=float(np.mean(logits.argmax(axis=1) == labels)),
     )
 
@@ -202,7 +206,7 @@ def _likelihood(params, scores, labels, rate, by_class):
 
 
 @jax.jit
-def _loss_and_slope(params, scores, labels, rate, by_class, strength):
+def _loss_and_slope(params, scores, labels, rate, by_class):
     """Negative log posterior of the parameters, and its gradient."""
 
     def loss(params):
@@ -210,7 +214,7 @@ def _loss_and_slope(params, scores, labels, rate, by_class, strength):
         weights, share = params[:-1], params[-1]
         # Weights about one half, within a factor of 4.5; h of a Beta prior with its mean at 1/3.
         prior = jnp.sum(jnp.square(weights + 0.7)) / 4.5
-        prior -= 0.5 * jax.nn.log_sigmoid(share) + strength * jax.nn.log_sigmoid(-share)
+        prior -= 0.5 * jax.nn.log_sigmoid(share) + jax.nn.log_sigmoid(-share)
         return prior - jnp.sum(jnp.log(total))
 
     return jax.value_and_grad(loss)(params)
@@ -242,16 +246,17 @@ def _columns(mistakes: _Mistakes, labels, num_kept: int) -> jax.Array:
     return jnp.asarray(columns)
 
 
-def _fit(scores, labels, mistakes: _Mistakes, *, strength=1.0, start=0.0) -> _Fit:
+def _fit(scores, labels, mistakes: _Mistakes) -> _Fit:
     num_judges = scores.shape[0]
     by_class = _columns(mistakes, labels, scores.shape[2])
-    params = np.append(np.full(num_judges, start), -0.7)
+    # From large weights, at which p is sharp.
+    params = np.append(np.full(num_judges, 1.0), -0.7)
     found = []
     for rate in _RATES[::-1]:
         rest = scores, labels, np.float32(rate), by_class
 
         def objective(x, rest=rest):
-            loss, slope = _loss_and_slope(np.float32(x), *rest, np.float32(strength))
+            loss, slope = _loss_and_slope(np.float32(x), *rest)
             return float(loss), np.asarray(slope, np.float64)
 
         solution = minimize(
@@ -272,27 +277,24 @@ def _fit(scores, labels, mistakes: _Mistakes, *, strength=1.0, start=0.0) -> _Fi
     return _Fit(params, losses, expected, shares / shares.sum(), similar)
 
 
-def _with_pairs(fit: _Fit, scores, labels, uniform, others) -> tuple[_Fit, np.ndarray | None]:
-    """The fit with an estimated Q and Q, if BIC prefers it; else the fit as it is and None."""
+def _fit_with_pairs(scores, labels, uniform, others) -> tuple[_Fit, np.ndarray]:
+    """The fit with an estimated Q, and Q."""
     num_classes = len(uniform)
     predicted = np.asarray(jnp.argmax(jnp.mean(scores, axis=0), axis=1))
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (predicted, np.asarray(labels)), 1)
-    cost = num_classes * (num_classes - 2) / 2 * np.log(len(labels))
-    found, matrix = fit, uniform
-    for _ in range(2):
+    for step in range(2):
         np.fill_diagonal(counts, 0)
-        counts += (1 - np.eye(num_classes)) / others
+        counts += _PSEUDO_MISTAKES / others * (1 - np.eye(num_classes))
         matrix = counts / counts.sum(axis=1, keepdims=True)
-        # With h at 0: the matrix says where mistakes go; from large weights, at which p is sharp.
-        found = _fit(scores, labels, _Mistakes(matrix, others), strength=100.0, start=1.0)
-        if found.losses.min() + cost > fit.losses.min():
-            return fit, None
-        best = int(np.argmax(found.shares))
+        fit = _fit(scores, labels, _Mistakes(matrix, others))
+        if step == 1:
+            break
+        best = int(np.argmax(fit.shares))
         by_class = _columns(_Mistakes(matrix, others), labels, num_classes)
-        rate, params = np.float32(_RATES[best]), np.float32(found.params[best])
+        rate, params = np.float32(_RATES[best]), np.float32(fit.params[best])
         counts = np.array(_pairs(params, scores, labels, rate, by_class, num_classes))
-    return found, matrix
+    return fit, matrix
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -300,11 +302,15 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exp / exp.sum(axis=1, keepdims=True)
 
 
-def _log_odds_against(logits: np.ndarray, labels: np.ndarray, *, is_margin: bool) -> np.ndarray:
-    """`log((1 - p_y) / p_y)`, or the log ratio of the best other class to the given one, `[N]`."""
+def _log_odds_against(
+    logits: np.ndarray, labels: np.ndarray, matrix: np.ndarray | None, *, is_margin: bool
+) -> np.ndarray:
+    """`log(sum_{k != y} p_k Q[k, y] / p_y)`, Q = 1 if None, or the largest term alone, `[N]`."""
     rows = np.arange(len(labels))
     own = logits[rows, labels]
     rest = logits - own[:, None]
+    if matrix is not None:
+        rest += np.log(matrix + np.eye(len(matrix)))[:, labels].T
     rest[rows, labels] = -np.inf
     highest = rest.max(axis=1)
     if is_margin:

@@ -23,7 +23,8 @@ def example(num=200, num_classes=4, rate=0.2, seed=0):
     is_wrong = rng.random(num) < rate
     labels = np.where(is_wrong, (true + rng.integers(1, num_classes, num)) % num_classes, true)
     logits = rng.normal(size=(num, num_classes)) + 4 * np.eye(num_classes)[true]
-    return labels, is_wrong, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return labels, is_wrong, probs.astype(np.float32)
 
 
 LABELS, IS_WRONG, PROBS = example()
@@ -90,9 +91,13 @@ def test_zero_probabilities_are_certain_and_change_no_other(issues):
 
 def test_hard_predictions():
     """One-hot probabilities: every margin is infinite."""
-    found = find_label_issues([0, 1, 2, 2], pred_probs=np.eye(3)[[0, 1, 2, 1]])
-    assert found.clean_prob[:3].min() > 0.5 > found.clean_prob[3]
-    assert found.is_issue.tolist() == [False, False, False, True]
+    is_wrong = np.arange(70) >= 60
+    given, predicted = np.arange(70) % 3, np.arange(70) % 3
+    predicted[is_wrong] = (given[is_wrong] + 1) % 3
+    found = find_label_issues(given, pred_probs=np.eye(3)[predicted])
+    assert found.clean_prob[~is_wrong].min() > 0.9
+    assert found.clean_prob[is_wrong].max() < 0.6
+    assert not found.is_issue[~is_wrong].any() and found.is_issue[is_wrong].sum() > 5
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,7 @@ def test_as_many_are_expected_as_are_wrong(rate):
     assert auroc(found.wrong_prob, is_wrong) > 0.9
     np.testing.assert_array_equal(np.sort(found.ranked), np.arange(NUM_ROWS))
     assert (np.diff(found.wrong_prob[found.ranked]) <= 1e-12).all()
-    # Said and seen agree in five groups, within three deviations of a share and some bias:
-    # decoys add a few where mistakes are spread evenly, as they are here.
+    # Said and seen agree in five groups, within three deviations of a share and some bias.
     order = np.argsort(found.wrong_prob)
     for part in np.array_split(order, 5):
         said, seen = found.wrong_prob[part].mean(), is_wrong[part].mean()
@@ -63,7 +62,19 @@ def test_mistakes_of_pairs_of_classes():
     probs = 0.8 * np.eye(5)[true] + 0.19 * np.eye(5)[(true + 1) % 5] + 0.002
     logits = np.log(probs) + 0.3 * generator.normal(size=probs.shape)
     found = find_wrong_labels(logits[None], labels)
-    assert 0.6 < found.num_wrong / is_wrong.sum() < 1.67
+    assert 0.6 < found.num_wrong / is_wrong.sum() < 1.67 and found.kind == "pairs"
+
+
+def test_what_a_pair_of_classes_is_often_taken_for_is_more_suspicious():
+    """Class 0 is often called 1 and never 2; a judge cannot tell 1 from 2 apart either."""
+    generator = np.random.default_rng(0)
+    true = generator.integers(0, 3, NUM_ROWS)
+    is_wrong = (true == 0) & (generator.random(NUM_ROWS) < 0.3)
+    labels = np.where(is_wrong, 1, true)
+    scores = 3 * np.eye(3)[true] + generator.normal(size=(NUM_ROWS, 3))
+    scores[:2], labels[:2] = [[2, 1, -3], [-3, 1, 2]], 1
+    found = find_wrong_labels(scores[None], labels)
+    assert found.wrong_prob[0] > found.wrong_prob[1] + 0.05
 
 
 def test_a_label_that_no_class_beats_is_not_called_wrong():
