@@ -8,23 +8,21 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PROBABILITIES = "Probabilities of any classifier: `find_label_issues(pred_probs=)` beside cleanlab"
 LABELS = "Photographs, frozen features: wrong labels"
-ANNOTATION = "Photographs, frozen features: annotation"
 E2OAL = "E2OAL on photographs' features"
 REVIEW = "A person's review of photographs"
+RATES = ("5 % wrong", "20 %", "40 %")
 _SECONDS = "s of processor time"
 
 # Page, start of the line or cell, and the cells whose numbers follow there in this order:
 # section, table, row, column.
 QUOTED = [
-    (
-        "README.md",
-        "of-any-classifier-find_label_issuespred_probs-beside-cleanlab)) | ",
-        [(PROBABILITIES, 1, row, "F1") for row in (2, 4, 6, 8, 10, 12)],
-    ),
-    (
-        "README.md",
-        "(docs/coming_from.md#cleanlab)'s default ",
-        [(PROBABILITIES, 1, row, "F1") for row in (1, 3, 5, 7, 9, 11)],
+    *(
+        ("README.md", start, [(PROBABILITIES, 3, row, f"F1, {rate}") for rate in RATES])
+        for start, row in (
+            ("find_label_issuespred_probs-beside-cleanlab)) | ", 8),
+            ("(docs/coming_from.md#cleanlab)'s seven filters ", 2),
+            (", its default ", 1),
+        )
     ),
     (
         "README.md",
@@ -38,10 +36,19 @@ QUOTED = [
     ),
     (
         "README.md",
-        "(docs/coming_from.md#scikit-activeml)'s margin ",
-        [(ANNOTATION, 1, 12, "last accuracy")],
+        "margin with the unknown as a class ",
+        [(E2OAL, 2, 5, "last accuracy")],
     ),
-    ("README.md", "every rival as it is now, three seeds: BUAL ", [(E2OAL, 2, 8, "last accuracy")]),
+    (
+        "README.md",
+        "six of ten classes unknown, ten seeds: last accuracy | ",
+        [(E2OAL, 2, 8, "last accuracy")],
+    ),
+    (
+        "README.md",
+        "share of the queries that is of a wanted class | ",
+        [(E2OAL, 2, 8, "precision")],
+    ),
     (
         "docs/methods/e2oal.md",
         "with eight and six of ten classes unknown it is\n",
@@ -49,8 +56,8 @@ QUOTED = [
     ),
     (
         "docs/which_method.md",
-        "(`--config=e2oal:features`) | ",
-        [(E2OAL, 1, 6, "last, ahead of random")],
+        "in two fifths of BUAL's time) | over random by ",
+        [(E2OAL, 1, 9, "last, ahead of random")],
     ),
     (
         "docs/which_method.md",

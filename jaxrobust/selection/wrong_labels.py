@@ -20,6 +20,7 @@ _NUM_KEPT = 32
 _MOST_CLASS_PAIRS = 32  # classes up to which mistakes of pairs of classes are looked for
 _DECOYS_BELOW = 0.7  # share of the decoys that counts
 _PSEUDO_MISTAKES = 10.0  # of each class, spread evenly over the others
+_MODEL_ERROR = 0.25  # of the expected number, where pairs of classes are estimated
 _Z90 = 1.645
 
 
@@ -139,7 +140,8 @@ def find_wrong_labels(
     flagged[ranked[~is_top[ranked]][: round(float(wrong_prob.sum()))]] = True
     wrong_prob = _on_sides_of_a_half(wrong_prob, flagged)
     num_wrong = float(wrong_prob.sum())
-    noise = np.sqrt(spread**2 + max(likely, 1.0))
+    error = 0.0 if matrix is None else _MODEL_ERROR * likely
+    noise = np.sqrt(spread**2 + max(likely, 1.0) + error**2)
     low = min(max(likely - _Z90 * noise, 0.0), num_wrong)
     high = max(likely + _Z90 * noise, counted + _Z90 * np.sqrt(counted))
     return WrongLabels(
