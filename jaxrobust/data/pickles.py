@@ -20,8 +20,8 @@ from jaxrobust.errors import DataError
 _MOST_OPERATIONS = 5_000_000  # an empty set of one byte takes 216 of memory
 
 
-def _counted(operation: Callable[["GuardedUnpickler"], None]):
-    def counted(self: "GuardedUnpickler") -> None:
+def _counted(operation: Callable[[Any], None]) -> Callable[[Any], None]:
+    def counted(self: Any) -> None:
         self.operations += 1
         if self.operations > _MOST_OPERATIONS:
             raise pickle.UnpicklingError(f"it has more than {_MOST_OPERATIONS:,} parts")
@@ -42,7 +42,7 @@ class GuardedUnpickler(pickle._Unpickler):
       admitted: (module, name) -> what is meant.
     """
 
-    dispatch = {  # noqa: RUF012
+    dispatch: dict[int, Callable[[Any], None]] = {  # noqa: RUF012
         code: function
         for code, function in pickle._Unpickler.dispatch.items()
         if code not in (pickle.NEXT_BUFFER[0], pickle.ADDITEMS[0], pickle.FROZENSET[0])
@@ -110,8 +110,10 @@ class _ArrayUnpickler(GuardedUnpickler):
     """Admits arrays of numbers as NumPy writes them, in old protocols and in protocol 5."""
 
     def __init__(self, content: bytes):
-        functions = {"multiarray": ("_reconstruct", self._empty)}
-        functions["numeric"] = ("_frombuffer", self._of_buffer)
+        functions: dict[str, tuple[str, Callable]] = {
+            "multiarray": ("_reconstruct", self._empty),
+            "numeric": ("_frombuffer", self._of_buffer),
+        }
         super().__init__(
             io.BytesIO(content),
             {
@@ -153,13 +155,14 @@ class _ArrayUnpickler(GuardedUnpickler):
         return np.frombuffer(bytes(buffer), _checked(dtype)).reshape(shape, order=order)
 
     def set_state(self, made: Any, state: Any) -> None:
-        if isinstance(made, np.dtype):
+        kind = type(made)
+        if issubclass(kind, np.dtype):
             _, order, *rest = state
             version, _, *own = made.__reduce__()[2]
             if rest != own or order not in ("<", ">", "|", "="):
                 raise pickle.UnpicklingError("it holds a forged dtype")
             made.__setstate__((version, order, *own))
-        elif isinstance(made, np.ndarray):
+        elif issubclass(kind, np.ndarray):
             _, shape, dtype, in_fortrans_order, data = state
             if made.shape != (0,) or not isinstance(data, str | bytes):
                 raise pickle.UnpicklingError("it holds a forged array")
