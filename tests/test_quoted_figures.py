@@ -72,20 +72,17 @@ QUOTED = [
         "the clean table | ",
         [(REVIEW, 3, row, _SECONDS) for row in (3, 4)],
     ),
-    (
-        "docs/review_photographs.md",
-        "wrong ones among these: ",
-        [(REVIEW, 1, 1, column) for column in ("wrong", "asked about", "wrong among them")],
-    ),
-    (
-        "docs/review_photographs.md",
-        "photographs before\nand after: ",
-        [(REVIEW, 2, row, "accuracy, last 10 epochs") for row in (1, 2)],
-    ),
-    (
-        "docs/review_photographs.md",
-        "by keys before and now: ",
-        [(REVIEW, 4, 2, f"keys {when}") for when in ("before", "now")],
+    *(
+        ("docs/review_photographs.md", start, [(REVIEW, table, row, column)])
+        for start, table, row, column in (
+            ("Of the labels, ", 1, 1, "wrong"),
+            ("the page asked about ", 1, 1, "asked about"),
+            ("of these ", 1, 1, "wrong among them"),
+            ("the accuracy rose from ", 2, 1, "accuracy, last 10 epochs"),
+            (" to\n", 2, 2, "accuracy, last 10 epochs"),
+            ("looked at large, took ", 4, 2, "keys before"),
+            ("and take ", 4, 2, "keys now"),
+        )
     ),
     ("docs/which_method.md", "with 40 % wrong human labels and ", [(LABELS, 1, 1, "F1")]),
 ]
