@@ -74,17 +74,19 @@ def open_images(images: Any, argument: str = "images") -> OpenedImages:
     return OpenedImages(items, argument, _scale(pixels, argument))
 
 
-def as_images(images: Any, argument: str = "images") -> np.ndarray:
+def as_images(images: Any, argument: str = "images", *, is_batch: bool = False) -> np.ndarray:
     """Images as uint8 `[N, H, W, 3]`.
 
     Accepts uint8, whole numbers 0 to 255, or floats in [0, 1] (multiplied by 255 and rounded), as
     `[N, H, W, 3]`, grey as `[N, H, W]` or `[N, H, W, 1]`, or with the channels before H as PyTorch
     has them; lists of arrays, Pillow images or paths; and Hugging Face data sets with a column
-    `image`.
+    `image`. Three grey images might be the channels of one, and are refused unless `is_batch`.
 
     Raises:
       UserError: for any other shape or range, or images of several sizes.
     """
+    if is_batch and getattr(images, "ndim", 0) == 3:
+        images = images[..., None]
     opened = open_images(images, argument)
     if isinstance(opened.items, np.ndarray):
         return _to_bytes(opened.items, opened.scale)

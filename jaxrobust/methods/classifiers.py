@@ -129,7 +129,7 @@ class Classifier:
             array = array[:, None] if array.ndim == 2 else array
             shape = array.shape[2:]
         else:
-            array = as_images(inputs, "inputs")
+            array = as_images(inputs, "inputs", is_batch=True)
             shape = array.shape[1:]
         if self.input_shape and shape != tuple(self.input_shape):
             raise UserError(

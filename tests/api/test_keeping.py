@@ -12,7 +12,7 @@ from sklearn.datasets import make_blobs
 
 from jaxrobust import RobustClassifier, UserError, distill, load_classifier
 from jaxrobust.api import in_memory
-from jaxrobust.tasks import noisy_label_programs
+from jaxrobust.tasks import images
 
 OPTIONS = {"num_epochs": 4, "batch_size": 8}
 
@@ -162,7 +162,7 @@ def test_sets_of_about_one_size_share_programs_to_the_bit(data, monkeypatch):
     (programs,) = in_memory._programs.values()
     # By the second call.
     assert programs.traces["train/epoch"] == 0 and programs.traces["score_labels/57"] == 1
-    monkeypatch.setattr(noisy_label_programs, "padded_size", lambda size: size)
+    monkeypatch.setattr(images, "padded_size", lambda size: size)
     alone = [classifier.fit(features[i:], labels[i:]).predict_proba(features) for i in (0, 3)]
     assert len(in_memory._programs) == 3
     np.testing.assert_array_equal(shared, alone)
