@@ -1,4 +1,4 @@
-"""Does `clean_prob` mean what it says? Predicted against observed, on sets no rule was made on.
+"""Does `clean_prob` mean what it says? Predicted against observed.
 
     python benchmarks/reliability.py --features=photographs.npz --labels=aggre,rand1,worst
 
