@@ -27,7 +27,7 @@ from jaxrobust.data.image_inputs import as_images
 from jaxrobust.data.inputs import as_features
 from jaxrobust.data.scaling import Scaling
 from jaxrobust.data.views import make_views, statistics_of
-from jaxrobust.engine.plan import padded_size
+from jaxrobust.engine.plan import pad_rows, padded_size
 from jaxrobust.errors import UserError
 from jaxrobust.methods import noisy_label_method, strategy
 from jaxrobust.models import storage
@@ -206,8 +206,7 @@ def in_batches(
     found = np.empty((len(inputs), num_classes), np.float32)
     for start in range(0, len(inputs), batch_size):
         part = inputs[start : start + batch_size]
-        padding = [(0, batch_size - len(part)), *[(0, 0)] * (part.ndim - 1)]
-        found[start : start + len(part)] = predict(np.pad(part, padding))[: len(part)]
+        found[start : start + len(part)] = predict(pad_rows(part, batch_size))[: len(part)]
     return found
 
 

@@ -114,11 +114,12 @@ def find_wrong_labels(
     # Not seed 0: whoever changed labels by it would find these first in the sample.
     sample = np.random.default_rng([0, _MOST_ROWS]).permutation(num_rows)[:_MOST_ROWS]
     part = jnp.asarray(kept[:, sample], jnp.float32), jnp.asarray(given[sample])
-    uniform = np.full((num_classes, num_classes), 1 / others)
     if 2 < num_classes <= _MOST_CLASS_PAIRS:
-        fit, matrix = _fit_with_pairs(*part, uniform, others)
+        fit, matrix = _fit_with_pairs(*part)
     else:
-        fit, matrix = _fit(*part, _Mistakes(uniform, others)), None
+        even = jnp.full(part[0].shape[1:], 1 / others, jnp.float32)
+        even = even.at[jnp.arange(len(sample)), part[1]].set(0)
+        fit, matrix = _fit(*part, even), None
     logits = np.zeros(scores.shape[1:])
     for share, params in zip(fit.shares, fit.params, strict=True):
         if share > 1e-3:
@@ -128,7 +129,7 @@ def find_wrong_labels(
     log_odds = _log_odds_against(logits, labels, matrix, is_margin=order == "margin")
     likely = float(np.sum(fit.shares * fit.expected) * num_rows)
     spread = np.sqrt(np.sum(fit.shares * np.square(fit.expected * num_rows - likely)))
-    by_class = matrix is not None and matrix.max(axis=1).mean() > 0.5
+    of_pairs = matrix is not None and matrix.max(axis=1).mean() > 0.5
     counted = likely
     if matrix is None:
         counted = max(decoy_count(logits, labels, level=_DECOYS_BELOW), likely)
@@ -152,7 +153,7 @@ def find_wrong_labels(
         num_wrong=num_wrong,
         interval=(low, float(np.clip(high, num_wrong, num_rows))),
         weights=np.sum(fit.shares[:, None] * np.exp(fit.params[:, :num_judges]), axis=0),
-        kind="pairs" if by_class else "similar" if fit.shares @ fit.similar > 0.5 else "uniform",
+        kind="pairs" if of_pairs else "similar" if fit.shares @ fit.similar > 0.5 else "uniform",
         agreement=float(np.mean(logits.argmax(axis=1) == labels)),
     )
 
@@ -170,13 +171,6 @@ def no_wrong_labels(labels: np.ndarray, num_classes: int) -> WrongLabels:
         kind="uniform",
         agreement=1.0,
     )
-
-
-class _Mistakes(NamedTuple):
-    """How mistakes are spread: Q `[C, C]`, and C - 1 of all classes."""
-
-    matrix: np.ndarray
-    others: int
 
 
 def _most_probable(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -237,20 +231,8 @@ def _pairs(params, scores, labels, rate, by_class, num_classes):
     return jnp.einsum("nk,ny->ky", mistakes, onehot, precision="highest")
 
 
-def _columns(mistakes: _Mistakes, labels, num_kept: int) -> jax.Array:
-    """Q's column of each given label `[N, C]`, zero at the label."""
-    labels = np.asarray(labels)
-    if num_kept != len(mistakes.matrix):
-        columns = np.full((len(labels), num_kept), 1 / mistakes.others, np.float32)
-    else:
-        columns = mistakes.matrix[:, labels].T.astype(np.float32)
-    columns[np.arange(len(labels)), labels] = 0
-    return jnp.asarray(columns)
-
-
-def _fit(scores, labels, mistakes: _Mistakes) -> _Fit:
+def _fit(scores, labels, by_class) -> _Fit:
     num_judges = scores.shape[0]
-    by_class = _columns(mistakes, labels, scores.shape[2])
     # From large weights, at which p is sharp.
     params = np.append(np.full(num_judges, 1.0), -0.7)
     found = []
@@ -279,24 +261,25 @@ def _fit(scores, labels, mistakes: _Mistakes) -> _Fit:
     return _Fit(params, losses, expected, shares / shares.sum(), similar)
 
 
-def _fit_with_pairs(scores, labels, uniform, others) -> tuple[_Fit, np.ndarray]:
+def _fit_with_pairs(scores, labels) -> tuple[_Fit, np.ndarray]:
     """The fit with an estimated Q, and Q."""
-    num_classes = len(uniform)
+    num_classes, given = scores.shape[2], np.asarray(labels)
     predicted = np.asarray(jnp.argmax(jnp.mean(scores, axis=0), axis=1))
     counts = np.zeros((num_classes, num_classes))
-    np.add.at(counts, (predicted, np.asarray(labels)), 1)
-    for step in range(2):
+    np.add.at(counts, (predicted, given), 1)
+
+    def fitted(counts):
         np.fill_diagonal(counts, 0)
-        counts += _PSEUDO_MISTAKES / others * (1 - np.eye(num_classes))
+        counts += _PSEUDO_MISTAKES / (num_classes - 1) * (1 - np.eye(num_classes))
         matrix = counts / counts.sum(axis=1, keepdims=True)
-        fit = _fit(scores, labels, _Mistakes(matrix, others))
-        if step == 1:
-            break
-        best = int(np.argmax(fit.shares))
-        by_class = _columns(_Mistakes(matrix, others), labels, num_classes)
-        rate, params = np.float32(_RATES[best]), np.float32(fit.params[best])
-        counts = np.array(_pairs(params, scores, labels, rate, by_class, num_classes))
-    return fit, matrix
+        by_class = jnp.asarray(matrix[:, given].T, jnp.float32)
+        return _fit(scores, labels, by_class), matrix, by_class
+
+    fit, _, by_class = fitted(counts)
+    best = int(np.argmax(fit.shares))
+    rate, params = np.float32(_RATES[best]), np.float32(fit.params[best])
+    counts = np.array(_pairs(params, scores, labels, rate, by_class, num_classes))
+    return fitted(counts)[:2]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
