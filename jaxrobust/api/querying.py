@@ -170,7 +170,8 @@ def query(
         labels[order].astype(np.int32),
         names,
     )
-    rows = padded_size(len(given)) if name == "features" else len(given)
+    pads = name == "features" and workdir is None
+    rows = padded_size(len(given)) if pads else len(given)
     shapes = rows, inputs.shape[1:], num_classes, in_memory.shapes_of(dataset)
     targets = np.where(given == UNLABELED, NOT_ANNOTATED, given)
     targets = np.where(given == UNKNOWN, num_classes, targets)[order].astype(np.int32)

@@ -170,7 +170,9 @@ def choose(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
-        learning = _Learning(recipe, run_, dataset, _whole(dataset, split), Oracle())
+        # What is kept has the rows of the data, so that runs of earlier versions resume.
+        view, pads = _whole(dataset, split), workdir is None
+        learning = _Learning(recipe, run_, dataset, view, Oracle(), pads=pads)
         return learning.choose(precisions, keep=workdir is not None)
 
 
@@ -208,6 +210,7 @@ class _Learning:
       view: the images and classes that are used of it.
       oracle: that answers queries.
       before: the same run up to the end of a round with fewer images or classes.
+      pads: whether pools of about one size share programs.
     """
 
     def __init__(
@@ -219,11 +222,14 @@ class _Learning:
         oracle: Oracle,
         *,
         before: "_Learning | None" = None,
+        pads: bool = False,
     ):
         self.recipe, self.run, self.oracle = recipe, run, oracle
         self.dataset, self.view = dataset, view
         self._backbone = stored_backbone(recipe, dataset)
-        self.phases = Phases(recipe, run, view, dataset.test, oracle.truth, self._backbone)
+        self.phases = Phases(
+            recipe, run, view, dataset.test, oracle.truth, self._backbone, pads=pads
+        )
         self.problem, self.strategy = self.phases.problem, self.phases.strategy
         self.saved = Saved(
             arrays={"observed": {}}, record={"rounds": [], "verdicts": []}, at=(0, 0, 0)

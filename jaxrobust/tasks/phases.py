@@ -154,9 +154,11 @@ class Phases:
         test: ReadableExamples,
         truth: np.ndarray | None,
         backbone: StoredBackbone | None,
+        *,
+        pads: bool = False,
     ):
         self._recipe, self._placement, self._backbone = recipe, run.placement, backbone
-        self.num_rows = rows_on_devices(view.examples)
+        self.num_rows = rows_on_devices(view.examples) if pads else len(view.examples)
         self._sizes = {"train": self.num_rows, "test": len(test)}
         images = images_of(view.examples, recipe, run.placement)
         if isinstance(images, ResidentFeatures):

@@ -75,6 +75,16 @@ def test_a_second_call_gives_the_same_and_a_workdir_goes_on(tmp_path, task, resu
         query(annotations, features=features + 1, budget=10, config=SHORT, workdir=tmp_path)
 
 
+def test_what_a_workdir_keeps_has_the_rows_of_the_data(task, tmp_path, monkeypatch):
+    """As runs of versions before pools were padded have it."""
+    features, annotations, _ = task
+    monkeypatch.delattr(images, "padded_size")
+    query(
+        annotations, features=features, budget=10, config=SHORT, method="margin", workdir=tmp_path
+    )
+    assert (tmp_path / "checkpoints").exists()
+
+
 def test_pools_of_about_one_size_share_their_programs(task, compiled, monkeypatch):
     features, annotations, _ = task
     options = {"features": features[3:], "budget": 10, "config": SHORT}
