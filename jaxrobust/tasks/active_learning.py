@@ -227,17 +227,12 @@ class _Learning:
         self.recipe, self.run, self.oracle = recipe, run, oracle
         self.dataset, self.view = dataset, view
         self._backbone = stored_backbone(recipe, dataset)
-        self.phases = Phases(
-            recipe, run, view, dataset.test, oracle.truth, self._backbone, pads=pads
-        )
+        self.phases = Phases(recipe, run, view, dataset.test, oracle.truth, self._backbone, pads)
         self.problem, self.strategy = self.phases.problem, self.phases.strategy
-        self.saved = Saved(
-            arrays={"observed": {}}, record={"rounds": [], "verdicts": []}, at=(0, 0, 0)
-        )  # round, phase, epoch
-        split = view.split
-        self._set_annotations(
-            np.where(split.labeled, split.targets, NOT_ANNOTATED).astype(np.int32)
-        )
+        arrays, record = {"observed": {}}, {"rounds": [], "verdicts": []}
+        self.saved = Saved(arrays=arrays, record=record, at=(0, 0, 0))  # round, phase, epoch
+        given = np.where(view.split.labeled, view.split.targets, NOT_ANNOTATED)
+        self._set_annotations(given.astype(np.int32))
         self._is_continued = before is not None
         if before is not None:
             self._continue_from(before)

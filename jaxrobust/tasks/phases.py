@@ -154,8 +154,7 @@ class Phases:
         test: ReadableExamples,
         truth: np.ndarray | None,
         backbone: StoredBackbone | None,
-        *,
-        pads: bool = False,
+        pads: bool,
     ):
         self._recipe, self._placement, self._backbone = recipe, run.placement, backbone
         self.num_rows = rows_on_devices(view.examples) if pads else len(view.examples)
