@@ -359,7 +359,8 @@ def test_a_lack_of_memory_is_a_sentence(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_two_threads_in_one_workdir_end_with_one_result(tmp_path):
-    """The second waits for the first, and finds it done."""
+    """The second waits for the first, and finds it done; the level of what is logged stays."""
+    level = logging.getLogger("jaxrobust").level
     features = np.random.default_rng(0).normal(size=(24, 3))
     call = functools.partial(
         jaxrobust.find_label_issues,
@@ -371,3 +372,4 @@ def test_two_threads_in_one_workdir_end_with_one_result(tmp_path):
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(lambda _: call(), range(2)))
     np.testing.assert_array_equal(found[0].pred_probs, found[1].pred_probs)
+    assert logging.getLogger("jaxrobust").level == level

@@ -13,7 +13,7 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.api.in_memory import called_from_python, programs_for, shapes_of
+from jaxrobust.api.in_memory import programs_for, shapes_of
 from jaxrobust.data.array_files import open_arrays
 from jaxrobust.data.augment import num_views, view_of
 from jaxrobust.data.dataset import Dataset, Examples, with_own_statistics
@@ -156,7 +156,6 @@ called once for each, 256 at a time | on logits |
         logits = _logits_of(given, fields, dataset, workdir)
         of_teacher = logits.train.shape
     with contextlib.ExitStack() as stack:
-        stack.enter_context(called_from_python())
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         shapes = train.images.shape, len(tested), known.num_classes, shapes_of(dataset)
         is_hard = known.probs is None

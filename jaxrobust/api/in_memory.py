@@ -271,39 +271,7 @@ def shapes_of(dataset: Dataset | FeatureDataset) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[Programs]:
-    """The compiled programs of a recipe for data of some shapes, from an earlier call if possible.
-
-    Calls exclude each other, since two that trace a program at once would trace it twice.
-
-    Args:
-      recipe: of the run.
-      *key: other values that the programs depend on: shapes and number of classes.
-      is_quick: whether to compile with few optimisations, for data so small that compiling takes
-        most of the time.
-    """
-    setup_jax(recipe)
-    # Networks on features are too small for several devices.
-    device = jax.local_devices()[0] if recipe.dataset.name == FEATURES else None
-    full_key = (program_settings(recipe), device, recipe.device_count, is_quick, *key)
-    with _lock:
-        programs = _programs.pop(full_key, None)
-        if programs is None:
-            options = FAST_COMPILE if is_quick else None
-            placement = make_placement([device]) if device else None
-            programs = Programs(placement, compiler_options=options)
-        for name in programs.traces:  # counted anew, since jax.clear_caches() may be between calls
-            programs.traces[name] = 0
-        yield programs
-        _programs[full_key] = programs  # not after an error, which may leave some unfinished
-        while (
-            len(_programs) > 1 and sum(len(each.traces) for each in _programs.values()) > NUM_KEPT
-        ):
-            _programs.popitem(last=False)
-
-
-@contextlib.contextmanager
-def called_from_python() -> Iterator[None]:
+def _called_from_python() -> Iterator[None]:
     """Logs only errors unless a level was set; passes Ctrl-C and SIGTERM on to the caller."""
     log = logging.getLogger("jaxrobust")
     level = log.level
@@ -319,3 +287,36 @@ def called_from_python() -> Iterator[None]:
     if stopped is not None:
         signal.raise_signal(stopped.signum)
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[Programs]:
+    """The compiled programs of a recipe for data of some shapes, from an earlier call if possible.
+
+    Calls exclude each other, since two that trace a program at once would trace it twice. Within
+    one, only errors are logged unless a level was set; Ctrl-C and SIGTERM reach the caller after.
+
+    Args:
+      recipe: of the run.
+      *key: other values that the programs depend on: shapes and number of classes.
+      is_quick: whether to compile with few optimisations, for data so small that compiling takes
+        most of the time.
+    """
+    with _lock, _called_from_python():
+        setup_jax(recipe)
+        # Networks on features are too small for several devices.
+        device = jax.local_devices()[0] if recipe.dataset.name == FEATURES else None
+        full_key = (program_settings(recipe), device, recipe.device_count, is_quick, *key)
+        programs = _programs.pop(full_key, None)
+        if programs is None:
+            options = FAST_COMPILE if is_quick else None
+            placement = make_placement([device]) if device else None
+            programs = Programs(placement, compiler_options=options)
+        for name in programs.traces:  # counted anew, since jax.clear_caches() may be between calls
+            programs.traces[name] = 0
+        yield programs
+        _programs[full_key] = programs  # not after an error, which may leave some unfinished
+        while (
+            len(_programs) > 1 and sum(len(each.traces) for each in _programs.values()) > NUM_KEPT
+        ):
+            _programs.popitem(last=False)

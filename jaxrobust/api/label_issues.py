@@ -466,10 +466,7 @@ def learn(
     rows = noisy_label_programs.rows_of(recipe, dataset)
     kind = weights is None, known.probs is None
     shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), kind
-    with (
-        in_memory.called_from_python(),
-        in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs,
-    ):
+    with in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs:
         learned = noisy_labels.learn(
             recipe, dataset, workdir, weights=weights, programs=programs, bar=progress
         )

@@ -175,10 +175,7 @@ def query(
     shapes = rows, inputs.shape[1:], num_classes, in_memory.shapes_of(dataset)
     targets = np.where(given == UNLABELED, NOT_ANNOTATED, given)
     targets = np.where(given == UNKNOWN, num_classes, targets)[order].astype(np.int32)
-    with (
-        in_memory.called_from_python(),
-        in_memory.programs_for(recipe, *shapes) as programs,
-    ):
+    with in_memory.programs_for(recipe, *shapes) as programs:
         chosen, probs = active_learning.choose(
             recipe,
             dataset,
