@@ -6,10 +6,11 @@
 Files are of `jaxrobust.embed`; `--train` takes several. Labels are those of CIFAR-10N (`aggre`,
 `rand1`, `worst`), or `symN`, N % drawn anew by the seed. A run is a recipe, its variant `features`
 with noise and seed set, `RECIPE:METHOD`, or `RECIPE:METHOD:FIELD=VALUE:...`. The other side:
-logistic regression (C = 1e-3) on the mean of the views, standardised, which is what the recipes
-test on; cleanlab's flags and its ranking by self-confidence on five folds that the seed shuffles;
-the test accuracy and calibration error of the regression on all labels, and on those that cleanlab
-keeps.
+logistic regression on the mean of the views, standardised, which is what the recipes test on, with
+the C of `STRENGTHS` that predicts the given labels best in five folds that the seed shuffles; flags
+of cleanlab's seven filters on its probabilities, ranked by self-confidence (normalised margin for
+the filter of that name); the test accuracy and calibration error of the regression on all labels,
+and on those that each filter keeps. Seconds are counted from the first fold on.
 
 Prints AUROC of the ranking (of ours: the order of `label_quality.csv`), F1 of the flags, precision
 of the 100 most suspicious, test accuracy, expected calibration error (all in %) and seconds, mean
@@ -25,9 +26,9 @@ import tempfile
 import time
 
 import numpy as np
-from cleanlab.filter import find_label_issues
-from cleanlab.rank import get_label_quality_scores
+from real_label_errors import FILTERS, filtered
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from jaxrobust import tasks
@@ -37,6 +38,7 @@ from jaxrobust.metrics import auroc, detection_scores, expected_calibration_erro
 from jaxrobust.recipes.parse import parse
 
 MEASURES = ("AUROC", "F1", "first 100", "accuracy", "ECE", "seconds")
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 _FIELDS = ("features", "labels", "files")
 
 
@@ -93,23 +95,28 @@ def theirs(dataset, labels: np.ndarray, is_wrong: np.ndarray, seed: int):
         (part.read_all().astype(np.float32).mean(axis=1) - dataset.mean) / dataset.std
         for part in (dataset.train, dataset.test)
     )
-    regression = LogisticRegression(C=1e-3, max_iter=200)
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    probs = cross_val_predict(regression, train, labels, cv=folds, method="predict_proba")
-    flags = find_label_issues(labels, probs, n_jobs=1)
-    suspicion = -get_label_quality_scores(labels, probs)
-    first = np.argsort(suspicion, kind="stable")[::-1][:100]
-    found = auroc(suspicion, is_wrong), detection_scores(flags, is_wrong)[2], is_wrong[first].mean()
+    judged = []
+    for strength in STRENGTHS:
+        regression = LogisticRegression(C=strength, max_iter=200)
+        probs = cross_val_predict(regression, train, labels, cv=folds, method="predict_proba")
+        judged.append((log_loss(labels, probs), strength, probs))
+    _, strength, probs = min(judged, key=lambda x: x[:2])
+    regression = LogisticRegression(C=strength, max_iter=200)
     values = {}
-    for name, kept in (("all", np.ones(len(labels), bool)), ("cleaned", ~flags)):
+    for by in ("all", *FILTERS):
+        flags, suspicion = filtered(labels, probs, by if by in FILTERS else FILTERS[0])[:2]
+        first = np.argsort(suspicion, kind="stable")[::-1][:100]
+        f1 = np.nan if by == "all" else detection_scores(flags, is_wrong)[2]
+        found = auroc(suspicion, is_wrong), f1, is_wrong[first].mean()
+        kept = np.full(len(labels), True) if by == "all" else ~flags
         predicted = regression.fit(train[kept], labels[kept]).predict_proba(test)
         accuracy = (predicted.argmax(axis=1) == dataset.test.labels).mean()
         tested = accuracy, expected_calibration_error(predicted, dataset.test.labels)
-        seconds = time.perf_counter() - started
-        values[f"cleanlab, regression on {name}"] = [
-            *(100 * float(x) for x in (*found, *tested)),
-            seconds,
-        ]
+        percent = [100 * float(x) for x in (*found, *tested)]
+        name = "regression on all" if by == "all" else f"cleanlab, {by}"
+        values[name] = [*percent, time.perf_counter() - started]
+    print(f"seed {seed}: C = {strength}", flush=True)
     return values
 
 
