@@ -440,7 +440,9 @@ def learn(
     """
     from jaxrobust.api import in_memory
     from jaxrobust.methods.classifiers import classifier_of_run
-    from jaxrobust.tasks import noisy_label_programs, noisy_labels
+    from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
+    from jaxrobust.tasks import noisy_labels
+    from jaxrobust.tasks.images import rows_on_devices
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
@@ -463,7 +465,8 @@ def learn(
         learned_from.probs,
     )
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
-    rows = noisy_label_programs.rows_of(recipe, dataset)
+    entry = NOISY_LABEL_METHODS.entry(recipe.method)
+    rows = rows_on_devices(len(dataset.train), entry, pads=name == "features")
     kind = weights is None, known.probs is None
     shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), kind
     with in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs:

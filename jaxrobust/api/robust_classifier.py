@@ -15,7 +15,7 @@ from jaxrobust.data.inputs import Labels, aligned, as_labels, check_lengths, is_
 from jaxrobust.engine.workdir import flatten
 from jaxrobust.errors import UserError, as_option, for_python, shown
 from jaxrobust.models.onnx_export import OnnxFile
-from jaxrobust.recipes.methods import NoisyLabelMethodName
+from jaxrobust.recipes.methods import NOISY_LABEL_METHODS, NoisyLabelMethodName
 
 _QUICK = 1000  # training examples up to which compiling costs more than running
 
@@ -165,12 +165,16 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
             workdir=None,
             class_names=None,
             progress=False,
-            weights=None if self.method == "knn" and np.all(weights == weights[0]) else weights,
+            weights=weights if np.ptp(weights) or self._takes_weights() else None,
             is_quick=len(X) <= _QUICK,
         )
         self.label_issues_ = issues.with_classes(self.classes_)
         self.classifier_ = dataclasses.replace(classifier, classes=self.classes_)
         return self
+
+    def _takes_weights(self) -> bool:
+        name = self.method  # one that is unknown is refused later
+        return name not in NOISY_LABEL_METHODS or NOISY_LABEL_METHODS.entry(name).weighted
 
     def _recipe(self) -> Any:
         params = self.get_params(deep=False)

@@ -376,7 +376,6 @@ def build(recipe: BldrRecipe, problem: NoisyLabelProblem) -> Method:
         test_variables=test_variables,
         score_variables=test_variables if bldr.detection_params == "ema" else current_variables,
         score_view=DETECTION_VIEWS[bldr.detection_view],
-        has_tables=True,
         soft=True,
     )
 

@@ -104,6 +104,5 @@ def build(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="mean_margin",
         score_variables=lambda state: {"logits": state.logits, "visits": state.visits},
         score_forward=score_forward,
-        has_tables=True,
         soft=True,
     )

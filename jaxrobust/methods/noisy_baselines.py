@@ -151,8 +151,6 @@ def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         score="agreement",
         score_forward=forward,
         one_epoch=True,
-        weighted=False,
-        has_tables=True,
     )
 
 

@@ -183,9 +183,6 @@ class Method:
       score_forward: `(variables, images, ids) -> logits` of training images in place of `forward`,
         for a method that has to leave out what it keeps of these very images.
       one_epoch: there is nothing to learn after the first epoch.
-      weighted: its losses take the weights of examples.
-      has_tables: a state has tables with a row for each of the N training examples, so that there
-        can be no rows beyond them.
       soft: its steps learn from `Batch.targets` where there are some.
     """
 
@@ -207,8 +204,6 @@ class Method:
     score_view: str = "test"
     score_forward: Callable[..., jax.Array] | None = None
     one_epoch: bool = False
-    weighted: bool = True
-    has_tables: bool = False
     soft: bool = False
 
     @property

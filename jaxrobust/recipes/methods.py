@@ -81,7 +81,10 @@ StrategyName = Literal[
 NOISY_LABEL_METHODS = Registry(
     {
         "bldr": Entry(
-            f"{_HERE}.bldr:build", "bidirectional learning with reweighting, 2022", BldrRecipe
+            f"{_HERE}.bldr:build",
+            "bidirectional learning with reweighting, 2022",
+            BldrRecipe,
+            has_tables=True,
         ),
         "cross_entropy": Entry(f"{_HERE}.noisy_baselines:cross_entropy", "the given labels"),
         "dividemix": Entry(
@@ -90,9 +93,16 @@ NOISY_LABEL_METHODS = Registry(
         "dpc": Entry(
             f"{_HERE}.dpc:build", "Dirichlet-based prediction calibration, AAAI 2024", DpcRecipe
         ),
-        "knn": Entry(f"{_HERE}.noisy_baselines:knn", "votes of the nearest features"),
+        "knn": Entry(
+            f"{_HERE}.noisy_baselines:knn",
+            "votes of the nearest features",
+            has_tables=True,
+            weighted=False,
+        ),
         "mean_margin": Entry(
-            f"{_HERE}.mean_margin:build", "margins averaged over the training, NeurIPS 2020"
+            f"{_HERE}.mean_margin:build",
+            "margins averaged over the training, NeurIPS 2020",
+            has_tables=True,
         ),
         "mixup": Entry(f"{_HERE}.noisy_baselines:mixup", "mixed images and labels, ICLR 2018"),
     }
@@ -115,7 +125,9 @@ DISTILLERS = Registry(
         "binary_kl": Entry(f"{_HERE}.dhkd:binary_kl", "DHKD's logit loss alone on one head"),
         "cross_entropy": Entry(f"{_HERE}.kd_baselines:cross_entropy", "the labels alone"),
         "crd": Entry(
-            f"{_HERE}.kd_baselines:crd", "contrast with memories of embeddings, ICLR 2020"
+            f"{_HERE}.kd_baselines:crd",
+            "contrast with memories of embeddings, ICLR 2020",
+            has_tables=True,
         ),
         "cross_entropy_binary_kl": Entry(
             f"{_HERE}.dhkd:cross_entropy_binary_kl", "both losses of DHKD on one head"

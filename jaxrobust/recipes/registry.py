@@ -12,11 +12,16 @@ class Entry(NamedTuple):
       function: `"module:name"`, or the function.
       summary: a line for `jaxrobust list`.
       recipe: of a method, the dataclass of the recipe that it is built from.
+      has_tables: whether the state of a method has a row for each training example, so that its
+        programs are compiled for their number.
+      weighted: whether the losses of a method for noisy labels take weights of examples.
     """
 
     function: str | Callable[..., Any]
     summary: str = ""
     recipe: type | None = None
+    has_tables: bool = False
+    weighted: bool = True
 
 
 class Registry(MutableMapping[str, Callable[..., Any]]):

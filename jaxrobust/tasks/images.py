@@ -1,6 +1,5 @@
 """Where a task's images or features are: on the devices, or in files that a stream reads."""
 
-import functools
 import logging
 import pathlib
 from typing import cast
@@ -16,6 +15,7 @@ from jaxrobust.engine.plan import pad_rows, padded_size
 from jaxrobust.engine.sharding import Placement
 from jaxrobust.errors import UserError
 from jaxrobust.recipes.parse import Recipe
+from jaxrobust.recipes.registry import Entry
 from jaxrobust.tasks.common import MULTILABEL
 
 log = logging.getLogger("jaxrobust")
@@ -24,16 +24,16 @@ _PICTURE_SIZE = 64  # side in pixels of an image on a contact sheet, where there
 
 
 class ResidentImages:
-    """All images of a split in device memory.
+    """All images of a split in device memory; the rows beyond them are zeros.
 
     Attributes:
       shape: (H, W, 3).
       names: of the files, if they came from some.
     """
 
-    def __init__(self, examples: Examples, placement: Placement):
+    def __init__(self, examples: Examples, placement: Placement, num_rows: int):
         self._host = examples.images
-        self._images = placement.put(examples.images)
+        self._images = placement.put(pad_rows(examples.images, num_rows))
         self.shape = examples.images.shape[1:]
         self.names = examples.files
 
@@ -53,10 +53,9 @@ class ResidentFeatures:
     `shape` is `(D,)`.
     """
 
-    def __init__(self, examples: FeatureExamples, placement: Placement, folder: str = ""):
-        self._examples, self._placement = examples, placement
-        self._folder = folder
-        self.num_rows = len(examples)  # on the devices; those beyond the examples are zeros
+    def __init__(self, examples: FeatureExamples, placement: Placement, num_rows: int, folder: str):
+        self._examples, self._folder = examples, folder
+        self._features = placement.put(pad_rows(examples.read_all(), num_rows))
         self.shape = examples.shape[1:]
         self.names = examples.files
 
@@ -64,10 +63,6 @@ class ResidentFeatures:
         """The operand from which a program takes its features."""
         del views, name, epoch
         return self._features
-
-    @functools.cached_property
-    def _features(self):
-        return self._placement.put(pad_rows(self._examples.read_all(), self.num_rows))
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Some features, float16 `[n, V, D]`."""
@@ -84,9 +79,9 @@ class ResidentFeatures:
         return decode_images(files, _PICTURE_SIZE)
 
 
-def rows_on_devices(examples: ReadableExamples | FileExamples) -> int:
-    """Rows of examples in programs, which sets of features of about one size share."""
-    return padded_size(len(examples)) if isinstance(examples, FeatureExamples) else len(examples)
+def rows_on_devices(count: int, method: Entry, *, pads: bool) -> int:
+    """Rows of so many examples in programs, which are shared with about as many where `pads`."""
+    return padded_size(count) if pads and not method.has_tables else count
 
 
 class StreamedImages:
@@ -126,13 +121,16 @@ def images_of(
     examples: ReadableExamples | FileExamples,
     recipe: Recipe,
     placement: Placement,
+    num_rows: int = 0,
 ) -> ResidentImages | ResidentFeatures | StreamedImages:
-    """The images or features of a split, on the devices or in their files."""
+    """The images or features of a split, on the devices, in at least `num_rows` rows, or in their
+    files."""
+    num_rows = max(num_rows, len(examples))
     if isinstance(examples, FeatureExamples):
-        return ResidentFeatures(examples, placement, recipe.dataset.path)
+        return ResidentFeatures(examples, placement, num_rows, recipe.dataset.path)
     if isinstance(examples, FileExamples):
         return StreamedImages(examples, recipe)
-    return ResidentImages(cast(Examples, examples), placement)
+    return ResidentImages(cast(Examples, examples), placement, num_rows)
 
 
 def view_transforms(recipe: Recipe) -> dict[str, Transform]:

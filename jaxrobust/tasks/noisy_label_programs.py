@@ -8,18 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed
-from jaxrobust.data.dataset import Dataset
-from jaxrobust.data.features import FeatureDataset
 from jaxrobust.data.streaming import views_at
 from jaxrobust.data.views import Views
 from jaxrobust.engine.loops import Resume
 from jaxrobust.engine.plan import Plan, place_plan
 from jaxrobust.engine.sharding import Placement, on_every_device, split_rows
 from jaxrobust.errors import UserError
-from jaxrobust.methods.noisy_label_method import Batch, Method, NoisyLabelProblem, Pass, Stage
+from jaxrobust.methods.noisy_label_method import Batch, Method, Pass, Stage
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
-from jaxrobust.recipes.protocols import NoisyLabels
-from jaxrobust.tasks.images import rows_on_devices
 
 
 def training_step(stage: Stage, views: Views) -> Callable:
@@ -130,26 +126,11 @@ def check_takes(method: Method, name: str, *, soft: bool, weights: bool) -> None
             f"method={name!r} cannot learn from soft labels; take another one, such "
             "as 'dpc' or 'cross_entropy', or give one label of each example."
         )
-    if weights and not method.weighted:
+    if weights and not NOISY_LABEL_METHODS.entry(name).weighted:
         raise UserError(
             f"method={name!r} has no loss that weights of examples could enter; leave "
             "out sample_weight and class_weight, or choose another method, such as 'dpc'."
         )
-
-
-def num_rows(method: Method, examples: Any) -> int:
-    """Rows of the training examples in programs, which sets of features of about one size share."""
-    return len(examples) if method.has_tables else rows_on_devices(examples)
-
-
-def rows_of(recipe: NoisyLabels, dataset: Dataset | FeatureDataset) -> int:
-    """`num_rows` of a run of a recipe."""
-    count = len(dataset.train)
-    if not isinstance(dataset, FeatureDataset):
-        return count
-    shape = dataset.train.shape[1:]
-    problem = NoisyLabelProblem(dataset.num_classes, count, shape, jnp.float32)
-    return num_rows(NOISY_LABEL_METHODS[recipe.method](recipe, problem), dataset.train)
 
 
 def scores_of(method: Method, count: int) -> Callable:

@@ -53,7 +53,7 @@ from jaxrobust.tasks.common import (
     loops_on_device,
     program_settings,
 )
-from jaxrobust.tasks.images import ResidentFeatures, images_of
+from jaxrobust.tasks.images import images_of, rows_on_devices
 from jaxrobust.tasks.noisy_label_files import (
     JudgedLabels,
     detection,
@@ -67,7 +67,6 @@ from jaxrobust.tasks.noisy_label_programs import (
     class_shares,
     counted_step,
     given_labels,
-    num_rows,
     plan_of,
     prediction,
     probabilities,
@@ -202,7 +201,10 @@ class _Learning:
         self._review = reviewed.review if recipe.dataset.corrections else None
         self.true_labels = None if recipe.noise.kind == "none" else dataset.train.labels
         placement = run.placement
-        self._images = images_of(dataset.train, recipe, placement)
+        entry = NOISY_LABEL_METHODS.entry(recipe.method)
+        is_features = isinstance(dataset, FeatureDataset)
+        self._num_rows = rows_on_devices(len(dataset.train), entry, pads=is_features)
+        self._images = images_of(dataset.train, recipe, placement, self._num_rows)
         self._tests: dict[str, Examples | FeatureExamples | FileExamples] = (
             {"test": dataset.test} if len(dataset.test) else {}
         )
@@ -235,12 +237,9 @@ class _Learning:
         )
         method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
         check_takes(method, recipe.method, soft=given.ndim == 2, weights=weights is not None)
-        is_judged = recipe.flag_by == "auto" and isinstance(dataset, FeatureDataset)
+        is_judged = recipe.flag_by == "auto" and is_features
         self.method = flag_by_count(method) if is_judged or recipe.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
-        self._num_rows = num_rows(method, dataset.train)
-        if isinstance(self._images, ResidentFeatures):
-            self._images.num_rows = self._num_rows
         self._given = placement.put(pad_rows(given, self._num_rows))
         self._num_wrong = ()
         if self.method.counts and isinstance(dataset, FeatureDataset):

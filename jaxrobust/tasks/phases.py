@@ -32,7 +32,7 @@ from jaxrobust.tasks.common import (
     loops_on_device,
     program_settings,
 )
-from jaxrobust.tasks.images import ResidentFeatures, images_of, rows_on_devices
+from jaxrobust.tasks.images import images_of, rows_on_devices
 from jaxrobust.tasks.known_images import View
 
 
@@ -157,11 +157,10 @@ class Phases:
         pads: bool,
     ):
         self._recipe, self._placement, self._backbone = recipe, run.placement, backbone
-        self.num_rows = rows_on_devices(view.examples) if pads else len(view.examples)
+        method = STRATEGIES.entry(recipe.method)
+        self.num_rows = rows_on_devices(len(view.examples), method, pads=pads)
         self._sizes = {"train": self.num_rows, "test": len(test)}
-        images = images_of(view.examples, recipe, run.placement)
-        if isinstance(images, ResidentFeatures):
-            images.num_rows = self.num_rows
+        images = images_of(view.examples, recipe, run.placement, self.num_rows)
         self.problem = AnnotationProblem(
             num_classes=view.split.num_known,
             input_shape=images.shape,

@@ -318,6 +318,19 @@ def _connected(connector, features):
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
+def test_the_registry_says_whose_connector_has_a_row_for_each_image(method):
+    features = jax.eval_shape(lambda: _features(1))
+
+    def shapes(count):
+        problem = dataclasses.replace(_problem(), num_examples=count)
+        connector = DISTILLERS[method](parse(_config()), problem).connector
+        variables = connector and jax.eval_shape(connector.init, jax.random.key(0), features)
+        return [x.shape for x in jax.tree.leaves(variables)]
+
+    assert (shapes(8) != shapes(9)) == DISTILLERS.entry(method).has_tables
+
+
+@pytest.mark.parametrize("method", DISTILLERS)
 def test_every_method_reads_the_valid_rows_and_leaves_the_teacher_alone(method):
     distiller = DISTILLERS[method](parse(_config()), _problem())
     student, teacher = _outputs(0), _outputs(1)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import active_learning_baselines, dpc
+from configs import active_learning_baselines, bldr, dpc
 from jaxrobust.data.dataset import Dataset, Examples
 from jaxrobust.data.features import feature_dataset
 from jaxrobust.data.views import make_views, statistics_of
@@ -117,6 +117,23 @@ def test_a_step_is_called_without_a_run():
     assert np.isfinite(measured["loss"])
     changed = jax.tree.map(lambda a, b: np.any(a != b), before.params, after.params)
     assert all(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize("name", NOISY_LABEL_METHODS)
+def test_the_registry_says_whose_states_have_a_row_for_each_example(name):
+    if name == "bldr":
+        config = bldr.get_config("features")
+    else:
+        config = dpc.get_config("features")
+        config.method = name
+
+    def shapes(count):
+        problem = NoisyLabelProblem(4, count, (8,), "float32")
+        method = NOISY_LABEL_METHODS[name](parse(config), problem)
+        state = jax.eval_shape(method.start, jax.random.key(0))
+        return [x.shape for x in jax.tree.leaves(state)]
+
+    assert (shapes(40) != shapes(41)) == NOISY_LABEL_METHODS.entry(name).has_tables
 
 
 NUMBERS = {
