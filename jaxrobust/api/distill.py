@@ -28,15 +28,17 @@ from jaxrobust.data.inputs import (
 )
 from jaxrobust.data.subsets import hold_out
 from jaxrobust.engine.files import write_bytes
+from jaxrobust.engine.plan import pad
 from jaxrobust.errors import UserError, for_python
 from jaxrobust.methods.classifiers import Classifier, load_classifier
 from jaxrobust.models import storage
 from jaxrobust.recipes.dhkd import Distillation, distillation
 from jaxrobust.recipes.fields import replace, to_config
-from jaxrobust.recipes.methods import DistillerName
+from jaxrobust.recipes.methods import DISTILLERS, DistillerName
 from jaxrobust.recipes.parse import parse
 from jaxrobust.tasks import distillation as task
 from jaxrobust.tasks.distillation_inputs import read_inputs
+from jaxrobust.tasks.images import rows_on_devices
 from jaxrobust.tasks.teachers import TEACHER_LOGITS, TeacherLogits
 
 TeacherFunction = Callable[[np.ndarray], Any]
@@ -154,13 +156,16 @@ called once for each, 256 at a time | on logits |
         if isinstance(given, np.ndarray):
             check_lengths(labels=known.ids, teacher=given)
         logits = _logits_of(given, fields, dataset, workdir)
-        of_teacher = logits.train.shape
+        of_teacher = logits.train.shape[1:]
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
-        shapes = train.images.shape, len(tested), known.num_classes, shapes_of(dataset)
-        is_hard = known.probs is None
-        programs = stack.enter_context(programs_for(fields, shapes, of_teacher, is_hard))
-        task.run(fields, folder, programs, dataset=dataset, teacher=logits, bar=progress)
+        pads, entry = workdir is None, DISTILLERS.entry(fields.method)
+        rows = [rows_on_devices(len(each), entry, pads=pads) for each in (train, tested)]
+        shapes = *rows, train.images.shape[1:], known.num_classes, shapes_of(dataset)
+        compared = min(fields.num_diagnosed, len(train))
+        key = shapes, of_teacher, known.probs is None, compared
+        programs = stack.enter_context(programs_for(fields, *key))
+        task.run(fields, folder, programs, dataset=dataset, teacher=logits, bar=progress, pads=pads)
         classifier = load_classifier(pathlib.Path(folder) / "student")
     return dataclasses.replace(classifier, classes=known.classes)
 
@@ -263,9 +268,11 @@ def _examples(images: Any, known: Labels, of_images: str, of_labels: str) -> Exa
 
 def _all_views(images: np.ndarray, *, padding: int, flip: bool) -> Iterator[np.ndarray]:
     """The images `[N, H, W, 3]` in each view, in the order of `draw_views`."""
+    count, images = len(images), pad(images)
     for number in range(num_views(padding=padding, flip=flip)):
         numbers = jnp.full(len(images), number, jnp.int32)
-        yield np.asarray(view_of(jnp.asarray(images), numbers, padding=padding, flip=flip))
+        views = view_of(jnp.asarray(images), numbers, padding=padding, flip=flip)
+        yield np.asarray(views)[:count]
 
 
 def _ask(teacher: TeacherFunction, images: np.ndarray, num_classes: int) -> np.ndarray:

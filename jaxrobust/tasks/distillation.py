@@ -17,7 +17,7 @@ from jaxrobust.data.augment import num_views
 from jaxrobust.data.dataset import Dataset, Examples, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.advice import expected_on_cpu
-from jaxrobust.engine.plan import place_plan
+from jaxrobust.engine.plan import pad_rows, place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
@@ -51,6 +51,7 @@ def run(
     dataset: Dataset | None = None,
     teacher: TeacherLogits | None = None,
     bar: bool | None = None,
+    pads: bool = False,
 ) -> dict:
     """Runs a whole distillation experiment, or what is left of it.
 
@@ -61,6 +62,7 @@ def run(
       dataset: one in memory, in place of the one that the recipe names.
       teacher: a teacher's logits on these images, in place of the one that the recipe names.
       bar: see `open_run`.
+      pads: whether runs on about as many images can share programs.
 
     Returns:
       What `results.json` holds.
@@ -68,7 +70,7 @@ def run(
     Raises:
       UserError: if the recipe, the data, the teacher or the workdir is not usable.
     """
-    inputs = read_inputs(recipe, dataset, teacher)
+    inputs = read_inputs(recipe, dataset, teacher, pads=pads)
     with open_run(recipe, workdir, programs, bar=bar) as run_:
         return _Distillation(recipe, run_, _with_teacher_logits(recipe, run_, inputs)).distill()
 
@@ -98,11 +100,12 @@ class _Distillation:
         self.saved = Saved(  # at the role's place in `ROLES`, and its epoch
             record={"epochs": {role: [] for role in self.roles}}, at=(0, 0)
         )
-        put = run_.placement.put
-        self._labels: Any = put(self.taught.labels)
+        put, self._rows = run_.placement.put, inputs.rows
+        self._labels: Any = put(self._padded(self.taught.labels))
         if targets := targets_of(recipe, self.dataset, self.taught):
             weights = put(class_weights(recipe, self.dataset))
-            labels = put(cast(Examples, self.taught).probs) if targets.soft else self._labels
+            soft = cast(Examples, self.taught).probs if targets.soft else None
+            labels = self._labels if soft is None else put(self._padded(soft))
             self._labels = {"labels": labels, "class_weights": weights}
         if self.teacher and self.teacher.network:
             self._given = put(self.teacher.network.variables)
@@ -176,7 +179,7 @@ class _Distillation:
             rng.generator(seed, f"{role.draws}/order", epoch).permutation(role.num_examples),
             recipe.batch_size,
             self.run.placement,
-            capacity=role.num_examples,
+            capacity=self._rows(role.num_examples),
             last_batch=recipe.last_batch,
         )
         warm_up = self.distiller.warm_up if name == "student" else 0
@@ -238,7 +241,7 @@ class _Distillation:
             ids,
             self.recipe.eval_batch_size,
             self.run.placement,
-            capacity=len(self.dataset.test),
+            capacity=self._rows(len(self.dataset.test)),
         )
         key = rng.stream(self.recipe.seed, f"{role}/predict")
         images = self.roles[role].view.test_images.visit(("test",), f"{role}/predict")
@@ -258,11 +261,15 @@ class _Distillation:
             test.labels[ids],
         )
 
+    def _padded(self, values: np.ndarray) -> np.ndarray:
+        """Values of the training images with a row for each of the rows of the programs."""
+        return pad_rows(values, self._rows(len(values)))
+
     def _teacher_table(self) -> jax.Array:
         """The teacher's logits `[N, V, C]` on all views of all training images."""
         dtype = self.recipe.teacher.table_dtype
         if self.teacher and self.teacher.logits:
-            return self.run.placement.put(self.teacher.logits.train.astype(dtype))
+            return self.run.placement.put(self._padded(self.teacher.logits.train.astype(dtype)))
         view = self.roles["student"].view
         count, views = len(self.taught), num_views(**view.crops)
         size = count * views * self.dataset.num_classes
@@ -276,7 +283,7 @@ class _Distillation:
             np.arange(count),
             max(self.recipe.eval_batch_size // views, 1),
             self.run.placement,
-            capacity=count,
+            capacity=self._rows(count),
         )
         key = rng.stream(self.recipe.seed, "teacher/table")
         images = view.images.visit(("weak",), "teacher/table")

@@ -1,6 +1,8 @@
 """What a distillation run starts from, read and checked before its workdir is opened."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +21,7 @@ from jaxrobust.recipes.l2d import MultilabelDistillation
 from jaxrobust.recipes.parse import DistillationRecipe
 from jaxrobust.tasks.common import check_batch_size, check_common, compute_dtype, load
 from jaxrobust.tasks.distillation_measures import MULTILABEL, SINGLE_LABEL, Protocol
-from jaxrobust.tasks.images import view_transforms
+from jaxrobust.tasks.images import rows_on_devices, view_transforms
 from jaxrobust.tasks.student_folder import check_export
 from jaxrobust.tasks.teachers import (
     NetworkTeacher,
@@ -42,6 +44,7 @@ class Inputs:
       taught: training images of the student: the labelled ones, then those without a label.
       teacher: None if there is none.
       student_start: network whose backbone the student starts from; None: from its initialisation.
+      rows: number of examples -> their rows in programs; see `rows_on_devices`.
     """
 
     dataset: Dataset | FileDataset
@@ -50,12 +53,15 @@ class Inputs:
     distiller: Distiller
     teacher: Teacher | None
     student_start: StoredClassifier | None
+    rows: Callable[[int], int]
 
 
 def read_inputs(
     recipe: DistillationRecipe,
     given: Dataset | None = None,
     logits: TeacherLogits | None = None,
+    *,
+    pads: bool = False,
 ) -> Inputs:
     """What a run of these arguments would start from.
 
@@ -92,7 +98,10 @@ def read_inputs(
         at_its_size = replace(recipe, {"dataset.image_size": teacher.size})
         own_images: Any = load(at_its_size, multilabel=None, streams=True)
         teacher = dataclasses.replace(teacher, own_images=own_images)
-    return Inputs(dataset, taught, protocol, distiller, teacher, student_start)
+    rows = functools.partial(
+        rows_on_devices, method=protocol.distillers.entry(recipe.method), pads=pads
+    )
+    return Inputs(dataset, taught, protocol, distiller, teacher, student_start, rows)
 
 
 def _protocol(recipe: DistillationRecipe, dataset: Any) -> Protocol:

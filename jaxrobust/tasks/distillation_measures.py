@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxrobust import metrics
+from jaxrobust.engine.plan import pad
 from jaxrobust.methods.distiller import Distiller
 from jaxrobust.recipes.methods import DISTILLERS, MULTILABEL_DISTILLERS
 from jaxrobust.report import figures
@@ -40,7 +41,7 @@ class Protocol:
     measures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     headline: str
     others: Mapping[str, str]
-    probabilities: Callable[[np.ndarray], jax.Array]
+    probabilities: Callable[[np.ndarray], np.ndarray | jax.Array]
     draw_curves: Callable[[Mapping[str, Sequence[dict]], pathlib.Path], None]
     diagnoses: bool
     compares: bool
@@ -60,13 +61,18 @@ def single_label_measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
     values = {"accuracy": _hits(logits, labels, 1)}
     if logits.shape[1] > 5:
         values["top5_accuracy"] = _hits(logits, labels, 5)
-    probs = np.asarray(jax.nn.softmax(logits))
+    probs = _softmax(logits)
     values["ece"] = metrics.expected_calibration_error(probs, labels)
     return values
 
 
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.nn.softmax(pad(logits)))[: len(logits)]
+
+
 def _hits(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    return float(np.mean(np.asarray(metrics.topk_accuracy(logits, labels, k)), dtype=np.float64))
+    hits = np.asarray(metrics.topk_accuracy(pad(logits), pad(labels), k))
+    return float(np.mean(hits[: len(logits)], dtype=np.float64))
 
 
 def multilabel_measures(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -109,7 +115,7 @@ SINGLE_LABEL = Protocol(
     measures=single_label_measures,
     headline="accuracy",
     others={"ece": "calibration error"},
-    probabilities=jax.nn.softmax,
+    probabilities=_softmax,
     draw_curves=figures.distillation_curves,
     diagnoses=True,
     compares=False,

@@ -28,7 +28,7 @@ from jaxrobust.models.storage import StoredClassifier
 from jaxrobust.recipes.dhkd import Distillation, TeacherOptions
 from jaxrobust.recipes.fields import replace
 from jaxrobust.recipes.parse import DistillationRecipe
-from jaxrobust.recipes.run import StudentSgd
+from jaxrobust.recipes.run import OneCycleAdam, StudentSgd
 from jaxrobust.tasks.common import batch_norm_parts, compute_dtype, program_settings
 from jaxrobust.tasks.distillation_inputs import (
     Inputs,
@@ -195,7 +195,7 @@ def make_networks(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> Netw
     return Networks(
         roles={role.name: role for role in roles},
         distiller=distiller,
-        tabulate=maker.gathered("teacher/table", all_views(table), len(inputs.taught)),
+        tabulate=maker.gathered("teacher/table", all_views(table), inputs.rows(len(inputs.taught))),
         diagnose=diagnose,
     )
 
@@ -205,20 +205,22 @@ class _Maker:
 
     def __init__(self, recipe: DistillationRecipe, run_: Run, inputs: Inputs):
         dataset, taught = inputs.dataset, inputs.taught
-        self._run, self._num_tested = run_, len(dataset.test)
+        self._run, self._num_tested = run_, inputs.rows(len(dataset.test))
         self.dtype = compute_dtype(recipe.dtype)
-        self._static = (
-            program_settings(recipe),
-            image_shape(recipe, dataset),
-            dataset.num_classes,
-            len(taught),
-            len(dataset.train),
-        )
         full_epoch = make_plan(
             np.arange(len(dataset.train)),
             recipe.batch_size,
             capacity=len(dataset.train),
             last_batch=recipe.last_batch,
+        )
+        self._static = (
+            program_settings(recipe),
+            image_shape(recipe, dataset),
+            dataset.num_classes,
+            inputs.rows(len(taught)),
+            inputs.rows(len(dataset.train)),
+            # By which alone a schedule depends on the number of images.
+            full_epoch.num_steps if isinstance(recipe.optimizer, OneCycleAdam) else 0,
         )
         self._parts: dict[str, Any] = {"norm_parts": batch_norm_parts(recipe, run_.placement)}
         self._training = {
@@ -292,8 +294,8 @@ def _student_view(recipe: DistillationRecipe, run_: Run, inputs: Inputs) -> Role
     if start and start.mean and not dataset.is_multilabel:
         mean, std = start.mean, start.std
     return RoleView(
-        images_of(inputs.taught, recipe, placement),
-        images_of(dataset.test, recipe, placement),
+        images_of(inputs.taught, recipe, placement, inputs.rows(len(inputs.taught))),
+        images_of(dataset.test, recipe, placement, inputs.rows(len(dataset.test))),
         {"padding": recipe.augment.padding, "flip": recipe.augment.flip},
         mean,
         std,

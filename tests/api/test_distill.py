@@ -150,6 +150,24 @@ def test_soft_labels_of_one_class_each_are_these_labels(arrays, teacher, tmp_pat
         distill(images, onehot, config=SHORT, teacher=teacher, student="tiny4", method="crd")
 
 
+@pytest.mark.parametrize("is_network", [False, True])
+def test_numbers_near_each_other_share_their_programs_to_the_bit(
+    arrays, teacher, compiled, is_network, tmp_path
+):
+    """Of 48 and 45 images; calls with a workdir are compiled for their numbers."""
+    images, labels = arrays
+    options = {"teacher": teacher if is_network else bright, "student": "tiny4", "config": SHORT}
+    options |= {} if is_network else {"method": "kd", "config": {**SHORT, "augment.padding": 1}}
+    distill(images, labels, **options)
+    with compiled() as names:
+        found = distill(images[3:], labels[3:], **options)
+    assert not names
+    with compiled() as names:
+        expected = distill(images[3:], labels[3:], workdir=tmp_path, **options)
+    assert "student_epoch" in names
+    np.testing.assert_array_equal(found.predict_proba(images), expected.predict_proba(images))
+
+
 def test_several_teachers_teach_their_mean(arrays, teacher, tmp_path):
     images, labels = arrays
 

@@ -115,7 +115,7 @@ def test_epochs_of_a_small_set(method, given, epochs, warm_up):
     assert (recipe.num_epochs, own.warm_up) == (epochs, warm_up)
 
 
-def test_small_images_are_learned_from_pixels():
+def test_small_images_are_learned_from_pixels(compiled, tmp_path):
     rng = np.random.default_rng(0)
     true = np.arange(64) % 2
     images = np.clip(true[:, None, None] + 0.2 * rng.normal(size=(64, 8, 8)), 0, 1)
@@ -123,6 +123,12 @@ def test_small_images_are_learned_from_pixels():
     config = {"num_epochs": 4, "dpc.warm_up": 4, "batch_size": 8}
     found = find_label_issues(labels, images=images, config=config)
     assert roc_auc_score(labels != true, -found.clean_prob) > 0.9
+    with compiled() as names:
+        fewer = find_label_issues(labels[3:], images=images[3:], config=config)
+    assert not any("epoch" in name or "predict" in name for name in names)
+    alone = find_label_issues(labels[3:], images=images[3:], config=config, workdir=tmp_path)
+    np.testing.assert_array_equal(fewer.pred_probs, alone.pred_probs)
+    np.testing.assert_array_equal(fewer.clean_prob, alone.clean_prob)
 
 
 def test_the_same_as_the_command_for_the_same_arrays(tmp_path, data, issues):

@@ -103,6 +103,23 @@ def test_pools_of_about_one_size_share_their_programs(task, compiled, monkeypatc
         np.testing.assert_allclose(found.scores[name], column, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("tiny_network", "one_device")
+def test_images_of_about_as_many_share_their_programs(task, compiled, tmp_path):
+    _, annotations, truth = task
+    images = np.random.default_rng(1).integers(0, 90, (120, 8, 8)) + 40 * truth[:, None, None]
+    options = {"budget": 10, "config": {"num_epochs": 2, "model.name": "tiny"}}
+    query(annotations, images=images.astype(np.uint8), **options)
+    options["images"] = images[3:].astype(np.uint8)
+    with compiled() as names:
+        found = query(annotations[3:], **options)
+    assert not names
+    expected = query(annotations[3:], workdir=tmp_path, **options)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.pred_probs, expected.pred_probs)
+    for name, column in expected.scores.items():
+        np.testing.assert_allclose(found.scores[name], column, rtol=1e-5)
+
+
 def test_precisions_weigh_the_two_confidences(task, result):
     features, annotations, _ = task
     options = {"features": features, "budget": 10, "config": SHORT}
