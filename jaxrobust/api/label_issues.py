@@ -466,8 +466,10 @@ def learn(
     )
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
     entry = NOISY_LABEL_METHODS.entry(recipe.method)
-    rows = rows_on_devices(len(dataset.train), entry, pads=name == "features")
-    kind = weights is None, known.probs is None
+    pads = name == "features" or workdir is None
+    rows = rows_on_devices(len(dataset.train), entry, pads=pads)
+    batch_size = min(recipe.batch_size, len(dataset.train))
+    kind = weights is None, known.probs is None, batch_size
     shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), kind
     with in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs:
         learned = noisy_labels.learn(

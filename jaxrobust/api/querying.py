@@ -12,7 +12,6 @@ from jaxrobust.api import in_memory
 from jaxrobust.data.annotation_inputs import UNKNOWN, UNLABELED, as_annotations
 from jaxrobust.data.inputs import Labels, aligned, check_lengths
 from jaxrobust.data.scaling import scaling_of
-from jaxrobust.engine.plan import padded_size
 from jaxrobust.errors import UserError, check_count, for_python, shown, unknown_name
 from jaxrobust.methods import annotation_gain
 from jaxrobust.methods.strategy import NOT_ANNOTATED
@@ -20,6 +19,7 @@ from jaxrobust.recipes.methods import STRATEGIES, StrategyName
 from jaxrobust.recipes.parse import parse
 from jaxrobust.recipes.protocols import ActiveLearning
 from jaxrobust.tasks import active_learning
+from jaxrobust.tasks.images import rows_on_devices
 
 _OWN_RECIPES = ("bual", "dcfs", "e2oal")  # strategies with options of their own
 _WITHOUT_LABELS = ("typiclust", "probcover", "random")  # strategies that ask no network
@@ -170,8 +170,7 @@ def query(
         labels[order].astype(np.int32),
         names,
     )
-    pads = name == "features" and workdir is None
-    rows = padded_size(len(given)) if pads else len(given)
+    rows = rows_on_devices(len(given), STRATEGIES.entry(method), pads=workdir is None)
     shapes = rows, inputs.shape[1:], num_classes, in_memory.shapes_of(dataset)
     targets = np.where(given == UNLABELED, NOT_ANNOTATED, given)
     targets = np.where(given == UNKNOWN, num_classes, targets)[order].astype(np.int32)

@@ -162,7 +162,7 @@ def learn(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
-        learning = _Learning(recipe, run_, dataset, labels, weights)
+        learning = _Learning(recipe, run_, dataset, labels, weights, pads=workdir is None)
         if workdir is None:
             learning.train()
         else:
@@ -193,6 +193,8 @@ class _Learning:
         dataset: Dataset | FeatureDataset | FileDataset,
         reviewed: Reviewed,
         weights: np.ndarray | None = None,
+        *,
+        pads: bool = False,
     ):
         self.recipe = recipe
         self.run = run
@@ -203,7 +205,7 @@ class _Learning:
         placement = run.placement
         entry = NOISY_LABEL_METHODS.entry(recipe.method)
         is_features = isinstance(dataset, FeatureDataset)
-        self._num_rows = rows_on_devices(len(dataset.train), entry, pads=is_features)
+        self._num_rows = rows_on_devices(len(dataset.train), entry, pads=pads or is_features)
         self._images = images_of(dataset.train, recipe, placement, self._num_rows)
         self._tests: dict[str, Examples | FeatureExamples | FileExamples] = (
             {"test": dataset.test} if len(dataset.test) else {}

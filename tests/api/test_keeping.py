@@ -154,6 +154,16 @@ def test_parameters_show_the_fields_of_the_recipe():
     }
 
 
+def test_smaller_sets_than_a_batch_are_one_batch_each(data):
+    features, labels = data
+    for fewer in (0, 3):  # of one padded size
+        few = RobustClassifier("mixup", num_epochs=1, batch_size=500)
+        probs = few.fit(features[fewer:], labels[fewer:]).predict_proba(features)
+    whole = RobustClassifier("mixup", num_epochs=1, batch_size=len(features) - 3)
+    whole.fit(features[3:], labels[3:])
+    np.testing.assert_array_equal(probs, whole.predict_proba(features))
+
+
 def test_sets_of_about_one_size_share_programs_to_the_bit(data, monkeypatch):
     features, labels = data
     monkeypatch.setattr(in_memory, "_programs", type(in_memory._programs)())
