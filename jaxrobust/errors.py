@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import functools
 import numbers
 import os
 import re
@@ -43,6 +44,7 @@ def no_room(path: str | os.PathLike, reason: str | None) -> str:
     )
 
 
+@functools.cache  # a command, and what it calls, ask
 def check_limits() -> None:
     """Refuses a process that may have too little for JAX to start in.
 
