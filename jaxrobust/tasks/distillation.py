@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.augment import num_views
-from jaxrobust.data.dataset import Dataset, Examples, fingerprint
+from jaxrobust.data.dataset import Dataset, fingerprint
 from jaxrobust.engine import rng
 from jaxrobust.engine.advice import expected_on_cpu
-from jaxrobust.engine.plan import pad_rows, place_plan
+from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
@@ -100,13 +100,12 @@ class _Distillation:
         self.saved = Saved(  # at the role's place in `ROLES`, and its epoch
             record={"epochs": {role: [] for role in self.roles}}, at=(0, 0)
         )
-        put, self._rows = run_.placement.put, inputs.rows
-        self._labels: Any = put(self._padded(self.taught.labels))
-        if targets := targets_of(recipe, self.dataset, self.taught):
+        self._rows, self._padded = inputs.rows, inputs.padded
+        put, probs = run_.placement.put, getattr(self.taught, "probs", None)
+        self._labels: Any = put(self._padded(self.taught.labels if probs is None else probs))
+        if targets_of(recipe, self.dataset, self.taught):
             weights = put(class_weights(recipe, self.dataset))
-            soft = cast(Examples, self.taught).probs if targets.soft else None
-            labels = self._labels if soft is None else put(self._padded(soft))
-            self._labels = {"labels": labels, "class_weights": weights}
+            self._labels = {"labels": self._labels, "class_weights": weights}
         if self.teacher and self.teacher.network:
             self._given = put(self.teacher.network.variables)
         if isinstance(recipe, Distillation):
@@ -260,10 +259,6 @@ class _Distillation:
             {role: self._outputs(self.roles[role].pool, role, ids) for role in roles},
             test.labels[ids],
         )
-
-    def _padded(self, values: np.ndarray) -> np.ndarray:
-        """Values of the training images with a row for each of the rows of the programs."""
-        return pad_rows(values, self._rows(len(values)))
 
     def _teacher_table(self) -> jax.Array:
         """The teacher's logits `[N, V, C]` on all views of all training images."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data.dataset import Dataset, FileDataset, check_has_test
+from jaxrobust.engine.plan import pad_rows
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.methods.distillation_steps import Targets
 from jaxrobust.methods.distiller import DistillationProblem, Distiller
@@ -54,6 +55,10 @@ class Inputs:
     teacher: Teacher | None
     student_start: StoredClassifier | None
     rows: Callable[[int], int]
+
+    def padded(self, values: np.ndarray) -> np.ndarray:
+        """Values of examples with a row for each of the rows of programs."""
+        return pad_rows(values, self.rows(len(values)))
 
 
 def read_inputs(

@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxrobust import metrics
 from jaxrobust.engine.plan import pad
-from jaxrobust.methods.distiller import Distiller
 from jaxrobust.recipes.methods import DISTILLERS, MULTILABEL_DISTILLERS
+from jaxrobust.recipes.registry import Registry
 from jaxrobust.report import figures
 from jaxrobust.tasks.common import best_of
 
@@ -36,7 +36,7 @@ class Protocol:
     """
 
     labels: str
-    distillers: Mapping[str, Callable[..., Distiller]]
+    distillers: Registry
     labels_only: str
     measures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     headline: str
