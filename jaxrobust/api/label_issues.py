@@ -439,7 +439,6 @@ def learn(
     weights, so that a weight of 2 is the example twice.
     """
     from jaxrobust.api import in_memory
-    from jaxrobust.methods.classifiers import classifier_of_run
     from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
     from jaxrobust.tasks import noisy_labels
     from jaxrobust.tasks.images import rows_on_devices
@@ -473,7 +472,13 @@ def learn(
     shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), kind
     with in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs:
         learned = noisy_labels.learn(
-            recipe, dataset, workdir, weights=weights, programs=programs, bar=progress
+            recipe,
+            dataset,
+            workdir,
+            weights=weights,
+            scaling=scaling,
+            programs=programs,
+            bar=progress,
         )
     probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     probs[:, present] = learned.pred_probs[merged]
@@ -489,19 +494,7 @@ def learn(
         index,
         {"undivided_passes": learned.undivided_passes} if learned.undivided_passes else {},
     )
-    classifier = classifier_of_run(
-        recipe=recipe,
-        networks=learned.networks,
-        class_names=[known.names[i] for i in present],
-        num_examples=len(inputs),
-        input_shape=inputs.shape[2:] if name == "features" else inputs.shape[1:],
-        mean=dataset.mean,
-        std=dataset.std,
-        scaling=scaling,
-    )
-    if workdir is not None and scaling is not None:  # which the task knows nothing of
-        classifier.save(pathlib.Path(workdir) / "classifier")
-    return issues, classifier
+    return issues, learned.classifier
 
 
 def _log_probabilities(probs: np.ndarray) -> np.ndarray:

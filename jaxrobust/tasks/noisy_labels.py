@@ -22,6 +22,7 @@ from jaxrobust.data.class_folders import test_folder
 from jaxrobust.data.corrections import CORRECTED, KEPT, Reviewed
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
 from jaxrobust.data.features import FeatureDataset, FeatureExamples, MeansOfViews
+from jaxrobust.data.scaling import Scaling
 from jaxrobust.data.views import make_views, statistics_of
 from jaxrobust.engine import rng
 from jaxrobust.engine.files import write_bytes
@@ -30,7 +31,7 @@ from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.run import Run, Saved, open_run
 from jaxrobust.engine.sharding import fetch
 from jaxrobust.errors import UserError
-from jaxrobust.methods.classifiers import classifier_of_run
+from jaxrobust.methods.classifiers import Classifier, classifier_of_run
 from jaxrobust.methods.judged_labels import judged_columns
 from jaxrobust.methods.noisy_label_method import (
     WEIGHT,
@@ -123,14 +124,14 @@ class Learned:
       label_scores: `[N]` by name, as in `Method.score_labels`.
       ranked: int `[N]`, ids, those whose label looks most wrong first.
       pred_probs: float32 `[N, C]`, predicted for the training examples.
-      networks: variables by name, as `classifier_of_run` takes them.
+      classifier: the trained networks.
       undivided_passes: of a method that divides the labels, after its warm-up.
     """
 
     label_scores: dict[str, np.ndarray]
     ranked: np.ndarray
     pred_probs: np.ndarray
-    networks: dict[str, Any]
+    classifier: Classifier
     undivided_passes: int = 0
 
 
@@ -140,6 +141,7 @@ def learn(
     workdir: str | os.PathLike | None = None,
     *,
     weights: np.ndarray | None = None,
+    scaling: Scaling | None = None,
     programs: Programs | None = None,
     bar: bool | None = False,
 ) -> Learned:
@@ -150,6 +152,7 @@ def learn(
       dataset: the data.
       workdir: as in `run`; None: no file is left.
       weights: float32 `[N]`, of the examples in the loss, on average 1; None: they count alike.
+      scaling: by which features of the data were scaled, as those to come have to be.
       programs: those of a run of the same recipe on data of the same shapes.
       bar: as in `open_run`.
 
@@ -162,7 +165,8 @@ def learn(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
-        learning = _Learning(recipe, run_, dataset, labels, weights, pads=workdir is None)
+        pads = workdir is None
+        learning = _Learning(recipe, run_, dataset, labels, weights, scaling=scaling, pads=pads)
         if workdir is None:
             learning.train()
         else:
@@ -194,11 +198,12 @@ class _Learning:
         reviewed: Reviewed,
         weights: np.ndarray | None = None,
         *,
+        scaling: Scaling | None = None,
         pads: bool = False,
     ):
         self.recipe = recipe
         self.run = run
-        self.dataset = dataset
+        self.dataset, self.scaling = dataset, scaling
         self.labels = labels = reviewed.labels
         self._review = reviewed.review if recipe.dataset.corrections else None
         self.true_labels = None if recipe.noise.kind == "none" else dataset.train.labels
@@ -351,13 +356,9 @@ class _Learning:
             label_scores=self.label_scores,
             ranked=self._labels_so_far().by_suspicion(method.score),
             pred_probs=probs,
-            networks=self._test_variables(),
+            classifier=_classifier(self),
             undivided_passes=self.saved.record.get("undivided", 0),
         )
-
-    def _test_variables(self) -> dict[str, Any]:
-        method, networks = self.method, self.saved.networks
-        return fetch({name: method.test_variables(networks[name]) for name in method.networks})
 
     def _train(self, epoch: int) -> None:
         """The passes of an epoch, or those that are left of it."""
@@ -527,6 +528,22 @@ class _Learning:
         )
 
 
+def _classifier(learning: _Learning) -> Classifier:
+    """The trained networks."""
+    method, networks, dataset = learning.method, learning.saved.networks, learning.dataset
+    return classifier_of_run(
+        recipe=learning.recipe,
+        networks=fetch({name: method.test_variables(networks[name]) for name in method.networks}),
+        class_names=dataset.class_names,
+        num_examples=len(learning.labels),
+        input_shape=learning.problem.input_shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        embedding=getattr(dataset, "embedding", None),
+        scaling=learning.scaling,
+    )
+
+
 def _finish(learning: _Learning) -> dict:
     """Writes every file of a trained run, and returns its results."""
     undivided = learning.saved.record.get("undivided", 0)
@@ -568,16 +585,7 @@ def _finish(learning: _Learning) -> dict:
         logits = learning._logits("test", learning.num_epochs - 1)
         probs, _ = fetch(learning._probs["test"](logits))
     draw(workdir, results, labels, method, learning._images, probs, learning.dataset)
-    classifier_of_run(
-        recipe=learning.recipe,
-        networks=learning._test_variables(),
-        class_names=learning.dataset.class_names,
-        num_examples=len(learning.labels),
-        input_shape=learning.problem.input_shape,
-        mean=learning.dataset.mean,
-        std=learning.dataset.std,
-        embedding=getattr(learning.dataset, "embedding", None),
-    ).save(workdir / "classifier")
+    _classifier(learning).save(workdir / "classifier")
     lines = last_lines(results, workdir, page, learning.run.seconds)
     learning.run.finish(results, lines)
     return results

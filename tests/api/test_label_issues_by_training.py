@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from jaxrobust import UserError, find_label_issues
+from jaxrobust import UserError, find_label_issues, load_classifier
 from jaxrobust.api import in_memory
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import make_placement
+from jaxrobust.methods.classifiers import Classifier
 from jaxrobust.recipes import bldr
 from jaxrobust.recipes.fields import replace
 from jaxrobust.tasks import images, noisy_labels
@@ -158,6 +159,25 @@ def test_the_same_as_the_command_for_the_same_arrays(tmp_path, data, issues):
     probs = np.array([row["clean_prob"] for row in rows], np.float32)
     np.testing.assert_array_equal(probs, issues.clean_prob[issues.ranked])
     assert [row["suggested_label"] for row in rows] == issues.suggested[issues.ranked].tolist()
+
+
+def test_the_classifier_of_scaled_features_is_written_once(
+    tmp_path, data, monkeypatch, unrendered_figures
+):
+    features, labels, _ = data
+    written, save = [], Classifier.save
+
+    def counted(self, folder):
+        written.append(self)
+        save(self, folder)
+
+    monkeypatch.setattr(Classifier, "save", counted)
+    config = {**SHORT, "num_epochs": 1}
+    find_label_issues(labels, features=1e6 * features, config=config, workdir=tmp_path)
+    (classifier,) = written
+    assert classifier.scaling is not None
+    again = load_classifier(tmp_path).predict_proba(1e6 * features)
+    np.testing.assert_array_equal(again, classifier.predict_proba(1e6 * features))
 
 
 def test_a_workdir_is_kept_and_goes_on(tmp_path, data, issues):
