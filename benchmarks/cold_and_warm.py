@@ -79,6 +79,25 @@ def query(fewer, config):
     jaxrobust.query(annotations[fewer:], features=features[fewer:], budget=50, config=config)
 
 
+def query_images(fewer, config):
+    """Two phases on the pixels of 500."""
+    import jaxrobust
+
+    _, labels, images = digits()
+    annotations = np.where(labels < 6, labels, jaxrobust.UNKNOWN)[:500]
+    annotations[200:] = jaxrobust.UNLABELED
+    config = {**config, "num_epochs": 2}
+    jaxrobust.query(annotations[fewer:], images=images[fewer:500], budget=50, config=config)
+
+
+def find_by_images(fewer, config):
+    import jaxrobust
+
+    _, labels, images = digits()
+    config = {**config, "num_epochs": 2, "dpc.warm_up": 2}
+    jaxrobust.find_label_issues(labels[fewer:500], images=images[fewer:500], config=config)
+
+
 def distill(fewer, config):
     import jaxrobust
 
@@ -120,6 +139,8 @@ CALLS = (
     find_by_dpc,
     robust_classifier,
     query,
+    query_images,
+    find_by_images,
     distill,
     embed,
     consensus,
