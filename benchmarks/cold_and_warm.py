@@ -80,7 +80,7 @@ def query(fewer, config):
 
 
 def query_images(fewer, config):
-    """Two phases on the pixels of 500."""
+    """On 500 images, two epochs of each network."""
     import jaxrobust
 
     _, labels, images = digits()
@@ -88,14 +88,6 @@ def query_images(fewer, config):
     annotations[200:] = jaxrobust.UNLABELED
     config = {**config, "num_epochs": 2}
     jaxrobust.query(annotations[fewer:], images=images[fewer:500], budget=50, config=config)
-
-
-def find_by_images(fewer, config):
-    import jaxrobust
-
-    _, labels, images = digits()
-    config = {**config, "num_epochs": 2, "dpc.warm_up": 2}
-    jaxrobust.find_label_issues(labels[fewer:500], images=images[fewer:500], config=config)
 
 
 def distill(fewer, config):
@@ -140,7 +132,6 @@ CALLS = (
     robust_classifier,
     query,
     query_images,
-    find_by_images,
     distill,
     embed,
     consensus,
