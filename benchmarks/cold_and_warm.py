@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 
 import numpy as np
 
@@ -90,6 +91,15 @@ def query_images(fewer, config):
     jaxrobust.query(annotations[fewer:], images=images[fewer:500], budget=50, config=config)
 
 
+def find_by_images(fewer, config):
+    import jaxrobust
+
+    _, labels, images = digits()
+    config = {**config, "num_epochs": 2, "dpc.warm_up": 2}
+    with warnings.catch_warnings(action="ignore"):  # of so few epochs
+        jaxrobust.find_label_issues(labels[fewer:500], images=images[fewer:500], config=config)
+
+
 def distill(fewer, config):
     import jaxrobust
 
@@ -132,6 +142,7 @@ CALLS = (
     robust_classifier,
     query,
     query_images,
+    find_by_images,
     distill,
     embed,
     consensus,
