@@ -44,7 +44,7 @@ def no_room(path: str | os.PathLike, reason: str | None) -> str:
     )
 
 
-@functools.cache  # a command, and what it calls, ask
+@functools.cache  # a command asks, and so does what it calls
 def check_limits() -> None:
     """Refuses a process that may have too little for JAX to start in.
 
