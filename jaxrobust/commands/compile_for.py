@@ -12,7 +12,6 @@ import importlib.util
 import math
 import os
 import pathlib
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import tasks
+from jaxrobust.commands.compiled_text import collectives, memory_traffic
 from jaxrobust.data.dataset import Dataset, FileDataset
 from jaxrobust.engine.programs import Programs
 from jaxrobust.engine.sharding import AXIS, Placement
@@ -61,35 +61,7 @@ CHIPS = {
 }
 """By the name in `--compile_for=`."""
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _MOST_DRAWN = 10**7  # made-up numbers of an array; of a larger one a row is repeated
-_ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8}
-_SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)\[([\d,]*)\]")
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
-
-
-def collectives(text: str) -> dict[str, dict[str, int]]:
-    """How the devices of a compiled program communicate in one step.
-
-    Args:
-      text: of the program in HLO, after all passes.
-
-    Returns:
-      Kind -> `count` and `bytes`, the size of what a device receives or sums.
-    """
-    found: dict[str, dict[str, int]] = {}
-    for shapes, kind, is_start in _COLLECTIVE.findall(text):
-        sizes = [
-            _ITEM_BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
-            for dtype, dims in _SHAPE.findall(shapes)
-        ]
-        # An asynchronous one holds what it sends beside what it receives.
-        size = max(sizes, default=0) if is_start and kind != "all-reduce" else sum(sizes)
-        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
-        entry["count"] += 1
-        entry["bytes"] += size
-    return found
-
 
 # What XLA's compiler asks of a GPU: of an H100 SXM, but for the memory of others of compute
 # capability 9.0. Without it the compiler would look for the device.
@@ -203,11 +175,19 @@ def _without_padding(x: Any) -> Any:
     return np.zeros_like(x) if is_plan else x
 
 
+def _is_loop(jaxpr: Any) -> bool:
+    """Whether a program is a loop of steps, rather than a step which draws numbers in a loop."""
+    return any(
+        eqn.primitive.name == "while" and len(eqn.params["body_jaxpr"].jaxpr.eqns) > len(jaxpr.eqns)
+        for eqn in jaxpr.eqns
+    )
+
+
 class PlannedPrograms(Programs):
     """Programs that are compiled for a target at their first call, and never run.
 
-    A call returns made-up numbers: floats in (0, 1), so that data is divided and chosen from, and
-    zeros otherwise.
+    Calls return made-up numbers, the same every time: floats in (0, 1), so that data is divided and
+    chosen from, and zeros otherwise.
 
     Attributes:
       notes: name -> what is known of the program.
@@ -240,11 +220,11 @@ class PlannedPrograms(Programs):
         def planned(*args):
             nonlocal results
             if results is None:
-                results = self._compile(name, jitted, args)
+                results = jax.tree.map(self._made_up, self._compile(name, jitted, args))
                 full = jax.tree.map(_without_padding, args)
                 steps, images = visits(*full) if visits else (1, 0)
                 self.notes[name]["images_per_step"] = images // max(steps, 1)
-            return jax.tree.map(self._made_up, results)
+            return results
 
         self._planned[name] = planned
         return planned
@@ -265,20 +245,18 @@ class PlannedPrograms(Programs):
             part: getattr(memory, f"{part}_size_in_bytes", 0)
             for part in ("argument", "output", "temp", "alias")
         }
-        # The body of a loop, which is one step, counts once.
-        cost: Any = compiled.cost_analysis()
-        flops, moved = (cost or {}).get("flops"), (cost or {}).get("bytes accessed")
-        if not cost:  # of GPUs: products and convolutions of the whole batch, in equal parts, and
-            # the least that can move: arguments and results once, temporaries out and in
+        cost: Any = compiled.cost_analysis() or {}  # the body of a loop counts once
+        if (flops := cost.get("flops")) is None:  # of GPUs: of the whole batch, in equal parts
             flops = operations_of(traced.jaxpr.jaxpr) / self.placement.num_devices
-            moved = size["argument"] + size["output"] + 2 * size["temp"]
+        text = compiled.as_text()
+        is_loop = _is_loop(traced.jaxpr.jaxpr)
         self.notes[name] = {
             "compile_seconds": time.perf_counter() - started,
-            "flops_per_step": float(flops or 0.0),
-            "bytes_per_step": float(moved or 0.0),
+            "flops_per_step": float(flops),
+            "bytes_per_step": float(memory_traffic(text, is_loop=is_loop)),
             "memory_bytes": size["argument"] + size["output"] + size["temp"] - size["alias"],
             "temporary_bytes": size["temp"],
-            "collectives": collectives(compiled.as_text()),
+            "collectives": collectives(text),
         }
         return traced.out_info
 

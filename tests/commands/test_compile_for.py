@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tiny_recipe
 
-from jaxrobust.commands import benchmark, cli, compile_for
+from jaxrobust.commands import benchmark, cli, compile_for, compiled_text
+from jaxrobust.engine.loops import epoch_program
+from jaxrobust.engine.plan import place_plan
 from jaxrobust.engine.sharding import make_placement
 from jaxrobust.errors import UserError
 
@@ -22,11 +24,56 @@ HLO = """
 
 
 def test_collectives_are_counted_with_their_bytes():
-    assert compile_for.collectives(HLO) == {
+    assert compiled_text.collectives(HLO) == {
         "all-reduce": {"count": 2, "bytes": 64 * 128 * 4 + 10 * 4 + 16 * 2},
         "collective-permute": {"count": 1, "bytes": 8 * 32},
         "all-gather": {"count": 1, "bytes": 1024},
     }
+
+
+# A loop whose step takes 8 rows of a table of 1,000, multiplies them by weights that were fetched
+# to the chip, and files the results; the table is copied before the loop. From a TPU's text.
+LOOP = """
+%rows (table: u8[1000,128], ids: s32[8]) -> u8[8,128] {
+  %table = u8[1000,128]{1,0:T(8,128)(4,1)} parameter(0)
+  %flat = u8[1000,128]{1,0:T(8,128)(4,1)} bitcast(%table)
+  %ids = s32[8]{0:T(128)S(1)} parameter(1)
+  ROOT %gather.1 = u8[8,128]{1,0:T(8,128)(4,1)S(1)} gather(%flat, %ids), slice_sizes={1,128}
+}
+
+%body (state: (u8[1000,128], (f32[128,64], s32[8]), f32[1000,64])) -> (f32[1000,64]) {
+  %state = (u8[1000,128]{1,0:T(8,128)(4,1)}, (f32[128,64]{1,0:T(8,128)}, \
+s32[8]{0:T(128)S(1)}), f32[1000,64]{1,0:T(8,128)}) parameter(0)
+  %fusion.1 = u8[8,128]{1,0:T(8,128)(4,1)S(1)} fusion(%state#0, %state#1#1), calls=%rows
+  %fetch = (f32[128,64]{1,0:T(8,128)}, f32[128,64]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) \
+copy-start(%state#1#0)
+  %weights = f32[128,64]{1,0:T(8,128)S(1)} copy-done(%fetch)
+  %dot.1 = f32[8,64]{1,0:T(8,128)} dot(%fusion.1, %weights), lhs_contracting_dims={1}
+  %filed = f32[1000,64]{1,0:T(8,128)} scatter(%state#2, %state#1#1, %dot.1), to_apply=%sum
+  ROOT %tuple.1 = (f32[1000,64]{1,0:T(8,128)}) tuple(%filed)
+}
+
+ENTRY %main (table: u8[1000,128]) -> f32[1000,64] {
+  %table.1 = u8[1000,128]{0,1:T(8,128)(4,1)} parameter(0)
+  %copy.1 = u8[1000,128]{1,0:T(8,128)(4,1)} copy(%table.1)
+  %start = (u8[1000,128]{1,0:T(8,128)(4,1)}) tuple(%copy.1)
+  ROOT %while.1 = (f32[1000,64]{1,0:T(8,128)}) while(%start), condition=%more, body=%body
+}
+""".replace("\\\n", "")
+
+
+def test_memory_traffic_is_what_leaves_the_chip():
+    taken, weights, results = 8 * 128, 128 * 64 * 4, 8 * 64 * 4
+    step = taken + weights + results + 2 * results  # written, then read and filed
+    assert compiled_text.memory_traffic(LOOP, is_loop=True) == step
+    assert compiled_text.memory_traffic(LOOP, is_loop=False) == step + 2 * 1000 * 128
+    # A GPU's arrays have no tiles, and all of them lie in its memory.
+    on_gpu = LOOP.replace("S(1)", "").replace(":T(8,128)", "").replace("(4,1)", "")
+    on_gpu = on_gpu.replace(":T(128)", "")
+    ids = 8 * 4
+    rows = (taken + ids + taken) + 2 * weights  # taken from the table, filed; fetched
+    product = taken + weights + results
+    assert compiled_text.memory_traffic(on_gpu, is_loop=True) == rows + product + 2 * results + ids
 
 
 def test_every_program_of_a_recipe_is_compiled_and_none_runs(monkeypatch, capsys, tmp_path):
@@ -95,3 +142,26 @@ def test_a_step_is_compiled_for_a_tpu():
     total = programs.jit("total", lambda x: x.sum(), static=())
     total(placement.put_split(np.ones((8, 128), np.float32)))
     assert "all-reduce" in programs.notes["total"]["collectives"]
+
+
+def test_a_loop_of_steps_is_told_from_a_step_with_a_loop():
+    placement = compile_for.PlannedPlacement(make_placement(jax.devices()[:1]).mesh)
+    found = []
+
+    class Traced(compile_for.PlannedPrograms):
+        def _compile(self, name, jitted, args):
+            found.append(compile_for._is_loop(jitted.trace(*args).jaxpr.jaxpr))
+            self.notes[name] = {}
+            return jitted.trace(*args).out_info
+
+    def step(x, ids, key):
+        return x * jax.random.beta(key, 0.5, 0.5) * ids.sum().astype(np.float32), {"x": x}
+
+    for device_loop in (True, False):
+        programs = Traced(placement)
+        epoch = epoch_program(
+            programs, "epoch", step, placement, static=(), device_loop=device_loop
+        )
+        plan = place_plan(np.arange(4, dtype=np.int32), 2, placement, capacity=4)
+        epoch(np.float32(1), plan, np.zeros(2, np.uint32))
+    assert found == [True, False]
