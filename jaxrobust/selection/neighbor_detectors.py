@@ -162,7 +162,8 @@ def transition_of_triples(triples: np.ndarray, num_classes: int) -> tuple[np.nda
     """
     seen = np.zeros((num_classes,) * 3, np.float32)
     np.add.at(seen, tuple(triples.T), 1 / len(triples))
-    matrix, prior = _fitted_transition(seen)
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam has powers of whole numbers
+        matrix, prior = _fitted_transition(seen)
     return np.asarray(matrix), np.asarray(prior)
 
 

@@ -51,8 +51,9 @@ def test_simifeat_ranks_as_the_authors_code_but_for_a_label_of_a_class(sixty_row
     )
     triples = np.concatenate([labels[:, None], labels[neighbors]], axis=1)
     matrix, prior = neighbor_detectors.transition_of_triples(triples, 3)
-    np.testing.assert_allclose(matrix, TRANSITION, atol=0.006)
-    np.testing.assert_allclose(prior, [0.3607, 0.3631, 0.2763], atol=0.006)
+    # Their start is drawn, and steps of 0.1 leave the optimum uncertain by as much.
+    np.testing.assert_allclose(matrix, TRANSITION, atol=0.015)
+    np.testing.assert_allclose(prior, [0.3607, 0.3631, 0.2763], atol=0.015)
 
 
 def test_transition_of_labels_that_are_mistaken_independently():
