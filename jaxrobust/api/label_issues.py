@@ -49,7 +49,7 @@ class LabelIssues:
       class_names: of the C classes.
       summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
         `issues_by_class` (given label -> how many), `most_confused` (given, suggested, how many)
-        and, unless a method was trained, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
+        and, of probabilities and `"auto"`, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
         `agreement` and `judges`: see `methods.judged_labels.facts_of`. With a method that divides
         the labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
