@@ -31,8 +31,8 @@ table is looked at.
 of the ranking, precision of as many as are wrong, F1 of the flags, flags of all labels; flags and
 expected number over the number of wrong labels; whether the interval holds it; processor
 seconds. `--tables`
-prints the table of such files: means over the cases of a family, and the standard error of the
-paired difference to the first row. Needs cleanlab, of the extra `test`.
+prints the table of such files: means over the cases of a family and, of three or more, the standard
+error of the paired difference to the first row. Needs cleanlab, of the extra `test`.
 """
 
 import argparse
@@ -319,10 +319,9 @@ def print_table(files: list[str]) -> None:
             if way not in table or table[way].isna().any():
                 cells.append("–")
                 continue
-            first = rows["by"].iloc[0]
-            differences = table[way] - table[first] if first in table else table[way]
-            error = differences.std() / len(table) ** 0.5
-            cells.append(f"{table[way].mean():.1f}" + (f" ± {error:.1f}" if way != first else ""))
+            differences = table[way] - table[rows["by"].iloc[0]]
+            error = f" ± {differences.std() / len(table) ** 0.5:.1f}" if len(table) > 2 else ""
+            cells.append(f"{table[way].mean():.1f}{error if differences.any() else ''}")
         none = rows[(rows["wrong"] == 0) & (rows["by"] == way)]["flagged"]
         cells.append("–" if none.isna().all() else f"{none.mean():.1f}")
         print(f"| {way} | {' | '.join(cells)} |")
