@@ -308,8 +308,7 @@ def print_table(files: list[str]) -> None:
     wrong = rows[rows["wrong"] > 0]
     families = list(dict.fromkeys(wrong["family"]))
     columns = [(family, measure) for measure in ("AUROC", "F1") for family in families]
-    print(f"| by | {' | '.join(f'{m}, {f}' for f, m in columns)} | flagged of none wrong |")
-    print(f"|{'---|' * (2 + len(columns))}")
+    found = {}
     for way in dict.fromkeys(rows["by"]):
         cells = []
         for family, measure in columns:
@@ -323,7 +322,12 @@ def print_table(files: list[str]) -> None:
             error = f" ± {differences.std() / len(table) ** 0.5:.1f}" if len(table) > 2 else ""
             cells.append(f"{table[way].mean():.1f}{error if differences.any() else ''}")
         none = rows[(rows["wrong"] == 0) & (rows["by"] == way)]["flagged"]
-        cells.append("–" if none.isna().all() else f"{none.mean():.1f}")
+        found[way] = [*cells, "–" if none.isna().all() else f"{none.mean():.1f}"]
+    names = [*(f"{measure}, {family}" for family, measure in columns), "flagged of none wrong"]
+    frame = pd.DataFrame(found, index=names).T
+    frame = frame.loc[(frame != "–").any(axis=1), (frame != "–").any()]
+    print(f"| by | {' | '.join(frame.columns)} |\n|{'---|' * (1 + len(frame.columns))}")
+    for way, cells in frame.iterrows():
         print(f"| {way} | {' | '.join(cells)} |")
 
 
