@@ -17,17 +17,26 @@ cleanlab had chosen by these probabilities, so that an error that cleanlab misse
 `--cifar10h`: one of github.com/jcpeterson/cifar-10h; with CIFAR-10's probabilities above, wrong is
 a label that is not the most frequent of some 51 votes.
 
-Ways: `auto` (`find_label_issues(features=)`); on equal out-of-sample probabilities, five folds of
-logistic regression whose penalty has the least cross-entropy of five, `pred_probs` and the seven
-filters of cleanlab; and the methods that `--methods` names. Settings are frozen before a table is
-looked at. Prints, in percent, AUROC and average precision of the ranking, precision of as many as
-are wrong, F1 of the flags; flags and expected number over the number of wrong labels (flags in
-percent of all where none is wrong); seconds. Then means over all cases with wrong labels, the share
-of cases whose expected number is within 0.6 to 1.67 times the truth, and how often the interval
-holds the truth. Needs cleanlab, of the extra `test`.
+`--titles`: one of github.com/uds-lsv/transfer-distant-transformer-african, whose Hausa and Yoruba
+titles have labels by keywords; features are TF-IDF.
+
+Ways: `auto` (`find_label_issues(features=)`) and the methods that `--methods` names; on equal
+out-of-sample probabilities, five folds of logistic regression whose penalty has the least
+cross-entropy, `pred_probs` and the seven filters of cleanlab; with `--rivals` the detectors of
+github.com/orange-opensource/mislabeled on that regression, which only rank (and need scikit-learn
+below 1.8), and of two classes ALED (PyPI's statlab; pandas below 3). Settings are frozen before a
+table is looked at.
+
+`--out` gets a row for each case and way as it is measured: in percent AUROC and average precision
+of the ranking, precision of as many as are wrong, F1 of the flags, flags of all labels; flags and
+expected number over the number of wrong labels; whether the interval holds it; processor
+seconds. `--tables`
+prints the table of such files: means over the cases of a family and, of three or more, the standard
+error of the paired difference to the first row. Needs cleanlab, of the extra `test`.
 """
 
 import argparse
+import csv
 import json
 import pathlib
 import time
@@ -35,15 +44,17 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from cleanlab.filter import find_label_issues as cleanlab_issues
 from cleanlab.rank import get_label_quality_scores
 from sklearn import datasets
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from jaxrobust import find_label_issues
+from jaxrobust import embed, find_label_issues
 from jaxrobust.metrics import auroc, detection_scores
 
 RATES = "0,0.01,0.03,0.05,0.1,0.2,0.4"
@@ -56,7 +67,11 @@ FILTERS = (
     "low_normalized_margin",
     "low_self_confidence",
 )
-MEASURES = ("AUROC", "AP", "precision at n", "F1", "flags", "expected", "seconds")
+DETECTORS = ("AreaUnderMargin", "SmallLoss", "TracIn", "VoLG", "AGRA", "RepresenterDetector")
+HEADER = (
+    *("family", "case", "seed", "rows", "wrong", "by", "AUROC", "average precision"),
+    *("precision at n", "F1", "flagged", "flags / wrong", "expected / wrong", "holds", "seconds"),
+)
 
 
 def drawn_table(seed: int, **options):
@@ -88,6 +103,7 @@ def changed(true: np.ndarray, kind: str, rate: float, seed: int) -> np.ndarray:
 class Case(NamedTuple):
     """Labels, which of them are wrong, and features or probabilities (None: regressions')."""
 
+    family: str
     name: str
     features: np.ndarray | None
     labels: np.ndarray
@@ -117,25 +133,47 @@ def published(root: pathlib.Path, cifar10h: pathlib.Path | None):
             votes = answer["mturk"]
             refused = sum(votes.get(v, 0) for v in ("guessed", "neither", "neutral", "off-topic"))
             is_wrong[row_of[answer["id"]]] = refused >= 3
-        yield Case(name, None, labels, is_wrong, 0, probs)
+        yield Case("published", name, None, labels, is_wrong, 0, probs)
         if name == "cifar10" and cifar10h is not None:
             votes = np.load(cifar10h / "data" / "cifar10h-counts.npy")
-            yield Case("cifar10, 51 votes", None, labels, votes.argmax(axis=1) != labels, 0, probs)
+            is_wrong = votes.argmax(axis=1) != labels
+            yield Case("published", "cifar10, 51 votes", None, labels, is_wrong, 0, probs)
+
+
+def titles(root: pathlib.Path):
+    """News titles with the labels that keywords give them."""
+    for language in ("hausa", "yoruba"):
+        folder = root / "data" / f"{language}_newsclass"
+        clean, given = (
+            pd.read_csv(folder / f"{name}.tsv", sep="\t", quoting=csv.QUOTE_NONE)
+            for name in ("train_clean", "train_clean_noisy_labels")
+        )
+        assert (clean["news_title"] == given["news_title"]).all()
+        texts = clean["news_title"].tolist()
+        names, both = pd.factorize(
+            pd.concat([given["label"], clean["label"]]).str.lower(), sort=True
+        )[::-1]
+        labels, true = np.split(both, 2)
+        assert labels.max() == len(names) - 1
+        features = embed(texts, backbone="tfidf").array.mean(axis=1)
+        yield Case("titles", language, features, labels, labels != true, 0)
 
 
 def cases(arguments):
+    if arguments.titles:
+        yield from titles(arguments.titles)
     if arguments.label_errors:
         yield from published(arguments.label_errors, arguments.cifar10h)
-    rates = [float(rate) for rate in arguments.rates.split(",")]
-    for seed in range(arguments.num_seeds):
+    rates = [float(rate) for rate in filter(None, arguments.rates.split(","))]
+    for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
         for name in filter(None, arguments.sets.split(",")):
             features, true = SETS[name](seed)
             for kind in ("symmetric", "pairs"):
                 for rate in rates:
                     if kind == "pairs" and not rate:
                         continue  # as above
-                    labels = changed(true, kind, rate, seed)
-                    yield Case(f"{name}, {kind} {rate:.0%}", features, labels, labels != true, seed)
+                    labels, case = changed(true, kind, rate, seed), f"{name}, {kind} {rate:.0%}"
+                    yield Case(kind, case, features, labels, labels != true, seed)
         if not arguments.features:
             continue
         with np.load(arguments.features) as arrays:
@@ -152,14 +190,19 @@ def cases(arguments):
                 f"symmetric {rate:.0%}": changed(true, "symmetric", rate, seed) for rate in rates
             }
             for name, labels in (drawn | {name: part[name] for name in names}).items():
-                yield Case(f"photographs {size}, {name}", features, labels, labels != true, seed)
+                family = "people" if name in names else "symmetric"
+                case = f"photographs {size}, {name}"
+                yield Case(family, case, features, labels, labels != true, seed)
 
 
-def out_of_sample(features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Probabilities of the regression that predicts the given labels best, of five penalties."""
+def out_of_sample(features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
+    """Probabilities of the regression that predicts the given labels best, and its C.
+
+    From the strongest of five penalties until the next is no better.
+    """
     rows = StandardScaler().fit_transform(features)
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    found = []
+    best, found, chosen = np.inf, np.zeros(0), 0.0
     for inverse in (1e-3, 1e-2, 0.1, 1.0, 10.0):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -170,15 +213,18 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray, seed: int) -> np.nda
                 cv=folds,
                 method="predict_proba",
             )
-        found.append((log_loss(labels, probs), inverse, probs))
-    return min(found, key=lambda x: x[:2])[2]
+        loss = log_loss(labels, probs)
+        if loss >= best:
+            break
+        best, found, chosen = loss, probs, inverse
+    return found, chosen
 
 
 def judged(labels, options):
     """(flags, suspicion, expected number, interval, seconds) of one of our ways."""
-    started = time.perf_counter()
+    started = time.process_time()
     issues = find_label_issues(labels, **options)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     rank = np.empty(len(issues))
     rank[issues.ranked] = np.arange(len(issues))
     summary = issues.summary
@@ -188,25 +234,101 @@ def judged(labels, options):
 
 def filtered(labels, probs, name):
     """Likewise, of one of cleanlab's filters."""
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         flags = cleanlab_issues(labels, probs, filter_by=name, n_jobs=1)
     except ValueError:  # a filter that this set is too small for
         flags = np.zeros(len(labels), bool)
     method = "normalized_margin" if name == "low_normalized_margin" else "self_confidence"
     suspicion = -get_label_quality_scores(labels, probs, method=method)
-    return flags, suspicion, np.nan, None, time.perf_counter() - started
+    return flags, suspicion, np.nan, None, time.process_time() - started
 
 
-def measured(flags, suspicion, expected, seconds, is_wrong) -> list[float]:
-    num_wrong = is_wrong.sum()
+def probed(features, labels, inverse, name):
+    """Likewise, of a detector of `mislabeled`, which flags nothing."""
+    from mislabeled.detect import detectors
+
+    started = time.process_time()
+    base = make_pipeline(StandardScaler(), LogisticRegression(C=inverse, max_iter=200))
+    trust = getattr(detectors, name)(base).trust_score(features, labels)
+    return None, -np.nan_to_num(trust), np.nan, None, time.process_time() - started
+
+
+def adaptive(features, labels, seed):
+    """Likewise, of ALED on standardised features, its defaults."""
+    from statlab.aled import ALEDDetector
+
+    started = time.process_time()
+    np.random.seed(seed)  # of its projections
+    detector = ALEDDetector()
+    detector.X_, detector.y_ = StandardScaler().fit_transform(features), labels.astype(float)
+    detector.classes_, detector.feats = np.array([0.0, 1.0]), "given"
+    found = detector.fit_predict(None, None)
+    flags, suspicion = found["Mislabel"].to_numpy(), found["mislabel_prob"].to_numpy()
+    return flags, suspicion, np.nan, None, time.process_time() - started
+
+
+def measured(flags, suspicion, expected, interval, seconds, is_wrong) -> list:
+    """The last columns of `HEADER`."""
+    num_wrong, none = int(is_wrong.sum()), ""
+    flagged = none if flags is None else 100 * flags.mean()
+    holds = none if interval is None else int(interval[0] <= num_wrong <= interval[1])
     if not num_wrong:
-        return [np.nan] * 4 + [100 * flags.mean(), np.nan, seconds]
-    f1 = float(detection_scores(flags, is_wrong)[2])
+        return [*[none] * 4, flagged, none, none, holds, seconds]
     first = np.argsort(-suspicion, kind="stable")[:num_wrong]
     ranked = float(auroc(suspicion, is_wrong)), average_precision_score(is_wrong, suspicion)
-    percent = [100 * x for x in (*ranked, is_wrong[first].mean(), f1)]
-    return [*percent, flags.sum() / num_wrong, expected / num_wrong, seconds]
+    ranked = [100 * x for x in (*ranked, is_wrong[first].mean())]
+    f1 = none if flags is None else 100 * float(detection_scores(flags, is_wrong)[2])
+    share = none if flags is None else flags.sum() / num_wrong
+    counted = none if np.isnan(expected) else expected / num_wrong
+    return [*ranked, f1, flagged, share, counted, holds, seconds]
+
+
+def ways_of(case: Case, methods: list[str], has_rivals: bool):
+    """Yields (way, what it found)."""
+    probs, inverse = case.probs, 0.0
+    if probs is None:
+        probs, inverse = out_of_sample(case.features, case.labels, case.seed)
+        for name in methods:
+            options = {"features": case.features, "method": name, "seed": case.seed}
+            yield name, judged(case.labels, options)
+    yield "pred_probs", judged(case.labels, {"pred_probs": probs})
+    for name in FILTERS:
+        yield f"cleanlab {name}", filtered(case.labels, probs, name)
+    if has_rivals and case.features is not None:
+        for name in DETECTORS:
+            yield f"mislabeled {name}", probed(case.features, case.labels, inverse, name)
+        if case.labels.max() == 1:
+            yield "ALED", adaptive(case.features, case.labels, case.seed)
+
+
+def print_table(files: list[str]) -> None:
+    rows = pd.concat([pd.read_csv(file) for file in files])
+    rows["case"] += ", " + rows["seed"].astype(str)
+    wrong = rows[rows["wrong"] > 0]
+    families = list(dict.fromkeys(wrong["family"]))
+    columns = [(family, measure) for measure in ("AUROC", "F1") for family in families]
+    found = {}
+    for way in dict.fromkeys(rows["by"]):
+        cells = []
+        for family, measure in columns:
+            table = wrong[wrong["family"] == family].pivot(
+                index="case", columns="by", values=measure
+            )
+            if way not in table or table[way].isna().any():
+                cells.append("–")
+                continue
+            differences = table[way] - table[rows["by"].iloc[0]]
+            error = f" ± {differences.std() / len(table) ** 0.5:.1f}" if len(table) > 2 else ""
+            cells.append(f"{table[way].mean():.1f}{error if differences.any() else ''}")
+        none = rows[(rows["wrong"] == 0) & (rows["by"] == way)]["flagged"]
+        found[way] = [*cells, "–" if none.isna().all() else f"{none.mean():.1f}"]
+    names = [*(f"{measure}, {family}" for family, measure in columns), "flagged of none wrong"]
+    frame = pd.DataFrame(found, index=names).T
+    frame = frame.loc[(frame != "–").any(axis=1), (frame != "–").any()]
+    print(f"| by | {' | '.join(frame.columns)} |\n|{'---|' * (1 + len(frame.columns))}")
+    for way, cells in frame.iterrows():
+        print(f"| {way} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -215,49 +337,32 @@ def main() -> None:
     parser.add_argument("--features", type=pathlib.Path, help=".npz file of photographs")
     parser.add_argument("--rows", default="600,2000", help="of the file, separated by commas")
     parser.add_argument("--labels", default="", help="arrays of the file, separated by commas")
-    parser.add_argument("--methods", default="", help="that are trained, separated by commas")
+    parser.add_argument("--methods", default="", help="besides auto, separated by commas")
+    parser.add_argument("--rivals", action="store_true", help="mislabeled and ALED, too")
+    parser.add_argument("--titles", type=pathlib.Path, help="folder of the African titles")
     parser.add_argument("--label_errors", type=pathlib.Path, help="folder of cleanlab's answers")
     parser.add_argument("--cifar10h", type=pathlib.Path, help="folder of CIFAR-10H's votes")
     parser.add_argument("--rates", default=RATES, help="of wrong labels, separated by commas")
+    parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--num_seeds", type=int, default=2)
+    parser.add_argument("--out", type=pathlib.Path, default="real_label_errors.csv")
+    parser.add_argument("--tables", nargs="+", help="print the table of these files alone")
     arguments = parser.parse_args()
-    values: dict[tuple[str, str], list[list[float]]] = {}
-    holds: dict[str, list[bool]] = {}
+    if arguments.tables:
+        return print_table(arguments.tables)
     methods = ["auto", *filter(None, arguments.methods.split(","))]
-    for name, features, labels, is_wrong, seed, probs in cases(arguments):
-        if probs is None:
-            probs = out_of_sample(features, labels, seed)
-        ours = [] if features is None else [{"features": features, "method": m} for m in methods]
-        ours = {options["method"]: {**options, "seed": seed} for options in ours}
-        for way in [*ours, "pred_probs", *(f"cleanlab {by}" for by in FILTERS)]:
-            if way.startswith("cleanlab "):
-                found = filtered(labels, probs, way.removeprefix("cleanlab "))
-            else:
-                found = judged(labels, ours.get(way, {"pred_probs": probs}))
-            flags, suspicion, expected, interval, seconds = found
-            row = measured(flags, suspicion, expected, seconds, is_wrong)
-            values.setdefault((name, way), []).append(row)
-            if interval is not None:
-                holds.setdefault(way, []).append(interval[0] <= is_wrong.sum() <= interval[1])
-        cells = (f"{w} {values[name, w][-1][3]:.0f}" for w in [*ours, "pred_probs"])
-        print(f"{name}, seed {seed}: F1 {', '.join(cells)}", flush=True)
-    print(f"\n| case | by | {' | '.join(MEASURES)} |\n|{'---|' * (2 + len(MEASURES))}")
-    for (name, way), rows in values.items():
-        cells = ["–" if np.isnan(x) else f"{x:.1f}" for x in np.mean(rows, axis=0)[:4]]
-        cells += ["–" if np.isnan(x) else f"{x:.2f}" for x in np.mean(rows, axis=0)[4:]]
-        print(f"| {name} | {way} | {' | '.join(cells)} |")
-    print("\n| by | AUROC | AP | precision at n | F1 | flagged of none wrong, % | within | holds |")
-    print(f"|{'---|' * 8}")
-    for way in dict.fromkeys(way for _, way in values):
-        rows = np.array([row for (_, w), part in values.items() if w == way for row in part])
-        wrong = ~np.isnan(rows[:, 0])
-        cells = [f"{x:.1f}" for x in np.mean(rows[wrong, :4], axis=0)]
-        cells.append(f"{np.mean(rows[~wrong, 4]):.1f}" if (~wrong).any() else "–")
-        ratio = rows[wrong, 5]
-        within = np.mean((ratio >= 0.6) & (ratio <= 1.67))
-        cells.append("–" if np.isnan(ratio).all() else f"{100 * within:.0f}")
-        cells.append(f"{100 * np.mean(holds[way]):.0f}" if way in holds else "–")
-        print(f"| {way} | {' | '.join(cells)} |")
+    with arguments.out.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(HEADER)
+        for case in cases(arguments):
+            start = case.family, case.name, case.seed, len(case.labels), case.is_wrong.sum()
+            for way, found in ways_of(case, methods, arguments.rivals):
+                cells = measured(*found, case.is_wrong)
+                numbers = (f"{x:.2f}" if isinstance(x, float) else x for x in cells)
+                table.writerow([*start, way, *numbers])
+            file.flush()
+            print(f"{case.name}, seed {case.seed}", flush=True)
+    return print_table([arguments.out])
 
 
 if __name__ == "__main__":

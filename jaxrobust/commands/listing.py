@@ -20,6 +20,7 @@ def _methods() -> Iterator[tuple[str, str]]:
 
     of_task = {
         "wrong labels": methods.NOISY_LABEL_METHODS,
+        "find-label-issues --features alone": methods.JUDGES,
         "annotation": methods.STRATEGIES,
         "distillation": methods.DISTILLERS,
         "distillation, several labels": methods.MULTILABEL_DISTILLERS,

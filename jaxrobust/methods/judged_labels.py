@@ -1,4 +1,4 @@
-"""The answer of `method="auto"`: every label judged by models that did not see it."""
+"""Labels judged on features without training a network: `method="auto"`, SimiFeat and WANN."""
 
 import logging
 from collections.abc import Callable
@@ -6,10 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from jaxrobust.recipes.methods import JUDGES
 from jaxrobust.selection import judges
+from jaxrobust.selection.neighbor_detectors import NeighborVotes
 from jaxrobust.selection.wrong_labels import WrongLabels, find_wrong_labels, no_wrong_labels
 
 log = logging.getLogger("jaxrobust")
+
+
+def judged_by(
+    name: str, features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int
+) -> tuple[WrongLabels | NeighborVotes, dict[str, Any]]:
+    """What the judges (`"auto"`) or a detector say, and facts as in `judge_labels`."""
+    if name == "auto" or num_classes < 2 or len(labels) < 4:
+        return judge_labels(features, labels, num_classes, seed=seed)
+    return JUDGES[name](features, labels, num_classes), {}
 
 
 def judge_labels(

@@ -119,6 +119,24 @@ NoisyLabelMethodName = Literal[
     "mixup",
 ]
 
+_DETECTORS = "jaxrobust.selection.neighbor_detectors"
+
+JUDGES = Registry(
+    {
+        "auto": Entry(
+            f"{_HERE}.judged_labels:judge_labels", "four judges that see no label that they judge"
+        ),
+        "simifeat": Entry(f"{_DETECTORS}:simifeat", "votes of the ten nearest, ICML 2022"),
+        "simifeat_rank": Entry(
+            f"{_DETECTORS}:simifeat_rank", "their lowest scores in each class, ICML 2022"
+        ),
+        "wann": Entry(f"{_DETECTORS}:wann", "how many neighbours find the label, TMLR 2025"),
+    }
+)
+"""What `find_label_issues(features=, method=)` has besides: it trains no network."""
+
+JudgeName = Literal["auto", "simifeat", "simifeat_rank", "wann"]
+
 DISTILLERS = Registry(
     {
         "at": Entry(f"{_HERE}.kd_baselines:at", "attention maps, ICLR 2017"),

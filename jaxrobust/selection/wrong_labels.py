@@ -139,7 +139,7 @@ def find_wrong_labels(
     ranked = np.argsort(-log_odds, kind="stable")
     flagged = np.zeros(num_rows, bool)
     flagged[ranked[~is_top[ranked]][: round(float(wrong_prob.sum()))]] = True
-    wrong_prob = _on_sides_of_a_half(wrong_prob, flagged)
+    wrong_prob = on_sides_of_a_half(wrong_prob, flagged)
     num_wrong = float(wrong_prob.sum())
     error = 0.0 if matrix is None else _MODEL_ERROR * likely
     noise = np.sqrt(spread**2 + max(likely, 1.0) + error**2)
@@ -303,7 +303,7 @@ def _log_odds_against(
     return highest + np.log(np.exp(rest - highest[:, None]).sum(axis=1))
 
 
-def _on_sides_of_a_half(wrong_prob: np.ndarray, flagged: np.ndarray) -> np.ndarray:
+def on_sides_of_a_half(wrong_prob: np.ndarray, flagged: np.ndarray) -> np.ndarray:
     """Above one half where flagged and not above it elsewhere; the order stays as it was."""
     near = 0.01 * (wrong_prob - 0.5)  # those beyond are squeezed to within 0.005 of one half
     raised = np.where(flagged & (wrong_prob <= 0.505), 0.505 + near, wrong_prob)
