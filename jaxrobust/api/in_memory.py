@@ -46,17 +46,7 @@ _lock = threading.RLock()
 
 
 def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
-    """The one input that is given: its argument's name, and the checked array.
-
-    Args:
-      **inputs: `features=` and `images=`; None if not given.
-
-    Returns:
-      (name, features `[N, V, D]` or images uint8 `[N, H, W, 3]`).
-
-    Raises:
-      UserError: unless exactly one of them is given and valid.
-    """
+    """The one input given, checked: `features` `[N, V, D]`, or `images` uint8 `[N, H, W, 3]`."""
     given = [name for name, value in inputs.items() if value is not None]
     if len(given) != 1:
         *first, last = (f"{name}=" for name in inputs)
@@ -76,16 +66,7 @@ def embed_photographs(
     """Embeds photographs, as the recipes' variant `image_folder` does; other inputs are returned.
 
     Photographs are embedded only if the extra `pretrained` is installed, and no recipe is given,
-    which may need pixels.
-
-    Args:
-      name: `"features"` or `"images"`.
-      inputs: as in `check_inputs`.
-      config: as in `make_config`.
-      progress: whether to show a bar.
-
-    Returns:
-      (name, inputs).
+    which may need pixels. Returns the name, `"features"` or `"images"`, and the inputs.
     """
     has_recipe = isinstance(config, ml_collections.ConfigDict | str)
     is_small = max(inputs.shape[1:3]) < _SMALL_IMAGE
@@ -101,14 +82,9 @@ def make_dataset(
     class_names: tuple[str, ...],
     probs: np.ndarray | None = None,
 ) -> Dataset | FeatureDataset:
-    """Features `[N, V, D]` or images in memory as a data set without a test part.
+    """Features `[N, V, D]`, scaled, or images in memory as a data set without a test part.
 
-    Args:
-      name: `"features"` or `"images"`.
-      inputs: as in `check_inputs`, features scaled.
-      labels: int32 `[N]`, -1 where there is none.
-      class_names: one per label.
-      probs: float32 `[N, C]`, of soft labels.
+    Labels are int32 `[N]`, -1 where there is none; of soft ones `probs` are float32 `[N, C]`.
     """
     if name == FEATURES:
         return feature_dataset(inputs, labels, class_names, probs)
@@ -131,17 +107,8 @@ def make_config(
 ) -> ml_collections.ConfigDict:
     """The recipe for arrays in memory, for `parse`.
 
-    Args:
-      recipe: name of the method's recipe.
-      inputs: features `[N, V, D]` or images.
-      config: a recipe; the name of one, as on the command line; fields, by dotted name, to set in
-        the method's recipe; or None.
-      method: method to run; None for that of a given recipe, else `default`.
-      default: see `method`.
-      seed: of the run.
-
-    Raises:
-      UserError: if there is no such recipe or field.
+    `config` is a recipe; the name of one, as on the command line; fields, by dotted name, to set in
+    the method's recipe; or None. `method` None is that of a given recipe, else `default`.
     """
     changes: Mapping[str, Any] = {}
     if isinstance(config, str):
@@ -232,12 +199,7 @@ def _variant(inputs: np.ndarray, variants: Collection[str]) -> str:
 
 
 def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:
-    """Sets fields by dotted name.
-
-    Raises:
-      UserError: if there is no such section, or a value is of another type. An unknown field is
-        refused by the task.
-    """
+    """Sets fields by dotted name; the task refuses an unknown field."""
     for name, value in changes.items():
         section, _, field = name.rpartition(".")
         part = config.get(section) if section else config
@@ -252,12 +214,7 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
 
 
 def batch_size_for(num_examples: int, largest: int) -> int:
-    """A power of two, from 4 to `largest`, with at least 12 steps per epoch if possible.
-
-    Args:
-      num_examples: of the set.
-      largest: the batch size for large sets.
-    """
+    """A power of two, from 4 to `largest`, with at least 12 steps per epoch if possible."""
     size = 4
     while 2 * size <= min(largest, num_examples // 12):
         size *= 2
@@ -295,12 +252,8 @@ def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[
 
     Calls exclude each other, since two that trace a program at once would trace it twice. Within
     one, only errors are logged unless a level was set; Ctrl-C and SIGTERM reach the caller after.
-
-    Args:
-      recipe: of the run.
-      *key: other values that the programs depend on: shapes and number of classes.
-      is_quick: whether to compile with few optimisations, for data so small that compiling takes
-        most of the time.
+    `key` holds what else the programs depend on: shapes and number of classes. `is_quick` compiles
+    with few optimisations, for data so small that compiling takes most of the time.
     """
     with _lock, _called_from_python():
         setup_jax(recipe)

@@ -34,19 +34,12 @@ from jaxrobust.recipes.parse import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a device can do at most, by its vendor.
+    """What a device can do at most, by its vendor."""
 
-    Attributes:
-      flops: of matrix products in bfloat16, in FLOP/s.
-      memory_bytes: of a device.
-      memory_rate: bytes/s between the chip and its memory.
-      link_rate: bytes/s over all links of a chip to others, one way.
-    """
-
-    flops: float
-    memory_bytes: float
-    memory_rate: float
-    link_rate: float
+    flops: float  # of matrix products in bfloat16, in FLOP/s
+    memory_bytes: float  # of a device
+    memory_rate: float  # bytes/s between the chip and its memory
+    link_rate: float  # bytes/s over all links of a chip to others, one way
 
 
 # TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, peak compute, HBM and interchip interconnect, of
@@ -88,13 +81,8 @@ device_description_str: "{name}"
 def make_target(target: str) -> tuple[Chip, Placement]:
     """The chip that `CHIP:TOPOLOGY` names, and a placement over the devices of the topology.
 
-    Args:
-      target: of TPUs the topology is as Google names it (`v5e:2x4`, `v4:2x2x1`), of GPUs it is
-        their number (`h100:8`).
-
-    Raises:
-      UserError: if there is no such chip, the compiler for it is not installed, or it does not
-        know the topology.
+    Of TPUs the topology is as Google names it (`v5e:2x4`, `v4:2x2x1`), of GPUs it is their number
+    (`h100:8`).
     """
     name, _, shape = target.partition(":")
     if name not in CHIPS:
@@ -187,10 +175,7 @@ class PlannedPrograms(Programs):
     """Programs that are compiled for a target at their first call, and never run.
 
     Calls return made-up numbers, the same every time: floats in (0, 1), so that data is divided and
-    chosen from, and zeros otherwise.
-
-    Attributes:
-      notes: name -> what is known of the program.
+    chosen from, and zeros otherwise. `notes` holds what is known of each program.
     """
 
     placement: Placement
@@ -274,23 +259,14 @@ class PlannedPrograms(Programs):
 def compile_recipe(
     recipe: Recipe, dataset: Dataset | FileDataset, target: str
 ) -> list[dict[str, Any]]:
-    """Compiles every program of a recipe for a target.
+    """Compiles every program of a recipe, shortened so that all stages are reached soon.
 
-    Args:
-      recipe: shortened, so that every stage is reached soon.
-      dataset: of the recipe's shapes.
-      target: such as `v5e:2x2`.
-
-    Returns:
-      A row for each program, JSON-able: `program, target, devices, compile_seconds,
-      images_per_step, flops_per_step, bytes_per_step, memory_bytes, temporary_bytes,
-      memory_limit_bytes, fits, roofline_ms, images_per_second, collectives`. Images are of all
-      devices together, the rest is of one device. `roofline_ms` is a lower bound of a step: the
-      larger of arithmetic and memory traffic at the chip's peak rates, and the collectives over its
-      links.
-
-    Raises:
-      UserError: as in `make_target`, or where the recipe cannot run.
+    A row for each program is JSON-able: `program, target, devices, compile_seconds,
+    images_per_step, flops_per_step, bytes_per_step, memory_bytes, temporary_bytes,
+    memory_limit_bytes, fits, roofline_ms, images_per_second, collectives`. Images are of all
+    devices together, the rest is of one device. `roofline_ms` is a lower bound of a step: the
+    larger of arithmetic and memory traffic at the chip's peak rates, and the collectives over its
+    links.
     """
     chip, placement = make_target(target)
     programs = PlannedPrograms(placement)
@@ -318,13 +294,7 @@ def compile_recipe(
 
 
 def table(rows: list[dict[str, Any]], num_images: int, num_epochs: int) -> str:
-    """The programs of a target in markdown, then what a training takes at the bound.
-
-    Args:
-      rows: of `compile_recipe`.
-      num_images: of the training set.
-      num_epochs: of the recipe before it was shortened.
-    """
+    """The rows of `compile_recipe` in markdown, then what a training takes at the bound."""
     chosen = rows[0]
     lines = [
         f"{chosen['target']}, {chosen['devices']} x {chosen['memory_limit_bytes'] / 1e9:.0f} GB; "

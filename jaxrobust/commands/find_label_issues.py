@@ -87,11 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _files(folder: pathlib.Path, arguments, count: int) -> list[str]:
-    """The names of the images in a folder, from the file of features or of labels.
-
-    Raises:
-      UserError: if neither file names an image for each label, or there is no such folder.
-    """
+    """The names of the images in a folder, from the file of features or of labels."""
     if not folder.is_dir():
         raise UserError(f"--images={folder} is not a folder; name the one that holds the images.")
     files = _names(arguments, count)

@@ -17,11 +17,7 @@ Listing = dict[str, tuple[str, ...]]
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
-    """Lines of a text file without surrounding blanks; empty ones are left out.
-
-    Raises:
-      DataError: the file is missing or no UTF-8 text.
-    """
+    """Lines of a UTF-8 text file without surrounding blanks; empty ones are left out."""
     return [line for line in map(str.strip, _text(path).splitlines()) if line]
 
 
@@ -37,9 +33,7 @@ def _text(path: pathlib.Path) -> str:
 def read_voc_objects(path: pathlib.Path) -> tuple[str, ...]:
     """Classes of all objects in an annotation of Pascal VOC (XML), the difficult ones too.
 
-    Raises:
-      DataError: the file is missing or damaged, or declares a document type, which is how XML
-        names other files to be read; no annotation does.
+    Refuses a file that declares a document type, which is how XML names other files to be read.
     """
     names, open_tags, text = [], [], []
 
@@ -69,17 +63,11 @@ def read_voc_objects(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def read_coco(path: pathlib.Path, class_names: tuple[str, ...]) -> tuple[Listing, tuple[str, ...]]:
-    """Images with at least one object in an annotation file of MS-COCO (JSON).
+    """The images with at least one object in an annotation file of MS-COCO (JSON), and class names.
 
-    Either the official `instances_*.json`, or a list of `{"file_name": ..., "labels": [...]}` with
-    positions in `class_names`.
-
-    Returns:
-      The listing, and the class names: for official files, those of their categories, sorted, with
-      underscores for blanks.
-
-    Raises:
-      DataError: the file is missing, damaged or of another form, or a label is out of range.
+    Either the official `instances_*.json`, of which the names are those of the categories, sorted,
+    with underscores for blanks, or a list of `{"file_name": ..., "labels": [...]}` with positions
+    in `class_names`.
     """
     try:
         content = json.loads(_text(path))
@@ -108,14 +96,7 @@ def read_coco(path: pathlib.Path, class_names: tuple[str, ...]) -> tuple[Listing
 
 
 def read_columns(paths: Sequence[pathlib.Path], num_images: int) -> np.ndarray:
-    """Targets of NUS-WIDE: a file for each class, with 0 or 1 in a line for each image.
-
-    Returns:
-      uint8 {0, 1} `[N, C]`.
-
-    Raises:
-      DataError: a file is missing, has another number of lines, or holds anything else.
-    """
+    """Targets of NUS-WIDE, uint8 {0, 1} `[N, C]`: a file per class, a line per image."""
     columns = np.zeros((len(paths), num_images), np.uint8)
     for column, path in zip(columns, paths, strict=True):
         values = np.array(_text(path).split())
@@ -135,10 +116,7 @@ def read_csv(path: pathlib.Path) -> list[tuple[str, tuple[str, ...], str]]:
     """Rows of a table of images: their path, their labels and the split they belong to.
 
     The first line names the columns: `path`, `labels` with semicolons in between (none: the image
-    shows no class) and, if there is one, `split`.
-
-    Raises:
-      DataError: the file is missing, unreadable, lacks a column, or names an image twice.
+    shows no class) and, if there is one, `split`. No image may be named twice.
     """
     note = ", with semicolons between the labels of an image,"
     rows = [cells for _, cells in tables.read_rows(path, required=("path", "labels"), note=note)]
@@ -158,11 +136,7 @@ def read_csv(path: pathlib.Path) -> list[tuple[str, tuple[str, ...], str]]:
 
 
 def read_imagenet_solution(path: pathlib.Path) -> dict[str, str]:
-    """The class of every validation image of ImageNet, by Kaggle's table of their bounding boxes.
-
-    Raises:
-      DataError: the file is missing, or a line names no image or no class.
-    """
+    """The class of every validation image of ImageNet, by Kaggle's table of bounding boxes."""
     header, *lines = read_lines(path) or [""]
     if header != "ImageId,PredictionString":
         raise DataError(
@@ -181,11 +155,7 @@ def read_imagenet_solution(path: pathlib.Path) -> dict[str, str]:
 def to_targets(
     listing: Iterable[tuple[str, Sequence[str]]], class_names: Sequence[str], source: pathlib.Path
 ) -> np.ndarray:
-    """Targets uint8 {0, 1} `[N, C]` of (image, classes) pairs.
-
-    Raises:
-      DataError: a class is not one of `class_names`.
-    """
+    """Targets uint8 {0, 1} `[N, C]` of (image, classes) pairs; refuses other classes."""
     listing = list(listing)
     label_of = {name: label for label, name in enumerate(class_names)}
     targets = np.zeros((len(listing), len(class_names)), np.uint8)

@@ -25,9 +25,7 @@ _NAME = ".npy"
 def open_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a `.npy` (as `features`) or `.npz` file by name, mapped where that is possible.
 
-    Raises:
-      DataError: the file is neither, is damaged, is larger than the machine's memory when it is
-        read, or holds Python objects.
+    Refuses damaged files, Python objects, and what is read and larger than the machine's memory.
     """
     try:
         guards.check_regular(path)
@@ -69,11 +67,7 @@ def names_in(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def decoded(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of the content of a `.npz` file.
-
-    Raises:
-      ValueError: if it is damaged or holds Python objects.
-    """
+    """The arrays of the content of a `.npz` file; ValueError for damage or Python objects."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return _arrays(archive, None)

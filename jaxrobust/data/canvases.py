@@ -9,13 +9,10 @@ MAX_DIGITS = 5
 def compose_canvases(
     digits: np.ndarray, labels: np.ndarray, num_canvases: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images with 1 to `MAX_DIGITS` digits each, and the classes that each shows.
+    """Images uint8 `[N, SIDE, SIDE, C]` of 1 to `MAX_DIGITS` digits, and {0, 1} `[N, 10]`.
 
     Digits, how many of them, their places and their contrast (1/2 to 1) are drawn uniformly. Of
     digits that overlap, the brighter pixel shows.
-
-    Returns:
-      uint8 [N, SIDE, SIDE, C], and the targets, uint8 {0, 1} [N, 10].
     """
     _, height, width, channels = digits.shape
     canvases = np.zeros((num_canvases, SIDE, SIDE, channels), np.uint8)

@@ -41,16 +41,10 @@ def image_folder_files(path: pathlib.Path | None, name: str = "image_folder") ->
 
 
 def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) -> tuple:
-    """What a folder of class folders holds.
+    """(train, test, class names, unlabelled or None) of a folder of class folders.
 
-    Args:
-      name: of the data set, for messages.
-      path: of the folder.
-      build: `(part, folder, (class, path relative to the folder, path) triples, class names) ->
-        examples`, in memory or not.
-
-    Returns:
-      (train, test, class names, unlabelled or None).
+    `build` makes examples, in memory or not, of a part, its folder, (class, path relative to the
+    folder, path) triples and the class names.
     """
     if path is None or not path.is_dir():
         raise DataError(
@@ -88,15 +82,8 @@ def test_folder(
     """A further test set: the images of known classes in `<path>/<class>/`.
 
     A folder belongs to the class that it is named after, or whose name it is the first word of, as
-    `n01440764` of WebVision's `n01440764 tench`. Folders of other classes are left out.
-
-    Args:
-      path: of the folder of class folders.
-      class_names: of the classes to train on, each of which must have images.
-      image_size: side that the images are scaled to in memory; None to leave them in their files.
-
-    Raises:
-      DataError: if a class has no images, or they cannot be read.
+    `n01440764` of WebVision's `n01440764 tench`. Folders of other classes are left out. Each class
+    must have images. `image_size` None leaves them in their files.
     """
     class_of = {name.split()[0]: name for name in class_names} | {n: n for n in class_names}
     entries = [
@@ -118,11 +105,7 @@ def test_folder(
 def in_order(
     split: str, root: pathlib.Path, entries: Sequence[Entry], class_names: Sequence[str]
 ) -> tuple[list[Entry], np.ndarray]:
-    """Entries sorted by class and path, and their labels.
-
-    Raises:
-      DataError: there are none, or one is of another class.
-    """
+    """Entries sorted by class and path, and their labels; refuses none at all, or another class."""
     if not entries:
         raise DataError(
             f"The {split} part of {root} holds no images: put them into one folder for each class."

@@ -20,13 +20,7 @@ def doubt_classes(argument: str, num_examples: int, num_classes: int) -> None:
 
 
 def doubt_probabilities(ids: np.ndarray, probs: np.ndarray, classes: np.ndarray) -> bool:
-    """Whether the columns or the rows of probabilities seem to be of others; warns then.
-
-    Args:
-      ids: int `[N]`, the class of each label.
-      probs: `[N, C]`.
-      classes: `[C]`, their values.
-    """
+    """Warns if columns or rows of probabilities seem to be of others than the labels `ids`."""
     predicted = probs.argmax(axis=1)
     hits = np.mean(predicted == ids)
     if (order := order_of_columns(ids, probs)) is not None:

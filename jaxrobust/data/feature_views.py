@@ -19,18 +19,12 @@ class FeatureViews:
     Views of an image, such as its mirror image and its crops, take the place of augmentation. In
     "weak" and "strong" ones, `noise * N(0, 1)` is added to each normalised feature, and then each
     is dropped with the probability `dropout`, the others divided by `1 - dropout`.
-
-    Attributes:
-      dtype: of the result.
-      noise: in standard deviations of a feature.
-      dropout: share of the features that is set to 0, their mean.
-      test: "first", the first view is tested, or "mean", the mean of all views.
     """
 
-    dtype: Any
-    noise: float = 0.0
-    dropout: float = 0.0
-    test: str = "first"
+    dtype: Any  # of the result
+    noise: float = 0.0  # in standard deviations of a feature
+    dropout: float = 0.0  # share of the features that is set to 0, their mean
+    test: str = "first"  # "first", the first view is tested, or "mean", the mean of all views
 
     def __call__(
         self,
@@ -39,11 +33,7 @@ class FeatureViews:
         raw: jax.Array,
         statistics: Statistics,
     ) -> jax.Array:
-        """A batch as a network sees it.
-
-        Returns:
-          `[B, D]` of `dtype`.
-        """
+        """A batch as a network sees it, `[B, D]` of `dtype`."""
         mean, std = (statistics[name].reshape(1, -1) for name in ("mean", "std"))
         if kind == "test":
             tested = raw if self.test == "mean" else raw[:, :1]

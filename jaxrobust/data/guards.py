@@ -28,25 +28,13 @@ def kind_of(path: str | os.PathLike) -> str | None:
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Refuses what has no end.
-
-    Raises:
-      DataError: if the path is a pipe, a socket or a device.
-    """
+    """Refuses a pipe, a socket or a device, which have no end."""
     if kind := kind_of(path):
         raise DataError(f"{os.fspath(path)} is {kind}, not a file; remove it or name a file.")
 
 
 def check_memory(num_bytes: int, what: str) -> None:
-    """Refuses what cannot be held.
-
-    Args:
-      num_bytes: that are to be allocated.
-      what: would take them, the subject of the sentence.
-
-    Raises:
-      DataError: if that is more than the machine has.
-    """
+    """Refuses more bytes than the machine has memory; `what` is the subject of the sentence."""
     if (memory := _memory()) is not None and num_bytes > memory:
         raise DataError(
             f"{what} takes {num_bytes / 2**30:,.1f} GiB, but this machine has "
@@ -55,23 +43,14 @@ def check_memory(num_bytes: int, what: str) -> None:
 
 
 def read_regular(path: pathlib.Path) -> bytes:
-    """The content of a file.
-
-    Raises:
-      DataError: if it is a pipe, a socket or a device, or larger than the memory.
-      OSError: if it cannot be read.
-    """
+    """The content of a file that is no pipe, socket or device and fits the memory."""
     check_regular(path)
     check_memory(path.stat().st_size, str(path))
     return path.read_bytes()
 
 
 def check_zip_member(member: zipfile.ZipInfo) -> None:
-    """Refuses what zipfile could not read.
-
-    Raises:
-      ValueError: if it is encrypted or compressed in an unknown way.
-    """
+    """ValueError if zipfile could not read a member: encrypted, or compressed in an unknown way."""
     if member.flag_bits & 0x1:
         raise ValueError(f"{member.filename} is encrypted")
     known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)

@@ -17,27 +17,17 @@ _COLUMNS = ("image", "img")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenedImages:
-    """N images, each of which is read when it is asked for.
+    """N images, each of which is read when it is asked for."""
 
-    Attributes:
-      items: an array `[N, H, W, 1 or 3]`, or N arrays, Pillow images or paths.
-      argument: their name in messages.
-      scale: by which pixels that are not uint8 are multiplied.
-    """
-
-    items: Any
-    argument: str
-    scale: int
+    items: Any  # an array `[N, H, W, 1 or 3]`, or N arrays, Pillow images or paths
+    argument: str  # their name in messages
+    scale: int  # by which pixels that are not uint8 are multiplied
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Image i, uint8 `[H, W, 3]`.
-
-        Raises:
-          DataError: if it cannot be decoded.
-        """
+        """Image i, uint8 `[H, W, 3]`."""
         return _to_bytes(_pixels(self.items[i], self.name(i)), self.scale)
 
     def name(self, i: int) -> str:
@@ -47,11 +37,7 @@ class OpenedImages:
 
 
 def open_images(images: Any, argument: str = "images") -> OpenedImages:
-    """Images of any sizes, in all the forms of `as_images`.
-
-    Raises:
-      UserError: for one image, another shape, or pixels of another range.
-    """
+    """Images of any sizes, in all the forms of `as_images`."""
     if is_hugging_face(images):
         images = column_of(images, _COLUMNS, argument)
     if _is_path(images) or _is_pillow(images):
@@ -79,11 +65,8 @@ def as_images(images: Any, argument: str = "images", *, is_batch: bool = False) 
 
     Accepts uint8, whole numbers 0 to 255, or floats in [0, 1] (multiplied by 255 and rounded), as
     `[N, H, W, 3]`, grey as `[N, H, W]` or `[N, H, W, 1]`, or with the channels before H as PyTorch
-    has them; lists of arrays, Pillow images or paths; and Hugging Face data sets with a column
-    `image`. Three grey images might be the channels of one, and are refused unless `is_batch`.
-
-    Raises:
-      UserError: for any other shape or range, or images of several sizes.
+    has them; lists of arrays, Pillow images or paths, of one size; and Hugging Face data sets with
+    a column `image`. Three grey images might be the channels of one: refused unless `is_batch`.
     """
     if is_batch and getattr(images, "ndim", 0) == 3:
         images = images[..., None]

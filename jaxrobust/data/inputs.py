@@ -22,18 +22,12 @@ _SUM_TOLERANCE = 5e-3
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Labels as class ids.
+    """Labels as class ids."""
 
-    Attributes:
-      ids: int32 `[N]` in `0..C-1`; of soft labels the most probable class.
-      classes: `[C]`, the value of each class in the given labels.
-      names: of the C classes.
-      probs: float32 `[N, C]`, the probability of each class, where labels are soft; else None.
-    """
-
-    ids: np.ndarray
-    classes: np.ndarray
-    names: tuple[str, ...]
+    ids: np.ndarray  # int32 `[N]` in `0..C-1`; of soft labels the most probable class
+    classes: np.ndarray  # `[C]`, the value of each class in the given labels
+    names: tuple[str, ...]  # of the C classes
+    # float32 `[N, C]`, the probability of each class, where labels are soft; else None
     probs: np.ndarray | None = None
 
     @property
@@ -88,11 +82,7 @@ def is_soft(labels: Any) -> bool:
 
 
 def column_of(dataset: Any, names: Sequence[str], argument: str) -> Any:
-    """The first of the named columns that a Hugging Face data set has.
-
-    Raises:
-      UserError: if it has none of them, or is a dictionary of splits.
-    """
+    """The first of the named columns that one split of a Hugging Face data set has."""
     if isinstance(dataset, Mapping):
         splits = ", ".join(map(repr, dataset))
         raise UserError(f"{argument} holds the splits {splits}; give one of them.")
@@ -122,11 +112,7 @@ def labels_and_names(labels: Any, class_names: Any, argument: str = "labels") ->
 
 
 def to_array(data: Any, argument: str) -> np.ndarray:
-    """An array or sequence as a NumPy array.
-
-    Raises:
-      UserError: if its rows differ in length, or it is sparse or not an array.
-    """
+    """A dense array or sequence, with rows of one length, as a NumPy array."""
     if data is None:
         raise UserError(f"{argument} is None; give an array.")
     if isinstance(data, np.ma.MaskedArray):
@@ -155,11 +141,7 @@ def to_array(data: Any, argument: str) -> np.ndarray:
 
 
 def check_lengths(**arrays: Any) -> int:
-    """The common length of arrays, by argument name.
-
-    Raises:
-      UserError: if they differ.
-    """
+    """The common length of arrays, by argument name; refuses different ones."""
     (first, size), *others = ((name, len(array)) for name, array in arrays.items())
     for name, length in others:
         if length != size:
@@ -171,17 +153,10 @@ def check_lengths(**arrays: Any) -> int:
 
 
 def aligned(**arrays: Any) -> tuple[Any, ...]:
-    """Arrays of the same examples, those of pandas paired by their index instead of by position.
+    """Arrays of the same examples (or None), in the order of the first pandas index among them.
 
-    Args:
-      **arrays: by argument name; None where one is not given.
-
-    Returns:
-      The arrays, with rows in the order of the first one that has an index; a warning names those
-      that were reordered.
-
-    Raises:
-      UserError: if two have an index and these are not of the same rows.
+    Those of pandas are paired by their index instead of by position, which must be of the same
+    rows; a warning names those that were reordered.
     """
     indices = {name: index for name, x in arrays.items() if (index := index_of(x)) is not None}
     if len(indices) < 2:
@@ -237,26 +212,14 @@ def as_labels(
 ) -> Labels:
     """Labels of any type as class ids.
 
-    Classes are the values that occur, in sorted order. Whole numbers that all lie in
-    `0..num_columns-1`, or in `0..len(class_names)-1` if the names are text, are class ids, whether
-    or not every class occurs.
+    Classes are the values that occur, in sorted order, or `class_names`: names in the order of the
+    ids, or the values. Whole numbers that all lie in `0..num_columns-1`, or in
+    `0..len(class_names)-1` if the names are text, are class ids, whether or not every class occurs.
 
     Soft labels are a `Consensus`, or floats `[N, C]` whose rows sum to 1; their classes are those
     of the consensus, the columns of a DataFrame, or 0..C-1.
 
-    Args:
-      labels: int, text or bool `[N]`, or soft.
-      class_names: the C classes in the order of their ids: their names, or the values that occur in
-        `labels`. None for the values that occur.
-      num_columns: C if it is known otherwise, such as from the columns of probabilities.
-      argument: name of the labels in messages.
-
-    Returns:
-      `Labels`.
-
-    Raises:
-      UserError: if a label is missing, of another type or of no class, or if fewer than two classes
-        occur.
+    Refused are labels that are missing, of another type or of no class, and fewer than two classes.
     """
     if is_soft(labels):
         return _soft_labels(labels, class_names, num_columns, argument)
@@ -441,11 +404,9 @@ def as_numbers(data: Any, argument: str) -> np.ndarray:
 
 
 def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
-    """Predicted probabilities as floats `[N, C]`, at least float32.
+    """Predicted probabilities `[N, C]` in [0, 1], rows of sum 1, at least float32.
 
-    Raises:
-      UserError: for another shape, an entry outside [0, 1], or a row that does not sum to 1; the
-        message tells if the entries look like logits, logarithms or percent.
+    The message tells if the entries look like logits, logarithms or percent.
     """
     array = as_numbers(probs, argument)
     if array.ndim == 1:
@@ -487,11 +448,7 @@ def _what_else(array: np.ndarray) -> str:
 
 
 def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
-    """Logits as finite float32 `[N, C]`.
-
-    Raises:
-      UserError: for another shape, an entry that is not finite, or if all rows are probabilities.
-    """
+    """Logits as finite float32 `[N, C]`; refused if all rows are probabilities."""
     array = as_numbers(logits, argument)
     if array.ndim != 2 or array.shape[1] < 2:
         raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
@@ -509,13 +466,7 @@ def as_logits(logits: Any, argument: str = "logits") -> np.ndarray:
 def as_features(features: Any, argument: str = "features", *, is_wide: bool = False) -> np.ndarray:
     """Features as finite float16 or float32, `[N, D]` or `[N, V, D]` (V views of each example).
 
-    Args:
-      features: see above.
-      argument: name of the features in messages.
-      is_wide: whether all but float16 and float32 become float64, which is to be scaled.
-
-    Raises:
-      UserError: for another shape, or an entry that is not finite.
+    `is_wide`: all but float16 and float32 become float64, which is to be scaled.
     """
     array = as_numbers(features, argument)
     if array.ndim not in (2, 3) or 0 in array.shape[1:]:
@@ -541,11 +492,7 @@ def as_features(features: Any, argument: str = "features", *, is_wide: bool = Fa
 
 
 def refuse_labels_among(features: Any, labels: Any) -> None:
-    """Refuses a table of features `[N, D]` in which the labels `[N]` were left.
-
-    Raises:
-      UserError: if a column equals the labels.
-    """
+    """Refuses a table of features `[N, D]` of which a column equals the labels `[N]`."""
     table, values = (np.asarray(x) if hasattr(x, "__array__") else None for x in (features, labels))
     if table is None or values is None or table.ndim != 2 or table.shape[:1] != values.shape:
         return  # whatever it is, it is read and checked later

@@ -29,14 +29,7 @@ from jaxrobust.recipes.run import Noise
 def given_labels(
     noise: Noise, dataset: Dataset | FeatureDataset | FileDataset, *, seed: int
 ) -> np.ndarray:
-    """The training labels that a method is given.
-
-    Returns:
-      int32 `[N]` in the order of the data set.
-
-    Raises:
-      UserError: if the noise is not one for this data, or its file is not usable.
-    """
+    """The training labels that a method is given, int32 `[N]` in the order of the data set."""
     clean, num_classes = dataset.train.labels, dataset.num_classes
     seed = noise.seed if noise.seed >= 0 else seed
     try:

@@ -91,11 +91,7 @@ class GuardedUnpickler(pickle._Unpickler):
 
 
 def plain_key(key: Any) -> Any:
-    """The key of a dict in a pickle.
-
-    Raises:
-      UnpicklingError: if it is a tuple.
-    """
+    """The key of a dict in a pickle; a tuple is refused."""
     if isinstance(key, tuple):
         raise pickle.UnpicklingError("it has a key that is neither text nor a number")
     return key
@@ -177,11 +173,7 @@ def _checked(dtype: Any) -> np.dtype:
 
 
 def unpickle_arrays(content: bytes, source: str) -> object:
-    """Reads a pickle of NumPy arrays of numbers in builtin containers, and refuses any other.
-
-    Raises:
-      DataError: the pickle is damaged, or names a class or function beyond NumPy arrays.
-    """
+    """Reads a pickle of NumPy arrays of numbers in builtin containers, and refuses any other."""
     try:
         return _ArrayUnpickler(content).load()
     except Exception as error:  # a hostile or damaged pickle can raise anything

@@ -65,8 +65,7 @@ def leads_out(name: str) -> bool:
 def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files in a tar, compressed or not, in its order.
 
-    Raises:
-      DataError: the tar is damaged, or holds links, devices or paths that lead out of it.
+    Refuses links, devices and paths that lead out of it.
     """
     try:
         guards.check_regular(path)
@@ -111,15 +110,7 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
 
 
 def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
-    """CIFAR's python version, archive or unpacked folder.
-
-    Args:
-      path: `cifar-10-python.tar.gz`, `cifar-100-python.tar.gz` or the folder that they unpack to.
-      fine: CIFAR-100's file and key names.
-
-    Returns:
-      ((train images, train labels), (test images, test labels), class names).
-    """
+    """CIFAR's python version, archive or folder: two (images, labels), and class names."""
     names = ["train", "test"] if fine else [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     meta_name = "meta" if fine else "batches.meta"
     prefix = "fine_" if fine else ""
@@ -206,9 +197,6 @@ def read_tfds(directory: pathlib.Path) -> Archive:
 
     Needs no TensorFlow, if the folder was prepared as array_record or parquet. Where the records
     carry an `id` (CIFAR), they are sorted by it, which restores the order of the official archive.
-
-    Returns:
-      As `read_cifar_python`.
     """
     import tensorflow_datasets as tfds
 
@@ -235,17 +223,11 @@ def read_tfds(directory: pathlib.Path) -> Archive:
 
 @dataclasses.dataclass(frozen=True)
 class TfdsImage:
-    """An encoded image in a TensorFlow Datasets folder; it is read as a path is.
+    """An encoded image in a TensorFlow Datasets folder; it is read as a path is."""
 
-    Attributes:
-      directory: the prepared version.
-      split: name of the split.
-      position: in the split.
-    """
-
-    directory: pathlib.Path
-    split: str
-    position: int
+    directory: pathlib.Path  # the prepared version
+    split: str  # name of the split
+    position: int  # in the split
 
     def read_bytes(self) -> bytes:
         """The file as it was when the set was prepared."""
@@ -282,22 +264,12 @@ def decode_images(
     *,
     crop: bool = True,
 ) -> np.ndarray:
-    """Decodes image files to one array.
+    """Decodes image files, (name for messages, content or path), to one array uint8 `[N, H, W, 3]`.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is laid over white, and
-    the EXIF orientation is applied. Only the first frame of an animation is used.
-
-    Args:
-      files: (name for messages, content or path) of each image.
-      size: side in pixels that every image is resized to. None keeps the size, which must then be
-        the same for all.
-      crop: crop longer sides at the centre to that end, or else squeeze them.
-
-    Returns:
-      uint8 [N, H, W, 3].
-
-    Raises:
-      DataError: an image cannot be decoded, or the sizes differ and `size` is None.
+    the EXIF orientation is applied. Only the first frame of an animation is used. Images are
+    resized to `size` x `size`, their longer sides cropped at the centre before, or squeezed; None
+    keeps their size, which must then be the same for all.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -345,11 +317,7 @@ def _decode(name: str, file: Content, size: int | None, crop: bool) -> np.ndarra
 
 
 def decode_image(name: str, file: Content):
-    """A Pillow image in RGB, as `decode_images` makes it, of its own size.
-
-    Raises:
-      DataError: the image cannot be decoded.
-    """
+    """A Pillow image in RGB, as `decode_images` makes it, of its own size."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -366,11 +334,7 @@ def decode_image(name: str, file: Content):
 
 
 def to_rgb(name: str, image):
-    """A Pillow image of any mode as `decode_image` makes it.
-
-    Raises:
-      DataError: its pixels cannot be decoded.
-    """
+    """A Pillow image of any mode as `decode_image` makes it."""
     from PIL import ImageOps
 
     try:

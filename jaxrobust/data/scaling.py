@@ -15,14 +15,10 @@ _FAR = 20  # standard deviations, beyond which a column is looked at for that
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """`(x - mean) / std` before features are stored as float16.
+    """`(x - mean) / std` before features are stored as float16."""
 
-    Attributes:
-      mean: float64 `[D]`.
-      std: float64 `[D]`; infinite for a column of one value, which becomes 0 whatever it is later.
-    """
-
-    mean: np.ndarray
+    mean: np.ndarray  # float64 `[D]`
+    # float64 `[D]`; infinite for a column of one value, which becomes 0 whatever it is later
     std: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
@@ -39,11 +35,8 @@ def scaling_of(features: np.ndarray) -> Scaling | None:
 
     They need one if they exceed its range, or if it would round a dimension by more than a
     hundredth of its standard deviation. A column of one value is left out: it says nothing about
-    the examples, and what it will be in others has not been learned.
-
-    Raises:
-      UserError: if every column has one value, or one example is so far from all others that
-        nothing is left of the differences between these.
+    the examples, and what it will be in others has not been learned. Refused if every column has
+    one value, or one example is so far from all others that nothing is left of their differences.
     """
     rows = features.reshape(-1, features.shape[-1])
     if not len(rows):

@@ -62,16 +62,10 @@ def write_rows(path: pathlib.Path, rows: Iterable[Sequence]) -> None:
 
 
 def read_cells(path: pathlib.Path) -> list[tuple[int, list[str]]]:
-    """Cells of a table that may have been through a spreadsheet, without surrounding blanks.
+    """The line in which each row that is not empty begins, and its stripped cells.
 
-    Args:
-      path: of the table; separated by commas, semicolons or tabs, as its first line is.
-
-    Returns:
-      Of each row the line that it begins in, and its cells; none of an empty line.
-
-    Raises:
-      DataError: it cannot be read.
+    Cells are separated by commas, semicolons or tabs, as a spreadsheet writes them; the first line
+    tells which.
     """
     text = _text(path)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
@@ -91,13 +85,8 @@ def read_cells(path: pathlib.Path) -> list[tuple[int, list[str]]]:
 def read_rows(path: pathlib.Path, required: Iterable[str] = (), note: str = "") -> list[Row]:
     """Rows below the header of a table, by column; empty ones are left out.
 
-    Args:
-      path: as in `read_cells`.
-      required: columns that must be there.
-      note: what else to correct where there are too many cells, as in `refuse_if_any`.
-
-    Raises:
-      DataError: it cannot be read, lacks a column, or a line has more cells than the first.
+    Refuses a table without the `required` columns, or a line of more cells than the first; `note`
+    is what else to correct then.
     """
     (_, header), *rows = read_cells(path) or [(1, [])]
     columns = [unescape_formula(cell).lower() for cell in header]
@@ -149,11 +138,7 @@ def _check_columns(path: pathlib.Path, columns: Sequence[str], required: Iterabl
 
 
 def refuse_if_any(path: pathlib.Path, problems: Sequence[str], otherwise: str = "") -> None:
-    """Names the problems of a table, the first five in full.
-
-    Raises:
-      DataError: if there are some.
-    """
+    """Raises DataError for the problems of a table, the first five in full, if there are some."""
     if not problems:
         return
     shown = "; ".join(problems[:MAX_PROBLEMS])
@@ -169,9 +154,6 @@ class Texts:
 
     `1` is `01`, and `TRUE` is `true`, if only one text could have become that; `cat` is never
     `Cat`. Composed and decomposed umlauts are the same, as between macOS and others.
-
-    Args:
-      texts: repeated ones count once.
     """
 
     def __init__(self, texts: Iterable[str]):

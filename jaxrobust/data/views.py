@@ -16,15 +16,10 @@ POLICIES = {"cifar10": CIFAR10_POLICY, "imagenet": IMAGENET_POLICY, "none": None
 
 
 def statistics_of(mean: np.typing.ArrayLike, std: np.typing.ArrayLike) -> Statistics:
-    """The constants of normalisation as an operand of a compiled step.
+    """`mean` and `std` on the [0, 1] scale as an operand of a compiled step, float32 `[C]`.
 
-    Args:
-      mean: C numbers on the [0, 1] scale.
-      std: C positive numbers on the [0, 1] scale.
-
-    Returns:
-      `mean` and `std`, float32 `[C]`, or `[1]` where all channels have the same one: by a scalar
-      XLA computes what it does for constants, to the last bit.
+    They are `[1]` where all channels have the same one: by a scalar XLA computes what it does for
+    constants, to the last bit.
     """
     values = {"mean": np.asarray(mean, np.float32), "std": np.asarray(std, np.float32)}
     return {name: x[:1] if np.all(x == x[0]) else x for name, x in values.items()}
@@ -32,26 +27,16 @@ def statistics_of(mean: np.typing.ArrayLike, std: np.typing.ArrayLike) -> Statis
 
 @dataclasses.dataclass(frozen=True)
 class ImageViews:
-    """Views of raw images: as they are ("test"), or cropped and mirrored at random ("weak").
+    """Views of raw images: as they are ("test"), or cropped and mirrored at random ("weak")."""
 
-    Attributes:
-      padding: pixels added on each side before the crop.
-      flip: whether half of the images are mirrored.
-      dtype: of the views.
-    """
-
-    padding: int
-    flip: bool
-    dtype: Any
+    padding: int  # pixels added on each side before the crop
+    flip: bool  # whether half of the images are mirrored
+    dtype: Any  # of the views
 
     def __call__(
         self, kind: str, key: jax.Array, raw: jax.Array, statistics: Statistics
     ) -> jax.Array:
-        """A batch as a network sees it.
-
-        Returns:
-          `[B, H, W, C]` of `dtype`.
-        """
+        """A batch as a network sees it, `[B, H, W, C]` of `dtype`."""
         if kind == "weak":
             raw = self.crop(key, raw)
         return self.normalized(raw, statistics)
@@ -67,20 +52,14 @@ class ImageViews:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyViews(ImageViews):
-    """Views of raw images, of which "strong" ones follow a policy and have a square cut out.
+    """Views of raw images, of which "strong" ones follow a policy and have a square cut out."""
 
-    Attributes:
-      policy: one of `POLICIES`.
-      cutout: side of the square, in pixels; 0: none is cut out.
-      strong_mean: what strong views are normalised with in place of `statistics`, C numbers on the
-        [0, 1] scale; () for `statistics`.
-      strong_std: their standard deviation.
-    """
-
-    policy: str
-    cutout: int
+    policy: str  # one of `POLICIES`
+    cutout: int  # side of the square, in pixels; 0: none is cut out
+    # what strong views are normalised with in place of `statistics`, C numbers on the [0, 1] scale;
+    # () for `statistics`
     strong_mean: tuple[float, ...] = ()
-    strong_std: tuple[float, ...] = ()
+    strong_std: tuple[float, ...] = ()  # their standard deviation
 
     def __call__(
         self, kind: str, key: jax.Array, raw: jax.Array, statistics: Statistics

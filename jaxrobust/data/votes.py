@@ -22,25 +22,15 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Votes:
-    """V votes of A annotators on N items, sorted by item; each at most once on an item.
+    """V votes of A annotators on N items, sorted by item; each at most once on an item."""
 
-    Attributes:
-      items: int32 `[V]`.
-      annotators: int32 `[V]`.
-      votes: int32 `[V]`, class ids.
-      item_ids: `[N]`, as they were given, else positions.
-      annotator_ids: `[A]`, likewise.
-      labels: of the votes; `classes` and `names` are used.
-      num_replaced: votes that a later one by the same annotator on the same item has replaced.
-    """
-
-    items: np.ndarray
-    annotators: np.ndarray
-    votes: np.ndarray
-    item_ids: np.ndarray
-    annotator_ids: np.ndarray
-    labels: Labels
-    num_replaced: int
+    items: np.ndarray  # int32 `[V]`
+    annotators: np.ndarray  # int32 `[V]`
+    votes: np.ndarray  # int32 `[V]`, class ids
+    item_ids: np.ndarray  # `[N]`, as they were given, else positions
+    annotator_ids: np.ndarray  # `[A]`, likewise
+    labels: Labels  # of the votes; `classes` and `names` are used
+    num_replaced: int  # votes that a later one by the same annotator on the same item has replaced
 
     def __len__(self) -> int:
         return len(self.votes)
@@ -76,9 +66,6 @@ def as_votes(
       annotators: of a long form `[V]`, of a table `[A]` or None.
       class_names: as of `data.inputs.as_labels`.
       table: probabilities `[N, C]`, whose columns are the classes, or None.
-
-    Raises:
-      UserError: if there is no vote, or an argument is missing or of another length.
     """
     columns = _long_columns(votes)
     if columns is not None:
@@ -248,9 +235,6 @@ def read_votes(path: pathlib.Path) -> tuple[list, list[str], list[str]]:
     """Votes, items and annotators of a CSV file in long form, or of one with a column for each.
 
     A table has the items in its first column and a further one for each annotator.
-
-    Raises:
-      DataError: it cannot be read, or has no votes.
     """
     rows = read_cells(path)
     if len(rows) < 2:

@@ -45,10 +45,8 @@ def expected_on_cpu(
 ) -> list[str]:
     """How long training from pixels will take on this CPU, if longer than ten minutes.
 
-    Args:
-      trained: network, as `teacher` or `student` -> GFLOP of one image forward, of which a step
-        takes three times as much, images in an epoch, and epochs.
-      teacher: option in place of a trained one; empty: there is none.
+    `trained` maps `teacher` or `student` to GFLOP of one image forward (a step takes three times as
+    much), images in an epoch, and epochs; `teacher` is an option in place of a trained one.
     """
     if jax.default_backend() != "cpu":
         return []

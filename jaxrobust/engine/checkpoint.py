@@ -36,9 +36,6 @@ class Checkpoints:
     A snapshot appears under its number only when it is complete. Its record holds a checksum of
     every array and one of itself, which are compared when it is read; those of earlier versions of
     jaxrobust have none.
-
-    Attributes:
-      directory: where the snapshots lie.
     """
 
     def __init__(self, directory: pathlib.Path, *, keep: int):
@@ -79,15 +76,8 @@ class Checkpoints:
     def restore(self, abstract_tree: Any, *, layout: int | None = None) -> tuple[Any, dict] | None:
         """Newest undamaged snapshot as (tree, record), or None where there is none at all.
 
-        Damaged snapshots are set aside under `damaged_<step>` and named in a warning.
-
-        Args:
-          abstract_tree: pytree of `jax.ShapeDtypeStruct` with shardings.
-          layout: `layout` of the records that this program can read.
-
-        Raises:
-          UserError: if there are snapshots and every one of them is damaged, one cannot be read for
-            another reason, or one is of another layout.
+        Damaged snapshots are set aside under `damaged_<step>` and named in a warning. UserError if
+        every one is damaged, one cannot be read for another reason, or one has another `layout`.
         """
 
         def read(step: int) -> tuple[Any, dict]:
@@ -147,11 +137,7 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits until the last snapshot is complete.
-
-        Raises:
-          UserError: if there was no room for it.
-        """
+        """Waits until the last snapshot is complete; UserError if there was no room for it."""
         if self._is_broken:  # what was begun fails too, and its failure was told
             with contextlib.suppress(Exception):
                 self._manager.close()
@@ -213,11 +199,7 @@ class Checkpoints:
 
 
 def _checked(tree: Any, record: dict) -> tuple[Any, dict]:
-    """A snapshot without its checksums.
-
-    Raises:
-      ValueError: if something is not as it was written.
-    """
+    """A snapshot without its checksums; ValueError if something is not as it was written."""
     record = _verified(record)
     digests.check_tree(tree, record.pop(_ARRAYS, {}))
     return tree, record

@@ -38,11 +38,7 @@ def signed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verified(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record that `signed` was given; one without a checksum, of an earlier version, as it is.
-
-    Raises:
-      ValueError: if it has changed.
-    """
+    """The record that `signed` was given, or ValueError; unsigned ones pass."""
     content = dict(record)
     expected = content.pop(CONTENT, None)
     if expected is not None and expected != _of_json(content):
@@ -54,11 +50,7 @@ def verified(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_tree(tree: Any, expected: Mapping[str, int]) -> None:
-    """Compares a pytree with what `of_tree` gave of it.
-
-    Raises:
-      ValueError: naming the first array that has changed.
-    """
+    """Compares a pytree with what `of_tree` gave of it; ValueError names what changed."""
     found = of_tree(tree)
     for name in sorted(expected.keys() & found.keys()):
         if found[name] != expected[name]:

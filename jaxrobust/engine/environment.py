@@ -150,12 +150,7 @@ def _versions() -> dict[str, str]:
 
 
 def environment(dtype: Any = None, device_count: int | None = None) -> dict:
-    """Versions, settings, devices, commit and command of this process.
-
-    Args:
-      dtype: of convolutions, if there are some.
-      device_count: over how many devices a batch is split; None: all.
-    """
+    """Versions, settings, devices, commit and command of this process."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,

@@ -40,16 +40,12 @@ def pad(array: np.ndarray, value: float = 0) -> np.ndarray:
 
 
 class Plan(NamedTuple):
-    """Rows of dataset ids.
+    """Rows of dataset ids."""
 
-    Attributes:
-      ids: int32 `[max_steps, width]`, or a dict of such arrays where a step visits several sets;
-        `PADDING` marks slots without an example.
-      num_steps: how many rows hold examples.
-    """
-
+    # int32 `[max_steps, width]`, or a dict of such arrays where a step visits several sets;
+    # `PADDING` marks slots without an example
     ids: np.ndarray | dict[str, np.ndarray]
-    num_steps: int
+    num_steps: int  # how many rows hold examples
 
 
 def make_plan(
@@ -63,16 +59,11 @@ def make_plan(
     """Lays `ids` out in rows of at most `batch_size`, in the given order.
 
     Args:
-      ids: int `[n]` dataset ids.
-      batch_size: examples per step.
-      capacity: largest `n` that the same program will ever see; fixes the plan's shape.
+      capacity: largest number of ids that the same program will ever see; fixes the plan's shape.
       width: slots per row, at least `batch_size` (rounded up to the number of devices).
       last_batch: how a remainder is treated: `"short"` keeps it as a row of its own, as PyTorch's
         loaders do; `"even"` makes all rows equally long up to one, so that BatchNorm never sees a
         row of one example; `"drop"` leaves it out where there is a full row.
-
-    Raises:
-      ValueError: if there are more ids than `capacity`, or for another `last_batch`.
     """
     if len(ids) > capacity:
         raise ValueError(f"{len(ids)} ids do not fit a plan of capacity {capacity}.")

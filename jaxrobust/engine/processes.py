@@ -20,14 +20,8 @@ def join(
 ) -> None:
     """Makes this process one of several; to be called before JAX is used.
 
-    Args:
-      coordinator: `host:port` of the first process; None asks the environment (SLURM, Kubernetes,
-        Open MPI, a TPU pod).
-      num_processes: how many there are; None as above.
-      process_id: which one this is, from 0; None as above.
-
-    Raises:
-      UserError: if they cannot be found, or do not all appear.
+    `coordinator` is `host:port` of the first process. What is None is asked of the environment
+    (SLURM, Kubernetes, Open MPI, a TPU pod). UserError if processes are missing.
     """
     global _is_main
     try:

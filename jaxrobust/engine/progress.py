@@ -19,16 +19,10 @@ _SURE_SECONDS = 10.0  # of measuring, before a run is called long
 
 
 class Progress:
-    """Progress of a run of `total` epochs.
+    """Progress of a run of `total` epochs, of which `done` were finished by an earlier attempt.
 
-    Args:
-      total: epochs of the whole run.
-      done: epochs that an earlier attempt has finished.
-      every_seconds: between two lines of a log.
-      workdir: of the run, for warnings.
-      num_compiled: how many programs have been compiled so far; what is left is estimated from the
-        times in which none was.
-      bar: whether a bar is shown, and no lines; None: on a terminal, and elsewhere lines.
+    `num_compiled` counts compiled programs: what is left is estimated from the times in which none
+    was. `bar`: a progress bar in place of lines; None: on a terminal.
     """
 
     def __init__(

@@ -41,23 +41,18 @@ _MAX_PENDING = 8
 
 @dataclasses.dataclass
 class Saved:
-    """All that a run is at a moment, and therefore all that a checkpoint holds.
+    """All that a run is at a moment, and therefore all that a checkpoint holds."""
 
-    Attributes:
-      networks: training states by name.
-      arrays: other arrays that a task needs to resume, in dictionaries.
-      record: JSON-able results so far.
-      at: the pass over data that comes next, or is under way: `(round, phase, epoch)`,
-        `(epoch, pass)`, or what else the task counts by.
-      row: number of steps of that pass that are done.
-      sums: of the metrics over these steps.
-    """
-
+    # training states by name
     networks: dict[str, TrainState] = dataclasses.field(default_factory=dict)
+    # other arrays that a task needs to resume, in dictionaries
     arrays: dict[str, Any] = dataclasses.field(default_factory=dict)
-    record: dict[str, Any] = dataclasses.field(default_factory=dict)
+    record: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON-able results so far
+    # the pass over data that comes next, or is under way: `(round, phase, epoch)`, `(epoch, pass)`,
+    # or what else the task counts by
     at: tuple[int, ...] = ()
-    row: int = 0
+    row: int = 0  # number of steps of that pass that are done
+    # of the metrics over these steps
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def move(self, *at: int) -> None:
@@ -71,13 +66,6 @@ class Run:
     Made by `open_run`. A task calls `begin`, `restore`, and `start_progress`; in its loop `train`
     for every pass over data and `epoch_done` for every epoch, both of which save when it is time
     and stop when a signal came; at the end `save` and `finish`.
-
-    Attributes:
-      recipe: the recipe.
-      workdir: where every file of the run lies.
-      placement: devices.
-      programs: the run's compiled programs.
-      is_resumed: whether a checkpoint was found.
     """
 
     def __init__(
@@ -111,11 +99,7 @@ class Run:
     # Starting and resuming
 
     def begin(self, name: str, facts: dict, *, dtype: Any) -> None:
-        """Writes the first files; before, a run that is refused leaves the workdir as it was.
-
-        Raises:
-          UserError: if an earlier attempt saw something else.
-        """
+        """Writes the first files; before, a run that is refused leaves the workdir as it was."""
         path = self.workdir / name
         if path.exists() and read_object(path) != facts:
             raise UserError(
@@ -144,15 +128,8 @@ class Run:
     def restore(self, saved: Saved, epochs_before: Callable[[tuple[int, ...]], int]) -> None:
         """Puts the latest checkpoint of this workdir, if there is one, into `saved`.
 
-        Opens the metric files, cut back to their length at the checkpoint.
-
-        Args:
-          saved: the run at its start.
-          epochs_before: `at -> number of epochs that are finished before it`, by which metrics and
-            progress are counted.
-
-        Raises:
-          UserError: if every checkpoint is damaged, or they are of another layout.
+        Opens the metric files, cut back to their length at the checkpoint. `epochs_before(at)` is
+        the number of finished epochs, by which metrics and progress are counted.
         """
         self._epochs_before = epochs_before
         assert self._checkpoints is not None  # since `begin` was called
@@ -222,27 +199,17 @@ class Run:
         part: tuple[int, int] = (0, 1),
         notes: Mapping[str, float] | None = None,
     ) -> None:
-        """Trains one network by a pass over a plan, or by what is left of it, and logs the sums.
+        """Trains `saved.networks[network]` by a pass, or what is left of it, and logs the sums.
 
-        Between two steps it saves when it is time, and stops when a signal came.
+        Between two steps it saves when it is time, and stops (`Interrupted`) when a signal came.
 
         Args:
-          saved: the run; `saved.networks[network]` is trained.
-          network: its name.
-          program: of `epoch_program`.
-          plan: what it visits.
-          key: of its steps.
-          *data: further operands.
-          scalars: the last operand, numbers that the step receives traced.
+          program: of `epoch_program`; its last operand is `scalars`, numbers that the step receives
+            traced.
           at: this pass, as in `Saved`.
-          event: what it is, for the metrics: phase, epoch, ...
-          where: the same in words.
+          event: what it is, for the metrics: phase, epoch, ...; `where`: the same in words.
           part: which one it is, from 0, of how many passes of an epoch.
           notes: further numbers for the metrics.
-
-        Raises:
-          Interrupted: after saving, if a signal came.
-          UserError: if what is to be saved has a loss that is not finite.
         """
         if saved.at != at:
             saved.move(*at)
@@ -275,11 +242,7 @@ class Run:
         self.write(event, {**sums, **notes}, count=plan.num_steps)
 
     def epoch_done(self, saved: Saved, *, at: tuple[int, ...], where: str) -> None:
-        """Moves on to the pass `at`: saves when it is time.
-
-        Raises:
-          Interrupted: after saving, if a signal came.
-        """
+        """Moves on to the pass `at`: saves when it is time; `Interrupted` if a signal came."""
         saved.move(*at)
         self._show(self._epochs_before(at), where)
         self._save_or_stop(where, lambda: self.save(saved))
@@ -332,13 +295,10 @@ class Run:
     # Metrics and results
 
     def write(self, event: dict, values: dict, *, count: int = 1) -> None:
-        """Records one event.
+        """Records one event: what it is (step, split, round, ...), and measurements by name.
 
-        Args:
-          event: what it is: step, split, round, ...; `steps`, the first and the last that
-            `values` are of.
-          values: measurements by name; those still on the device are fetched later.
-          count: number of steps that `values` are sums over.
+        `values` may be sums over `count` steps and still on the device, from which they are fetched
+        later; `steps` in `event` are the first and the last step.
         """
         event = {**event, "seconds": round(self.seconds, 3)}
         self._pending.append((event, values, count))
@@ -346,11 +306,7 @@ class Run:
             self._write_out(self._pending.pop(0))
 
     def flush(self) -> None:
-        """Writes everything that is pending.
-
-        Raises:
-          UserError: if a loss is not finite.
-        """
+        """Writes everything that is pending; UserError if a loss is not finite."""
         while self._pending:
             self._write_out(self._pending.pop(0))
         for writer in self._writers:
@@ -413,16 +369,7 @@ def open_run(
     """Locks a workdir for this process, checks that it belongs to `recipe`, and yields its `Run`.
 
     Nothing but a lock is written until the run begins. SIGTERM and SIGINT make it save and stop.
-
-    Args:
-      recipe: the whole recipe.
-      workdir: a new folder, or that of an earlier attempt at the same recipe.
-      programs: those of a run of the same recipe with another seed.
-      bar: whether a progress bar is shown; None: on a terminal, and elsewhere lines in the log.
-
-    Raises:
-      UserError: if the folder cannot be written, is in use by another process, or belongs to
-        another recipe.
+    `programs` are those of a run of the same recipe with another seed; `bar` as in `Progress`.
     """
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:

@@ -14,11 +14,7 @@ AXIS = "data"
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where arrays live on a one-axis mesh.
-
-    Attributes:
-      mesh: the devices, in one axis called `data`.
-    """
+    """Where arrays live on a one-axis mesh; the axis is called `data`."""
 
     mesh: jax.sharding.Mesh
 

@@ -10,12 +10,7 @@ from tqdm import tqdm
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, and everything up to here is saved.
-
-    Attributes:
-      signum: the signal.
-      where: how far the run got, in words.
-    """
+    """Signal `signum` asked the run to stop; everything up to here, `where`, is saved."""
 
     def __init__(self, signum: int, where: str):
         super().__init__(where)
@@ -24,11 +19,7 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """A signal handler that records the first signal; a second one interrupts at once.
-
-    Attributes:
-      signum: the signal that came, None before.
-    """
+    """Records the first signal as `signum`, None before; a second one interrupts at once."""
 
     def __init__(self):
         self.signum: int | None = None

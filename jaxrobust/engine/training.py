@@ -13,17 +13,11 @@ State = TypeVar("State", bound="TrainState")
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything of one network that must survive a kill.
+    """Everything of one network that must survive a kill."""
 
-    Attributes:
-      params: parameters, float32.
-      batch_stats: BatchNorm running averages, float32.
-      opt_state: the optimiser's state.
-    """
-
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    params: Any  # parameters, float32
+    batch_stats: Any  # BatchNorm running averages, float32
+    opt_state: Any  # the optimiser's state
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -46,11 +40,7 @@ def is_head(path: tuple[Any, ...], params: Mapping[str, Any]) -> bool:
 
 
 def backbone_of(network: "TrainState | Mapping[str, Any]") -> dict[str, Any]:
-    """Parameters and statistics of a network without those of heads.
-
-    Returns:
-      `params` and `batch_stats`.
-    """
+    """`params` and `batch_stats` of a network without those of heads."""
     variables = network.variables if isinstance(network, TrainState) else network
     return {name: _backbone(variables.get(name, {})) for name in ("params", "batch_stats")}
 
@@ -92,11 +82,7 @@ def sgd_step(
     optimizer: optax.GradientTransformation,
     scalars: Mapping[str, jax.Array],
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One descent step; `scalars` as in `descend`.
-
-    Returns:
-      The state after the step, and the metrics with `loss` added.
-    """
+    """One descent step, and the metrics with `loss` added; `scalars` as in `descend`."""
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (batch_stats, metrics)), grads = gradient(state.params)
     state = descend(state, grads, optimizer, scalars).replace(batch_stats=batch_stats)

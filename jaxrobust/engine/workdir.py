@@ -41,11 +41,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def read_object(path: pathlib.Path) -> dict:
-    """The JSON object in a file.
-
-    Raises:
-      UserError: if the file cannot be read, or holds anything else.
-    """
+    """The JSON object in a file."""
     try:
         found = json.loads(path.read_text())
         if not isinstance(found, dict):
@@ -58,12 +54,9 @@ def read_object(path: pathlib.Path) -> dict:
 
 
 def check_same_config(recipe: BaseRecipe, path: pathlib.Path) -> None:
-    """Refuses to go on with `recipe` in a workdir whose `path`, its `config.json`, says otherwise.
+    """Refuses to resume with `recipe` in a workdir whose `path`, its `config.json`, says otherwise.
 
     An option that the file lacks, since it did not exist then, counts as having its default.
-
-    Raises:
-      UserError: naming the first field that differs, or if the file cannot be read.
     """
     before, now = flatten(read_object(path)), flatten(dict(recipe.settings))
     classes = option_classes(recipe.task)
@@ -81,12 +74,7 @@ def check_same_config(recipe: BaseRecipe, path: pathlib.Path) -> None:
 
 
 def lock(workdir: pathlib.Path, recipe: BaseRecipe, stack: contextlib.ExitStack) -> None:
-    """Makes the workdir if need be, and locks it until `stack` is closed.
-
-    Raises:
-      UserError: if it cannot be written, is in use by another process, or belongs to a run with
-        other settings.
-    """
+    """Makes the workdir if need be, and locks it for this recipe until `stack` is closed."""
     owner = workdir / ".lock_owner"  # on Windows nobody else may read a locked file
     try:
         workdir.mkdir(parents=True, exist_ok=True)

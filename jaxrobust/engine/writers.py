@@ -118,11 +118,7 @@ class WeightsAndBiases:
 
 
 def writer_names(given: Iterable[str]) -> list[str]:
-    """The names in a recipe's `writers`, of which `--config.writers=a,b` makes one.
-
-    Raises:
-      UserError: if one is unknown.
-    """
+    """The names in a recipe's `writers`, one of which may be `a,b`; refuses others."""
     names = [name.strip() for names in given for name in names.split(",")]
     for name in names:
         if name not in WRITERS:
@@ -135,11 +131,8 @@ def optional_writers(
 ) -> list[Writer]:
     """The writers beside `metrics.jsonl` that a recipe asks for.
 
-    `auto` is TensorBoard where tensorboardX is installed. `jsonl` is written in any case.
-
-    Raises:
-      UserError: if what is asked for by name is not installed or, of Weights & Biases, cannot be
-        logged in to.
+    `auto` is TensorBoard where tensorboardX is installed. `jsonl` is written in any case. Refused
+    is what is asked for by name and not installed or, of Weights & Biases, cannot be logged in to.
     """
     writers: list[Writer] = []
     chosen = writer_names(names)

@@ -13,19 +13,9 @@ def student_and_teacher(
     rank: int | None = None,
     shared_axes: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Both arrays in the student's float type, the teacher's without gradient.
+    """Both arrays in the student's float type, at least float32, the teacher's without gradient.
 
-    Args:
-      student: any array; half precision is cast up to float32.
-      teacher: an array with as many axes.
-      rank: the number of axes; None asks for at least one.
-      shared_axes: how many leading axes must agree in size; None means all.
-
-    Returns:
-      The pair of arrays.
-
-    Raises:
-      ValueError: if a rank or a shape does not fit.
+    Both have `rank` axes (None: one or more), of which `shared_axes` (None: all) agree in size.
     """
     student = at_least_float32(student)
     teacher = jax.lax.stop_gradient(at_least_float32(teacher).astype(student.dtype))
@@ -45,11 +35,7 @@ def student_and_teacher(
 
 
 def row_mask(where: jax.typing.ArrayLike | None, num_rows: int) -> jax.Array:
-    """`where` as bool [B], all True if it is None.
-
-    Raises:
-      ValueError: if it has another shape.
-    """
+    """`where` as bool [B], all True if it is None."""
     where = jnp.ones(num_rows, bool) if where is None else jnp.asarray(where, bool)
     if where.shape != (num_rows,):
         raise ValueError(f"where must be ({num_rows},), one per row, got {where.shape}.")
@@ -57,11 +43,7 @@ def row_mask(where: jax.typing.ArrayLike | None, num_rows: int) -> jax.Array:
 
 
 def positive(name: str, value: float) -> float:
-    """The static option `value` as a Python float.
-
-    Raises:
-      ValueError: if it is not above 0.
-    """
+    """The static option `value` as a Python float above 0."""
     value = float(value)
     if not value > 0:
         raise ValueError(f"{name} must be positive, got {value}.")

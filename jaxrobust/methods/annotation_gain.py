@@ -19,17 +19,12 @@ _FEWEST = 10  # examples per class, below which half of them say nothing
 
 
 def of_last_queries(rounds: Sequence[Mapping[str, Any]], num_tested: int) -> dict[str, Any] | None:
-    """What the last two queries of a run brought.
+    """What the last two queries of a run brought, from `rounds` of `results.json`.
 
-    Args:
-      rounds: of `results.json`.
-      num_tested: n, test images that each accuracy is of.
-
-    Returns:
-      `points`, the accuracy now minus that before these queries, in percent; `error`, its standard
-      error if the two accuracies were independent, `100 sqrt((a (1 - a) + b (1 - b)) / n)`, which
-      is too large since both are of the same images; `text`. None before two queries, or without
-      test images.
+    `points`, the accuracy now minus that before these queries, in percent; `error`, its standard
+    error if the two accuracies were independent, `100 sqrt((a (1 - a) + b (1 - b)) / n)`, which is
+    too large since both are of the same images; `text`. None before two queries, or without test
+    images.
     """
     tested = [r for r in rounds if "accuracy" in r]
     if len(tested) <= _NUM_QUERIES or not num_tested:

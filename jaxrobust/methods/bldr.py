@@ -59,23 +59,17 @@ class BldrState(TrainState):
 
     All of it is replicated on every device: a step gathers and scatters rows all over the tables,
     which for 50,000 examples of 100 classes are 20 MB.
-
-    Attributes:
-      ema: average of the parameters over the epochs, or `{}`.
-      u: `[N, 1]`, root of the noise on the given label. `[N, C]`, as in the authors' code, gives
-        the same numbers.
-      v: `[N, C]`, root of the noise on the other classes.
-      weights: `[N]`, of the examples in this epoch.
-      nl_probs: `[N]`, the negative head's probability of the given label when last visited.
-      noise_rate: scalar, estimated share of wrong labels.
     """
 
-    ema: Any
+    ema: Any  # average of the parameters over the epochs, or `{}`
+    # `[N, 1]`, root of the noise on the given label. `[N, C]`, as in the authors' code, gives the
+    # same numbers.
     u: jax.Array
-    v: jax.Array
-    weights: jax.Array
+    v: jax.Array  # `[N, C]`, root of the noise on the other classes
+    weights: jax.Array  # `[N]`, of the examples in this epoch
+    # `[N]`, the negative head's probability of the given label when last visited
     nl_probs: jax.Array
-    noise_rate: jax.Array
+    noise_rate: jax.Array  # scalar, estimated share of wrong labels
 
 
 def bldr_step(
@@ -96,21 +90,14 @@ def bldr_step(
     """One step on B examples. BatchNorm's averages move twice, by pass A and then by pass B.
 
     Args:
-      state: before the step.
       batch: examples with a weak and a strong view.
       key: for complementary labels that are drawn, and for dropout.
-      scalars: `learning_rate`, of the network.
       apply: the network, as in `network_apply`; its output as that of `MultiExit`.
-      optimizer: gives descent directions, without the rate.
+      optimizer: gives descent directions, without the rate, `scalars["learning_rate"]`.
       loss: `bldr_loss`, with its options set.
-      complementary: mode of `complementary_label_mask`.
-      num_complementary: of `complementary_label_mask`.
-      learning_rate_u: of the table u. The losses are means over the batch.
-      learning_rate_v: of the table v.
+      complementary, num_complementary: of `complementary_label_mask`.
+      learning_rate_u, learning_rate_v: of the tables. The losses are means over the batch.
       clip_tables: keep both tables in [-1, 1], beyond which an entry gets no gradient any more.
-
-    Returns:
-      The state after the step and the metrics, the parts of the loss among them.
     """
     weak, strong = batch.views
     rows, labels, valid = batch.ids, batch.labels, batch.valid
@@ -181,23 +168,10 @@ def sop_sgd_update(
 ) -> jax.Array:
     """Plain gradient step on the batch's rows of a per-example table (u or v).
 
-    `table[indices] -= learning_rate * row_grads`; the gradients of a repeated index add up. No
-    momentum and no decay, so this equals a dense step on the whole table.
-
-    Args:
-      table: floats `[N, C]` (or `[N, 1]`), one row per training example.
-      indices: integers `[B]`, the batch's dataset positions. Padded rows do no harm as long as
-        their gradient is zero.
-      row_grads: floats `[B, C]` (or `[B, 1]`), gradient of the batch loss with respect to the
-        gathered rows.
-      learning_rate: step size. The losses are batch means, so it is tied to the batch size:
-        scale it in proportion (10 belongs to 256).
-
-    Returns:
-      The new table, of the old one's shape and dtype.
-
-    References:
-      Liu et al., ICML 2022; Zong et al., arXiv 2209.01334 (authors' code).
+    `table[indices] -= learning_rate * row_grads`; the gradients of a repeated index add up, so
+    padded rows, whose gradient is zero, do no harm. No momentum and no decay: this equals a dense
+    step on the whole table. The losses are batch means: scale the rate with the batch size (10
+    belongs to 256). Liu et al., ICML 2022; Zong et al., arXiv 2209.01334 (authors' code).
     """
     return table.at[indices].add((-learning_rate * row_grads).astype(table.dtype))
 
@@ -205,14 +179,8 @@ def sop_sgd_update(
 def ema_decay(epoch: jax.typing.ArrayLike) -> jax.Array:
     """Decay of the parameter average after one epoch: `min(0.9, (1 + epoch) / (10 + epoch))`.
 
-    Args:
-      epoch: counted from 0. After epoch 0 the method copies the parameters instead.
-
-    Returns:
-      Float of `epoch`'s shape, at least float32; 2/11 at epoch 1, exactly 0.9 from epoch 80 on.
-
-    References:
-      Zong et al., arXiv 2209.01334 (authors' code).
+    Epochs count from 0, after which the method copies the parameters instead; 2/11 at epoch 1,
+    exactly 0.9 from epoch 80 on. Zong et al., arXiv 2209.01334 (authors' code).
     """
     epoch = at_least_float32(epoch)
     return jnp.minimum(0.9, (1.0 + epoch) / (10.0 + epoch))
@@ -229,16 +197,8 @@ def end_epoch(
 ) -> BldrState:
     """Weights and noise rate for the next epoch, and the average of the parameters.
 
-    Args:
-      state: after the last step of the epoch.
-      epoch: counted from 0.
-      warm_up: first epoch after which the weights and the noise rate change.
-      reweighting: whether the weights do.
-      estimate_noise: whether the noise rate does.
-      noise_threshold: of `estimate_noise_rate`.
-
-    Returns:
-      The state for the next epoch.
+    Weights (`reweighting`) and noise rate (`estimate_noise`) change after epoch `warm_up`, the
+    first being 0.
     """
     started = epoch >= warm_up
     weights, noise_rate = state.weights, state.noise_rate

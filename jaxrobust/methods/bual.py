@@ -167,18 +167,11 @@ def _is_known(problem: AnnotationProblem, ids: np.ndarray) -> np.ndarray:
 def sample_unlabeled_subset(
     rng: np.random.Generator, pool: np.ndarray, size: int, *, is_known: np.ndarray | None = None
 ) -> np.ndarray:
-    """Draws the images of the pool that negative learning sees, without replacement.
+    """Draws, without replacement, images of the pool that negative learning sees.
 
-    Args:
-      rng: generator of the draw.
-      pool: int `[M]` ids.
-      size: images to draw; all of the pool where it is smaller.
-      is_known: bool `[M]`, the hidden truth, for the stratified draw of the released code:
-        `floor(size * n_known / M)` known images and the rest unknown. None, as in the paper, draws
-        uniformly.
-
-    Returns:
-      int `[min(size, M)]` ids.
+    `is_known` bool `[M]` is the hidden truth, for the stratified draw of the released code:
+    `floor(size * n_known / M)` known images and the rest unknown. None, as in the paper, draws
+    uniformly.
     """
     size = min(size, len(pool))
     if is_known is None:

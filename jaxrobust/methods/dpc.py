@@ -64,19 +64,12 @@ PAIR = ("net1", "net2")
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """How logits are read as probabilities, and what a labelled example costs.
+    """How logits are read as probabilities, and what a labelled example costs."""
 
-    Attributes:
-      evidential: the calibrated evidential loss; otherwise softmax and cross-entropy.
-      gamma: evidence that every class has beforehand; 0 is softmax.
-      beta: weight of the divergence.
-      evidence_scale: what turns exp(logits) into evidence; None for 1 / gamma.
-    """
-
-    evidential: bool = True
-    gamma: float = 1.0
-    beta: float = 0.5
-    evidence_scale: float | None = None
+    evidential: bool = True  # the calibrated evidential loss; otherwise softmax and cross-entropy
+    gamma: float = 1.0  # evidence that every class has beforehand; 0 is softmax
+    beta: float = 0.5  # weight of the divergence
+    evidence_scale: float | None = None  # what turns exp(logits) into evidence; None for 1 / gamma
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -127,18 +120,9 @@ class Objective:
 def linear_rampup(
     time: jax.typing.ArrayLike, warm_up: jax.typing.ArrayLike, *, length: float = 16.0
 ) -> jax.Array:
-    """Weight that grows from 0 to 1: `clip((time - warm_up) / length, 0, 1)`.
+    """Weight that grows from 0 to 1: `clip((time - warm_up) / length, 0, 1)`, in epochs.
 
-    Args:
-      time: in epochs, fractions included.
-      warm_up: when the growth starts.
-      length: how long it takes, in epochs; 0 gives 1 at once.
-
-    Returns:
-      Float of the broadcast shape.
-
-    References:
-      DPC, weight of the unsupervised loss (from MixMatch).
+    `length` 0 gives 1 at once. DPC, weight of the unsupervised loss (from MixMatch).
     """
     time = at_least_float32(time)
     if not length:
@@ -160,22 +144,10 @@ def warm_up_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on given labels: mean loss of head 1, plus the confidence penalty if asked for.
 
-    The other head stays as it is to the bit, momentum included: in PyTorch it gets no gradient, so
-    weight decay does not touch it either.
-
-    Args:
-      network: before the step.
-      batch: examples, the first view is used.
-      key: for dropout.
-      scalars: `learning_rate`.
-      apply: the network, as in `network_apply`.
-      optimizer: gives descent directions, without the rate.
-      objective: the loss.
-      entropy_penalty: "none", "plain", or "clamped" (see `negative_entropy`).
-      frozen: name of the part of the parameters that stays.
-
-    Returns:
-      The network after the step and the metrics.
+    The other head, `frozen`, stays as it is to the bit, momentum included: in PyTorch it gets no
+    gradient, so weight decay does not touch it either. Of `batch` the first view is used.
+    `optimizer` gives descent directions, without the rate, `scalars["learning_rate"]`.
+    `entropy_penalty` is "none", "plain", or "clamped" (see `negative_entropy`).
     """
 
     def loss_fn(params):

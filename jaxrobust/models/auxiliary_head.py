@@ -17,33 +17,21 @@ AUXILIARY_HEADS = ("none", "linear", "mlp")
 
 
 class Outputs(NamedTuple):
-    """Outputs of a classifier.
+    """Outputs of a classifier."""
 
-    Attributes:
-      logits: float32 `[B, C]` of the primary head.
-      aux_logits: float32 `[B, C]` of the auxiliary head, or None where there is none.
-      features: of the backbone.
-    """
-
-    logits: jax.Array
+    logits: jax.Array  # float32 `[B, C]` of the primary head
+    # float32 `[B, C]` of the auxiliary head, or None where there is none
     aux_logits: jax.Array | None
-    features: FeatureMaps
+    features: FeatureMaps  # of the backbone
 
 
 class AuxiliaryHead(nn.Module):
-    """Linear, dropout, BN, ReLU, linear, in this order, as in DHKD's code.
+    """Linear, dropout, BN, ReLU, linear, in this order, as in DHKD's code."""
 
-    Attributes:
-      num_classes: outputs.
-      hidden: width of the hidden layer.
-      dropout: fraction of the hidden units that is dropped in training.
-      options: of its `Linear` layers.
-    """
-
-    num_classes: int
-    hidden: int = 200
-    dropout: float = 0.1
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    num_classes: int  # outputs
+    hidden: int = 200  # width of the hidden layer
+    dropout: float = 0.1  # fraction of the hidden units that is dropped in training
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of its `Linear` layers
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
@@ -81,16 +69,7 @@ class DualHeadClassifier(Network):
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
     ) -> Outputs:
-        """Logits of both heads and the features that they read.
-
-        In training with the MLP head a `dropout` random stream is needed.
-
-        Args:
-          images: `[B, H, W, 3]`, normalised.
-          train: whether BatchNorm uses, and updates its running averages from, this batch, and
-            units are dropped.
-          where: bool `[B]`; rows that are left out of BatchNorm's statistics are False.
-        """
+        """Logits of both heads and their features; training needs a `dropout` stream."""
         features = self.backbone(images, train=train, where=where)
         aux_logits = None
         if self.auxiliary == "linear":

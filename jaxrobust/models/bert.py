@@ -35,35 +35,22 @@ class EncoderLayer(nn.Module):
 class Bert(nn.Module):
     """Transformer encoder whose outputs are averaged over the tokens of a text.
 
-    Attributes:
-      vocabulary: number of tokens.
-      width: D.
-      num_layers: of attention.
-      num_heads: of each layer.
-      hidden_width: of each layer's hidden units.
-      max_length: most tokens of a text.
-
     References:
       Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
       Understanding", NAACL 2019. Mean of the tokens: Reimers and Gurevych, "Sentence-BERT",
       EMNLP 2019, Section 3.
     """
 
-    vocabulary: int
-    width: int
-    num_layers: int
-    num_heads: int
-    hidden_width: int
-    max_length: int
+    vocabulary: int  # number of tokens
+    width: int  # D
+    num_layers: int  # of attention
+    num_heads: int  # of each layer
+    hidden_width: int  # of each layer's hidden units
+    max_length: int  # most tokens of a text
 
     @nn.compact
     def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Embeddings float32 `[B, D]` of unit length.
-
-        Args:
-          tokens: int32 `[B, T]`, of which those behind a text's length are not read.
-          lengths: int32 `[B]`, 1 to T.
-        """
+        """Embeddings float32 `[B, D]`, of unit length, of tokens int32 `[B, T]`."""
         places = jnp.arange(tokens.shape[1])[None]
         mask = places < lengths[:, None]
         x = nn.Embed(self.vocabulary, self.width, name="tokens")(tokens)
@@ -89,11 +76,7 @@ _OF_LAYER = {
 
 
 def bert_parameters(tensors: dict[str, np.ndarray], num_layers: int) -> dict:
-    """Parameters of `Bert` from those of transformers' `BertModel`, without its pooler.
-
-    Raises:
-      KeyError: if one is missing.
-    """
+    """Parameters of `Bert` from those of transformers' `BertModel`, without its pooler."""
 
     def module(name: str) -> dict[str, np.ndarray]:
         weight = tensors[f"{name}.weight"]

@@ -14,29 +14,20 @@ from jaxrobust.models.layers import FeatureMaps, Linear, Network
 
 
 class Contrast(NamedTuple):
-    """Similarities of one network's embeddings to the other's memory.
+    """Similarities of one network's embeddings to the other's memory."""
 
-    Attributes:
-      similarities: float32 `[B, M + 1]`, inner products; column 0 is that of the image itself.
-      log_normalizer: float32 `[B, 1]`, log Z of `losses.contrastive_loss`, the same in every row.
-    """
-
+    # float32 `[B, M + 1]`, inner products; column 0 is that of the image itself
     similarities: jax.Array
+    # float32 `[B, 1]`, log Z of `losses.contrastive_loss`, the same in every row
     log_normalizer: jax.Array
 
 
 class Pairs(NamedTuple):
-    """The other inputs of the contrast beside a batch of the student's features.
+    """The other inputs of the contrast beside a batch of the student's features."""
 
-    Attributes:
-      teacher: the teacher's features of the same images.
-      ids: int `[B]`, positions of the images in the training set.
-      labels: int `[N]` of the training set.
-    """
-
-    teacher: FeatureMaps
-    ids: jax.Array
-    labels: jax.Array
+    teacher: FeatureMaps  # the teacher's features of the same images
+    ids: jax.Array  # int `[B]`, positions of the images in the training set
+    labels: jax.Array  # int `[N]` of the training set
 
 
 class ContrastiveMemory(Network):
@@ -44,22 +35,14 @@ class ContrastiveMemory(Network):
 
     The averages are in the collection `batch_stats`: a training step contrasts its embeddings with
     them, then updates the rows of its images. Defaults are the paper's.
-
-    Attributes:
-      num_examples: N, images in the training set.
-      teacher_width: channels of the teacher's pooled features.
-      width: of the embeddings.
-      num_negatives: M, images of other classes, drawn with replacement at every visit.
-      momentum: weight of the old row in an update, whose result is scaled to length 1.
-      temperature: of `losses.contrastive_loss`.
     """
 
-    num_examples: int
-    teacher_width: int
-    width: int = 128
-    num_negatives: int = 16384
-    momentum: float = 0.5
-    temperature: float = 0.07
+    num_examples: int  # N, images in the training set
+    teacher_width: int  # channels of the teacher's pooled features
+    width: int = 128  # of the embeddings
+    num_negatives: int = 16384  # M, images of other classes, drawn with replacement at every visit
+    momentum: float = 0.5  # weight of the old row in an update, whose result is scaled to length 1
+    temperature: float = 0.07  # of `losses.contrastive_loss`
 
     @nn.compact
     def __call__(
@@ -132,11 +115,7 @@ class ContrastiveMemory(Network):
 
 
 def draw_negatives(key: jax.Array, labels: jax.Array, ids: jax.Array, count: int) -> jax.Array:
-    """Images of other classes than those of `ids`, uniformly and with replacement.
-
-    Returns:
-      int32 `[B, M]`.
-    """
+    """Images int32 `[B, M]` of other classes than `ids`, drawn uniformly with replacement."""
     by_class = jnp.argsort(labels)
     own = labels[ids]
     first, end = (

@@ -18,16 +18,11 @@ _SECONDS, _REPEATS = 0.2, 3  # least time and calls for each
 
 
 class Cost(NamedTuple):
-    """Size and computation of a classifier.
+    """Size and computation of a classifier."""
 
-    Attributes:
-      num_parameters: numbers in `params`.
-      megabytes: of all its variables in float32.
-      gflop: 1e9 multiplications and additions in convolutions and matrix products, for one image.
-    """
-
-    num_parameters: int
-    megabytes: float
+    num_parameters: int  # numbers in `params`
+    megabytes: float  # of all its variables in float32
+    # 1e9 multiplications and additions in convolutions and matrix products, for one image
     gflop: float
 
 

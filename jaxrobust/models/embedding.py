@@ -365,10 +365,9 @@ def _new_array(path: pathlib.Path | None, shape: tuple[int, ...]) -> np.ndarray:
 def _resumed(
     directory: pathlib.Path, count: int
 ) -> tuple[np.ndarray | None, list[tuple[int, int]], dict[int, str]]:
-    """What an earlier call has left, up to the first damaged part.
+    """The array, end and checksum of each part, and bad images that an earlier call has left.
 
-    Returns:
-      (array, the end and checksum of each part that it holds, messages of the bad images).
+    What follows the first damaged part is left out.
     """
     try:
         state = digests.verified(json.loads((directory / _STATE).read_text()))

@@ -46,15 +46,7 @@ class FeatureNetwork(HeadedNetwork):
     def stages(
         self, inputs: jax.Array, *, train: bool = False, where: jax.Array | None = None
     ) -> FeatureMaps:
-        """The features that the heads read; there are no maps.
-
-        In training with dropout a `dropout` random stream is needed.
-
-        Args:
-          inputs: `[B, D]`, normalised.
-          train: whether units are dropped.
-          where: bool `[B]`; not used, since rows do not influence each other.
-        """
+        """The features that the heads read; there are no maps, and `where` is not used."""
         x = inputs.astype(self.dtype)
         if self.width:
             x = nn.relu(self.norm(self.hidden(x)))

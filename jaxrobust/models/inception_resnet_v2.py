@@ -75,18 +75,13 @@ class ConvNormRelu(nn.Module):
 
 
 class Branches(nn.Module):
-    """Chains of convolutions on the same input, concatenated.
+    """Chains of convolutions on the same input, concatenated."""
 
-    Attributes:
-      chains: specs of each chain.
-      pool: a further branch: `"max"` pooling of the input, `"average"` pooling of it and a
-        convolution of 64 features, or `""` for none.
-      dtype: computation dtype.
-    """
-
-    chains: tuple[tuple[_Spec, ...], ...]
+    chains: tuple[tuple[_Spec, ...], ...]  # specs of each chain
+    # a further branch: `"max"` pooling of the input, `"average"` pooling of it and a convolution of
+    # 64 features, or `""` for none
     pool: str = ""
-    dtype: Any = jnp.float32
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:

@@ -27,15 +27,11 @@ Constant = np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tensor:
-    """An output of a node.
+    """An output of a node."""
 
-    Attributes:
-      name: in the graph.
-      shape: dimensions, some of which may be multiples of the symbolic batch; 1 where the value has
-        not been broadcast yet.
-    """
-
-    name: str
+    name: str  # in the graph
+    # dimensions, some of which may be multiples of the symbolic batch; 1 where the value has not
+    # been broadcast yet
     shape: tuple[Any, ...]
 
 
@@ -90,11 +86,7 @@ def to_onnx(
     output: str,
     metadata: dict[str, str],
 ) -> Any:
-    """An `onnx.ModelProto` of a function of a batch of images, or of inputs of another name.
-
-    Raises:
-      UserError: for a primitive that is not supported.
-    """
+    """An `onnx.ModelProto` of a function of a batch of images, or of inputs of another name."""
     (batch,) = jax.export.symbolic_shape("batch")
     given = jax.ShapeDtypeStruct((batch, *shape), dtype)
     jaxpr = jax.make_jaxpr(function)(given)

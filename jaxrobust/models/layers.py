@@ -34,22 +34,16 @@ BATCH_NORM_MOMENTUM = 0.9
 
 
 class FeatureMaps(NamedTuple):
-    """Output of a backbone, in its computation dtype unless stated; stages from shallow to deep.
+    """Output of a backbone, in its computation dtype unless stated; stages from shallow to deep."""
 
-    Attributes:
-      pooled: float32 `[B, D]`, the input of the heads.
-      maps: `[B, H, W, C]` at the end of every stage, after its activation.
-      preactivations: the same maps before the activation; equal to `maps` for a stage that ends
-        without one.
-      final: `[B, H, W, D]`, the map that is pooled: the last of `maps`, unless more layers follow.
-      blocks: `[B, H, W, C]`, outputs of the last block of each stage, for a network whose `maps`
-        are after a further BatchNorm and activation; else empty.
-    """
-
-    pooled: jax.Array
-    maps: tuple[jax.Array, ...]
+    pooled: jax.Array  # float32 `[B, D]`, the input of the heads
+    maps: tuple[jax.Array, ...]  # `[B, H, W, C]` at the end of every stage, after its activation
+    # the same maps before the activation; equal to `maps` for a stage that ends without one
     preactivations: tuple[jax.Array, ...]
+    # `[B, H, W, D]`, the map that is pooled: the last of `maps`, unless more layers follow
     final: jax.Array
+    # `[B, H, W, C]`, outputs of the last block of each stage, for a network whose `maps` are after
+    # a further BatchNorm and activation; else empty
     blocks: tuple[jax.Array, ...] = ()
 
     @property
@@ -60,16 +54,12 @@ class FeatureMaps(NamedTuple):
 
 
 class Backbone(nn.Module, kw_only=True):
-    """A network from images `[B, H, W, 3]`, normalised, to `FeatureMaps`.
+    """A network from images `[B, H, W, 3]`, normalised, to `FeatureMaps`."""
 
-    Attributes:
-      head_options: of the `Linear` layers of heads on the pooled feature.
-      dtype: computation dtype of the convolutions; the pooled feature is float32.
-    """
-
+    # of the `Linear` layers of heads on the pooled feature
     head_options: ClassVar[Mapping[str, Any]] = {}
 
-    dtype: Any = jnp.float32
+    dtype: Any = jnp.float32  # computation dtype of the convolutions; the pooled feature is float32
 
 
 def global_average(x: jax.Array) -> jax.Array:
@@ -78,17 +68,11 @@ def global_average(x: jax.Array) -> jax.Array:
 
 
 class Linear(nn.Module):
-    """Dense layer in float32.
+    """Dense layer in float32."""
 
-    Attributes:
-      features: number of outputs.
-      kernel_init: of the weights; PyTorch's default.
-      bias_init: of the bias; None is PyTorch's default.
-    """
-
-    features: int
-    kernel_init: nn.initializers.Initializer = torch_uniform
-    bias_init: nn.initializers.Initializer | None = None
+    features: int  # number of outputs
+    kernel_init: nn.initializers.Initializer = torch_uniform  # of the weights; PyTorch's default
+    bias_init: nn.initializers.Initializer | None = None  # of the bias; None is PyTorch's default
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -110,17 +94,7 @@ def depthwise_conv(
     """Depthwise convolution, with the arguments of `jax.lax.conv_general_dilated`.
 
     On CPU it is a sum of shifted products, which XLA fuses into one loop: XLA's grouped convolution
-    takes 20 to 100 times as long there.
-
-    Args:
-      inputs: `[B, H, W, C]`.
-      kernel: `[k, k, 1, C]`.
-      strides: in both directions.
-      padding: `"SAME"`, or (before, after) in both directions.
-      **options: further arguments of `conv_general_dilated`.
-
-    Returns:
-      `[B, H', W', C]`.
+    takes 20 to 100 times as long there. Inputs are `[B, H, W, C]`, the kernel `[k, k, 1, C]`.
     """
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
@@ -146,27 +120,16 @@ def depthwise_conv(
 
 
 class Conv(nn.Module):
-    """Square convolution with PyTorch's symmetric padding, which keeps the size at stride 1.
+    """Square convolution with PyTorch's symmetric padding, which keeps the size at stride 1."""
 
-    Attributes:
-      features: output channels.
-      kernel: kernel size.
-      stride: step in both directions.
-      groups: number of groups that the channels are convolved in.
-      use_bias: whether a bias, 0 at first, is added.
-      kernel_init: of the weights; PyTorch's default.
-      padding: None for the symmetric one, or `"SAME"` for TensorFlow's.
-      dtype: computation dtype; parameters are float32.
-    """
-
-    features: int
-    kernel: int = 3
-    stride: int = 1
-    groups: int = 1
-    use_bias: bool = False
-    kernel_init: nn.initializers.Initializer = torch_uniform
-    padding: str | None = None
-    dtype: Any = jnp.float32
+    features: int  # output channels
+    kernel: int = 3  # kernel size
+    stride: int = 1  # step in both directions
+    groups: int = 1  # number of groups that the channels are convolved in
+    use_bias: bool = False  # whether a bias, 0 at first, is added
+    kernel_init: nn.initializers.Initializer = torch_uniform  # of the weights; PyTorch's default
+    padding: str | None = None  # None for the symmetric one, or `"SAME"` for TensorFlow's
+    dtype: Any = jnp.float32  # computation dtype; parameters are float32
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -235,14 +198,10 @@ class BatchNorm(nn.Module):
     enclosing `Network` asks for; the running averages are then the mean over the parts that have
     valid rows. flax keeps the biased variance in its running average where PyTorch keeps the
     unbiased one.
-
-    Attributes:
-      dtype: computation dtype; statistics and parameters are float32.
-      epsilon: added to the variance.
     """
 
-    dtype: Any = jnp.float32
-    epsilon: float = 1e-5
+    dtype: Any = jnp.float32  # computation dtype; statistics and parameters are float32
+    epsilon: float = 1e-5  # added to the variance
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
@@ -333,29 +292,18 @@ def _like(where: jax.Array, inputs: jax.Array) -> jax.Array:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, BN and an activation.
+    """Convolution without bias, BN and an activation."""
 
-    Attributes:
-      features: output channels.
-      kernel: kernel size.
-      stride: step in both directions.
-      groups: number of groups that the channels are convolved in.
-      activation: None for none.
-      kernel_init: of the convolution; PyTorch's default.
-      padding: as in `Conv`.
-      epsilon: of BN.
-      dtype: computation dtype.
-    """
-
-    features: int
-    kernel: int = 3
-    stride: int = 1
-    groups: int = 1
-    activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+    features: int  # output channels
+    kernel: int = 3  # kernel size
+    stride: int = 1  # step in both directions
+    groups: int = 1  # number of groups that the channels are convolved in
+    activation: Callable[[jax.Array], jax.Array] | None = nn.relu  # None for none
+    # of the convolution; PyTorch's default
     kernel_init: nn.initializers.Initializer = torch_uniform
-    padding: str | None = None
-    epsilon: float = 1e-5
-    dtype: Any = jnp.float32
+    padding: str | None = None  # as in `Conv`
+    epsilon: float = 1e-5  # of BN
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:

@@ -13,17 +13,11 @@ _HELD_OUT = 0.2  # fraction of the examples on which they are compared
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearHead:
-    """Logits `features @ kernel + bias`.
+    """Logits `features @ kernel + bias`."""
 
-    Attributes:
-      kernel: float32 `[D, C]`.
-      bias: float32 `[C]`.
-      strength: the chosen inverse of the penalty (scikit-learn's `C`).
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
-    strength: float
+    kernel: np.ndarray  # float32 `[D, C]`
+    bias: np.ndarray  # float32 `[C]`
+    strength: float  # the chosen inverse of the penalty (scikit-learn's `C`)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Float32 `[..., C]` of features `[..., D]`."""
@@ -59,17 +53,8 @@ def fit_linear_head(
     """Logistic regression on standardised features, its penalty chosen on a held-out fifth.
 
     With too small a penalty the probabilities of training images would tend to 0 and 1 and tell a
-    student no more than the labels.
-
-    Args:
-      features: `[N, D]`, or `[N, V, D]`, of which all V views are trained on.
-      labels: int `[N]`; every class occurs.
-      num_classes: C.
-      seed: of the draw of the held-out examples.
-      balanced: whether all classes have the same weight, whatever their number of images.
-
-    Returns:
-      `LinearHead`, trained on all examples.
+    student no more than the labels. Of features `[N, V, D]` all V views are trained on; every class
+    occurs. `balanced` gives all classes the same weight, whatever their number of images.
     """
     from sklearn.linear_model import LogisticRegression  # takes long to import
     from sklearn.metrics import log_loss

@@ -18,29 +18,18 @@ from jaxrobust.models.layers import FeatureMaps, Linear, Network
 
 
 class MultiLabelOutputs(NamedTuple):
-    """Outputs of a multi-label classifier.
+    """Outputs of a multi-label classifier."""
 
-    Attributes:
-      logits: float32 `[B, C]`.
-      label_embeddings: float32 `[B, G, width]`, one per query; G = C by default.
-      features: of the backbone.
-    """
-
-    logits: jax.Array
-    label_embeddings: jax.Array
-    features: FeatureMaps
+    logits: jax.Array  # float32 `[B, C]`
+    label_embeddings: jax.Array  # float32 `[B, G, width]`, one per query; G = C by default
+    features: FeatureMaps  # of the backbone
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of queries to a memory, as in PyTorch.
+    """Multi-head attention of queries to a memory, as in PyTorch."""
 
-    Attributes:
-      num_heads: divisor of the width.
-      dropout: fraction of the attention weights that is dropped in training.
-    """
-
-    num_heads: int
-    dropout: float
+    num_heads: int  # divisor of the width
+    dropout: float  # fraction of the attention weights that is dropped in training
 
     @nn.compact
     def __call__(self, queries: jax.Array, memory: jax.Array, *, train: bool) -> jax.Array:
@@ -68,30 +57,19 @@ class MLDecoder(nn.Module):
 
     The queries are random and not trained: they are in the collection `constants`, which is saved
     with `params`. Defaults are those of L2D's code.
-
-    Attributes:
-      num_classes: C.
-      num_groups: G, number of queries, at most C; None for C, a negative number for 100.
-      width: of the embeddings.
-      hidden: width of the feed-forward layer.
-      num_heads: of the attention.
-      dropout: fraction that is dropped in training, in every dropout.
     """
 
-    num_classes: int
+    num_classes: int  # C
+    # G, number of queries, at most C; None for C, a negative number for 100
     num_groups: int | None = None
-    width: int = 768
-    hidden: int = 2048
-    num_heads: int = 8
-    dropout: float = 0.1
+    width: int = 768  # of the embeddings
+    hidden: int = 2048  # width of the feed-forward layer
+    num_heads: int = 8  # of the attention
+    dropout: float = 0.1  # fraction that is dropped in training, in every dropout
 
     @nn.compact
     def __call__(self, maps: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Decodes a batch; in training a `dropout` random stream is needed.
-
-        Returns:
-          (logits `[B, C]`, label embeddings `[B, G, width]`).
-        """
+        """(logits `[B, C]`, embeddings `[B, G, width]`); training needs a `dropout` stream."""
         groups = self.num_classes if self.num_groups is None else self.num_groups
         groups = min(100 if groups < 0 else groups, self.num_classes)
         duplicates = -(-self.num_classes // groups)
@@ -145,16 +123,7 @@ class MultiLabelClassifier(Network):
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
     ) -> MultiLabelOutputs:
-        """Logits, label embeddings and features.
-
-        In training a `dropout` random stream is needed.
-
-        Args:
-          images: `[B, H, W, 3]`, normalised.
-          train: whether BatchNorm uses, and updates its running averages from, this batch, and
-            units are dropped.
-          where: bool `[B]`; rows that are left out of BatchNorm's statistics are False.
-        """
+        """Logits, label embeddings and features; trains with a `dropout` random stream."""
         features = self.backbone(images, train=train, where=where)
         logits, label_embeddings = self.decoder(features.final.astype(jnp.float32), train=train)
         return MultiLabelOutputs(logits, label_embeddings, features)

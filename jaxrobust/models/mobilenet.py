@@ -50,21 +50,13 @@ class MobileNetV1(Backbone):
 
 
 class InvertedResidual(nn.Module):
-    """conv1x1 to `expansion` times the width, depthwise conv3x3, linear conv1x1; each with BN.
+    """conv1x1 to `expansion` times the width, depthwise conv3x3, linear conv1x1; each with BN."""
 
-    Attributes:
-      features: output channels.
-      stride: of the depthwise convolution.
-      expansion: factor on the input's width; 0 leaves out the first convolution.
-      activation: after the first two convolutions.
-      dtype: computation dtype.
-    """
-
-    features: int
-    stride: int
-    expansion: int
-    activation: Callable[[jax.Array], jax.Array]
-    dtype: Any = jnp.float32
+    features: int  # output channels
+    stride: int  # of the depthwise convolution
+    expansion: int  # factor on the input's width; 0 leaves out the first convolution
+    activation: Callable[[jax.Array], jax.Array]  # after the first two convolutions
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:

@@ -21,21 +21,13 @@ from jaxrobust.models.layers import (
 
 
 class ExitBlock(nn.Module):
-    """conv1x1 - conv KxK with stride K - conv1x1, each with bias, BN and ReLU.
+    """conv1x1 - conv KxK with stride K - conv1x1, each with bias, BN and ReLU."""
 
-    Attributes:
-      features: channels of the last convolution.
-      hidden: channels of the first two.
-      kernel: K, the factor by which the map shrinks.
-      kernel_init: of the convolutions' weights.
-      dtype: computation dtype.
-    """
-
-    features: int
-    hidden: int
-    kernel: int
-    kernel_init: nn.initializers.Initializer = torch_uniform
-    dtype: Any = jnp.float32
+    features: int  # channels of the last convolution
+    hidden: int  # channels of the first two
+    kernel: int  # K, the factor by which the map shrinks
+    kernel_init: nn.initializers.Initializer = torch_uniform  # of the convolutions' weights
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
@@ -80,14 +72,8 @@ class MultiExit(Network):
     ) -> tuple[jax.Array, jax.Array]:
         """Logits and the features that they are computed from, float32.
 
-        Args:
-          images: `[B, H, W, 3]`, normalised.
-          train: whether BatchNorm uses, and updates its running averages from, this batch.
-          where: bool `[B]`; rows that are left out of BatchNorm's statistics are False.
-
-        Returns:
-          Logits `[B, 2 + exits, C]` of the positive head, the negative head and the exits, shallow
-          to deep, and features `[B, 1 + exits, D]` of the last stage and the exits.
+        Logits are `[B, 2 + exits, C]` of the positive head, the negative head and the exits,
+        shallow to deep, and features `[B, 1 + exits, D]` of the last stage and the exits.
         """
         stages = self.backbone.stages(images, train=train, where=where)
         width = stages.pooled.shape[-1]

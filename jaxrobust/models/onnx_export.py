@@ -40,25 +40,15 @@ _BATCHES = (1, 3)  # batch sizes at which a file is checked
 
 @dataclasses.dataclass(frozen=True)
 class OnnxFile:
-    """Facts about a file that was written.
+    """Facts about a file that was written."""
 
-    Attributes:
-      num_bytes: its size.
-      opset: version of ONNX's operators.
-      difference: largest difference of an output from the network's, relative to the largest.
-    """
-
-    num_bytes: int
-    opset: int
-    difference: float
+    num_bytes: int  # its size
+    opset: int  # version of ONNX's operators
+    difference: float  # largest difference of an output from the network's, relative to the largest
 
 
 def check_packages() -> None:
-    """Checks that onnx and onnxruntime are installed.
-
-    Raises:
-      UserError: if one is missing.
-    """
+    """Checks that onnx and onnxruntime are installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -133,15 +123,8 @@ def write_onnx(
 ) -> OnnxFile:
     """Writes `(variables, inputs) -> outputs` as an ONNX file; see `save_onnx`.
 
-    Args:
-      function: is traced, in float32.
-      variables: become constants.
-      inputs: `[n, ...]` by which the outputs are compared.
-      path: of the file.
-      names: of input and output.
-      metadata: properties of the model.
-      what: it is, in messages.
-      int8: as in `save_onnx`.
+    The function is traced in float32, with the variables as constants, and compared on `inputs`
+    `[n, ...]`. `names` are of input and output; `what` is it, in messages.
     """
     check_packages()
     model = to_onnx(

@@ -49,23 +49,14 @@ _PACKAGED = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
-    """A pretrained network without a classifier.
+    """A pretrained network without a classifier."""
 
-    Attributes:
-      arch: `model_type` of its repository.
-      network: from normalised images `[B, H, W, 3]` to features float32 `[B, D]`.
-      variables: of the network.
-      mean: of each channel on the [0, 1] scale.
-      std: standard deviation of each channel, on the same scale.
-      size: side in pixels of the images that it was published for.
-    """
-
-    arch: str
-    network: nn.Module
-    variables: Mapping[str, Any]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int
+    arch: str  # `model_type` of its repository
+    network: nn.Module  # from normalised images `[B, H, W, 3]` to features float32 `[B, D]`
+    variables: Mapping[str, Any]  # of the network
+    mean: tuple[float, ...]  # of each channel on the [0, 1] scale
+    std: tuple[float, ...]  # standard deviation of each channel, on the same scale
+    size: int  # side in pixels of the images that it was published for
 
     def module(self) -> nn.Module:
         """The network that `variables` belong to."""
@@ -73,11 +64,7 @@ class Encoder:
 
 
 def load_pretrained(name: str) -> StoredClassifier:
-    """The network of `load_encoder` with a classifier.
-
-    Raises:
-      UserError: as there, or it has no classifier.
-    """
+    """The network of `load_encoder` with a classifier."""
     found = load_encoder(name)
     if isinstance(found, Encoder):
         raise UserError(
@@ -88,17 +75,12 @@ def load_pretrained(name: str) -> StoredClassifier:
 
 
 def load_encoder(name: str) -> StoredClassifier | Encoder:
-    """A pretrained network, with the normalisation of its images.
+    """A pretrained network, with the normalisation of its images, which must be known.
 
-    Args:
-      name: `"efficientnet_lite0"` or `"efficientnet_lite2"` (ImageNet weights of
-        `jaxrobust[pretrained]`); `"hf:REPO"`, a repository of the Hugging Face hub with
-        `config.json` and `model.safetensors` of timm, or of transformers' DINOv2, CLIP or SigLIP
-        with `preprocessor_config.json`; or a folder that `jaxrobust.models.convert` or a run wrote.
-
-    Raises:
-      UserError: if there is no such network, a package is not installed, the hub cannot be reached,
-        or the normalisation of the network's images is not known.
+    `name`: `"efficientnet_lite0"` or `"efficientnet_lite2"` (ImageNet weights of
+    `jaxrobust[pretrained]`); `"hf:REPO"`, a repository of the Hugging Face hub with `config.json`
+    and `model.safetensors` of timm, or of transformers' DINOv2, CLIP or SigLIP with
+    `preprocessor_config.json`; or a folder that `jaxrobust.models.convert` or a run wrote.
     """
     if name in _PACKAGED:
         return _packaged(name)

@@ -13,15 +13,10 @@ from jaxrobust.models.layers import BatchNorm, Conv, FeatureMaps, Network, torch
 
 
 class Gaussian(NamedTuple):
-    """A student's prediction of a teacher's map.
+    """A student's prediction of a teacher's map."""
 
-    Attributes:
-      mean: `[B, H, W, C]`.
-      variance_logits: float32 `[C]`, of `losses.variational_information_loss`.
-    """
-
-    mean: jax.Array
-    variance_logits: jax.Array
+    mean: jax.Array  # `[B, H, W, C]`
+    variance_logits: jax.Array  # float32 `[C]`, of `losses.variational_information_loss`
 
 
 class HintRegressor(Network):
@@ -29,28 +24,18 @@ class HintRegressor(Network):
 
     The convolution is 1x1 where sizes agree, 3x3 with stride 2 where the student's map is twice as
     large, and a transposed 4x4 one with stride 2 where it is half as large.
-
-    Attributes:
-      level: index of the student's map.
-      features: channels of the teacher's map.
-      size: its height and width.
-      dtype: computation dtype.
     """
 
-    level: int
-    features: int
-    size: tuple[int, int]
-    dtype: Any = jnp.float32
+    level: int  # index of the student's map
+    features: int  # channels of the teacher's map
+    size: tuple[int, int]  # its height and width
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(
         self, features: FeatureMaps, *, train: bool = False, where: jax.Array | None = None
     ) -> FeatureMaps:
-        """The features with the regressed map as the only one of `maps`.
-
-        Raises:
-          ValueError: if the sizes of the maps are in another ratio.
-        """
+        """The features with the regressed map as the only one of `maps`."""
         x = features.outputs[self.level].astype(self.dtype)
         height, width = x.shape[1:3]
         if (height, width) == tuple(self.size):
@@ -80,20 +65,13 @@ class VariationalRegressor(Network):
     """VID's regressors: three 1x1 convolutions per map, and a variance per channel.
 
     A map that is larger than the teacher's is pooled before.
-
-    Attributes:
-      channels: of the teacher's maps, shallow to deep.
-      sizes: (height, width) of the teacher's maps.
-      variance: of every channel at initialisation.
-      min_variance: of `losses.variational_information_loss`.
-      dtype: computation dtype.
     """
 
-    channels: Sequence[int]
-    sizes: Sequence[tuple[int, ...]]
-    variance: float = 5.0
-    min_variance: float = 1e-5
-    dtype: Any = jnp.float32
+    channels: Sequence[int]  # of the teacher's maps, shallow to deep
+    sizes: Sequence[tuple[int, ...]]  # (height, width) of the teacher's maps
+    variance: float = 5.0  # of every channel at initialisation
+    min_variance: float = 1e-5  # of `losses.variational_information_loss`
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(

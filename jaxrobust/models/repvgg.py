@@ -17,19 +17,12 @@ _EPSILON = BatchNorm.epsilon
 
 
 class RepVGGBlock(nn.Module):
-    """BN(conv3x3) + BN(conv1x1) + BN of the input where the shape stays, before the ReLU.
+    """BN(conv3x3) + BN(conv1x1) + BN of the input where the shape stays, before the ReLU."""
 
-    Attributes:
-      features: output channels.
-      stride: step in both directions.
-      deployed: whether there is one conv3x3 with bias in place of the branches.
-      dtype: computation dtype.
-    """
-
-    features: int
-    stride: int
-    deployed: bool
-    dtype: Any = jnp.float32
+    features: int  # output channels
+    stride: int  # step in both directions
+    deployed: bool  # whether there is one conv3x3 with bias in place of the branches
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool, where: jax.Array | None) -> jax.Array:
@@ -93,13 +86,9 @@ def _fused(kernel: jax.Array, norm: Mapping, stats: Mapping) -> tuple[jax.Array,
 
 
 def reparameterize(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of the deployed RepVGG backbone that computes the same in evaluation mode.
+    """`params` of the backbone with `deployed=True` that computes the same in evaluation mode.
 
-    Args:
-      variables: `params` and `batch_stats` of a RepVGG backbone as trained.
-
-    Returns:
-      `params` of the same backbone with `deployed=True`.
+    `variables` are the `params` and `batch_stats` of a RepVGG backbone as trained.
     """
     params = {}
     for name, block in variables["params"].items():

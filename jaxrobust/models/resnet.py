@@ -124,13 +124,7 @@ class ResNetBackbone(Backbone):
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
     ) -> FeatureMaps:
-        """Features at the end of every stage, and pooled.
-
-        Args:
-          images: `[B, H, W, 3]`, normalised.
-          train: whether BatchNorm uses, and updates its running averages from, this batch.
-          where: bool `[B]`; rows that are left out of BatchNorm's statistics are False.
-        """
+        """Features at the end of every stage, and pooled."""
         x = self.stem_conv(images.astype(self.dtype))
         x = nn.relu(self.stem_norm(x, train=train, where=where))
         if self.stem == "imagenet":

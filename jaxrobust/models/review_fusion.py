@@ -38,20 +38,14 @@ def _resize_nearest(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
 class FusionBlock(nn.Module):
     """Attention-based fusion of one level with the output of the deeper level.
 
-        x = BN(conv1x1(x));    a = sigmoid(conv1x1([x, y]));    x = a_0 x + a_1 y
-        out = BN(conv3x3(x))
-
-    Attributes:
-      features: channels of `out`, the teacher's.
-      size: height and width of `out`, the teacher's.
-      width: channels of x.
-      dtype: computation dtype.
+    x = BN(conv1x1(x));    a = sigmoid(conv1x1([x, y]));    x = a_0 x + a_1 y
+    out = BN(conv3x3(x))
     """
 
-    features: int
-    size: tuple[int, int]
-    width: int
-    dtype: Any = jnp.float32
+    features: int  # channels of `out`, the teacher's
+    size: tuple[int, int]  # height and width of `out`, the teacher's
+    width: int  # channels of x
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(
@@ -62,11 +56,7 @@ class FusionBlock(nn.Module):
         train: bool = False,
         where: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Fused maps.
-
-        Returns:
-          (out `[B, *size, features]`, x `[B, *size, width]` for the shallower level).
-        """
+        """Fused maps `[B, *size, features]`, and x `[B, *size, width]` for the shallower level."""
         x = Conv(self.width, 1, kernel_init=_lecun_uniform, dtype=self.dtype, name="conv1")(x)
         x = BatchNorm(dtype=self.dtype, name="norm1")(x, train=train, where=where)
         if y is not None:
@@ -95,30 +85,21 @@ class ReviewFusion(Network):
     """Student maps in the shapes of the teacher's, deep ones fused into shallow ones.
 
     One `FusionBlock` per level, from the deepest to the shallowest.
-
-    Attributes:
-      channels: of the teacher's levels, shallow to deep.
-      sizes: (height, width) of the teacher's levels.
-      levels: the student's levels, shallow to deep.
-      width: channels of the fusion; None for those of the student's deepest level, at most 512.
-      dtype: computation dtype.
     """
 
-    channels: Sequence[int]
-    sizes: Sequence[tuple[int, int]]
+    channels: Sequence[int]  # of the teacher's levels, shallow to deep
+    sizes: Sequence[tuple[int, int]]  # (height, width) of the teacher's levels
+    # the student's levels, shallow to deep
     levels: Callable[[FeatureMaps], tuple[jax.Array, ...]] = review_levels
+    # channels of the fusion; None for those of the student's deepest level, at most 512
     width: int | None = None
-    dtype: Any = jnp.float32
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(
         self, features: FeatureMaps, *, train: bool = False, where: jax.Array | None = None
     ) -> FeatureMaps:
-        """The features with `maps` fused, one for each of the teacher's levels.
-
-        Raises:
-          ValueError: if the student has fewer levels than the teacher.
-        """
+        """The features with `maps` fused, one for each of the teacher's levels."""
         levels = self.levels(features)[-len(self.channels) :]
         if len(levels) < len(self.channels):
             raise ValueError(

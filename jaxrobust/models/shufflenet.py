@@ -26,20 +26,13 @@ class GroupUnit(nn.Module):
 
     With stride 2 the average-pooled input is concatenated to the output, else the input is added to
     it. Returns the result after and before the last ReLU.
-
-    Attributes:
-      features: output channels, including those of a concatenated input.
-      stride: of the depthwise convolution.
-      first_groups: groups of the first convolution and of the shuffle.
-      groups: groups of the last convolution.
-      dtype: computation dtype.
     """
 
-    features: int
-    stride: int
-    first_groups: int
-    groups: int
-    dtype: Any = jnp.float32
+    features: int  # output channels, including those of a concatenated input
+    stride: int  # of the depthwise convolution
+    first_groups: int  # groups of the first convolution and of the shuffle
+    groups: int  # groups of the last convolution
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(
@@ -89,16 +82,11 @@ class SplitUnit(nn.Module):
 
     With `down` both halves are convolutions of the whole input, with stride 2. Returns the output
     after and before the last ReLU of the convolved half.
-
-    Attributes:
-      features: output channels.
-      down: whether the resolution is halved.
-      dtype: computation dtype.
     """
 
-    features: int
-    down: bool
-    dtype: Any = jnp.float32
+    features: int  # output channels
+    down: bool  # whether the resolution is halved
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(

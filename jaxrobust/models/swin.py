@@ -51,16 +51,11 @@ class WindowAttention(nn.Module):
     """Self-attention within windows of 7x7 positions, shifted by `shift`.
 
     Maps are padded to whole windows. An axis that one window covers is not shifted.
-
-    Attributes:
-      num_heads: divisor of the width.
-      shift: 0 or 3.
-      dtype: computation dtype.
     """
 
-    num_heads: int
-    shift: int
-    dtype: Any = jnp.float32
+    num_heads: int  # divisor of the width
+    shift: int  # 0 or 3
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -96,19 +91,12 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """x + attention(LN(x)), then x + MLP(LN(x)), with stochastic depth in training.
+    """x + attention(LN(x)), then x + MLP(LN(x)), with stochastic depth in training."""
 
-    Attributes:
-      num_heads: of the attention.
-      shift: of the attention's windows.
-      drop: probability that a branch is dropped for a row of the batch.
-      dtype: computation dtype.
-    """
-
-    num_heads: int
-    shift: int
-    drop: float
-    dtype: Any = jnp.float32
+    num_heads: int  # of the attention
+    shift: int  # of the attention's windows
+    drop: float  # probability that a branch is dropped for a row of the batch
+    dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool) -> jax.Array:

@@ -30,21 +30,11 @@ _NUM_COMPONENTS = 256
 def embed_texts(
     texts: Any, backbone: str, *, batch_size: int, progress: bool
 ) -> tuple[np.ndarray, str, str, str]:
-    """Embeddings of texts, of unit length.
+    """Embeddings of N texts, of unit length.
 
-    Args:
-      texts: N strings.
-      backbone: one of `TEXT_BACKBONES`; `"text"` is `"minilm"` if its packages are installed, else
-        `"tfidf"`.
-      batch_size: texts at a time.
-      progress: whether to show a bar.
-
-    Returns:
-      (float16 `[N, D]`, the backbone, SHA-256 of its weights or "", SHA-256 of the texts).
-
-    Raises:
-      UserError: the packages of `"minilm"` are not installed.
-      DataError: these are not strings, or none has a word.
+    `backbone` is one of `TEXT_BACKBONES`; `"text"` is `"minilm"` if its packages are installed,
+    else `"tfidf"`. Returns (float16 `[N, D]`, the backbone, SHA-256 of its weights or "", SHA-256
+    of the texts).
     """
     texts = _checked(texts)
     data = hashlib.sha256(json.dumps(texts).encode()).hexdigest()

@@ -229,16 +229,11 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "student.")
 
 
 class Checkpoint(NamedTuple):
-    """The weights of a checkpoint.
+    """The weights of a checkpoint."""
 
-    Attributes:
-      tensors: by PyTorch name.
-      taken: keys under which they were in the file, outermost first.
-      left: keys of other weights in the file: moving averages, or the weights they are averages of.
-    """
-
-    tensors: dict[str, np.ndarray]
-    taken: tuple[str, ...]
+    tensors: dict[str, np.ndarray]  # by PyTorch name
+    taken: tuple[str, ...]  # keys under which they were in the file, outermost first
+    # keys of other weights in the file: moving averages, or the weights they are averages of
     left: tuple[str, ...]
 
 
@@ -246,16 +241,9 @@ def read_checkpoint(path: pathlib.Path, *, ema: bool = False) -> Checkpoint:
     """A state dict saved by PyTorch or as safetensors, alone or in a training checkpoint.
 
     In a checkpoint it is under `model`, `state_dict`, `net`, `model_state_dict` or `student`, and a
-    moving average under `model_ema` or a similar key. Prefixes of wrappers (`module.`, `model.`,
-    `_orig_mod.`, `backbone.`, `student.`) are removed; of a distiller only the student is read.
-
-    Args:
-      path: `.safetensors`, or any other suffix for a file written by `torch.save`.
-      ema: whether to read the moving average if there are both.
-
-    Raises:
-      UserError: if the file is missing or damaged, holds no state dict, or no moving average with
-        `ema`, or its pickle names anything but tensors and the values that are skipped.
+    moving average, read with `ema`, under `model_ema` or a similar key. Prefixes of wrappers
+    (`module.`, `model.`, `_orig_mod.`, `backbone.`, `student.`) are removed; of a distiller only
+    the student is read. A pickle that names anything but tensors and the skipped values is refused.
     """
     path = pathlib.Path(path)
     if not path.is_file():

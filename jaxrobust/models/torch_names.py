@@ -248,13 +248,7 @@ _FAMILIES = {
 
 
 def torch_module(backbone: nn.Module, path: tuple[str, ...]) -> str:
-    """Name of a module of a classifier in published weights.
-
-    Args:
-      backbone: of the classifier.
-      path: of the innermost linen module in the classifier's parameters, such as
-        `("backbone", "blocks_0", "Conv_1", "Conv_0")`.
-    """
+    """Published name of the innermost module at a path such as `("backbone", "Conv_0")`."""
     if path[0] == "primary":
         return "fc"
     # Our layers wrap one of linen's.

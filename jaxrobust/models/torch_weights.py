@@ -23,19 +23,11 @@ def load_torch_weights(
     tensors: Mapping[str, np.ndarray],
     modules: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Any]:
-    """Fills a network's variables with the tensors of a PyTorch state dict.
+    """A network's variables, or a part of them, with the values of a PyTorch state dict.
 
-    Args:
-      variables: of the linen network, or a part of them; only shapes and dtypes are used.
-      tensors: by PyTorch name, such as `layer1.0.conv1.weight`. `num_batches_tracked` is ignored.
-      modules: PyTorch module name, such as `layer1.0.conv1`, -> path of the linen module that
-        holds the leaves.
-
-    Returns:
-      New variables with the structure of `variables`.
-
-    Raises:
-      ValueError: if a tensor has no variable, has another shape, or a variable has no tensor.
+    `modules` maps a PyTorch module, such as `layer1.0.conv1`, to the path of the linen module that
+    holds its leaves; `num_batches_tracked` is ignored. ValueError if a tensor has no variable, has
+    another shape, or a variable has no tensor.
     """
     wanted: dict[Any, Any] = traverse_util.flatten_dict(dict(variables))
     filled = {}

@@ -11,17 +11,11 @@ UNSUPERVISED_HEAD = "unsupervised_head"
 
 
 class MLPHead(nn.Module):
-    """Linear, ReLU, dropout, linear.
+    """Linear, ReLU, dropout, linear."""
 
-    Attributes:
-      num_classes: outputs.
-      hidden: width of the hidden layer.
-      dropout: fraction of the hidden units that is dropped in training.
-    """
-
-    num_classes: int
-    hidden: int = 1024
-    dropout: float = 0.5
+    num_classes: int  # outputs
+    hidden: int = 1024  # width of the hidden layer
+    dropout: float = 0.5  # fraction of the hidden units that is dropped in training
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:

@@ -63,35 +63,22 @@ class VisionTransformer(nn.Module):
 
     The feature is the class token after the last norm (DINOv2, CLIP), or what the attention of a
     learned probe to all patches makes of them (SigLIP).
-
-    Attributes:
-      width: D.
-      hidden_width: of each layer's hidden units.
-      num_layers: of attention.
-      num_heads: of each layer, a divisor of D.
-      patch: side of a patch in pixels.
-      grid: patches along a side, for which positions were learned; for another number they are
-        interpolated.
-      activation: `"gelu"`, `"gelu_pytorch_tanh"` or `"quick_gelu"`.
-      epsilon: of the norms.
-      class_token: whether there is one; without it the feature is that of a probe.
-      patch_bias: whether the convolution of the patches has one.
-      first_norm: whether the sequence is normalised before the first layer.
-      layer_scale: whether a layer's two parts are scaled before they are added.
     """
 
-    width: int
-    hidden_width: int
-    num_layers: int
-    num_heads: int
-    patch: int
+    width: int  # D
+    hidden_width: int  # of each layer's hidden units
+    num_layers: int  # of attention
+    num_heads: int  # of each layer, a divisor of D
+    patch: int  # side of a patch in pixels
+    # patches along a side, for which positions were learned; for another number they are
+    # interpolated
     grid: int
-    activation: str
-    epsilon: float
-    class_token: bool
-    patch_bias: bool
-    first_norm: bool
-    layer_scale: bool
+    activation: str  # `"gelu"`, `"gelu_pytorch_tanh"` or `"quick_gelu"`
+    epsilon: float  # of the norms
+    class_token: bool  # whether there is one; without it the feature is that of a probe
+    patch_bias: bool  # whether the convolution of the patches has one
+    first_norm: bool  # whether the sequence is normalised before the first layer
+    layer_scale: bool  # whether a layer's two parts are scaled before they are added
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -179,11 +166,7 @@ def family_of(model_type: str) -> str:
 
 
 def vision_transformer(config: Mapping[str, Any]) -> VisionTransformer:
-    """The network that a `config.json` with one of `MODEL_TYPES` describes.
-
-    Raises:
-      ValueError, TypeError or AttributeError: a size, or another option, cannot be.
-    """
+    """The network that a `config.json` with one of `MODEL_TYPES` describes."""
     family = family_of(config["model_type"])
     facts = {**_DEFAULTS, **_OF_FAMILY[family], **(config.get("vision_config") or config)}
     if family == "dinov2":
@@ -238,11 +221,7 @@ _OF_LAYER = {
 
 
 def vit_variables(module: VisionTransformer, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Variables of a network from the tensors of its repository; a text tower's are not read.
-
-    Raises:
-      ValueError: a tensor is missing or has another shape.
-    """
+    """Variables of a network from the tensors of its repository; a text tower's are not read."""
     is_dinov2 = module.layer_scale
     tower = "dinov2." if is_dinov2 else "vision_model."
     tensors = {name.removeprefix(tower): tensor for name, tensor in tensors.items()}

@@ -6,22 +6,15 @@ from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
-    """A function in a registry, described without importing it.
+    """A function in a registry, described without importing it."""
 
-    Attributes:
-      function: `"module:name"`, or the function.
-      summary: a line for `jaxrobust list`.
-      recipe: of a method, the dataclass of the recipe that it is built from.
-      has_tables: whether the state of a method has a row for each training example, so that its
-        programs are compiled for their number.
-      weighted: whether the losses of a method for noisy labels take weights of examples.
-    """
-
-    function: str | Callable[..., Any]
-    summary: str = ""
-    recipe: type | None = None
+    function: str | Callable[..., Any]  # `"module:name"`, or the function
+    summary: str = ""  # a line for `jaxrobust list`
+    recipe: type | None = None  # of a method, the dataclass of the recipe that it is built from
+    # whether the state of a method has a row for each training example, so that its programs are
+    # compiled for their number
     has_tables: bool = False
-    weighted: bool = True
+    weighted: bool = True  # whether the losses of a method for noisy labels take weights
 
 
 class Registry(MutableMapping[str, Callable[..., Any]]):

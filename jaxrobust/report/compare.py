@@ -32,18 +32,12 @@ def _of_labels(name: str) -> Callable[[dict], float]:
 
 
 class _Comparison(NamedTuple):
-    """How the runs of one task are compared.
+    """How the runs of one task are compared."""
 
-    Attributes:
-      problem: results -> values that must agree in all runs.
-      columns: heading -> (results -> fraction in [0, 1]).
-      note: results -> sentence about the rounds or epochs of the columns.
-      figures: quantity on the horizontal axis, the default first -> drawing function.
-    """
-
-    problem: Callable[[dict], tuple]
-    columns: dict[str, Callable[[dict], float]]
-    note: Callable[[dict], str]
+    problem: Callable[[dict], tuple]  # results -> values that must agree in all runs
+    columns: dict[str, Callable[[dict], float]]  # heading -> (results -> fraction in [0, 1])
+    note: Callable[[dict], str]  # results -> sentence about the rounds or epochs of the columns
+    # quantity on the horizontal axis, the default first -> drawing function
     figures: dict[str, Callable]
 
 
@@ -102,11 +96,7 @@ _COMPARISONS = {
 
 
 def load_results(workdir: pathlib.Path) -> dict:
-    """`results.json` of a finished run.
-
-    Raises:
-      UserError: if the run is not finished, or the file is damaged.
-    """
+    """`results.json` of a finished run."""
     if not (workdir / "results.json").exists():
         raise UserError(f"{workdir} holds no results.json; let its run finish first.")
     return read_object(workdir / "results.json")
@@ -121,14 +111,8 @@ def group(workdirs: list[pathlib.Path], by: str) -> dict[str, list[dict]]:
 def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Path]]:
     """Workdirs of single seeds by label, every label's seeds in ascending order.
 
-    Args:
-      workdirs: folders of finished runs, of one seed or of several (`num_seeds`).
-      by: a field of `config.json`, such as `method` or `select.fine`; several are joined by commas.
-        Empty: the method, or what else differs where two runs of a method have the same seed.
-
-    Raises:
-      UserError: if a run lacks the field, the runs are of different problems, or a label holds one
-        seed twice.
+    `by` is a field of `config.json`, such as `method` or `select.fine`; several are joined by
+    commas. Empty: the method, or what else differs where two runs of a method have the same seed.
     """
     groups: dict[str, dict[int, pathlib.Path]] = collections.defaultdict(dict)
     problems = {}
@@ -273,11 +257,7 @@ def draw(
     x: str | None = None,
     columns: int | None = None,
 ) -> None:
-    """The figure of the runs' task, a line per label with a band over its seeds.
-
-    Raises:
-      UserError: if the task's figure has no such axis.
-    """
+    """The figure of the runs' task, a line per label with a band over its seeds."""
     figures = _comparison(groups).figures
     x = x or next(iter(figures))
     if x not in figures:

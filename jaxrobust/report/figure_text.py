@@ -59,17 +59,11 @@ MAX_LETTERS = 24
 
 
 class Font(NamedTuple):
-    """An installed font.
+    """An installed font."""
 
-    Attributes:
-      family: its name in Matplotlib.
-      path: its file.
-      letters: its code points.
-    """
-
-    family: str
-    path: str
-    letters: frozenset[int]
+    family: str  # its name in Matplotlib
+    path: str  # its file
+    letters: frozenset[int]  # its code points
 
 
 @functools.cache

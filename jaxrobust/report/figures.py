@@ -56,13 +56,10 @@ def learning_curves(
 ) -> None:
     """Draws accuracy, query precision and query recall by round, those that are known.
 
-    Args:
-      runs: label -> results of one or more seeds (contents of `results.json`); for several seeds
-        the line is their mean and the band one standard deviation to each side.
-      path: the PNG to write.
-      x: "rounds", or "annotated": the number of images annotated so far, for precision and recall
-        including the query.
-      columns: panels side by side; None for all.
+    `runs` maps a label to the results of one or more seeds (contents of `results.json`); for
+    several seeds the line is their mean and the band one standard deviation to each side. `x` is
+    "rounds", or "annotated": the number of images annotated so far, for precision and recall
+    including the query. `columns`: panels side by side; None for all.
     """
     panels = (
         ("Accuracy on known classes (%)", _accuracy(x)),
@@ -178,12 +175,8 @@ def noisy_label_curves(
 ) -> None:
     """Draws test accuracy, calibration error and detection of wrong labels by epoch.
 
-    Args:
-      runs: label -> results of one or more seeds (contents of `results.json`), as for
-        `learning_curves`. The first two are left out without test images. If neither they nor the
-        true labels are known, the fraction of flagged labels is drawn.
-      path: the PNG to write.
-      columns: panels side by side; None for all.
+    Arguments as in `learning_curves`. The first two are left out without test images. If neither
+    they nor the true labels are known, the fraction of flagged labels is drawn.
     """
     first = next(iter(runs.values()))[0]
     panels = []
@@ -220,13 +213,8 @@ def distillation_curves(
 ) -> None:
     """Draws a student's test accuracy, calibration error and agreement of gradients by epoch.
 
-    The latter is the cosine of the gradients of cross-entropy and BinaryKL of the primary head.
-
-    Args:
-      runs: label -> results of one or more seeds (contents of `results.json`), as for
-        `learning_curves`. The gradients are left out if a run has none, such as without a teacher.
-      path: the PNG to write.
-      columns: panels side by side; None for all.
+    The latter is the cosine of the gradients of cross-entropy and BinaryKL of the primary head,
+    left out if a run has none, such as without a teacher. Arguments as in `learning_curves`.
     """
     first = next(iter(runs.values()))[0]
     panels = [
@@ -250,11 +238,7 @@ def multilabel_curves(
 ) -> None:
     """Draws a student's mAP, and its F1 for each image's true number of labels, by epoch.
 
-    Args:
-      runs: label -> results of one or more seeds (contents of `results.json`), as for
-        `learning_curves`.
-      path: the PNG to write.
-      columns: panels side by side; None for all.
+    Arguments as in `learning_curves`.
     """
     first = next(iter(runs.values()))[0]
     titles = {
@@ -391,13 +375,9 @@ def score_histogram(
 ) -> None:
     """Draws the distribution of a score of the given labels, and the rule that splits them.
 
-    Args:
-      scores: [N] by network, high for labels that look right.
-      title: column of the score.
-      path: the PNG to write.
-      is_wrong: bool [N], whether a label is wrong, if known.
-      thresholds: by network, the score below which labels are flagged; None to draw the mixture of
-        two Gaussians instead.
+    `scores` are `[N]` by network, high for labels that look right; `is_wrong` bool `[N]`, if known;
+    `thresholds`, by network, the score below which labels are flagged, None to draw the mixture of
+    two Gaussians instead.
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
@@ -445,11 +425,8 @@ def query_histograms(
 ) -> None:
     """Draws the distribution of each score of a query over the pool and over the chosen images.
 
-    Args:
-      scores: by name, arrays over the bins: their limits `from` and `to`, and the numbers of images
-        in the `pool`, `chosen` and, if the truth is known, `unknown`.
-      path: the PNG to write.
-      columns: panels side by side; None for all.
+    `scores` are, by name, arrays over the bins: their limits `from` and `to`, and the numbers of
+    images in the `pool`, `chosen` and, if the truth is known, `unknown`.
     """
     figure, axes = _panels(len(scores), columns, height=2.8)
     for axis, (name, bins) in zip(axes, scores.items(), strict=True):
@@ -519,13 +496,10 @@ def contact_sheet(
     *,
     wrong: np.ndarray | None = None,
 ) -> None:
-    """Writes one PNG of all images with text below each, row by row.
+    """Writes one PNG of all images, uint8 `[n, H, W, 3]`, n >= 1, with text below each, row by row.
 
-    Args:
-      images: uint8 `[n, H, W, 3]`, n >= 1; scaled to tiles.
-      captions: one per image, all of the same number of lines; long lines are cut.
-      path: the PNG to write.
-      wrong: bool [n], whether the caption is orange, else green; None for black ones.
+    Captions have the same number of lines; long lines are cut. They are orange where `wrong` bool
+    `[n]`, else green; black without it.
     """
     from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 

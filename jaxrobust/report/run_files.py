@@ -22,21 +22,13 @@ TASKS = {
 
 
 class RunFiles(NamedTuple):
-    """The files of one seed's workdir.
+    """The files of one seed's workdir."""
 
-    Attributes:
-      workdir: the folder.
-      config: the recipe.
-      results: of a finished run, else None.
-      starts: environment of every start.
-      events: lines of `metrics.jsonl`.
-    """
-
-    workdir: pathlib.Path
-    config: dict
-    results: dict | None
-    starts: list[dict]
-    events: list[dict]
+    workdir: pathlib.Path  # the folder
+    config: dict  # the recipe
+    results: dict | None  # of a finished run, else None
+    starts: list[dict]  # environment of every start
+    events: list[dict]  # lines of `metrics.jsonl`
 
     @property
     def seconds(self) -> float | None:
@@ -61,11 +53,7 @@ def read_run(workdir: pathlib.Path) -> RunFiles:
 
 
 def single_seeds(workdirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-    """The folders, with one of several seeds replaced by the folder of each seed.
-
-    Raises:
-      UserError: if one is not a workdir.
-    """
+    """The folders, with one of several seeds replaced by the folder of each seed."""
     single = []
     for workdir in workdirs:
         seeds = sorted(
@@ -102,11 +90,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def read_rows(path: pathlib.Path) -> list[list[str]]:
-    """Rows of a CSV file as they were before `escape_formula`; empty if it does not exist.
-
-    Raises:
-      UserError: if it is damaged.
-    """
+    """Rows of a CSV file as they were before `escape_formula`; empty if it does not exist."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [list(map(unescape_formula, row)) for row in csv.reader(file)]
@@ -127,11 +111,7 @@ def read_tables(runs: Iterable[RunFiles], name: str) -> dict[pathlib.Path, list[
 
 
 def to_numbers(path: pathlib.Path, rows: list[list[str]], first: int) -> np.ndarray:
-    """Cells below a file's header, from column `first` on.
-
-    Raises:
-      UserError: if one is not a number, or there is none.
-    """
+    """Cells below a file's header, from column `first` on."""
     try:
         numbers = np.array([row[first:] for row in rows[1:]], float)
         if not numbers.size:

@@ -27,7 +27,6 @@ def write(
       path: of the page, such as `queries/round_00.html`; the saved table has its name, as `.csv`.
       rows: the table as written to CSV, after `escape_formula`: the header, which begins with `id`,
         `file`, `label`, and a row for each image, in order of choice.
-      class_names: of the known classes.
       root: folder that the files are relative to; None if they are not shown.
       pictures: uint8 `[n, H, W, 3]` of the images, shown instead of their files.
       suggestions: class and probability of each image by the present classifier, which the person

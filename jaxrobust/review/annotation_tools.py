@@ -26,20 +26,13 @@ _MODEL = "jaxrobust"
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """An image to annotate.
+    """An image to annotate."""
 
-    Attributes:
-      id: position in the run's data set.
-      file: relative to the folder of the data set.
-      suggested: the suggested class; empty for none.
-      score: of the suggestion, by which the tool can sort.
-      facts: further text to show, by name.
-    """
-
-    id: int
-    file: str
-    suggested: str = ""
-    score: float = 0.0
+    id: int  # position in the run's data set
+    file: str  # relative to the folder of the data set
+    suggested: str = ""  # the suggested class; empty for none
+    score: float = 0.0  # of the suggestion, by which the tool can sort
+    # further text to show, by name
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -52,16 +45,7 @@ class Answer:
 
 
 def label_studio_tasks(items: Iterable[Item], *, model: str, url: str = LOCAL_FILES) -> list[dict]:
-    """Tasks for Label Studio's import.
-
-    Args:
-      items: the images.
-      model: version of the model in the pre-annotations.
-      url: prefix of every percent-encoded file.
-
-    Returns:
-      One JSON-able task per image.
-    """
+    """A task for Label Studio's import per image; `url` prefixes percent-encoded files."""
     tasks = []
     for item in items:
         data = {
@@ -87,12 +71,7 @@ def label_studio_tasks(items: Iterable[Item], *, model: str, url: str = LOCAL_FI
 
 
 def label_studio_interface(class_names: Sequence[str], facts: Iterable[str] = ()) -> str:
-    """The XML of a labelling interface: the image, and one choice of its class.
-
-    Args:
-      class_names: to choose from.
-      facts: names in `Item.facts` that are shown above the image.
-    """
+    """The XML of a labelling interface: the image, the facts, one choice of a class."""
     view = ElementTree.Element("View")
     for name in facts:
         title = name.replace("_", " ").capitalize()
@@ -107,11 +86,7 @@ def label_studio_interface(class_names: Sequence[str], facts: Iterable[str] = ()
 
 
 def read_label_studio(path: pathlib.Path) -> list[Answer]:
-    """The answers in an export of Label Studio, JSON or JSON-MIN; the last one of each image.
-
-    Raises:
-      UserError: if it is neither, or a task is not an image with one choice.
-    """
+    """The answers in an export of Label Studio, JSON or JSON-MIN; the last one of each image."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -189,10 +164,7 @@ def cvat_annotations(
 ) -> str:
     """`annotations.xml` in the format "CVAT for images 1.1", with suggestions as tags.
 
-    Args:
-      items: the images.
-      class_names: labels of the task.
-      sizes: (width, height) of each image.
+    `sizes` are (width, height) of each image.
     """
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
@@ -220,11 +192,7 @@ def cvat_annotations(
 
 
 def read_cvat(path: pathlib.Path) -> list[Answer]:
-    """The tags in an `annotations.xml` of the format "CVAT for images 1.1".
-
-    Raises:
-      UserError: if it is not such a file, or an image has several tags.
-    """
+    """The tags, one of an image, in an `annotations.xml` of the format "CVAT for images 1.1"."""
     images: list[tuple[str, list[str]]] = []
     root: list[str] = []
     parser = expat.ParserCreate()

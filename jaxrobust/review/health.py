@@ -67,18 +67,10 @@ def write_health(
     is_suspicious: np.ndarray,
     root: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Examines a data set, and writes `health.json` and `health.csv`.
+    """Examines a data set, and writes `health.json`, which is returned, and `health.csv`.
 
-    Args:
-      workdir: of the run.
-      dataset: the data.
-      labels: int `[N]` of the training images.
-      suggested: int `[N]`, suggested labels.
-      is_suspicious: bool `[N]`, whether the label is suspicious.
-      root: folder of the images, if features have files.
-
-    Returns:
-      The content of `health.json`.
+    Labels and suggested ones are int `[N]` of the training images, `is_suspicious` bool `[N]`;
+    `root` is the folder of the images, if features have files.
     """
     if not processes.is_main():
         return {}
@@ -173,13 +165,7 @@ def exact_duplicates(
     test: Examples | FeatureExamples | FileExamples,
     root: pathlib.Path | None,
 ) -> list[Finding] | None:
-    """Training images that equal an earlier one or a test image; None for more than 100,000 images.
-
-    Args:
-      train: training examples.
-      test: test examples.
-      root: folder of the images, if features have files.
-    """
+    """Training images that equal an earlier or a test image; None beyond 100,000 images."""
     if len(train) + len(test) > _MAX_EXAMPLES:
         return None
     found = []
@@ -217,16 +203,9 @@ def _hashes(
 
 
 def neighbors(train: FeatureExamples, test: FeatureExamples) -> tuple[list[Finding], list[Finding]]:
-    """Near duplicates and outliers by the first view of each image.
+    """(near duplicates, outliers by descending distance) by the first view of each image.
 
     A training image is a near duplicate of its nearest earlier neighbour.
-
-    Args:
-      train: training examples.
-      test: test examples.
-
-    Returns:
-      (near duplicates, outliers by descending distance).
     """
     features, tested = (_directions(x) for x in (train, test))
     mean = features.mean(axis=0)

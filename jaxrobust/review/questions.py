@@ -10,29 +10,17 @@ from jaxrobust.review.annotation_tools import Item
 
 
 class Questions(NamedTuple):
-    """The questions of a run to a person: the latest query, or the labels that look wrong.
+    """The questions of a run to a person: the latest query, or the labels that look wrong."""
 
-    Attributes:
-      workdir: of the run.
-      table: file of the questions.
-      rows: of this table.
-      items: the images of these rows.
-      choices: possible answers.
-      facts: names of `Item.facts`.
-      method: of the run.
-      root: folder of the images.
-      is_review: whether the questions are about labels that look wrong.
-    """
-
-    workdir: pathlib.Path
-    table: pathlib.Path
-    rows: list[dict[str, str]]
-    items: list[Item]
-    choices: list[str]
-    facts: tuple[str, ...]
-    method: str
-    root: pathlib.Path
-    is_review: bool
+    workdir: pathlib.Path  # of the run
+    table: pathlib.Path  # file of the questions
+    rows: list[dict[str, str]]  # of this table
+    items: list[Item]  # the images of these rows
+    choices: list[str]  # possible answers
+    facts: tuple[str, ...]  # names of `Item.facts`
+    method: str  # of the run
+    root: pathlib.Path  # folder of the images
+    is_review: bool  # whether the questions are about labels that look wrong
 
 
 def questions(workdir: pathlib.Path, round_: int | None, top: int | None) -> Questions:

@@ -13,39 +13,25 @@ from jaxrobust.review.answer_page import write_page
 
 
 class Suspect(NamedTuple):
-    """An image on the page.
+    """An image on the page."""
 
-    Attributes:
-      id: of the image in the training set.
-      file: relative to the folder of the data set; "" if images are not files.
-      given: its label.
-      suggested: the label that the method suggests.
-      clean_prob: probability that the given label is right.
-      likely: classes, the most probable first; empty if not known.
-      tabs: where it is shown: `labels`, `duplicates`, `outliers`, `random`.
-      finding: what else was found about it, in words.
-    """
-
-    id: int
-    file: str
-    given: str
-    suggested: str
-    clean_prob: float
-    likely: Sequence[str] = ()
+    id: int  # of the image in the training set
+    file: str  # relative to the folder of the data set; "" if images are not files
+    given: str  # its label
+    suggested: str  # the label that the method suggests
+    clean_prob: float  # probability that the given label is right
+    likely: Sequence[str] = ()  # classes, the most probable first; empty if not known
+    # where it is shown: `labels`, `duplicates`, `outliers`, `random`
     tabs: Sequence[str] = ("labels",)
-    finding: str = ""
+    finding: str = ""  # what else was found about it, in words
 
 
 class Check(NamedTuple):
-    """A random check of N labels: how many wrong ones are left, from images drawn at random.
+    """A random check of N labels: how many wrong ones are left, from images drawn at random."""
 
-    Attributes:
-      total: N, labels that nobody had decided about.
-      order: ids of suspects with the tab `random`, in a random order of all N of which these are
-        the first ones.
-    """
-
-    total: int
+    total: int  # N, labels that nobody had decided about
+    # ids of suspects with the tab `random`, in a random order of all N of which these are the first
+    # ones
     order: Sequence[int]
 
 
@@ -64,17 +50,10 @@ def write(
 ) -> None:
     """Writes the page; its Save button downloads `corrections.csv`.
 
-    Args:
-      path: of the page.
-      suspects: the images, the most suspicious first.
-      class_names: of the classes.
-      root: folder that the files are relative to; None if they are not shown.
-      pictures: uint8 `[n, H, W, 3]` of the first images, shown instead of their files.
-      texts: one of each suspect, shown in place of images.
-      examples: class -> files, uint8 `[H, W, 3]` or texts whose labels look right.
-      check: the random check; None: the page has none.
-      after_saving: (text, command), what to do with the saved table.
-      title: of the page.
+    Suspects come with the most suspicious first. Their files are relative to `root`; None if they
+    are not shown. `pictures` uint8 `[n, H, W, 3]` of the first images are shown instead of files,
+    or `texts`. `examples` maps a class to files, uint8 `[H, W, 3]` or texts whose labels look
+    right. `after_saving` are (text, command), what to do with the saved table.
     """
     number = {name: i for i, name in enumerate(class_names)}
     rows = [

@@ -37,14 +37,7 @@ Entry = list[Any]
 
 
 class Desk:
-    """A page, its table on the disk, and the answers that both hold.
-
-    Args:
-      page: `label_review.html`, or `round_XX.html` of a query.
-
-    Raises:
-      UserError: if it is not such a page, or its table cannot be read.
-    """
+    """A page of questions, its table on the disk, and the answers that both hold."""
 
     def __init__(self, page: pathlib.Path):
         self._text = _read(page)
@@ -88,12 +81,7 @@ class Desk:
             return dict(self.entries)
 
     def take(self, changes: Mapping[str, Entry]) -> None:
-        """Takes new entries, and writes the table.
-
-        Raises:
-          ValueError: if they are not entries of this page.
-          OSError: if the table cannot be written.
-        """
+        """Takes new entries, and writes the table; ValueError for entries of another page."""
         found = {int(index): self._checked(index, entry) for index, entry in changes.items()}
         with self._lock:
             self._refresh()
@@ -204,11 +192,7 @@ def _embedded(page: pathlib.Path, text: str) -> dict[str, Any]:
 
 
 def make_server(desk: Desk, port: int = 0) -> tuple[http.server.ThreadingHTTPServer, str]:
-    """A server that is ready to run, and its address; port 0 is any that is free.
-
-    Raises:
-      UserError: if the port is taken.
-    """
+    """A server that is ready to run, and its address; port 0 is any that is free."""
     token = secrets.token_urlsafe(24)
 
     class Handler(_Handler):

@@ -21,27 +21,18 @@ _NUM_LIKELY = 9  # classes that have a key
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judged:
-    """N labels of C classes and what is known about them.
+    """N labels of C classes and what is known about them."""
 
-    Attributes:
-      given: int `[N]`.
-      suggested: int `[N]`.
-      clean_prob: float `[N]`, probability that the given label is right.
-      ranked: int, ids of those that nobody has decided about, the most suspicious first.
-      class_names: of the C classes.
-      probs: float `[N, C]`, predicted probabilities; None where there are none.
-      found: `duplicates` or `outliers` -> id -> what was found, in words.
-      words: id -> what else is shown beside it.
-    """
-
-    given: np.ndarray
-    suggested: np.ndarray
-    clean_prob: np.ndarray
-    ranked: np.ndarray
-    class_names: Sequence[str]
+    given: np.ndarray  # int `[N]`
+    suggested: np.ndarray  # int `[N]`
+    clean_prob: np.ndarray  # float `[N]`, probability that the given label is right
+    ranked: np.ndarray  # int, ids of those that nobody has decided about, the most suspicious first
+    class_names: Sequence[str]  # of the C classes
+    # float `[N, C]`, predicted probabilities; None where there are none
     probs: np.ndarray | None = None
+    # `duplicates` or `outliers` -> id -> what was found, in words
     found: Mapping[str, Mapping[int, str]] = dataclasses.field(default_factory=dict)
-    words: Callable[[int], str] | None = None
+    words: Callable[[int], str] | None = None  # id -> what else is shown beside it
 
 
 def write_review(
@@ -57,23 +48,12 @@ def write_review(
     after_saving: Sequence[tuple[str, str]] = (),
     title: str = "Labels that look wrong",
 ) -> bool:
-    """Writes the page on which a person reviews the most suspicious labels.
+    """Writes the page on which a person reviews the most suspicious labels; False: nothing to show.
 
-    Args:
-      path: of the page.
-      judged: the labels.
-      num_suspects: how many of them look wrong; the page asks about these.
-      files: of the N images; None: they are not files.
-      root: folder that the files are relative to, which is then shown from there; None: `pictures`
-        are shown.
-      pictures: ids -> uint8 `[n, H, W, 3]`, or None where there are none.
-      texts: of the N examples, in place of images.
-      seed: of the random check.
-      after_saving: (text, command), what to do with the answers.
-      title: of the page.
-
-    Returns:
-      Whether it was written: not without anything to show or to ask.
+    The page asks about the first `num_suspects`. `files` are of the N images, relative to `root`,
+    from which they are shown; without it `pictures` (ids -> uint8 `[n, H, W, 3]`, or None where
+    there are none) or `texts` are. `seed` draws the random check. `after_saving` are (text,
+    command), what to do with the answers.
     """
     if not len(judged.ranked):
         return False

@@ -308,11 +308,7 @@ def _all_cells(annotators, votes, num_annotators: int, num_classes: int) -> Cell
 
 
 def _counted(items, annotators, votes, sizes, where, dtype) -> jax.Array:
-    """`[V]`, 1 for each vote that counts, else 0.
-
-    Raises:
-      ValueError: unless all are integers `[V]`.
-    """
+    """`[V]`, 1 for each vote that counts, else 0."""
     arrays = [jnp.asarray(x) for x in (items, annotators, votes)]
     if len({x.shape for x in arrays}) > 1 or arrays[0].ndim != 1:
         raise ValueError(

@@ -113,12 +113,6 @@ class _Cluster:
 
     Twice as many nearest others are kept of every image as its typicality needs, so that distances
     are computed again only after enough of them have been removed.
-
-    Args:
-      features: `[N, D]` of all images.
-      members: positions `[n]` of those in the cluster.
-      num_neighbors: as in `typical_select`.
-      squared: as in `typical_select`.
     """
 
     def __init__(

@@ -139,18 +139,9 @@ def _pick_far(
     score: Callable[[jax.Array], jax.Array] = lambda nearest: nearest,
     noise: Callable[[jax.Array], jax.Array] = jnp.zeros_like,
 ) -> jax.Array:
-    """Repeatedly picks the candidate of the largest `score(nearest) + noise(step)`.
+    """int32 `[num_picks]` candidates of the largest `score(nearest) + noise(step)`; -1: none left.
 
-    Args:
-      factors: of the points, see `_squared_distances`.
-      nearest: `[N]`, squared distance of every point to the nearest pick so far.
-      candidate: bool `[N]`.
-      num_picks: static.
-      score: elementwise and increasing.
-      noise: function of the step 0, 1, ...; `[N]` or a scalar.
-
-    Returns:
-      int32 `[num_picks]`; -1 once no candidate is left.
+    `nearest` `[N]` are squared distances to the nearest pick so far; `score` is increasing.
     """
     if num_picks == 0:
         return jnp.zeros(0, jnp.int32)

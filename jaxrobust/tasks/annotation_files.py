@@ -144,13 +144,8 @@ def write_predictions(
 ) -> None:
     """Writes the most probable class of each image: `unknown` where that is more probable than not.
 
-    Args:
-      path: of the table.
-      files: n images.
-      class_names: K classes.
-      probs: `[n, K]`.
-      unknown_probs: `[n]`, of being of none of them; None where the method does not say. Then the
-        table also says which of the K classes is the most probable one.
+    `probs` are `[n, K]`, and `unknown_probs` `[n]` of being of none of the K classes: None where
+    the method does not say. If it does, the table also names the most probable known class.
     """
     names = [escape_formula(name) for name in class_names]
     rows: list[list] = [["file", "class", "probability"]]

@@ -44,17 +44,11 @@ _TILE = 96
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a person wrote into a table.
+    """What a person wrote into a table."""
 
-    Attributes:
-      labels: class or `UNKNOWN` by id.
-      skipped: ids.
-      empty: lines without an answer.
-    """
-
-    labels: dict[int, str]
-    skipped: tuple[int, ...]
-    empty: tuple[int, ...]
+    labels: dict[int, str]  # class or `UNKNOWN` by id
+    skipped: tuple[int, ...]  # ids
+    empty: tuple[int, ...]  # lines without an answer
 
     @property
     def is_untouched(self) -> bool:
@@ -64,36 +58,23 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Merged:
-    """The answers of several rounds; the latest one counts.
+    """The answers of several rounds; the latest one counts."""
 
-    Attributes:
-      labels: class or `UNKNOWN` by id.
-      rounds: in which each id was answered.
-      skips: how often each id was skipped.
-    """
-
-    labels: dict[int, str]
-    rounds: dict[int, int]
-    skips: collections.Counter[int]
+    labels: dict[int, str]  # class or `UNKNOWN` by id
+    rounds: dict[int, int]  # in which each id was answered
+    skips: collections.Counter[int]  # how often each id was skipped
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotator:
-    """The person's side of a run.
+    """The person's side of a run."""
 
-    Attributes:
-      folder: `queries/` of the workdir.
-      root: folder of the data set, from which `files` are relative; None: no contact sheets.
-      files: of every image by id, where it is now.
-      class_names: the known classes.
-      new_classes: names that the person has confirmed to be classes too.
-    """
-
-    folder: pathlib.Path
+    folder: pathlib.Path  # `queries/` of the workdir
+    # folder of the data set, from which `files` are relative; None: no contact sheets
     root: pathlib.Path | None
-    files: Sequence[str]
-    class_names: Sequence[str]
-    new_classes: Sequence[str] = ()
+    files: Sequence[str]  # of every image by id, where it is now
+    class_names: Sequence[str]  # the known classes
+    new_classes: Sequence[str] = ()  # names that the person has confirmed to be classes too
 
     def table(self, round_: int) -> pathlib.Path:
         """The file that the person fills."""
@@ -115,11 +96,7 @@ class Annotator:
         return self._note(round_).exists()
 
     def asked(self, round_: int, count: int) -> Query | None:
-        """The recorded query of a round of `count` images, or None; scores are NaN at other ids.
-
-        Raises:
-          UserError: if its record is damaged.
-        """
+        """The recorded query of a round of `count` images, or None; scores are NaN at other ids."""
         if not self.is_asked(round_):
             return None
         query, _ = self._read_note(round_, count)
@@ -206,9 +183,7 @@ class Annotator:
     def answers(self, round_: int) -> Answers:
         """What the person wrote about the images of a round.
 
-        Raises:
-          UserError: if the table is not as it was written but for the labels, or a label is not a
-            class; the lines are named.
+        Refuses, by line, a table that is not as written but for the labels, and labels of no class.
         """
         path = self.table(round_)
         query, files = self._read_note(round_, len(self.files))

@@ -21,13 +21,9 @@ log = logging.getLogger("jaxrobust")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredBackbone:
-    """A trained backbone.
+    """A trained backbone: variables on the host, without heads.
 
-    Attributes:
-      folder: where it was read.
-      arch: name of the network that it is of.
-      variables: `params` and `batch_stats` on the host, without those of heads.
-      mean, std: of the images that it was trained on, on the [0, 1] scale; () if not known.
+    `mean` and `std` are of the images that it was trained on, on the [0, 1] scale; () if not known.
     """
 
     folder: str
@@ -42,15 +38,7 @@ class StoredBackbone:
         return digest(self.variables)
 
     def check(self, network: TrainState | Mapping[str, Any], name: str) -> None:
-        """Refuses a network that this backbone does not fit.
-
-        Args:
-          network: a state or variables, or their shapes.
-          name: of the network.
-
-        Raises:
-          UserError: naming the first parameter that differs.
-        """
+        """Refuses a network (state, variables or shapes) that this backbone does not fit."""
         wanted = backbone_of(network)
         if not wanted["params"]:
             raise UserError(
@@ -70,15 +58,7 @@ class StoredBackbone:
 
 
 def stored_backbone(recipe: ImageRecipe, dataset: Any) -> StoredBackbone | None:
-    """What the networks of an image task start from, None if the recipe names nothing.
-
-    Args:
-      recipe: a recipe with a section `model`.
-      dataset: whose images are to be seen.
-
-    Raises:
-      UserError: if there is nothing at that place, or it is damaged.
-    """
+    """What the networks of an image task start from, None if the recipe names nothing."""
     path = recipe.model.backbone
     if not path:
         return None

@@ -44,12 +44,7 @@ def load(
 ) -> Dataset | FeatureDataset | FileDataset:
     """The data set of a recipe, with the recipe's normalisation constants where it has some.
 
-    Returns:
-      A `Dataset`, with `dataset.stream` a `FileDataset`, for `dataset.name=features` a
-      `FeatureDataset`.
-
-    Raises:
-      UserError: if the data is not usable, or of the other kind.
+    With `dataset.stream` it is a `FileDataset`, for `dataset.name=features` a `FeatureDataset`.
     """
     fields = recipe.dataset
     limits = {
@@ -137,11 +132,7 @@ def _embedded(path: str | None) -> dict[str, np.ndarray]:
 
 
 def check_network(recipe: ImageRecipe, dataset) -> None:
-    """Refuses a network of images for features, and one of features for images.
-
-    Raises:
-      UserError: naming networks that fit.
-    """
+    """Refuses a network of images for features, and one of features for images."""
     name, is_features = recipe.model.name, isinstance(dataset, FeatureDataset)
     if is_features and name not in FEATURE_NETWORKS:
         raise UserError(
@@ -160,20 +151,12 @@ MULTILABEL = "multilabel"
 
 
 def check_common(recipe: Recipe) -> None:
-    """Refuses a recipe that is wrong whatever the data.
-
-    Raises:
-      UserError: for the first field that is wrong.
-    """
+    """Refuses a recipe that is wrong whatever the data, naming the first field that is wrong."""
     writer_names(recipe.writers)  # which raises where one is unknown
 
 
 def check_batch_size(recipe: Recipe, num_examples: int) -> None:
-    """Refuses batches of training images that are larger than the whole set.
-
-    Raises:
-      UserError: if they are.
-    """
+    """Refuses batches of training images that are larger than the whole set."""
     if recipe.batch_size > num_examples:
         raise UserError(
             f"batch_size={recipe.batch_size} is more than the {num_examples} training images; set "
@@ -282,19 +265,12 @@ def introduce_networks(networks: Mapping[str, TrainState], dtype, run: Run) -> N
 
 @dataclasses.dataclass(frozen=True)
 class ProgramBuilder:
-    """Compiles the programs of a task.
+    """Compiles the programs of a task."""
 
-    Attributes:
-      programs: of the run.
-      placement: devices on which they run.
-      static: all that they close over, as in `Programs.jit`.
-      device_loop: as in `epoch_program`.
-    """
-
-    programs: Programs
-    placement: Placement
-    static: Hashable
-    device_loop: bool | None = None
+    programs: Programs  # of the run
+    placement: Placement  # devices on which they run
+    static: Hashable  # all that they close over, as in `Programs.jit`
+    device_loop: bool | None = None  # as in `epoch_program`
 
     def jit(self, name: str, function: Callable, **options) -> Callable:
         """As `Programs.jit`."""

@@ -24,12 +24,7 @@ _PICTURE_SIZE = 64  # side in pixels of an image on a contact sheet, where there
 
 
 class ResidentImages:
-    """All images of a split in device memory; the rows beyond them are zeros.
-
-    Attributes:
-      shape: (H, W, 3).
-      names: of the files, if they came from some.
-    """
+    """All images of a split in device memory, and file names if any; rows beyond them are zeros."""
 
     def __init__(self, examples: Examples, placement: Placement, num_rows: int):
         self._host = examples.images
@@ -134,11 +129,7 @@ def images_of(
 
 
 def view_transforms(recipe: Recipe) -> dict[str, Transform]:
-    """What is done on the host to streamed images, by the kind of view.
-
-    Raises:
-      UserError: if the recipe's crops are not possible.
-    """
+    """What is done on the host to streamed images, by the kind of view."""
     augment, size = recipe.augment, recipe.dataset.image_size
     if not size:
         raise UserError(

@@ -24,21 +24,14 @@ from jaxrobust.methods.strategy import NOT_ANNOTATED
 
 
 class View(NamedTuple):
-    """The images and classes of a round.
+    """The images and classes of a round."""
 
-    Attributes:
-      examples: the N images or features by id.
-      split: K known classes; `targets` are the labels by folder, `NOT_ANNOTATED` in the pool.
-      class_names: of the K classes.
-      mean: of the examples, to normalise with.
-      std: of the examples.
-    """
-
-    examples: ReadableExamples
+    examples: ReadableExamples  # the N images or features by id
+    # K known classes; `targets` are the labels by folder, `NOT_ANNOTATED` in the pool
     split: OpenSetSplit
-    class_names: tuple[str, ...]
-    mean: Any
-    std: Any
+    class_names: tuple[str, ...]  # of the K classes
+    mean: Any  # of the examples, to normalise with
+    std: Any  # of the examples
 
 
 @dataclasses.dataclass
@@ -52,16 +45,11 @@ class _Image:
 
 
 class KnownImages:
-    """The images of a data set by ids that do not change.
+    """The images of a data set, which has `files`, by ids that do not change.
 
-    Args:
-      path: of `images.json`, which may not exist yet.
-      dataset: as it is now, with `files`.
-      root: folder from which the files are relative, if they are available.
-      overridden: whether mean and std are the recipe's, not those of the images.
-
-    Raises:
-      UserError: if an image of the list is gone, or holds something else.
+    `path` is of `images.json`, which may not exist yet; files are relative to `root`. `overridden`:
+    mean and std are the recipe's, not those of the images. UserError if an image of the list is
+    gone, or holds something else.
     """
 
     def __init__(
@@ -119,9 +107,7 @@ class KnownImages:
     def begin_round(self, round_: int, new_classes: Collection[str]) -> None:
         """Adds new images and classes from a round on, unless a later round has begun.
 
-        Args:
-          round_: that begins.
-          new_classes: names that a person has given to images, with or without a folder.
+        `new_classes` are names that a person has given to images, with or without a folder.
         """
         if round_ < self.begun:
             return

@@ -27,21 +27,13 @@ NUM_SHOWN = 60  # images on the contact sheet
 
 @dataclasses.dataclass(frozen=True)
 class JudgedLabels:
-    """The labels of a training set, and what a method says about them.
+    """The labels of a training set, and what a method says about them."""
 
-    Attributes:
-      given: int32 `[N]`.
-      true: likewise; None where nobody knows them.
-      label_scores: of the method, `[N]` by name.
-      class_names: of the C classes.
-      review: str `[N]`, as in `Reviewed`; None where nobody reviewed any.
-    """
-
-    given: np.ndarray
-    true: np.ndarray | None
-    label_scores: Mapping[str, np.ndarray]
-    class_names: tuple[str, ...]
-    review: np.ndarray | None = None
+    given: np.ndarray  # int32 `[N]`
+    true: np.ndarray | None  # likewise; None where nobody knows them
+    label_scores: Mapping[str, np.ndarray]  # of the method, `[N]` by name
+    class_names: tuple[str, ...]  # of the C classes
+    review: np.ndarray | None = None  # str `[N]`, as in `Reviewed`; None where nobody reviewed any
 
     @property
     def is_wrong(self) -> np.ndarray | None:
@@ -127,11 +119,9 @@ def write_review(
 ) -> pathlib.Path | None:
     """Writes the page on which a person reviews the labels that are flagged, or the first 60.
 
-    JudgedLabels about which a person has decided are left out. Duplicates and outliers are those of
-    `health.csv`.
-
-    Returns:
-      Its path; None where there are no images, as of features of unknown files, or all is decided.
+    Labels about which a person has decided are left out. Duplicates and outliers are those of
+    `health.csv`. None where there are no images, as of features of unknown files, or all is
+    decided.
     """
     ids = labels.by_suspicion(score)[: int(np.sum(~labels.is_decided))]
     count = max(int(np.sum(labels.label_scores["flagged"] & ~labels.is_decided)), NUM_SHOWN)

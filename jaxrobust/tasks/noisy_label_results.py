@@ -102,12 +102,7 @@ def last_lines(
 def estimate_before_training(
     dataset: Dataset | FeatureDataset | FileDataset, labels: np.ndarray
 ) -> float:
-    """How many labels of features are wrong, by out-of-sample scores; NaN of images.
-
-    Args:
-      dataset: the data.
-      labels: int32 `[N]`, the given labels.
-    """
+    """How many labels of features are wrong, by out-of-sample scores; NaN of images."""
     if not isinstance(dataset, FeatureDataset):
         return float("nan")
     features = MeansOfViews(dataset.train)

@@ -94,19 +94,10 @@ def run(
     *,
     dataset: Dataset | FeatureDataset | FileDataset | None = None,
 ) -> dict:
-    """Runs a whole noisy-label experiment, or what is left of it.
+    """Runs a whole noisy-label experiment, or what is left of it: what `results.json` holds.
 
-    Args:
-      recipe: a recipe, see `jaxrobust.recipes.tasks.NoisyLabels`.
-      workdir: where everything is written; that of an interrupted run is resumed.
-      programs: those of a run of the same recipe with another seed.
-      dataset: one in memory, in place of the one that the recipe names.
-
-    Returns:
-      What `results.json` holds.
-
-    Raises:
-      UserError: if the recipe, the data or the workdir is not usable.
+    A `dataset` in memory takes the place of the one that the recipe names. `programs` are those of
+    a run of the same recipe with another seed.
     """
     check_common(recipe)
     data = dataset or load(recipe, streams=True, features=True)
@@ -118,21 +109,13 @@ def run(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learned:
-    """What a run has learned about N labels of C classes.
+    """What a run has learned about N labels of C classes."""
 
-    Attributes:
-      label_scores: `[N]` by name, as in `Method.score_labels`.
-      ranked: int `[N]`, ids, those whose label looks most wrong first.
-      pred_probs: float32 `[N, C]`, predicted for the training examples.
-      classifier: the trained networks.
-      undivided_passes: of a method that divides the labels, after its warm-up.
-    """
-
-    label_scores: dict[str, np.ndarray]
-    ranked: np.ndarray
-    pred_probs: np.ndarray
-    classifier: Classifier
-    undivided_passes: int = 0
+    label_scores: dict[str, np.ndarray]  # `[N]` by name, as in `Method.score_labels`
+    ranked: np.ndarray  # int `[N]`, ids, those whose label looks most wrong first
+    pred_probs: np.ndarray  # float32 `[N, C]`, predicted for the training examples
+    classifier: Classifier  # the trained networks
+    undivided_passes: int = 0  # of a method that divides the labels, after its warm-up
 
 
 def learn(
@@ -147,17 +130,9 @@ def learn(
 ) -> Learned:
     """`run` on data in memory that gives back what was learned.
 
-    Args:
-      recipe: a recipe.
-      dataset: the data.
-      workdir: as in `run`; None: no file is left.
-      weights: float32 `[N]`, of the examples in the loss, on average 1; None: they count alike.
-      scaling: by which features of the data were scaled, as those to come have to be.
-      programs: those of a run of the same recipe on data of the same shapes.
-      bar: as in `open_run`.
-
-    Raises:
-      UserError: as in `run`.
+    Without a workdir no file is left. `weights` float32 `[N]` are of the examples in the loss, on
+    average 1. `scaling` is how features were scaled, as those to come have to be. `programs` are
+    those of a run of the same recipe on data of the same shapes.
     """
     check_common(recipe)
     dataset, labels = reviewed_data(recipe, dataset)

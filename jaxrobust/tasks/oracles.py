@@ -21,15 +21,10 @@ NUM_SHOWN = 60  # queried images on the contact sheet
 
 
 class Oracle:
-    """Answers queries with the classes of images. This one cannot be asked.
+    """Answers queries with the classes of images. This one cannot be asked."""
 
-    Attributes:
-      truth: int32 `[N]` annotations; None where nobody knows them.
-      may_wait: whether a run may end before its queries are answered.
-    """
-
-    truth: np.ndarray | None = None
-    may_wait = False
+    truth: np.ndarray | None = None  # int32 `[N]` annotations; None where nobody knows them
+    may_wait = False  # whether a run may end before its queries are answered
 
     def asked(self, round_: int) -> Query | None:
         """The query of a round if an earlier attempt has decided it."""
@@ -64,14 +59,7 @@ class Oracle:
     ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
         """What is known about an answered query, before it is entered.
 
-        Args:
-          query: the query.
-          answers: to it.
-          in_pool: bool `[N]`.
-          num_labeled_known: images that are annotated with a known class.
-
-        Returns:
-          Measures, the ids of images whose truth is known, and which of them are unknown.
+        Returns measures, the ids of images whose truth is known, and which of them are unknown.
         """
         raise NotImplementedError
 
@@ -92,25 +80,14 @@ class Oracle:
     ) -> list[str]:
         """Writes all annotations and the predictions of all other images, for a person.
 
-        Args:
-          workdir: of the run.
-          num_rounds: of the run.
-          annotations: int32 `[N]`.
-          predict: class probabilities `[N, K]`, and `[N]` of being unknown, None if not predicted.
-
-        Returns:
-          Lines that say what was written.
+        `predict()` gives class probabilities `[N, K]`, and `[N]` of being unknown, None if not
+        predicted. Returns lines that say what was written.
         """
         return []
 
 
 class TruthOracle(Oracle):
-    """The labels of the data set answer at once. They are read here and nowhere else.
-
-    Args:
-      view: of the data set.
-      folder: for queries and answers.
-    """
+    """The labels of the data set answer at once. They are read here and nowhere else."""
 
     truth: np.ndarray
 
@@ -161,13 +138,7 @@ def query_measures(
 ) -> dict:
     """Precision, recall and AUROCs of an answered query, before it is entered.
 
-    Args:
-      oracle: that answered.
-      query: the query, of the annotated images.
-      answers: to it.
-      annotations: int32 `[N]` before it.
-      num_classes: known classes K.
-      unknown_scores: as in `Strategy`.
+    `unknown_scores` as in `Strategy`; `annotations` int32 `[N]` before the answers.
     """
     known = answers < num_classes
     in_pool = annotations == NOT_ANNOTATED

@@ -27,19 +27,7 @@ log = logging.getLogger("jaxrobust")
 
 
 class Person:
-    """What a person's run is about, in all of its rounds.
-
-    Args:
-      recipe: a recipe.
-      workdir: of the run.
-      dataset: the data as it is now.
-
-    Attributes:
-      images: the images and classes that are used, now or from a later round on.
-
-    Raises:
-      UserError: if there is nothing to ask about, or the recipe or the images do not fit.
-    """
+    """What a person's run is about, in all of its rounds, now or from a later round on."""
 
     def __init__(self, recipe: ActiveLearning, workdir: pathlib.Path, dataset: ReadableDataset):
         fields, self._al = recipe.dataset, recipe.al
@@ -75,11 +63,7 @@ class Person:
 class PersonOracle(Oracle):
     """A person answers, in a table. Only the answers are known: no recall, and AUROCs over them.
 
-    Args:
-      annotator: the person's tables.
-      images: the images and classes of all rounds.
-      labels: int32 `[N]` of the images of this round by their folders, `NOT_ANNOTATED` for none.
-      al: options of the protocol.
+    `labels` int32 `[N]` are of the images of this round by their folders, `NOT_ANNOTATED` for none.
     """
 
     may_wait = True
@@ -208,15 +192,7 @@ class PersonOracle(Oracle):
 
 
 def check_unlabeled_files(dataset: ReadableDataset, source: str) -> None:
-    """Refuses data about which a person cannot be asked.
-
-    Args:
-      dataset: the data.
-      source: file or folder that it was read from, for messages.
-
-    Raises:
-      UserError: it has no unlabelled images or no files, or a class has the name of an answer.
-    """
+    """Refuses data without unlabelled images or files, or with a class named as an answer is."""
     if dataset.unlabeled is None:
         raise UserError(
             f"oracle='csv' asks a person about unlabelled images, and {dataset.name} has none; use "

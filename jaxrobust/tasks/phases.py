@@ -39,10 +39,9 @@ from jaxrobust.tasks.known_images import View
 def phase_step(phase: Phase, views: Views) -> Callable:
     """A training step of `phase` on raw images.
 
-    Returns:
-      `(state, ids, key, images, annotations, statistics, scalars) -> (state, metrics)`: `ids` int32
-      `[B]`, -1 at padding; `images` of the whole training set, uint8 `[N, H, W, 3]`; `annotations`
-      int32 `[N]`; `statistics` as in `statistics_of`; `scalars` as in `Phase.scalars`.
+    `(state, ids, key, images, annotations, statistics, scalars) -> (state, metrics)`: `ids` int32
+    `[B]`, -1 at padding; `images` of the whole training set, uint8 `[N, H, W, 3]`; `annotations`
+    int32 `[N]`; `statistics` as in `statistics_of`; `scalars` as in `Phase.scalars`.
     """
 
     def step(state, ids, key, images, annotations, statistics, scalars):
@@ -68,12 +67,7 @@ def phase_step(phase: Phase, views: Views) -> Callable:
 def phase_outputs(
     phase: Phase, view: str, views: Views, then: Callable = lambda outputs: outputs
 ) -> Callable:
-    """What the network of a phase gives for raw images in one view.
-
-    Returns:
-      `(ids [B], key, variables, images, statistics) -> then(phase.forward(...))`; operands as in
-      `phase_step`.
-    """
+    """`(ids, key, variables, images, statistics) -> then(phase.forward(...))` on raw images."""
 
     def forward(ids, key, variables, images, statistics):
         return then(phase.forward(variables, views(view, key, images[ids], statistics)))
@@ -83,16 +77,11 @@ def phase_outputs(
 
 @dataclasses.dataclass(frozen=True)
 class PhasePrograms:
-    """The compiled programs of a phase.
+    """The compiled programs of a phase."""
 
-    Attributes:
-      start: `Phase.start`.
-      epoch: as in `epoch_program`.
-      evaluate: as in `gather_program`, by what is computed; see `Phases.evaluate`.
-    """
-
-    start: Callable
-    epoch: Callable
+    start: Callable  # `Phase.start`
+    epoch: Callable  # as in `epoch_program`
+    # as in `gather_program`, by what is computed; see `Phases.evaluate`
     evaluate: dict[str, Callable]
 
 
@@ -123,27 +112,9 @@ def _programs(
 
 
 class Phases:
-    """The phases of a strategy on the examples of a round.
+    """The phases, `by_name`, of a strategy on the examples and classes of a round, its `view`.
 
-    Args:
-      recipe: a recipe.
-      run: whose devices and programs are used.
-      view: the examples and classes of the round.
-      test: the test examples.
-      truth: as in `AnnotationProblem`.
-      backbone: from which fresh networks start, if any.
-
-    Attributes:
-      problem: the problem that the strategy solves.
-      strategy: the strategy.
-      by_name: its phases.
-      programs: of each phase, by its name.
-      num_rows: of the training examples in the programs.
-      images: the training images or features on the devices.
-      statistics: with which they are normalised.
-
-    Raises:
-      UserError: if the recipe's strategy cannot be built, or the backbone does not fit.
+    `truth` as in `AnnotationProblem`; fresh networks start from `backbone`, if any.
     """
 
     def __init__(
@@ -208,14 +179,9 @@ class Phases:
     def evaluate(self, kind: str, name: str, network: TrainState, ids: np.ndarray, *at: int) -> Any:
         """What the network of a phase gives for some examples, zeros in all other rows.
 
-        Args:
-          kind: `predict`: its outputs in the view in which the pool is scored; `observe`: what the
-            phase observes of the pool, in that view; `all`: its outputs in the test view; `test`:
-            class probabilities of test images.
-          name: of the phase.
-          network: its network.
-          ids: int `[n]` of the examples.
-          *at: round and epoch, of which the augmentation is drawn.
+        `kind`: `predict`, its outputs in the view in which the pool is scored; `observe`, what the
+        phase observes of the pool, in that view; `all`, its outputs in the test view; `test`, class
+        probabilities of test images. `at`: round and epoch, of which the augmentation is drawn.
         """
         is_test = kind == "test"
         plan = place_plan(

@@ -18,14 +18,9 @@ from jaxrobust.tasks.phases import Phases
 
 
 class Round:
-    """One round; everything is computed once.
+    """Round `number`, from 0; everything is computed once, by the networks of `saved`.
 
-    Args:
-      number: counted from 0.
-      recipe: a recipe.
-      phases: of the strategy.
-      saved: state of the run, whose networks are used and whose observations are added to.
-      annotations: int32 `[N]` at the start of the round.
+    `annotations` are int32 `[N]` at the start of the round.
     """
 
     def __init__(
@@ -151,12 +146,8 @@ class Round:
         return values
 
     def final_predictions(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Probabilities of all images in the test view.
-
-        Returns:
-          `[N, K]` of the known classes; and `[N]` of being unknown, None if no network that tells
-          unknown images apart was trained.
-        """
+        """Probabilities of all images in the test view: `[N, K]` of the known classes, and `[N]` of
+        being unknown, None if no network that tells unknown images apart was trained."""
         phases, detector = self._phases, self._phases.strategy.detector
         target = phases.by_name[phases.strategy.target]
         class_probs = cast(Callable, target.class_probs)

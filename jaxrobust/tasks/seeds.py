@@ -108,8 +108,7 @@ def _side_by_side(
 ) -> list[dict]:
     """Results of all seeds, from one thread for each of `programs`, which have their own devices.
 
-    Raises:
-      BaseException: the first that ended a seed, once the others have ended too.
+    Once all have ended, the first exception that ended a seed is raised.
     """
     left, runs, errors = queue.SimpleQueue(), {}, []
     for seed in seeds:

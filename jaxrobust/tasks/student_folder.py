@@ -25,11 +25,7 @@ CARD, ONNX, INT8 = "README.md", "student.onnx", "student.int8.onnx"
 
 
 def check_export(recipe: DistillationRecipe) -> None:
-    """Refuses an export whose packages are not installed.
-
-    Raises:
-      UserError: naming what to install.
-    """
+    """Refuses an export whose packages are not installed, naming them."""
     if recipe.export.onnx or recipe.export.int8:
         onnx_export.check_packages()
     if recipe.export.program:
@@ -48,9 +44,6 @@ def write_student(
     """Writes the folder of a student; the bytes of each file that holds it, by name.
 
     `program.bin` computes in `dtype`; results and the number of training images are for the card.
-
-    Raises:
-      UserError: if an export fails.
     """
     save_classifier(student, folder)
     files = {VARIABLES: 0}

@@ -42,18 +42,13 @@ TEACHER_LOGITS = "teacher_logits.npz"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TeacherLogits:
-    """The logits of a teacher on the images of a data set, computed once.
+    """The logits of a teacher on the images of a data set, computed once."""
 
-    Attributes:
-      name: what reports call it.
-      train: float32 `[N, V, C]`, on the V views of the training images that a recipe's crops have,
-        in the order of `draw_views`; or on the whole images, V = 1, and their mirror images, V = 2.
-      test: float32 `[n, C]`, on the test images; None if not known.
-    """
-
-    name: str
+    name: str  # what reports call it
+    # float32 `[N, V, C]`, on the V views of the training images that a recipe's crops have, in the
+    # order of `draw_views`; or on the whole images, V = 1, and their mirror images, V = 2
     train: np.ndarray
-    test: np.ndarray | None
+    test: np.ndarray | None  # float32 `[n, C]`, on the test images; None if not known
 
     def plain(self, ids: np.ndarray, *, padding: int, flip: bool) -> np.ndarray:
         """Float32 `[n, C]`, on some training images without a crop; the recipe's crops."""
@@ -68,21 +63,15 @@ class TeacherLogits:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Teacher:
-    """What a student learns from, of one of the kinds below.
+    """What a student learns from, of one of the kinds below."""
 
-    Attributes:
-      name: what reports call it.
-      network: None where there are only logits, and of a network that is trained in this run.
-      logits: None of a network that is applied to the student's crops.
-      start: network whose backbone it starts from; None: from its initialisation.
-      size: side of its images, where they are not the student's, else 0.
-    """
-
-    name: str
+    name: str  # what reports call it
+    # None where there are only logits, and of a network that is trained in this run
     network: StoredClassifier | None = None
-    logits: TeacherLogits | None = None
+    logits: TeacherLogits | None = None  # None of a network that is applied to the student's crops
+    # network whose backbone it starts from; None: from its initialisation
     start: StoredClassifier | None = None
-    size: int = 0
+    size: int = 0  # side of its images, where they are not the student's, else 0
 
     @property
     def is_trained(self) -> bool:
@@ -112,13 +101,9 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NetworkTeacher(Teacher):
-    """A network, given or trained in this run.
+    """A network, given or trained in this run."""
 
-    Attributes:
-      own_images: what one with a `size` is trained on.
-    """
-
-    own_images: Dataset | FileDataset | None = None
+    own_images: Dataset | FileDataset | None = None  # what one with a `size` is trained on
 
     @property
     def is_trained(self) -> bool:
@@ -185,11 +170,7 @@ def find_teacher(
     *,
     is_needed: bool,
 ) -> Teacher | None:
-    """The teacher of a recipe, or of logits in memory; None if none is needed or named.
-
-    Raises:
-      UserError: if it cannot be read, or does not fit the data set.
-    """
+    """The teacher of a recipe, or of logits in memory; None if none is needed or named."""
     stored, start = stored_teacher(recipe, dataset), backbone_source(recipe, "teacher")
     if not (stored or is_needed):
         return None
@@ -209,11 +190,7 @@ def find_teacher(
 def stored_teacher(
     recipe: DistillationRecipe, dataset: Dataset | FileDataset
 ) -> StoredClassifier | None:
-    """The teacher of `teacher.path`, None if the recipe names none.
-
-    Raises:
-      UserError: if there is none at that place, it is damaged, or it knows other classes.
-    """
+    """The teacher of `teacher.path`, of the data set's classes; None if the recipe names none."""
     if not recipe.teacher.path:
         return None
     stored = load_classifier(recipe.teacher.path)
@@ -254,11 +231,7 @@ def has_table(recipe: DistillationRecipe) -> bool:
 def check_table(
     recipe: DistillationRecipe, distiller: Distiller, given: TeacherLogits | None
 ) -> None:
-    """Refuses logits, given or in a table, where a step needs anything else of the teacher.
-
-    Raises:
-      UserError: for such a method, or streamed images.
-    """
+    """Refuses logits for a method that needs more of the teacher, and for streamed images."""
     gives_logits = bool(given) or (sees_own_images(recipe) and distiller.has_teacher)
     if not has_table(recipe) and not gives_logits:
         return
@@ -297,11 +270,7 @@ def check_table(
 
 
 def backbone_source(recipe: DistillationRecipe, role: str) -> StoredClassifier | None:
-    """The network whose backbone the teacher or the student starts from, None without one.
-
-    Raises:
-      UserError: if there is none at that place, it is damaged, or it is another one.
-    """
+    """The network whose backbone the teacher or the student starts from, None without one."""
     options = recipe.teacher if role == "teacher" else recipe.student
     path, name = options.backbone, options.name
     is_given = recipe.teacher.path or recipe.teacher.logits_file
@@ -347,11 +316,7 @@ def is_frozen(recipe: DistillationRecipe) -> bool:
 
 
 def teacher_size(recipe: DistillationRecipe, stored: StoredClassifier) -> int:
-    """Side of the images that a teacher with images of its own sees.
-
-    Raises:
-      UserError: if it is not known how they are normalised.
-    """
+    """Side of the images that a teacher with images of its own sees."""
     known = stored.image_shape[0] if stored.image_shape else _DEFAULT_SIZE
     if not stored.mean:
         raise UserError(
@@ -475,9 +440,6 @@ def read_logits(
     `[M]`, their positions among the training images (those without a label last), or neither:
     then rows are in this order. The teacher is measured if all test images are among `files`, or
     `test_logits` `[n, C]` are there. `class_names` `[C]`, if there, must be those of the data set.
-
-    Raises:
-      UserError: if a file holds no logits, is of other classes, or lacks an image.
     """
     found = [_read_logits(pathlib.Path(path), dataset, taught) for path in paths]
     views = max(each.train.shape[1] for each in found)
