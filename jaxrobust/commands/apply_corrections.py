@@ -5,16 +5,10 @@ import pathlib
 import numpy as np
 
 from jaxrobust.commands.parser import Parser, new_file
+from jaxrobust.data import tables
 from jaxrobust.data.class_folders import UNLABELED
 from jaxrobust.data.corrections import CORRECTED, EXCLUDED, KEPT, read_all_corrections
 from jaxrobust.data.places import listed, subfolders
-from jaxrobust.data.tables import (
-    escape_formula,
-    read_rows,
-    refuse_if_any,
-    unescape_formula,
-    write_rows,
-)
 from jaxrobust.errors import UserError
 
 
@@ -53,11 +47,11 @@ def main(argv: list[str] | None = None) -> int:
         arguments.corrections, files=files, labels=labels, class_names=classes.tolist()
     )
     rows = [
-        [escape_formula(file), escape_formula(str(classes[label]))]
+        [tables.escape_formula(file), tables.escape_formula(str(classes[label]))]
         for file, label, review in zip(files, reviewed.labels, reviewed.review, strict=True)
         if review != EXCLUDED
     ]
-    write_rows(arguments.out, [["file", "label"], *rows])
+    tables.write_rows(arguments.out, [["file", "label"], *rows])
     corrected, kept, excluded = (
         int(np.sum(reviewed.review == word)) for word in (CORRECTED, KEPT, EXCLUDED)
     )
@@ -84,11 +78,11 @@ def _of_folder(root: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def _of_table(path: pathlib.Path) -> tuple[list[str], list[str]]:
-    rows = read_rows(path, required=["file", "label"])
+    rows = tables.read_rows(path, required=["file", "label"])
     files, names, problems = [], [], []
     first_line: dict[str, int] = {}
     for line, cells in rows:
-        file, name = (unescape_formula(cells[column]) for column in ("file", "label"))
+        file, name = (tables.unescape_formula(cells[column]) for column in ("file", "label"))
         if not file or not name:
             problems.append(f"line {line} has no {'label' if file else 'file'}")
         elif file in first_line:
@@ -96,7 +90,7 @@ def _of_table(path: pathlib.Path) -> tuple[list[str], list[str]]:
         first_line.setdefault(file, line)
         files.append(file)
         names.append(name)
-    refuse_if_any(path, problems)
+    tables.refuse_if_any(path, problems)
     if not rows:
         raise UserError(f"{path} has no row below its first line; name the table of all labels.")
     return files, names

@@ -4,15 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.inputs import (
-    Labels,
-    in_classes,
-    is_consensus,
-    is_whole,
-    label_values,
-    labels_and_names,
-    to_array,
-)
+from jaxrobust.data import inputs
 from jaxrobust.data.votes import present
 from jaxrobust.errors import UserError
 
@@ -22,7 +14,7 @@ UNKNOWN_NAME = "unknown"  # as in the tables of the annotation task
 
 def as_annotations(
     annotations: Any, num_classes: int | None = None, class_names: Any = None
-) -> Labels:
+) -> inputs.Labels:
     """Annotations of any type as class ids, `UNLABELED` or `UNKNOWN`.
 
     Args:
@@ -38,8 +30,8 @@ def as_annotations(
     Raises:
       UserError: if an entry is none of these.
     """
-    if is_consensus(annotations):
-        found = Labels(annotations.annotations, annotations.classes, annotations.class_names)
+    if inputs.is_consensus(annotations):
+        found = inputs.Labels(annotations.annotations, annotations.classes, annotations.class_names)
     else:
         found = _read(annotations, num_classes, class_names)
     if num_classes not in (None, found.num_classes):
@@ -56,12 +48,12 @@ def as_annotations(
     return found
 
 
-def _read(annotations: Any, num_classes: int | None, class_names: Any) -> Labels:
-    values, class_names = labels_and_names(annotations, class_names, "annotations")
+def _read(annotations: Any, num_classes: int | None, class_names: Any) -> inputs.Labels:
+    values, class_names = inputs.labels_and_names(annotations, class_names, "annotations")
     is_given, values = present(values, "annotations")
     if values.ndim != 1:
-        label_values(values, "annotations")  # which says what is wrong
-    names = None if class_names is None else to_array(class_names, "class_names")
+        inputs.label_values(values, "annotations")  # which says what is wrong
+    names = None if class_names is None else inputs.to_array(class_names, "class_names")
     # An entry that is no class gets a value that is one, so that messages name the right row.
     values = _filled(values, is_given)
     is_unknown = is_given & _equals(values, UNKNOWN)
@@ -71,9 +63,9 @@ def _read(annotations: Any, num_classes: int | None, class_names: Any) -> Labels
     ids = np.where(is_unknown, UNKNOWN, UNLABELED).astype(np.int32)
     if not is_class.any():
         classes = np.arange(num_classes or 0) if names is None else names
-        return Labels(ids, classes, tuple(map(str, classes.tolist())))
-    values = label_values(_filled(values, is_class), "annotations")
-    if is_whole(values) and (names is None or names.dtype.kind in "US"):
+        return inputs.Labels(ids, classes, tuple(map(str, classes.tolist())))
+    values = inputs.label_values(_filled(values, is_class), "annotations")
+    if inputs.is_whole(values) and (names is None or names.dtype.kind in "US"):
         size = len(names) if names is not None else num_classes or int(values.max()) + 1
         if (is_wrong := (values < 0) | (values >= size)).any():
             row = int(np.argmax(is_wrong))
@@ -82,13 +74,13 @@ def _read(annotations: Any, num_classes: int | None, class_names: Any) -> Labels
                 "(UNLABELED) or -2 (UNKNOWN)."
             )
         classes = np.arange(size)
-        found = Labels(values.astype(np.int32), classes, tuple(map(str, classes.tolist())))
+        found = inputs.Labels(values.astype(np.int32), classes, tuple(map(str, classes.tolist())))
     else:
         classes = np.unique(values) if names is None else names
-        found = in_classes(values, classes, "annotations")
+        found = inputs.in_classes(values, classes, "annotations")
     ids[is_class] = found.ids[is_class]
     named = found.names if names is None else tuple(map(str, names.tolist()))
-    return Labels(ids, found.classes, named)
+    return inputs.Labels(ids, found.classes, named)
 
 
 def _filled(values: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -13,15 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrobust.data.tables import (
-    Row,
-    Texts,
-    escape_formula,
-    read_rows,
-    refuse_if_any,
-    unescape_formula,
-    write_rows,
-)
+from jaxrobust.data import tables
 from jaxrobust.errors import DataError
 
 COLUMNS = ("id", "file", "given_label", "label", "decision", "drawn", "note")
@@ -72,14 +64,14 @@ def write_corrections(path: str | os.PathLike, corrections: Iterable[Correction]
     rows = [
         [
             "" if row.id is None else row.id,
-            *map(escape_formula, (row.file, row.given_label, row.label)),
+            *map(tables.escape_formula, (row.file, row.given_label, row.label)),
             row.decision,
             int(row.drawn),
-            escape_formula(row.note),
+            tables.escape_formula(row.note),
         ]
         for row in corrections
     ]
-    write_rows(pathlib.Path(path), [COLUMNS, *rows])
+    tables.write_rows(pathlib.Path(path), [COLUMNS, *rows])
 
 
 def read_corrections(
@@ -101,11 +93,11 @@ def read_corrections(
       UserError: the table cannot be read, or rows of it are wrong, each by its line.
     """
     path = pathlib.Path(path).expanduser()
-    rows = read_rows(path, required=["label"])
+    rows = tables.read_rows(path, required=["label"])
     if rows and not {"id", "file"} & rows[0].cells.keys():
         raise DataError(f"{path} has neither a column file nor a column id; add one of them.")
     find = _Finder(files, len(labels))
-    classes, number = Texts(class_names), {name: i for i, name in enumerate(class_names)}
+    classes, number = tables.Texts(class_names), {name: i for i, name in enumerate(class_names)}
     corrected = np.array(labels, np.int32)
     review = np.full(len(labels), "", _REVIEW)
     first_line: dict[int, int] = {}
@@ -125,7 +117,7 @@ def read_corrections(
         elif label is not None:
             corrected[i] = number[label]
             review[i] = KEPT if corrected[i] == labels[i] else CORRECTED
-    refuse_if_any(path, problems)
+    tables.refuse_if_any(path, problems)
     return Reviewed(corrected, review)
 
 
@@ -164,10 +156,10 @@ class _Finder:
     def name(self, i: int) -> str:
         return f"id {i}" if self._files is None else self._files[i]
 
-    def __call__(self, row: Row) -> int:
+    def __call__(self, row: tables.Row) -> int:
         file, number = (row.cells.get(name, "") for name in ("file", "id"))
         if file and self._files is not None:
-            for written in (file, unescape_formula(file)):
+            for written in (file, tables.unescape_formula(file)):
                 if (i := self._of_file.get(_normal(written))) is not None:
                     return i
             raise _Problem(f"names {file!r}, which is not a training image")
@@ -182,7 +174,7 @@ def _normal(file: str) -> str:
     return unicodedata.normalize("NFC", file.replace("\\", "/")).removeprefix("./")
 
 
-def _decided(row: Row, given: str, classes: Texts) -> str | None:
+def _decided(row: tables.Row, given: str, classes: tables.Texts) -> str | None:
     """The class that a person decided for; `_NO_CLASS` for none, None where nothing was decided."""
     written, decision = row.cells["label"], row.cells.get("decision", "").lower()
     label = classes.find(written) if written else None

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import selection
 from jaxrobust.losses import energy_margin_loss
 from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.methods.strategy import (
@@ -32,25 +33,6 @@ from jaxrobust.methods.strategy import (
 )
 from jaxrobust.recipes.baselines import Dropquery
 from jaxrobust.recipes.protocols import ActiveLearning
-from jaxrobust.selection import (
-    aleatoric_uncertainty,
-    badge_select,
-    classifier_confidence,
-    cover_radius,
-    cover_select,
-    drop_query_select,
-    epistemic_energy,
-    fit_gaussian_mixture_1d,
-    gaussian_mixture_log_odds,
-    k_center_greedy,
-    leading_components,
-    lfosa_score,
-    min_max_normalize,
-    reverse_neighbor_energy,
-    select_coarse_to_fine,
-    select_lowest,
-    typical_select,
-)
 
 
 def random(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
@@ -67,13 +49,13 @@ def random(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
 def _uncertainty(kind: str) -> Callable[[ActiveLearning, AnnotationProblem], Strategy]:
     def build(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
         def score(logits):
-            return -classifier_confidence(jax.nn.softmax(logits), kind)
+            return -selection.classifier_confidence(jax.nn.softmax(logits), kind)
 
         name, phases = _asked(recipe, problem)
 
         def query(context: QueryContext) -> Query:
             scores = np.asarray(context.jit(f"{kind}/scores", score)(context.predict(name)))
-            ids = select_lowest(-scores, context.budget, where=context.in_pool)
+            ids = selection.select_lowest(-scores, context.budget, where=context.in_pool)
             return Query(ids=ids, scores={"uncertainty": scores})
 
         return Strategy(
@@ -108,7 +90,7 @@ def coreset(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     """Greedy k-center on the target classifier's features; labelled known images are centres."""
 
     def pick(features, in_pool, is_center):
-        return k_center_greedy(
+        return selection.k_center_greedy(
             features, features, problem.budget, where=in_pool, labeled_where=is_center
         )
 
@@ -129,7 +111,7 @@ def badge(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
     name, phases = _asked(recipe, problem, with_features=True)
 
     def pick(key, outputs, in_pool):
-        return badge_select(
+        return selection.badge_select(
             key, outputs["logits"], outputs["features"], problem.budget, where=in_pool
         )
 
@@ -194,7 +176,9 @@ def _operands(
     if unit_length:
         place = place / np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-12)
     return {
-        "features": leading_components(place, num_components) if num_components else place,
+        "features": selection.leading_components(place, num_components)
+        if num_components
+        else place,
         "annotated": ~context.in_pool[is_example],
         "where": context.in_pool[is_example],
         "rng": context.rng,
@@ -208,7 +192,9 @@ def typiclust(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
 
     def query(context: QueryContext) -> Query:
         operands = _operands(context, num_components, unit_length=unit_length)
-        return Query(typical_select(budget=context.budget, **operands, **options), scores={})
+        return Query(
+            selection.typical_select(budget=context.budget, **operands, **options), scores={}
+        )
 
     return Strategy((_placed_phase(recipe, problem),), target="target", query=query)
 
@@ -222,10 +208,10 @@ def probcover(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
 
     def query(context: QueryContext) -> Query:
         operands = _operands(context, options.num_components, unit_length=True)
-        radius = options.radius or cover_radius(
+        radius = options.radius or selection.cover_radius(
             operands["features"], problem.num_classes + 1, rng=context.rng, purity=options.purity
         )
-        ids = cover_select(
+        ids = selection.cover_select(
             budget=context.budget, radius=radius, num_covered=options.num_covered, **operands
         )
         return Query(ids, scores={}, notes={"radius": radius})
@@ -242,7 +228,7 @@ def dropquery(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
         del operands["annotated"]
         count = np.asarray(context.predict("target")["disagreements"])
         count = count[: len(operands["where"])]
-        ids = drop_query_select(
+        ids = selection.drop_query_select(
             disagreements=count, budget=context.budget, num_masks=options.num_masks, **operands
         )
         return Query(ids, scores={"disagreements": count.astype(np.float32)})
@@ -278,10 +264,10 @@ def lfosa(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
 
     def query(context: QueryContext) -> Query:
         score = context.jit(
-            "lfosa/scores", lambda logits, in_pool: lfosa_score(logits, where=in_pool)
+            "lfosa/scores", lambda logits, in_pool: selection.lfosa_score(logits, where=in_pool)
         )
         known = score(context.predict("detector"), context.in_pool)
-        ids = select_lowest(-np.asarray(known), context.budget, where=context.in_pool)
+        ids = selection.select_lowest(-np.asarray(known), context.budget, where=context.in_pool)
         return Query(ids, {"unknown_prob": np.asarray(jax.nn.sigmoid(-known))})
 
     phases = (target_phase(recipe, problem), _detector_phase(recipe, problem, loss))
@@ -312,21 +298,21 @@ def eaoa(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
 
     def log_odds(scores, in_pool):
         """Of the upper component of the mixture that the pool's scores are fitted with."""
-        scores = min_max_normalize(scores, where=in_pool)
-        mixture = fit_gaussian_mixture_1d(scores, where=in_pool)
-        return gaussian_mixture_log_odds(scores, mixture)
+        scores = selection.min_max_normalize(scores, where=in_pool)
+        mixture = selection.fit_gaussian_mixture_1d(scores, where=in_pool)
+        return selection.gaussian_mixture_log_odds(scores, mixture)
 
     def score(target_logits, detector, in_pool, annotations):
         lengths = jnp.linalg.norm(detector["features"], axis=1, keepdims=True)
-        neighbor_energy = reverse_neighbor_energy(
+        neighbor_energy = selection.reverse_neighbor_energy(
             detector["features"] / jnp.maximum(lengths, 1e-12),
             annotations,
             problem.num_classes,
             where=in_pool,
             num_neighbors=eaoa.num_neighbors,
         )
-        energy = epistemic_energy(detector["logits"])
-        aleatoric = aleatoric_uncertainty(target_logits)
+        energy = selection.epistemic_energy(detector["logits"])
+        aleatoric = selection.aleatoric_uncertainty(target_logits)
         unknown = [log_odds(x, in_pool) for x in (energy, neighbor_energy)]
         return {
             "energy": energy,
@@ -347,7 +333,7 @@ def eaoa(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
         )
         scores = {name: np.asarray(column) for name, column in scores.items()}
         kappa = kappa_after(eaoa.kappa, context.precisions, eaoa.kappa_step)
-        _, ids = select_coarse_to_fine(
+        _, ids = selection.select_coarse_to_fine(
             -scores["purity_log_odds"],
             scores["aleatoric_log_odds"],
             context.budget,

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxrobust import selection
 from jaxrobust.engine.training import TrainState, init_state
 from jaxrobust.errors import UserError
 from jaxrobust.losses import masked_mean, negative_learning_loss, random_label_targets
@@ -40,12 +41,6 @@ from jaxrobust.methods.strategy import (
     target_phase,
 )
 from jaxrobust.recipes.bual import Bual, BualRecipe
-from jaxrobust.selection import (
-    bidirectional_score,
-    classifier_confidence,
-    predicted_unknown,
-    select_lowest,
-)
 
 _HEAD = "heads_0"
 
@@ -151,7 +146,7 @@ def _negative_members(bual: Bual, problem: AnnotationProblem, context: QueryCont
     """Labelled known images and this round's part of the pool."""
     pool = np.flatnonzero(context.in_pool)
     if bual.subset_after_filter and "aux" in context.trained:
-        unknown = np.asarray(predicted_unknown(context.predict("aux")))[pool]
+        unknown = np.asarray(selection.predicted_unknown(context.predict("aux")))[pool]
         pool = pool if unknown.all() else pool[~unknown]
     is_known = _is_known(problem, pool) if bual.subset_mode == "stratified" else None
     subset = sample_unlabeled_subset(context.rng, pool, bual.subset_size, is_known=is_known)
@@ -202,7 +197,7 @@ def _query(bual: Bual, context: QueryContext) -> Query:
     scores = {name: np.asarray(column) for name, column in scores.items()}
     if not has_aux:
         del scores["unknown_prob"]
-    ids = select_lowest(scores["score"], context.budget)
+    ids = selection.select_lowest(scores["score"], context.budget)
     return Query(ids=ids, scores=scores, notes={"num_evaluations": num_evaluations})
 
 
@@ -222,17 +217,17 @@ def _scores(
     aux_probs = jax.nn.softmax(aux_logits)
     candidate = in_pool
     if bual.aux_filter:
-        kept = in_pool & ~(has_aux & predicted_unknown(aux_probs))
+        kept = in_pool & ~(has_aux & selection.predicted_unknown(aux_probs))
         candidate = jnp.where(jnp.any(kept), kept, in_pool)
     if bual.first_share < 1:
         likely = _highest_share(jax.nn.logsumexp(target_logits, axis=-1), in_pool, bual.first_share)
         candidate = jnp.where(has_aux, candidate, likely)
-    conf_neg = classifier_confidence(negative_probs, bual.base)
-    conf_pos = classifier_confidence(jax.nn.softmax(target_logits), bual.base)
+    conf_neg = selection.classifier_confidence(negative_probs, bual.base)
+    conf_pos = selection.classifier_confidence(jax.nn.softmax(target_logits), bual.base)
     # The code's c_n + r c_p, at a precision of 1 or 0, is c_n + c_p or c_n.
     constant: dict[str, jax.typing.ArrayLike] = {"none": 1.0, "negative": 0.0}
     with_aux, without_aux = (
-        bidirectional_score(
+        selection.bidirectional_score(
             conf_neg,
             conf_pos,
             constant.get(bual.weights, precision),

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import selection
 from jaxrobust.engine.training import sgd_step
 from jaxrobust.losses import dcfs_loss, dirichlet_log_alpha, head_discrepancy
 from jaxrobust.methods.strategy import (
@@ -39,17 +40,6 @@ from jaxrobust.methods.strategy import (
     training_features,
 )
 from jaxrobust.recipes.dcfs import DcfsRecipe, Edl
-from jaxrobust.selection import (
-    badge_select,
-    classifier_confidence,
-    coarse_score,
-    fit_gaussian_mixture_1d,
-    gaussian_mixture_posterior,
-    merge_heads,
-    min_max_normalize,
-    select_coarse_to_fine,
-    vacuity,
-)
 
 
 def build(recipe: DcfsRecipe, problem: AnnotationProblem) -> Strategy:
@@ -148,7 +138,7 @@ def _pool_amplification(recipe: DcfsRecipe, logits: jax.Array) -> jax.Array:
     The weight is the vacuity K * offset / S, averaged over the heads, without gradient.
     """
     log_alpha = dirichlet_log_alpha(logits, **_dirichlet(recipe.edl))
-    weight = jnp.mean(vacuity(log_alpha, offset=recipe.edl.offset), axis=0)
+    weight = jnp.mean(selection.vacuity(log_alpha, offset=recipe.edl.offset), axis=0)
     disc = head_discrepancy(logits, kind=recipe.discrepancy.kind, **_dirichlet(recipe.edl))
     return -jnp.mean(jax.lax.stop_gradient(weight) * disc)
 
@@ -224,7 +214,7 @@ def _query(recipe: DcfsRecipe, problem: AnnotationProblem, context: QueryContext
         selected = context.rng.choice(pool, min(context.budget, pool.size), replace=False)
         candidates = pool
     else:
-        candidates, selected = select_coarse_to_fine(
+        candidates, selected = selection.select_coarse_to_fine(
             scores["coarse"],
             scores["fine"],
             context.budget,
@@ -246,7 +236,7 @@ def _diverse(budget: int, context: QueryContext, logits, features, candidates) -
     key = jax.random.key(context.rng.integers(2**31))
 
     def pick(key, logits, features, where):
-        return badge_select(key, logits, features, budget, where=where)
+        return selection.badge_select(key, logits, features, budget, where=where)
 
     where = np.isin(np.arange(len(context.in_pool)), candidates)
     drawn = np.asarray(context.jit("dcfs/badge", pick)(key, logits, features, where))
@@ -257,7 +247,7 @@ def _scores(recipe: DcfsRecipe, logits, target_logits, in_pool) -> dict[str, jax
     """Every score of the pool, float32 `[N]`; logits `[N, 2, K]`."""
     select = recipe.select
     log_alpha = dirichlet_log_alpha(jnp.swapaxes(logits, 0, 1), **_dirichlet(recipe.edl))
-    data, dist, probs = merge_heads(log_alpha, merge=select.merge)
+    data, dist, probs = selection.merge_heads(log_alpha, merge=select.merge)
     disc = head_discrepancy(
         jnp.swapaxes(logits, 0, 1), kind=recipe.discrepancy.kind, **_dirichlet(recipe.edl)
     )
@@ -266,17 +256,17 @@ def _scores(recipe: DcfsRecipe, logits, target_logits, in_pool) -> dict[str, jax
         "dist": dist,
         "total": data + dist,
         "discrepancy": disc,
-        "vacuity": jnp.mean(vacuity(log_alpha, offset=recipe.edl.offset or 1.0), axis=0),
+        "vacuity": jnp.mean(selection.vacuity(log_alpha, offset=recipe.edl.offset or 1.0), axis=0),
         "prediction": jnp.argmax(probs, axis=-1).astype(jnp.int32),
     }
     if target_logits is not None:
         log_probs = jax.nn.log_softmax(target_logits)
         scores["target_entropy"] = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
-        scores["target_margin"] = -classifier_confidence(jnp.exp(log_probs), "margin")
+        scores["target_margin"] = -selection.classifier_confidence(jnp.exp(log_probs), "margin")
     if select.coarse == "gmm_product":
         scores["coarse"] = 1 - _low_component(data, in_pool) * _low_component(dist, in_pool)
     elif select.coarse != "sequential":
-        scores["coarse"] = coarse_score(
+        scores["coarse"] = selection.coarse_score(
             data,
             dist,
             kind=select.coarse,
@@ -285,15 +275,15 @@ def _scores(recipe: DcfsRecipe, logits, target_logits, in_pool) -> dict[str, jax
             where=in_pool,
         )
     if select.w_discrepancy:
-        scores["coarse"] += select.w_discrepancy * min_max_normalize(disc, where=in_pool)
+        scores["coarse"] += select.w_discrepancy * selection.min_max_normalize(disc, where=in_pool)
     return scores
 
 
 def _low_component(score: jax.Array, in_pool: jax.Array) -> jax.Array:
     """Posterior of the low-mean component of a two-component mixture of the scaled score."""
-    scaled = min_max_normalize(score, where=in_pool)
-    mixture = fit_gaussian_mixture_1d(scaled, where=in_pool)
-    return gaussian_mixture_posterior(scaled, mixture)[:, 0]
+    scaled = selection.min_max_normalize(score, where=in_pool)
+    mixture = selection.fit_gaussian_mixture_1d(scaled, where=in_pool)
+    return selection.gaussian_mixture_posterior(scaled, mixture)[:, 0]
 
 
 def _sequential(scores, context: QueryContext, factor: float) -> np.ndarray:

@@ -18,16 +18,8 @@ from typing import Any, cast
 
 import jax
 
+from jaxrobust import losses
 from jaxrobust.errors import check_option
-from jaxrobust.losses import (
-    align_gradients,
-    binary_kl_loss,
-    binary_kl_norm_loss,
-    logit_mse_loss,
-    masked_mean,
-    soft_target_kl,
-    standardize_logits,
-)
 from jaxrobust.methods.distiller import (
     DistillationProblem,
     Distiller,
@@ -38,10 +30,10 @@ from jaxrobust.recipes.dhkd import Distill, Distillation
 
 # Loss on logits -> function and temperature, None for one that has none.
 LOGIT_LOSSES: dict[str, tuple[Callable[..., jax.Array], float | None]] = {
-    "binary_kl": (binary_kl_loss, 2.0),
-    "binary_kl_norm": (binary_kl_norm_loss, 2.0),
-    "logit_mse": (logit_mse_loss, None),
-    "soft_target_kl": (soft_target_kl, 4.0),
+    "binary_kl": (losses.binary_kl_loss, 2.0),
+    "binary_kl_norm": (losses.binary_kl_norm_loss, 2.0),
+    "logit_mse": (losses.logit_mse_loss, None),
+    "soft_target_kl": (losses.soft_target_kl, 4.0),
 }
 HEADS = ("primary", "auxiliary")
 
@@ -91,9 +83,12 @@ def dual_head_objective(
         options["temperature"] = own_temperature if temperature is None else temperature
     taught = primary_logits if head == "primary" else cast(jax.Array, aux_logits)
     if standardize:
-        taught, teacher_logits = standardize_logits(taught), standardize_logits(teacher_logits)
+        taught, teacher_logits = (
+            losses.standardize_logits(taught),
+            losses.standardize_logits(teacher_logits),
+        )
     loss_cls = gamma * cross_entropy_loss(primary_logits, labels, where)
-    return loss_cls, alpha * masked_mean(function(taught, teacher_logits, **options), where)
+    return loss_cls, alpha * losses.masked_mean(function(taught, teacher_logits, **options), where)
 
 
 def project_both(grad_cls: Any, grad_kd: Any) -> Any:
@@ -104,7 +99,7 @@ def project_both(grad_cls: Any, grad_kd: Any) -> Any:
     References:
       Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, algorithm 1.
     """
-    sums = align_gradients(grad_cls, grad_kd), align_gradients(grad_kd, grad_cls)
+    sums = losses.align_gradients(grad_cls, grad_kd), losses.align_gradients(grad_kd, grad_cls)
     return jax.tree.map(lambda a, b, cls, kd: a + b - cls - kd, *sums, grad_cls, grad_kd)
 
 
@@ -146,7 +141,7 @@ def build_with(options: Distill, problem: DistillationProblem) -> Distiller:
 
     def align(grad_cls, grad_kd):
         scope = None if options.scope == "all" else options.scope
-        return align_gradients(grad_cls, grad_kd, scope=scope)
+        return losses.align_gradients(grad_cls, grad_kd, scope=scope)
 
     auxiliary = "none"
     if options.head == "auxiliary":

@@ -6,13 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.losses import (
-    logit_mse_loss,
-    masked_mean,
-    pkt_loss,
-    review_kd_hcl_loss,
-    rkd_loss,
-)
+from jaxrobust import losses
 from jaxrobust.methods.distiller import DistillationProblem
 from jaxrobust.models.layers import FeatureMaps
 from jaxrobust.models.review_fusion import ReviewFusion, review_levels
@@ -28,13 +22,13 @@ Levels = Callable[[FeatureMaps], tuple[jax.Array, ...]]
 def logit_mse_term(student, teacher, labels, where):
     """Mean squared error of the logits, over classes and batch."""
     del labels
-    return masked_mean(logit_mse_loss(student.logits, teacher.logits), where)
+    return losses.masked_mean(losses.logit_mse_loss(student.logits, teacher.logits), where)
 
 
 def pkt_term(student, teacher, labels, where):
     """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
     del labels
-    return pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
+    return losses.pkt_loss(student.features.pooled, teacher.features.pooled, where=where)
 
 
 def rkd_term(options: Rkd, *, mean_over_batch: bool) -> Term:
@@ -47,7 +41,7 @@ def rkd_term(options: Rkd, *, mean_over_batch: bool) -> Term:
     def term(student, teacher, labels, where):
         del labels
         weight = options.distance_weight
-        return rkd_loss(
+        return losses.rkd_loss(
             student.features.pooled,
             teacher.features.pooled,
             w_distance=weight / jnp.sum(where, dtype=jnp.float32) if mean_over_batch else weight,
@@ -64,7 +58,7 @@ def review_term(levels: Levels = review_levels) -> Term:
     def term(student, teacher, labels, where):
         del labels
         maps = student.features.maps
-        return review_kd_hcl_loss(maps, levels(teacher.features)[-len(maps) :], where=where)
+        return losses.review_kd_hcl_loss(maps, levels(teacher.features)[-len(maps) :], where=where)
 
     return term
 

@@ -24,21 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxrobust import losses
 from jaxrobust.arrays import at_least_float32
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.sharding import join_batches, on_every_device, part_batches
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
-from jaxrobust.losses import (
-    calibrated_softmax,
-    class_prior_penalty,
-    evidential_loss,
-    masked_mean,
-    negative_entropy,
-    semi_supervised_loss,
-    sharpen,
-    strong_view_consistency,
-    uniform_prior_penalty,
-)
 from jaxrobust.methods.noisy_label_method import (
     Apply,
     Batch,
@@ -77,12 +67,12 @@ class Objective:
 
     def probs(self, logits: jax.Array) -> jax.Array:
         """Class probabilities `[..., C]`."""
-        return calibrated_softmax(logits, self.gamma)
+        return losses.calibrated_softmax(logits, self.gamma)
 
     def per_example(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Loss `[B]` of given labels."""
         if self.evidential:
-            nll, kl = evidential_loss(logits, labels, **self._options)
+            nll, kl = losses.evidential_loss(logits, labels, **self._options)
             return nll + kl
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
@@ -109,7 +99,7 @@ class Objective:
             by, and `[K]` of the other rows.
         """
         if self.evidential:
-            return semi_supervised_loss(
+            return losses.semi_supervised_loss(
                 logits_x, *hard, mix, logits_u, soft_u, weights=weights, **self._options
             )
         supervised = jnp.mean(optax.softmax_cross_entropy(logits_x, soft_x))
@@ -156,14 +146,14 @@ def warm_up_step(
         )
         logits = logits[:, 0]
         loss = expected_loss(objective.per_example, logits, batch.labels, batch.targets)
-        loss = masked_mean(batch.weighted(loss), batch.valid)
+        loss = losses.masked_mean(batch.weighted(loss), batch.valid)
         if entropy_penalty != "none":
-            penalty = negative_entropy(
+            penalty = losses.negative_entropy(
                 logits, objective.gamma, clamp_logits=entropy_penalty == "clamped"
             )
-            loss = loss + masked_mean(penalty, batch.valid)
+            loss = loss + losses.masked_mean(penalty, batch.valid)
         hits = (jnp.argmax(logits, axis=-1) == batch.labels).astype(loss.dtype)
-        return loss, (batch_stats, {"label_agreement": masked_mean(hits, batch.valid)})
+        return loss, (batch_stats, {"label_agreement": losses.masked_mean(hits, batch.valid)})
 
     stepped, metrics = sgd_step(network, loss_fn, optimizer, scalars)
 
@@ -237,8 +227,8 @@ def semi_supervised_step(
         given = labeled.targets.astype(own.dtype)
     clean_prob = labeled.label_scores["clean_prob"].astype(own.dtype)[:, None]
     refined = clean_prob * given + (1 - clean_prob) * jnp.mean(own[2:], axis=0)
-    target_x = sharpen(refined, temperature=temperature)
-    target_u = sharpen(jnp.mean(guesses_u, axis=0), temperature=temperature)
+    target_x = losses.sharpen(refined, temperature=temperature)
+    target_u = losses.sharpen(jnp.mean(guesses_u, axis=0), temperature=temperature)
     targets = jax.lax.stop_gradient(jnp.concatenate([target_x, target_x, target_u, target_u]))
 
     num_x = 2 * batch_size
@@ -279,9 +269,9 @@ def semi_supervised_step(
         )
         if class_prior == "labels":
             shares = scalars["class_shares"]
-            prior = class_prior_penalty(logits[:, 0], shares, objective.gamma)
+            prior = losses.class_prior_penalty(logits[:, 0], shares, objective.gamma)
         elif class_prior == "uniform":
-            prior = uniform_prior_penalty(logits[:, 0], objective.gamma)
+            prior = losses.uniform_prior_penalty(logits[:, 0], objective.gamma)
         else:
             prior = jnp.zeros((), supervised.dtype)
         loss = supervised + scalars["weight_u"] * unsupervised + prior
@@ -290,7 +280,7 @@ def semi_supervised_step(
             strong_logits, stats = apply(params, stats, inputs, train=True, key=strong_key)
             strong_logits = on_every_device(strong_logits)
             consistency = jnp.mean(
-                strong_view_consistency(logits[:, 0], strong_logits[:, 0], objective.gamma)
+                losses.strong_view_consistency(logits[:, 0], strong_logits[:, 0], objective.gamma)
             )
             loss = loss + scalars["consistency_weight"] * consistency
             metrics["consistency"] = consistency

@@ -25,16 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxrobust import losses, selection
 from jaxrobust.data.features import open_arrays
 from jaxrobust.engine.training import sgd_step
 from jaxrobust.errors import UserError
-from jaxrobust.losses import (
-    dirichlet_alpha,
-    dirichlet_log_alpha,
-    edl_nll,
-    masked_mean,
-    misleading_kl,
-)
 from jaxrobust.methods.strategy import (
     NOT_ANNOTATED,
     AnnotationProblem,
@@ -50,16 +44,6 @@ from jaxrobust.methods.strategy import (
     training_features,
 )
 from jaxrobust.recipes.e2oal import E2oal, E2oalRecipe
-from jaxrobust.selection import (
-    candidate_count,
-    cluster_unknowns,
-    divergence_informativeness,
-    fit_gaussian_mixture_1d,
-    gaussian_mixture_log_odds,
-    known_unknown_margin,
-    leading_components,
-    select_by_class_quota,
-)
 
 _PHASE = "e2oal"
 _SOURCES = ("auto", "pixels")  # of embeddings that are no file
@@ -135,7 +119,9 @@ def _phase(e2oal: E2oal, recipe: E2oalRecipe, problem: AnnotationProblem) -> Pha
     def class_probs(outputs):
         if e2oal.target == "main":
             return jax.nn.softmax(outputs["main"])
-        return jax.nn.softmax(dirichlet_log_alpha(outputs["auxiliary"][:, :num_classes], clip=None))
+        return jax.nn.softmax(
+            losses.dirichlet_log_alpha(outputs["auxiliary"][:, :num_classes], clip=None)
+        )
 
     return Phase(
         name=_PHASE,
@@ -183,15 +169,15 @@ def e2oal_loss(
     hits = (jnp.argmax(main, axis=-1) == labels).astype(jnp.float32)
     count = jnp.asarray(num_outputs, auxiliary.dtype)
     where = _counted(auxiliary, count)
-    log_alpha = dirichlet_log_alpha(auxiliary)
-    kl = misleading_kl(dirichlet_alpha(log_alpha), labels, where=where)
+    log_alpha = losses.dirichlet_log_alpha(auxiliary)
+    kl = losses.misleading_kl(losses.dirichlet_alpha(log_alpha), labels, where=where)
     parts = {
-        "ce": masked_mean(cross_entropy, known),
-        "nll": masked_mean(edl_nll(log_alpha, labels, where=where), labels >= 0),
-        "kl": masked_mean(kl, labels >= 0) / (count if kl_per_class else 1),
+        "ce": losses.masked_mean(cross_entropy, known),
+        "nll": losses.masked_mean(losses.edl_nll(log_alpha, labels, where=where), labels >= 0),
+        "kl": losses.masked_mean(kl, labels >= 0) / (count if kl_per_class else 1),
     }
     total = parts["ce"] + parts["nll"] + jnp.asarray(anneal, count.dtype) * parts["kl"]
-    return total, {**parts, "accuracy": masked_mean(hits, known)}
+    return total, {**parts, "accuracy": losses.masked_mean(hits, known)}
 
 
 def _counted(auxiliary: jax.Array, num_outputs: jax.typing.ArrayLike) -> jax.Array:
@@ -205,7 +191,7 @@ def _unknown_probs(
     outputs: Any, scalars: dict[str, float], problem: AnnotationProblem
 ) -> jax.Array:
     """Share `[N]` of the clusters of unknown images in the auxiliary head's probability."""
-    log_alpha = dirichlet_log_alpha(outputs["auxiliary"])
+    log_alpha = losses.dirichlet_log_alpha(outputs["auxiliary"])
     counted = _counted(log_alpha, scalars[_COUNT])
     unknown = counted & (np.arange(len(counted)) >= problem.num_classes)
     log_sum, log_unknown = (
@@ -228,7 +214,11 @@ def _places(e2oal: E2oal, problem: AnnotationProblem) -> Callable[[], np.ndarray
         found = _embeddings(e2oal.embeddings, inputs).astype(np.float32)
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
         found = found / np.maximum(lengths, 1e-12)
-        return leading_components(found, e2oal.num_components) if e2oal.num_components else found
+        return (
+            selection.leading_components(found, e2oal.num_components)
+            if e2oal.num_components
+            else found
+        )
 
     return places
 
@@ -280,7 +270,7 @@ def _relabel(
     ids = annotated(annotations)
     labels, count = annotations[ids], int(np.any(annotations == num_classes))
     if count and e2oal.unknowns == "clusters":
-        labels, count = cluster_unknowns(
+        labels, count = selection.cluster_unknowns(
             places()[ids],
             labels,
             num_classes,
@@ -321,7 +311,7 @@ def _query(e2oal: E2oal, problem: AnnotationProblem, context: QueryContext) -> Q
     pool = np.flatnonzero(context.in_pool)
     pool = pool[np.argsort(-log_odds[pool], kind="stable")]
     target = target_after(e2oal.target_precision, context.precisions)
-    count = candidate_count(
+    count = selection.candidate_count(
         1 / (1 + np.exp(-log_odds[pool])),
         scores["informativeness"][pool],
         budget=context.budget,
@@ -333,7 +323,7 @@ def _query(e2oal: E2oal, problem: AnnotationProblem, context: QueryContext) -> Q
         count = problem.num_classes * len(pool)  # all of every class
     pool = np.sort(pool)
     chosen = pool[
-        select_by_class_quota(
+        selection.select_by_class_quota(
             scores["known_margin"][pool],
             scores["informativeness"][pool],
             scores["prediction"][pool],
@@ -361,14 +351,16 @@ def _scores(
     """Every score, `[N]`; the mixture is fitted where `is_fitted`."""
     auxiliary = outputs["auxiliary"]
     auxiliary = jnp.where(_counted(auxiliary, num_outputs)[None], auxiliary, -jnp.inf)
-    margin = known_unknown_margin(auxiliary, problem.num_classes)
-    mixture = fit_gaussian_mixture_1d(margin, where=is_fitted, num_components=3)
-    log_odds = gaussian_mixture_log_odds(margin, mixture)
+    margin = selection.known_unknown_margin(auxiliary, problem.num_classes)
+    mixture = selection.fit_gaussian_mixture_1d(margin, where=is_fitted, num_components=3)
+    log_odds = selection.gaussian_mixture_log_odds(margin, mixture)
     predicting = outputs["main"] if e2oal.select == "informativeness" else auxiliary
     return {
         "known_margin": margin,
         "known_log_odds": log_odds,
         "unknown_prob": jax.nn.sigmoid(-log_odds),
-        "informativeness": divergence_informativeness(outputs["main"], divergence=e2oal.divergence),
+        "informativeness": selection.divergence_informativeness(
+            outputs["main"], divergence=e2oal.divergence
+        ),
         "prediction": jnp.argmax(predicting, axis=-1).astype(jnp.int32),
     }

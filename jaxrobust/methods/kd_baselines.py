@@ -3,21 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import losses
 from jaxrobust.errors import UserError
-from jaxrobust.losses import (
-    attention_transfer_loss,
-    contrastive_loss,
-    dist_loss,
-    dkd_loss,
-    fitnet_loss,
-    masked_mean,
-    rld_loss,
-    similarity_preserving_loss,
-    soft_target_kl,
-    standardize_logits,
-    transformed_teacher_loss,
-    variational_information_loss,
-)
 from jaxrobust.losses.feature_distillation import average_pool_to
 from jaxrobust.methods import dhkd
 from jaxrobust.methods.distillation_terms import (
@@ -71,7 +58,9 @@ def kd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     def loss(student, teacher, labels, where):
         del labels
         logits = _logits(student, teacher, options.standardize)
-        return masked_mean(soft_target_kl(*logits, temperature=options.temperature), where)
+        return losses.masked_mean(
+            losses.soft_target_kl(*logits, temperature=options.temperature), where
+        )
 
     return _distiller(loss, weight=options.weight, ce_weight=options.ce_weight, logits_only=True)
 
@@ -82,14 +71,14 @@ def dkd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     options = recipe.dkd
 
     def loss(student, teacher, labels, where):
-        divergence = dkd_loss(
+        divergence = losses.dkd_loss(
             *_logits(student, teacher, options.standardize),
             labels,
             alpha=options.alpha,
             beta=options.beta,
             temperature=options.temperature,
         )
-        return masked_mean(divergence, where)
+        return losses.masked_mean(divergence, where)
 
     return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
 
@@ -98,7 +87,7 @@ def _logits(student: Outputs, teacher: Outputs, standardize: bool) -> tuple[jax.
     """Logits of both, standardised if asked for (Sun et al., CVPR 2024)."""
     if not standardize:
         return student.logits, teacher.logits
-    return standardize_logits(student.logits), standardize_logits(teacher.logits)
+    return losses.standardize_logits(student.logits), losses.standardize_logits(teacher.logits)
 
 
 def rld(recipe: Distillation, problem: DistillationProblem) -> Distiller:
@@ -107,7 +96,7 @@ def rld(recipe: Distillation, problem: DistillationProblem) -> Distiller:
     options = recipe.rld
 
     def loss(student, teacher, labels, where):
-        divergence = rld_loss(
+        divergence = losses.rld_loss(
             student.logits,
             teacher.logits,
             labels,
@@ -116,7 +105,7 @@ def rld(recipe: Distillation, problem: DistillationProblem) -> Distiller:
             temperature=options.temperature,
             confidence_temperature=options.confidence_temperature,
         )
-        return masked_mean(divergence, where)
+        return losses.masked_mean(divergence, where)
 
     return _distiller(loss, weight=1.0, warm_up=options.warm_up, logits_only=True)
 
@@ -128,10 +117,10 @@ def wttm(recipe: Distillation, problem: DistillationProblem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del labels
-        divergence = transformed_teacher_loss(
+        divergence = losses.transformed_teacher_loss(
             student.logits, teacher.logits, power=options.power, weighted=options.weighted
         )
-        return masked_mean(divergence, where)
+        return losses.masked_mean(divergence, where)
 
     return _distiller(loss, weight=options.weight, logits_only=True)
 
@@ -143,7 +132,7 @@ def dist(recipe: Distillation, problem: DistillationProblem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del labels
-        return dist_loss(
+        return losses.dist_loss(
             student.logits,
             teacher.logits,
             beta=options.beta,
@@ -178,8 +167,8 @@ def at(recipe: Distillation, problem: DistillationProblem) -> Distiller:
         del labels
         maps = [x.features.outputs for x in (student, teacher)]
         count = min(map(len, maps))
-        error = attention_transfer_loss(*(x[-count:] for x in maps))
-        return masked_mean(error, where)
+        error = losses.attention_transfer_loss(*(x[-count:] for x in maps))
+        return losses.masked_mean(error, where)
 
     return _distiller(loss, weight=recipe.at.weight)
 
@@ -198,8 +187,8 @@ def fitnet(recipe: Distillation, problem: DistillationProblem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del labels
-        return masked_mean(
-            fitnet_loss(student.features.maps[0], teacher.features.outputs[level]), where
+        return losses.masked_mean(
+            losses.fitnet_loss(student.features.maps[0], teacher.features.outputs[level]), where
         )
 
     _, height, width, channels = hint.shape
@@ -213,7 +202,7 @@ def sp(recipe: Distillation, problem: DistillationProblem) -> Distiller:
 
     def loss(student, teacher, labels, where):
         del labels
-        return similarity_preserving_loss(
+        return losses.similarity_preserving_loss(
             student.features.outputs[-1], teacher.features.outputs[-1], where=where
         )
 
@@ -243,10 +232,10 @@ def vid(recipe: Distillation, problem: DistillationProblem) -> Distiller:
             student.features.maps, teacher.features.outputs[-count:], strict=True
         ):
             target = average_pool_to(target, prediction.mean.shape[1:3])
-            error = variational_information_loss(
+            error = losses.variational_information_loss(
                 prediction.mean, target, prediction.variance_logits
             )
-            total += masked_mean(error, where)
+            total += losses.masked_mean(error, where)
         return total
 
     return _distiller(loss, weight=options.weight, connector=connector)
@@ -268,13 +257,13 @@ def crd(recipe: Distillation, problem: DistillationProblem) -> Distiller:
         del teacher, labels  # the connector has compared them
         total = jnp.float32(0)
         for contrast in student.features.maps:
-            error = contrastive_loss(
+            error = losses.contrastive_loss(
                 contrast.similarities,
                 problem.num_examples,
                 log_normalizer=contrast.log_normalizer,
                 temperature=options.temperature,
             )
-            total += masked_mean(error, where)
+            total += losses.masked_mean(error, where)
         return total
 
     return _distiller(loss, weight=options.weight, connector=connector, contrasts=True)

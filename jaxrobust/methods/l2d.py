@@ -22,24 +22,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import losses
 from jaxrobust.engine.sharding import on_every_device
-from jaxrobust.losses import (
-    asymmetric_loss,
-    class_aware_embedding_distillation_loss,
-    instance_aware_embedding_distillation_loss,
-    masked_mean,
-    multilabel_bce_loss,
-    multilabel_logits_distillation_loss,
-    partial_softmax_distillation_loss,
-)
-from jaxrobust.methods.distillation_terms import (
-    Term,
-    logit_mse_term,
-    pkt_term,
-    review_fusion,
-    review_term,
-    rkd_term,
-)
+from jaxrobust.methods import distillation_terms
 from jaxrobust.methods.distiller import DistillationProblem, Distiller
 from jaxrobust.models.ml_decoder import MultiLabelOutputs
 from jaxrobust.models.review_fusion import final_map
@@ -53,7 +38,9 @@ def mld_term(
 ) -> jax.Array:
     """MLD of the logits, a mean over the batch."""
     del targets
-    return masked_mean(multilabel_logits_distillation_loss(student.logits, teacher.logits), where)
+    return losses.masked_mean(
+        losses.multilabel_logits_distillation_loss(student.logits, teacher.logits), where
+    )
 
 
 def cd_term(
@@ -66,7 +53,7 @@ def cd_term(
     group_mean: bool = True,
 ) -> jax.Array:
     """CD of the label embeddings, a sum over the classes that two images have."""
-    return class_aware_embedding_distillation_loss(
+    return losses.class_aware_embedding_distillation_loss(
         *on_every_device(  # for distances between images
             (student.label_embeddings, teacher.label_embeddings, _present(targets, where))
         ),
@@ -85,7 +72,7 @@ def id_term(
     group_mean: bool = True,
 ) -> jax.Array:
     """ID of the label embeddings, a sum over the images with two labels."""
-    return instance_aware_embedding_distillation_loss(
+    return losses.instance_aware_embedding_distillation_loss(
         student.label_embeddings,
         teacher.label_embeddings,
         _present(targets, where),
@@ -153,7 +140,7 @@ def bce(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> 
 def mse(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """Mean squared error of the logits, over classes and batch."""
     del problem
-    return _distiller(recipe, {"mse": (recipe.mse.weight, logit_mse_term)})
+    return _distiller(recipe, {"mse": (recipe.mse.weight, distillation_terms.logit_mse_term)})
 
 
 def ps(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
@@ -161,8 +148,10 @@ def ps(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> D
     del problem
 
     def term(student, teacher, targets, where):
-        divergence = partial_softmax_distillation_loss(student.logits, teacher.logits, targets)
-        return masked_mean(divergence, where)
+        divergence = losses.partial_softmax_distillation_loss(
+            student.logits, teacher.logits, targets
+        )
+        return losses.masked_mean(divergence, where)
 
     return _distiller(recipe, {"ps": (recipe.ps.weight, term)})
 
@@ -170,26 +159,28 @@ def ps(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> D
 def rkd(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """RKD: distances and angles between pooled features. Park et al., CVPR 2019."""
     del problem
-    return _distiller(recipe, {"rkd": (1.0, rkd_term(recipe.rkd, mean_over_batch=False))})
+    return _distiller(
+        recipe, {"rkd": (1.0, distillation_terms.rkd_term(recipe.rkd, mean_over_batch=False))}
+    )
 
 
 def pkt(recipe: MultilabelDistillation, problem: DistillationProblem | None) -> Distiller:
     """PKT: similarities within the batch as probabilities. Passalis and Tefas, ECCV 2018."""
     del problem
-    return _distiller(recipe, {"pkt": (recipe.pkt.weight, pkt_term)})
+    return _distiller(recipe, {"pkt": (recipe.pkt.weight, distillation_terms.pkt_term)})
 
 
 def reviewkd(recipe: MultilabelDistillation, problem: DistillationProblem) -> Distiller:
     """ReviewKD on the final map alone, where there is nothing to fuse. Chen et al., CVPR 2021."""
     options = recipe.reviewkd
-    connector = review_fusion(problem, options.width, final_map, final_map)
-    terms = {"reviewkd": (options.weight, review_term(final_map))}
+    connector = distillation_terms.review_fusion(problem, options.width, final_map, final_map)
+    terms = {"reviewkd": (options.weight, distillation_terms.review_term(final_map))}
     return _distiller(recipe, terms, connector=connector)
 
 
 def _distiller(
     recipe: MultilabelDistillation,
-    terms: dict[str, tuple[float, Term]],
+    terms: dict[str, tuple[float, distillation_terms.Term]],
     *,
     connector: nn.Module | None = None,
     has_teacher: bool = True,
@@ -221,9 +212,9 @@ def _label_loss(
 ) -> jax.Array:
     """The loss on the labels, summed over classes and reduced over the batch."""
     if options.loss == "bce":
-        values = multilabel_bce_loss(logits, targets)
+        values = losses.multilabel_bce_loss(logits, targets)
     else:
-        values = asymmetric_loss(logits, targets, **dataclasses.asdict(asymmetric))
+        values = losses.asymmetric_loss(logits, targets, **dataclasses.asdict(asymmetric))
     if options.reduction == "batchmean":
-        return masked_mean(values, where)
+        return losses.masked_mean(values, where)
     return jnp.sum(values, where=where)

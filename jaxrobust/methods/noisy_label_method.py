@@ -9,17 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import selection
 from jaxrobust.engine.optim import learning_rate, make_optimizer
 from jaxrobust.engine.sharding import split_rows
 from jaxrobust.engine.training import TrainState
 from jaxrobust.models import make_network
 from jaxrobust.recipes.protocols import NoisyLabels
-from jaxrobust.selection import (
-    clean_probability,
-    clean_probability_given_count,
-    estimate_num_wrong,
-    select_clean,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,10 +296,10 @@ def score_labels_by(
 
     def clean_probs(scores, logits, labels, num_wrong):
         if mode != "count":
-            return jnp.stack([clean_probability(s, **how) for s in scores])
+            return jnp.stack([selection.clean_probability(s, **how) for s in scores])
         counts = [_known_or_counted(num_wrong, class_probs(o), labels) for o in logits]
         pairs = zip(scores, counts, strict=True)
-        return jnp.stack([clean_probability_given_count(s, count) for s, count in pairs])
+        return jnp.stack([selection.clean_probability_given_count(s, count) for s, count in pairs])
 
     def score_labels(logits, labels, num_wrong=None):
         scores = jax.vmap(score, in_axes=(0, None))(logits, labels)
@@ -314,7 +309,7 @@ def score_labels_by(
             "suggested": predicted_class(jnp.mean(logits, axis=0)),
             "clean_prob": clean_prob,
             name: jnp.mean(scores, axis=0),
-            "flagged": ~select_clean(clean_prob, threshold=threshold),
+            "flagged": ~selection.select_clean(clean_prob, threshold=threshold),
         }
         if len(networks) > 1:
             for i, network in enumerate(networks):
@@ -340,7 +335,7 @@ def flag_by_count(method: Method) -> Method:
         known = (num_wrong,) if method.counts else ()
         label_scores = method.score_labels(logits, labels, *known)
         num_wrong = _known_or_counted(num_wrong, method.class_probs(logits), labels)
-        clean_prob = clean_probability_given_count(label_scores[method.score], num_wrong)
+        clean_prob = selection.clean_probability_given_count(label_scores[method.score], num_wrong)
         flagged = (clean_prob < 0.5) & (label_scores["suggested"] != labels)
         return {**label_scores, "clean_prob": clean_prob, "flagged": flagged}
 
@@ -351,7 +346,7 @@ def _known_or_counted(
     num_wrong: jax.Array | None, probs: jax.Array, labels: jax.Array
 ) -> jax.Array:
     """The number of wrong labels that is known, or what the confident joint counts."""
-    return estimate_num_wrong(probs, labels) if num_wrong is None else num_wrong
+    return selection.estimate_num_wrong(probs, labels) if num_wrong is None else num_wrong
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:

@@ -10,14 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import (
-    BatchNorm,
-    Linear,
-    Network,
-    global_average,
-    torch_bias,
-    torch_uniform,
-)
+from jaxrobust.models import layers
 
 
 class ExitBlock(nn.Module):
@@ -26,7 +19,7 @@ class ExitBlock(nn.Module):
     features: int  # channels of the last convolution
     hidden: int  # channels of the first two
     kernel: int  # K, the factor by which the map shrinks
-    kernel_init: nn.initializers.Initializer = torch_uniform  # of the convolutions' weights
+    kernel_init: nn.initializers.Initializer = layers.torch_uniform  # of the convolutions' weights
     dtype: Any = jnp.float32  # computation dtype
 
     @nn.compact
@@ -40,13 +33,13 @@ class ExitBlock(nn.Module):
                 padding="VALID",
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
-                bias_init=torch_bias(kernel * kernel * x.shape[-1]),
+                bias_init=layers.torch_bias(kernel * kernel * x.shape[-1]),
             )(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype)(x, train=train, where=where))
+            x = nn.relu(layers.BatchNorm(dtype=self.dtype)(x, train=train, where=where))
         return x
 
 
-class MultiExit(Network):
+class MultiExit(layers.Network):
     """A ResNet with a positive and a negative head, and an exit after each stage but the last.
 
     An exit shrinks its map as much as the remaining stages do. It has the channels of the last
@@ -63,7 +56,7 @@ class MultiExit(Network):
     backbone: nn.Module
     num_classes: int
     exits: bool = True
-    kernel_init: nn.initializers.Initializer = torch_uniform
+    kernel_init: nn.initializers.Initializer = layers.torch_uniform
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -78,7 +71,7 @@ class MultiExit(Network):
         stages = self.backbone.stages(images, train=train, where=where)
         width = stages.pooled.shape[-1]
         logits = [
-            Linear(self.num_classes, name=name)(stages.pooled)
+            layers.Linear(self.num_classes, name=name)(stages.pooled)
             for name in ("positive_head", "negative_head")
         ]
         features = [stages.pooled]
@@ -91,7 +84,7 @@ class MultiExit(Network):
                 dtype=self.dtype,
                 name=f"exit_{i + 1}",
             )
-            feature = global_average(block(stage, train=train, where=where))
+            feature = layers.global_average(block(stage, train=train, where=where))
             features.append(feature)
-            logits.append(Linear(self.num_classes, name=f"exit_head_{i + 1}")(feature))
+            logits.append(layers.Linear(self.num_classes, name=f"exit_head_{i + 1}")(feature))
         return jnp.stack(logits, axis=1), jnp.stack(features, axis=1)

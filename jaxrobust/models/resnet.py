@@ -8,17 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import (
-    Backbone,
-    BatchNorm,
-    Conv,
-    FeatureMaps,
-    HeadedNetwork,
-    Linear,
-    global_average,
-    he_normal,
-    torch_uniform,
-)
+from jaxrobust.models import layers
 
 POOLINGS = ("global", "window4")
 
@@ -32,7 +22,7 @@ class BasicBlock(nn.Module):
 
     features: int
     stride: int = 1
-    kernel_init: nn.initializers.Initializer = torch_uniform
+    kernel_init: nn.initializers.Initializer = layers.torch_uniform
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -40,11 +30,11 @@ class BasicBlock(nn.Module):
         self, inputs: jax.Array, *, train: bool, where: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         conv = functools.partial(
-            Conv, self.features, kernel_init=self.kernel_init, dtype=self.dtype
+            layers.Conv, self.features, kernel_init=self.kernel_init, dtype=self.dtype
         )
 
         def norm(x):
-            return BatchNorm(dtype=self.dtype)(x, train=train, where=where)
+            return layers.BatchNorm(dtype=self.dtype)(x, train=train, where=where)
 
         x = nn.relu(norm(conv(3, self.stride)(inputs)))
         x = norm(conv()(x))
@@ -65,7 +55,7 @@ class BottleneckBlock(nn.Module):
 
     features: int
     stride: int = 1
-    kernel_init: nn.initializers.Initializer = torch_uniform
+    kernel_init: nn.initializers.Initializer = layers.torch_uniform
     dtype: Any = jnp.float32
     widening: int = 1
 
@@ -73,11 +63,11 @@ class BottleneckBlock(nn.Module):
     def __call__(
         self, inputs: jax.Array, *, train: bool, where: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        conv = functools.partial(Conv, kernel_init=self.kernel_init, dtype=self.dtype)
+        conv = functools.partial(layers.Conv, kernel_init=self.kernel_init, dtype=self.dtype)
         inner, outer = self.features * self.widening, self.features * 4
 
         def norm(x):
-            return BatchNorm(dtype=self.dtype)(x, train=train, where=where)
+            return layers.BatchNorm(dtype=self.dtype)(x, train=train, where=where)
 
         x = nn.relu(norm(conv(inner, 1)(inputs)))
         x = nn.relu(norm(conv(inner, 3, self.stride)(x)))
@@ -88,7 +78,7 @@ class BottleneckBlock(nn.Module):
         return nn.relu(x), x
 
 
-class ResNetBackbone(Backbone):
+class ResNetBackbone(layers.Backbone):
     """ResNet up to the pooled feature.
 
     Attributes:
@@ -108,13 +98,13 @@ class ResNetBackbone(Backbone):
     stem_width: int | None = None
     stem: str = "small"
     pool: str = "global"
-    kernel_init: nn.initializers.Initializer = he_normal
+    kernel_init: nn.initializers.Initializer = layers.he_normal
 
     def setup(self):
         options = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        self.stem_conv = Conv(self.stem_width or self.widths[0], kernel, stride, **options)
-        self.stem_norm = BatchNorm(dtype=self.dtype)
+        self.stem_conv = layers.Conv(self.stem_width or self.widths[0], kernel, stride, **options)
+        self.stem_norm = layers.BatchNorm(dtype=self.dtype)
         self.blocks = [
             self.block(width, 2 if stage > 0 and block == 0 else 1, **options)
             for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True))
@@ -123,7 +113,7 @@ class ResNetBackbone(Backbone):
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> FeatureMaps:
+    ) -> layers.FeatureMaps:
         """Features at the end of every stage, and pooled."""
         x = self.stem_conv(images.astype(self.dtype))
         x = nn.relu(self.stem_norm(x, train=train, where=where))
@@ -137,17 +127,17 @@ class ResNetBackbone(Backbone):
                 x, preactivation = next(blocks)(x, train=train, where=where)
             maps.append(x)
             preactivations.append(preactivation)
-        return FeatureMaps(self._pooled(x), tuple(maps), tuple(preactivations), x)
+        return layers.FeatureMaps(self._pooled(x), tuple(maps), tuple(preactivations), x)
 
     def _pooled(self, x: jax.Array) -> jax.Array:
         if self.pool == "global":
-            return global_average(x)
+            return layers.global_average(x)
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // 4, 4, width // 4, 4, channels)
         return jnp.mean(x, axis=(2, 4), dtype=jnp.float32).reshape(batch, -1)
 
 
-class ResNet(HeadedNetwork):
+class ResNet(layers.HeadedNetwork):
     """ResNet with linear heads, with a 3x3 stem for images of 8 to 64 pixels.
 
     Attributes:
@@ -169,7 +159,7 @@ class ResNet(HeadedNetwork):
     widths: Sequence[int] = (64, 128, 256, 512)
     stem: str = "small"
     pool: str = "global"
-    kernel_init: nn.initializers.Initializer = torch_uniform
+    kernel_init: nn.initializers.Initializer = layers.torch_uniform
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -184,10 +174,10 @@ class ResNet(HeadedNetwork):
         )
         # The parameters of the backbone and of the heads lie side by side.
         nn.share_scope(self, self.backbone)
-        self.heads = [Linear(self.num_classes) for _ in range(self.num_heads)]
+        self.heads = [layers.Linear(self.num_classes) for _ in range(self.num_heads)]
 
     def stages(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> FeatureMaps:
+    ) -> layers.FeatureMaps:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
         return self.backbone(images, train=train, where=where)

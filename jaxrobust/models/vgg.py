@@ -10,17 +10,10 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from jaxrobust.models.layers import (
-    Backbone,
-    BatchNorm,
-    Conv,
-    FeatureMaps,
-    global_average,
-    he_normal,
-)
+from jaxrobust.models import layers
 
 
-class VGG(Backbone):
+class VGG(layers.Backbone):
     """Five blocks of conv3x3 - BN - ReLU up to the pooled feature.
 
     A 2x2 max-pooling follows the first three blocks, and for images of 64 pixels the fourth. The
@@ -40,7 +33,7 @@ class VGG(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> FeatureMaps:
+    ) -> layers.FeatureMaps:
         """Features at the end of every block, and pooled; arguments as for `ResNetBackbone`."""
         pooled_blocks = 4 if images.shape[1] == 64 else 3
         x = images.astype(self.dtype)
@@ -49,14 +42,14 @@ class VGG(Backbone):
         for block, (size, width) in enumerate(zip(self.block_sizes, widths, strict=True)):
             before = x
             for i in range(size):
-                x = Conv(
+                x = layers.Conv(
                     width,
                     use_bias=True,
-                    kernel_init=he_normal,
+                    kernel_init=layers.he_normal,
                     dtype=self.dtype,
                     name=f"conv_{block}_{i}",
                 )(x)
-                before = BatchNorm(dtype=self.dtype, name=f"norm_{block}_{i}")(
+                before = layers.BatchNorm(dtype=self.dtype, name=f"norm_{block}_{i}")(
                     x, train=train, where=where
                 )
                 x = nn.relu(before)
@@ -64,4 +57,6 @@ class VGG(Backbone):
             preactivations.append(before)
             if block < pooled_blocks:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        return FeatureMaps(global_average(x), tuple(maps[1:]), tuple(preactivations[1:]), x)
+        return layers.FeatureMaps(
+            layers.global_average(x), tuple(maps[1:]), tuple(preactivations[1:]), x
+        )

@@ -10,14 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import (
-    Backbone,
-    BatchNorm,
-    Conv,
-    FeatureMaps,
-    global_average,
-    he_normal,
-)
+from jaxrobust.models import layers
 
 
 class WideBlock(nn.Module):
@@ -35,10 +28,12 @@ class WideBlock(nn.Module):
     def __call__(
         self, inputs: jax.Array, *, train: bool, where: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        conv = functools.partial(Conv, self.features, kernel_init=he_normal, dtype=self.dtype)
+        conv = functools.partial(
+            layers.Conv, self.features, kernel_init=layers.he_normal, dtype=self.dtype
+        )
 
         def norm(x):
-            return BatchNorm(dtype=self.dtype)(x, train=train, where=where)
+            return layers.BatchNorm(dtype=self.dtype)(x, train=train, where=where)
 
         preactivation = norm(inputs)
         hidden = nn.relu(preactivation)
@@ -50,7 +45,7 @@ class WideBlock(nn.Module):
         return x + shortcut, preactivation
 
 
-class WideResNet(Backbone):
+class WideResNet(layers.Backbone):
     """Wide ResNet of three stages up to the pooled feature.
 
     A stage's map is the input of the next block, or of the head, after its BN and ReLU.
@@ -68,9 +63,11 @@ class WideResNet(Backbone):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
-    ) -> FeatureMaps:
+    ) -> layers.FeatureMaps:
         """Features at the end of every stage, and pooled; arguments as for `ResNetBackbone`."""
-        x = Conv(16, kernel_init=he_normal, dtype=self.dtype)(images.astype(self.dtype))
+        x = layers.Conv(16, kernel_init=layers.he_normal, dtype=self.dtype)(
+            images.astype(self.dtype)
+        )
         preactivations, blocks = [], []
         for stage in range(3):
             for block in range((self.depth - 4) // 6):
@@ -81,8 +78,8 @@ class WideResNet(Backbone):
                 if stage > 0 and block == 0:
                     preactivations.append(before)
             blocks.append(x)
-        preactivations.append(BatchNorm(dtype=self.dtype)(x, train=train, where=where))
+        preactivations.append(layers.BatchNorm(dtype=self.dtype)(x, train=train, where=where))
         maps = tuple(nn.relu(x) for x in preactivations)
-        return FeatureMaps(
-            global_average(maps[-1]), maps, tuple(preactivations), maps[-1], tuple(blocks)
+        return layers.FeatureMaps(
+            layers.global_average(maps[-1]), maps, tuple(preactivations), maps[-1], tuple(blocks)
         )

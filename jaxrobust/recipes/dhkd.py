@@ -6,23 +6,7 @@ from typing import Any
 import ml_collections
 
 from jaxrobust.errors import UserError
-from jaxrobust.recipes import choose
-from jaxrobust.recipes.baselines import (
-    At,
-    Crd,
-    Dist,
-    Dkd,
-    FitNet,
-    Kd,
-    LogitMse,
-    Pkt,
-    ReviewKd,
-    Rkd,
-    Rld,
-    Sp,
-    Vid,
-    Wttm,
-)
+from jaxrobust.recipes import baselines, choose
 from jaxrobust.recipes.fields import Options, option, replace, to_config
 from jaxrobust.recipes.protocols import DISTILLERS, Export, Student
 from jaxrobust.recipes.run import BACKBONES, TASK_NAMES, Augment, BaseRecipe, StudentSgd
@@ -176,20 +160,20 @@ class Distillation(BaseRecipe):
     )
     export: Export = Export()
     distill: Distill = Distill()
-    kd: Kd = Kd()
-    dkd: Dkd = Dkd()
-    dist: Dist = Dist()
-    rkd: Rkd = Rkd()
-    pkt: Pkt = Pkt()
-    at: At = At()
-    reviewkd: ReviewKd = ReviewKd()
-    logit_mse: LogitMse = LogitMse()
-    rld: Rld = Rld()
-    wttm: Wttm = Wttm()
-    fitnet: FitNet = FitNet()
-    sp: Sp = Sp()
-    vid: Vid = Vid()
-    crd: Crd = Crd()
+    kd: baselines.Kd = baselines.Kd()
+    dkd: baselines.Dkd = baselines.Dkd()
+    dist: baselines.Dist = baselines.Dist()
+    rkd: baselines.Rkd = baselines.Rkd()
+    pkt: baselines.Pkt = baselines.Pkt()
+    at: baselines.At = baselines.At()
+    reviewkd: baselines.ReviewKd = baselines.ReviewKd()
+    logit_mse: baselines.LogitMse = baselines.LogitMse()
+    rld: baselines.Rld = baselines.Rld()
+    wttm: baselines.Wttm = baselines.Wttm()
+    fitnet: baselines.FitNet = baselines.FitNet()
+    sp: baselines.Sp = baselines.Sp()
+    vid: baselines.Vid = baselines.Vid()
+    crd: baselines.Crd = baselines.Crd()
 
 
 # (teacher, student) -> weight of DKD's non-target part, from its authors.

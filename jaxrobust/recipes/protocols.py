@@ -6,16 +6,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from jaxrobust.errors import UserError
-from jaxrobust.recipes import choose, has_pretrained
-from jaxrobust.recipes.baselines import (
-    Baseline,
-    Dropquery,
-    Eaoa,
-    Lfosa,
-    Probcover,
-    Typiclust,
-    Uncertainty,
-)
+from jaxrobust.recipes import baselines, choose, has_pretrained
 from jaxrobust.recipes.fields import Names, Options, option, replace
 from jaxrobust.recipes.run import (
     BACKBONES,
@@ -102,12 +93,12 @@ class ActiveLearning(BaseRecipe):
     model: Model = Model()
     optimizer: Sgd = Sgd()
     al: Al = Al()
-    uncertainty: Uncertainty = Uncertainty()
-    lfosa: Lfosa = Lfosa()
-    eaoa: Eaoa = Eaoa()
-    typiclust: Typiclust = Typiclust()
-    probcover: Probcover = Probcover()
-    dropquery: Dropquery = Dropquery()
+    uncertainty: baselines.Uncertainty = baselines.Uncertainty()
+    lfosa: baselines.Lfosa = baselines.Lfosa()
+    eaoa: baselines.Eaoa = baselines.Eaoa()
+    typiclust: baselines.Typiclust = baselines.Typiclust()
+    probcover: baselines.Probcover = baselines.Probcover()
+    dropquery: baselines.Dropquery = baselines.Dropquery()
 
     def check_combinations(self) -> None:
         super().check_combinations()
@@ -241,7 +232,7 @@ class NoisyLabels(BaseRecipe):
         weight_decay=5e-4,
     )
     noise: Noise = Noise()
-    baseline: Baseline = Baseline()
+    baseline: baselines.Baseline = baselines.Baseline()
 
 
 # DPC's for CIFAR; the others are ours.

@@ -8,16 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from jaxrobust.engine.workdir import flatten
-from jaxrobust.report.markup import (
-    Images,
-    commands,
-    details,
-    gallery,
-    paragraph,
-    percent,
-    section,
-    table,
-)
+from jaxrobust.report import markup
 from jaxrobust.report.run_files import RunFiles, read_rows
 from jaxrobust.report.thumbnails import thumbnail
 
@@ -28,7 +19,7 @@ _NUM_PICTURES = 6  # of each pair
 _NUM_CHANGED = 60
 
 
-def opening(run: RunFiles, images: Images) -> str:
+def opening(run: RunFiles, images: markup.Images) -> str:
     """How many labels look wrong, where to review them, and what they are confused with."""
     rows = _quality(run)
     if not rows:
@@ -52,11 +43,13 @@ def opening(run: RunFiles, images: Images) -> str:
     )
     if (run.workdir / "label_review.html").exists():
         command = f"jaxrobust review {shlex.quote(str(run.workdir))}"
-        parts.append(paragraph("So that every answer is written into the folder of the run:"))
-        parts.append(commands(command))
-    parts += [paragraph(text, "warning") for text in omitted(run)]
+        parts.append(
+            markup.paragraph("So that every answer is written into the folder of the run:")
+        )
+        parts.append(markup.commands(command))
+    parts += [markup.paragraph(text, "warning") for text in omitted(run)]
     parts += [_by_class(rows), _by_pair(run, flagged)]
-    return section("Labels that look wrong", *parts)
+    return markup.section("Labels that look wrong", *parts)
 
 
 def _quality(run: RunFiles) -> list[Row]:
@@ -85,13 +78,13 @@ def _by_class(rows: Sequence[Row]) -> str:
     total = {name: [row for row in rows if row["given_label"] == name] for name in names}
     counts = {name: sum(row["flagged"] == "1" for row in of) for name, of in total.items()}
     cells = [
-        [name, len(total[name]), count, percent(count / len(total[name]))]
+        [name, len(total[name]), count, markup.percent(count / len(total[name]))]
         for name, count in sorted(counts.items(), key=lambda item: -item[1])
         if count
     ]
     header = ["given label", "images", "look wrong", "% of the class"]
-    return details(
-        "By class", table("Labels that look wrong by class", header, cells, numeric=True)
+    return markup.details(
+        "By class", markup.table("Labels that look wrong by class", header, cells, numeric=True)
     )
 
 
@@ -118,7 +111,7 @@ def _pictures(run: RunFiles, rows: Sequence[Row], caption) -> str:
         return ""
     root = pathlib.Path(path).expanduser()
     found = [(thumbnail(row["file"], root), row) for row in rows]
-    return gallery([(uri, row["file"], caption(row)) for uri, row in found if uri])
+    return markup.gallery([(uri, row["file"], caption(row)) for uri, row in found if uri])
 
 
 def changed_labels(groups: Mapping[str, Sequence[RunFiles]]) -> str:
@@ -143,11 +136,13 @@ def changed_labels(groups: Mapping[str, Sequence[RunFiles]]) -> str:
     shown = rows[:_NUM_CHANGED]
     cells = [[_key(row), row["before"], row["given_label"]] for row in shown]
     more = f", the first {_NUM_CHANGED}" if len(rows) > _NUM_CHANGED else ""
-    return section(
+    return markup.section(
         "Labels that changed",
-        paragraph(text),
+        markup.paragraph(text),
         _pictures(other, shown[:24], lambda row: f"{row['before']} → {row['given_label']}"),
-        details(f"The labels{more}", table("Labels that differ", ["image", first, second], cells))
+        markup.details(
+            f"The labels{more}", markup.table("Labels that differ", ["image", first, second], cells)
+        )
         if cells
         else "",
     )
@@ -181,10 +176,10 @@ def agreement(groups: Mapping[str, Sequence[RunFiles]]) -> str:
     names = [
         [key, *words[kind]] for kind, keys in ordered if any(kind) for key in keys[:_NUM_CHANGED]
     ]
-    listed = table("Labels that look wrong to one at least", ["image", *flags], names)
-    return section(
+    listed = markup.table("Labels that look wrong to one at least", ["image", *flags], names)
+    return markup.section(
         "Which labels they flag",
-        paragraph(text),
-        table("Labels by who flags them", [*flags, "labels"], counts),
-        details(f"The labels, {_NUM_CHANGED} of each kind at most", listed) if names else "",
+        markup.paragraph(text),
+        markup.table("Labels by who flags them", [*flags, "labels"], counts),
+        markup.details(f"The labels, {_NUM_CHANGED} of each kind at most", listed) if names else "",
     )

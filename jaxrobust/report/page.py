@@ -7,22 +7,13 @@ from collections.abc import Sequence
 
 from jaxrobust.engine.files import write_text
 from jaxrobust.errors import UserError
-from jaxrobust.report import compare
+from jaxrobust.report import compare, sections
 from jaxrobust.report.label_sections import agreement, changed_labels, opening
 from jaxrobust.report.markup import STYLE_SHEET, Images, paragraph, section
 from jaxrobust.report.run_files import TASKS, RunFiles, read_run, single_seeds
-from jaxrobust.report.sections import (
-    Groups,
-    curves,
-    environment,
-    headline,
-    of_group,
-    recipe,
-    times,
-)
 
 
-def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
+def compose_page(groups: sections.Groups, images: Images, notes: Sequence[str]) -> str:
     """The HTML document."""
     first = next(iter(groups.values()))[0]
     alone = len(groups) == 1
@@ -37,13 +28,15 @@ def compose_page(groups: Groups, images: Images, notes: Sequence[str]) -> str:
         f"<header><h1>{html.escape(title)}</h1>{paragraph('; '.join(facts) + '.')}</header>",
         *(paragraph(note, "warning") for note in notes),
         opening(first, images) if alone and is_on_labels else "",
-        headline(groups) if finished else "",
+        sections.headline(groups) if finished else "",
         changed_labels(groups) + agreement(groups) if is_on_labels and not alone else "",
-        curves(groups, images) if finished else "",
+        sections.curves(groups, images) if finished else "",
     ]
-    details = [of_group(label, runs, images, alone=alone) for label, runs in groups.items()]
+    details = [
+        sections.of_group(label, runs, images, alone=alone) for label, runs in groups.items()
+    ]
     parts += details if alone else [section("One by one", *details)]
-    parts += [recipe(groups), environment(groups), times(groups)]
+    parts += [sections.recipe(groups), sections.environment(groups), sections.times(groups)]
     css = STYLE_SHEET.read_text(encoding="utf-8")
     body = "\n".join(filter(None, parts))
     return (

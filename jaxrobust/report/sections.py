@@ -11,20 +11,7 @@ import numpy as np
 
 from jaxrobust.engine.workdir import flatten
 from jaxrobust.recipes.parse import unread_sections
-from jaxrobust.report import compare, figures
-from jaxrobust.report.markup import (
-    Images,
-    commands,
-    details,
-    duration,
-    file_stem,
-    mean_and_std,
-    paragraph,
-    percent,
-    section,
-    side_by_side,
-    table,
-)
+from jaxrobust.report import compare, figures, markup
 from jaxrobust.report.run_files import RunFiles, read_json, read_tables, to_numbers
 from jaxrobust.report.task_sections import TASK_SECTIONS
 
@@ -40,10 +27,10 @@ def headline(groups: Groups) -> str:
     measured = compare.statistics(_results(groups))
     names = list(dict.fromkeys(name for values in measured.values() for name in values["mean"]))
     if not names:
-        return paragraph("Accuracy is not known: there are no test images.", "note")
+        return markup.paragraph("Accuracy is not known: there are no test images.", "note")
     texts = {
         label: {
-            name: mean_and_std(values["mean"][name], values["std"][name], len(groups[label]))
+            name: markup.mean_and_std(values["mean"][name], values["std"][name], len(groups[label]))
             for name in values["mean"]
         }
         for label, values in measured.items()
@@ -58,14 +45,16 @@ def headline(groups: Groups) -> str:
         )
         count = len(groups[label])
         seeds = f" Mean ± standard deviation of {count} seeds." if count > 1 else ""
-        return f'<dl class="tiles">{tiles}</dl>{paragraph(f"{what}{seeds}", "note")}'
+        return f'<dl class="tiles">{tiles}</dl>{markup.paragraph(f"{what}{seeds}", "note")}'
     rows = [
         [label, len(groups[label]), *(text.get(name, "–") for name in names)]
         for label, text in texts.items()
     ]
     caption = "In percent; mean ± standard deviation where there are several seeds"
     header = ["", "seeds", *names]
-    return table(caption, header, rows, numeric=True, stacked=True) + paragraph(what, "note")
+    return markup.table(caption, header, rows, numeric=True, stacked=True) + markup.paragraph(
+        what, "note"
+    )
 
 
 def _results(groups: Groups) -> dict[str, list[dict]]:
@@ -75,7 +64,7 @@ def _results(groups: Groups) -> dict[str, list[dict]]:
     }
 
 
-def curves(groups: Groups, images: Images) -> str:
+def curves(groups: Groups, images: markup.Images) -> str:
     results = _results(groups)
     several = any(len(runs) > 1 for runs in groups.values())
     band = " Lines are means over the seeds, bands one standard deviation." if several else ""
@@ -95,22 +84,22 @@ def curves(groups: Groups, images: Images) -> str:
             "The measures by the number of annotated images.",
             lambda path, columns: compare.draw(results, path, x="annotated", columns=columns),
         )
-        parts.append(details("Against the number of annotated images", plot))
-    return section("Curves", *parts)
+        parts.append(markup.details("Against the number of annotated images", plot))
+    return markup.section("Curves", *parts)
 
 
-def of_group(label: str, runs: list[RunFiles], images: Images, *, alone: bool) -> str:
+def of_group(label: str, runs: list[RunFiles], images: markup.Images, *, alone: bool) -> str:
     """The sections of one group; parts about single images are of its first seed."""
     title, select = TASK_SECTIONS[runs[0].config["task"]]
     tested = test_images(label, runs, images)
-    chosen = select(runs[0], file_stem(label), images)
+    chosen = select(runs[0], markup.file_stem(label), images)
     if len(runs) > 1 and chosen:
-        chosen.insert(0, paragraph(f"Of seed {runs[0].config['seed']}.", "note"))
+        chosen.insert(0, markup.paragraph(f"Of seed {runs[0].config['seed']}.", "note"))
     progress, events = "", runs[0].events
     finished = runs[0].results is not None  # its measures are under Curves
     if any(event["split"] in (("train",) if finished else ("train", "test")) for event in events):
         progress = images.plot(
-            f"progress_{file_stem(label)}",
+            f"progress_{markup.file_stem(label)}",
             f"Training loss of {label} by epoch{'' if finished else ', and measures'}.",
             "As logged in metrics.jsonl" + (" of the first seed" if runs[1:] else ""),
             lambda path, columns: figures.progress_curves(
@@ -120,17 +109,17 @@ def of_group(label: str, runs: list[RunFiles], images: Images, *, alone: bool) -
     if alone:
         return "\n".join(
             (
-                section(title, *chosen),
-                section("Test images", tested),
-                section("Training loss" if finished else "Training", progress),
+                markup.section(title, *chosen),
+                markup.section("Test images", tested),
+                markup.section("Training loss" if finished else "Training", progress),
             )
         )
-    return details(label, *chosen, tested, progress)
+    return markup.details(label, *chosen, tested, progress)
 
 
-def test_images(label: str, runs: list[RunFiles], images: Images) -> str:
+def test_images(label: str, runs: list[RunFiles], images: markup.Images) -> str:
     """Confusion matrix, calibration and per-class measures over all seeds of a group."""
-    slug = file_stem(label)
+    slug = markup.file_stem(label)
     counts, names = _sum_of_confusion(runs)
     matrix = pairs = classes = reliability = ""
     if counts is not None:
@@ -149,8 +138,8 @@ def test_images(label: str, runs: list[RunFiles], images: Images) -> str:
         class_names = [row[0] for row in next(iter(tables.values()))[1:]]
         classes = images.drawn(
             f"classes_{slug}",
-            f"Average precision of every class by {label}, from {percent(precisions.min())} to "
-            f"{percent(precisions.max())} percent.",
+            f"Average precision of every class by {label}, from "
+            f"{markup.percent(precisions.min())} to {markup.percent(precisions.max())} percent.",
             "Average precision of every class, the lowest first",
             lambda path: figures.class_bars(
                 precisions, class_names, path, title="Average precision on the test images (%)"
@@ -166,7 +155,7 @@ def test_images(label: str, runs: list[RunFiles], images: Images) -> str:
             else "Share of predictions that are right, by their confidence",
             lambda path: figures.reliability_diagram(bins, path),
         )
-    return "\n".join(filter(None, [side_by_side(matrix, classes, reliability), pairs]))
+    return "\n".join(filter(None, [markup.side_by_side(matrix, classes, reliability), pairs]))
 
 
 def _sum_of_confusion(runs: list[RunFiles]) -> tuple[np.ndarray | None, list[str]]:
@@ -185,12 +174,12 @@ def _most_confused(counts: np.ndarray, names: list[str]) -> str:
     order = np.argsort(-wrong, axis=None, kind="stable")[:_NUM_PAIRS]
     of_class = np.maximum(counts.sum(axis=1), 1)
     rows = [
-        [names[true], names[taken], wrong[true, taken], percent(share)]
+        [names[true], names[taken], wrong[true, taken], markup.percent(share)]
         for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True)
         if (share := wrong[true, taken] / of_class[true])
     ]
     header = ["true class", "predicted class", "images", "% of the class"]
-    return table("Most frequent confusions", header, rows, numeric=True) if rows else ""
+    return markup.table("Most frequent confusions", header, rows, numeric=True) if rows else ""
 
 
 def _pooled_reliability(runs: list[RunFiles]) -> dict[str, np.ndarray] | None:
@@ -230,14 +219,14 @@ def recipe(groups: Groups) -> str:
     rest = [n for n in names if n not in first and n not in own]
 
     def listed(caption, names):
-        return table(caption, header, [[n, *texts[n]] for n in names]) if names else ""
+        return markup.table(caption, header, [[n, *texts[n]] for n in names]) if names else ""
 
-    return section(
+    return markup.section(
         "Recipe",
-        paragraph(intro) if intro else "",
+        markup.paragraph(intro) if intro else "",
         listed(caption, first),
-        details("Options of one method", listed("Options that not all of them have", own)),
-        details("All other fields" if first else "All fields", listed("config.json", rest)),
+        markup.details("Options of one method", listed("Options that not all of them have", own)),
+        markup.details("All other fields" if first else "All fields", listed("config.json", rest)),
     )
 
 
@@ -286,11 +275,11 @@ def environment(groups: Groups) -> str:
                     ]
                 )
     header = ["run", "started (UTC)", "host", "devices", "CPU cores", "commit"]
-    return section(
+    return markup.section(
         "Environment",
-        table("Every start", header, rows) if rows else "",
-        paragraph(f"Versions: {', '.join(versions)}.") if versions else "",
-        details("Commands", *(commands(text) for text in typed if text)),
+        markup.table("Every start", header, rows) if rows else "",
+        markup.paragraph(f"Versions: {', '.join(versions)}.") if versions else "",
+        markup.details("Commands", *(markup.commands(text) for text in typed if text)),
     )
 
 
@@ -304,7 +293,7 @@ def times(groups: Groups) -> str:
             rows.append(
                 [
                     f"{label}, seed {run.config['seed']}",
-                    duration(run.seconds),
+                    markup.duration(run.seconds),
                     len(run.starts),
                     len(trained),
                     f"{statistics.median(gaps):.2f} s" if gaps.size else "–",
@@ -312,4 +301,4 @@ def times(groups: Groups) -> str:
                 ]
             )
     header = ["run", "total", "starts", "epochs", "median of an epoch", "programs compiled"]
-    return section("Time", table("Wall-clock time", header, rows, numeric=True))
+    return markup.section("Time", markup.table("Wall-clock time", header, rows, numeric=True))

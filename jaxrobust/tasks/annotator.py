@@ -19,16 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from jaxrobust.data import tables
 from jaxrobust.data.readers import decode_images
-from jaxrobust.data.tables import (
-    Row,
-    Texts,
-    escape_formula,
-    read_rows,
-    refuse_if_any,
-    to_csv,
-    unescape_formula,
-)
 from jaxrobust.engine.files import format_number, write_json, write_text
 from jaxrobust.errors import UserError
 from jaxrobust.methods.strategy import Query
@@ -145,7 +137,7 @@ class Annotator:
             self._draw_sheet(round_, query, {})
         rows = query_rows(query, self.files)
         if not self.table(round_).exists():
-            write_text(self.table(round_), to_csv(rows))
+            write_text(self.table(round_), tables.to_csv(rows))
         if not self.page(round_).exists():
             suggestions = json.loads(self._note(round_).read_text()).get("suggestions", [])
             annotation_page.write(
@@ -191,11 +183,11 @@ class Annotator:
         asked = {
             int(i): {self.files[int(i)], file} for i, file in zip(query.ids, files, strict=True)
         }
-        valid = Texts([*self.class_names, *self.new_classes, UNKNOWN, SKIP])
+        valid = tables.Texts([*self.class_names, *self.new_classes, UNKNOWN, SKIP])
         labels: dict[int, str] = {}
         first_line: dict[int, int] = {}
         empty, problems, strange = [], [], []
-        for row in read_rows(path, required=("id", "file", "label")):
+        for row in tables.read_rows(path, required=("id", "file", "label")):
             image, problem = _image(row, asked, first_line)
             if image is not None:
                 first_line[image] = row.line
@@ -204,13 +196,13 @@ class Annotator:
             elif not row.cells["label"]:
                 empty.append(row.line)
             elif (label := valid.find(row.cells["label"])) is None:
-                name = unescape_formula(row.cells["label"])
+                name = tables.unescape_formula(row.cells["label"])
                 strange.append(name)
                 problems.append(f"line {row.line}: {name!r} is not a class, {valid.hint(name)}")
             elif image is not None:
                 labels[image] = label
         problems += [f"no line for id {i} ({self.files[i]})" for i in asked if i not in first_line]
-        refuse_if_any(path, problems, _confirmation(strange))
+        tables.refuse_if_any(path, problems, _confirmation(strange))
         skipped = tuple(i for i, label in labels.items() if label == SKIP)
         return Answers(
             {i: label for i, label in labels.items() if label != SKIP}, skipped, tuple(empty)
@@ -242,7 +234,7 @@ class Annotator:
 
 
 def _image(
-    row: Row, asked: dict[int, set[str]], first_line: dict[int, int]
+    row: tables.Row, asked: dict[int, set[str]], first_line: dict[int, int]
 ) -> tuple[int | None, str]:
     """The id of a row, None if it was not queried, and what is wrong with the row."""
     written, file = row.cells["id"], row.cells["file"]
@@ -251,7 +243,7 @@ def _image(
         return None, f"line {row.line}: id {written!r} was not asked about"
     if image in first_line:
         return None, f"line {row.line} repeats id {image} of line {first_line[image]}"
-    if Texts(asked[image]).find(file) is None:
+    if tables.Texts(asked[image]).find(file) is None:
         return image, f"line {row.line}: id {image} is {sorted(asked[image])[0]}, not {file!r}"
     return image, ""
 
@@ -281,6 +273,6 @@ def query_rows(
     rows: list[list] = [["id", *(["file"] if files else []), "label", *query.scores]]
     for n, i in enumerate(query.ids):
         cells = [format_number(column[i]) for column in query.scores.values()]
-        file = [escape_formula(files[int(i)])] if files else []
-        rows.append([int(i), *file, escape_formula(labels[n]) if labels else "", *cells])
+        file = [tables.escape_formula(files[int(i)])] if files else []
+        rows.append([int(i), *file, tables.escape_formula(labels[n]) if labels else "", *cells])
     return rows

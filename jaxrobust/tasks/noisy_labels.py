@@ -42,27 +42,9 @@ from jaxrobust.methods.noisy_label_method import (
 from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
 from jaxrobust.recipes.protocols import NoisyLabels
 from jaxrobust.review.health import write_health
+from jaxrobust.tasks import common, noisy_label_files, noisy_label_results
 from jaxrobust.tasks.backbones import stored_backbone
-from jaxrobust.tasks.common import (
-    ProgramBuilder,
-    batch_norm_parts,
-    check_common,
-    compute_dtype,
-    introduce_networks,
-    introduce_pixels,
-    load,
-    loops_on_device,
-    program_settings,
-)
 from jaxrobust.tasks.images import images_of, rows_on_devices
-from jaxrobust.tasks.noisy_label_files import (
-    JudgedLabels,
-    detection,
-    draw,
-    matrix_text,
-    write_label_quality,
-    write_review,
-)
 from jaxrobust.tasks.noisy_label_programs import (
     check_takes,
     class_shares,
@@ -74,13 +56,6 @@ from jaxrobust.tasks.noisy_label_programs import (
     scores_of,
     training_step,
     without_count,
-)
-from jaxrobust.tasks.noisy_label_results import (
-    estimate_before_training,
-    last_lines,
-    measures,
-    noise_facts,
-    results_of,
 )
 from jaxrobust.tasks.reviewed_labels import reviewed_data
 
@@ -99,8 +74,8 @@ def run(
     A `dataset` in memory takes the place of the one that the recipe names. `programs` are those of
     a run of the same recipe with another seed.
     """
-    check_common(recipe)
-    data = dataset or load(recipe, streams=True, features=True)
+    common.check_common(recipe)
+    data = dataset or common.load(recipe, streams=True, features=True)
     data, labels = reviewed_data(recipe, data)
     recipe = _with_batches_of_at_most(recipe, len(data.train))
     with open_run(recipe, workdir, programs) as run_:
@@ -134,7 +109,7 @@ def learn(
     average 1. `scaling` is how features were scaled, as those to come have to be. `programs` are
     those of a run of the same recipe on data of the same shapes.
     """
-    check_common(recipe)
+    common.check_common(recipe)
     dataset, labels = reviewed_data(recipe, dataset)
     recipe = _with_batches_of_at_most(recipe, len(dataset.train))
     with contextlib.ExitStack() as stack:
@@ -214,8 +189,8 @@ class _Learning:
             num_classes=dataset.num_classes,
             num_examples=len(dataset.train),
             input_shape=self._images.shape,
-            dtype=compute_dtype(recipe.dtype),
-            norm_parts=batch_norm_parts(recipe, placement),
+            dtype=common.compute_dtype(recipe.dtype),
+            norm_parts=common.batch_norm_parts(recipe, placement),
         )
         method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
         check_takes(method, recipe.method, soft=given.ndim == 2, weights=weights is not None)
@@ -225,7 +200,7 @@ class _Learning:
         self._given = placement.put(pad_rows(given, self._num_rows))
         self._num_wrong = ()
         if self.method.counts and isinstance(dataset, FeatureDataset):
-            num_wrong = estimate_before_training(dataset, labels)
+            num_wrong = noisy_label_results.estimate_before_training(dataset, labels)
             self._num_wrong = (placement.put(np.float32(num_wrong)),)
         self._judged: dict[str, np.ndarray] = {}
         self._facts: dict[str, Any] = {}
@@ -252,14 +227,14 @@ class _Learning:
 
     def _build_programs(self) -> None:
         placement, method = self.run.placement, self.method
-        build = ProgramBuilder(
+        build = common.ProgramBuilder(
             self.run.programs,
             placement,
             (
-                program_settings(self.recipe),
+                common.program_settings(self.recipe),
                 dataclasses.replace(self.problem, num_examples=self._num_rows),
             ),
-            loops_on_device(self.problem.input_shape),
+            common.loops_on_device(self.problem.input_shape),
         )
         options = {"out_shardings": placement.replicated}
         views = make_views(self.recipe.augment, self.problem.input_shape, self.problem.dtype)
@@ -307,14 +282,14 @@ class _Learning:
         self._write_noise()
         self._introduce()
         self._restore()
-        introduce_networks(saved.networks, self.problem.dtype, run)
+        common.introduce_networks(saved.networks, self.problem.dtype, run)
         run.start_progress(saved, total=num_epochs)
         for epoch in range(saved.at[0], num_epochs):
             self._train(epoch)
             entry = {"epoch": epoch, **self._test_measures(epoch)}
             self._write("test", epoch, entry)
             saved.arrays["label_scores"] = self._label_scores(epoch)
-            entry["labels"] = detection(self._labels_so_far(), self.method.score)
+            entry["labels"] = noisy_label_files.detection(self._labels_so_far(), self.method.score)
             self._write("labels", epoch, entry["labels"])
             saved.record["epochs"].append(entry)
             where = f"epoch {epoch + 1}/{num_epochs}"
@@ -420,7 +395,9 @@ class _Learning:
             several = dict(zip(self.method.predictors, each, strict=True)) if len(each) > 1 else {}
             prefix = "" if split == "test" else f"{split}_"
             for name, probs in {"": together, **several}.items():
-                values |= measures(probs, examples.labels, prefix, f"_{name}" if name else "")
+                values |= noisy_label_results.measures(
+                    probs, examples.labels, prefix, f"_{name}" if name else ""
+                )
         return values
 
     def _label_scores(self, epoch: int) -> dict[str, np.ndarray]:
@@ -461,9 +438,9 @@ class _Learning:
         self.run.restore(saved, lambda at: at[0])
         saved.arrays["label_scores"] = fetch(saved.arrays["label_scores"])
 
-    def _labels_so_far(self) -> JudgedLabels:
+    def _labels_so_far(self) -> noisy_label_files.JudgedLabels:
         label_scores = {**self.label_scores, **self._judged}
-        return JudgedLabels(
+        return noisy_label_files.JudgedLabels(
             self.labels, self.true_labels, label_scores, self.dataset.class_names, self._review
         )
 
@@ -471,7 +448,9 @@ class _Learning:
 
     def _write_noise(self) -> None:
         """`noise.json` and `noisy_labels.npy`: which labels the run saw."""
-        facts = noise_facts(self.recipe, self.dataset, self.labels, self.true_labels)
+        facts = noisy_label_results.noise_facts(
+            self.recipe, self.dataset, self.labels, self.true_labels
+        )
         facts |= {"backbone_sha256": self._backbone.sha256} if self._backbone else {}
         if self._review is not None:
             counts = [int(np.sum(self._review == word)) for word in (CORRECTED, KEPT)]
@@ -487,13 +466,13 @@ class _Learning:
                 facts["num_wrong"],
                 len(self.labels),
                 100 * facts["realised_rate"],
-                matrix_text(np.array(facts["transition"])),
+                noisy_label_files.matrix_text(np.array(facts["transition"])),
             )
 
     # What the user sees
 
     def _introduce(self) -> None:
-        introduce_pixels(self.dataset)
+        common.introduce_pixels(self.dataset)
         log.info(
             "%s on %s: %d training images, %d classes",
             self.recipe.method,
@@ -528,13 +507,15 @@ def _finish(learning: _Learning) -> dict:
         "dataset": learning.dataset.name,
         "seed": learning.recipe.seed,
         "num_classes": learning.problem.num_classes,
-        **results_of(learning.saved.record["epochs"], learning.run.workdir),
+        **noisy_label_results.results_of(learning.saved.record["epochs"], learning.run.workdir),
         **({"label_counts": learning._facts} if learning._facts else {}),
         **({"undivided_passes": undivided} if undivided else {}),
     }
     workdir = learning.run.workdir
     labels, method = learning._labels_so_far(), learning.method
-    write_label_quality(workdir / "label_quality.csv", labels, method.score, learning._images.names)
+    noisy_label_files.write_label_quality(
+        workdir / "label_quality.csv", labels, method.score, learning._images.names
+    )
     path = learning.recipe.dataset.path
     root = pathlib.Path(path).expanduser() if path else None
     write_health(
@@ -546,7 +527,7 @@ def _finish(learning: _Learning) -> dict:
         root,
     )
     logits = learning._logits("train", learning.num_epochs - 1)
-    page = write_review(
+    page = noisy_label_files.write_review(
         workdir,
         labels,
         method.score,
@@ -559,8 +540,10 @@ def _finish(learning: _Learning) -> dict:
     if "test" in learning._tests:
         logits = learning._logits("test", learning.num_epochs - 1)
         probs, _ = fetch(learning._probs["test"](logits))
-    draw(workdir, results, labels, method, learning._images, probs, learning.dataset)
+    noisy_label_files.draw(
+        workdir, results, labels, method, learning._images, probs, learning.dataset
+    )
     _classifier(learning).save(workdir / "classifier")
-    lines = last_lines(results, workdir, page, learning.run.seconds)
+    lines = noisy_label_results.last_lines(results, workdir, page, learning.run.seconds)
     learning.run.finish(results, lines)
     return results

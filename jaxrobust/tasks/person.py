@@ -10,15 +10,7 @@ from jaxrobust.data.dataset import ReadableDataset
 from jaxrobust.errors import UserError
 from jaxrobust.methods.strategy import NOT_ANNOTATED, Query
 from jaxrobust.recipes.protocols import ActiveLearning, Al
-from jaxrobust.tasks.annotation_files import (
-    ANSWERS,
-    LINKS,
-    PREDICTIONS,
-    link_by_class,
-    shorten,
-    write_annotations,
-    write_predictions,
-)
+from jaxrobust.tasks import annotation_files
 from jaxrobust.tasks.annotator import SKIP, UNKNOWN, Annotator, Merged, new_class_problem
 from jaxrobust.tasks.known_images import KnownImages, View
 from jaxrobust.tasks.oracles import Oracle
@@ -130,7 +122,7 @@ class PersonOracle(Oracle):
         self._images.write()
         count, names = self._images.changes_at(round_)
         if count or names:
-            classes = f" and the classes {shorten(names)}" if names else ""
+            classes = f" and the classes {annotation_files.shorten(names)}" if names else ""
             log.info("%d new images%s are used from round %d on", count, classes, round_)
             if names and (before := labels.count(UNKNOWN)):
                 log.info(
@@ -164,27 +156,30 @@ class PersonOracle(Oracle):
         answers, is_in_pool = self._answers(num_rounds), annotations == NOT_ANNOTATED
         asked = np.flatnonzero(~is_in_pool & (self._labels == NOT_ANNOTATED))
         labels = {int(i): names[annotations[i]] for i in asked}
-        write_annotations(workdir / ANSWERS, files, labels | answers.labels, answers.rounds)
+        annotation_files.write_annotations(
+            workdir / annotation_files.ANSWERS, files, labels | answers.labels, answers.rounds
+        )
         probs, unknown_probs = predict()
         rest = np.flatnonzero(is_in_pool)
-        write_predictions(
-            workdir / PREDICTIONS,
+        annotation_files.write_predictions(
+            workdir / annotation_files.PREDICTIONS,
             [files[i] for i in rest.tolist()],
             class_names,
             probs[rest],
             None if unknown_probs is None else unknown_probs[rest],
         )
         lines = [
-            f"your annotations of all rounds: {workdir / ANSWERS}",
-            f"predicted classes of the {len(rest)} other images: {workdir / PREDICTIONS}",
+            f"your annotations of all rounds: {workdir / annotation_files.ANSWERS}",
+            f"predicted classes of the {len(rest)} other images: "
+            f"{workdir / annotation_files.PREDICTIONS}",
         ]
         if self._al.links and self._annotator.root is not None:
             predicted = probs.argmax(axis=1)
             if unknown_probs is not None:
                 predicted = np.where(unknown_probs > 0.5, len(class_names), predicted)
             classes = np.where(is_in_pool, predicted, annotations)
-            folder = workdir / LINKS
-            count = link_by_class(
+            folder = workdir / annotation_files.LINKS
+            count = annotation_files.link_by_class(
                 folder, self._annotator.root, files, [names[code] for code in classes.tolist()]
             )
             lines.append(f"links to {count} images by class: {folder}")
