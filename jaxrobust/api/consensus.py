@@ -171,7 +171,7 @@ class Consensus:
             ranked=self.ranked,
             class_names=self.class_names,
             probs=self.probs,
-            words=self._votes_on,
+            words=lambda i: "; ".join(f"{who}: {vote}" for who, vote in self.opinions(i).items()),
         )
         suspects.write_review(
             pathlib.Path(path),
@@ -187,10 +187,6 @@ class Consensus:
         items = self._votes.items
         agrees = self._votes.labels.values(self._votes.votes) == self.labels[items]
         return np.bincount(items[agrees], minlength=len(self))
-
-    def _votes_on(self, position: int) -> str:
-        opinions = self.opinions(position).items()
-        return "; ".join(f"{name}: {vote}" for name, vote in opinions)
 
     def opinions(self, position: int) -> dict[Any, str]:
         """Annotator -> class name, of those who voted on an item."""

@@ -38,7 +38,8 @@ class Progress:
         self._total = total
         self._every_seconds = every_seconds
         self._workdir = workdir
-        on_terminal = sys.stderr.isatty() and processes.is_main() and _is_only_run()
+        is_only_run = threading.current_thread() is threading.main_thread()
+        on_terminal = sys.stderr.isatty() and processes.is_main() and is_only_run
         self._has_lines = bar is None and not on_terminal
         self._bar = tqdm(
             total=total,
@@ -90,7 +91,3 @@ class Progress:
     def close(self) -> None:
         """Removes the bar."""
         self._bar.close()
-
-
-def _is_only_run() -> bool:
-    return threading.current_thread() is threading.main_thread()

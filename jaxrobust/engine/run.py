@@ -275,15 +275,12 @@ class Run:
             "at": list(saved.at),
             "row": saved.row,
             "sums": saved.sums,
+            "seconds": self.seconds,
+            "metrics_bytes": self._jsonl.size if self._jsonl else 0,
         }
-        self._write_checkpoint(self._arrays(saved), file)
-        self._last_saved = saved.at, saved.row
-
-    def _write_checkpoint(self, arrays: Any, file: dict) -> None:
         assert self._checkpoints is not None  # since `begin` was called
-        size = self._jsonl.size if self._jsonl else 0
-        self._checkpoints.save(arrays, {**file, "seconds": self.seconds, "metrics_bytes": size})
-        self._last_save = time.monotonic()
+        self._checkpoints.save(self._arrays(saved), file)
+        self._last_save, self._last_saved = time.monotonic(), (saved.at, saved.row)
 
     def _arrays(self, saved: Saved) -> dict:
         """The arrays of a checkpoint, on the devices."""

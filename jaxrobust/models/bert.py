@@ -1,11 +1,15 @@
 """BERT as an encoder of sentences."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
+
+from jaxrobust.models.vision_transformer import Attention, Hidden
 
 _EPSILON = 1e-12  # of the layer norms of published weights
 
@@ -18,18 +22,10 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
-        query, key, value = (
-            nn.Dense(width, name=name)(x).reshape(heads) for name in ("query", "key", "value")
-        )
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None, None])
-        mixed = nn.Dense(width, name="mixed")(mixed.reshape(x.shape))
-        x = nn.LayerNorm(epsilon=_EPSILON, name="mixed_norm")(x + mixed)
-        hidden = jax.nn.gelu(nn.Dense(self.hidden_width, name="hidden")(x), approximate=False)
-        return nn.LayerNorm(epsilon=_EPSILON, name="out_norm")(
-            x + nn.Dense(width, name="out")(hidden)
-        )
+        norm = functools.partial(nn.LayerNorm, epsilon=_EPSILON)
+        mixed = Attention(self.num_heads, name="attention")(x, x, mask[:, None, None])
+        x = norm(name="mixed_norm")(x + mixed)
+        return norm(name="out_norm")(x + Hidden(self.hidden_width, "gelu", name="mlp")(x))
 
 
 class Bert(nn.Module):
@@ -64,14 +60,14 @@ class Bert(nn.Module):
 
 
 _OF_LAYER = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "mixed": "attention.output.dense",
-    "mixed_norm": "attention.output.LayerNorm",
-    "hidden": "intermediate.dense",
-    "out": "output.dense",
-    "out_norm": "output.LayerNorm",
+    ("attention", "query"): "attention.self.query",
+    ("attention", "key"): "attention.self.key",
+    ("attention", "value"): "attention.self.value",
+    ("attention", "out"): "attention.output.dense",
+    ("mixed_norm",): "attention.output.LayerNorm",
+    ("mlp", "hidden"): "intermediate.dense",
+    ("mlp", "out"): "output.dense",
+    ("out_norm",): "output.LayerNorm",
 }
 
 
@@ -82,12 +78,8 @@ def bert_parameters(tensors: dict[str, np.ndarray], num_layers: int) -> dict:
         weight = tensors[f"{name}.weight"]
         if f"{name}.bias" not in tensors:
             return {"embedding": weight}
-        bias = tensors[f"{name}.bias"]
-        return (
-            {"kernel": weight.T, "bias": bias}
-            if weight.ndim == 2
-            else {"scale": weight, "bias": bias}
-        )
+        of_dense = {"kernel": weight.T} if weight.ndim == 2 else {"scale": weight}
+        return {**of_dense, "bias": tensors[f"{name}.bias"]}
 
     found: dict[str, Any] = {
         "tokens": module("embeddings.word_embeddings"),
@@ -97,5 +89,5 @@ def bert_parameters(tensors: dict[str, np.ndarray], num_layers: int) -> dict:
     }
     for i in range(num_layers):
         layer = {ours: module(f"encoder.layer.{i}.{name}") for ours, name in _OF_LAYER.items()}
-        found[f"layer_{i}"] = layer
+        found[f"layer_{i}"] = traverse_util.unflatten_dict(layer)
     return {"params": found}

@@ -31,7 +31,9 @@ class Attention(nn.Module):
     num_heads: int
 
     @nn.compact
-    def __call__(self, queries: jax.Array, others: jax.Array) -> jax.Array:
+    def __call__(
+        self, queries: jax.Array, others: jax.Array, mask: jax.Array | None = None
+    ) -> jax.Array:
         width = queries.shape[-1]
 
         def projected(name: str, x: jax.Array) -> jax.Array:
@@ -42,8 +44,8 @@ class Attention(nn.Module):
             projected(name, x)
             for name, x in (("query", queries), ("key", others), ("value", others))
         )
-        mixed = jax.nn.dot_product_attention(query, key, value).reshape(queries.shape)
-        return nn.Dense(width, name="out")(mixed)
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return nn.Dense(width, name="out")(mixed.reshape(queries.shape))
 
 
 class Hidden(nn.Module):

@@ -87,7 +87,8 @@ def epistemic_energy(detector_logits: jax.Array) -> jax.Array:
       Zong and Huang, CVPR 2025.
     """
     detector_logits = check_logits(detector_logits)
-    return _known_energy(detector_logits) + jax.nn.softplus(detector_logits[..., -1])
+    known = jax.nn.logsumexp(detector_logits[..., :-1], axis=-1)
+    return jax.nn.softplus(detector_logits[..., -1]) - known
 
 
 def reverse_neighbor_energy(
@@ -160,7 +161,3 @@ def _reverse_neighbor_counts(
     counts = lax.fori_loop(0, -(-jnp.sum(annotated) // block), visit, counts)
     members = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=features.dtype), axis=0)
     return counts, members
-
-
-def _known_energy(detector_logits: jax.Array) -> jax.Array:
-    return -jax.nn.logsumexp(detector_logits[..., :-1], axis=-1)
