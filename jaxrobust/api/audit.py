@@ -16,7 +16,7 @@ _TRUE = ("1", "true", "yes", "1.0")
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What a review has told about N labels.
+    """What a review says about N labels.
 
     Attributes:
       num_labels: N.

@@ -259,7 +259,7 @@ def consensus(
         a table `[N]`, or None for its index.
       features: float `[N, D]` or `[N, V, D]` (views are averaged), of every item in their order,
         also of those that nobody voted on. The rows of a DataFrame are found by `items`.
-      pred_probs: float `[N, C]` instead, predicted out of sample, likewise.
+      pred_probs: float `[N, C]` instead, of every item, predicted out of sample.
       images: `[N, H, W(, 3)]` instead: photographs of 16 pixels or more are embedded by
         `jaxrobust.embed`, which needs the extra `pretrained`; of smaller ones the pixels are used.
       class_names: the C classes: names of the class ids, or the values that occur in `votes`. A

@@ -28,7 +28,7 @@ class Votes:
     annotators: np.ndarray  # int32 `[V]`
     votes: np.ndarray  # int32 `[V]`, class ids
     item_ids: np.ndarray  # `[N]`, as they were given, else positions
-    annotator_ids: np.ndarray  # `[A]`, likewise
+    annotator_ids: np.ndarray  # `[A]`, as they were given, else positions
     labels: Labels  # of the votes; `classes` and `names` are used
     num_replaced: int  # votes that a later one by the same annotator on the same item has replaced
 
@@ -64,7 +64,7 @@ def as_votes(
         long form, another one a table.
       items: of a long form `[V]`, of a table `[N]` or None: ids of any type.
       annotators: of a long form `[V]`, of a table `[A]` or None.
-      class_names: as of `data.inputs.as_labels`.
+      class_names: as in `data.inputs.as_labels`.
       table: probabilities `[N, C]`, whose columns are the classes, or None.
     """
     columns = _long_columns(votes)

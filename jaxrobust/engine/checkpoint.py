@@ -43,7 +43,7 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._is_broken = False
-        # What fails is raised too, and told in one sentence.
+        # What fails is raised too, and reported in one sentence.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -138,7 +138,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until the last snapshot is complete; UserError if there was no room for it."""
-        if self._is_broken:  # what was begun fails too, and its failure was told
+        if self._is_broken:  # what was begun fails too, and was reported
             with contextlib.suppress(Exception):
                 self._manager.close()
             return

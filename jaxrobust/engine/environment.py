@@ -78,7 +78,7 @@ def setup_jax(recipe: BaseRecipe, cpu_devices: int = 0) -> None:
         jax.config.update("jax_platforms", "cpu")
     split = recipe.device_count or cpu_devices
     if split and recipe.device in ("auto", "cpu"):
-        with contextlib.suppress(RuntimeError):  # JAX has started, with what it was told before
+        with contextlib.suppress(RuntimeError):  # JAX has started, with the settings it had then
             jax.config.update("jax_num_cpu_devices", split)
     if recipe.device in ("gpu", "tpu") and jax.default_backend() != recipe.device:
         raise UserError(

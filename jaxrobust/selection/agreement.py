@@ -31,7 +31,7 @@ def consensus_evidence(
         z(c) - log sum_{c' != c} exp z(c').
 
     Args:
-      log_likelihood: floats `[N, C]`, `L_i`, as of `vote_log_likelihood`.
+      log_likelihood: floats `[N, C]`, `L_i`, from `vote_log_likelihood`.
       log_prior: floats `[N, C]`, `log p_i`.
       labels: int `[N]` in `0..C-1`.
 
@@ -74,7 +74,7 @@ def fit_agreement(
     (0, 1, 0, 0), the posterior of `fit_annotators` itself.
 
     Args:
-      evidence: floats `[V, 4]`, as of `consensus_evidence`, of the consensus without the vote.
+      evidence: floats `[V, 4]`, from `consensus_evidence`, of the consensus without the vote.
       agrees: bool `[V]`, whether the vote agrees with it.
       accuracies: floats `[V]`, of the vote's annotator, without the vote.
       num_classes: C.

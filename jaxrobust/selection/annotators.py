@@ -39,7 +39,7 @@ class AnnotatorModel(NamedTuple):
       probs: floats `[N, C]`, probability of each class of each item.
       log_likelihood: floats `[N, C]`, logarithm of the probability of an item's votes by its class.
       log_prior: floats `[N, C]`, of the classes before any vote.
-      accuracies: floats `[A]`, shrunk, as of `annotator_accuracies`.
+      accuracies: floats `[A]`, shrunk, from `annotator_accuracies`.
       num_iter: integer scalar, rounds done.
     """
 
@@ -107,7 +107,7 @@ def annotator_confusions(
     `(1 - a_j) / (C - 1)` elsewhere.
 
     Args:
-      probs: as of `annotator_accuracies`, and so the other arguments.
+      probs: as in `annotator_accuracies`, and so the other arguments.
       items: see `probs`.
       annotators: see `probs`.
       votes: see `probs`.
@@ -145,7 +145,7 @@ def vote_log_likelihood(
     `L_i(c) = sum over the votes v of item i of log pi_{j(v)}[c, l_v]`, 0 for an item without votes.
 
     Args:
-      confusions: floats `[A, C, C]`, as of `annotator_confusions`.
+      confusions: floats `[A, C, C]`, from `annotator_confusions`.
       items: int `[V]` in `0..N-1`.
       annotators: int `[V]` in `0..A-1`.
       votes: int `[V]` in `0..C-1`. A vote outside, or of an item or annotator outside, is left out.
@@ -174,7 +174,7 @@ def consensus_posterior(
     """E-step: `q_i(c) = exp(L_i(c) + log p_i(c)) / sum_c' exp(L_i(c') + log p_i(c'))`.
 
     Args:
-      log_likelihood: floats `[N, C]`, as of `vote_log_likelihood`.
+      log_likelihood: floats `[N, C]`, from `vote_log_likelihood`.
       log_prior: floats `[N, C]` or `[C]`: of the classes, or the logarithm of what a classifier
         predicts of each item out of sample. -inf excludes a class.
 
@@ -227,7 +227,7 @@ def fit_annotators(
       where: bool `[V]`, the votes to count; None for all.
       cells: the pairs of annotator and class that occur, where far fewer than all A x C do; None
         for all. The result is the same.
-      strength: as of `annotator_confusions`.
+      strength: as in `annotator_confusions`.
       max_iter: largest number of rounds.
       tol: see above.
 

@@ -180,7 +180,7 @@ def select_by_class_quota(
       margin: floats `[N]`, high = looks known.
       informativeness: floats `[N]`, high = informative.
       predictions: int `[N]`, 0..K-1 for the known classes, other values for none of them.
-      num_candidates: k, such as of `candidate_count`.
+      num_candidates: k, such as from `candidate_count`.
       num_known: K.
       budget: b.
 

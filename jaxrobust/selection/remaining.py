@@ -71,8 +71,8 @@ def random_share(is_wrong: np.ndarray, is_random: np.ndarray) -> float:
     better use of an answer as long as it finds wrong labels.
 
     Args:
-      is_wrong: bool `[T]`, as of `wrong_labels_left`.
-      is_random: bool `[T]`, likewise.
+      is_wrong: bool `[T]`, as in `wrong_labels_left`.
+      is_random: bool `[T]`, as in `wrong_labels_left`.
     """
     latest = np.asarray(is_wrong)[~np.asarray(is_random, bool)][-_WINDOW:]
     finds = len(latest) < _WINDOW or np.mean(latest) > _FEW
@@ -94,8 +94,8 @@ def next_to_review(
     Args:
       ranked: int `[N]`, ids, the most suspicious first.
       reviewed: int `[T]`, ids that were looked at, in order.
-      is_wrong: bool `[T]`, as of `wrong_labels_left`.
-      is_random: bool `[T]`, likewise.
+      is_wrong: bool `[T]`, as in `wrong_labels_left`.
+      is_random: bool `[T]`, as in `wrong_labels_left`.
       seed: of the draws.
 
     Returns:
@@ -132,10 +132,10 @@ def answers_needed(
       ranked: int `[N]`, ids, the most suspicious first.
       wrong_prob: floats `[N]`, by id.
       reviewed: int `[T]`, ids that were looked at, in order.
-      is_wrong: bool `[T]`, as of `wrong_labels_left`.
-      is_random: bool `[T]`, likewise.
+      is_wrong: bool `[T]`, as in `wrong_labels_left`.
+      is_random: bool `[T]`, as in `wrong_labels_left`.
       target: share of all labels that may still be wrong.
-      confidence: as of `wrong_labels_left`.
+      confidence: as in `wrong_labels_left`.
       num_simulations: reviews that are simulated.
       most: answers after which a simulation ends.
       seed: of the simulations.

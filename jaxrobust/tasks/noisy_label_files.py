@@ -30,7 +30,7 @@ class JudgedLabels:
     """The labels of a training set, and what a method says about them."""
 
     given: np.ndarray  # int32 `[N]`
-    true: np.ndarray | None  # likewise; None where nobody knows them
+    true: np.ndarray | None  # int32 `[N]`; None where nobody knows them
     label_scores: Mapping[str, np.ndarray]  # of the method, `[N]` by name
     class_names: tuple[str, ...]  # of the C classes
     review: np.ndarray | None = None  # str `[N]`, as in `Reviewed`; None where nobody reviewed any
