@@ -175,10 +175,10 @@ def _operands(
     place = place.reshape(len(place), -1)
     if unit_length:
         place = place / np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-12)
+    if num_components:
+        place = selection.leading_components(place, num_components)
     return {
-        "features": selection.leading_components(place, num_components)
-        if num_components
-        else place,
+        "features": place,
         "annotated": ~context.in_pool[is_example],
         "where": context.in_pool[is_example],
         "rng": context.rng,

@@ -83,10 +83,7 @@ def dual_head_objective(
         options["temperature"] = own_temperature if temperature is None else temperature
     taught = primary_logits if head == "primary" else cast(jax.Array, aux_logits)
     if standardize:
-        taught, teacher_logits = (
-            losses.standardize_logits(taught),
-            losses.standardize_logits(teacher_logits),
-        )
+        taught, teacher_logits = map(losses.standardize_logits, (taught, teacher_logits))
     loss_cls = gamma * cross_entropy_loss(primary_logits, labels, where)
     return loss_cls, alpha * losses.masked_mean(function(taught, teacher_logits, **options), where)
 
