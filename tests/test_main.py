@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from commands import Command
+from metric_files import events_of
 
 from jaxrobust.commands import cli
 from jaxrobust.recipes import locate
@@ -89,11 +90,6 @@ def _artefacts(workdir):
     return {name: (workdir / name).read_bytes() for name in names}
 
 
-def _events(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-
 @pytest.fixture(scope="module")
 def unkilled(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unkilled")
@@ -125,7 +121,7 @@ def test_stopped_twice_then_killed_and_each_time_restarted_is_bit_equal(unkilled
     assert code == 0, stderr
     assert "Resuming the run" in stderr
     assert _artefacts(tmp_path) == _artefacts(unkilled)
-    assert _events(tmp_path) == _events(unkilled)
+    assert events_of(tmp_path) == events_of(unkilled)
 
 
 def test_every_program_was_traced_once_over_all_rounds(unkilled):

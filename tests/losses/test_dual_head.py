@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_cases import arrays_of, tolerances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -40,17 +41,6 @@ seeds = st.integers(0, 2**32 - 1)
 align = jax.jit(align_gradients, static_argnames="scope")
 cosine = jax.jit(gradient_cosine)
 deviation = jax.jit(etf_deviation)
-
-
-def tolerances(dtype):
-    if dtype == np.float64:
-        return {"rtol": 1e-9, "atol": 1e-13}
-    return {"rtol": 1e-5, "atol": 1e-6}
-
-
-def arrays_of(golden, topic, case):
-    names = [name for name in golden.names(topic) if name.startswith(case + "/")]
-    return {name.removeprefix(case + "/"): golden[topic, name] for name in names}
 
 
 def random_pair(seed, shape=(6, 5), scale=3.0):

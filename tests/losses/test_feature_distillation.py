@@ -4,6 +4,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from golden_cases import arrays_of, tolerances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -28,17 +29,6 @@ seeds = st.integers(0, 2**32 - 1)
 pkt = jax.jit(jax.value_and_grad(pkt_loss))
 hcl = jax.jit(jax.value_and_grad(review_kd_hcl_loss))
 attention = jax.jit(jax.value_and_grad(lambda s, t: attention_transfer_loss(s, t).mean()))
-
-
-def tolerances(dtype):
-    if dtype == np.float64:
-        return {"rtol": 1e-9, "atol": 1e-13}
-    return {"rtol": 1e-5, "atol": 1e-6}
-
-
-def arrays_of(golden, topic, case, dtype):
-    names = [name for name in golden.names(topic) if name.startswith(case + "/")]
-    return {name.removeprefix(case + "/"): golden[topic, name].astype(dtype) for name in names}
 
 
 def random_features(seed, batch=5, widths=(3, 4)):

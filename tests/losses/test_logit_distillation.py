@@ -4,6 +4,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from golden_cases import tolerances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -22,12 +23,6 @@ by_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 by_case = pytest.mark.parametrize("case", ["case0", "case1"])
 property_test = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def tolerances(dtype):
-    if dtype == np.float64:
-        return {"rtol": 1e-9, "atol": 1e-13}
-    return {"rtol": 1e-5, "atol": 1e-6}
 
 
 def baseline(golden, case, dtype):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_cases import arrays_of, tolerances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -38,17 +39,6 @@ seeds = st.integers(0, 2**32 - 1)
 
 def by_case(topic):
     return pytest.mark.parametrize("case", [f"case{i}" for i in range(CASES[topic])])
-
-
-def tolerances(dtype):
-    if dtype == np.float64:
-        return {"rtol": 1e-9, "atol": 1e-13}
-    return {"rtol": 1e-5, "atol": 1e-6}
-
-
-def arrays_of(golden, topic, case, dtype):
-    names = [name for name in golden.names(topic) if name.startswith(case + "/")]
-    return {name.removeprefix(case + "/"): golden[topic, name].astype(dtype) for name in names}
 
 
 def value_and_grad(loss):

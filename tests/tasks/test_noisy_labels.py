@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import pages
 import pytest
+from metric_files import events_of
 from PIL import Image
 
 from configs import dpc as recipe
@@ -54,11 +55,6 @@ def finished(one_device, tiny_network, tmp_path_factory):
     """One DPC run on digits: its folder and its results."""
     workdir = tmp_path_factory.mktemp("dpc")
     return workdir, tasks.run(_config(), workdir)
-
-
-def _events(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def _quality(workdir):
@@ -130,7 +126,7 @@ def test_results_and_metrics_agree(finished):
     accuracies = [e["accuracy"] for e in results["epochs"]]
     assert results["last_epochs"]["accuracy"] == pytest.approx(np.mean(accuracies))
     assert results["best"]["accuracy"] == max(accuracies)
-    events = _events(workdir)
+    events = events_of(workdir)
     assert [e["accuracy"] for e in events if e["split"] == "test"] == accuracies
     stages = [(e["epoch"], e["phase"], e["stage"]) for e in events if e["split"] == "train"]
     expected = ["warm_up"] * 2 + ["semi_supervised"] * 2
@@ -240,7 +236,7 @@ def test_every_option_runs(options, tmp_path, monkeypatch):
     policy = Policy(fill=0, sub_policies=((Op("Invert", 0.5), Op("TranslateX", 0.5, (-1, 1))),))
     monkeypatch.setitem(views.POLICIES, "cifar10", policy)
     results = tasks.run(_config(**options, **{"num_epochs": 2, "dpc.warm_up": 1}), tmp_path)
-    stages = {e["stage"] for e in _events(tmp_path) if e["split"] == "train"}
+    stages = {e["stage"] for e in events_of(tmp_path) if e["split"] == "train"}
     assert "semi_supervised" in stages
     assert 0 <= results["last"]["accuracy"] <= 1
 
@@ -306,7 +302,7 @@ def test_webvision_is_streamed_and_a_stopped_run_goes_on(tmp_path, write_webvisi
     whole = noisy_labels.run(parse(config), tmp_path / "whole", programs)
     config.checkpoint.every_seconds = 0.0
     assert whole["dataset"] == "mini_webvision" and whole["num_classes"] == 2
-    stages = [(e["phase"], e["stage"]) for e in _events(tmp_path / "whole") if "stage" in e]
+    stages = [(e["phase"], e["stage"]) for e in events_of(tmp_path / "whole") if "stage" in e]
     assert stages[:2] == [("net1", "warm_up"), ("net2", "warm_up")]
     assert {("net1", "semi_supervised"), ("net2", "semi_supervised")} <= set(stages[2:])
     rows = _quality(tmp_path / "whole")
@@ -380,7 +376,7 @@ def test_the_loop_hands_a_step_its_peer_and_its_examples(
 ):
     monkeypatch.setitem(noisy_labels.NOISY_LABEL_METHODS, "toy", Entry(_pass_it_on, "", DpcRecipe))
     tasks.run(_config(**{"method": "toy", "num_epochs": 2, "dpc.peer_from": peer_from}), tmp_path)
-    events = [e for e in _events(tmp_path) if e["split"] == "train"]
+    events = [e for e in events_of(tmp_path) if e["split"] == "train"]
     assert [e["loss"] for e in events] == expected
     np.testing.assert_allclose([e["progress"] for e in events], 1 / 3)  # of 0, 1/3, 2/3
     np.testing.assert_allclose([e["seen"] for e in events], [200, 200, 500, 500])

@@ -2,12 +2,12 @@
 
 import gc
 import importlib
-import json
 import weakref
 
 import jax
 import numpy as np
 import pytest
+from metric_files import events_of
 
 from configs import active_learning_baselines, bldr, dpc
 from jaxrobust.data.dataset import Dataset, Examples
@@ -50,12 +50,6 @@ def _dataset(seed):
     return Dataset("toy", examples(80), examples(20), ("a", "b", "c", "d"), mean, std)
 
 
-def _events(workdir):
-    """What was measured, the losses of the steps included."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_run_equals_itself_alone_and_is_gone_before_the_next(name, tmp_path, monkeypatch):
     task = RECIPES[name][0]
@@ -77,7 +71,7 @@ def test_every_run_equals_itself_alone_and_is_gone_before_the_next(name, tmp_pat
     assert alive == [[], [False]]
     alone = task.run(parse(_config(name, 1)), tmp_path / "alone", dataset=_dataset(1))
     assert together[1] == alone
-    assert _events(tmp_path / "1") == _events(tmp_path / "alone") != _events(tmp_path / "0")
+    assert events_of(tmp_path / "1") == events_of(tmp_path / "alone") != events_of(tmp_path / "0")
     assert set(programs.traces.values()) == {1}
 
 
@@ -163,7 +157,7 @@ def test_numbers_are_operands(method, tmp_path):
         config = module.get_config("features")
         config.update_from_flattened_dict({**small, **fields})
         task.run(parse(config), tmp_path / name, programs, dataset=data)
-        return _events(tmp_path / name)
+        return events_of(tmp_path / name)
 
     programs = Programs()
     before = run({}, "before", programs)
