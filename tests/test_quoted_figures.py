@@ -49,16 +49,19 @@ QUOTED = [
     ),
     (
         "README.md",
-        "F1 | {}, {} (DPC on features) | cleanlab's best filter {}, {} | in accuracy level with a "
-        "regression on what cleanlab keeps: {} to {}, {} to {} |",
+        "F1 | {}, {} (DPC on features) | cleanlab's best filter {}, {} | accuracy on what is "
+        "kept is "
+        "level ({}, {}; {}, {}); 20 and 40 % wrong at random: {}, {} to {}, {} |",
         [
             *((LABELS, 1, row, "F1") for row in (15, 1)),
-            (LABELS, 2, 5, "F1, 40.0 %"),
-            (LABELS, 2, 7, "F1, 9.2 % wrong"),
+            (LABELS, 2, 5, "human 40.0 %"),
+            (LABELS, 2, 7, "human 9.2 %"),
             (LABELS, 1, 15, "accuracy"),
-            (LABELS, 2, 1, "accuracy, 40.0 %"),
+            (LABELS, 3, 2, "human 40.0 %"),
             (LABELS, 1, 1, "accuracy"),
-            (LABELS, 2, 4, "accuracy on what is kept, 9.2 %"),
+            (LABELS, 3, 5, "human 9.2 %"),
+            *((LABELS, 1, row, "F1") for row in (22, 29)),
+            *((LABELS, 2, 7, f"symmetric {rate}") for rate in (20, 40)),
         ],
     ),
     (
@@ -123,20 +126,30 @@ QUOTED = [
         "9 %",
         [
             (LABELS, 1, 15, "F1"),
-            (LABELS, 2, 5, "F1, 40.0 %"),
+            (LABELS, 2, 5, "human 40.0 %"),
             (LABELS, 1, 1, "F1"),
-            (LABELS, 2, 7, "F1, 9.2 % wrong"),
+            (LABELS, 2, 7, "human 9.2 %"),
         ],
     ),
     (
         "docs/which_method.md",
-        "filter keeps ({} to {} with 40 % wrong human labels), ahead of its default by {} "
-        "points at 80 "
-        "% symmetric; with 9 % wrong one on all labels has {}, DPC {} (",
+        "where labels are wrong at random, {} to {} and {} to {} with 20 and 40 %",
+        [
+            (LABELS, 1, 22, "F1"),
+            (LABELS, 2, 7, "symmetric 20"),
+            (LABELS, 1, 29, "F1"),
+            (LABELS, 2, 7, "symmetric 40"),
+        ],
+    ),
+    (
+        "docs/which_method.md",
+        "filter keeps ({} to {} with 40 % wrong human labels), ahead by {} points at 80 % "
+        "symmetric; "
+        "with 9 % wrong one on all labels has {}, DPC {} (",
         [
             (LABELS, 1, 15, "accuracy"),
-            (LABELS, 2, 1, "accuracy, 40.0 %"),
-            [(LABELS, 1, row, "accuracy") for row in (36, 42)],
+            (LABELS, 3, 2, "human 40.0 %"),
+            [(LABELS, 1, 36, "accuracy"), (LABELS, 3, 2, "symmetric 80")],
             (LABELS, 1, 6, "accuracy"),
             (LABELS, 1, 1, "accuracy"),
         ],
