@@ -219,6 +219,21 @@ QUOTED = [
         ],
     ),
     (
+        "docs/methods/dpc.md",
+        "cross-entropy at 93 %, and {} % of what",
+        [(DIGITS_DPC, 1, 1, "detection precision")],
+    ),
+    (
+        "docs/methods/dcfs.md",
+        "ends {} points ahead of\nrandom",
+        [[("DCFS on digits", 1, row, "last accuracy") for row in (1, 5)]],
+    ),
+    (
+        "docs/methods/dcfs.md",
+        "ahead of random by {} points where eight of ten\nclasses are unknown, and by {} where four",
+        ahead(7, 1, 3),
+    ),
+    (
         "docs/methods/e2oal.md",
         "with eight and six of ten classes unknown it is\n{} and {} points",
         ahead(9, 1, 2),
