@@ -230,7 +230,8 @@ QUOTED = [
     ),
     (
         "docs/methods/dcfs.md",
-        "ahead of random by {} points where eight of ten\nclasses are unknown, and by {} where four",
+        "ahead of random by {} points where eight of ten\nclasses are unknown, and by {} "
+        "where four",
         ahead(7, 1, 3),
     ),
     (
