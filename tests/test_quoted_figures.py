@@ -86,7 +86,7 @@ QUOTED = [
         "40,000: {}, KD {} |",
         [
             *((STUDENTS, 2, row, "accuracy") for row in (7, 6, 1, 2)),
-            *((STUDENTS, 3, row, "accuracy") for row in (7, 2)),
+            *((STUDENTS, 3, row, "accuracy") for row in (6, 2)),
         ],
     ),
     (
