@@ -37,7 +37,7 @@ from jaxrobust.recipes.fields import is_within
 from jaxrobust.recipes.l2d import MULTILABEL_DISTILLATIONS
 from jaxrobust.recipes.parse import option_classes, parse
 from jaxrobust.recipes.protocols import OPEN_SET
-from jaxrobust.tasks import noisy_labels
+from jaxrobust.tasks import common
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {
@@ -342,7 +342,7 @@ def test_a_file_is_no_folder(folder, refused):
 )
 def test_grey_deep_and_printed_images_are_welcome(mode, suffix, folder):
     _picture(folder / "cat" / f"new.{suffix}", mode=mode)
-    dataset = noisy_labels.load(_config("dpc", _own(folder)))
+    dataset = common.load(_config("dpc", _own(folder)))
     assert len(dataset.train) + len(dataset.test) == 41
 
 
