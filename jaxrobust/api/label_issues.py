@@ -23,7 +23,7 @@ from jaxrobust.data.inputs import (
     refuse_labels_among,
 )
 from jaxrobust.data.scaling import scaling_of
-from jaxrobust.errors import UserError, check_count, for_python, shown
+from jaxrobust.errors import UserError, check_count, for_python, shown, unknown_name
 
 if TYPE_CHECKING:
     from jaxrobust.api.audit import Audit
@@ -346,9 +346,12 @@ def find_label_issues(
     """
     if pred_probs is None:
         refuse_labels_among(features, labels)
-        from jaxrobust.recipes.methods import JUDGES
+        from jaxrobust.recipes.methods import JUDGES, NOISY_LABEL_METHODS
 
         judge = "auto" if method is None else method
+        names = [*JUDGES, *NOISY_LABEL_METHODS]
+        if judge not in names:
+            raise UserError(unknown_name("method", judge, names))
         given: dict[str, Any] = {"features": features, "images": images, "seed": seed}
         given |= {"class_names": class_names, "progress": progress}
         if judge in JUDGES and config is None:

@@ -94,3 +94,8 @@ def test_triples_of_many_classes_are_refused():
     labels = np.repeat(np.arange(129), 2)
     with pytest.raises(UserError, match="129 classes are too many; take method='simifeat'"):
         find_label_issues(labels, features=np.eye(258), method="simifeat_rank")
+
+
+def test_a_misspelt_name_is_compared_with_detectors_and_trained_methods():
+    with pytest.raises(UserError, match=r"'simfeat': did you mean 'simifeat'\? Valid: auto, .*dpc"):
+        find_label_issues([0, 1], features=np.eye(2), method="simfeat")
