@@ -431,9 +431,7 @@ def learn(
     weights, so that a weight of 2 is the example twice.
     """
     from jaxrobust.api import in_memory
-    from jaxrobust.recipes.methods import NOISY_LABEL_METHODS
     from jaxrobust.tasks import noisy_labels
-    from jaxrobust.tasks.images import rows_on_devices
 
     labels, features, images = aligned(labels=labels, features=features, images=images)
     index = index_of(labels)
@@ -456,11 +454,9 @@ def learn(
         learned_from.probs,
     )
     recipe = in_memory.noisy_label_recipe(inputs, config, method=method, seed=seed)
-    entry = NOISY_LABEL_METHODS.entry(recipe.method)
-    pads = name == "features" or workdir is None
-    rows = rows_on_devices(len(dataset.train), entry, pads=pads)
-    batch_size = min(recipe.batch_size, len(dataset.train))
-    kind = weights is None, known.probs is None, batch_size
+    recipe = noisy_labels.with_batches_of_at_most(recipe, len(dataset.train))
+    rows = noisy_labels.rows_of(recipe, dataset, pads=workdir is None)
+    kind = weights is None, known.probs is None, recipe.batch_size
     shapes = rows, inputs.shape[1:], len(present), in_memory.shapes_of(dataset), kind
     with in_memory.programs_for(recipe, *shapes, is_quick=is_quick) as programs:
         learned = noisy_labels.learn(

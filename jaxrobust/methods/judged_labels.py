@@ -18,7 +18,7 @@ def judged_by(
     name: str, features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int
 ) -> tuple[WrongLabels | NeighborVotes, dict[str, Any]]:
     """What the judges (`"auto"`) or a detector say, and facts as in `judge_labels`."""
-    if name == "auto" or num_classes < 2 or len(labels) < 4:
+    if name == "auto" or _is_too_little(labels, num_classes):
         return judge_labels(features, labels, num_classes, seed=seed)
     return JUDGES[name](features, labels, num_classes), {}
 
@@ -41,7 +41,7 @@ def judge_labels(
     Returns:
       (`WrongLabels`, JSON-able facts for people: see `facts_of`).
     """
-    if num_classes < 2 or len(labels) < 4:  # nothing to compare with
+    if _is_too_little(labels, num_classes):
         wrong = no_wrong_labels(labels, num_classes)
         return wrong, facts_of(wrong, len(labels))
     rows = judges.standardized(features)
@@ -63,6 +63,11 @@ def judge_labels(
     }
     log.info("%s", describe(facts))
     return wrong, facts
+
+
+def _is_too_little(labels: np.ndarray, num_classes: int) -> bool:
+    """Whether labels have nothing to be compared with."""
+    return num_classes < 2 or len(labels) < 4
 
 
 def judged_columns(

@@ -31,6 +31,19 @@ def standardized(features: np.ndarray) -> np.ndarray:
     return ((features[:, kept] - mean[kept]) / std[kept]).astype(np.float32)
 
 
+def nearest(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and positions `[N, k]` of at most `count` other rows, the nearest first."""
+    count = min(count, len(rows) - 1)
+    return NearestNeighbors(n_neighbors=count, algorithm="brute").fit(rows).kneighbors()
+
+
+def most_similar(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine similarities and positions, otherwise as `nearest`."""
+    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    distances, neighbors = nearest(units, count)
+    return 1 - np.square(distances) / 2, neighbors
+
+
 def ridge_scores(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """`leave_one_out_scores` with a wide choice of ridges, not clipped."""
     return leave_one_out_scores(
@@ -148,11 +161,8 @@ def neighbor_scores(
     if min(features.shape) > _NUM_COMPONENTS:
         pca = PCA(_NUM_COMPONENTS, svd_solver="randomized", random_state=seed)
         features = pca.fit_transform(features)
-    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    most = min(max(_NUM_NEIGHBORS), num_rows - 1)
-    index = NearestNeighbors(n_neighbors=most, algorithm="brute").fit(units)
-    distances, neighbors = index.kneighbors()
-    similarities = np.maximum(1 - np.square(distances) / 2, 0).astype(np.float32)
+    similarities, neighbors = most_similar(features, max(_NUM_NEIGHBORS))
+    similarities, most = np.maximum(similarities, 0).astype(np.float32), neighbors.shape[1]
     rows, best, found = np.arange(num_rows), np.inf, np.zeros(0)
     for k in dict.fromkeys(min(k, most) for k in _NUM_NEIGHBORS):
         votes = np.full((num_rows, num_classes), 1 / num_classes, np.float32)

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.neighbors import NearestNeighbors
 
 from jaxrobust.errors import UserError
-from jaxrobust.selection.judges import standardized
+from jaxrobust.selection.judges import most_similar, nearest, standardized
 from jaxrobust.selection.wrong_labels import on_sides_of_a_half
 
 _MOST_CLASSES = 128  # whose triples fit in memory
@@ -127,7 +126,7 @@ def wann(
       Di Salvo et al., "An Embedding is Worth a Thousand Noisy Labels", TMLR 2025, section 3; the
       flags are what its filter for LDA leaves out.
     """
-    _, neighbors = _nearest(standardized(features), most)
+    _, neighbors = nearest(standardized(features), most)
     given, available = labels[neighbors], neighbors.shape[1]
     needed = np.full(len(labels), most)
     for k in range(min(fewest, available), min(most, available + 1), 2):
@@ -199,20 +198,12 @@ def _fitted_transition(seen):
 
 def _similar(features, labels, num_classes, num_neighbors):
     """SimiFeat's votes `[N, C]` and scores `[N]`, and the labels `[N, 3]` of the two nearest."""
-    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    distances, neighbors = _nearest(units, num_neighbors - 1)
-    similarities = 1 - np.square(distances) / 2
+    similarities, neighbors = most_similar(features, num_neighbors - 1)
     own = 2 * similarities[:, :1] - similarities[:, 1:2]
     rows = np.arange(len(labels))
     given = labels[np.concatenate([rows[:, None], neighbors], axis=1)]
     votes = _votes(np.concatenate([own, similarities], axis=1), given, num_classes)
     return votes, votes[rows, labels] / np.linalg.norm(votes, axis=1), given[:, :3]
-
-
-def _nearest(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and positions of at most `count` other rows, nearest first, `[N, count]`."""
-    count = min(count, len(features) - 1)
-    return NearestNeighbors(n_neighbors=count, algorithm="brute").fit(features).kneighbors()
 
 
 def _votes(weights: np.ndarray, given: np.ndarray, num_classes: int) -> np.ndarray:

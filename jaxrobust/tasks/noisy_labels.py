@@ -77,7 +77,7 @@ def run(
     common.check_common(recipe)
     data = dataset or common.load(recipe, streams=True, features=True)
     data, labels = reviewed_data(recipe, data)
-    recipe = _with_batches_of_at_most(recipe, len(data.train))
+    recipe = with_batches_of_at_most(recipe, len(data.train))
     with open_run(recipe, workdir, programs) as run_:
         return _Learning(recipe, run_, data, labels).learn()
 
@@ -111,7 +111,7 @@ def learn(
     """
     common.check_common(recipe)
     dataset, labels = reviewed_data(recipe, dataset)
-    recipe = _with_batches_of_at_most(recipe, len(dataset.train))
+    recipe = with_batches_of_at_most(recipe, len(dataset.train))
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrobust-"))
         run_ = stack.enter_context(open_run(recipe, folder, programs, bar=bar))
@@ -124,7 +124,16 @@ def learn(
         return learning.learned()
 
 
-def _with_batches_of_at_most(recipe: NoisyLabels, num_examples: int) -> NoisyLabels:
+def rows_of(
+    recipe: NoisyLabels, dataset: Dataset | FeatureDataset | FileDataset, *, pads: bool
+) -> int:
+    """Rows of the training examples in programs; features of about one number share them always."""
+    entry = NOISY_LABEL_METHODS.entry(recipe.method)
+    pads = pads or isinstance(dataset, FeatureDataset)
+    return rows_on_devices(len(dataset.train), entry, pads=pads)
+
+
+def with_batches_of_at_most(recipe: NoisyLabels, num_examples: int) -> NoisyLabels:
     """The recipe, its batch no larger than the set."""
     if recipe.batch_size <= num_examples:
         return recipe
@@ -158,9 +167,7 @@ class _Learning:
         self._review = reviewed.review if recipe.dataset.corrections else None
         self.true_labels = None if recipe.noise.kind == "none" else dataset.train.labels
         placement = run.placement
-        entry = NOISY_LABEL_METHODS.entry(recipe.method)
-        is_features = isinstance(dataset, FeatureDataset)
-        self._num_rows = rows_on_devices(len(dataset.train), entry, pads=pads or is_features)
+        self._num_rows = rows_of(recipe, dataset, pads=pads)
         self._images = images_of(dataset.train, recipe, placement, self._num_rows)
         self._tests: dict[str, Examples | FeatureExamples | FileExamples] = (
             {"test": dataset.test} if len(dataset.test) else {}
@@ -194,7 +201,7 @@ class _Learning:
         )
         method: Method = NOISY_LABEL_METHODS[recipe.method](recipe, self.problem)
         check_takes(method, recipe.method, soft=given.ndim == 2, weights=weights is not None)
-        is_judged = recipe.flag_by == "auto" and is_features
+        is_judged = recipe.flag_by == "auto" and isinstance(dataset, FeatureDataset)
         self.method = flag_by_count(method) if is_judged or recipe.flag_by == "count" else method
         self.num_epochs = 1 if method.one_epoch else recipe.num_epochs
         self._given = placement.put(pad_rows(given, self._num_rows))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrobust import UserError, find_label_issues
-from jaxrobust.selection import neighbor_detectors
+from jaxrobust.selection import judges, neighbor_detectors
 
 VOTED_WRONG = [2, 12, 18, 19, 21, 24, 30, 31, 37, 41, 48, 50, 54, 57]
 RANKED_WRONG = [2, 12, 18, 19, 26, 30, 31, 37, 47, 48, 50, 53, 54]  # a share of a label rounded up
@@ -46,9 +46,7 @@ def test_simifeat_ranks_as_the_authors_code_but_for_a_label_of_a_class(sixty_row
     assert set(flagged) <= set(RANKED_WRONG)
     more = np.bincount(labels[RANKED_WRONG]) - np.bincount(labels[flagged])
     assert set(more) <= {0, 1}
-    _, neighbors = neighbor_detectors._nearest(
-        features / np.linalg.norm(features, axis=1, keepdims=True), 2
-    )
+    _, neighbors = judges.most_similar(features, 2)
     triples = np.concatenate([labels[:, None], labels[neighbors]], axis=1)
     matrix, prior = neighbor_detectors.transition_of_triples(triples, 3)
     # Their start is drawn, and steps of 0.1 leave the optimum uncertain by as much.

@@ -155,10 +155,10 @@ def test_every_program_was_traced_once(finished):
 def test_a_batch_beyond_the_set_becomes_the_set(caplog):
     chosen = parse(_config(batch_size=5000))
     with caplog.at_level("INFO"):
-        fitted = noisy_labels._with_batches_of_at_most(chosen, 1438)
+        fitted = noisy_labels.with_batches_of_at_most(chosen, 1438)
     assert fitted == dataclasses.replace(chosen, batch_size=1438)
     assert "batch_size=5000 is more than the 1438 training examples" in caplog.text
-    assert noisy_labels._with_batches_of_at_most(chosen, 5000) == chosen
+    assert noisy_labels.with_batches_of_at_most(chosen, 5000) == chosen
 
 
 def test_figures_can_be_opened(finished):
