@@ -1,5 +1,7 @@
 """Casts, masked means and checks of arrays that losses, selection and methods share; JAX alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,3 +52,9 @@ def shares_of_classes(logits: jax.Array, labels: jax.typing.ArrayLike) -> jax.Ar
     if jnp.shape(labels) == logits.shape:
         return jnp.asarray(labels, logits.dtype)
     return label_mask(logits, labels).astype(logits.dtype)
+
+
+def unit_rows(rows: Any) -> Any:
+    """Rows `[N, D]` of length 1, an array of the kind given; a row of zeros stays one."""
+    xp = jnp if isinstance(rows, jax.Array) else np
+    return rows / xp.maximum(xp.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

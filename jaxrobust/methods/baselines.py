@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import selection
+from jaxrobust.arrays import unit_rows
 from jaxrobust.losses import energy_margin_loss
 from jaxrobust.methods.dcfs import kappa_after
 from jaxrobust.methods.strategy import (
@@ -174,7 +175,7 @@ def _operands(
     place = np.asarray(context.predict("target")["place"], np.float32)[is_example]
     place = place.reshape(len(place), -1)
     if unit_length:
-        place = place / np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-12)
+        place = unit_rows(place)
     if num_components:
         place = selection.leading_components(place, num_components)
     return {
@@ -303,9 +304,8 @@ def eaoa(recipe: ActiveLearning, problem: AnnotationProblem) -> Strategy:
         return selection.gaussian_mixture_log_odds(scores, mixture)
 
     def score(target_logits, detector, in_pool, annotations):
-        lengths = jnp.linalg.norm(detector["features"], axis=1, keepdims=True)
         neighbor_energy = selection.reverse_neighbor_energy(
-            detector["features"] / jnp.maximum(lengths, 1e-12),
+            unit_rows(detector["features"]),
             annotations,
             problem.num_classes,
             where=in_pool,

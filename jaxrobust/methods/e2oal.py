@@ -26,6 +26,7 @@ import numpy as np
 import optax
 
 from jaxrobust import losses, selection
+from jaxrobust.arrays import unit_rows
 from jaxrobust.data.features import open_arrays
 from jaxrobust.engine.training import sgd_step
 from jaxrobust.errors import UserError
@@ -211,9 +212,7 @@ def _places(e2oal: E2oal, problem: AnnotationProblem) -> Callable[[], np.ndarray
     def places() -> np.ndarray:
         assert problem.inputs is not None  # a round has examples
         inputs = problem.inputs()
-        found = _embeddings(e2oal.embeddings, inputs).astype(np.float32)
-        lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        found = found / np.maximum(lengths, 1e-12)
+        found = unit_rows(_embeddings(e2oal.embeddings, inputs).astype(np.float32))
         return (
             selection.leading_components(found, e2oal.num_components)
             if e2oal.num_components

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxrobust.arrays import unit_rows
 from jaxrobust.engine.environment import num_cores
 from jaxrobust.engine.training import TrainState, init_state, sgd_step
 from jaxrobust.errors import UserError
@@ -108,7 +109,7 @@ def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
         del peer, key, scalars
         batch, stored = batches["all"], network.params
         rows = jnp.where(batch.valid, batch.ids, problem.num_examples)  # dropped at padding
-        features = _unit(batch.views[0]).astype(jnp.float16)
+        features = unit_rows(batch.views[0].astype(jnp.float32)).astype(jnp.float16)
         params = {
             "features": stored["features"].at[rows].set(features, mode="drop"),
             "labels": stored["labels"].at[rows].set(batch.labels, mode="drop"),
@@ -122,7 +123,10 @@ def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
     def forward(variables, images, ids=None):
         stored = variables["params"]
         nearness, neighbors = nearest_neighbors(
-            _unit(images), stored["features"], num_neighbors=num_neighbors, exclude=ids
+            unit_rows(images.astype(jnp.float32)),
+            stored["features"],
+            num_neighbors=num_neighbors,
+            exclude=ids,
         )
         votes = neighbor_votes(
             nearness, stored["labels"][neighbors], num_classes=problem.num_classes
@@ -166,12 +170,6 @@ def _warn_of_hours(num_examples: int, num_dimensions: int) -> None:
             "grows only as their number, such as 'dpc'.",
             stacklevel=2,
         )
-
-
-def _unit(features: jax.Array) -> jax.Array:
-    """Rows `[B, D]` of length 1 in float32; a row of zeros stays one."""
-    features = features.astype(jnp.float32)
-    return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _single(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxrobust.arrays import unit_rows
 from jaxrobust.models.vision_transformer import Attention, Hidden
 
 _EPSILON = 1e-12  # of the layer norms of published weights
@@ -56,7 +57,7 @@ class Bert(nn.Module):
         for i in range(self.num_layers):
             x = EncoderLayer(self.num_heads, self.hidden_width, name=f"layer_{i}")(x, mask)
         sums = jnp.sum(jnp.where(mask[..., None], x, 0), axis=1)
-        return sums / jnp.maximum(jnp.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        return unit_rows(sums)
 
 
 _OF_LAYER = {

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrobust.arrays import unit_rows
 from jaxrobust.data.dataset import Dataset, Examples, FileDataset, FileExamples
 from jaxrobust.data.features import FeatureDataset, FeatureExamples
 from jaxrobust.data.tables import escape_formula, read_rows, to_csv, unescape_formula
@@ -209,7 +210,7 @@ def neighbors(train: FeatureExamples, test: FeatureExamples) -> tuple[list[Findi
     """
     features, tested = (_directions(x) for x in (train, test))
     mean = features.mean(axis=0)
-    features, tested = (_unit(x - mean) for x in (features, tested))
+    features, tested = (unit_rows(x - mean) for x in (features, tested))
     count = min(NUM_NEIGHBORS, len(train) - 1)
     if count < 1:
         return [], []
@@ -235,11 +236,9 @@ def neighbors(train: FeatureExamples, test: FeatureExamples) -> tuple[list[Findi
 def _directions(examples: FeatureExamples) -> np.ndarray:
     """First views float32 `[n, D]`, of length 1."""
     parts = [x[:, 0].astype(np.float32) for x in examples.content()]
-    return _unit(np.concatenate(parts) if parts else np.zeros((0, examples.shape[1]), np.float32))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return unit_rows(
+        np.concatenate(parts) if parts else np.zeros((0, examples.shape[1]), np.float32)
+    )
 
 
 def _nearest(

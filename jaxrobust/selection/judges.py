@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from jaxrobust.arrays import unit_rows
 from jaxrobust.selection.ridge import leave_one_out_scores
 
 LEAST_LOG_PROB = -12.0
@@ -39,8 +40,7 @@ def nearest(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def most_similar(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosine similarities and positions, otherwise as `nearest`."""
-    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    distances, neighbors = nearest(units, count)
+    distances, neighbors = nearest(unit_rows(features), count)
     return 1 - np.square(distances) / 2, neighbors
 
 

@@ -1,4 +1,4 @@
-"""L2D's networks: sizes, the ML-Decoder, RepVGG's two forms and Swin's windows."""
+"""L2D's networks: sizes, the ML-Decoder, and Swin's windows."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ import pytest
 from jaxrobust.errors import UserError
 from jaxrobust.models import BACKBONES, make_multilabel_classifier
 from jaxrobust.models.ml_decoder import MLDecoder, MultiLabelClassifier
-from jaxrobust.models.repvgg import RepVGG, reparameterize
 from jaxrobust.models.resnet import ResNetBackbone
 from jaxrobust.models.swin import SwinTransformer
 
@@ -154,26 +153,6 @@ def test_classifier_returns_the_three_outputs():
     assert set(variables["params"]) == {"backbone", "decoder"}
     with pytest.raises(UserError, match="did you mean 'swin_t'"):
         make_multilabel_classifier("swin_tt", num_classes=3, dtype=jnp.float32)
-
-
-def test_deployed_repvgg_computes_what_was_trained():
-    options = {"widths": (4, 4, 6, 6, 8), "sizes": (1, 2, 1, 1, 1)}
-    images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
-    trained = RepVGG(**options)
-    variables = jax.jit(trained.init)(jax.random.key(0), images)
-    random = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda x: np.asarray(x) + np.float32(0.3) * random.random(x.shape, np.float32), variables
-    )
-    deployed = RepVGG(**options, deployed=True)
-    expected = jax.jit(trained.apply)(variables, images)
-    fused = jax.jit(reparameterize)(variables)
-    found = jax.jit(deployed.apply)(fused, images)
-    for a, b in zip(found.maps, expected.maps, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
-    # One 3x3 convolution with bias per block.
-    assert [x.ndim for x in jax.tree.leaves(fused)] == 6 * [1, 4]
-    assert "identity" in variables["params"]["block_1_1"]
 
 
 @pytest.fixture(scope="module")
