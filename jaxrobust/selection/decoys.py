@@ -3,7 +3,13 @@
 import numpy as np
 
 
-def decoy_count(scores: np.ndarray, labels: np.ndarray, *, level: float = 0.6) -> float:
+def decoy_count(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    *,
+    level: float = 0.6,
+    mistakes: np.ndarray | None = None,
+) -> float:
     """Number of wrong labels from the margins of labels that are known to be wrong.
 
     An out-of-sample score does not depend on the example's own label, so that each of its other
@@ -14,12 +20,14 @@ def decoy_count(scores: np.ndarray, labels: np.ndarray, *, level: float = 0.6) -
         count = #{m_i <= t} / level
 
     Class d weighs with y as `1 + #{j: y_j = y, argmax s_j = d}`, since some confusions are more
-    frequent than others. Right labels below t are counted too: an upper estimate.
+    frequent than others; or, where it is known how mistakes are spread, as a mistake of the class
+    k that is most probable, `Q[k, d]`. Right labels below t are counted too: an upper estimate.
 
     Args:
       scores: floats `[N, C]`, log probabilities or others, out of sample.
       labels: int `[N]` in `0..C-1`.
       level: share of the wrong labels below t.
+      mistakes: floats `[C, C]`, Q: the share of each label among the mistakes of each true class.
 
     Returns:
       At most N.
@@ -29,10 +37,15 @@ def decoy_count(scores: np.ndarray, labels: np.ndarray, *, level: float = 0.6) -
     second, first = np.partition(scores, num_classes - 2, axis=1)[:, -2:].T
     is_top = scores >= first[:, None]
     margins = scores - np.where(is_top, second[:, None], first[:, None])
-    confusions = np.ones((num_classes, num_classes))
-    np.add.at(confusions, (labels, scores.argmax(axis=1)), 1)
-    np.fill_diagonal(confusions, 0)
-    weights = (confusions / confusions.sum(axis=1, keepdims=True))[labels].ravel()
+    if mistakes is None:
+        confusions = np.ones((num_classes, num_classes))
+        np.add.at(confusions, (labels, scores.argmax(axis=1)), 1)
+        np.fill_diagonal(confusions, 0)
+        by_row = (confusions / confusions.sum(axis=1, keepdims=True))[labels]
+    else:
+        by_row = mistakes[scores.argmax(axis=1)]
+        by_row[rows, labels] = 0
+    weights = by_row.ravel()
     order = np.argsort(margins, axis=None, kind="stable")
     shares = np.cumsum(weights[order])
     threshold = margins.ravel()[order[np.searchsorted(shares, level * shares[-1])]]

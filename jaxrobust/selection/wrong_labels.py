@@ -78,11 +78,11 @@ def find_wrong_labels(
     1 / (e + 0.02). That scores are out of sample makes every class that is not given a decoy, whose
     scores tell how a wrong label looks. With 3 to 32 classes Q is estimated in two rounds, from the
     expected number of mistakes of each pair of classes and ten more of each class that are spread
-    evenly, and the expected number of wrong labels, n, is that of this model.
+    evenly; otherwise Q is even.
 
-    Otherwise Q is even. Mistakes of people are seen where the judges are unsure, where right labels
-    look wrong, too: there likelihood sees too few of them, and `decoy_count` too many where
-    mistakes are spread evenly. The expected number is the geometric mean of both.
+    Mistakes of people are seen where the judges are unsure, where right labels look wrong, too:
+    there the model's number, n, is too low, and the number by decoys, d, too high where mistakes
+    are spread evenly. Expected are `n^(1 - h) max(n, d)^h` (`decoy_count`).
 
     `wrong_prob` is
 
@@ -130,10 +130,9 @@ def find_wrong_labels(
     likely = float(np.sum(fit.shares * fit.expected) * num_rows)
     spread = np.sqrt(np.sum(fit.shares * np.square(fit.expected * num_rows - likely)))
     of_pairs = matrix is not None and matrix.max(axis=1).mean() > 0.5
-    counted = likely
-    if matrix is None:
-        counted = max(decoy_count(logits, labels, level=_DECOYS_BELOW), likely)
-    expected = np.sqrt(likely * counted)
+    counted = max(decoy_count(logits, labels, level=_DECOYS_BELOW, mistakes=matrix), likely)
+    similar = float(fit.shares @ fit.similar)
+    expected = likely ** (1 - similar) * counted**similar
     is_top = own >= probs.max(axis=1)
     wrong_prob = _summing_to(log_odds, is_top, min(expected, num_rows - 1.0))
     ranked = np.argsort(-log_odds, kind="stable")
@@ -153,7 +152,7 @@ def find_wrong_labels(
         num_wrong=num_wrong,
         interval=(low, float(np.clip(high, num_wrong, num_rows))),
         weights=np.sum(fit.shares[:, None] * np.exp(fit.params[:, :num_judges]), axis=0),
-        kind="pairs" if of_pairs else "similar" if fit.shares @ fit.similar > 0.5 else "uniform",
+        kind="pairs" if of_pairs else "similar" if similar > 0.5 else "uniform",
         agreement=float(np.mean(logits.argmax(axis=1) == labels)),
     )
 

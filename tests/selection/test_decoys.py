@@ -29,3 +29,13 @@ def test_more_wrong_labels_count_more():
     # Scores whose best class is wrong for 5 % of the examples add right labels to the count.
     np.testing.assert_allclose(counts, [0.0, 0.1, 0.3], atol=0.06)
     assert sorted(counts) == counts
+
+
+def test_known_mistakes_weigh_decoys():
+    """The wrong label is at -4, where class 1 of the first two is; class 2 of all is at -9 or -13."""
+    scores = np.array([[4.0, 0, -5], [4, 0, -5], [0, 4, -5], [0, -9, 4]])
+    labels = np.array([0, 1, 1, 2])
+    of_neighbors = np.array([[0, 1.0, 0], [1.0, 0, 0], [1.0, 0, 0]])
+    of_others = np.array([[0, 0, 1.0], [0, 0, 1.0], [0, 1.0, 0]])
+    assert decoy_count(scores, labels, level=0.5, mistakes=of_neighbors) == pytest.approx(2)
+    assert decoy_count(scores, labels, level=0.5, mistakes=of_others) == 0
