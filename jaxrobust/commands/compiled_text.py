@@ -10,7 +10,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 _ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 _ITEM_BYTES |= {"f64": 8, "s64": 8, "u64": 8}
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+)\[([\d,]*)\](\{[^}]*\})?")
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\((?:.*?channel_id=(\d+))?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%(\S+) .*\{$")
 _INSTRUCTION = re.compile(r"^ +(ROOT )?%(\S+) = (.+?) ([a-z][\w-]*)\(([^)]*)\)(.*)$")
 _CALLED = re.compile(r"(?:calls|body|condition|to_apply|branch_computations)=\{?([^,}]+)")
@@ -56,6 +56,8 @@ def _elements(shape: str) -> list[str]:
 def collectives(text: str) -> dict[str, dict[str, int]]:
     """How the devices of a compiled program communicate in one step.
 
+    A TPU's compiler splits one over the kernels that run beside it: they name its channel.
+
     Args:
       text: of the program in HLO, after all passes.
 
@@ -63,7 +65,11 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
       Kind -> `count` and `bytes`, the size of what a device receives or sums.
     """
     found: dict[str, dict[str, int]] = {}
-    for shapes, kind, is_start in _COLLECTIVE.findall(text):
+    channels = set()
+    for shapes, kind, is_start, channel in _COLLECTIVE.findall(text):
+        if channel and (kind, channel) in channels:
+            continue
+        channels.add((kind, channel))
         sizes = [size for size, _ in _sizes(shapes)]
         # An asynchronous one holds what it sends beside what it receives.
         size = max(sizes, default=0) if is_start and kind != "all-reduce" else sum(sizes)

@@ -18,7 +18,8 @@ HLO = """
   %ar = (f32[10]{0}, bf16[4,4]{1,0}) all-reduce-start(%a, %b), channel_id=1
   %done = f32[10]{0} all-reduce-done(%ar)
   %cp = (u8[8,32]{1,0}, u8[8,32]{1,0}, u32[], u32[]) collective-permute-start(%c), channel_id=2
-  %all-gather.7 = bf16[512]{0} all-gather(%d), dimensions={0}
+  %all-gather.7 = bf16[512]{0} all-gather(%d), channel_id=3, dimensions={0}
+  %all-gather.8 = bf16[512]{0} all-gather(%e), channel_id=3, dimensions={0}
   %add = f32[64]{0} add(%x, %y)
 """
 
