@@ -32,7 +32,7 @@ def test_more_wrong_labels_count_more():
 
 
 def test_known_mistakes_weigh_decoys():
-    """The wrong label is at -4, where class 1 of the first two is; class 2 of all is at -9 or -13."""
+    """The wrong label is at -4, like class 1 of the first two; class 2 of all is at -9 or -13."""
     scores = np.array([[4.0, 0, -5], [4, 0, -5], [0, 4, -5], [0, -9, 4]])
     labels = np.array([0, 1, 1, 2])
     of_neighbors = np.array([[0, 1.0, 0], [1.0, 0, 0], [1.0, 0, 0]])
