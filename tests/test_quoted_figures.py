@@ -51,8 +51,7 @@ QUOTED = [
     (
         "README.md",
         "F1 | {}, {} (DPC on features) | cleanlab's best filter {}, {} | accuracy on what is "
-        "kept is "
-        "level ({}, {}; {}, {}); 20 and 40 % wrong at random: {}, {} to {}, {} |",
+        "kept is level ({}, {}; {}, {}); 20 and 40 % wrong at random: {}, {} to {}, {} |",
         [
             *((LABELS, 1, row, "F1") for row in (15, 1)),
             (LABELS, 2, 5, "human 40.0 %"),
@@ -145,8 +144,7 @@ QUOTED = [
     (
         "docs/which_method.md",
         "filter keeps ({} to {} with 40 % wrong human labels), ahead by {} points at 80 % "
-        "symmetric; "
-        "with 9 % wrong one on all labels has {}, DPC {} (",
+        "symmetric; with 9 % wrong one on all labels has {}, DPC {} (",
         [
             (LABELS, 1, 15, "accuracy"),
             (LABELS, 3, 2, "human 40.0 %"),

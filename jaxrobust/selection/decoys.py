@@ -37,13 +37,14 @@ def decoy_count(
     second, first = np.partition(scores, num_classes - 2, axis=1)[:, -2:].T
     is_top = scores >= first[:, None]
     margins = scores - np.where(is_top, second[:, None], first[:, None])
+    predicted = scores.argmax(axis=1)
     if mistakes is None:
         confusions = np.ones((num_classes, num_classes))
-        np.add.at(confusions, (labels, scores.argmax(axis=1)), 1)
+        np.add.at(confusions, (labels, predicted), 1)
         np.fill_diagonal(confusions, 0)
         by_row = (confusions / confusions.sum(axis=1, keepdims=True))[labels]
     else:
-        by_row = mistakes[scores.argmax(axis=1)]
+        by_row = mistakes[predicted]
         by_row[rows, labels] = 0
     weights = by_row.ravel()
     order = np.argsort(margins, axis=None, kind="stable")
