@@ -67,7 +67,11 @@ FILTERS = (
     "low_normalized_margin",
     "low_self_confidence",
 )
-DETECTORS = ("AreaUnderMargin", "SmallLoss", "TracIn", "VoLG", "AGRA", "RepresenterDetector")
+DETECTORS = (
+    *("AreaUnderMargin", "SmallLoss", "TracIn", "VoLG", "AGRA", "RepresenterDetector"),
+    *("ConfidentLearning", "ConsensusConsistency", "SelfInfluenceDetector"),
+)
+INVERTING = ("ApproximateLOODetector", "CookDistanceDetector")  # minutes for 10,000 weights
 HEADER = (
     *("family", "case", "seed", "rows", "wrong", "by", "AUROC", "average precision"),
     *("precision at n", "F1", "flagged", "flags / wrong", "expected / wrong", "holds", "seconds"),
@@ -296,7 +300,8 @@ def ways_of(case: Case, methods: list[str], has_rivals: bool):
     for name in FILTERS:
         yield f"cleanlab {name}", filtered(case.labels, probs, name)
     if has_rivals and case.features is not None:
-        for name in DETECTORS:
+        is_small = case.features.shape[1] * probs.shape[1] <= 2000
+        for name in DETECTORS + INVERTING * is_small:
             yield f"mislabeled {name}", probed(case.features, case.labels, inverse, name)
         if case.labels.max() == 1:
             yield "ALED", adaptive(case.features, case.labels, case.seed)
