@@ -1,1 +1,1 @@
-"""The calls on arrays and folders, which `jaxrobust` exports."""
+"""The functions on arrays and folders that `jaxrobust` exports."""

@@ -1,4 +1,4 @@
-"""How reliable the annotators of a consensus are."""
+"""The reliability of the annotators of a consensus."""
 
 import dataclasses
 import functools
@@ -13,19 +13,19 @@ _INTERVAL = 0.95
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Annotators:
-    """A annotators; arrays are in the order of `ids`.
+    """The reliability of A annotators; arrays are in the order of `ids`.
 
     Attributes:
       ids: `[A]`, as given.
-      votes: int `[A]`, how many.
-      accuracy: float32 `[A]`, probability that a vote is right, shrunk to that of all annotators
-        as by ten votes.
-      accuracy_low: float32 `[A]`, lower end of its interval of 95 %.
-      accuracy_high: float32 `[A]`, upper end.
-      agreement: float32 `[A]`, share of other people's votes on the same items that are the same;
-        NaN if nobody else voted there.
-      confusions: float32 `[A, C, C]`, probability of a vote by the true class (rows), computed on
-        first use.
+      votes: int `[A]`, number of votes.
+      accuracy: float32 `[A]`, probability that a vote is correct, shrunk towards that of all
+        annotators, which counts as ten votes.
+      accuracy_low: float32 `[A]`, lower end of the 95 % interval of the accuracy.
+      accuracy_high: float32 `[A]`, upper end of that interval.
+      agreement: float32 `[A]`, share of other annotators' votes on the same items that agree; NaN
+        if nobody else voted on them.
+      confusions: float32 `[A, C, C]`, probability of each vote (columns) given the true class
+        (rows), computed on first use.
     """
 
     ids: np.ndarray
@@ -45,14 +45,14 @@ class Annotators:
 
 
 def padded_votes(votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Items, annotators and classes of the votes, -1 in further rows, which are left out."""
+    """Items, annotators and classes of the votes, padded with -1; padding is ignored."""
     from jaxrobust.engine.plan import pad
 
     return pad(votes.items, -1), pad(votes.annotators, -1), pad(votes.votes, -1)
 
 
 def find_annotators(votes: Votes, probs: np.ndarray) -> Annotators:
-    """The annotators, by the calibrated probabilities `[N, C]` of the items."""
+    """The annotators, from the calibrated probabilities `[N, C]` of the items."""
     from scipy.special import betaincinv
 
     from jaxrobust import selection

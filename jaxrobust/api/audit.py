@@ -1,4 +1,4 @@
-"""`jaxrobust.audit`: how many wrong labels are left, from the answers of a review."""
+"""`jaxrobust.audit`: the number of wrong labels left, from the answers of a review."""
 
 import dataclasses
 import os
@@ -16,19 +16,20 @@ _TRUE = ("1", "true", "yes", "1.0")
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What a review says about N labels.
+    """The result of a review of N labels.
 
     Attributes:
-      num_labels: N.
-      num_reviewed: labels that were looked at.
-      num_random: of them, drawn at random.
-      num_found: of them, found to be wrong.
-      expected_left: wrong labels among the others, estimated.
-      most_left: upper bound on that, which holds at `confidence` whenever one looks.
-      confidence: of the bound.
+      num_labels: N, the number of labels.
+      num_reviewed: number of reviewed labels.
+      num_random: number of reviewed labels that were drawn at random.
+      num_found: number of reviewed labels that were wrong.
+      expected_left: estimated number of wrong labels among the unreviewed ones.
+      most_left: upper bound on the number of wrong labels among the unreviewed ones; it holds with
+        probability `confidence` at any time of the review.
+      confidence: confidence level of the bound.
       target: share of the N labels that may be wrong.
-      answers_needed: about how many more answers it takes until at most `target` are wrong; 0 if
-        that is known, None if more than 20,000.
+      answers_needed: approximate number of further answers until the bound is at most `target`; 0
+        if it already is, None if more than 20,000.
 
     Examples:
       >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
@@ -49,12 +50,12 @@ class Audit:
 
     @property
     def num_left(self) -> int:
-        """Labels that nobody has looked at."""
+        """Number of unreviewed labels."""
         return self.num_labels - self.num_reviewed
 
     @property
     def most_wrong(self) -> float:
-        """`most_left` as a share of all labels, the found ones corrected."""
+        """`most_left` as a share of all labels, once the wrong labels found are corrected."""
         return self.most_left / max(self.num_labels, 1)
 
     def __str__(self) -> str:
@@ -83,31 +84,32 @@ def audit(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Audit:
-    """How many labels that nobody has looked at are still wrong, and how long a review will take.
+    """The number of wrong labels left among the unreviewed ones, and the effort until few are left.
 
-    The bound is `selection.wrong_labels_left`. It holds whichever labels were looked at and
-    whenever one stops, but only labels drawn at random lower it: `selection.next_to_review` says
-    which label is next, and whether it is drawn. It is honest rather than quick: that at most 2 %
-    are wrong takes hundreds of answers, and of thousands of labels fewer than random ones alone. If
-    the reviewer is wrong at times it bounds the labels that *this reviewer* would correct.
+    The bound is `selection.wrong_labels_left`. It holds for any choice of reviewed labels and any
+    stopping time, but only labels drawn at random lower it: `selection.next_to_review` chooses the
+    next label and says whether it is drawn at random. The bound is conservative: showing that at
+    most 2 % are wrong takes hundreds of answers; with thousands of labels, that is fewer than with
+    random labels alone. If the reviewer makes mistakes, it bounds the number of labels that *this
+    reviewer* would correct.
 
     Args:
       findings: `LabelIssues` or `Consensus`.
-      answers: one row for each label that a person looked at, in that order: the path of a
-        `corrections.csv`, a DataFrame, or a dictionary of columns. `id` is its position (or `item`
-        its id, of a `Consensus`); `label` the right label, or `wrong` whether it was wrong;
-        `drawn` whether it was drawn at random, 0 or 1; none if it is missing. Where the `decision`
-        is `unsure` or `exclude` the label counts as wrong; rows without a decision and a label are
-        left out.
+      answers: one row per reviewed label, in the order of the review: the path of a
+        `corrections.csv`, a DataFrame, or a dictionary of columns. `id` is the position of the
+        label (for a `Consensus`, `item` is the id of the item); `label` is the correct label, or
+        `wrong` says whether the given one was wrong; `drawn`, 0 or 1, says whether the label was
+        drawn at random (0 if the column is missing). If the `decision` is `unsure` or `exclude`,
+        the label counts as wrong; rows without a decision and a label are left out.
       target: share of all labels that may still be wrong.
       confidence: of the bound.
-      seed: of the simulated reviews that tell how many answers are needed.
+      seed: random seed of the simulated reviews that estimate the number of answers needed.
 
     Returns:
       `Audit`.
 
     Raises:
-      UserError: if a column is missing, or a row names no label or one twice.
+      UserError: if a column is missing, or a row names no label or repeats one.
 
     Examples:
       >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
@@ -156,7 +158,7 @@ def audit(
 
 
 def _of(findings: Any) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, dict[str, int] | None]:
-    """Names of the labels, of the classes, probabilities of being right, and items by their id."""
+    """Label names, class names, probabilities of being correct, and items by id."""
     from jaxrobust.api.consensus import Consensus
     from jaxrobust.api.label_issues import LabelIssues
 

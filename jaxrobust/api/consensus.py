@@ -24,23 +24,24 @@ _TEMPERATURES = tuple(np.arange(1, 41) / 8)  # of given probabilities
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Consensus:
-    """The consensus on N items of C classes; arrays are in the order of `items`.
+    """The consensus labels of N items of C classes; arrays are in the order of `items`.
 
     Attributes:
-      labels: `[N]` in the type of the votes, the most probable class. An item that nobody voted on,
-        without features or probabilities, has none: -1, or empty text.
-      probs: float32 `[N, C]`, probability of each class; its largest is `quality`.
-      quality: float32 `[N]`, probability that the label is right.
-      ranked: int `[N]`, positions, the most doubtful first.
-      items: `[N]`, ids as given, else positions; of a long form in order of first appearance.
-      num_votes: int `[N]`, of each item.
+      labels: `[N]` in the type of the votes, the most probable class. Without features or
+        probabilities, an item that nobody voted on has no label: -1, or empty text.
+      probs: float32 `[N, C]`, probability of each class; the largest one is `quality`.
+      quality: float32 `[N]`, probability that the label is correct.
+      ranked: int `[N]`, positions of the items, the most doubtful first.
+      items: `[N]`, ids as given, otherwise positions; for votes in long form, in order of first
+        appearance.
+      num_votes: int `[N]`, number of votes on each item.
       classes: `[C]` in the type of the votes, the class of each column of `probs`.
-      class_names: of the C classes.
+      class_names: names of the C classes.
       annotators: `Annotators`.
       summary: JSON-able: `num_items`, `num_annotators`, `num_votes`, `num_classes`,
-        `num_without_votes`, `num_replaced` (votes that a later one of the same annotator on the
-        item replaced), `source` of what is known beside the votes, `expected_error` (share of
-        labels that are probably wrong), `is_calibrated` (whether there were votes to leave out),
+        `num_without_votes`, `num_replaced` (votes replaced by a later vote of the same annotator on
+        the same item), `source` (the input other than the votes, if any), `expected_error`
+        (expected share of wrong labels), `is_calibrated` (whether there were votes to hold out),
         `labels_by_class`.
 
     Examples:
@@ -74,12 +75,12 @@ class Consensus:
 
     @property
     def annotations(self) -> np.ndarray:
-        """int32 `[N]`, as `query` takes them: class ids, `UNLABELED` where nobody voted."""
+        """int32 `[N]`, as `query` takes them: class ids, `UNLABELED` for items without votes."""
         ids = self.probs.argmax(axis=1)
         return np.where(self.num_votes > 0, ids, NO_VOTE).astype(np.int32)
 
     def to_frame(self):
-        """A pandas DataFrame in the order of the items, which are its index.
+        """A pandas DataFrame in the order of the items, with the items as its index.
 
         Raises:
           UserError: if pandas is not installed.
@@ -97,7 +98,7 @@ class Consensus:
         return pandas.DataFrame(columns, index=pandas.Index(self.items, name="item"))
 
     def annotators_frame(self):
-        """A pandas DataFrame of the annotators, who are its index.
+        """A pandas DataFrame with the annotators as its index.
 
         Raises:
           UserError: if pandas is not installed.
@@ -109,22 +110,23 @@ class Consensus:
         return pandas.DataFrame(columns, index=index)
 
     def ask(self, budget: int, *, per_item: int = 1) -> np.ndarray:
-        """Items on which another opinion is likely to correct the most labels.
+        """The items for which another opinion is likely to correct the most labels.
 
-        The k-th further opinion on an item of quality r with n votes counts as
+        The value of the k-th further opinion on an item of quality r with n votes is
 
             (1 - r) / (n + k),
 
-        the probability that the label is wrong, weighed less the more votes have not settled it.
-        With features or probabilities, items that nobody voted on are on the same scale.
+        the probability that the label is wrong, divided by the number of votes, since an item that
+        many votes have not settled is less worthwhile. With features or probabilities, items that
+        nobody voted on are on the same scale.
 
         Args:
           budget: number of opinions.
-          per_item: most opinions on one item.
+          per_item: maximum number of opinions on one item.
 
         Returns:
-          int `[budget]`, positions, the largest first, each up to `per_item` times; fewer if there
-          are fewer items.
+          int `[budget]`, positions of the items, the most valuable first, each up to `per_item`
+          times; fewer if there are not enough items.
 
         Raises:
           UserError: if `budget` or `per_item` is not a whole number, at least 1.
@@ -144,16 +146,16 @@ class Consensus:
         folder: str | os.PathLike = ".",
         num_shown: int = 200,
     ) -> None:
-        """Writes a page to decide the most doubtful items on, beside everybody's votes.
+        """Writes a page on which a person decides the most doubtful items, shown with all votes.
 
-        It suggests the second class, and has a random check of all items.
+        The page suggests the second most probable class, and includes a random check of all items.
 
         Args:
-          path: of the page, whose `corrections.csv` is for `audit`.
+          path: path of the page; its `corrections.csv` is the input of `audit`.
           images: uint8 `[N, H, W, 3]`.
-          files: of the N images, instead of `images`.
-          folder: that the files are relative to.
-          num_shown: items on the page.
+          files: paths of the N images, instead of `images`.
+          folder: folder that the paths are relative to.
+          num_shown: number of items on the page.
 
         Raises:
           UserError: if there are neither images nor files, or not N of them.
@@ -189,14 +191,14 @@ class Consensus:
         return np.bincount(items[agrees], minlength=len(self))
 
     def opinions(self, position: int) -> dict[Any, str]:
-        """Annotator -> class name, of those who voted on an item."""
+        """Annotator -> class name, for the annotators who voted on an item."""
         votes = self._votes
         where = np.flatnonzero(votes.items == position)
         people = votes.annotator_ids[votes.annotators[where]].tolist()
         return dict(zip(people, (self.class_names[c] for c in votes.votes[where]), strict=True))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the labels as a CSV file, the most doubtful first, and `annotators.csv` beside."""
+        """Writes a CSV file of labels, the most doubtful first, and `annotators.csv` next to it."""
         from jaxrobust.data.tables import escape_formula
         from jaxrobust.engine.files import format_number, write_table
 
@@ -240,32 +242,35 @@ def consensus(
     workdir: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> Consensus:
-    """The class of each item from the votes of several annotators, some of them often wrong.
+    """The class of each item from the votes of several annotators, some of whom are often wrong.
 
-    Annotators have confusion matrices, shrunk to one accuracy each (`selection.fit_annotators`).
-    With features a ridge regression of the consensus is fitted; its leave-one-out scores, as
-    probabilities (`selection.vector_scaling`), take the place of the share of each class. This is
-    repeated `rounds` times. Given
-    `pred_probs` take that place themselves. The posterior of such a model is too sure: `quality` is
-    calibrated by votes that are left out of the consensus (`selection.fit_agreement`). What
-    annotators and features get wrong together no vote can tell: there it is too high.
+    Each annotator has a confusion matrix, shrunk towards a single accuracy
+    (`selection.fit_annotators`). With features, a ridge regression is fitted to the consensus; its
+    leave-one-out scores, converted to probabilities (`selection.vector_scaling`), replace the class
+    shares as the prior. This is repeated `rounds` times. If `pred_probs` are given, they are used
+    as the prior instead. The posterior of such a model is overconfident, so `quality` is calibrated
+    on held-out votes (`selection.fit_agreement`). It is still too high for items that annotators
+    and features get wrong together, which no vote can reveal.
 
     Args:
-      votes: a table `[N, A]`, one column for each annotator: whole numbers, text or bool, with -1,
-        NaN, None or "" where there is no vote. Or long form: `[V]` with `items` and `annotators`,
-        or a DataFrame with these three columns. The last vote of an annotator on an item counts.
-      annotators: ids of any type: `[V]` of a long form; of a table `[A]`, or None for its columns.
-      items: ids of any type: `[V]` of a long form, whose items are in order of first appearance; of
-        a table `[N]`, or None for its index.
-      features: float `[N, D]` or `[N, V, D]` (views are averaged), of every item in their order,
-        also of those that nobody voted on. The rows of a DataFrame are found by `items`.
-      pred_probs: float `[N, C]` instead, of every item, predicted out of sample.
-      images: `[N, H, W(, 3)]` instead: photographs of 16 pixels or more are embedded by
-        `jaxrobust.embed`, which needs the extra `pretrained`; of smaller ones the pixels are used.
+      votes: a table `[N, A]`, one column for each annotator: integers, text or bool, with -1, NaN,
+        None or "" for no vote. Or in long form: `[V]` with `items` and `annotators`, or a DataFrame
+        with these three columns. Only the last vote of an annotator on an item counts.
+      annotators: ids of any type: `[V]` for the long form; `[A]` for a table, or None for its
+        columns.
+      items: ids of any type: `[V]` for the long form, whose items are in order of first appearance;
+        `[N]` for a table, or None for its index.
+      features: float `[N, D]` or `[N, V, D]` (views are averaged), one row per item in the order of
+        the items, including items that nobody voted on. Rows of a DataFrame are matched by `items`.
+      pred_probs: float `[N, C]`, out-of-sample predicted probabilities of every item, instead of
+        features.
+      images: `[N, H, W(, 3)]`, instead of features: photographs of 16 pixels or more are embedded
+        by `jaxrobust.embed`, which needs the extra `pretrained`; for smaller ones the pixels are
+        used.
       class_names: the C classes: names of the class ids, or the values that occur in `votes`. A
         class that nobody voted for must be named here, or have a column of `pred_probs`.
-      rounds: how often the classifier is fitted.
-      seed: of the votes that are left out.
+      rounds: number of times the classifier is fitted.
+      seed: random seed of the held-out votes.
       workdir: folder for `consensus.csv` and `annotators.csv`; None to keep nothing.
       progress: whether to show a bar while images are embedded.
 
@@ -323,8 +328,8 @@ def _features(source: str, given: Any, progress: bool) -> np.ndarray:
         name, array = in_memory.embed_photographs(name, images, None, progress=progress)
         if name == "images" and images[0].size > _MOST_VALUES:
             raise UserError(
-                "images= needs the features of a network: pip install 'jaxrobust[pretrained]', or "
-                "give features= of another one."
+                "images= needs a network to compute features: pip install "
+                "'jaxrobust[pretrained]', or give features= from another network."
             )
         array = array.reshape(len(array), -1) if name == "images" else array
     array = array.astype(np.float32, copy=False)
@@ -332,7 +337,7 @@ def _features(source: str, given: Any, progress: bool) -> np.ndarray:
 
 
 def _rows(source: str, given: Any, array: np.ndarray, votes: Votes) -> Any:
-    """Rows of the items: found by the index of a DataFrame, else all in their order."""
+    """Rows of the items: matched by the index of a DataFrame, otherwise all rows in order."""
     index = getattr(given, "index", None)
     if index is not None and not callable(index) and type(index).__name__ != "RangeIndex":
         place = {name: i for i, name in enumerate(index)}
@@ -344,8 +349,8 @@ def _rows(source: str, given: Any, array: np.ndarray, votes: Votes) -> Any:
         return np.array([place[x] for x in ids])
     if len(array) != votes.num_items:
         raise UserError(
-            f"{source} has {len(array)} rows, but there are {votes.num_items} items; row i must be "
-            "that of item i, of a long form in order of first appearance."
+            f"{source} has {len(array)} rows, but there are {votes.num_items} items; row i must "
+            "belong to item i (for votes in long form, in order of first appearance)."
         )
     return slice(None)
 
@@ -426,7 +431,7 @@ def _consensus(
 def _fitter(votes: Votes) -> Callable:
     """`selection.fit_annotators` as a function of `where`, `log_prior` and `init_probs`.
 
-    Items, annotators, votes and cells are padded, so that programs are shared by numbers near them.
+    Items, annotators, votes and cells are padded, so that similar sizes share a compiled program.
     """
     from jaxrobust import selection
     from jaxrobust.engine.plan import pad, padded_size
@@ -468,7 +473,7 @@ def _fitter(votes: Votes) -> Callable:
 def _calibrate(
     votes: Votes, fit: Callable, prior: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, bool]:
-    """Weights `[4]` of the evidence, from votes that are left out; whether there were any."""
+    """Weights `[4]` of the evidence, from held-out votes, and whether there were any."""
     from jaxrobust import selection
     from jaxrobust.engine.plan import pad
 
@@ -505,7 +510,7 @@ def _calibrate(
 
 
 def _evidence(log_likelihood: np.ndarray, log_prior: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """`selection.consensus_evidence`, compiled for few numbers of items."""
+    """`selection.consensus_evidence`, padded so that it is compiled for few sizes."""
     from jaxrobust import selection
     from jaxrobust.engine.plan import pad
 
@@ -514,7 +519,7 @@ def _evidence(log_likelihood: np.ndarray, log_prior: np.ndarray, ids: np.ndarray
 
 
 def _without(labels: np.ndarray, is_unknown: np.ndarray) -> np.ndarray:
-    """Labels with the sign for none."""
+    """Labels with the marker for no label."""
     if labels.dtype.kind == "b":
         labels = labels.astype(object)
     none = {"U": "", "O": None}.get(labels.dtype.kind, NO_VOTE)

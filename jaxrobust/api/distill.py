@@ -1,4 +1,4 @@
-"""`jaxrobust.distill`: a small classifier of images from a teacher, from arrays."""
+"""`jaxrobust.distill`: trains a small image classifier with a teacher, from arrays."""
 
 import contextlib
 import dataclasses
@@ -62,42 +62,43 @@ def distill(
     progress: bool = False,
     class_names: Any = None,
 ) -> Classifier:
-    """Trains a student with a teacher, as the command with the recipe `dhkd:image_folder` does.
+    """Trains a student with a teacher, as the recipe `dhkd:image_folder` does on the command line.
 
-    | teacher | views that the student is trained on | methods |
+    | teacher | views the student is trained on | methods |
     |---|---|---|
     | folder of a network of jaxrobust (`teacher/`, `student/`, a conversion) | random crops and \
-mirror images, of which the teacher's logits are computed too | all |
+mirror images, whose teacher logits are computed too | all |
     | function, or `classifier/` of another run | every image and its mirror image; the teacher is \
 called once for each, 256 at a time | on logits |
     | logits `[N, C]` | the images unchanged | on logits |
     | list of folders and functions | as for a function, with the mean of their logits | on logits |
 
     With a function, `config={"augment.padding": p}` adds crops; the function is then called for all
-    2 (2 p + 1)^2 views. With a `workdir` its logits are kept in `teacher_logits.npz`, so that the
-    same call does not ask it again; delete the file of a teacher that has changed. Stored logits
-    are of one view of an image, so there are no others.
+    2 (2 p + 1)^2 views. With a `workdir`, its logits are kept in `teacher_logits.npz`, so that the
+    same call does not compute them again; delete that file if the teacher has changed. Stored
+    logits cover one view of each image, so no other views are used.
 
     Args:
       images: `[N, H, W(, 3)]`, as for `find_label_issues`.
-      labels: `[N]`, one class for each image, or soft: a `Consensus`, or floats `[N, C]` whose rows
-        sum to 1. The cross-entropy is then that of the probabilities; where a method or the test
-        needs one class, it is the most probable.
-      teacher: see above. A function takes uint8 `[B, H, W, 3]`, for any B, and returns logits
-        `[B, C]`; columns are the classes in sorted order, or in that of `class_names`.
-      student: name of a network, see `jaxrobust list networks`.
-      method: of distillation, see `jaxrobust list methods`. The student that learns from the labels
-        alone is trained beside it by `config={"with_baseline": True}`.
-      test: (images, labels) on which the student is tested; None to hold out a fifth of each class,
-        as for a folder.
-      seed: of all random choices.
+      labels: `[N]`, one class for each image, or soft labels: a `Consensus`, or floats `[N, C]`
+        whose rows sum to 1. The cross-entropy then uses the probabilities; a method or test that
+        needs one class uses the most probable one.
+      teacher: see above. A function takes uint8 `[B, H, W, 3]`, for any B, and returns logits `[B,
+        C]`, with columns in the sorted order of the classes, or in the order of `class_names`.
+      student: name of a network; see `jaxrobust list networks`.
+      method: distillation method; see `jaxrobust list methods`. With `config={"with_baseline":
+        True}` a baseline student is trained as well, on the labels alone.
+      test: (images, labels) to test the student on; None to hold out 20 % of each class, as for a
+        folder.
+      seed: random seed.
       config: fields to set in the recipe, such as `{"num_epochs": 60}`.
-      workdir: folder for all files of the run, where a stopped run continues; None to keep nothing.
-      progress: whether to show a bar.
+      workdir: folder for all files of the run, from which an interrupted run continues; None to
+        keep nothing.
+      progress: whether to show a progress bar.
       class_names: the C classes in order: names of the ids, or the values that occur in `labels`.
 
     Returns:
-      The student, whose `classes` are in the type of the labels.
+      The student; its `classes` are in the type of the labels.
 
     Raises:
       UserError: if an argument is invalid, or the method needs more than this teacher's logits.
@@ -111,8 +112,8 @@ called once for each, 256 at a time | on logits |
     """
     if config is not None and not isinstance(config, Mapping):
         raise UserError(
-            "config must be fields by name, such as {'num_epochs': 60}; a whole recipe is run by "
-            "jaxrobust.tasks.run."
+            "config must be a dictionary of fields, such as {'num_epochs': 60}; run a whole "
+            "recipe by jaxrobust.tasks.run."
         )
     labels, images, teacher = aligned(labels=labels, images=images, teacher=teacher)
     class_names = columns_as_classes(labels, teacher, class_names)
@@ -140,7 +141,7 @@ called once for each, 256 at a time | on logits |
     fields = replace(distillation(method, "image_folder"), options)
     fields = cast(Distillation, parse(to_config(fields)))
     if fields.num_seeds != 1:
-        raise UserError("distill trains one student; call it once for every seed.")
+        raise UserError("distill trains one student; call it once per seed.")
     known = as_labels(labels, class_names=class_names, num_columns=num_classes)
     examples = _examples(images, known, "images", "labels")
     if test is None:
@@ -202,11 +203,11 @@ def _logits_of(
     dataset: Dataset,
     workdir: str | os.PathLike | None,
 ) -> TeacherLogits:
-    """The teacher's logits of the views of the recipe, those of a function kept in the workdir.
+    """The teacher's logits for the recipe's views; those of a function are kept in the workdir.
 
     Raises:
-      UserError: if the recipe cannot be run on logits, which is checked before a function is
-        called; if a function returns something else; or if stored logits are of other views.
+      UserError: if the recipe cannot be run on logits (checked before a function is called), a
+        function returns something else, or stored logits are of other views.
     """
     padding, flip = fields.augment.padding, fields.augment.flip
     is_stored = isinstance(teacher, np.ndarray)
@@ -237,8 +238,8 @@ def _logits_of(
         return logits
     if num_views(padding=padding, flip=flip) > 1:
         raise UserError(
-            "Stored logits are of the unchanged images, but augment.padding and augment.flip ask "
-            "for other views; leave them out, or give a function."
+            "Stored logits are for the unchanged images, but augment.padding and augment.flip "
+            "require other views; leave them out, or give a function."
         )
     if train.origin and test.origin:  # two parts of the same images
         of_test = teacher[test.origin.ids]
@@ -249,8 +250,8 @@ def _logits_of(
 def _log_probs(classifier: Classifier) -> TeacherFunction:
     if classifier.is_multilabel:
         raise UserError(
-            "This teacher predicts several labels of an image; give one that was trained on single "
-            "labels, or run configs/l2d.py."
+            "This teacher predicts several labels per image; give one that was trained on "
+            "single labels, or run configs/l2d.py."
         )
 
     def log_probs(images):

@@ -46,7 +46,7 @@ _lock = threading.RLock()
 
 
 def check_inputs(**inputs: Any) -> tuple[str, np.ndarray]:
-    """The one input given, checked: `features` `[N, V, D]`, or `images` uint8 `[N, H, W, 3]`."""
+    """The single input given, checked: `features` `[N, V, D]`, or `images` uint8 `[N, H, W, 3]`."""
     given = [name for name, value in inputs.items() if value is not None]
     if len(given) != 1:
         *first, last = (f"{name}=" for name in inputs)
@@ -65,8 +65,8 @@ def embed_photographs(
 ) -> tuple[str, np.ndarray]:
     """Embeds photographs, as the recipes' variant `image_folder` does; other inputs are returned.
 
-    Photographs are embedded only if the extra `pretrained` is installed, and no recipe is given,
-    which may need pixels. Returns the name, `"features"` or `"images"`, and the inputs.
+    Photographs are embedded only if the extra `pretrained` is installed and no recipe, which may
+    need pixels, is given. Returns the name, `"features"` or `"images"`, and the inputs.
     """
     has_recipe = isinstance(config, ml_collections.ConfigDict | str)
     is_small = max(inputs.shape[1:3]) < _SMALL_IMAGE
@@ -125,7 +125,7 @@ def make_config(
         found.method = method or default
     else:
         raise UserError(
-            "config must be a recipe, the name of one, or fields by name such as "
+            "config must be a recipe, the name of one, or a dictionary of fields such as "
             f"{{'num_epochs': 5}}, not {type(config).__name__}."
         )
     with found.unlocked():
@@ -158,15 +158,15 @@ def fit_to_size(
     """Sets batches and, for features, epochs and learning rate by size, except in `given` fields.
 
     Recipes are made for thousands of examples. On features up to about 1,500 DPC gets eight steps
-    per epoch in batches of at most 128; with more steps it learns wrong labels by heart, with fewer
-    it learns nothing from 100 examples. The other methods need steps: all numbers of epochs are
-    multiplied by the same factor, or none if `num_epochs` is given, which a longer warm-up could
-    fill. Recipes for images have enough epochs.
+    per epoch in batches of at most 128; with more steps it memorises wrong labels, with fewer it
+    learns nothing from 100 examples. The other methods need more steps: all numbers of epochs are
+    multiplied by the same factor, or none if `num_epochs` is given, since a longer warm-up could
+    fill it. Recipes for images have enough epochs.
 
     The squared length of D standardised features is D, and so is the speed at which a linear head
     learns: below 64 features the learning rate is multiplied by 64 / D, and the weight decay
-    divided by it, so that the heads reach the logits that they would reach on 64. The few steps of
-    DPC on up to 1,500 examples need (1,280 / D)^(1/2) where that is more.
+    divided by it, so that the heads reach the logits they would reach on 64. The few steps of DPC
+    on up to 1,500 examples need a factor of (1,280 / D)^(1/2) if that is larger.
     """
     num_examples, is_features = len(inputs), inputs.ndim == 3
     sizes: dict[str, Any] = {"batch_size": batch_size_for(num_examples, config.batch_size)}
@@ -210,7 +210,7 @@ def set_fields(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) ->
         try:
             part[field] = type(before)(value) if isinstance(before, float) else value
         except (TypeError, ValueError) as error:
-            raise UserError(f"config={{{name!r}: {value!r}}} is not usable ({error}).") from None
+            raise UserError(f"config={{{name!r}: {value!r}}} cannot be used ({error}).") from None
 
 
 def batch_size_for(num_examples: int, largest: int) -> int:
@@ -222,14 +222,14 @@ def batch_size_for(num_examples: int, largest: int) -> int:
 
 
 def shapes_of(dataset: Dataset | FeatureDataset) -> tuple[Any, ...]:
-    """The shapes of a data set's statistics, which programs depend on, too."""
+    """The shapes of a data set's statistics, which programs also depend on."""
     statistics = statistics_of(dataset.mean, dataset.std)
     return tuple(np.shape(statistics[name]) for name in ("mean", "std"))
 
 
 @contextlib.contextmanager
 def _called_from_python() -> Iterator[None]:
-    """Logs only errors unless a level was set; passes Ctrl-C and SIGTERM on to the caller."""
+    """Logs only errors unless a level was set; passes on Ctrl-C and SIGTERM to the caller."""
     log = logging.getLogger("jaxrobust")
     level = log.level
     if level == logging.NOTSET:
@@ -250,10 +250,11 @@ def _called_from_python() -> Iterator[None]:
 def programs_for(recipe: Recipe, *key: Any, is_quick: bool = False) -> Iterator[Programs]:
     """The compiled programs of a recipe for data of some shapes, from an earlier call if possible.
 
-    Calls exclude each other, since two that trace a program at once would trace it twice. Within
-    one, only errors are logged unless a level was set; Ctrl-C and SIGTERM reach the caller after.
-    `key` holds what else the programs depend on: shapes and number of classes. `is_quick` compiles
-    with few optimisations, for data so small that compiling takes most of the time.
+    Calls exclude each other, since two that trace a program at once would trace it twice. During a
+    call, only errors are logged unless a level was set; Ctrl-C and SIGTERM reach the caller
+    afterwards. `key` holds the other quantities that the programs depend on: shapes and number of
+    classes. `is_quick` compiles with few optimisations, for data so small that compiling dominates
+    the time.
     """
     with _lock, _called_from_python():
         setup_jax(recipe)

@@ -1,4 +1,4 @@
-"""`jaxrobust.find_label_issues`: which labels are probably wrong, from arrays."""
+"""`jaxrobust.find_label_issues`: finds labels that are probably wrong, from arrays."""
 
 import dataclasses
 import os
@@ -41,17 +41,17 @@ class LabelIssues:
     Attributes:
       given: `[N]`, the given labels.
       is_issue: bool `[N]`, whether the label is probably wrong.
-      clean_prob: float32 `[N]`, probability that the label is right.
+      clean_prob: float32 `[N]`, probability that the label is correct.
       suggested: `[N]` in the type of the labels, the most probable class.
       pred_probs: float32 `[N, C]`, predicted probabilities.
       ranked: int `[N]`, positions in the labels, the most suspicious first.
       classes: `[C]` in the type of the labels, the class of each column of `pred_probs`.
-      class_names: of the C classes.
+      class_names: names of the C classes.
       summary: JSON-able: `method`, `num_examples`, `num_classes`, `num_issues`, `issue_fraction`,
-        `issues_by_class` (given label -> how many), `most_confused` (given, suggested, how many)
-        and, of probabilities and `"auto"`, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
-        `agreement` and `judges`: see `methods.judged_labels.facts_of`. With a method that divides
-        the labels, `undivided_passes` after its warm-up, if there were any.
+        `issues_by_class` (given label -> count), `most_confused` (given, suggested, count) and, for
+        probabilities and `"auto"`, `expected_wrong`, `expected_wrong_interval`, `mistakes`,
+        `agreement` and `judges`: see `methods.judged_labels.facts_of`. For a method that divides
+        the labels, also `undivided_passes` after its warm-up, if there were any.
       index: `[N]`, the index of the labels if they were a pandas Series, else None.
 
     Examples:
@@ -84,7 +84,7 @@ class LabelIssues:
         )
 
     def with_classes(self, classes: np.ndarray) -> "LabelIssues":
-        """The same findings with other values `[C]` for the classes."""
+        """The same findings with new values `[C]` for the classes."""
         positions = (_positions(self.classes, x) for x in (self.given, self.suggested))
         given, suggested = (classes[i] for i in positions)
         names = tuple(map(str, classes.tolist()))
@@ -125,10 +125,11 @@ class LabelIssues:
     def top(self, n: int = 10):
         """The n most suspicious labels as a pandas DataFrame, the most suspicious first.
 
-        It has the columns of `to_frame`, and first `id`, the position of each label.
+        Its first column is `id`, the position of each label; the others are those of `to_frame`
+        without `rank`.
 
         Raises:
-          UserError: if `n` is not a whole number, at least 1, or pandas is not installed.
+          UserError: if `n` is not an integer of at least 1, or pandas is not installed.
 
         Examples:
           >>> probs = [[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]
@@ -150,14 +151,14 @@ class LabelIssues:
         confidence: float = 0.95,
         seed: int = 0,
     ) -> "Audit":
-        """How many labels are still wrong, from what a person found out about some of them.
+        """Estimates how many labels are still wrong, from a person's answers about some of them.
 
         Args:
-          answers: position of a label (the `id` of `top`, or of `ranked`) -> whether it was wrong,
-            in the order in which they were looked at.
-          drawn: which of these were drawn at random, as `selection.next_to_review` says; only they
-            lower the bound.
-          target: as in `audit`, as are `confidence` and `seed`.
+          answers: position of a label (as in `id` of `top`, or in `ranked`) -> whether it was
+            wrong, in the order of the review.
+          drawn: the positions that were drawn at random, as `selection.next_to_review` says; only
+            they lower the bound.
+          target: as in `audit`; so are `confidence` and `seed`.
 
         Returns:
           `Audit`.
@@ -175,7 +176,7 @@ class LabelIssues:
 
         drawn = set(drawn)
         if missing := drawn - set(answers):
-            raise UserError(f"drawn holds {shown(min(missing))}, of which answers says nothing.")
+            raise UserError(f"drawn holds {shown(min(missing))}, which answers does not contain.")
         columns = {
             "id": list(answers),
             "wrong": list(answers.values()),
@@ -187,8 +188,8 @@ class LabelIssues:
         """Writes `label_quality.csv`, the most suspicious label first.
 
         Args:
-          path: of the table.
-          files: of the N images, for a column `file`; None: they are not files.
+          path: path of the table.
+          files: paths of the N images, for a column `file`; None if they are not files.
 
         Raises:
           UserError: if there are not N files.
@@ -222,11 +223,11 @@ class LabelIssues:
         """Writes `label_review.html`, on which a person reviews the labels that look wrong.
 
         Args:
-          path: of the page.
+          path: path of the page.
           images: uint8 `[N, H, W, 3]`; the first 1,000 labels that look wrong are shown.
-          files: of the N images, instead of `images`.
-          folder: that the files are relative to.
-          texts: of the N examples, instead of images: documents, or rows of a table in words.
+          files: paths of the N images, instead of `images`.
+          folder: folder that the paths are relative to.
+          texts: texts of the N examples, instead of images: documents, or rows of a table in words.
 
         Raises:
           UserError: if there are neither images, files nor texts, or not N of them.
@@ -286,49 +287,50 @@ def find_label_issues(
 ) -> LabelIssues:
     """Finds labels that are probably wrong, from features, probabilities or images.
 
-    With features or photographs every label is judged by four models that did not see it, ridge
-    and logistic regression, nearest neighbours and a kernel, which are weighted by how well they
-    predict the given labels (`methods.judged_labels.judge_labels`). With `method=` or `config=` a
-    method for wrong labels is trained instead, by the task and recipe of the command
-    `jaxrobust run --config=dpc:features`; small sets have smaller batches than the recipe.
+    With features or photographs, every label is judged by four models that did not see it: ridge
+    regression, logistic regression, nearest neighbours and kernel ridge regression. They are
+    weighted by how well they predict the given labels (`methods.judged_labels.judge_labels`). With
+    `method=` or `config=`, a noisy-label method is trained instead, by the task and recipe of the
+    command `jaxrobust run --config=dpc:features`; small data sets use smaller batches than the
+    recipe.
 
-    With `pred_probs` nothing is trained. Labels are ranked by their margin, the log probability of
-    the label minus the largest other one (`selection.logit_margin`). A probability of 0 counts as
-    half of the smallest positive one.
+    With `pred_probs`, nothing is trained. Labels are ranked by their margin, the log probability of
+    the label minus the largest other log probability (`selection.logit_margin`). A probability of 0
+    counts as half of the smallest positive one.
 
-    Both ways, a model of mistakes says how probable it is that each label is wrong
-    (`selection.wrong_labels.find_wrong_labels`): `clean_prob`. Its complement sums to
-    `summary["expected_wrong"]`, of which `summary["expected_wrong_interval"]` says how sure it is;
-    labels below one half are flagged.
+    In both cases, a model of mistakes estimates the probability that each label is wrong
+    (`selection.wrong_labels.find_wrong_labels`); `clean_prob` is its complement. The probabilities
+    of being wrong sum to `summary["expected_wrong"]`, with the interval
+    `summary["expected_wrong_interval"]`. Labels with `clean_prob` below one half are flagged.
 
     Args:
-      labels: `[N]`, whole numbers, text or bool: NumPy, JAX, a list, a pandas Series, or a Hugging
-        Face data set with a column `label`. Classes are the values that occur, in sorted order;
-        whole numbers below C are class ids, whether or not every class occurs. Or soft labels: a
+      labels: `[N]`, integers, text or bool: a NumPy or JAX array, a list, a pandas Series, or a
+        Hugging Face data set with a column `label`. Classes are the values that occur, in sorted
+        order; integers below C are class ids, whether or not every class occurs. Or soft labels: a
         `Consensus`, or floats `[N, C]` whose rows sum to 1. The most probable class is judged; a
-        trained method learns from the probabilities (`"knn"` cannot), without classes that are
-        nowhere the most probable.
-      pred_probs: `[N, C]`, predicted out of sample, such as by scikit-learn's
-        `cross_val_predict(..., method="predict_proba")`, in place of features or images. Columns
-        are in the order of the classes; those of a DataFrame may be named by them, in any order.
-      features: float `[N, D]`, or `[N, V, D]` with V views of each example, such as of
+        trained method learns from the probabilities (`"knn"` cannot), leaving out classes that are
+        never the most probable.
+      pred_probs: `[N, C]`, out-of-sample predicted probabilities, for example from scikit-learn's
+        `cross_val_predict(..., method="predict_proba")`, instead of features or images. Columns are
+        in the order of the classes; columns of a DataFrame may carry the class names, in any order.
+      features: float `[N, D]`, or `[N, V, D]` with V views of each example, for example from
         `jaxrobust.embed`.
       images: `[N, H, W(, 3)]`, uint8 or floats in [0, 1], or PIL images of one size. If the extra
         `pretrained` is installed, photographs of 16 pixels or more are embedded first, by
-        `jaxrobust.embed` with two views; else, or with a recipe in `config`, networks are trained
-        from pixels, which needs an accelerator.
-      method: for wrong labels, see `jaxrobust list methods`; `"auto"` for the judges. Of
-        `"simifeat"`, `"simifeat_rank"` and `"wann"` (`selection.neighbor_detectors`) `clean_prob`
-        is a share of votes. None for `"auto"` where there are features, or photographs that are
-        embedded, and no `config`; else `"dpc"`. Not with `pred_probs`.
-      seed: of the training, or of the folds of the judges.
+        `jaxrobust.embed` with two views; otherwise, or with a recipe in `config`, networks are
+        trained on pixels, which needs an accelerator.
+      method: noisy-label method, see `jaxrobust list methods`; `"auto"` for the judges. For
+        `"simifeat"`, `"simifeat_rank"` and `"wann"` (`selection.neighbor_detectors`), `clean_prob`
+        is a share of votes. None means `"auto"` for features or embedded photographs without
+        `config`, and `"dpc"` otherwise. Not with `pred_probs`.
+      seed: random seed of the training, or of the folds of the judges.
       config: a recipe instead of the method's own; the name of one, such as `"dpc:image_folder"`;
-        or fields to set in the method's, such as `{"num_epochs": 5, "dpc.warm_up": 2}`.
-      workdir: folder for `label_quality.csv` and, if a method is trained, all files of the command,
-        where the same call continues after an interruption. None to keep nothing.
+        or fields to set in the method's recipe, such as `{"num_epochs": 5, "dpc.warm_up": 2}`.
+      workdir: folder for `label_quality.csv` and, if a method is trained, for all files of the run,
+        from which the same call continues after an interruption. None to keep nothing.
       class_names: the C classes in the order of the columns: names of the class ids, or the values
         that occur in `labels`.
-      progress: whether to show a bar.
+      progress: whether to show a progress bar.
 
     Returns:
       `LabelIssues`.
@@ -360,12 +362,14 @@ def find_label_issues(
                 return _kept(found, workdir)
         if method in JUDGES:
             raise UserError(
-                f"method={method!r} trains no network, so that config= is not used; leave it out, "
-                "or name the method that it is for, such as method='dpc'."
+                f"method={method!r} trains no network, so config= is not used; leave it out, or "
+                "name the method that it is for, such as method='dpc'."
                 if config is not None
-                else f"method={method!r} judges features, and these images are not embedded: "
-                "install jaxrobust[pretrained], give features= of a network of yours, or name a "
-                "method that learns from pixels, such as method='dpc'."
+                else (
+                    f"method={method!r} judges features, and these images are not embedded: "
+                    "install jaxrobust[pretrained], give features= from your own network, or "
+                    "name a method that learns from pixels, such as method='dpc'."
+                )
             )
         found, _ = learn(labels, method=method, config=config, workdir=workdir, **given)
         doubt_issues(found.is_issue)
@@ -375,7 +379,7 @@ def find_label_issues(
     if method is not None or config is not None:
         raise UserError(
             "With pred_probs= nothing is trained, and method= and config= are not used; leave "
-            "them out, or give features= in place of the probabilities."
+            "them out, or give features= instead of the probabilities."
         )
     return _of_probabilities(labels, pred_probs, class_names, workdir)
 
@@ -424,11 +428,11 @@ def learn(
     weights: np.ndarray | None = None,
     is_quick: bool = False,
 ) -> tuple[LabelIssues, "Classifier"]:
-    """`find_label_issues` by training; returns the classifier, too.
+    """`find_label_issues` by training; also returns the classifier.
 
     Arguments as in `find_label_issues`; `is_quick` as in `in_memory.programs_for`. With `weights`,
-    floats `[N]` above 0, equal examples of one label are trained on as one with the sum of their
-    weights, so that a weight of 2 is the example twice.
+    floats `[N]` above 0, equal examples with the same label are merged and their weights added, so
+    that a weight of 2 is equivalent to having the example twice.
     """
     from jaxrobust.api import in_memory
     from jaxrobust.tasks import noisy_labels
@@ -502,7 +506,7 @@ def _judged(
     class_names: Any,
     progress: bool,
 ) -> LabelIssues | None:
-    """The answer of one of `JUDGES`; None of images that are not embedded."""
+    """The result of one of `JUDGES`; None for images that are not embedded."""
     from jaxrobust.api import in_memory
     from jaxrobust.methods.judged_labels import judged_by
 

@@ -1,4 +1,4 @@
-"""`jaxrobust.query`: which examples to annotate next, from arrays."""
+"""`jaxrobust.query`: chooses the examples to annotate next, from arrays."""
 
 import dataclasses
 import numbers
@@ -31,15 +31,16 @@ class QueryResult:
     """The examples to annotate next.
 
     Attributes:
-      ids: int `[b]`, positions in the annotations, in order of choice.
-      scores: float64 `[N]` by name, the scores that the choice was made by.
-      pred_probs: float32 `[N, K]`, of the target classifier; 1 / K before anything is annotated.
+      ids: int `[b]`, positions in the annotations, in the order of choice.
+      scores: name -> float64 `[N]`, the scores that the choice is based on.
+      pred_probs: float32 `[N, K]`, probabilities of the target classifier; 1 / K before anything is
+        annotated.
       classes: `[K]` in the type of the annotations, the class of each column of `pred_probs`.
-      class_names: of the K classes.
+      class_names: names of the K classes.
       summary: JSON-able: `method`, `num_annotated`, `num_known`, `num_unknown`, `num_left`; and
-        `next_query`, what the answers are likely to bring: `points` of accuracy with a standard
-        `error`, and the same in words, `text`. It is None for images that were not embedded, and
-        below ten annotated examples of a class.
+        `next_query`, the expected gain from the answers: `points` of accuracy with a standard
+        `error`, and the same in words, `text`. It is None for images that were not embedded, and if
+        a class has fewer than ten annotated examples.
 
     Examples:
       >>> annotations = ["cat", "dog", None, "unknown", None, "cat", "dog"]
@@ -81,34 +82,36 @@ def query(
     workdir: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> QueryResult:
-    """Chooses examples to annotate from an open set, in which some are of none of the classes.
+    """Chooses examples to annotate from an open set, in which some belong to none of the classes.
 
-    One round of the annotation task, as in `jaxrobust run --config=bual:features`: the networks of
-    the strategy are trained on the annotated examples and score the others.
+    This is one round of the annotation task, as in `jaxrobust run --config=bual:features`: the
+    networks of the strategy are trained on the annotated examples and score the others.
 
     Args:
-      annotations: `[N]`, a class of each example: whole numbers 0..K-1, or names. Where it has not
-        been annotated -1 (`jaxrobust.UNLABELED`), NaN, None, NA or "", and -2 (`jaxrobust.UNKNOWN`)
-        or "unknown" where it is of none of the classes. One class is enough, such as "mine". A
-        `Consensus` stands for its labels, of the items that somebody voted on.
+      annotations: `[N]`, the class of each example: integers 0..K-1, or names; -1
+        (`jaxrobust.UNLABELED`), NaN, None, NA or "" if it has not been annotated; -2
+        (`jaxrobust.UNKNOWN`) or "unknown" if it is of none of the classes. A single class is
+        enough, such as "mine". A `Consensus` stands for the labels of the items that somebody voted
+        on.
       features: float `[N, D]`, or `[N, V, D]` with V views of each example.
       images: `[N, H, W(, 3)]` instead of features, as for `find_label_issues`.
-      budget: number of examples to choose; all, if fewer are left.
-      method: an annotation strategy; see `jaxrobust list methods`. None for `"bual"`, or, where
-        there is one known class, `"margin"`: the examples of which it is least sure whether they
-        are of it. `"lfosa"` then takes those surely of it; `"bual"`, `"dcfs"`, `"dropquery"`,
-        `"e2oal"` and `"eaoa"` compare known classes and need two. Before every class has an
-        example: `"typiclust"`, `"probcover"` (which needs `num_classes`) or `"random"`.
-      num_classes: K of whole numbers; None for the highest class + 1.
-      class_names: the K classes: names of the class ids, or the values that occur; None for those
-        that occur, in sorted order.
-      precisions: of earlier queries, the fraction of each that was of a known class. A None in it,
-        None for all, and an empty sequence if an unknown example is annotated, stand for the
-        fraction among all annotated examples.
-      seed: of the training.
-      config: as for `find_label_issues`, of the strategy.
-      workdir: folder for the run's files, where the same call continues after an interruption.
-      progress: whether to show a bar.
+      budget: number of examples to choose; all remaining ones if fewer are left.
+      method: an annotation strategy; see `jaxrobust list methods`. None for `"bual"` or, with a
+        single known class, `"margin"`, which chooses the examples whose membership is least
+        certain. With a single class, `"lfosa"` chooses the examples that most certainly belong to
+        it; `"bual"`, `"dcfs"`, `"dropquery"`, `"e2oal"` and `"eaoa"` compare known classes and need
+        two. Until every class has an example, use `"typiclust"`, `"probcover"` (which needs
+        `num_classes`) or `"random"`.
+      num_classes: K, for integer annotations; None for the highest class + 1.
+      class_names: the K classes: names of the class ids, or the values that occur; None for the
+        values that occur, in sorted order.
+      precisions: for each earlier query, the fraction of its examples that were of a known class. A
+        None entry, None instead of the sequence, or an empty sequence although an unknown example
+        is annotated, means the fraction among all annotated examples.
+      seed: random seed of the training.
+      config: as for `find_label_issues`, for the strategy.
+      workdir: folder for the run's files, from which the same call continues after an interruption.
+      progress: whether to show a progress bar.
 
     Returns:
       `QueryResult`.
@@ -118,7 +121,7 @@ def query(
         is none.
 
     Examples:
-      The very first ones, then those of which the classifier is least sure:
+      The first query, then the example that the classifier is least certain about:
 
       >>> points = [[0, 2], [2, 0], [1, 1], [-3, -3], [-4, -3], [0, 3], [3, 0]]
       >>> first = query([None] * 7, features=points, budget=3, method="typiclust").ids
@@ -223,11 +226,12 @@ def _summary(
 
 
 def _check_classes(annotated: Labels, method: str, name: str) -> None:
-    """Refuses a method that learns from what nobody has annotated."""
+    """Refuses a method that needs annotations that are missing."""
     if annotated.num_classes == 1 and method in _OF_TWO:
         raise UserError(
-            f"method={method!r} compares known classes, but there is only {annotated.names[0]!r}; "
-            "choose method='lfosa' for examples surely of it, or 'margin' for doubtful ones."
+            f"method={method!r} compares known classes, but there is only "
+            f"{annotated.names[0]!r}; choose method='lfosa' for examples that certainly belong "
+            "to it, or 'margin' for doubtful ones."
         )
     counts = np.bincount(annotated.ids[annotated.ids >= 0], minlength=annotated.num_classes)
     if counts.all() and counts.size:
@@ -249,23 +253,23 @@ def _check_classes(annotated: Labels, method: str, name: str) -> None:
         )
     if name == "images" and method != "random":
         raise UserError(
-            f"annotations has {missing}, and method={method!r} needs features of the images then: "
-            "install jaxrobust[pretrained], or give features= of a network of yours."
+            f"annotations has {missing}, and method={method!r} then needs features of the "
+            "images: install jaxrobust[pretrained], or give features= from your own network."
         )
     if method == "probcover" and not annotated.num_classes:
         raise UserError(
-            "method='probcover' finds its radius by the number of classes; give num_classes=."
+            "method='probcover' derives its radius from the number of classes; give num_classes=."
         )
 
 
 def _filled_in(precisions: Any, given: np.ndarray) -> tuple[float, ...]:
-    """Precisions of earlier queries; those not given are that of all annotated examples."""
+    """Precisions of earlier queries; missing ones are that of all annotated examples."""
     share = float((given >= 0).sum() / max((given != UNLABELED).sum(), 1))
     has_unknown = bool((given == UNKNOWN).any())
     if np.ndim(precisions) != 1 and precisions is not None:
         raise UserError(
-            f"precisions={shown(precisions)} must be a list, a fraction for each earlier query, "
-            "such as [0.8, 0.65]."
+            f"precisions={shown(precisions)} must be a list with a fraction for each earlier "
+            "query, such as [0.8, 0.65]."
         )
     if precisions is None or (len(precisions) == 0 and has_unknown):
         return (share,) if has_unknown else ()

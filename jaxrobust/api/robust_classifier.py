@@ -21,27 +21,28 @@ _QUICK = 1000  # training examples up to which compiling costs more than running
 
 
 class RobustClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier of features `[N, D]`, trained by a method for wrong labels.
+    """A classifier of features `[N, D]`, trained by a noisy-label method.
 
-    `fit` is `jaxrobust.find_label_issues(y, features=X)`, and keeps the trained networks. Up to
-    1,000 examples the programs are compiled with few optimisations, which takes less time and may
-    change the last digits. Programs for equal shapes are compiled once per process.
+    `fit` does the same as `jaxrobust.find_label_issues(y, features=X)` with a trained method, and
+    keeps the trained networks. For up to 1,000 examples, programs are compiled with few
+    optimisations, which takes less time and may change the last digits. Programs for equal shapes
+    are compiled once per process.
 
     Args:
-      method: for wrong labels: `"dpc"`, `"bldr"`, `"dividemix"`, `"cross_entropy"`...; see
+      method: noisy-label method: `"dpc"`, `"bldr"`, `"dividemix"`, `"cross_entropy"`...; see
         `jaxrobust list methods`.
-      seed: of the training; equal seeds give equal classifiers.
+      seed: random seed of the training; equal seeds give equal classifiers.
       config: as for `find_label_issues`.
-      class_weight: dict of class to weight, 1 where there is none, or `"balanced"` for N / (C times
-        the weight of the class); None for 1. Not with `"knn"`, which has no loss.
+      class_weight: dict of class to weight, with 1 for classes that are not in it, or `"balanced"`
+        for N / (C times the weight of the class); None for 1. Not with `"knn"`, which has no loss.
       **options: fields to set in the recipe, sections joined by two underscores, such as
-        `num_epochs=5` and `dpc__warm_up=2`. They are parameters for `set_params` and grid searches
-        too.
+        `num_epochs=5` and `dpc__warm_up=2`. They are also parameters for `set_params` and grid
+        searches.
 
     Attributes:
       classes_: `[C]`, sorted.
       n_features_in_: D.
-      label_issues_: `LabelIssues` of the training labels, those of a weight above 0.
+      label_issues_: `LabelIssues` of the training labels with a weight above 0.
       classifier_: `Classifier`, as `load_classifier` returns it.
 
     Examples:
@@ -74,8 +75,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of the constructor; `deep` adds the other fields of the recipe.
 
-        Their values are the recipe's. Of small sets `fit` lowers `batch_size` and raises
-        `num_epochs`, unless they are set.
+        Their values are the recipe's. For small data sets, `fit` lowers `batch_size` and raises
+        `num_epochs` unless they are set.
         """
         given = [name for name in vars(self) if not (name.startswith("_") or name.endswith("_"))]
         params = {name: getattr(self, name) for name in given}
@@ -109,18 +110,18 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         """Trains on features float `[N, D]` and labels `[N]`, or soft ones.
 
         Soft labels, as for `find_label_issues`, are a `Consensus` or floats `[N, C]`; classes that
-        are nowhere the most probable are left out.
+        are never the most probable are left out.
 
         Args:
           X: features.
           y: labels.
           sample_weight: floats `[N]`, not negative, by which the losses of the examples are
-            multiplied; only their ratios count. A weight of 2 is the row twice, and one of 0 leaves
-            it out. None for 1. Not with `"knn"`.
+            multiplied; only their ratios count. A weight of 2 is equivalent to having the row
+            twice, and a weight of 0 leaves it out. None for 1. Not with `"knn"`.
 
         Raises:
           UserError: if there is only one class, a field of the recipe is invalid, or the method
-            cannot learn from soft labels, or takes no weights.
+            cannot learn from soft labels or takes no weights.
         """
         X, y, sample_weight = aligned(X=X, y=y, sample_weight=sample_weight)
         dtypes = (np.float32, np.float64, np.float16)
@@ -182,7 +183,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):
         if not fields:
             return self.config
         if self.config is not None and not isinstance(self.config, dict):
-            raise UserError("Give a recipe as config=, or fields of one by name, not both.")
+            raise UserError("Give a recipe as config=, or fields as arguments, not both.")
         return {**(self.config or {}), **fields}
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""How probable it is that a consensus is right, from votes that were left out of it.
+"""The probability that a consensus is right, estimated from held-out votes.
 
-The posterior of `fit_annotators` is too sure: it takes opinions for independent given the class,
-but a hard image fools everybody, the classifier included. A vote that was left out tells how sure
-the consensus of the others may be.
+The posterior of `fit_annotators` is overconfident: it assumes that opinions are independent given
+the class, but a hard image misleads everybody, including the classifier. A held-out vote shows how
+certain the consensus of the others may be.
 """
 
 import functools
@@ -24,9 +24,9 @@ def consensus_evidence(
     log_prior: jax.typing.ArrayLike,
     labels: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """What speaks for a label of each item: all, its votes alone, and its prior alone.
+    """Evidence for a label of each item: combined, from its votes alone, and from its prior alone.
 
-    For z one of `L_i + log p_i`, `L_i` and `log p_i`, and the label c, the log odds
+    For label c and each z of `L_i + log p_i`, `L_i` and `log p_i`, the log odds are
 
         z(c) - log sum_{c' != c} exp z(c').
 
@@ -59,29 +59,30 @@ def fit_agreement(
     num_classes: int,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Probability that a consensus is right by its evidence, from votes that were left out of it.
+    """Fits the probability that a consensus is right, given its evidence, to held-out votes.
 
-    The probability that a left-out vote agrees with the consensus of the others is
+    The probability that a held-out vote agrees with the consensus of the other votes is
 
         b + (a - b) r,    r = sigmoid(x . w),    b = (1 - a) / (C - 1),
 
     with r the probability that the consensus is right, x its evidence, and a the accuracy of the
-    annotator. Votes on easy items are right more often. Let g be the shift of logit a by which the
-    tenth of the votes with the surest consensus agree as often as they do. Were all of it due to
-    easy items, r would be too high, since items whose votes are wrong together look right; were all
-    of it found everywhere, r would be too low, since hard items would look wrong. g / 2 is taken.
-    The weights w maximise the likelihood, with a Gaussian prior of unit variance around
-    (0, 1, 0, 0), the posterior of `fit_annotators` itself.
+    annotator. Votes on easy items are right more often. Let g be the shift of logit a that explains
+    how often the 10 % of the votes with the most certain consensus agree. Attributing all of g to
+    easy items would make r too high, since items whose votes are wrong together look right;
+    applying g to all items would make r too low, since hard items would look wrong. The shift used
+    is therefore g / 2. The weights w maximise the likelihood with a Gaussian prior of unit variance
+    around (0, 1, 0, 0), which is the posterior of `fit_annotators` itself.
 
     Args:
-      evidence: floats `[V, 4]`, from `consensus_evidence`, of the consensus without the vote.
+      evidence: floats `[V, 4]`, from `consensus_evidence`, for the consensus without the vote.
       agrees: bool `[V]`, whether the vote agrees with it.
-      accuracies: floats `[V]`, of the vote's annotator, without the vote.
+      accuracies: floats `[V]`, accuracy of the vote's annotator, computed without the vote.
       num_classes: C.
       where: bool `[V]`, the votes to count; None for all.
 
     Returns:
-      Floats `[4]`, w, at least float32. `sigmoid(evidence @ w)` is the probability of being right.
+      Floats `[4]`, w, at least float32. `sigmoid(evidence @ w)` is the probability that the
+      consensus is right.
 
     References:
       The model is ours.
@@ -109,7 +110,7 @@ def fit_agreement(
     sizes = jnp.asarray([1, 0.5, 0.2, 0.05, 0.01, 0], x.dtype)
 
     def step(_, w):
-        """Fisher scoring, by the step of several that helps the most."""
+        """One step of Fisher scoring, with the best of several step sizes."""
         r, p = agreement(w)
         slope = (if_right - if_wrong) * r * (1 - r)
         gradient = x.T @ (weights * slope * (y - p) / (p * (1 - p))) - (w - start)
@@ -141,15 +142,15 @@ def _shift(odds, y, logit, weights):
 
 @jax.jit
 def temper(log_probs: jax.typing.ArrayLike, largest: jax.typing.ArrayLike) -> jax.Array:
-    """Each row to the power at which its largest probability is the given one; its order stays.
+    """Raises each row to the power at which its largest probability has a given value.
 
     Args:
       log_probs: floats `[N, C]`, logarithms, up to a constant in each row.
-      largest: floats `[N]`. Below 1 / C the row is uniform, and where k classes share the largest
-        probability none exceeds 1 / k.
+      largest: floats `[N]`. For a value below 1 / C the row becomes uniform; if k classes share the
+        largest probability, none exceeds 1 / k.
 
     Returns:
-      Floats `[N, C]`, at least float32. Rows sum to 1.
+      Floats `[N, C]`, at least float32. Rows sum to 1 and keep the order of the classes.
     """
     z = at_least_float32(log_probs)
     z -= jnp.max(z, axis=-1, keepdims=True)

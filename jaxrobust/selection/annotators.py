@@ -1,9 +1,9 @@
-"""Votes of several annotators: how reliable they are, and the probable class of each item.
+"""Votes of several annotators: their reliability, and the probable class of each item.
 
 Votes are in long form, three integer arrays `[V]` of the same length: vote v says that item
 `items[v]` is of class `votes[v]`, by annotator `annotators[v]`. An item may have any number of
-votes. The model is that of Dawid and Skene (1979), with confusion matrices that are shrunk to one
-accuracy for each annotator.
+votes. The model is that of Dawid and Skene (1979), with each annotator's confusion matrix shrunk
+towards a single accuracy.
 """
 
 import functools
@@ -19,11 +19,11 @@ _RIGHT = 0.7  # of one vote that is added to those of all annotators
 
 
 class Cells(NamedTuple):
-    """The pairs of an annotator and a class for which counts are kept.
+    """The pairs of annotator and class for which counts are kept.
 
     Attributes:
       of_vote: int `[V]`, the pair of each vote.
-      annotators: int `[P]`, of each pair.
+      annotators: int `[P]`, the annotator of each pair.
       votes: int `[P]`, the class of each pair.
     """
 
@@ -37,10 +37,10 @@ class AnnotatorModel(NamedTuple):
 
     Attributes:
       probs: floats `[N, C]`, probability of each class of each item.
-      log_likelihood: floats `[N, C]`, logarithm of the probability of an item's votes by its class.
-      log_prior: floats `[N, C]`, of the classes before any vote.
-      accuracies: floats `[A]`, shrunk, from `annotator_accuracies`.
-      num_iter: integer scalar, rounds done.
+      log_likelihood: floats `[N, C]`, log probability of an item's votes given its class.
+      log_prior: floats `[N, C]`, log probabilities of the classes before any vote.
+      accuracies: floats `[A]`, the shrunk accuracies of `annotator_accuracies`.
+      num_iter: integer scalar, number of rounds.
     """
 
     probs: jax.Array
@@ -61,9 +61,10 @@ def annotator_accuracies(
     strength: jax.typing.ArrayLike = STRENGTH,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Accuracy of each annotator, shrunk to that of all of them.
+    """Accuracy of each annotator, shrunk towards that of all annotators.
 
-    With the expected number of right votes `R_j = sum_v q_{i(v)}(l_v)` over the `V_j` votes of j,
+    With the expected number of correct votes `R_j = sum_v q_{i(v)}(l_v)` over the `V_j` votes of
+    annotator j,
 
         a = (sum_j R_j + 0.7) / (sum_j V_j + 1),    a_j = (R_j + s a) / (V_j + s).
 
@@ -73,7 +74,7 @@ def annotator_accuracies(
       annotators: int `[V]` in `0..A-1`.
       votes: int `[V]` in `0..C-1`. A vote outside, or of an item or annotator outside, is left out.
       num_annotators: A.
-      strength: s, as many votes count for the accuracy of all.
+      strength: s, the number of votes that the accuracy of all annotators counts as.
       where: bool `[V]`, the votes to count; None for all.
 
     Returns:
@@ -97,9 +98,9 @@ def annotator_confusions(
     strength: jax.typing.ArrayLike = STRENGTH,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """M-step: the probability of every vote of each annotator by the true class.
+    """M-step: the probability of each vote of each annotator given the true class.
 
-    With the expected counts `C_j[c, l] = sum over the votes v of j for l of q_{i(v)}(c)`,
+    With the expected counts `C_j[c, l] = sum over the votes v of annotator j for l of q_{i(v)}(c)`,
 
         pi_j[c, l] = (C_j[c, l] + s P_j[c, l]) / (sum_l' C_j[c, l'] + s),
 
@@ -107,13 +108,14 @@ def annotator_confusions(
     `(1 - a_j) / (C - 1)` elsewhere.
 
     Args:
-      probs: as in `annotator_accuracies`, and so the other arguments.
-      items: see `probs`.
-      annotators: see `probs`.
-      votes: see `probs`.
+      probs: as in `annotator_accuracies`.
+      items: as in `annotator_accuracies`.
+      annotators: as in `annotator_accuracies`.
+      votes: as in `annotator_accuracies`.
       num_annotators: A.
-      strength: s, as many votes on each class count for the accuracy of the annotator; 0 is the
-        estimate of maximum likelihood, without a meaning where an annotator saw no item of a class.
+      strength: s, the number of votes on each class that the accuracy of the annotator counts as; 0
+        gives the maximum likelihood estimate, which is undefined if an annotator saw no item of a
+        class.
       where: bool `[V]`, the votes to count; None for all.
 
     Returns:
@@ -122,7 +124,8 @@ def annotator_confusions(
     References:
       Dawid and Skene, "Maximum likelihood estimation of observer error-rates using the EM
       algorithm", Applied Statistics 1979, equation 2.3. The shrinkage is ours: most annotators
-      label little, and of 34 votes each the matrices without it are worse than a majority.
+      label little, and with 34 votes each the matrices without shrinkage are worse than a majority
+      vote.
     """
     probs, cells, weights = _prepared(probs, items, annotators, votes, num_annotators, where)
     confusions = _m_step(probs, items, cells, weights, num_annotators, strength)[0]
@@ -140,7 +143,7 @@ def vote_log_likelihood(
     num_items: int,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Logarithm of the probability of an item's votes, by its class.
+    """Log probability of an item's votes given its class.
 
     `L_i(c) = sum over the votes v of item i of log pi_{j(v)}[c, l_v]`, 0 for an item without votes.
 
@@ -175,8 +178,8 @@ def consensus_posterior(
 
     Args:
       log_likelihood: floats `[N, C]`, from `vote_log_likelihood`.
-      log_prior: floats `[N, C]` or `[C]`: of the classes, or the logarithm of what a classifier
-        predicts of each item out of sample. -inf excludes a class.
+      log_prior: floats `[N, C]` or `[C]`: log probabilities of the classes, or a classifier's
+        out-of-sample log probabilities for each item. -inf excludes a class.
 
     Returns:
       Floats `[N, C]`, at least float32. Rows sum to 1.
@@ -209,10 +212,10 @@ def fit_annotators(
     max_iter: int = 100,
     tol: jax.typing.ArrayLike = 1e-6,
 ) -> AnnotatorModel:
-    """Classes of items and confusions of annotators by expectation maximisation.
+    """Estimates classes of items and confusions of annotators by expectation maximisation.
 
-    Rounds of `annotator_confusions`, `vote_log_likelihood` and `consensus_posterior`, until the
-    mean log-likelihood of the items' votes changes by less than `tol` times its size.
+    Repeats `annotator_confusions`, `vote_log_likelihood` and `consensus_posterior` until the
+    relative change of the mean log-likelihood of the items' votes is below `tol`.
 
     Args:
       items: int `[V]` in `0..N-1`.
@@ -222,20 +225,21 @@ def fit_annotators(
       num_annotators: A.
       num_classes: C.
       log_prior: floats `[N, C]`, the logarithm of out-of-sample probabilities of a classifier. None
-        for `log((sum_i q_i(c) + 1) / (n + C))` over the n items with votes, in every round anew.
+        for `log((sum_i q_i(c) + 1) / (n + C))` over the n items with votes, recomputed in every
+        round.
       init_probs: floats `[N, C]` to start from; None for the shares of the votes.
       where: bool `[V]`, the votes to count; None for all.
-      cells: the pairs of annotator and class that occur, where far fewer than all A x C do; None
-        for all. The result is the same.
+      cells: the pairs of annotator and class that occur, if far fewer than all A x C do; None for
+        all pairs. The result is the same.
       strength: as in `annotator_confusions`.
-      max_iter: largest number of rounds.
+      max_iter: maximum number of rounds.
       tol: see above.
 
     Returns:
       `AnnotatorModel`.
 
     References:
-      Dawid and Skene (1979). The shrinkage, and a classifier in place of the prior in each item,
+      Dawid and Skene (1979). The shrinkage, and a classifier instead of the prior for each item,
       are ours.
     """
     sizes = (num_items, num_annotators, num_classes)

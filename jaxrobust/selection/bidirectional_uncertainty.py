@@ -37,8 +37,8 @@ def classifier_confidence(probs: jax.Array, kind: str) -> jax.Array:
 
     References:
       Zong et al., ECCV 2024, Eqs. 4-6, whose uncertainties are minus this up to a constant. As in
-      the authors' code: Eq. 5 as printed has the opposite sign, and Eq. 6 only the term of the top
-      class.
+      the authors' code: Eq. 5 as printed has the opposite sign, and Eq. 6 has only the term of the
+      top class.
     """
     check_option("kind", kind, _CONFIDENCES)
     probs = at_least_float32(probs)
@@ -55,7 +55,7 @@ def classifier_confidence(probs: jax.Array, kind: str) -> jax.Array:
 def predicted_unknown(aux_probs: jax.Array) -> jax.Array:
     """Images that the auxiliary classifier predicts to be unknown: its top class is the last one.
 
-    They are no candidates in this round, but stay in the pool.
+    They are not candidates in this round, but stay in the pool.
 
     Args:
       aux_probs: floats `[M, K+1]`, probabilities (or logits); class K is "unknown".
@@ -88,12 +88,13 @@ def bidirectional_score(
     `rule="paper"` returns minus `a * (1 - c_n) + r * (1 - a) * (1 - c_p)`, or minus
     `(1 - c_n) + r * (1 - c_p)` without `unknown_prob`. With `unknown_prob` it is lower by
     `r + (1 - r) * a`: for `r < 1` the printed rule prefers images that look unknown, and its
-    queries are less pure. Without `unknown_prob`, and at `r = 1`, both rules rank alike.
+    queries have a lower precision. Without `unknown_prob`, and at `r = 1`, both rules give the same
+    ranking.
 
     Args:
       conf_neg: floats `[M]`, `classifier_confidence` of the negative classifier, whose
         probabilities are averaged over its evaluations.
-      conf_pos: floats `[M]`, the same of the positive classifier.
+      conf_pos: floats `[M]`, the same for the positive classifier.
       precision: scalar in [0, 1], the share of known images in the previous query; 0 before the
         first query, which removes `c_p`.
       unknown_prob: floats `[M]`, the auxiliary classifier's probability of "unknown"; `None` as
@@ -133,7 +134,7 @@ def select_lowest(
     Host code, since the length of the result depends on the data.
 
     Args:
-      scores: floats `[M]`; +inf marks entries that are no candidates.
+      scores: floats `[M]`; +inf marks entries that are not candidates.
       budget: how many to select, at least 0.
       where: bool `[M]`, the candidates; `None` for all.
 

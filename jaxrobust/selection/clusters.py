@@ -1,10 +1,10 @@
-"""Selections by the density of images in feature space: TypiClust, ProbCover and DropQuery.
+"""Selection by the density of images in feature space: TypiClust, ProbCover and DropQuery.
 
 They choose typical images of large clusters, images whose neighbourhood covers most others, and one
 image of each cluster of those whose prediction is unstable. Features should come from a network
-that was trained on more than the few labels. All run on the host. Distances take most of the time;
-`leading_components` makes them ten times cheaper. Time and memory are linear in the number of
-images, except for the time of `typical_select`.
+that was trained on more than the few labels. All of them run on the host. Distances take most of
+the time; `leading_components` makes them ten times cheaper. Time and memory are linear in the
+number of images, except for the time of `typical_select`.
 """
 
 from typing import Any, cast
@@ -26,7 +26,7 @@ def leading_components(
     Args:
       features: floats `[N, D]`.
       num_components: C.
-      num_rows: most rows, evenly spaced, from which the directions are computed.
+      num_rows: maximum number of rows, evenly spaced, from which the directions are computed.
 
     Returns:
       Floats `[N, C]`, or the features themselves if N or D is at most C.
@@ -60,17 +60,17 @@ def typical_select(
     visit chooses the pool image of the highest typicality, `1 / mean squared distance` to its
     min(num_neighbors, n // 2) nearest of the n pool images left in the cluster.
 
-    The distances of all pairs within a cluster are needed: with max_clusters clusters time grows as
-    N^2 / max_clusters, which dominates from about 300,000 images on.
+    The distances of all pairs within a cluster are needed: with max_clusters clusters the time
+    grows as N^2 / max_clusters, which dominates from about 300,000 images on.
 
     Args:
-      features: floats `[N, D]`, of length 1 in the authors' code.
+      features: floats `[N, D]`, of unit length in the authors' code.
       budget: images to choose.
       annotated: bool `[N]`, images of earlier queries, known or unknown.
       where: bool `[N]`, the pool.
       rng: initialises k-means.
-      num_neighbors: neighbours in the typicality.
-      max_clusters: upper bound of the number of clusters.
+      num_neighbors: number of neighbours in the typicality.
+      max_clusters: maximum number of clusters.
       min_cluster_size: smaller clusters are visited only once the others are empty; the authors'
         code drops them.
       squared: whether distances are squared, as in the authors' code; the paper has no square.
@@ -185,19 +185,19 @@ def cover_radius(
     purity: float = 0.95,
     num_balls: int = 1000,
 ) -> float:
-    """ProbCover's radius: the largest at which a fraction `purity` of balls is pure.
+    """ProbCover's radius: the largest radius at which a fraction `purity` of the balls is pure.
 
-    A ball around an image is pure if all images in it are of one k-means cluster, so if its radius
-    is below the distance to the nearest image of another cluster. The result is the (1 - purity)
-    quantile of these distances.
+    A ball around an image is pure if all images in it are of one k-means cluster, that is, if its
+    radius is below the distance to the nearest image of another cluster. The result is the (1 -
+    purity) quantile of these distances.
 
     Args:
-      features: floats `[N, D]`, of length 1 in the paper.
-      num_clusters: of k-means; in the paper the number of classes.
+      features: floats `[N, D]`, of unit length in the paper.
+      num_clusters: number of k-means clusters; in the paper the number of classes.
       rng: initialises k-means and draws the balls.
       purity: the paper's alpha, 0.95.
-      num_balls: number of images, drawn without replacement, whose balls are examined; drawing
-        only some is ours.
+      num_balls: number of images, drawn without replacement, whose balls are examined; sampling
+        them is ours.
 
     Returns:
       The radius; infinity if all images are in one cluster.
@@ -226,9 +226,9 @@ def cover_select(
     rng: np.random.Generator,
     num_covered: int = 2500,
 ) -> np.ndarray:
-    """ProbCover: repeatedly the pool image that covers most images that are not covered yet.
+    """ProbCover: repeatedly chooses the pool image that covers the most uncovered images.
 
-    An image covers those at a distance less than `radius`; images that an annotated one covers do
+    An image covers those at a distance less than `radius`; images covered by an annotated one do
     not count. Coverage is estimated from `num_covered` images; with all of them this is the paper's
     greedy algorithm.
 
@@ -239,7 +239,7 @@ def cover_select(
       annotated: bool `[N]`, images of earlier queries, known or unknown.
       where: bool `[N]`, the pool.
       rng: draws the images that coverage is estimated from, without replacement, and breaks ties;
-        once everything is covered all images tie.
+        once everything is covered, all images tie.
       num_covered: number of these images.
 
     Returns:
@@ -287,17 +287,17 @@ def drop_query_select(
     where: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """DropQuery: an image from each cluster of those whose prediction changes under dropout.
+    """DropQuery: one image from each cluster of the images whose prediction changes under dropout.
 
     Candidates are pool images whose prediction changes under more than half of the dropout masks.
     k-means makes `budget` clusters of them, and the candidate nearest to each centre is chosen.
-    Where there are at most `budget` candidates, images are chosen by descending number of
-    disagreements, ties at random.
+    If there are at most `budget` candidates, images are chosen by descending number of
+    disagreements, with ties broken at random.
 
     Args:
       features: floats `[N, D]`.
-      disagreements: int `[N]`, number of dropout masks under which the prediction differs from that
-        without dropout.
+      disagreements: int `[N]`, number of dropout masks under which the prediction differs from the
+        prediction without dropout.
       budget: images to choose.
       num_masks: number of dropout masks.
       where: bool `[N]`, the pool.

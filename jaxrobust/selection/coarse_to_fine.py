@@ -27,10 +27,10 @@ def coarse_score(
     w_dist: float = 1.0,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Combines data and distribution uncertainty; a low score looks known.
+    """Combines data and distribution uncertainty; examples with a low score look known.
 
-    With mm(u) = (u - min) / (max - min) over the pool, 0 if all are equal, and rank(u) from 0, the
-    position in the stable ascending order:
+    With mm(u) = (u - min) / (max - min) over the pool, 0 if all are equal, and rank(u) the
+    position, from 0, in the stable ascending order:
 
     - "weighted_sum": `w_data mm(data) + w_dist mm(dist)`;
     - "product": `mm(data) mm(dist)`;
@@ -92,23 +92,24 @@ def select_coarse_to_fine(
     where: np.typing.ArrayLike | None = None,
     rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two-stage selection: the highest fine scores among candidates of the lowest coarse scores.
+    """Two-stage selection: the highest fine scores among candidates with the lowest coarse scores.
 
     Every predicted class has the quota q = ceil(b / K), b = min(budget, N). Its candidates are the
-    max(ceil(kappa q), q) examples of the lowest coarse score, and its picks the q of these of the
-    highest fine score. All picks, sorted by fine score or shuffled, are cut to b. If there are
-    fewer than b, the other candidates follow by descending fine score, then the rest of the pool by
-    ascending coarse score. Without `predictions` all examples form one class. Ties go to the lower
-    position. Host code, since the lengths depend on the data.
+    max(ceil(kappa q), q) examples with the lowest coarse scores, and its picks are the q candidates
+    with the highest fine scores. All picks, sorted by fine score or shuffled, are cut to b. If
+    there are fewer than b, the other candidates follow by descending fine score, then the rest of
+    the pool by ascending coarse score. Without `predictions` all examples form one class. Ties go
+    to the lower position. Host code, since the lengths depend on the data.
 
     Args:
       coarse: floats [N], low = looks known.
       fine: floats [N], high = informative.
-      budget: how many to select.
-      kappa: candidates per selected example; may be fractional. With 1 the coarse score decides.
+      budget: number of examples to select.
+      kappa: candidates per selected example; may be fractional. With 1 the coarse score alone
+        decides.
       predictions: int [N], predicted class of each example, for class quotas (the recipe's
-        default); None for none. An example predicted outside 0..K-1 has no quota: it is chosen only
-        to fill up.
+        default); None for no quotas. An example predicted outside 0..K-1 has no quota: it is chosen
+        only to fill up.
       num_classes: K, required with `predictions`, else unused.
       where: bool [N], the pool; None for all.
       rng: shuffles the picks before the cut, as EAOA does; None sorts them by fine score.

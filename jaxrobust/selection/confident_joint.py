@@ -15,18 +15,19 @@ def confident_joint(
 ) -> jax.Array:
     """Estimated number of examples for each pair of a given and a true label.
 
-    An example is counted for the true class j whose `p_j` is the largest of the probabilities that
-    reach their class's threshold
+    Among the classes whose probability reaches the threshold of the class, an example is counted
+    for the true class j with the largest `p_j`. The threshold is
 
         t_j = mean of p_j over the examples labelled j,
 
-    which makes up for a classifier that is less confident of some classes than of others. An
-    example that reaches no threshold is not counted. Every class counts at least one right label.
+    which compensates for a classifier that is less confident about some classes than about others.
+    An example that reaches no threshold is not counted. Every class counts at least one correct
+    label.
 
     Args:
       probs: floats `[N, C]`, predicted out of sample.
       labels: integers `[N]` in `0..C-1`. An example with another label is not counted.
-      calibrate: whether every row is scaled to the number of examples with that label, including
+      calibrate: whether to scale every row to the number of examples with that label, including
         those that reach no threshold; a label that does not occur then has a row of zeros.
 
     Returns:
@@ -59,10 +60,10 @@ def confident_joint(
 def estimate_num_wrong(probs: jax.typing.ArrayLike, labels: jax.typing.ArrayLike) -> jax.Array:
     """Estimated number of wrong labels: the off-diagonal sum of `confident_joint`.
 
-    The mean of the calibrated and the uncalibrated sum. The first assumes that examples which reach
-    no threshold are wrong as often as the others, which overestimates, the second that all of them
-    are right, which underestimates. The count depends less on the calibration of the probabilities
-    than a threshold of one half does.
+    This is the mean of the calibrated and the uncalibrated sum. The first assumes that examples
+    that reach no threshold are wrong as often as the others, which overestimates; the second
+    assumes that all of them are right, which underestimates. The count depends less on the
+    calibration of the probabilities than a threshold of one half does.
 
     Args:
       probs: as for `confident_joint`.

@@ -1,4 +1,4 @@
-"""How many labels are wrong, by decoys: the labels that an example does not have."""
+"""Number of wrong labels from decoys: the classes that an example is not labelled with."""
 
 import numpy as np
 
@@ -10,27 +10,28 @@ def decoy_count(
     level: float = 0.6,
     mistakes: np.ndarray | None = None,
 ) -> float:
-    """Number of wrong labels from the margins of labels that are known to be wrong.
+    """Estimates the number of wrong labels from the margins of labels that are known to be wrong.
 
-    An out-of-sample score does not depend on the example's own label, so that each of its other
-    classes is a label of which it is known that it is wrong, a decoy:
+    An out-of-sample score does not depend on the example's own label. Each of the other classes
+    therefore serves as a decoy, a label that is known to be wrong:
 
         M[i, c] = s[i, c] - max over c' != c of s[i, c'],    m_i = M[i, y_i]
         t = weighted `level`-quantile of {M[i, d], d != y_i}
         count = #{m_i <= t} / level
 
-    Class d weighs with y as `1 + #{j: y_j = y, argmax s_j = d}`, since some confusions are more
-    frequent than others; or, where it is known how mistakes are spread, as a mistake of the class
-    k that is most probable, `Q[k, d]`. Right labels below t are counted too: an upper estimate.
+    The weight of decoy d of an example with label y is `1 + #{j: y_j = y, argmax s_j = d}`, since
+    some confusions are more frequent than others. If `mistakes` is given, the weight is `Q[k, d]`
+    for the most probable class k. Correct labels below t are counted too, so the estimate is an
+    upper one.
 
     Args:
-      scores: floats `[N, C]`, log probabilities or others, out of sample.
+      scores: floats `[N, C]`, log probabilities or other scores, out of sample.
       labels: int `[N]` in `0..C-1`.
       level: share of the wrong labels below t.
       mistakes: floats `[C, C]`, Q: the share of each label among the mistakes of each true class.
 
     Returns:
-      At most N.
+      The estimated number, at most N.
     """
     num_rows, num_classes = scores.shape
     rows = np.arange(num_rows)

@@ -1,11 +1,11 @@
 """Diverse selections: greedy k-center (Coreset) and gradient embeddings (BADGE).
 
-Both choose the row of the highest score, and a further pick can only lower a score. Scores are
-therefore updated lazily: every row holds its distance to the picks of whole blocks, which is one
-matrix product per block, and only rows that come first are compared with the picks since. The picks
-are those of a pass over the pool for every pick. Memory is that of the features and one block of
-distances; the loop is one compiled program. Time grows as the size of the pool times the number of
-picks (for k-center, of picks and labelled rows).
+Both choose the row with the highest score, and each further pick can only lower a score. Scores are
+therefore updated lazily: every row holds its distance to the picks of all complete blocks, which
+takes one matrix product per block, and only rows that come first are compared with later picks. The
+picks are the same as with a full pass over the pool for every pick. Memory is that of the features
+and one block of distances; the loop is one compiled program. Time grows as the size of the pool
+times the number of picks (for k-center, of picks and labelled rows).
 """
 
 import functools

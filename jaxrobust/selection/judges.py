@@ -1,4 +1,4 @@
-"""Judges of labels: class scores of every example by a model that did not see its label."""
+"""Judges of labels: class scores for every example from a model that did not see its label."""
 
 import warnings
 
@@ -24,7 +24,7 @@ _NUM_FREQUENCIES = 512
 
 
 def standardized(features: np.ndarray) -> np.ndarray:
-    """float32 `[N, D]` of mean 0 and deviation 1, without dimensions of one value."""
+    """float32 `[N, D]` of mean 0 and deviation 1, without constant dimensions."""
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     kept = std > 1e-12 * np.maximum(np.abs(mean), 1)
     if not kept.any():
@@ -54,20 +54,20 @@ def ridge_scores(features: np.ndarray, labels: np.ndarray, num_classes: int) -> 
 def logistic_scores(
     features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int
 ) -> np.ndarray | None:
-    """Log probabilities of logistic regression in five folds, its penalty chosen among them.
+    """Out-of-fold log probabilities of logistic regression in five folds, with a chosen penalty.
 
-    The penalty of the least out-of-sample cross-entropy is taken, from the strongest until the
-    next is no better; of more than 8,192 rows two folds of as many, drawn by the seed,
-    decide.
+    Penalties are tried from the strongest on until the out-of-sample cross-entropy stops
+    decreasing. With more than 8,192 rows, the choice is made on two folds of a random sample of
+    that size.
 
     Args:
       features: float32 `[N, D]`, standardised.
       labels: int `[N]` in `0..C-1`.
       num_classes: C.
-      seed: of the folds.
+      seed: random seed of the folds.
 
     Returns:
-      float32 `[N, C]`, at least -12; None where N D C is so large that training takes minutes.
+      float32 `[N, C]`, at least -12; None if N D C is so large that training takes minutes.
     """
     if features.size * num_classes > _MOST_WORK:
         return None
@@ -96,7 +96,7 @@ def logistic_scores(
 
 
 def _rotated(features: np.ndarray) -> np.ndarray:
-    """The rows in at most N dimensions of equal inner products, which a penalty cannot tell."""
+    """The rows in at most N dimensions of equal inner products, so with the same penalised fit."""
     if len(features) >= features.shape[1]:
         return features
     with threadpool_limits(1, user_api="blas"):
@@ -143,16 +143,16 @@ def _out_of_fold(models, features, labels, fold, num_classes, inverse_penalty) -
 def neighbor_scores(
     features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int
 ) -> np.ndarray:
-    """Log shares of the votes of the nearest rows by cosine similarity, the own one left out.
+    """Log vote shares of the nearest rows by cosine similarity, excluding the row itself.
 
-    Of 10, 20 and 50 neighbours the number of the least out-of-sample cross-entropy is taken.
+    The number of neighbours, 10, 20 or 50, is the one with the lowest out-of-sample cross-entropy.
 
     Args:
-      features: float32 `[N, D]`, standardised; of more than 128 dimensions as many principal
-        components count.
+      features: float32 `[N, D]`, standardised; with more than 128 dimensions, the first 128
+        principal components are used.
       labels: int `[N]` in `0..C-1`.
       num_classes: C.
-      seed: of the components.
+      seed: random seed of the components.
 
     Returns:
       float32 `[N, C]`.
@@ -176,16 +176,16 @@ def neighbor_scores(
 
 
 def fourier_features(features: np.ndarray, *, seed: int) -> np.ndarray:
-    """Random Fourier features of a Gaussian kernel, so that a linear judge sees curved borders.
+    """Random Fourier features of a Gaussian kernel, which give a linear judge nonlinear boundaries.
 
         [cos(X W), sin(X W)],    W of normal entries over the median distance of rows
 
     Args:
       features: float32 `[N, D]`, standardised.
-      seed: of W.
+      seed: random seed of W.
 
     Returns:
-      float32 `[N, F]`, F at most 1,024, and about N for fewer rows.
+      float32 `[N, F]`, with F at most 1,024, and about N for fewer rows.
 
     References:
       Rahimi and Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.

@@ -1,8 +1,8 @@
-"""Query of E2OAL: informative examples among as many as look known, class by class.
+"""E2OAL's query: informative examples among those that look known, class by class.
 
 Zong, Chi, Wang, Cui and Huang, "Revisiting Unknowns: Towards Effective and Efficient Open-Set
 Active Learning", CVPR 2026, arXiv 2603.07898. Labelled unknown examples are clustered, and a
-classifier of known classes and of these clusters tells how known an example looks.
+classifier of the known classes and these clusters scores how known an example looks.
 """
 
 import heapq
@@ -26,12 +26,12 @@ _UNIT = 2**1074  # its reciprocal is the smallest float
 def known_unknown_margin(logits: jax.typing.ArrayLike, num_known: int) -> jax.Array:
     """Largest logit of a known class minus the largest other one; high = looks known.
 
-    `max_{c < K} o_c - max_{c >= K} o_c`, or `max_{c < K} o_c` without others. A logit of -inf
-    stands for a class that is not there.
+    `max_{c < K} o_c - max_{c >= K} o_c`, or `max_{c < K} o_c` without others. A logit of -inf marks
+    an absent class.
 
     Args:
       logits: floats `[..., C]`, C >= K.
-      num_known: K, the first ones; static.
+      num_known: K, the first classes; static.
 
     Returns:
       Floats `[...]`, at least float32.
@@ -56,15 +56,15 @@ def known_unknown_margin(logits: jax.typing.ArrayLike, num_known: int) -> jax.Ar
 def divergence_informativeness(
     logits: jax.typing.ArrayLike, *, divergence: str = "reverse"
 ) -> jax.Array:
-    """How far a prediction is from knowing nothing and from being sure; high = informative.
+    """How far a prediction is from uniform and from one-hot; high = informative.
 
     `J(p, uniform) J(p, onehot(argmax p))` of `p = softmax(logits)`, where, with M = (p + q) / 2,
 
     - "reverse": `J(p, q) = (KL(M || p) + KL(M || q)) / 2`;
     - "js": the Jensen-Shannon divergence, `J(p, q) = (KL(p || M) + KL(q || M)) / 2`.
 
-    1e-8 is added to every probability, which is then scaled to the sum 1 again: it decides the
-    first kind's value at a one-hot distribution, and is too small to matter for the second.
+    1e-8 is added to every probability, and the result is normalised again. This determines the
+    value of the first kind at a one-hot distribution, and is too small to matter for the second.
 
     Args:
       logits: floats `[..., C]` of the known classes, C >= 2.
@@ -104,10 +104,10 @@ def _divergence(p: jax.Array, q: jax.Array, kind: str) -> jax.Array:
 def candidate_count(
     prob: np.typing.ArrayLike, informativeness: np.typing.ArrayLike, *, budget: int, target: float
 ) -> int:
-    """How many of the examples that most likely are known to choose informative ones from.
+    """Number of the most probably known examples to choose informative ones from.
 
-    In descending order of `prob`, the smallest k >= b such that the b most informative of the first
-    k are expected to hold no more known examples than asked for,
+    In descending order of `prob`, this is the smallest k >= b such that the b most informative of
+    the first k examples are expected to contain no more known examples than `target` asks for,
 
         floor(sum of their prob) <= target * b.
 
@@ -117,8 +117,8 @@ def candidate_count(
     Args:
       prob: floats `[N]` in [0, 1], probability of being of a known class.
       informativeness: floats `[N]`, high = informative.
-      budget: b, examples to choose.
-      target: share of them that should be of known classes.
+      budget: b, number of examples to choose.
+      target: share of the chosen examples that should be of known classes.
 
     Returns:
       k.
@@ -169,12 +169,12 @@ def select_by_class_quota(
     num_known: int,
     budget: int,
 ) -> np.ndarray:
-    """The most informative of the examples that look most known, from every predicted class.
+    """The most informative of the examples that look most known, for every predicted class.
 
-    For each known class, of the examples that are predicted to be of it: the ceil(k / K) of the
-    largest margin, and of these the ceil(b / K) of the highest informativeness. Ties go to the
-    lower position. Examples predicted unknown are never chosen, and a class with too few leaves the
-    selection short.
+    For each known class, the ceil(k / K) examples with the largest margin are taken from those
+    predicted to be of it, and of these the ceil(b / K) most informative ones are chosen. Ties go to
+    the lower position. Examples predicted unknown are never chosen, and a class with too few
+    examples leaves the selection short.
 
     Args:
       margin: floats `[N]`, high = looks known.
@@ -227,13 +227,13 @@ def cluster_objective(
     """How well clusters agree with the known classes and the rest with "unknown".
 
     Clusters are matched to the classes 0..K, of which K is "unknown", so that most examples lie in
-    the cluster of their class (Hungarian algorithm). All clusters that no known class is matched to
-    then count as one, that of the unknown examples. The objective is the geometric mean of K + 1
-    harmonic means of precision and recall,
+    the cluster of their class (Hungarian algorithm). All clusters that are not matched to a known
+    class then count as one, that of the unknown examples. The objective is the geometric mean of K
+    + 1 harmonic means of precision and recall,
 
         F_c = 2 n_c / (examples of class c + examples in its cluster),
 
-    n_c of which are both.
+    where n_c counts the examples that are both.
 
     Args:
       labels: int `[N]`, 0..K-1 for known classes and K for unknown.
@@ -242,7 +242,7 @@ def cluster_objective(
 
     Returns:
       (objective, int ids of the clusters left over, ascending). NaN if a class shares no example
-      with its cluster, as where it has none.
+      with its cluster, for instance because it has none.
 
     Raises:
       ValueError: on shapes that differ, or labels or clusters out of range.
@@ -283,22 +283,22 @@ def cluster_unknowns(
     max_clusters: int = 1000,
     num_starts: int = 10,
 ) -> tuple[np.ndarray, int]:
-    """Divides labelled unknown examples into clusters, as many as fit the known classes best.
+    """Divides labelled unknown examples into clusters; their number fits the known classes best.
 
     k-means makes k clusters of all labelled examples, and k in K+1..`max_clusters`, which is at
     most N - 1, maximises `cluster_objective` by ternary search. Of these clusters u = k - K belong
-    to no known class. The label of an unknown example becomes K and the number of the nearest
+    to no known class. The label of an unknown example becomes K plus the number of the nearest
     centre among them. With at most K + 1 examples the unknown ones are one cluster.
 
     Args:
       features: floats `[N, D]` of the labelled examples.
       labels: int `[N]`, 0..K-1 for known classes and K for unknown.
       num_known: K.
-      max_clusters: most clusters.
-      num_starts: of k-means, of which the tightest clusters are kept.
+      max_clusters: maximum number of clusters.
+      num_starts: number of k-means starts, of which the tightest clusters are kept.
 
     Returns:
-      (int32 labels `[N]`, in which 0..K-1 are as they were and K..K+u-1 are clusters; u). u is 0
+      (int32 labels `[N]`, in which 0..K-1 are unchanged and K..K+u-1 are clusters; u). u is 0
       without unknown examples.
 
     References:
@@ -334,7 +334,7 @@ def cluster_unknowns(
 
 
 def _ternary_search(objective: Callable[[int], float], low: int, high: int) -> int:
-    """Where in low..high a function with one peak is largest; NaN counts as a low value."""
+    """The argmax in low..high of a function with one peak; NaN counts as a low value."""
     while high - low > 2:
         third = (high - low) // 3
         if objective(low + third) < objective(high - third):

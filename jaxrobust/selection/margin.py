@@ -53,7 +53,7 @@ def min_max_normalize(
       ValueError: if `x` is not a vector, or `where` has another shape.
 
     References:
-      DPC (margins of a training set) and BUAL (confidences of the candidates), whose codes give NaN
+      DPC (margins of a training set) and BUAL (confidences of the candidates), whose code gives NaN
       if the maximum equals the minimum.
     """
     x, where = check_scores(x, where)

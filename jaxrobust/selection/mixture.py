@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians over scalar scores, and clean probabilities from those of two.
+"""Gaussian mixtures over scalar scores, and clean probabilities from mixtures of two.
 
 Used as in Zong et al., "Dirichlet-Based Prediction Calibration for Learning with Noisy Labels",
 AAAI 2024, arXiv 2401.07062, on the margins of a whole training set.
@@ -25,7 +25,7 @@ class GaussianMixture1D(NamedTuple):
       means: floats `[C]`, ascending.
       variances: floats `[C]`.
       weights: floats `[C]` that sum to 1.
-      num_iter: integer scalar, rounds done.
+      num_iter: integer scalar, number of rounds.
       converged: bool scalar, whether the last round changed the likelihood by less than `tol`.
       lower_bounds: floats `[max_iter]`, mean log-likelihood before each round; -inf after the last.
     """
@@ -51,15 +51,15 @@ def fit_gaussian_mixture_1d(
 ) -> GaussianMixture1D:
     """Fits Gaussians, two by default, to scalars by expectation maximisation.
 
-    A round takes the responsibilities `r` of the current parameters (at first: of the start) and
-    sets, for each component k,
+    Each round computes the responsibilities `r` under the current parameters (in the first round,
+    from the start) and sets, for each component k,
 
         n_k = sum_i r_ik + 10 eps,    mu_k = sum_i r_ik x_i / n_k,    pi_k = n_k / sum_j n_j,
         v_k = sum_i r_ik (x_i - mu_k)^2 / n_k + reg_covar,
 
     until the mean log-likelihood changes by less than `tol`. Rounds and stopping rule are those of
     scikit-learn's `GaussianMixture`. The tolerance of the authors' code is loose, so the result
-    depends on the start; the default start is deterministic, scikit-learn's is random.
+    depends on the start. The default start is deterministic, whereas scikit-learn's is random.
 
     Args:
       x: floats `[N]`.
@@ -67,14 +67,14 @@ def fit_gaussian_mixture_1d(
         k-means: Lloyd's algorithm from centres evenly spaced from the smallest to the largest
         value, until stable.
       where: bool `[N]`, the entries that count; None for all.
-      max_iter: most rounds, >= 1; static.
+      max_iter: maximum number of rounds, >= 1; static.
       tol: change of the mean log-likelihood that ends the fit.
       reg_covar: added to every variance.
       num_components: C, >= 2; static.
 
     Returns:
       `GaussianMixture1D` of the dtype of `x`, at least float32. Equal data give a degenerate but
-      finite one.
+      finite mixture.
 
     Raises:
       ValueError: if `x` is not a vector, `where` or `init_labels` has another shape, or `max_iter`
@@ -205,7 +205,7 @@ def excess_kurtosis(
 
     Returns:
       Scalar, at least float32: 0 for a Gaussian, negative for two separate groups; 0 for equal
-      data, for which it is not defined.
+      data, for which it is undefined.
 
     Raises:
       ValueError: if `x` is not a vector, or `where` has another shape.
@@ -237,7 +237,7 @@ def clean_probability(
       mode: "gmm", the posterior of the upper of two Gaussians (the authors' CIFAR scripts);
         "minmax", the mapped margin itself (their WebVision scripts); or "auto" (the appendix):
         "gmm" if the margins' excess kurtosis is at most `kurtosis_threshold`, else "minmax".
-      kurtosis_threshold: of "auto".
+      kurtosis_threshold: threshold of "auto".
       reg_covar: of `fit_gaussian_mixture_1d`; DivideMix's WebVision script has 1e-3.
       where: bool `[N]`, the examples that count; None for all.
 
@@ -248,8 +248,8 @@ def clean_probability(
       ValueError: on an unknown mode, margins that are not a vector, or a `where` of another shape.
 
     References:
-      DPC, clean and noisy split. The appendix says kurtosis; that the excess is meant is inferred
-      from a comment in the authors' code.
+      DPC, clean and noisy split. The appendix says kurtosis; a comment in the authors' code
+      suggests that excess kurtosis is meant.
     """
     check_option("mode", mode, MODES)
     margins, where = check_scores(margins, where)
@@ -278,9 +278,9 @@ def clean_probability_given_count(
 
         p_i = sigmoid(l(m_i) - l(t)),    l(m) = log N(m; mu_1, v_1) - log N(m; mu_0, v_0),
 
-    with l(t) half way between the values of the last margin below and the first above. Below mu_0
-    and above mu_1 `l` is continued by its tangents, so that the probability never decreases with
-    the margin, which it could for Gaussians of different variances.
+    with l(t) halfway between the values at the last margin below and at the first one above. Below
+    mu_0 and above mu_1 `l` is continued by its tangents, so that the probability never decreases
+    with the margin, as it could for Gaussians with different variances.
 
     Args:
       margins: floats `[N]`, `logit_margin` of every example.

@@ -1,4 +1,4 @@
-"""Wrong labels by the labels of the nearest examples: SimiFeat and WANN, on features."""
+"""Detects wrong labels from the labels of the nearest examples: SimiFeat and WANN, on features."""
 
 from typing import NamedTuple
 
@@ -18,12 +18,12 @@ _LITTLE = 1e-6  # of the votes, which only part equal numbers of neighbours
 
 
 class NeighborVotes(NamedTuple):
-    """What neighbours say about N labels.
+    """The verdict of the neighbours on N labels.
 
     Attributes:
       probs: float32 `[N, C]`, shares of the votes.
-      wrong_prob: float64 `[N]`, share of the votes against the label, no calibrated probability;
-        above one half where flagged and not above it elsewhere.
+      wrong_prob: float64 `[N]`, share of the votes against the label, not a calibrated probability;
+        above one half for flagged labels and at most one half for the others.
       flagged: bool `[N]`, whether the label is probably wrong.
       ranked: int `[N]`, positions, the most suspicious first.
     """
@@ -37,28 +37,28 @@ class NeighborVotes(NamedTuple):
 def simifeat(
     features: np.ndarray, labels: np.ndarray, num_classes: int, *, num_neighbors: int = 10
 ) -> NeighborVotes:
-    """SimiFeat-V: each label against the votes of the nearest examples and its own.
+    """SimiFeat-V: compares each label with the votes of the nearest examples and its own.
 
     With s the cosine similarities to the k - 1 nearest examples, largest first, the label itself
     votes with 2 s_1 - s_2:
 
         v_c = (2 s_1 - s_2) [y = c] + sum_j s_j [y_j = c]
 
-    Flagged is a label that has not the most votes; labels are ranked by v_y / |v|.
+    A label is flagged if it does not have the most votes; labels are ranked by v_y / |v|.
 
     Args:
       features: floats `[N, D]`.
       labels: int `[N]` in `0..C-1`.
       num_classes: C.
-      num_neighbors: k, at least 3; fewer where there are not as many rows.
+      num_neighbors: k, at least 3; reduced if there are fewer rows.
 
     Returns:
       `NeighborVotes`.
 
     References:
       Zhu, Dong and Liu, "Detecting Corrupted Labels Without Training a Model to Predict", ICML
-      2022, Algorithm 1, of one epoch, as features are not augmented; the weights are those of the
-      authors' code, the paper has equal ones.
+      2022, Algorithm 1 with one epoch, since features are not augmented; the weights are those of
+      the authors' code, whereas the paper has equal ones.
     """
     votes, scores, _ = _similar(features, labels, num_classes, num_neighbors)
     return _answer(votes, labels, votes.argmax(axis=1) != labels, scores)
@@ -67,13 +67,13 @@ def simifeat(
 def simifeat_rank(
     features: np.ndarray, labels: np.ndarray, num_classes: int, *, num_neighbors: int = 10
 ) -> NeighborVotes:
-    """SimiFeat-R: of each class j, the share 1 - P(true = j | label = j) of the lowest scores.
+    """SimiFeat-R: flags the lowest scores of each class j, a share 1 - P(true = j | label = j).
 
     The share follows from `transition_of_triples`. Scores, arguments and paper are those of
     `simifeat`.
 
     Raises:
-      UserError: of more than 128 classes.
+      UserError: for more than 128 classes.
     """
     if num_classes > _MOST_CLASSES:
         raise UserError(
@@ -101,30 +101,32 @@ def wann(
     fewest: int = 11,
     most: int = 51,
 ) -> NeighborVotes:
-    """WANN: each label by how many of the nearest examples have to be asked to find it.
+    """WANN: rates each label by the number of nearest neighbours needed to predict it.
 
-    With k_i the least number of neighbours, of `fewest`, `fewest` + 2, ... below `most`, whose most
-    frequent label is y_i, and else `most`, 1 / k_i says how reliable the label is. Examples vote
-    with it in the neighbourhoods of others, of as many neighbours as the nearest one needs:
+    Let k_i be the smallest number of neighbours among `fewest`, `fewest` + 2, ... below `most`
+    whose most frequent label is y_i, or `most` if there is none. The label has the reliability 1 /
+    k_i, which weights the example's vote in the neighbourhoods of other examples. The size of a
+    neighbourhood is the k of the nearest neighbour:
 
         v_c = sum over the k_n nearest j of [y_j = c] / k_j,    n the nearest
 
-    Flagged is a label that `most` neighbours were asked for. Labels are ranked by 1 / k_i, and of
-    equal ones by their share of the votes.
+    A label with k_i = `most` is flagged. Labels are ranked by 1 / k_i, and ties by their share of
+    the votes.
 
     Args:
       features: floats `[N, D]`; they are standardised.
       labels: int `[N]` in `0..C-1`.
       num_classes: C.
-      fewest: neighbours that are asked at first; fewer where there are not as many rows.
-      most: neighbours of the labels that no smaller number finds; likewise.
+      fewest: smallest number of neighbours; reduced if there are fewer rows.
+      most: number of neighbours for labels that no smaller number predicts; also reduced if there
+        are fewer rows.
 
     Returns:
       `NeighborVotes`.
 
     References:
-      Di Salvo et al., "An Embedding is Worth a Thousand Noisy Labels", TMLR 2025, section 3; the
-      flags are what its filter for LDA leaves out.
+      Di Salvo et al., "An Embedding is Worth a Thousand Noisy Labels", TMLR 2025, section 3;
+      flagged labels are those that its filter for LDA leaves out.
     """
     _, neighbors = nearest(standardized(features), most)
     given, available = labels[neighbors], neighbors.shape[1]
@@ -139,21 +141,22 @@ def wann(
 
 
 def transition_of_triples(triples: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """How classes are confused, from labels of examples and of their two nearest neighbours.
+    """Estimates the transition matrix from labels of examples and their two nearest neighbours.
 
-    If the three have the same true class and their labels are mistaken independently, labels occur
-    together with the probabilities
+    If all three have the same true class and their labels are wrong independently of each other,
+    the probabilities of single labels, pairs and triples are
 
         sum_k p_k T[k, a],    sum_k p_k T[k, a] T[k, b],    sum_k p_k T[k, a] T[k, b] T[k, c]
 
-    The sum of the Euclidean distances of these three to what is seen is minimised.
+    The sum of the Euclidean distances between these and the observed frequencies is minimised.
 
     Args:
       triples: int `[N, 3]`.
       num_classes: C.
 
     Returns:
-      T, `[C, C]`, probability of each label of a true class, and p `[C]`, of the true classes.
+      T, `[C, C]`, the probability of each label given the true class, and p, `[C]`, that of the
+      true classes.
 
     References:
       Zhu, Song and Liu, "Clusterability as an Alternative to Anchor Points When Learning with Noisy

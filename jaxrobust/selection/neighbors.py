@@ -16,20 +16,20 @@ def nearest_neighbors(
     num_neighbors: int,
     exclude: jax.typing.ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The candidates of the largest inner product with each query.
+    """Finds the candidates with the largest inner product with each query.
 
     For vectors of unit length these are the nearest ones. Candidates are compared in chunks, so
-    that memory does not grow with B * N.
+    memory does not grow with B * N.
 
     Args:
       queries: floats `[B, D]`.
       features: floats `[N, D]`, of any precision; products are summed in float32.
       num_neighbors: k, from 1 to N, or to N - 1 with `exclude`.
-      exclude: int `[B]`, a candidate that is excluded for this query, such as the query itself.
+      exclude: int `[B]`, a candidate to exclude for each query, such as the query itself.
 
     Returns:
-      Inner products, float32 `[B, k]`, largest first, and positions, int32 `[B, k]`. Of equal ones
-      the lower position comes first.
+      Inner products, float32 `[B, k]`, largest first, and positions, int32 `[B, k]`. Ties go to the
+      lower position.
 
     Raises:
       ValueError: if shapes do not fit, or there are fewer candidates than `num_neighbors`.

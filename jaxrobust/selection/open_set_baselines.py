@@ -12,7 +12,7 @@ _BLOCK = 128
 
 
 def lfosa_score(detector_logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
-    """LfOSA's score of an image being of the known class that is predicted; high = query.
+    """LfOSA's score that an image is of its predicted known class; high = query.
 
     The images are grouped by predicted class. A mixture of two Gaussians is fitted to the largest
     logits of each group, and the score is the log-odds of the component with the larger mean. Its
@@ -99,22 +99,22 @@ def reverse_neighbor_energy(
     where: jax.Array,
     num_neighbors: int = 250,
 ) -> jax.Array:
-    """EAOA's energy of a pool image by the annotated images whose neighbour it is; low = known.
+    """EAOA's energy of a pool image, from the annotated images whose neighbour it is; low = known.
 
     `epistemic_energy` of the class-balanced counts `w_k = c_k / (n_k / mean n)`, where `c_k` of the
     `n_k` annotated images of class k have the image among their num_neighbors nearest pool images,
-    and the mean is over the known classes. While the class "unknown" has no image, the mean is over
-    it too, as in the authors' code. A class without images has `w_k = 0`.
+    and the mean is over the known classes. While the class "unknown" has no image, the mean
+    includes it too, as in the authors' code. A class without images has `w_k = 0`.
 
     Annotated images are processed in blocks of 128: memory is that of features, counts and
     distances `[128, N]`.
 
     Args:
-      features: floats `[N, D]` of pool and annotated images alike.
+      features: floats `[N, D]` of pool and annotated images.
       labels: integers `[N]`; `0..num_known` mark annotated images, `num_known` is "unknown".
-      num_known: K, known classes.
+      num_known: K, the number of known classes.
       where: bool `[N]`, the pool.
-      num_neighbors: nearest pool images by Euclidean distance; of a smaller pool, all.
+      num_neighbors: number of nearest pool images by Euclidean distance; all of a smaller pool.
 
     Returns:
       Floats `[N]`, at least float32; unspecified outside the pool.

@@ -1,4 +1,4 @@
-"""How many wrong labels are left among those that nobody has looked at, at any time of a review.
+"""Number of wrong labels left among the unreviewed ones, valid at any time during a review.
 
 A betting confidence sequence for sampling without replacement: Waudby-Smith and Ramdas,
 "Estimating means of bounded random variables by betting", JRSS B 2024, section 5. No JAX.
@@ -20,29 +20,29 @@ def wrong_labels_left(
     confidence: float = 0.95,
     most: int | None = None,
 ) -> np.ndarray:
-    """Upper bound on the wrong labels that are left after each answer.
+    """Upper bound on the number of wrong labels left after each answer.
 
-    For each number m of labels that were wrong at the start, and each theta of 0, .1, .25, .5 and
-    .8, a bet `e_theta(m)` starts at 1. With `p = (m - found) / left` before a pick that is drawn at
-    random from the labels nobody has looked at,
+    For each number m of labels that were wrong at the start, and each theta in {0, 0.1, 0.25, 0.5,
+    0.8}, a bet `e_theta(m)` starts at 1. With `p = (m - found) / left` before a pick that is drawn
+    at random from the unreviewed labels,
 
         wrong: e_theta(m) *= theta,    right: e_theta(m) *= (1 - theta p) / (1 - p).
 
     If m labels or more were wrong, the mean of the bets exceeds `1 / (1 - confidence)` at any time
     with a probability of at most `1 - confidence`: such m are excluded. A pick by suspicion changes
-    only `found` and `left`. The bound therefore holds in any order of picks and whenever one stops,
+    only `found` and `left`. The bound therefore holds for any order of picks and any stopping time,
     as long as the choice of a random pick does not depend on its label.
 
     Args:
-      is_wrong: bool `[T]`, whether the label that was looked at was wrong, in the order of answers.
-      is_random: bool `[T]`, whether it was drawn at random from those not yet looked at.
-      num_labels: N, at the start.
-      confidence: with which the bound holds at all times together.
-      most: largest m that is distinguished, if fewer than N are to be; above it the bound is
-        `N - T`, the number of labels left.
+      is_wrong: bool `[T]`, whether the reviewed label was wrong, in the order of the answers.
+      is_random: bool `[T]`, whether it was drawn at random from the unreviewed labels.
+      num_labels: N, the number of labels at the start.
+      confidence: probability with which the bound holds at all times simultaneously.
+      most: largest m to distinguish, None for N; above it the bound is `N - T`, the number of
+        labels left.
 
     Returns:
-      int `[T + 1]`, before any answer and after each.
+      int `[T + 1]`, the bound before any answer and after each one.
     """
     numbers = np.arange(num_labels + 1 if most is None else min(most, num_labels) + 1)
     bets = np.ones((len(BETS), len(numbers)))
@@ -65,10 +65,10 @@ def wrong_labels_left(
 
 
 def random_share(is_wrong: np.ndarray, is_random: np.ndarray) -> float:
-    """Share of the next picks that are to be drawn at random, from the answers so far.
+    """Share of the next picks to draw at random, given the answers so far.
 
-    0.2 while more than 4 % of the last 40 picks by suspicion were wrong, else 0.8: suspicion is the
-    better use of an answer as long as it finds wrong labels.
+    0.2 while more than 4 % of the last 40 picks by suspicion were wrong, otherwise 0.8: picking by
+    suspicion is the better use of an answer as long as it finds wrong labels.
 
     Args:
       is_wrong: bool `[T]`, as in `wrong_labels_left`.
@@ -87,19 +87,19 @@ def next_to_review(
     *,
     seed: int = 0,
 ) -> tuple[int, bool] | None:
-    """The label to look at next, and whether it is drawn at random.
+    """The label to review next, and whether it is drawn at random.
 
-    The draws depend on the seed and the number of answers alone.
+    The draws depend only on the seed and the number of answers.
 
     Args:
       ranked: int `[N]`, ids, the most suspicious first.
       reviewed: int `[T]`, ids that were looked at, in order.
       is_wrong: bool `[T]`, as in `wrong_labels_left`.
       is_random: bool `[T]`, as in `wrong_labels_left`.
-      seed: of the draws.
+      seed: random seed of the draws.
 
     Returns:
-      (id, is_random), or None if all were looked at.
+      (id, is_random), or None if all labels were reviewed.
     """
     rest = np.asarray(ranked)[~np.isin(ranked, reviewed)]
     if not len(rest):
@@ -123,22 +123,22 @@ def answers_needed(
     most: int = 20_000,
     seed: int = 0,
 ) -> int | None:
-    """About how many more answers it takes until the bound is `target * N`.
+    """Estimates how many more answers are needed until the bound is `target * N`.
 
-    The median over reviews that go on as `next_to_review` does, of labels that are wrong with the
-    given probabilities.
+    This is the median over simulated reviews that continue as `next_to_review` does, with labels
+    that are wrong with the given probabilities.
 
     Args:
       ranked: int `[N]`, ids, the most suspicious first.
-      wrong_prob: floats `[N]`, by id.
+      wrong_prob: floats `[N]`, probability that each label is wrong, by id.
       reviewed: int `[T]`, ids that were looked at, in order.
       is_wrong: bool `[T]`, as in `wrong_labels_left`.
       is_random: bool `[T]`, as in `wrong_labels_left`.
       target: share of all labels that may still be wrong.
       confidence: as in `wrong_labels_left`.
-      num_simulations: reviews that are simulated.
-      most: answers after which a simulation ends.
-      seed: of the simulations.
+      num_simulations: number of simulated reviews.
+      most: number of answers after which a simulation ends.
+      seed: random seed of the simulations.
 
     Returns:
       The number, or None if it is more than `most`.

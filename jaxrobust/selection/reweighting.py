@@ -1,4 +1,4 @@
-"""Example weights, noise rate and wrong labels by BLDR's negative head (arXiv 2209.01334)."""
+"""Example weights, noise rate and wrong labels from BLDR's negative head (arXiv 2209.01334)."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def weights_from_nl_probs(nl_probs: jax.Array) -> jax.Array:
         given label, collected during the training epoch.
 
     Returns:
-      Floats `[N]` in [0, 1], at least float32: exactly 0 for the least and 1 for the most likely
+      Floats `[N]` in [0, 1], at least float32: exactly 0 for the least and 1 for the most probable
       label. All ones if the probabilities are all equal (0/0 in the authors' code).
 
     References:
@@ -25,7 +25,7 @@ def weights_from_nl_probs(nl_probs: jax.Array) -> jax.Array:
 
 
 def estimate_noise_rate(nl_probs: jax.Array, *, threshold: float = 0.3) -> jax.Array:
-    """Estimated fraction of wrong labels: `mean(P < threshold)`, strict.
+    """Estimated fraction of wrong labels: `mean(P < threshold)`, a strict comparison.
 
     Args:
       nl_probs: floats `[N]`, as for `weights_from_nl_probs`.

@@ -12,7 +12,7 @@ _LEAST = 1e-3  # share of an example that others must explain; below it rounding
 
 
 class Rows(Protocol):
-    """`[N, D]`, read by slices of rows: an array, or an object that reads one in parts."""
+    """`[N, D]`, read in slices of rows: an array, or an object that reads one in parts."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -29,29 +29,30 @@ def leave_one_out_scores(
     where: np.ndarray | None = None,
     clip: bool = True,
 ) -> np.ndarray:
-    """Scores of each example by a ridge regression of the labels that is trained without it.
+    """Scores of each example from a ridge regression of the labels that is trained without it.
 
-    With standardised features X, one-hot labels Y of mean m and `H = X (X' X + ridge N I)^-1 X'`,
+    With standardised features X, one-hot labels Y with mean m and `H = X (X' X + ridge N I)^-1 X'`,
     the prediction of example i by the regression with an intercept on all others is
 
         y_i - r_i,    r_i = (y_i - m - (H (Y - m))_i) / (1 - 1 / N - H_ii),
 
-    so that one eigendecomposition of D x D replaces N trainings for every ridge. The ridge is the
-    one of the least mean of `|r_i|^2`. Standardising uses all examples. Where others explain less
-    than a thousandth of an example, `1 - 1 / N - H_ii < 0.001`, they predict m.
+    so that one eigendecomposition of D x D replaces N trainings for every ridge. The ridge with the
+    smallest mean of `|r_i|^2` is used. Standardising uses all examples. If the other examples
+    explain less than 0.001 of an example, `1 - 1 / N - H_ii < 0.001`, the prediction is m.
 
     Args:
       features: floats `[N, D]`, of any scale; read 16,384 rows at a time, several times.
       labels: int `[N]` in `0..C-1`, or floats `[N, C]`, the probability of each class.
       num_classes: C.
-      ridges: weights of the squared weights per example to choose from; the defaults are ours. Of
-        more than 16,384 examples as many, evenly spaced, decide.
-      where: bool `[N]`, the examples to train on; the others are predicted from all of these.
-      clip: whether scores below 0 become 0.
+      ridges: penalties per example to choose from; the defaults are ours. With more than 16,384
+        examples, the choice is made on 16,384 evenly spaced ones.
+      where: bool `[N]`, the examples to train on; the others are predicted by the regression on all
+        of these. None for all.
+      clip: whether to set scores below 0 to 0.
 
     Returns:
-      float32 `[N, C]`. Rows do not sum to 1. `estimate_num_wrong` compares them with
-      their class's mean.
+      float32 `[N, C]`. Rows do not sum to 1. `estimate_num_wrong` compares each score with the mean
+      of its class.
 
     References:
       Allen, "The relationship between variable selection and data augmentation and a method for

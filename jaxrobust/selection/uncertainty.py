@@ -28,9 +28,9 @@ def dirichlet_uncertainties(
     - data: expected entropy, `sum_c p_c (psi(S + 1) - psi(alpha_c + 1))`;
     - distribution: their difference, the mutual information of class and probabilities.
 
-    Subtraction would cancel where evidence is large, so distribution is computed as
-    `sum_c p_c (delta(alpha_c) - delta(S))` with `delta(x) = psi(x + 1) - log x`, and data as total
-    minus distribution.
+    Subtraction would cancel for large evidence, so distribution is computed as `sum_c p_c
+    (delta(alpha_c) - delta(S))` with `delta(x) = psi(x + 1) - log x`, and data as total minus
+    distribution.
 
     Args:
       log_alpha: [..., K].
@@ -115,11 +115,11 @@ def differential_entropy(log_alpha: jax.typing.ArrayLike) -> jax.Array:
 def merge_heads(
     log_alpha: jax.typing.ArrayLike, *, merge: str = "mean_score"
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Uncertainties and prediction of two heads as one.
+    """Combines the uncertainties and predictions of two heads.
 
     - "mean_score": means of the two heads' uncertainties;
-    - "mean_alpha": uncertainties of `(alpha1 + alpha2) / 2`, in which a conflict of the heads is
-      data uncertainty;
+    - "mean_alpha": uncertainties of `(alpha1 + alpha2) / 2`, in which disagreement of the heads
+      counts as data uncertainty;
     - "head1": those of the first head.
 
     Args:
@@ -128,7 +128,7 @@ def merge_heads(
 
     Returns:
       (data [...], distribution [...], probs [..., K]); `probs` is the mean of both heads' expected
-      probabilities, whatever the merge, and its argmax the predicted class.
+      probabilities for every merge, and its argmax is the predicted class.
 
     Raises:
       ValueError: on an unknown `merge`, another number of heads, or K < 2.

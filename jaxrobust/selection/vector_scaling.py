@@ -14,23 +14,23 @@ def vector_scaling(
     where: np.ndarray | None = None,
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> np.ndarray:
-    """Log probabilities `log_softmax(w * s_i + b)` nearest to given ones.
+    """Fits log probabilities `log_softmax(w * s_i + b)` to given probabilities.
 
-    The t of least cross-entropy of `softmax(t s_i)` to the given probabilities is taken first; then
-    w and b, `[C]` each, minimise
+    First t is chosen to minimise the cross-entropy of `softmax(t s_i)` with the given
+    probabilities; then w and b, `[C]` each, minimise
 
         - sum_i sum_c q_i(c) log softmax(w * s_i + b)_c + (|w - t|^2 + |b|^2) / 2.
 
     Host code.
 
     Args:
-      scores: floats `[N, C]`, s: logits, log probabilities, or scores of a regression.
+      scores: floats `[N, C]`, s: logits, log probabilities, or regression scores.
       probs: floats `[N, C]`, q, whose rows sum to 1.
       where: bool `[N]`, the rows to fit; None for all.
-      temperatures: to choose t from; the defaults are for leave-one-out scores near 0 and 1.
+      temperatures: values to choose t from; the defaults are for leave-one-out scores near 0 and 1.
 
     Returns:
-      float32 `[N, C]`, of all rows.
+      float32 `[N, C]`, for all rows.
 
     References:
       Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017,

@@ -1,4 +1,4 @@
-"""Probability that each label is wrong, and how many are, from scores of several judges."""
+"""The probability that each label is wrong, and their number, from the scores of several judges."""
 
 import functools
 from typing import NamedTuple
@@ -25,19 +25,19 @@ _Z90 = 1.645
 
 
 class WrongLabels(NamedTuple):
-    """What several judges say together about N labels.
+    """The combined verdict of several judges on N labels.
 
     Attributes:
-      probs: float32 `[N, C]`, of the true class.
+      probs: float32 `[N, C]`, probabilities of the true class.
       wrong_prob: float64 `[N]`, probability that the given label is wrong.
       flagged: bool `[N]`, whether the label is probably wrong: `wrong_prob` above one half.
-      ranked: int `[N]`, positions, the most suspicious first.
+      ranked: int `[N]`, positions of the labels, the most suspicious first.
       num_wrong: expected number of wrong labels, the sum of `wrong_prob`.
-      interval: (low, high), of the number of wrong labels.
-      weights: float64 `[J]`, of the judges' standardised scores.
-      kind: of the mistakes: "uniform", "similar" (they follow what the examples resemble) or
-        "pairs" (they depend on the class).
-      agreement: share of the labels that are the most probable class.
+      interval: (low, high), an interval for the number of wrong labels.
+      weights: float64 `[J]`, weights of the judges' standardised scores.
+      kind: kind of the mistakes: "uniform", "similar" (towards classes that the example resembles)
+        or "pairs" (they depend on the true class).
+      agreement: share of the labels that equal the most probable class.
     """
 
     probs: np.ndarray
@@ -64,39 +64,41 @@ class _Fit(NamedTuple):
 def find_wrong_labels(
     scores: np.ndarray, labels: np.ndarray, *, order: str = "odds"
 ) -> WrongLabels:
-    """Probability that each label is wrong, from out-of-sample scores and the labels alone.
+    """The probability that each label is wrong, from out-of-sample scores and the labels alone.
 
-    Scores are pooled, and a given label y is a true class k that a mistake of rate e may replace:
+    The judges' scores are pooled. The given label y is the true class or, at a rate e, a mistake
+    for another class k:
 
         z = sum_j w_j s_j,    p = softmax(z)
         P(y) = (1 - e) p_y + e sum_{k != y} p_k ((1 - h) Q[k, y] + h g_y / (1 - g_k)),
         g = softmax(z / 4 * 3)
 
-    Q says which class mistakes of a class go to; with h they go to those that the example
-    resembles, as people's do. Weights w and share h maximise the likelihood of the given labels for
-    each of 15 rates, which are then averaged by their likelihood and a prior falling as
-    1 / (e + 0.02). That scores are out of sample makes every class that is not given a decoy, whose
-    scores tell how a wrong label looks. With 3 to 32 classes Q is estimated in two rounds, from the
-    expected number of mistakes of each pair of classes and ten more of each class that are spread
-    evenly; otherwise Q is even.
+    `Q[k, y]` is the share of label y among the mistakes of true class k; a share h of the mistakes
+    goes to classes that the example resembles instead, as human mistakes do. For each of 15 rates
+    e, the weights w and the share h maximise the likelihood of the given labels. The rates are then
+    averaged, weighted by their likelihood and a prior proportional to 1 / (e + 0.02). Since the
+    scores are out of sample, every class other than the given one is a decoy, and its scores show
+    what a wrong label looks like. With 3 to 32 classes, Q is estimated in two rounds from the
+    expected number of mistakes for each pair of classes, plus ten mistakes per class spread evenly;
+    otherwise Q is uniform.
 
-    Mistakes of people are seen where the judges are unsure, where right labels look wrong, too:
-    there the model's number, n, is too low, and the number by decoys, d, too high where mistakes
-    are spread evenly. Expected are `n^(1 - h) max(n, d)^h` (`decoy_count`).
+    Human mistakes occur where the judges are unsure and correct labels look wrong, too. In that
+    case the model's count n is too low; the decoy count d (`decoy_count`) is too high if mistakes
+    are spread evenly. The expected number of wrong labels is therefore `n^(1 - h) max(n, d)^h`.
 
     `wrong_prob` is
 
         sigmoid(log(sum_{k != y} p_k Q[k, y] / p_y) + b),
 
-    b chosen so that it sums to this number. As many labels are flagged, those of the highest
-    probability for which another class is more probable; where that parts them elsewhere than at
-    one half, the probabilities between are moved to their side of it.
+    with b chosen so that it sums to this number. The same number of labels is flagged: those with
+    the highest probability among the labels for which another class is more probable. If this does
+    not split the labels at one half, the probabilities on the wrong side are moved across it.
 
     Args:
-      scores: floats `[J, N, C]` of J judges, out of sample: log probabilities or others.
+      scores: floats `[J, N, C]` of J judges, out of sample: log probabilities or other scores.
       labels: int `[N]` in `0..C-1`.
-      order: "odds", as above; "margin": the largest term in place of the sum, which also tells
-        labels of probability 0 apart.
+      order: "odds": as above; "margin": ranks by the largest term instead of the sum, which also
+        distinguishes labels of probability 0.
 
     Returns:
       `WrongLabels`.
@@ -158,7 +160,7 @@ def find_wrong_labels(
 
 
 def no_wrong_labels(labels: np.ndarray, num_classes: int) -> WrongLabels:
-    """The answer where labels cannot be compared with anything."""
+    """The result if there is nothing to compare the labels with."""
     return WrongLabels(
         probs=np.eye(num_classes, dtype=np.float32)[labels],
         wrong_prob=np.zeros(len(labels)),
@@ -303,14 +305,14 @@ def _log_odds_against(
 
 
 def on_sides_of_a_half(wrong_prob: np.ndarray, flagged: np.ndarray) -> np.ndarray:
-    """Above one half where flagged and not above it elsewhere; the order stays as it was."""
+    """Above one half where flagged and not above it elsewhere; keeps the order."""
     near = 0.01 * (wrong_prob - 0.5)  # those beyond are squeezed to within 0.005 of one half
     raised = np.where(flagged & (wrong_prob <= 0.505), 0.505 + near, wrong_prob)
     return np.where(~flagged & (raised > 0.495), 0.495 + near, raised)
 
 
 def _summing_to(log_odds: np.ndarray, is_top: np.ndarray, total: float) -> np.ndarray:
-    """`sigmoid(log_odds + b)`, at most one half where `is_top`, with the sum as near as can be."""
+    """`sigmoid(log_odds + b)`, at most one half where `is_top`, with a sum closest to `total`."""
     most = 1 - 1 / (len(log_odds) + 2)  # N labels say nothing of rarer events: rule of succession
 
     def shifted(shift):

@@ -208,9 +208,9 @@ REFUSED = {
     "student": ({"student": "tiny5"}, "did you mean"),
     "field": ({"config": {"epochs": 3}}, "epochs"),
     "field of a section": ({"config": {"kd.temprature": 3}}, "did you mean 'kd.temperature'"),
-    "recipe": ({"config": dhkd.get_config("digits")}, "fields by name"),
+    "recipe": ({"config": dhkd.get_config("digits")}, "dictionary of fields"),
     "value": ({"config": {"num_epochs": 0}}, "num_epochs"),
-    "seeds": ({"config": {"num_seeds": 2}}, "call it once for every seed"),
+    "seeds": ({"config": {"num_seeds": 2}}, "call it once per seed"),
     "views": (
         {"config": {"augment.flip": True, "batch_size": 16}},
         "leave them out, or give a function",

@@ -122,7 +122,7 @@ def test_what_is_left_from_what_a_person_found(issues):
     assert found == audit(issues, columns)
     assert found.num_found == IS_WRONG[looked_at].sum() and found.num_random == len(drawn)
     assert found.most_left >= IS_WRONG.sum() - found.num_found
-    with pytest.raises(UserError, match="drawn holds 359, of which answers says nothing"):
+    with pytest.raises(UserError, match="drawn holds 359, which answers does not contain"):
         issues.estimate({0: True}, drawn=[359])
     with pytest.raises(UserError, match="id '360'; it must be a position, 0 to 359"):
         issues.estimate({360: True})

@@ -166,7 +166,7 @@ def test_e2oal_fills_the_budget(task):
         (
             lambda a: np.full_like(a, UNLABELED),
             {"method": "probcover"},
-            "finds its radius by the number of classes; give num_classes=",
+            "derives its radius from the number of classes; give num_classes=",
         ),
         (lambda a: np.where(a == 1, UNLABELED, a), {}, "no example of class 1"),
         (lambda a: np.where(a != 0, UNLABELED, a), {}, "only the class 0"),

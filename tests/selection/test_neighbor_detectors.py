@@ -84,7 +84,7 @@ def test_they_are_methods_of_find_label_issues(sixty_rows, method):
     assert is_wrong[issues.ranked[:8]].mean() >= 0.75
     few = find_label_issues(names[labels[:6]], features=features[:6], method=method)
     assert len(few) == 6
-    with pytest.raises(UserError, match=f"method='{method}' trains no network, so that config="):
+    with pytest.raises(UserError, match=f"method='{method}' trains no network, so config="):
         find_label_issues(labels, features=features, method=method, config={"num_epochs": 2})
 
 
