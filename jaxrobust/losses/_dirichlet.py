@@ -43,7 +43,7 @@ def kl_to_uniform(
       remainder: `[..., C]`, of the order of 1.
       log_scale: scalar.
       weight: scalar.
-      where: bool `[..., C]`, the concentrations that there are; None for all.
+      where: bool `[..., C]`, the concentrations that exist; None for all.
 
     Returns:
       `[...]`, in nats.

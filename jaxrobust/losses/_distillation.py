@@ -1,4 +1,4 @@
-"""Helpers that the distillation losses share."""
+"""Helpers shared by the distillation losses."""
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def softmax_kl(
 
 
 def huber(x: jax.Array) -> jax.Array:
-    """x^2 / 2 below |x| = 1, |x| - 1/2 from there on."""
+    """x^2 / 2 for |x| < 1, |x| - 1/2 otherwise."""
     magnitude = jnp.abs(x)
     return jnp.where(magnitude < 1, 0.5 * x**2, magnitude - 0.5)
 

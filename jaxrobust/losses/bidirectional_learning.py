@@ -2,10 +2,10 @@
 
 Two heads learn from one feature: a positive head ("this is class y") through the corrected
 cross-entropy of sparse over-parameterisation (SOP; Liu et al., ICML 2022), and a negative head
-("this is not class k") through `jaxrobust.losses.negative_learning_loss`. Early exits have the loss
+("this is not class k") through `jaxrobust.losses.negative_learning_loss`. Early exits use the loss
 of the positive head and are distilled from both heads. `bldr_loss` is the whole objective. Only the
-paper's abstract was available: the formulas and defaults are those of the authors' code. Every
-clamp passes no gradient where it binds.
+paper's abstract was available: the formulas and defaults are those of the authors' code. No clamp
+passes a gradient where it binds.
 """
 
 import jax
@@ -78,7 +78,7 @@ def sop_noise_terms(
         matters, so the two shapes are equivalent.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
       onehot: {0, 1} floats `[B, C]`, the given labels.
-      noise_terms: "bldr" for the bound above; "sop" for 1, that of SOP's own code.
+      noise_terms: "bldr" for the bound above; "sop" for the bound 1 of SOP's own code.
 
     Returns:
       `(U, V)`, both floats `[B, C]`, at least float32.
@@ -125,16 +125,16 @@ def positive_learning_loss(
 
     Args:
       logits: floats `[B, C]`.
-      labels: integers `[B]` in `0..C-1`, the given labels; any other gives `ce` 0. Or soft ones,
-        floats `[B, C]`, for which `ce = -sum_k m_k log q_k`.
+      labels: integers `[B]` in `0..C-1`, the given labels; any other value gives `ce` 0. Or soft
+        labels, floats `[B, C]`, for which `ce = -sum_k m_k log q_k`.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
-      noise_terms: "bldr", or "sop" for SOP's own.
+      noise_terms: "bldr", or "sop" for SOP's own terms.
 
     Returns:
       `(ce [B], mse [B], q [B, C])`, at least float32. The method sums `mean(weights * ce)`,
       `50 * noise_rate^2 * mean(mse)`, `0.1 * class_balance_loss(q)` and
-      `0.9 * mean(consistency_kl(...))`; SOP+ has 1 in place of `50 * noise_rate^2`, and no weights.
+      `0.9 * mean(consistency_kl(...))`; SOP+ uses 1 instead of `50 * noise_rate^2`, and no weights.
 
     Raises:
       ValueError: if the labels or the table rows do not fit the logits, there are fewer than two
@@ -292,26 +292,26 @@ def bldr_loss(
     Args:
       logits_weak: floats `[B, 2 + E, C]` of the weak views in the pass over both views: the
         positive head, the negative head, the exits.
-      logits_strong: of the strong views of the same examples, of the same shape.
-      logits_again: of the weak views in the second pass, of the same shape.
+      logits_strong: logits of the strong views of the same examples, of the same shape.
+      logits_again: logits of the weak views in the second pass, of the same shape.
       features_again: floats `[B, 1 + E, ...]`, the final and the exits' features of that pass.
-      labels: integers `[B]`, the given labels, or soft ones, floats `[B, C]`.
+      labels: integers `[B]`, the given labels, or soft labels, floats `[B, C]`.
       complementary: {0, 1} mask `[B, C]` of the complementary classes, `complementary_label_mask`
         of the negative head's logits in the second pass.
       u_rows: floats `[B, C]` or `[B, 1]`, the batch's rows of the table u.
       v_rows: floats `[B, C]`, the batch's rows of the table v.
-      weights: floats `[B]`, of the examples.
+      weights: floats `[B]`, weights of the examples.
       noise_rate: scalar, the estimated fraction of wrong labels.
       positive: whether the positive head learns; if not, there must be no exits.
       negative: whether the negative head learns; if not, there must be no exits.
-      noise_terms: of `positive_learning_loss`.
+      noise_terms: as in `positive_learning_loss`.
       reg_weight: the 50 above.
       reg_power: the exponent of the noise rate; 1 in the first upload of the authors' code.
       balance_weight: the 0.1 of `class_balance_loss`.
       consistency_weight: the 0.9 of `consistency_kl`.
       distillation_weight: the 0.1 of the exits' `self_distillation_loss`.
-      temperature: of `self_distillation_loss`.
-      hint_weight: the 1e-6 above. It belongs to a sum, so it grows with the batch.
+      temperature: temperature of `self_distillation_loss`.
+      hint_weight: the 1e-6 above. It weights a sum, so its term grows with the batch.
       head_agreement_weight: None for the authors' choice, 10 for 100 classes and otherwise 0,
         which leaves the term out.
       where: bool `[B]`, the examples that count; `None` for all.
@@ -344,7 +344,7 @@ def bldr_loss(
                 "logits are [B, 2 + exits, C] and features [B, 1 + exits, ...]."
             )
     if num_exits and not (positive and negative):
-        raise ValueError("Exits learn from both heads: give none where a head does not learn.")
+        raise ValueError("Exits learn from both heads: give none if a head does not learn.")
     if head_agreement_weight is None:
         head_agreement_weight = 10.0 if num_classes == 100 else 0.0
 

@@ -5,7 +5,7 @@ added to every piece of evidence before it is normalised,
 
     alpha_c = exp(o_c) + gamma,    S = sum_c alpha_c,    p_c = alpha_c / S,
 
-so that weak evidence for every class gives a flat prediction, where softmax, which ignores a
+so that weak evidence for every class gives a flat prediction, whereas softmax, which ignores a
 common shift of the logits, may give a confident one.
 
 `gamma` is one non-negative number everywhere: None for the paper's 10 / C, 0 for plain softmax.
@@ -38,7 +38,7 @@ def calibrated_log_softmax(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
 
     Returns:
       Floats `[..., C]`, at least float32.
@@ -65,7 +65,7 @@ def calibrated_softmax(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
 
     Returns:
       Floats `[..., C]` that sum to 1 over the last axis, at least float32.
@@ -92,8 +92,8 @@ def evidential_nll(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      labels: integers `[...]` in `0..C-1`; any other gives 0.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      labels: integers `[...]` in `0..C-1`; any other value gives 0.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
 
     Returns:
       Floats `[...]`, one per example, at least float32.
@@ -129,10 +129,10 @@ def evidential_kl(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      labels: integers `[...]` in `0..C-1`; with any other all classes count as wrong.
+      labels: integers `[...]` in `0..C-1`; for any other value all classes count as wrong.
       gamma: a positive number, None for 10 / C. Used only if evidence_scale is None.
-      beta: weight. It and 1 / C are part of the result, as in the authors' code; the paper writes
-        them outside, which is the same.
+      beta: weight. The result includes it and 1 / C, as in the authors' code; the paper writes them
+        outside, which is equivalent.
       evidence_scale: positive factor from exp(logits) to evidence; None for 1 / gamma.
 
     Returns:
@@ -144,8 +144,8 @@ def evidential_kl(
         checked: 0 then gives values that are not finite.
 
     References:
-      DPC, the second term of its evidential loss. The paper scales the evidence by gamma, the
-      authors' code multiplies concentrations by C / 10: the same at gamma = 10 / C.
+      DPC, the second term of its evidential loss. The paper scales the evidence by gamma, whereas
+      the authors' code multiplies concentrations by C / 10, which is the same at gamma = 10 / C.
     """
     logits = check_logits(logits)
     is_label = label_mask(logits, labels)
@@ -153,7 +153,9 @@ def evidential_kl(
     if evidence_scale is None:
         gamma = _scalar_gamma(gamma, logits)
         if _is_known(gamma) and np.asarray(gamma) == 0:
-            raise ValueError("gamma=0 leaves the scale of the evidence open: pass evidence_scale=.")
+            raise ValueError(
+                "gamma=0 does not determine the scale of the evidence: pass evidence_scale=."
+            )
         log_scale = -jnp.log(gamma)
     else:
         log_scale = jnp.log(jnp.asarray(evidence_scale, logits.dtype))
@@ -184,7 +186,7 @@ def evidential_loss(
     Args:
       logits: floats `[..., C]`, C >= 2.
       labels: integers `[...]` in `0..C-1`; for other values see the two terms.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
       beta: weight of the divergence, already applied to it.
       evidence_scale: as in `evidential_kl`, needed at `gamma=0`.
 
@@ -211,7 +213,7 @@ def negative_entropy(
 
     Args:
       logits: floats `[..., C]`, C >= 2.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
       clamp_logits: raise the logits to at least 1e-12 first, as the authors' CIFAR-N script does:
         a negative logit counts as 0 and gets no gradient.
 
@@ -242,7 +244,7 @@ def uniform_prior_penalty(
 
     Args:
       logits: floats `[..., C]`, C >= 2. The mean runs over all axes but the last.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
 
     Returns:
       Scalar, at least float32; non-negative up to rounding and 0 only at a uniform mean.
@@ -262,15 +264,16 @@ def class_prior_penalty(
     prior: jax.typing.ArrayLike,
     gamma: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Divergence of a batch's mean calibrated prediction q from a distribution of the classes.
+    """Divergence of a batch's mean calibrated prediction q from a class distribution.
 
     `sum_c prior_c log(prior_c / q_c)`, which at a uniform prior is `uniform_prior_penalty`. A
-    uniform one pulls predictions away from frequent classes; the frequencies of the labels do not.
+    uniform prior pulls predictions away from frequent classes; a prior of the label frequencies
+    does not.
 
     Args:
       logits: floats `[..., C]`, C >= 2. The mean runs over all axes but the last.
       prior: floats `[C]` that sum to 1.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
 
     Returns:
       Scalar, at least float32; non-negative up to rounding and 0 only where q is the prior.
@@ -301,7 +304,7 @@ def sharpen(probs: jax.typing.ArrayLike, *, temperature: jax.typing.ArrayLike = 
 
     Args:
       probs: floats `[..., C]`, non-negative and not all 0 on the last axis.
-      temperature: T > 0. Below 1 sharpens, 1 leaves a distribution as it is.
+      temperature: T > 0. Below 1 sharpens, 1 leaves a distribution unchanged.
 
     Returns:
       Floats `[..., C]` that sum to 1 over the last axis, at least float32.
@@ -337,14 +340,14 @@ def semi_supervised_loss(
         unsupervised = mean over rows and classes of  (p(o_u) - t_u)^2.
 
     Args:
-      logits_x: floats `[M, C]`, the supervised head on the mixed rows whose first partner is
-        labelled.
+      logits_x: floats `[M, C]`, outputs of the supervised head on the mixed rows whose first
+        partner is labelled.
       labels_a: integers `[M]`, hard labels of the first partners.
       labels_b: integers `[M]`, hard labels of the second partners.
-      mix: l, a number in `[0, 1]`, the share of the first partner.
-      logits_u: floats `[K, C]`, the unsupervised head on the other mixed rows.
+      mix: l, a number in `[0, 1]`, share of the first partner.
+      logits_u: floats `[K, C]`, outputs of the unsupervised head on the other mixed rows.
       targets_u: floats `[K, C]`, their mixed soft targets; no gradient reaches them.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
       beta: weight of the divergence.
       evidence_scale: as in `evidential_kl`, needed at `gamma=0`.
       weights: floats `[M]`, `[M]` and `[K]` by which the losses of the first partners, of the
@@ -392,7 +395,7 @@ def strong_view_consistency(
     Args:
       logits_weak: floats `[..., C]`, C >= 2; no gradient reaches them.
       logits_strong: floats `[..., C]`.
-      gamma: evidence that every class has beforehand, >= 0; None for 10 / C.
+      gamma: prior evidence of every class, >= 0; None for 10 / C.
 
     Returns:
       Floats `[...]`, one per example, non-negative up to rounding, at least float32.
@@ -402,8 +405,8 @@ def strong_view_consistency(
         a scalar.
 
     References:
-      DPC, appendix (DPC*). Its weights for CIFAR-10 and CIFAR-100 are 1 and 3 there and 3 and 1 in
-      the authors' code.
+      DPC, appendix (DPC*). Its weights for CIFAR-10 and CIFAR-100 are 1 and 3 in the appendix, and
+      3 and 1 in the authors' code.
     """
     log_weak = jax.lax.stop_gradient(calibrated_log_softmax(logits_weak, gamma))
     log_strong = calibrated_log_softmax(logits_strong, gamma)

@@ -33,12 +33,12 @@ def soft_target_kl(
 
         T^2 * KL(softmax(t / T) || softmax(s / T))
 
-    A constant added to all logits of an example, the student's or the teacher's, changes nothing.
+    Adding a constant to all student or teacher logits of an example changes nothing.
 
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      temperature: T > 0. T^2 is inside the loss, so that its gradient keeps its size as T grows.
+      temperature: T > 0. T^2 is part of the loss, so its gradient keeps its size as T grows.
 
     Returns:
       Float [...], in nats times T^2.
@@ -62,20 +62,20 @@ def binary_kl_loss(
     temperature: float = 2.0,
     eps: float | None = None,
 ) -> jax.Array:
-    """BinaryKL: every class is a Bernoulli variable of its own, compared with the teacher's.
+    """BinaryKL: compares each class with the teacher's as a separate Bernoulli variable.
 
         T^2 * sum_k KL(Bernoulli(sigmoid(t_k / T)) || Bernoulli(sigmoid(s_k / T)))
 
-    Unlike `soft_target_kl` it sees a constant added to all logits of an example. Its gradient with
-    respect to s_k is `T * (sigmoid(s_k / T) - sigmoid(t_k / T))`.
+    Unlike `soft_target_kl`, it changes if a constant is added to all logits of an example. Its
+    gradient with respect to s_k is `T * (sigmoid(s_k / T) - sigmoid(t_k / T))`.
 
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      temperature: T > 0; T^2 is inside the loss.
+      temperature: T > 0; T^2 is part of the loss.
       eps: None (default) computes the exact loss. The authors' code clamps both probabilities to
-        [eps, 1 - eps] with `eps=1e-8`, which removes the gradient of a student logit beyond
-        18.42 T; give it to compare with their numbers.
+        [eps, 1 - eps] with `eps=1e-8`, which removes the gradient of a student logit beyond 18.42
+        T; use it to compare with their numbers.
 
     Returns:
       Float [...], the sum over classes, in nats times T^2.
@@ -106,19 +106,20 @@ def binary_kl_norm_loss(
     temperature: float = 2.0,
     eps: float | None = None,
 ) -> jax.Array:
-    """BinaryKL-Norm, the loss of DHKD's auxiliary head: BinaryKL with the teacher moved to 0.
+    """BinaryKL-Norm, the loss of DHKD's auxiliary head: BinaryKL with the teacher shifted to 0.
 
         T^2 * sum_k KL(Bernoulli(1/2) || Bernoulli(sigmoid(d_k)))
             = T^2 * sum_k log cosh(d_k / 2),    d = (s - t) / T
 
     Per class it is `(s - t)^2 / 8` for small differences and `T |s - t| / 2 - T^2 log 2` for large
     ones; it equals `binary_kl_loss(s - t, 0)`. Its gradient `(T / 2) tanh(d_k / 2)` with respect to
-    s_k does not vanish where the teacher is saturated. Nothing is standardised over the classes.
+    s_k does not vanish where the teacher is saturated. There is no standardisation over the
+    classes.
 
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      temperature: T > 0; T^2 is inside the loss.
+      temperature: T > 0; T^2 is part of the loss.
       eps: None (default) computes the exact loss; see `binary_kl_loss`.
 
     Returns:
@@ -153,7 +154,7 @@ def _log_cosh(x: jax.Array) -> jax.Array:
 
 
 def align_gradients(grad_cls: Any, grad_kd: Any, *, scope: str | None = None) -> Any:
-    """Adds two gradients after removing from the second its component against the first.
+    """Adds two gradients after removing the component of the second that opposes the first.
 
         g_cls + g_kd - (min(<g_kd, g_cls>, 0) / ||g_cls||^2) g_cls
 
@@ -161,13 +162,14 @@ def align_gradients(grad_cls: Any, grad_kd: Any, *, scope: str | None = None) ->
     are whole trees, as in the authors' code. The heads share no parameter, so a conflict arises in
     the backbone alone, yet the norm and the correction include the primary head: under conflict
     that head receives its gradient times `1 + |dot| / norm^2`, and only part of the conflict is
-    removed from the backbone. With `scope="backbone"` all of it is, and heads are added unchanged.
+    removed from the backbone. With `scope="backbone"` all of it is removed, and the gradients of
+    the heads are added unchanged.
 
     Args:
       grad_cls: pytree of arrays, the gradient of the weighted classification loss.
       grad_kd: pytree of the same structure, the gradient of the weighted distillation loss.
-      scope: the top-level key whose leaves alone enter dot product, norm and correction; None for
-        all leaves.
+      scope: the top-level key whose leaves enter the dot product, norm and correction; None for all
+        leaves.
 
     Returns:
       Pytree of the same structure and dtypes as `grad_cls`, to hand to the optimiser.
@@ -205,7 +207,7 @@ def align_gradients(grad_cls: Any, grad_kd: Any, *, scope: str | None = None) ->
 
 
 def gradient_cosine(tree_a: Any, tree_b: Any) -> jax.Array:
-    """Cosine of the angle between two gradients, each taken as one long vector.
+    """Cosine of the angle between two gradients, each flattened to a vector.
 
         <a, b> / (||a|| ||b||), or 0 where a norm is 0
 
@@ -231,7 +233,7 @@ def gradient_cosine(tree_a: Any, tree_b: Any) -> jax.Array:
 def gradient_conflict_report(
     grad_cls: Any, grad_kd: Any, partition: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, jax.Array]]:
-    """Agreement of two gradients on each part of a network, and on the whole.
+    """Agreement of two gradients on each part of a network, and overall.
 
     Args:
       grad_cls: dict of pytrees, the gradient of the classification loss by top-level key.
@@ -276,17 +278,17 @@ def logit_conflict(
 
         <softmax(s) - onehot(y), T (sigmoid(s / T) - sigmoid(t / T))>
 
-    Negative for every over-confident student, whose own logit is above the teacher's and whose
-    others are below; positive for every under-confident one.
+    Negative for every over-confident student, whose logit of the label is above the teacher's and
+    whose other logits are below; positive for every under-confident one.
 
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      labels: int [...], in 0..C-1; any other has a onehot of zeros.
+      labels: int [...], in 0..C-1; any other value has a one-hot vector of zeros.
       temperature: T > 0 of BinaryKL.
 
     Returns:
-      Float [...], one per example; for the gradients of batch means divide by B^2.
+      Float [...], one per example; divide by B^2 for the gradients of batch means.
 
     Raises:
       ValueError: if the shapes do not fit or the temperature is not positive.
@@ -346,5 +348,6 @@ def _check_same_structure(tree_a: Any, tree_b: Any) -> None:
     structure_a, structure_b = jax.tree.structure(tree_a), jax.tree.structure(tree_b)
     if structure_a != structure_b:
         raise ValueError(
-            f"both gradients must be trees of one structure, got {structure_a} and {structure_b}."
+            f"both gradients must be trees of the same structure, got {structure_a} and "
+            f"{structure_b}."
         )

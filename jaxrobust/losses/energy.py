@@ -1,4 +1,4 @@
-"""Energies of a detector of unknown classes, as EAOA trains it."""
+"""Energy loss of a detector of unknown classes, as trained by EAOA."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def energy_margin_loss(
 
     `mean over known of relu(E - known_margin)^2 + mean over unknown of relu(unknown_margin - E)^2`
     with the energy `E = -logsumexp_{k < K} w_k`. EAOA adds it with weight 0.01 to the detector's
-    (K+1)-way cross-entropy. A quantity of the batch; a group without examples contributes 0.
+    (K+1)-way cross-entropy. It is computed over the batch; a group without examples contributes 0.
 
     Args:
       detector_logits: floats `[B, K+1]`; class K is "unknown".

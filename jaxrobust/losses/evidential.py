@@ -5,12 +5,12 @@ offset they are the concentration of a Dirichlet distribution over the class sim
 
     alpha_c = exp(z_c) + offset,    S = sum_c alpha_c,    p_c = alpha_c / S,
 
-so that, unlike in a softmax, a constant added to every logit changes the prediction: S is the total
-evidence. Two heads read the same features, and the distance between their p is reduced on known and
-amplified on unknown classes.
+so that, unlike with a softmax, a constant added to every logit changes the prediction: S is the
+total evidence. Two heads read the same features; the distance between their p is reduced on known
+classes and amplified on unknown ones.
 
-Labels are int: 0..K-1 for known classes, K for examples that an annotator called unknown; every
-other value, by convention -1, marks padding, which enters no term and no mean.
+Labels are int: 0..K-1 for known classes, K for examples annotated as unknown; every other value, by
+convention -1, marks padding, which is excluded from all terms and means.
 
 Wang, Zong, Xie and Huang, "Dirichlet-Based Coarse-to-Fine Example Selection For Open-Set
 Annotation", arXiv 2409.17607. Only the abstract was available: the formulas are a reconstruction
@@ -118,7 +118,7 @@ def edl_nll(
     Args:
       log_alpha: [..., K], from `dirichlet_log_alpha`.
       labels: int, broadcast against [...].
-      where: bool [K] or [..., K], the classes that there are; None for all.
+      where: bool [K] or [..., K], the classes that exist; None for all.
 
     Returns:
       [...], in nats; 0, without gradient, where the label is not in 0..K-1.
@@ -185,8 +185,7 @@ def dirichlet_kl_to_uniform(
 
     Args:
       beta: [..., K], positive; `dirichlet_alpha` gives values whose divergence is finite.
-      where: bool [K] or [..., K], the classes that there are, K of them in the formula; None for
-        all.
+      where: bool [K] or [..., K], the classes that exist, K of them in the formula; None for all.
 
     Returns:
       [...], in nats, not divided by K.
@@ -211,13 +210,13 @@ def misleading_kl(
     """Divergence to the uniform Dirichlet of the evidence for every class but the label.
 
     `KL(Dir(beta) || Dir(1))` with beta_y = 1 and, elsewhere, beta_c = alpha_c / offset (alpha_c
-    when offset is 0). Divided by the offset, no evidence gives the minimum, 0.
+    when offset is 0). Because of the division by the offset, no evidence gives the minimum, 0.
 
     Args:
       alpha: [..., K], positive, from `dirichlet_alpha`.
       labels: int, broadcast against [...].
       offset: the offset that alpha was made with.
-      where: bool [K] or [..., K], the classes that there are; None for all.
+      where: bool [K] or [..., K], the classes that exist; None for all.
 
     Returns:
       [...], in nats, not divided by K; 0, without gradient, where the label is not in 0..K-1.
@@ -226,8 +225,8 @@ def misleading_kl(
       ValueError: if the labels are not integers or do not broadcast, K < 2, or offset < 0.
 
     References:
-      Sensoy et al., NeurIPS 2018, section 4; the same term in DUC (offset 0), E2OAL (offset 1) and
-      DPC (offset 10 / K).
+      Sensoy et al., NeurIPS 2018, section 4; the same term is in DUC (offset 0), E2OAL (offset 1)
+      and DPC (offset 10 / K).
     """
     beta = _evidence_ratio(alpha, offset)
     is_label = _known_label_mask(beta, labels)
@@ -253,7 +252,7 @@ def unknown_kl(alpha: jax.typing.ArrayLike, *, offset: float = 1.0) -> jax.Array
 
     References:
       Malinin and Gales, "Predictive Uncertainty Estimation via Prior Networks", NeurIPS 2018: a
-      flat Dirichlet as the target out of distribution.
+      flat Dirichlet as the out-of-distribution target.
     """
     return dirichlet_kl_to_uniform(_evidence_ratio(alpha, offset))
 
@@ -295,8 +294,8 @@ def head_discrepancy(
 
     References:
       Saito et al., "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", CVPR 2018
-      (MCD), has "l1_mean". The default is ours: the same ranking, with a range that does not depend
-      on K.
+      (MCD), has "l1_mean". The default is ours: it gives the same ranking, with a range that does
+      not depend on K.
     """
     check_option("kind", kind, DISCREPANCIES)
     logits = _check_two_heads(logits)
@@ -337,7 +336,7 @@ def discrepancy_loss(
       labels: int [B]; 0..K-1 known, K unknown, other values ignored.
       num_classes: K, the number of known classes.
       amplify: "neg", "one_minus" or "hinge".
-      margin: of "hinge", the discrepancy from which on an unknown example costs nothing.
+      margin: for "hinge", the discrepancy from which on an unknown example has no loss.
 
     Returns:
       Scalar.
@@ -353,7 +352,9 @@ def discrepancy_loss(
     """
     check_option("amplify", amplify, AMPLIFICATIONS)
     if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes} must be at least 2, the known classes.")
+        raise ValueError(
+            f"num_classes={num_classes} must be at least 2; it is the number of known classes."
+        )
     discrepancy = at_least_float32(discrepancy)
     known, unknown = _groups(labels, num_classes)
     if known.shape != discrepancy.shape:
@@ -395,7 +396,7 @@ def dcfs_loss(
     - unk: mean over heads and unknown examples of `unknown_kl` / K;
     - dis: `discrepancy_loss` of `head_discrepancy`.
 
-    Each mean is over the examples of its group in the batch; without any it is 0.
+    Each mean is over the examples of its group in the batch, and is 0 without any.
 
     Args:
       logits: [2, B, K], one row per head, or a pair of [B, K].
@@ -425,8 +426,8 @@ def dcfs_loss(
 
     References:
       arXiv 2409.17607, whose abstract says that evidence and the signed discrepancy are trained.
-      kl_weight and annealing are those of E2OAL, the flat target of unknowns that of prior networks
-      (Malinin and Gales, NeurIPS 2018); lambda_unk and lambda_dis are ours.
+      kl_weight and annealing are from E2OAL, and the flat target for unknowns is from prior
+      networks (Malinin and Gales, NeurIPS 2018); lambda_unk and lambda_dis are ours.
     """
     logits = _check_two_heads(logits)
     num_classes = logits.shape[-1]
@@ -472,7 +473,7 @@ def _evidence_ratio(alpha: jax.typing.ArrayLike, offset: float) -> jax.Array:
 
 
 def _classes(where: jax.typing.ArrayLike | None, values: jax.Array) -> jax.Array | None:
-    """Which classes there are, [..., K]; None for all."""
+    """Which classes exist, [..., K]; None for all."""
     return None if where is None else jnp.broadcast_to(jnp.asarray(where, bool), values.shape)
 
 

@@ -30,15 +30,15 @@ def rkd_loss(
 
         w_distance * structural_distance_loss(s, t) + w_angle * mean_ijk huber(a_ijk - a'_ijk)
 
-    with a_ijk the cosine of the angle at row i between rows j and k; 0, without gradient, where row
-    i is closer than 1e-12 to one of them. Needs memory for B^2 * D floats.
+    with a_ijk the cosine of the angle at row i between rows j and k; it is 0, without gradient, if
+    row i is closer than 1e-12 to one of them. Needs memory for B^2 * D floats.
 
     Args:
       student: float [B, D].
       teacher: float [B, D'], its width may differ; receives no gradient.
       w_distance: weight of the distance part. It is a sum over pairs divided by B, as in L2D's
         code; the original paper takes the mean over B^2.
-      w_angle: weight of the angle part. Both defaults are L2D's; CRD's benchmark has 25 and 50.
+      w_angle: weight of the angle part. Both defaults are L2D's; CRD's benchmark uses 25 and 50.
       where: bool [B], the rows that form the batch; None for all. Values of other rows are ignored.
 
     Returns:
@@ -77,7 +77,7 @@ def pkt_loss(
     eps: float = 1e-7,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """PKT: the cosine similarities of a batch, read as conditional probabilities.
+    """PKT: matches the cosine similarities of a batch, read as conditional probabilities.
 
         mean_ij Q_ij log((Q_ij + eps) / (P_ij + eps))
 
@@ -124,15 +124,15 @@ def _conditional_similarities(features: jax.Array, where: jax.Array, eps: float)
 def fitnet_loss(
     student_maps: jax.typing.ArrayLike, teacher_maps: jax.typing.ArrayLike
 ) -> jax.Array:
-    """FitNet's hint: the mean squared error of one intermediate map.
+    """FitNet's hint loss: the mean squared error of one intermediate map.
 
         mean_hwc (s - t)^2
 
-    A trained regressor has given the student's map the teacher's shape. As in CRD's benchmark,
-    whose weight is 100; the paper has half the squared norm in place of the mean.
+    A trained regressor maps the student's map to the teacher's shape. The form is that of CRD's
+    benchmark, whose weight is 100; the paper uses half the squared norm instead of the mean.
 
     Args:
-      student_maps: float [B, ...], regressed.
+      student_maps: float [B, ...], output of the regressor.
       teacher_maps: the same shape; receives no gradient.
 
     Returns:
@@ -155,7 +155,7 @@ def similarity_preserving_loss(
     *,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """SP: the inner products between the examples of a batch, each row scaled to length 1.
+    """SP: matches the inner products between the examples of a batch, with rows scaled to length 1.
 
         ||G_s - G_t||_F^2 / B^2,    G = rows of F F^T divided by their norms
 
@@ -244,7 +244,7 @@ def contrastive_loss(
     log_normalizer: jax.typing.ArrayLike,
     temperature: float = 0.07,
 ) -> jax.Array:
-    """CRD's noise-contrastive loss: which of M + 1 pairs are of the same image.
+    """CRD's noise-contrastive loss: decides which of M + 1 pairs are of the same image.
 
         -log h_0 - sum_{j=1..M} log(1 - h_j),    h = e / (e + M / N),    e = exp(s / T) / Z
 
@@ -254,7 +254,7 @@ def contrastive_loss(
     Args:
       similarities: float [B, M + 1], inner products of embeddings of length 1; column 0 belongs to
         the image itself, the others to images drawn uniformly from the set.
-      num_examples: N, images in the set.
+      num_examples: N, the number of images in the set.
       log_normalizer: log Z, a number or float [B, 1]; the authors take Z = N times the mean of
         exp(s / T) over the first batch and keep it.
       temperature: T > 0.
@@ -293,9 +293,9 @@ def review_kd_hcl_loss(
 
         sum_levels sum_k w_k mse(pool_k(s), pool_k(t)) / sum_k w_k
 
-    over the map itself with w = 1, then its average pools to k = 4, 2 and 1 cells per side, leaving
-    out each k that is not below the height of the map. Every weight is half the one before: 1/2,
-    1/4 and 1/8 where no k is left out.
+    over the map itself with w = 1 and its average pools to k = 4, 2 and 1 cells per side, leaving
+    out each k that is not below the height of the map. Each weight is half the previous one: 1/2,
+    1/4 and 1/8 if no k is left out.
 
     Args:
       student_maps: one float [B, H, W, C] per level.
@@ -344,7 +344,7 @@ def attention_transfer_loss(
 
         sum_levels mean_hw (a / ||a|| - a' / ||a'||)^2,    a_hw = mean_c f_hwc^2
 
-    Where the two maps of a level differ in size, both are average-pooled to the smaller one.
+    If the two maps of a level differ in size, both are average-pooled to the smaller size.
 
     Args:
       student_maps: one float [B, H, W, C] per level.
@@ -352,7 +352,7 @@ def attention_transfer_loss(
 
     Returns:
       Float [B], summed over levels, as in the authors' code, which weights it with 1000; equation 2
-      of the paper has the norm in place of the mean square.
+      of the paper uses the norm instead of the mean square.
 
     Raises:
       ValueError: if there are no levels, their numbers differ or a shape does not fit.

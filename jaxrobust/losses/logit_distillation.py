@@ -28,18 +28,18 @@ def dkd_loss(
         T^2 * (alpha * KL([q_y, 1 - q_y] || [p_y, 1 - p_y]) + beta * KL(q' || p'))
 
     with p and q the softmaxes of student and teacher logits over T, and p' and q' the same over the
-    wrong classes only. The two parts are one divergence, `soft_target_kl`, where alpha = 1 and beta
-    = 1 - q_y. The second part is 0 with two classes.
+    wrong classes only. With alpha = 1 and beta = 1 - q_y, the two parts add up to `soft_target_kl`.
+    The second part is 0 with two classes.
 
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      labels: int [...], in 0..C-1; what any other gives is unspecified.
+      labels: int [...], in 0..C-1; the result for any other value is unspecified.
       alpha: weight of the target-class part.
       beta: weight of the non-target-class part; the paper sets it per pair of networks (CIFAR-100:
         2, 6 or 8).
-      temperature: T > 0 (the paper uses 4 on CIFAR-100, 1 on ImageNet); T^2 is inside the loss. The
-        warm-up factor `min(epoch / 20, 1)` is not.
+      temperature: T > 0 (the paper uses 4 on CIFAR-100, 1 on ImageNet); T^2 is part of the loss;
+        the warm-up factor `min(epoch / 20, 1)` is not.
 
     Returns:
       Float [...], in nats times T^2.
@@ -79,22 +79,22 @@ def rld_loss(
     temperature: float = 4.0,
     confidence_temperature: float = 1.0,
 ) -> jax.Array:
-    """Refined logit distillation: the teacher's confidence, and its order below the label.
+    """Refined logit distillation: the teacher's confidence, and its classes ranked below the label.
 
         alpha * T_c^2 * KL([q_max, 1 - q_max] || [p_y, 1 - p_y]) + beta * T^2 * KL(q' || p')
 
     with p and q the softmaxes of student and teacher logits over T_c, q_max the largest entry of q,
     and p' and q' the softmaxes over T of the classes whose teacher logit is below that of the
     label. A wrong teacher thus passes on its confidence, but not the classes it prefers to the
-    label. The second part is 0 where fewer than two classes are below the label.
+    label. The second part is 0 if fewer than two classes are below the label.
 
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      labels: int [...], in 0..C-1; what any other gives is unspecified.
+      labels: int [...], in 0..C-1; the result for any other value is unspecified.
       alpha: weight of the confidence part.
       beta: weight of the part of the classes below the label.
-      temperature: T > 0, of that part; T^2 is inside the loss. The warm-up factor
+      temperature: T > 0, of that part; T^2 is part of the loss. The warm-up factor
         `min(epoch / 20, 1)` of the authors' code is not.
       confidence_temperature: T_c > 0. All four defaults are those of the authors' code.
 
@@ -132,8 +132,8 @@ def standardize_logits(logits: jax.typing.ArrayLike, *, eps: float = 1e-7) -> ja
         (z_k - mean_k z) / (std_k z + eps)
 
     with C - 1 in the denominator of the variance. Equal logits give 0, without gradient. A
-    distillation loss of both networks' standardised logits does not compare their scale; on
-    CIFAR-100 the authors use KD with temperature 2 and weight 9 beside 0.1 times cross-entropy.
+    distillation loss on both networks' standardised logits does not compare their scale; on
+    CIFAR-100 the authors use KD with temperature 2 and weight 9, plus 0.1 times cross-entropy.
 
     Args:
       logits: float [..., C], C >= 2.
@@ -176,13 +176,13 @@ def dist_loss(
       student_logits: float [B, C].
       teacher_logits: float [B, C]; receives no gradient.
       beta: weight of the correlation over classes; 2 in the authors' configurations.
-      gamma: weight of the correlation over the batch; the authors: 2.
-      temperature: T > 0; T^2 is inside the loss. The authors' configurations have 4 on CIFAR-100
-        and 1 on ImageNet.
+      gamma: weight of the correlation over the batch; 2 in the authors' configurations.
+      temperature: T > 0; T^2 is part of the loss. The authors' configurations use the values 4 on
+        CIFAR-100 and 1 on ImageNet.
       where: bool [B], the examples that form the batch, at least one; None for all.
 
     Returns:
-      Float scalar, a quantity of the batch.
+      Float scalar for the batch.
 
     Raises:
       ValueError: if a shape does not fit or the temperature is not positive.
@@ -220,12 +220,12 @@ def transformed_teacher_loss(
     power: float = 0.2,
     weighted: bool = True,
 ) -> jax.Array:
-    """(W)TTM: the temperature is the teacher's alone, and smooth examples weigh more.
+    """(W)TTM: only the teacher has a temperature, and smooth examples are weighted more.
 
         U KL(q || softmax(s)),    U = sum_k p_k^power,    q_k = p_k^power / U,    p = softmax(t)
 
-    q is the teacher's softmax at the temperature 1 / power; the student has none. U is 1 for a sure
-    teacher and C^(1 - power) for a uniform one.
+    q is the teacher's softmax at temperature 1 / power; the student has no temperature. U is 1 for
+    a fully confident teacher and C^(1 - power) for a uniform one.
 
     Args:
       student_logits: float [..., C].

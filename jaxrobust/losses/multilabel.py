@@ -35,8 +35,8 @@ def multilabel_bce_loss(
       eps: the least probability, in (0, 1).
 
     Returns:
-      Float [...], the sum over classes, in nats. The authors' code also sums it over the batch,
-      equation 1 of the paper averages.
+      Float [...], the sum over classes, in nats. The authors' code also sums over the batch,
+      whereas equation 1 of the paper averages.
 
     Raises:
       ValueError: if the shapes differ or eps is not in (0, 1).
@@ -58,7 +58,7 @@ def multilabel_logits_distillation_loss(
     *,
     eps: float | None = 1e-8,
 ) -> jax.Array:
-    """MLD: every class is one binary problem in which the student follows the teacher.
+    """MLD: the student matches the teacher on every class as a separate binary problem.
 
         sum_k KL(Bernoulli(sigmoid(t_k)) || Bernoulli(sigmoid(s_k)))
 
@@ -68,7 +68,7 @@ def multilabel_logits_distillation_loss(
     Args:
       student_logits: float [..., C].
       teacher_logits: float [..., C]; receives no gradient.
-      eps: the clamp, in (0, 0.5), or None for none.
+      eps: the clamp, in (0, 0.5), or None for no clamp.
 
     Returns:
       Float [...], the sum over classes, in nats.
@@ -89,7 +89,7 @@ def pairwise_euclidean_distance(
 
         d_ij = sqrt(max(||e_i - e_j||^2, eps)),    d_ii = 0
 
-    Off the diagonal no distance is below sqrt(eps), and one that is clamped has no gradient.
+    Off the diagonal no distance is below sqrt(eps), and a clamped distance has no gradient.
 
     Args:
       embeddings: float [..., G, D].
@@ -196,7 +196,7 @@ def class_aware_embedding_distillation_loss(
     normalize: bool = True,
     group_mean: bool = True,
 ) -> jax.Array:
-    """CD: for each class, the structure of its embeddings over the images that have the class.
+    """CD: matches, for each class, the structure of its embeddings over the images of the class.
 
         sum_c structural_distance_loss({s_ic : y_ic = 1}, {t_ic : y_ic = 1})
 
@@ -233,7 +233,7 @@ def instance_aware_embedding_distillation_loss(
     normalize: bool = True,
     group_mean: bool = True,
 ) -> jax.Array:
-    """ID: for each image, the structure of the embeddings of the classes it contains.
+    """ID: matches, for each image, the structure of the embeddings of its classes.
 
         sum_i structural_distance_loss({s_ic : y_ic = 1}, {t_ic : y_ic = 1})
 
@@ -279,8 +279,8 @@ def label_embedding_distillation_loss(
       student: float [B, C, D], one embedding per image and class.
       teacher: float [B, C, D'], its width may differ; receives no gradient.
       targets: {0, 1} [B, C] of any dtype.
-      lambda_cd: weight of `class_aware_embedding_distillation_loss`; paper and code have 100.
-      lambda_id: weight of `instance_aware_embedding_distillation_loss`; paper and code have 1000.
+      lambda_cd: weight of `class_aware_embedding_distillation_loss`; 100 in paper and code.
+      lambda_id: weight of `instance_aware_embedding_distillation_loss`; 1000 in paper and code.
       normalize: see `structural_distance_loss`.
       group_mean: see `structural_distance_loss`.
 
@@ -308,7 +308,7 @@ def partial_softmax_distillation_loss(
 
         sum_{k: y_k = 1} KL(softmax(t over A_k) || softmax(s over A_k)),    A_k = {k} + negatives
 
-    An example without positives, or without negatives, gives 0. A constant added to all logits of
+    An example without positives, or without negatives, gives 0. Adding a constant to all logits of
     an example changes nothing.
 
     Args:
@@ -355,8 +355,9 @@ def asymmetric_loss(
                 + (1 - y_k) (1 - n_k)^gamma_neg log max(n_k, eps)],
         p = sigmoid(x),    n = min(1 - p + margin, 1)
 
-    A negative with probability below the margin costs nothing. The focusing weights have a gradient
-    too. With both gammas and the margin 0 it is `multilabel_bce_loss`. Not part of L2D.
+    A negative with probability below the margin has no loss. The gradient includes the focusing
+    weights. With both gammas and the margin at 0, the loss is `multilabel_bce_loss`. It is not part
+    of L2D.
 
     Args:
       logits: float [..., C].

@@ -53,12 +53,12 @@ def negative_learning_loss(
       logits: floats `[B, C]`, C >= 2.
       complementary: classes that the images do not have: integers `[B]`, one per image (a value
         outside `0..C-1` gives loss 0), or a {0, 1} mask `[B, C]` of any dtype (an empty row gives
-        loss 0). They are distinguished by their rank.
-      prob_floor: lower bound of `1 - p_k` in `[0, 1)`. The paper's Eq. 1 has none (`0`); the
+        loss 0). The two are distinguished by their rank.
+      prob_floor: lower bound of `1 - p_k`, in `[0, 1)`. The paper's Eq. 1 has none (`0`); the
         default is that of both papers' code.
 
     Returns:
-      Floats `[B]`, at least float32. Example weights and the batch mean are the caller's.
+      Floats `[B]`, at least float32. The caller applies example weights and the batch mean.
 
     Raises:
       ValueError: if the shapes do not fit, if class labels are not integers, if there are fewer
@@ -88,13 +88,13 @@ def negative_learning_loss(
 
 
 def sample_complementary_labels(key: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """Draws one wrong class per image, uniform over the `num_classes - 1` classes but its label.
+    """Draws one wrong class per image, uniformly from the `num_classes - 1` other classes.
 
     `(labels + offset) mod num_classes` with `offset ~ Uniform{1, ..., num_classes - 1}`.
 
     Args:
-      key: random key. Draw with a new one at every visit of an image.
-      labels: integers `[B]` in `0..num_classes-1`; any other is taken modulo `num_classes`.
+      key: random key. Use a new one at every visit of an image.
+      labels: integers `[B]` in `0..num_classes-1`; any other value is taken modulo `num_classes`.
       num_classes: number of classes, at least 2.
 
     Returns:
@@ -117,8 +117,8 @@ def random_label_targets(
 ) -> jax.Array:
     """Draws the complementary labels of random label negative learning.
 
-    A wrong class where the label is known (`sample_complementary_labels`), any class, uniformly,
-    where it is not.
+    If the label is known, a wrong class is drawn (`sample_complementary_labels`); if not, any
+    class, uniformly.
 
     Args:
       key: random key. The method draws again for every image at every visit.
@@ -151,17 +151,17 @@ def complementary_label_mask(
     key: jax.Array | None = None,
     num_complementary: int = 1,
 ) -> jax.Array:
-    """Mask of the complementary classes that negative learning takes for each image.
+    """Mask of the complementary classes that negative learning uses for each image.
 
     Args:
-      labels: integers `[B]` in `0..C-1`, the given (possibly wrong) labels; any other excludes no
-        class. Or soft ones, floats `[B, C]` whose rows sum to 1: a class then counts with the
-        probability that it is not the label, and `"random"` draws the label first.
+      labels: integers `[B]` in `0..C-1`, the given (possibly wrong) labels; any other value
+        excludes no class. Or soft labels, floats `[B, C]` whose rows sum to 1: a class then counts
+        with the probability that it is not the label, and `"random"` draws the label first.
       nl_logits: floats `[B, C]`, C >= 2, the negative head's logits. They give no gradient.
       mode: `"all_but_label_and_top"`, the authors' code: every class except the label and the
         head's current top class (first index on ties), hence C - 2 classes, or C - 1 when the
         two agree. `"all_but_label"`: the C - 1 other classes. `"random"`: `num_complementary`
-        distinct classes drawn uniformly from those C - 1; one of them is NLNL's choice.
+        distinct classes drawn uniformly from those C - 1; NLNL draws one.
       key: random key, required by `"random"` and unused otherwise.
       num_complementary: number of classes that `"random"` draws, in `1..C-1`.
 
@@ -174,7 +174,7 @@ def complementary_label_mask(
 
     References:
       Zong et al., "Noise-Robust Bidirectional Learning with Dynamic Sample Reweighting", 2022.
-      The paper only says "complementary labels"; the default mode is that of its code.
+      The paper says only "complementary labels"; the default mode is that of its code.
     """
     check_option("mode", mode, MASK_MODES)
     nl_logits = check_logits(nl_logits)

@@ -379,7 +379,7 @@ class TestAlignGradients:
 
     def test_errors(self):
         tree = {"backbone": np.ones(2), "head": np.ones(2)}
-        with pytest.raises(ValueError, match="one structure"):
+        with pytest.raises(ValueError, match="the same structure"):
             align_gradients(tree, {"backbone": np.ones(2)})
         with pytest.raises(
             ValueError, match=r"scope 'bakbone': did you mean 'backbone'.*backbone, head"
@@ -401,7 +401,7 @@ class TestGradientCosine:
         np.testing.assert_array_equal(grad, 0.0)
 
     def test_error(self):
-        with pytest.raises(ValueError, match="one structure"):
+        with pytest.raises(ValueError, match="the same structure"):
             gradient_cosine([np.ones(2)], [])
 
     @by_dtype
@@ -494,7 +494,7 @@ class TestGradientConflictReport:
 
     def test_errors(self):
         tree = {"backbone": np.ones(2), "primary": np.ones(2)}
-        with pytest.raises(ValueError, match="one structure"):
+        with pytest.raises(ValueError, match="the same structure"):
             gradient_conflict_report(tree, {"backbone": np.ones(2)}, {})
         with pytest.raises(ValueError, match=r"partition 'head': did you mean"):
             gradient_conflict_report(tree, tree, {"head": ("head",)})
