@@ -1,7 +1,7 @@
 """Learning when the supervision cannot be trusted, in JAX/Flax.
 
-The public names are imported on first use (PEP 562), so that importing the package, or only its
-losses, starts no backend and takes little time.
+The public names are imported on first use (PEP 562), so importing the package, or only its losses,
+starts no backend and takes little time.
 """
 
 import importlib

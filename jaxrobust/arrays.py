@@ -1,4 +1,4 @@
-"""Casts, masked means and checks of arrays that losses, selection and methods share; JAX alone."""
+"""Casts, masked means and checks of arrays for losses, selection and methods; imports only JAX."""
 
 from typing import Any
 

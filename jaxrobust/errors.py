@@ -29,7 +29,7 @@ _LEAST = {
 
 
 class UserError(ValueError):
-    """Input, config or environment is wrong; the message names the remedy."""
+    """An error in the input, config or environment; the message names the remedy."""
 
 
 class DataError(UserError):
@@ -46,10 +46,10 @@ def no_room(path: str | os.PathLike, reason: str | None) -> str:
 
 @functools.cache  # a command asks, and so does what it calls
 def check_limits() -> None:
-    """Refuses a process that may have too little for JAX to start in.
+    """Refuses a process whose limits are too low for JAX to start.
 
     Raises:
-      UserError: names the limit and how to raise it.
+      UserError: naming the limit and how to raise it.
     """
     try:
         import resource
@@ -65,7 +65,7 @@ def check_limits() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, NumPy or JAX could not have the memory that it asked for."""
+    """Whether Python, NumPy or JAX could not allocate memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     )
@@ -73,7 +73,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def no_memory(error: BaseException) -> str:
     """Message for an error of `is_out_of_memory`."""
-    reason = (str(error).splitlines() or ["no more could be had"])[0][:200]
+    reason = (str(error).splitlines() or ["the allocation failed"])[0][:200]
     return (
         f"There is not enough memory ({reason}); choose smaller batches or images, fewer examples, "
         "or a larger machine."
@@ -81,9 +81,9 @@ def no_memory(error: BaseException) -> str:
 
 
 def explained(error: BaseException, path: str | os.PathLike) -> str | None:
-    """What a command says in place of a traceback; None for what the user cannot mend.
+    """The message of a command instead of a traceback; None for what the user cannot fix.
 
-    `path` stands for a file whose name the error does not tell.
+    `path` names a file if the error does not.
     """
     if isinstance(error, UserError):
         return str(error)
@@ -110,7 +110,7 @@ def as_option(name: str, value: str) -> str:
 
 @contextlib.contextmanager
 def for_python(spell: Callable[[str, str], str] = _in_mapping) -> Iterator[None]:
-    """A decorator of public functions: a `UserError` names arguments in place of flags.
+    """A decorator of public functions: a `UserError` names arguments instead of flags.
 
     `spell` is as in `flags_as_arguments`.
     """
@@ -145,7 +145,7 @@ def warn(message: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, NumPy's scalars as Python's."""
+    """A value for a message, with NumPy scalars shown as Python's."""
     return repr(value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value)
 
 
@@ -163,7 +163,7 @@ def check_option(name: str, value: str, valid: Collection[str]) -> None:
 
 
 def check_count(name: str, value: Any, of: str = "") -> None:
-    """Refuses what is no whole number of at least 1, `of` what it counts."""
+    """Refuses anything but a whole number of at least 1; `of` says what it counts."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or value < 1:
         raise UserError(f"{name}={shown(value)} must be a whole number{of}, at least 1.")

@@ -1,6 +1,6 @@
 """Runs a recipe: `python -m jaxrobust.main --config=configs/dcfs.py:digits --workdir=runs/digits`.
 
-From any other folder `--config=dcfs:digits` names the recipe that is installed with jaxrobust.
+In any other folder, `--config=dcfs:digits` names the recipe that is installed with jaxrobust.
 
 Exit codes: 0 done; 2 an error that the user can fix, in one sentence; 75 stopped by SIGTERM and 130
 by Ctrl-C, both after saving: the same command resumes the run.
@@ -30,11 +30,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run writes.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of the processes that SLURM, Kubernetes, MPI or a TPU pod started."
+    "distributed",
+    False,
+    "Whether SLURM, Kubernetes, MPI or a TPU pod started this as one of several processes.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of the processes.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 _SEVERAL = ("distributed", "coordinator", "num_processes", "process_id")
 
@@ -44,9 +46,9 @@ EXIT_CTRL_C = 130
 
 
 class _Lines(logging.Handler):
-    """Log lines on standard error that do not tear a progress bar.
+    """Log lines on standard error that do not break a progress bar.
 
-    Those of other threads, which run a seed each, begin with the thread's name.
+    Lines from other threads, which run one seed each, begin with the thread's name.
     """
 
     def emit(self, record):
@@ -88,7 +90,7 @@ def _given_config(argv: list[str]) -> str:
 
 
 def _unknown_override(argv: list[str]) -> str | None:
-    """What to say of the first `--config.FIELD` that the recipe does not have."""
+    """The message for the first `--config.FIELD` that the recipe does not have."""
     path = _given_config(argv).partition(":")[0]
     try:
         fields = _config_fields(recipes.read(_given_config(argv)))
@@ -105,7 +107,7 @@ def _unknown_override(argv: list[str]) -> str | None:
 
 
 def _with_recipe_located(argv: list[str]) -> list[str]:
-    """The arguments with `--config` and its value in one word, the file where `locate` has it.
+    """The arguments with `--config` and its value as one word, with the file that `locate` finds.
 
     A first argument that is not a flag is the recipe: `jaxrobust run dcfs:digits --workdir=DIR`.
     """
@@ -124,7 +126,7 @@ def _with_recipe_located(argv: list[str]) -> list[str]:
 
 
 def _sentence(error: BaseException) -> str:
-    """What a recipe said, if one refused its variant: the flag parsers wrap it in a traceback."""
+    """A recipe's message, if it refused its variant: the flag parsers wrap it in a traceback."""
     said, cause = error, error
     while cause is not None:
         said = cause if isinstance(cause, UserError) else said
@@ -169,7 +171,7 @@ def _help() -> str:
     names = ("config", "workdir", *_SEVERAL)
     lines += [f"  --{name}: {flags.FLAGS[name].help}" for name in names]
     if _CONFIG.value is None:
-        return "\n".join([*lines, "", "With --config= the fields of that recipe are listed too."])
+        return "\n".join([*lines, "", "With --config=, the fields of that recipe are listed too."])
     fields = {name: _CONFIG.value for name in _config_fields(_CONFIG.value)}
     lines += ["", "fields:"]
     for name, value in fields.items():
@@ -197,7 +199,7 @@ def _join_processes() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """The command. Of several processes, one that fails does not wait for the others."""
+    """The command. A process that fails does not wait for the other processes."""
     del argv
     _setup_logging()
     try:

@@ -13,7 +13,7 @@ def topk_accuracy(
     """Whether the label is among the k highest logits. Can be jitted with static `k`.
 
     Args:
-      logits: [B, C], or probabilities. Of equal ones the lower class ranks higher.
+      logits: [B, C], or probabilities. Of equal values, the lower class ranks higher.
       labels: int [B]. A label outside 0..C-1, or whose own logit is NaN, is never hit.
       k: number of classes, 1 <= k <= C.
 
@@ -56,7 +56,7 @@ def expected_calibration_error(
     Args:
       probs: [n, C], predicted probabilities; bins are assigned in float64.
       labels: int [n].
-      num_bins: number of bins; the default is read off DPC's Figure 2a.
+      num_bins: number of bins; the default is that of DPC's Figure 2a.
 
     Returns:
       A number in [0, 1]; 0 for no examples.
@@ -138,7 +138,7 @@ def query_precision(is_known_selected: np.typing.ArrayLike) -> float:
 
     References:
       Zong et al., "Bidirectional Uncertainty-Based Active Learning for Open-Set Annotation",
-      ECCV 2024 (BUAL), whose recognition rate it is, of one query.
+      ECCV 2024 (BUAL), where it is the recognition rate of one query.
     """
     is_known = np.asarray(is_known_selected, bool)
     return float(_ratio(is_known.sum(), is_known.size))
@@ -181,9 +181,7 @@ def detection_scores(
     """
     predicted, truth = np.asarray(predicted, bool), np.asarray(truth, bool)
     if predicted.shape != truth.shape:
-        raise ValueError(
-            f"predicted {predicted.shape} and truth {truth.shape} must have one shape, [n]."
-        )
+        raise ValueError(f"predicted {predicted.shape} and truth {truth.shape} must both be [n].")
     hits = (predicted & truth).sum()
     return (
         float(_ratio(hits, predicted.sum())),
@@ -291,7 +289,7 @@ def mean_average_precision(scores: np.typing.ArrayLike, targets: np.typing.Array
 def oracle_topk_predictions(
     scores: np.typing.ArrayLike, targets: np.typing.ArrayLike
 ) -> np.ndarray:
-    """Predicts for each example its true number of labels, those with the highest scores.
+    """Predicts, for each example, as many labels as it truly has: those with the highest scores.
 
     A label is predicted if its score is above the (k + 1)-th largest of the row, where k is the
     true number of labels; a tie there gives fewer than k. The true number is not available in
@@ -359,7 +357,7 @@ def multilabel_f1(
 
 
 def class_correlation(probs: np.typing.ArrayLike) -> np.ndarray:
-    """Pearson correlation between the predicted probabilities of every two classes.
+    """Pearson correlation between the predicted probabilities of each pair of classes.
 
     L2D compares the student's matrix with the teacher's, as a measure of how far the student has
     learned the teacher's relations between classes.
@@ -390,9 +388,9 @@ def class_correlation(probs: np.typing.ArrayLike) -> np.ndarray:
 def neighbor_precision(
     features: np.typing.ArrayLike, targets: np.typing.ArrayLike, k: int = 5
 ) -> float:
-    """Fraction of the k nearest other images that share a label with the image, mean over images.
+    """Mean fraction of an image's k nearest neighbours that share a label with it.
 
-    Distances are Euclidean; ties go to the lower index. L2D shows such neighbours, by pooled
+    Distances are Euclidean; ties go to the lower index. L2D shows such neighbours, found by pooled
     features, as pictures.
 
     Args:

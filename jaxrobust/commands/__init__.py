@@ -1,1 +1,1 @@
-"""One file per command of `jaxrobust`, and the parser that they share."""
+"""One file per command of `jaxrobust`, and the shared argument parser."""

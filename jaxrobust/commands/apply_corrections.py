@@ -1,4 +1,4 @@
-"""`jaxrobust apply-corrections`: a table of labels, corrected by review. JAX is not imported."""
+"""`jaxrobust apply-corrections`: a table of labels, corrected by a review. JAX is not imported."""
 
 import pathlib
 
@@ -16,8 +16,10 @@ def main(argv: list[str] | None = None) -> int:
     """`jaxrobust apply-corrections`; returns the exit code."""
     parser = Parser(
         "apply-corrections",
-        description="Writes a table with the columns file and label of all labels, corrected by "
-        "corrections.csv. No image is read, moved or changed.",
+        description=(
+            "Writes a table of all labels, with the columns file and label, corrected by "
+            "corrections.csv. No image is read, moved or changed."
+        ),
     )
     parser.add_argument(
         "labels",
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         type=pathlib.Path,
         nargs="+",
         metavar="CORRECTIONS",
-        help="tables as saved by label_review.html; of several answers the last one counts",
+        help="tables as saved by label_review.html; the last answer about a label counts",
     )
     parser.add_argument(
         "--out", type=new_file, default=pathlib.Path("labels.csv"), help="table to write"
@@ -70,8 +72,8 @@ def _of_folder(root: pathlib.Path) -> tuple[list[str], list[str]]:
     entries = [(file, name) for name, file, _ in entries if name != UNLABELED]
     if not entries:
         raise UserError(
-            f"{root} holds no folders of images, one for each class; name such a folder, or a "
-            ".csv file with the columns file and label."
+            f"{root} holds no class folders of images; name such a folder, or a .csv file with "
+            "the columns file and label."
         )
     files, names = map(list, zip(*entries, strict=True))
     return files, names
@@ -92,5 +94,5 @@ def _of_table(path: pathlib.Path) -> tuple[list[str], list[str]]:
         names.append(name)
     tables.refuse_if_any(path, problems)
     if not rows:
-        raise UserError(f"{path} has no row below its first line; name the table of all labels.")
+        raise UserError(f"{path} has no rows below its header; name the table of all labels.")
     return files, names

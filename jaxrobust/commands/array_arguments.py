@@ -1,4 +1,4 @@
-"""What the commands on files of arrays share: their arguments and the reading of files."""
+"""Shared by the commands on files of arrays: arguments, and reading the files."""
 
 import argparse
 import pathlib
@@ -11,15 +11,17 @@ from jaxrobust.data.array_files import names_in, open_arrays
 from jaxrobust.data.names import escaped
 from jaxrobust.errors import UserError
 
-FEATURES_HELP = ".npz or .npy file [N, D] or [N, V, D], such as of jaxrobust embed"
+FEATURES_HELP = ".npz or .npy file [N, D] or [N, V, D], for example from jaxrobust embed"
 
 
 def add_training(parser: argparse.ArgumentParser, methods: str) -> None:
     parser.add_argument("--method", help=f"method {methods}")
-    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the training")
     parser.add_argument("--config", help="recipe instead of the method's own, such as dpc:features")
     parser.add_argument(
-        "--workdir", type=pathlib.Path, help="folder that keeps the run, to continue it"
+        "--workdir",
+        type=pathlib.Path,
+        help="folder that keeps the run, so that it can be continued",
     )
 
 
@@ -35,7 +37,7 @@ def features(path: pathlib.Path) -> np.ndarray:
     if "features" not in arrays:
         raise UserError(
             f"{path} holds no array 'features' or 'pred_probs', only {_listed(arrays)}; name a "
-            "file of one by --features= or --pred-probs=."
+            "file that does by --features= or --pred-probs=."
         )
     return arrays["features"]
 
@@ -51,7 +53,7 @@ def holds(path: pathlib.Path, name: str) -> bool:
 def named(arrays: dict[str, np.ndarray], path: pathlib.Path, name: str) -> np.ndarray:
     if name not in arrays:
         raise UserError(
-            f"{path} holds no array {name!r}, only {_listed(arrays)}; save it by that name."
+            f"{path} holds no array {name!r}, only {_listed(arrays)}; save it under that name."
         )
     return arrays[name]
 

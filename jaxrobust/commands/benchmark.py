@@ -4,9 +4,9 @@ Runs the first epochs (or rounds) of each recipe as `jaxrobust.main` does, and t
 program of the run, without its first call. The host waits for the device after every call. With
 `--random` images are random, in the recipe's shape, and no data set is needed.
 
-A call is a step on CPU and a part of an epoch on an accelerator, where percentiles are thus over
-parts of up to two seconds, weighted by their steps. A normal run does not wait after every call, so
-its device is idle at most as long as measured here.
+A call is a step on a CPU and a part of an epoch on an accelerator, where percentiles are therefore
+over parts of up to two seconds, weighted by their steps. A normal run does not wait after every
+call, so its device is idle for at most as long as measured here.
 """
 
 import ast
@@ -178,7 +178,7 @@ def random_dataset(recipe: Recipe, folder: pathlib.Path | None = None) -> Datase
 
     Args:
       recipe: whose data set is imitated.
-      folder: for one file, in place of all that a recipe streams; None where it streams none.
+      folder: for one file, instead of all files that a recipe streams; None if it streams none.
 
     Raises:
       UserError: if the data set is not in `SETS`.
@@ -221,7 +221,7 @@ def random_dataset(recipe: Recipe, folder: pathlib.Path | None = None) -> Datase
 
 
 def measured_peak(dtype) -> float:
-    """FLOP/s of a large matrix product in `dtype` on one device, best of ten."""
+    """FLOP/s of a large matrix product in `dtype` on one device, the best of ten."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
@@ -240,10 +240,10 @@ def measure(
     *,
     device_loop: bool | None = None,
 ) -> dict:
-    """Runs a recipe and reports on its programs.
+    """Runs a recipe and reports the timings of its programs.
 
     Args:
-      recipe: to be run.
+      recipe: recipe to run.
       dataset: the data; None for the recipe's data set.
       device_loop: as in `Programs`.
 
@@ -335,7 +335,7 @@ def _in_words(report: dict) -> str:
 
 
 def _planned(path: str, changes: list[str], recipe: Recipe, targets: list[str]) -> list[dict]:
-    """Reports of a recipe's programs as compiled for each target, printed as they are made."""
+    """Reports on a recipe's programs as compiled for each target, printed as they are made."""
     from jaxrobust.commands import compile_for
 
     reports = []
@@ -365,7 +365,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--random",
         action="store_true",
-        help="random images in the recipe's shape, on the devices, instead of its data set",
+        help="random images of the recipe's shape on the devices, instead of its data set",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field"
@@ -373,14 +373,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--single_steps",
         action="store_true",
-        help="call every step separately, as on CPU, instead of a loop on the accelerator",
+        help="call every step separately, as on a CPU, instead of looping on the accelerator",
     )
     parser.add_argument(
         "--compile_for",
         metavar="TARGETS",
-        help="compile every program for devices that need not be there, such as v5e:2x2, several "
-        "separated by commas, and say what fits and what a step takes at least; no data set is "
-        "needed, and nothing is timed",
+        help=(
+            "compile every program for devices that this machine does not need to have, such as "
+            "v5e:2x2 (several separated by commas), and report what fits and a lower bound on "
+            "the time of a step; no data set is needed, and nothing is timed"
+        ),
     )
     parser.add_argument("--out", type=new_file, help="write the reports as JSON")
     arguments = parser.parse_args(argv)

@@ -15,33 +15,37 @@ _HERE = "jaxrobust.commands"
 COMMANDS = Registry(
     {
         "run": Entry("jaxrobust.main:command", "run a recipe, or continue a run"),
-        "embed": Entry(f"{_HERE}.embed:main", "features of images by a pretrained network"),
+        "embed": Entry(
+            f"{_HERE}.embed:main", "compute features of images with a pretrained network"
+        ),
         "find-label-issues": Entry(
-            f"{_HERE}.find_label_issues:main", "wrong labels, from files of arrays"
+            f"{_HERE}.find_label_issues:main", "find wrong labels, from files of arrays"
         ),
         "consensus": Entry(
-            f"{_HERE}.consensus:main", "labels from the votes of several people, from files"
+            f"{_HERE}.consensus:main", "combine the votes of several people into labels, from files"
         ),
-        "query": Entry(f"{_HERE}.query:main", "what to annotate next, from files of arrays"),
+        "query": Entry(f"{_HERE}.query:main", "choose what to annotate next, from files of arrays"),
         "review": Entry(
             "jaxrobust.commands.review:main", "review labels or annotate images in the browser"
         ),
         "apply-corrections": Entry(
-            f"{_HERE}.apply_corrections:main", "a table of labels, corrected by review"
+            f"{_HERE}.apply_corrections:main", "write a table of labels, corrected by a review"
         ),
         "import": Entry(
-            f"{_HERE}.import_answers:main", "answers of Label Studio or CVAT, to a run"
+            f"{_HERE}.import_answers:main", "import answers from Label Studio or CVAT into a run"
         ),
-        "predict": Entry(f"{_HERE}.predict:main", "classes of new images, by a trained classifier"),
+        "predict": Entry(
+            f"{_HERE}.predict:main", "predict the classes of new images with a trained classifier"
+        ),
         "export": Entry(
             f"{_HERE}.export:main",
-            "a trained network as an ONNX file; a run's images for Label Studio or CVAT",
+            "export a trained network as an ONNX file, or a run's images for Label Studio or CVAT",
         ),
-        "convert": Entry(f"{_HERE}.convert:main", "published PyTorch weights for a recipe"),
-        "report": Entry(f"{_HERE}.report:main", "a page about a run, or about several"),
-        "compare": Entry(f"{_HERE}.compare:main", "a figure and a table of several runs"),
+        "convert": Entry(f"{_HERE}.convert:main", "convert published PyTorch weights for a recipe"),
+        "report": Entry(f"{_HERE}.report:main", "write a page about one or several runs"),
+        "compare": Entry(f"{_HERE}.compare:main", "compare several runs in a figure and a table"),
         "benchmark": Entry(f"{_HERE}.benchmark:main", "time the compiled programs of recipes"),
-        "list": Entry(f"{_HERE}.listing:main", "recipes, methods, data sets and networks"),
+        "list": Entry(f"{_HERE}.listing:main", "list recipes, methods, data sets and networks"),
     }
 )
 """Command -> function of the further arguments that returns the exit code."""

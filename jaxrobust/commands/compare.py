@@ -15,8 +15,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--by",
         default="",
-        help="config field whose values define the groups; default: the method, or else what "
-        "differs",
+        help=(
+            "config field whose values define the groups; default: the method, or whatever else "
+            "differs"
+        ),
     )
     parser.add_argument("--x", help="horizontal axis: rounds (default) or annotated; epochs")
     arguments = parser.parse_args(argv)

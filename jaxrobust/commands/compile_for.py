@@ -1,7 +1,7 @@
-"""`jaxrobust benchmark --compile_for=v5e:2x2`: a recipe's programs for devices that are not there.
+"""`jaxrobust benchmark --compile_for=v5e:2x2`: compiles a recipe's programs for absent devices.
 
 XLA's compilers for TPUs (`libtpu`) and NVIDIA's GPUs run on any machine. The recipe runs through
-its real task with shapes in place of data: every program is compiled as a run on the target would
+its real task with shapes instead of data: every program is compiled as a run on the target would
 compile it, and returns made-up numbers of the shapes that tracing gives. Nothing is executed.
 """
 
@@ -34,7 +34,7 @@ from jaxrobust.recipes.parse import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a device can do at most, by its vendor."""
+    """Peak rates of a device according to its vendor."""
 
     flops: float  # of matrix products in bfloat16, in FLOP/s
     memory_bytes: float  # of a device
@@ -81,8 +81,8 @@ device_description_str: "{name}"
 def make_target(target: str) -> tuple[Chip, Placement]:
     """The chip that `CHIP:TOPOLOGY` names, and a placement over the devices of the topology.
 
-    Of TPUs the topology is as Google names it (`v5e:2x4`, `v4:2x2x1`), of GPUs it is their number
-    (`h100:8`).
+    The topology of TPUs is written as Google does (`v5e:2x4`, `v4:2x2x1`); that of GPUs is their
+    number (`h100:8`).
     """
     name, _, shape = target.partition(":")
     if name not in CHIPS:
@@ -259,14 +259,13 @@ class PlannedPrograms(Programs):
 def compile_recipe(
     recipe: Recipe, dataset: Dataset | FileDataset, target: str
 ) -> list[dict[str, Any]]:
-    """Compiles every program of a recipe, shortened so that all stages are reached soon.
+    """Compiles every program of a recipe, shortened so that all stages are reached quickly.
 
     A row for each program is JSON-able: `program, target, devices, compile_seconds,
     images_per_step, flops_per_step, bytes_per_step, memory_bytes, temporary_bytes,
-    memory_limit_bytes, fits, roofline_ms, images_per_second, collectives`. Images are of all
-    devices together, the rest is of one device. `roofline_ms` is a lower bound of a step: the
-    larger of arithmetic and memory traffic at the chip's peak rates, and the collectives over its
-    links.
+    memory_limit_bytes, fits, roofline_ms, images_per_second, collectives`. Images are counted over
+    all devices, everything else per device. `roofline_ms` is a lower bound of a step: the larger of
+    arithmetic and memory traffic at the chip's peak rates, plus the collectives over its links.
     """
     chip, placement = make_target(target)
     programs = PlannedPrograms(placement)
@@ -294,11 +293,11 @@ def compile_recipe(
 
 
 def table(rows: list[dict[str, Any]], num_images: int, num_epochs: int) -> str:
-    """The rows of `compile_recipe` in markdown, then what a training takes at the bound."""
+    """The rows of `compile_recipe` in markdown, then the training time at the bound."""
     chosen = rows[0]
     lines = [
         f"{chosen['target']}, {chosen['devices']} x {chosen['memory_limit_bytes'] / 1e9:.0f} GB; "
-        "FLOP, bytes and memory of one device; ms and images/s are bounds, not measurements",
+        "FLOP, bytes and memory per device; ms and images/s are bounds, not measurements",
         "",
         "| program | compile s | GFLOP/step | MB/step | memory MB | fits | ms/step at least "
         "| images/s at most | collectives |",

@@ -1,4 +1,4 @@
-"""What a step of a compiled program moves, read off its text: HLO after all passes."""
+"""The data that a step of a compiled program moves, read from its text: HLO after all passes."""
 
 import collections
 import functools
@@ -56,10 +56,11 @@ def _elements(shape: str) -> list[str]:
 def collectives(text: str) -> dict[str, dict[str, int]]:
     """How the devices of a compiled program communicate in one step.
 
-    A TPU's compiler splits one over the kernels that run beside it: they name its channel.
+    A TPU's compiler splits a collective over the kernels that run in parallel with it, which name
+    its channel.
 
     Args:
-      text: of the program in HLO, after all passes.
+      text: the program in HLO, after all passes.
 
     Returns:
       Kind -> `count` and `bytes`, the size of what a device receives or sums.
@@ -80,15 +81,15 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 
 def memory_traffic(text: str, *, is_loop: bool) -> int:
-    """Bytes that cross between a device and its memory in one step.
+    """Bytes transferred between a device and its memory in one step.
 
-    Every instruction reads its operands and writes its results, except what a TPU keeps on the
-    chip, and except that of a table only the rows that are taken or filed count. An inner loop
-    counts once.
+    Every instruction reads its operands and writes its results, except for data that a TPU keeps on
+    the chip. Of a table, only the rows that are gathered or scattered count. An inner loop counts
+    once.
 
     Args:
       text: as in `collectives`.
-      is_loop: whether the step is the body of a loop; what is done before the loop is left out.
+      is_loop: whether the step is the body of a loop; work before the loop is left out.
     """
     computations: dict[str, dict[str, _Instruction]] = collections.defaultdict(dict)
     current = entry = ""

@@ -18,16 +18,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         "consensus",
         description="Finds the label of each item from the votes of several people.",
-        epilog="The table has the columns item, annotator and vote, or items in its first column "
-        "and a further one for each annotator; empty or -1 where there is no vote. If the file of "
-        "features names its rows in `files`, items are found by these names, else row i is that of "
-        "the i-th item in order of first appearance.",
+        epilog=(
+            "The table has the columns item, annotator and vote, or the items in its first "
+            "column and one further column for each annotator, with empty cells or -1 for no "
+            "vote. If the file of features names its rows in `files`, items are matched by "
+            "these names; otherwise row i belongs to the i-th item in order of first appearance."
+        ),
     )
     parser.add_argument("votes", type=pathlib.Path, help=".csv file")
     parser.add_argument("--features", type=pathlib.Path, help=FEATURES_HELP)
-    parser.add_argument("--class-names", help="of all classes, separated by commas")
-    parser.add_argument("--seed", type=int, default=0, help="of the votes that are left out")
-    parser.add_argument("--ask", type=int, metavar="N", help="list N items to ask about again")
+    parser.add_argument("--class-names", help="names of all classes, separated by commas")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the held-out votes")
+    parser.add_argument(
+        "--ask", type=int, metavar="N", help="list N items that need another opinion"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=CONSENSUS_FILE, help="table to write")
     arguments = parser.parse_args(argv)
     votes, items, annotators = read_votes(arguments.votes)
@@ -50,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"every label, the most doubtful first: {arguments.out}")
     print(f"the annotators, the least accurate first: {arguments.out.with_name('annotators.csv')}")
     if arguments.ask is not None:
-        print("ask about these again, the most useful first:")
+        print("items that need another opinion, the most useful first:")
         for i in found.ask(arguments.ask):
             print(f"  {found.items[i]}")
     return 0
@@ -65,5 +69,5 @@ def _rows(path: pathlib.Path, items: list[str]) -> np.ndarray:
         return array
     place = {name: i for i, name in enumerate(files.tolist())}
     if missing := [item for item in order if item not in place]:
-        raise UserError(f"{path} has no features of the item {missing[0]!r}; embed it, too.")
+        raise UserError(f"{path} has no features for the item {missing[0]!r}; embed it as well.")
     return array[[place[item] for item in order]]

@@ -27,8 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--mean",
         **numbers,
-        help="of the images that it was trained on, on the [0, 1] scale; default: ImageNet's for "
-        "1,000 classes, CIFAR-100's for 100",
+        help=(
+            "mean of the images that the network was trained on, on the [0, 1] scale; default: "
+            "ImageNet's for 1,000 classes, CIFAR-100's for 100"
+        ),
     )
     parser.add_argument("--std", **numbers, help="standard deviation of these images")
     parser.add_argument("--size", type=int, help="side of these images in pixels")
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         whose, mean, std = "as given", args.mean, args.std
     size = size if args.size is None else args.size
     if (args.to / MODEL).exists():
-        raise UserError(f"{args.to} holds a model already; choose another folder.")
+        raise UserError(f"{args.to} already holds a model; choose another folder.")
     classifier = StoredClassifier(
         args.arch,
         num_classes,
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         rounded = ", ".join(f"{x:.4g}" for x in (*mean, *std))
         print(f"Mean and std of its images ({whose}): {rounded}; --mean and --std change them.")
     else:
-        print("The file does not say how images are normalised; give --mean and --std.")
+        print("The file does not state how images are normalised; give --mean and --std.")
     return 0
 
 

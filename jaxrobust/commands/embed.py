@@ -1,4 +1,4 @@
-"""`jaxrobust embed`: features of a folder of images, in a file."""
+"""`jaxrobust embed`: computes the features of a folder of images, as a file."""
 
 import sys
 
@@ -8,8 +8,8 @@ from jaxrobust.models.embedding import MAX_VIEWS, ON_CORRUPT, embed
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = Parser("embed", description="Features of images by a pretrained network.")
-    parser.add_argument("folder", metavar="DIR", help="folder of images, see jaxrobust.embed")
+    parser = Parser("embed", description="Computes features of images with a pretrained network.")
+    parser.add_argument("folder", metavar="DIR", help="folder of images; see jaxrobust.embed")
     parser.add_argument("--out", required=True, type=new_file, help="file.npz")
     parser.add_argument(
         "--backbone",
@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> int:
         help="efficientnet_lite0, efficientnet_lite2, hf:REPO or a folder",
     )
     parser.add_argument("--views", default=1, type=int, help=f"1 to {MAX_VIEWS}")
-    parser.add_argument("--size", type=int, help="side in pixels; 128, or the network's own")
+    parser.add_argument(
+        "--size", type=int, help="side of the images in pixels; default: 128, or the network's own"
+    )
     parser.add_argument("--batch_size", default=64, type=int)
     parser.add_argument("--on_corrupt", default="stop", choices=ON_CORRUPT)
     args = parser.parse_args(argv)

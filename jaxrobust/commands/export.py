@@ -22,7 +22,7 @@ TOOLS = ("label-studio", "cvat")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command, by whether `--to` is given; returns its exit code."""
+    """The command, which depends on whether `--to` is given; returns its exit code."""
     argv = argv or []
     to_a_tool = any(argument.partition("=")[0] == "--to" for argument in argv)
     return _questions(argv) if to_a_tool else _network(argv)
@@ -32,14 +32,20 @@ def _network(argv: list[str]) -> int:
     parser = Parser(
         "export",
         description="Writes a trained network as an ONNX file.",
-        epilog="Images that a run asks a person about are exported by jaxrobust export RUN "
-        "--to=label-studio, or --to=cvat.",
+        epilog=(
+            "Export the images that a run asks a person about by jaxrobust export RUN "
+            "--to=label-studio, or --to=cvat."
+        ),
     )
     parser.add_argument("folder", metavar="DIR", type=pathlib.Path, help="student/ or teacher/")
     parser.add_argument("--out", required=True, type=new_file, help="file.onnx")
-    parser.add_argument("--size", type=int, help="side of the images, if DIR does not state it")
-    parser.add_argument("--normalized", action="store_true", help="for images normalised already")
-    parser.add_argument("--probabilities", action="store_true", help="in place of logits")
+    parser.add_argument(
+        "--size", type=int, help="side of the images in pixels, if DIR does not state it"
+    )
+    parser.add_argument(
+        "--normalized", action="store_true", help="take images that are already normalised"
+    )
+    parser.add_argument("--probabilities", action="store_true", help="instead of logits")
     parser.add_argument("--int8", action="store_true", help="dynamic quantisation to 8 bits")
     args = parser.parse_args(argv)
     from jaxrobust.models.onnx_export import save_onnx
@@ -71,23 +77,27 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top",
         type=int,
-        help="for wrong labels: number of the most suspicious ones; default: all flagged ones",
+        help="for wrong labels: number of the most suspicious labels; default: all flagged labels",
     )
 
 
 def _questions(argv: list[str]) -> int:
     parser = Parser(
         "export",
-        description="Writes images of a run for an annotation tool: those of its latest query, or "
-        "those whose labels look wrong, with the suggestions of the run.",
+        description=(
+            "Writes the images of a run for an annotation tool: those of its latest query, or "
+            "those whose labels look wrong, with the run's suggestions."
+        ),
     )
     add_run(parser)
     parser.add_argument("--to", choices=TOOLS, required=True)
     parser.add_argument(
         "--url",
         default=LOCAL_FILES,
-        help="for Label Studio: prefix of every file; default: local files, where "
-        "LOCAL_FILES_DOCUMENT_ROOT is the folder of the data set",
+        help=(
+            "for Label Studio: prefix of every file; default: local files, with the folder of "
+            "the data set as LOCAL_FILES_DOCUMENT_ROOT"
+        ),
     )
     parser.add_argument(
         "--out", type=new_folder, help="folder; default: RUN/label-studio or RUN/cvat"
@@ -96,7 +106,8 @@ def _questions(argv: list[str]) -> int:
     asked = questions(arguments.run, arguments.round, arguments.top)
     if not asked.items:
         raise UserError(
-            f"{asked.table} flags no label; name a number of the most suspicious ones by --top=."
+            f"{asked.table} flags no label; give the number of the most suspicious labels to "
+            "export by --top=."
         )
     folder = arguments.out or arguments.run / arguments.to
     if arguments.to == "label-studio":

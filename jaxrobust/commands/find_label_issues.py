@@ -1,4 +1,4 @@
-"""`jaxrobust find-label-issues`: wrong labels, from files of arrays."""
+"""`jaxrobust find-label-issues`: finds wrong labels, from files of arrays."""
 
 import pathlib
 from collections.abc import Sequence
@@ -27,23 +27,29 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         "find-label-issues",
         description="Lists labels that are probably wrong, the most suspicious first.",
-        epilog="A .npz file may hold labels, pred_probs or features, and class_names together; no "
-        "other file is needed then. With features a method is trained on them. Of a .csv file of "
-        "labels the column 'label' is read, or the only one. A .csv file of probabilities has a "
-        "column for each class, with an optional first line of class names.",
+        epilog=(
+            "A .npz file may hold labels, pred_probs or features, and class_names together; "
+            "then no other file is needed. In a .csv file of labels, the column 'label' is "
+            "read, or the only column. A .csv file of probabilities has a column for each "
+            "class, with an optional first line of class names."
+        ),
     )
     parser.add_argument("labels", type=pathlib.Path, help=".npz, .npy or .csv file")
     parser.add_argument("--pred-probs", type=pathlib.Path, help=".npz, .npy or .csv file [N, C]")
     parser.add_argument("--features", type=pathlib.Path, help=FEATURES_HELP)
-    add_training(parser, "for wrong labels; default: dpc")
-    parser.add_argument("--class-names", help="in the order of the columns, separated by commas")
+    add_training(parser, "for noisy labels; default: auto, or dpc with --config")
+    parser.add_argument(
+        "--class-names", help="names in the order of the columns, separated by commas"
+    )
     parser.add_argument("--out", type=new_file, default=QUALITY_FILE, help="table to write")
     parser.add_argument(
         "--images",
         type=pathlib.Path,
         metavar="DIR",
-        help="folder of the images that `files` of the .npz file names; writes label_review.html "
-        "beside --out",
+        help=(
+            "folder of the images named by `files` in the .npz file; writes label_review.html "
+            "next to --out"
+        ),
     )
     arguments = parser.parse_args(argv)
     labels, names = _labels(arguments.labels)
@@ -53,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     review = arguments.out.with_name("label_review.html")
     if files is not None and review.exists():
         raise UserError(
-            f"{review} exists already, and answers may belong to it; delete it, or name a table in "
-            "another folder by --out=, beside which the page is written."
+            f"{review} already exists, and answers may belong to it; delete it, or name a table "
+            "in another folder by --out=, next to which the page is written."
         )
     if arguments.pred_probs is not None or holds(arguments.labels, "pred_probs"):
         if arguments.features is not None:
@@ -87,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _files(folder: pathlib.Path, arguments, count: int) -> list[str]:
-    """The names of the images in a folder, from the file of features or of labels."""
+    """The names of the images in a folder, from the file of features or labels."""
     if not folder.is_dir():
         raise UserError(f"--images={folder} is not a folder; name the one that holds the images.")
     files = _names(arguments, count)
@@ -100,7 +106,7 @@ def _files(folder: pathlib.Path, arguments, count: int) -> list[str]:
 
 
 def _names(arguments, count: int) -> list[str] | None:
-    """An image for each label, from the file of features or of labels, if one names them."""
+    """The image of each label, from the file of features or labels, if one names them."""
     for path in filter(None, (arguments.features, arguments.labels)):
         if holds(path, "files") and len(files := open_arrays(path)["files"]) == count:
             return files.tolist()
@@ -134,7 +140,7 @@ def _probabilities(path: pathlib.Path) -> tuple[np.ndarray, Sequence[str] | None
 
 
 def _number(cell: str) -> float | None:
-    """A number with a decimal point or comma, which many spreadsheets write; else None."""
+    """A number with a decimal point, or comma, as many spreadsheets write it; otherwise None."""
     try:
         return float(cell.replace(",", "."))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`jaxrobust import`: answers of Label Studio or CVAT, to a run. JAX is not imported."""
+"""`jaxrobust import`: imports answers from Label Studio or CVAT into a run, without JAX."""
 
 import pathlib
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     if not path.is_file():
         raise UserError(f"There is no file {path}; correct its name.")
     if path.suffix not in (".json", ".xml"):
-        raise UserError(f"{path} is neither a .json file of Label Studio nor an .xml one of CVAT.")
+        raise UserError(f"{path} is neither a .json file of Label Studio nor an .xml file of CVAT.")
     read = read_label_studio if path.suffix == ".json" else read_cvat
     asked = questions(arguments.run, arguments.round, arguments.top or 10**9)
     answers = read(path)
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _write_review(out: pathlib.Path, asked: Questions, answers: dict[int, Answer]) -> None:
     if out.exists():
-        raise UserError(f"{out} exists already; name another table by --out=.")
+        raise UserError(f"{out} already exists; name another table by --out=.")
     corrections = []
     for i, answer in sorted(answers.items()):
         given, suggested = (asked.rows[i][name] for name in ("given_label", "suggested_label"))
@@ -72,7 +72,7 @@ def _write_review(out: pathlib.Path, asked: Questions, answers: dict[int, Answer
 
 
 def _fill(asked: Questions, answers: dict[int, Answer]) -> None:
-    """Writes answers into the table of a query; other cells are not changed."""
+    """Writes answers into the table of a query; other cells stay unchanged."""
     for i, answer in answers.items():
         asked.rows[i]["label"] = escape_formula(answer.label or "skip")
     rows: list[Sequence[str]] = [list(asked.rows[0])]

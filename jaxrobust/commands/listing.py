@@ -64,7 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("list", description="Lists recipes, methods, data sets and networks.")
     parser.add_argument(
-        "kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; default: the names of all"
+        "kinds",
+        nargs="*",
+        metavar="KIND",
+        help=f"{', '.join(KINDS)}; default: the names of all kinds",
     )
     chosen = parser.parse_args(argv).kinds
     for kind in chosen:

@@ -1,4 +1,4 @@
-"""The parser of arguments that the commands share."""
+"""The argument parser shared by the commands."""
 
 import argparse
 import contextlib
@@ -8,16 +8,16 @@ import tempfile
 
 
 def new_file(text: str) -> pathlib.Path:
-    """Type of an argument: a file to write; it is tried before anything is computed."""
+    """Argument type: a file to write, which is tried before anything is computed."""
     path = pathlib.Path(text)
     _check_writable(path.parent)
     if not path.name or path.is_dir() or text.endswith(os.sep):
-        raise argparse.ArgumentTypeError(f"{text!r} is no file; name a file to write")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file; name a file to write")
     return path
 
 
 def new_folder(text: str) -> pathlib.Path:
-    """Type of an argument: a folder to write into; it is tried before anything is computed."""
+    """Argument type: a folder to write into, which is tried before anything is computed."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; name a folder to write into")
     _check_writable(pathlib.Path(text))
@@ -25,7 +25,7 @@ def new_folder(text: str) -> pathlib.Path:
 
 
 def _check_writable(folder: pathlib.Path) -> None:
-    """Tries to write where a folder is, or would be made; nothing is left there."""
+    """Tries to write to the folder, or to where it would be made, and leaves nothing behind."""
     try:
         with contextlib.suppress(FileNotFoundError):
             folder.stat()  # of a name that is too long, or leads through a file

@@ -1,4 +1,4 @@
-"""`jaxrobust predict`: classes of new images or features by a trained classifier, as a table.
+"""`jaxrobust predict`: predicts classes of new images or features, as a table.
 
 `python -m jaxrobust predict CLASSIFIER DIR_OR_FEATURES --out=predictions.csv`
 """
@@ -39,13 +39,13 @@ def predictions(
 
     Args:
       classifier: trained on images or on features.
-      source: a folder of images, as `jaxrobust.embed` reads it. Images of another size than the
+      source: a folder of images, as `jaxrobust.embed` reads it. Images that differ in size from the
         classifier's are resized: the centre square or, if an image may have several labels, the
-        whole image to a square. A classifier of features takes their `.npy` or `.npz` file, or a
-        folder of images, which are embedded by the network of its own features.
-      top: number of most probable classes in each row; None for the first one or, if an image may
-        have several labels, those of probability above 1/2.
-      progress: whether to show a bar.
+        whole image to a square. A classifier of features takes a `.npy` or `.npz` file of features,
+        or a folder of images, which are embedded by the network of its own features.
+      top: number of most probable classes in each row; None for one or, if an image may have
+        several labels, for those with a probability above 1/2.
+      progress: whether to show a progress bar.
 
     Yields:
       Cells of a row as text.
@@ -130,13 +130,13 @@ def _of_features(classifier: Classifier, path: pathlib.Path) -> tuple[Iterator[B
     known, found = classifier.embedding, embedding_of(arrays)
     if known and found and known.weights_hash != found.weights_hash:
         raise UserError(
-            f"The features of {path} are of another network ({found.backbone}) than those that "
-            f"this classifier was trained on; embed the images by {known.backbone}."
+            f"The features in {path} are from another network ({found.backbone}) than those that "
+            f"this classifier was trained on; embed the images with {known.backbone}."
         )
     if (found_size := source.shape[-1]) != classifier.input_shape[0]:
         raise UserError(
-            f"The features of {path} have {found_size} dimensions, but this classifier was trained "
-            f"on {classifier.input_shape[0]}; give features of the same network."
+            f"The features in {path} have {found_size} dimensions, but this classifier was "
+            f"trained on {classifier.input_shape[0]}; give features from the same network."
         )
     files = arrays.get("files")
     return _rows(source, files if files is not None and len(files) else range(len(source)))
@@ -148,15 +148,15 @@ def _embedded(
     known = classifier.embedding
     if known is None:
         raise UserError(
-            "This classifier was trained on features of a network that it does not name; give a "
-            f".npy or .npz file of such features, not {folder}."
+            "This classifier was trained on features from a network that it does not name; give "
+            f"a .npy or .npz file of such features, not {folder}."
         )
     from jaxrobust.models.pretrained import load_encoder, weights_hash
 
     if weights_hash(load_encoder(known.backbone)) != known.weights_hash:
         raise UserError(
-            f"The network {known.backbone} has other weights than the one whose features this "
-            "classifier was trained on; give a file of such features."
+            f"The network {known.backbone} has different weights from the one whose features "
+            "this classifier was trained on; give a file of such features."
         )
     features = embed(folder, backbone=known.backbone, size=known.size, progress=progress)
     return _rows(features.array, features.files)

@@ -1,4 +1,4 @@
-"""`jaxrobust query`: what to annotate next, from files of arrays."""
+"""`jaxrobust query`: chooses what to annotate next, from files of arrays."""
 
 import pathlib
 
@@ -20,10 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     """`jaxrobust query`; returns the exit code."""
     parser = Parser(
         "query",
-        description="Chooses examples to annotate, where some may be of none of the classes.",
-        epilog="Of a .csv file of annotations the column 'label' is read, or the only one: the "
-        "name of a class, empty if not annotated, 'unknown' for none of the classes. Numbers are "
-        "classes from 0, -1 if not annotated, -2 for none of the classes.",
+        description="Chooses examples to annotate; some may belong to none of the classes.",
+        epilog=(
+            "In a .csv file of annotations, the column 'label' is read, or the only column: the "
+            "name of a class, empty if not annotated, 'unknown' for none of the classes. "
+            "Numbers are classes from 0, -1 if not annotated, -2 for none of the classes."
+        ),
     )
     parser.add_argument("features", type=pathlib.Path, help=FEATURES_HELP)
     parser.add_argument(
@@ -31,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--budget", type=int, required=True, help="number of examples to choose")
     parser.add_argument("--out", type=new_file, default="query.csv", help="table to write")
-    add_training(parser, "for annotation; default: bual, or margin of one class")
+    add_training(parser, "for annotation; default: bual, or margin with a single class")
     arguments = parser.parse_args(argv)
     from jaxrobust.api.querying import query as choose
     from jaxrobust.engine.files import format_number, write_table

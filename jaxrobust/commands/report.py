@@ -1,4 +1,4 @@
-"""`jaxrobust report`: a page about a run, or about several that are compared."""
+"""`jaxrobust report`: a page about one run, or a comparison of several."""
 
 import pathlib
 
@@ -10,20 +10,24 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser(
         "report",
-        description="Writes a page about a run, or about several that are compared.",
+        description="Writes a page about one run, or a comparison of several.",
     )
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folders of runs")
     parser.add_argument(
         "--out",
         type=new_folder,
-        help="folder for index.html and the figures; default: report/ in the workdir, of several "
-        "workdirs report/ here",
+        help=(
+            "folder for index.html and the figures; default: report/ in the workdir, or in the "
+            "current folder for several workdirs"
+        ),
     )
     parser.add_argument(
         "--by",
         default="",
-        help="config field whose values define the groups; default: the method, or else what "
-        "differs",
+        help=(
+            "config field whose values define the groups; default: the method, or whatever else "
+            "differs"
+        ),
     )
     arguments = parser.parse_args(argv)
     page = write_report(arguments.workdirs, arguments.out, by=arguments.by)

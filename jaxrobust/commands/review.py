@@ -1,4 +1,4 @@
-"""`jaxrobust review`: the page on which a person answers, which writes the table itself."""
+"""`jaxrobust review`: serves the page on which a person answers, and writes the table."""
 
 import pathlib
 import threading
@@ -13,16 +13,18 @@ def main(argv: list[str] | None = None) -> int:
     """`jaxrobust review`; returns the exit code."""
     parser = Parser(
         "review",
-        description="Opens the page of a run on which labels are reviewed or images are annotated, "
-        "and writes corrections.csv or the table of the query after every answer. Ctrl-C ends it.",
+        description=(
+            "Opens the page of a run for reviewing labels or annotating images, and writes "
+            "corrections.csv or the table of the query after every answer. Stop it with Ctrl-C."
+        ),
     )
     parser.add_argument(
         "run", type=pathlib.Path, metavar="RUN_OR_PAGE", help="workdir of a run, or an .html page"
     )
-    parser.add_argument("--round", type=int, help="of annotation; default: the latest")
-    parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    parser.add_argument("--round", type=int, help="annotation round; default: the latest")
+    parser.add_argument("--port", type=int, default=0, help="default: any free port")
     parser.add_argument(
-        "--no-browser", action="store_true", help="print the address and open nothing"
+        "--no-browser", action="store_true", help="print the address without opening a browser"
     )
     arguments = parser.parse_args(argv)
     desk = Desk(_page(arguments.run, arguments.round))
@@ -56,6 +58,6 @@ def _page(run: pathlib.Path, round_: int | None) -> pathlib.Path:
     seeds = sorted(run.glob("seed_*"))
     hint = f", such as {seeds[0]}" if seeds else ""
     raise UserError(
-        f"{run} holds no {pages[0].relative_to(run)}: name the --workdir of a finished run under "
-        f"wrong labels, or of one that waits for annotation{hint}."
+        f"{run} holds no {pages[0].relative_to(run)}: name the --workdir of a finished "
+        f"noisy-label run, or of a run that waits for annotation{hint}."
     )

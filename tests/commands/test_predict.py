@@ -145,7 +145,7 @@ def test_features_and_the_images_they_are_of(features_run):
 
 def test_other_features_are_refused(features_run, capsys):
     root = features_run
-    assert "are of another network" in refused(capsys, root / "run", root / "other.npz")
+    assert "are from another network" in refused(capsys, root / "run", root / "other.npz")
     assert "have 3 dimensions, but" in refused(capsys, root / "run", root / "short.npy")
     assert "no file or folder" in refused(capsys, root / "run", root / "absent")
 
@@ -153,9 +153,9 @@ def test_other_features_are_refused(features_run, capsys):
 def test_images_are_embedded_by_the_same_network_or_not_at_all(features_run, capsys, monkeypatch):
     root = features_run
     monkeypatch.setattr("jaxrobust.models.pretrained.weights_hash", lambda network: "0")
-    assert "has other weights" in refused(capsys, root / "run", root / "images")
+    assert "has different weights" in refused(capsys, root / "run", root / "images")
     monkeypatch.setattr("jaxrobust.methods.classifiers.Embedding", lambda **facts: None)
-    assert "of a network that it does not name" in refused(capsys, root / "run", root / "images")
+    assert "from a network that it does not name" in refused(capsys, root / "run", root / "images")
 
 
 @pytest.mark.parametrize(

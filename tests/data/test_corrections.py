@@ -209,7 +209,7 @@ def test_a_clean_table_of_a_folder(tmp_path, capsys):
 WRONG = {
     "a class twice": ("file,label\na,x\na,y\n", "line 3 repeats a of line 2"),
     "no label": ("file,label\na,x\nb,\n", "line 3 has no label"),
-    "nothing": ("file,label\n", "has no row below its first line"),
+    "nothing": ("file,label\n", "has no rows below its header"),
     "no column": ("path,label\na,x\n", "has no column file"),
 }
 

@@ -201,7 +201,7 @@ def test_command_converts_every_kind_of_file(kind, tmp_path, converted, capsys):
         assert (stored.arch, stored.num_classes) == ("resnet8", 3)
         chex.assert_trees_all_equal(stored.variables, converted[1])
         assert cli.main(["convert", *arguments]) == 2
-        assert "holds a model already" in capsys.readouterr().err
+        assert "already holds a model" in capsys.readouterr().err
 
 
 def _without(name):

@@ -236,7 +236,7 @@ def test_wrong_labels_there_and_back(name, review, capsys):
     ]
     capsys.readouterr()
     assert cli.main(["import", str(review), str(EXPORTS / name)]) == 2
-    assert "exists already; name another table by --out=" in capsys.readouterr().err
+    assert "already exists; name another table by --out=" in capsys.readouterr().err
 
 
 def test_what_is_answered_wrongly(annotation, review, tmp_path, capsys):
