@@ -317,14 +317,14 @@ def test_without_a_home_nothing_is_kept_and_that_is_said(home, tmp_path, monkeyp
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "file" if home == "a file" else "/proc/none"))
     assert files.user_cache("features") is None
-    assert "Nothing is kept in ~/.cache/jaxrobust" in caplog.text
+    assert "Nothing can be kept in ~/.cache/jaxrobust" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_a_fork_after_jax_has_started_is_told(monkeypatch):
     environment._refuse_fork()
     monkeypatch.setattr(os, "getpid", lambda: -1)  # as in a child
-    with pytest.raises(UserError, match="was forked from one in which JAX had started"):
+    with pytest.raises(UserError, match="was forked from a process in which JAX had started"):
         jaxrobust.find_label_issues(
             [0, 1] * 6, features=np.random.default_rng(0).normal(size=(12, 2)), method="dpc"
         )

@@ -435,7 +435,7 @@ WRONG_WORKDIRS = {
     "other data": (
         lambda workdir: (workdir / "split.json").write_text("{}"),
         {},
-        "are not what",
+        "differ from those that",
     ),
     "damaged split.json": (
         lambda workdir: (workdir / "split.json").write_text("\0"),

@@ -1,1 +1,1 @@
-"""What every run needs and no method owns: state, loops, sharding, checkpoints, writers."""
+"""Machinery shared by all runs: state, loops, sharding, checkpoints, writers."""

@@ -23,18 +23,18 @@ def likely_mistakes(recipe: BaseRecipe, placement: Placement) -> list[str]:
     num_devices = placement.num_devices
     if recipe.dtype == "bfloat16" and placement.mesh.devices.flat[0].platform == "cpu":
         warnings.append(
-            "dtype=bfloat16 is slower on a CPU than float32; leave --config.dtype=auto there."
+            "dtype=bfloat16 is slower than float32 on a CPU; leave --config.dtype=auto."
         )
     if recipe.batch_size % num_devices:
         warnings.append(
-            f"batch_size={recipe.batch_size} does not divide evenly by {num_devices} devices, so "
-            "some of them idle in every step; choose a multiple."
+            f"batch_size={recipe.batch_size} is not divisible by the number of devices, "
+            f"{num_devices}, so some of them idle in every step; choose a multiple."
         )
     if recipe.checkpoint.every_seconds > _LONG_SECONDS:
         seconds = recipe.checkpoint.every_seconds
         interval = "hours" if math.isinf(seconds) else tqdm.format_interval(seconds)
         warnings.append(
-            f"checkpoint.every_seconds={recipe.checkpoint.every_seconds:g}: a kill may cost "
+            f"checkpoint.every_seconds={recipe.checkpoint.every_seconds:g}: a kill may lose "
             f"{interval} of work (SIGTERM and Ctrl-C save at once)."
         )
     return warnings
@@ -82,7 +82,7 @@ def slow_run(workdir: pathlib.Path, num_epochs: float, seconds_each: float) -> l
         cores = num_cores()
         split = (
             f"; --config.device_count={cores} gives every core a part of each batch, which helps "
-            "where a part is large"
+            "if the parts are large"
             if jax.device_count() == 1 < cores
             else ""
         )

@@ -120,8 +120,8 @@ class Checkpoints:
                 if _os_error(error) in _NO_DAMAGE or is_out_of_memory(error):
                     raise UserError(
                         f"The checkpoint {self.directory / str(step)} cannot be read "
-                        f"({_reason(error)}), though it need not be damaged; remove the cause and "
-                        "rerun the same command to resume."
+                        f"({_reason(error)}), but is not necessarily damaged; remove the cause "
+                        "and rerun the same command to resume."
                     ) from error
                 log.warning(
                     "Checkpoint %s is damaged (%s); trying the one before.",
@@ -160,7 +160,7 @@ class Checkpoints:
             self._is_broken = True
             names = [path.name for path in self.directory.iterdir()]
             left = max((int(name) for name in names if name.isdecimal()), default=None)
-            kept = "none is kept yet" if left is None else f"the last good one, {left}, is kept"
+            kept = "there is none yet" if left is None else f"the last good one, {left}, is kept"
             raise UserError(
                 f"A checkpoint could not be written ({kept}). "
                 f"{no_room(self.directory, _reason(error))}"

@@ -51,8 +51,9 @@ def _refuse_fork() -> None:
     """Refuses a child of a process in which JAX has started: it would wait for threads for ever."""
     if _first_process() != os.getpid():
         raise UserError(
-            "This process was forked from one in which JAX had started, whose threads it lacks; "
-            "start it with multiprocessing.set_start_method('spawn'), or by joblib's loky."
+            "This process was forked from a process in which JAX had started, but does not have "
+            "its threads; start it with multiprocessing.set_start_method('spawn'), or by "
+            "joblib's loky."
         )
 
 
@@ -83,8 +84,8 @@ def setup_jax(recipe: BaseRecipe, cpu_devices: int = 0) -> None:
     if recipe.device in ("gpu", "tpu") and jax.default_backend() != recipe.device:
         raise UserError(
             f"device={recipe.device!r} was asked for, but JAX finds only "
-            f"{jax.default_backend()!r}; install jaxrobust[cuda13] or jaxrobust[tpu] on a machine "
-            "that has one, or pass --config.device=auto."
+            f"{jax.default_backend()!r}; install jaxrobust[cuda13] or jaxrobust[tpu] on a "
+            "machine with such a device, or pass --config.device=auto."
         )
     if recipe.device_count:
         _check_device_count(recipe.device_count)
@@ -102,8 +103,8 @@ def setup_jax(recipe: BaseRecipe, cpu_devices: int = 0) -> None:
 def _check_device_count(count: int) -> None:
     if jax.process_count() > 1:
         raise UserError(
-            "Several processes use all of their devices: set --config.device_count=0, and name "
-            "the devices of each by CUDA_VISIBLE_DEVICES or its like."
+            "Several processes use all of their devices: set --config.device_count=0, and "
+            "choose the devices of each process by CUDA_VISIBLE_DEVICES or a similar variable."
         )
     if count > jax.device_count():
         raise UserError(
@@ -179,9 +180,9 @@ def append_environment(path: pathlib.Path, dtype: Any, device_count: int) -> Non
     before = starts[-1].get("device_count", device_count) if starts else device_count
     if before != device_count:
         log.warning(
-            "This run began on %d device(s) and goes on with %d: its results agree with those of "
-            "one device count up to rounding, no longer bit for bit, and statistics of "
-            "batch_norm=per_device are of other parts of a batch.",
+            "This run began on %d device(s) and continues on %d: its results agree with those "
+            "of one device count up to rounding, no longer bit for bit, and the statistics of "
+            "batch_norm=per_device are computed on different parts of a batch.",
             before,
             device_count,
         )

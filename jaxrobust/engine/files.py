@@ -27,7 +27,7 @@ def user_cache(*names: str) -> pathlib.Path | None:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, RuntimeError) as error:  # no home, or one that cannot be written
-        log.warning("Nothing is kept in ~/.cache/jaxrobust (%s); set HOME to a folder.", error)
+        log.warning("Nothing can be kept in ~/.cache/jaxrobust (%s); set HOME to a folder.", error)
         return None
 
 

@@ -103,8 +103,8 @@ class Run:
         path = self.workdir / name
         if path.exists() and read_object(path) != facts:
             raise UserError(
-                f"The data, labels or teacher are not what {self.workdir} was started with "
-                f"({path}); restore them, or choose another --workdir."
+                f"The data, labels or teacher differ from those that {self.workdir} was started "
+                f"with ({path}); restore them, or choose another --workdir."
             )
         if processes.is_main():
             write_json(self.workdir / "config.json", dict(self.recipe.settings))

@@ -90,7 +90,9 @@ def lock(workdir: pathlib.Path, recipe: BaseRecipe, stack: contextlib.ExitStack)
             raise UserError(
                 f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
             ) from None
-        log.warning("%s cannot be locked (%s): let no other run write there.", workdir, error)
+        log.warning(
+            "%s cannot be locked (%s): make sure that no other run writes there.", workdir, error
+        )
     owner.write_text(f"process {os.getpid()} on {platform.node()}")
     stack.callback(owner.unlink, missing_ok=True)
     if (workdir / "config.json").exists():

@@ -1,4 +1,4 @@
-"""Where metrics go: a JSON-lines file, TensorBoard, Weights & Biases."""
+"""Writers of metrics: a JSON-lines file, TensorBoard, Weights & Biases."""
 
 import json
 import logging
@@ -142,7 +142,10 @@ def optional_writers(
         except ModuleNotFoundError:
             if "tensorboard" in chosen:
                 raise _not_installed("tensorboard") from None
-            log.info("No TensorBoard files: pip install 'jaxrobust[tensorboard]' to have them.")
+            log.info(
+                "No TensorBoard files are written: pip install 'jaxrobust[tensorboard]' to get "
+                "them."
+            )
     if "wandb" in chosen:
         try:
             writers.append(WeightsAndBiases(workdir, config))
@@ -153,6 +156,6 @@ def optional_writers(
 
 def _not_installed(name: str) -> UserError:
     return UserError(
-        f"writers asks for {name}, which is not installed; pip install 'jaxrobust[{name}]' or take "
-        "it out of --config.writers."
+        f"writers names {name}, which is not installed; pip install 'jaxrobust[{name}]' or "
+        "remove it from --config.writers."
     )

@@ -1,4 +1,4 @@
-"""A page about a run, or about several that are compared: `python -m jaxrobust report runs/a`.
+"""A page about one run, or a comparison of several: `python -m jaxrobust report runs/a`.
 
 The page is one self-contained file: main results, curves with a band over seeds, predictions on the
 test images, queried or suspicious images, the recipe (changed fields first), the environment and

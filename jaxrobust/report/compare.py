@@ -112,7 +112,7 @@ def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Pat
     """Workdirs of single seeds by label, every label's seeds in ascending order.
 
     `by` is a field of `config.json`, such as `method` or `select.fine`; several are joined by
-    commas. Empty: the method, or what else differs where two runs of a method have the same seed.
+    commas. Empty: the method, or whatever else differs if two runs of a method have the same seed.
     """
     groups: dict[str, dict[int, pathlib.Path]] = collections.defaultdict(dict)
     problems = {}
@@ -124,7 +124,7 @@ def folders(workdirs: list[pathlib.Path], by: str) -> dict[str, list[pathlib.Pat
         results = load_results(workdir)
         task = _kind(results)
         if task not in _COMPARISONS:
-            raise UserError(f"{workdir} is of the task {task!r}, which cannot be compared.")
+            raise UserError(f"{workdir} is a run of task {task!r}, which cannot be compared.")
         problems[task, *_COMPARISONS[task].problem(results)] = workdir
         if seed in groups[label]:
             differing = [name for name in _differing(configs) if name not in by.split(",")]
@@ -257,7 +257,7 @@ def draw(
     x: str | None = None,
     columns: int | None = None,
 ) -> None:
-    """The figure of the runs' task, a line per label with a band over its seeds."""
+    """The figure for the task of the runs: one line per label, with a band over its seeds."""
     figures = _comparison(groups).figures
     x = x or next(iter(figures))
     if x not in figures:

@@ -38,7 +38,7 @@ def health(run: RunFiles) -> list[str]:
                 f"are healthy: {means['healthy_fraction']}."
             ),
             table(
-                "Found; health.csv names the images",
+                "Findings; health.csv names the images",
                 ["finding", "images", "what it is"],
                 [[name, count, meaning or "–"] for name, count, meaning in rows],
                 stacked=True,

@@ -1,4 +1,4 @@
-"""Sections on labels: what a run says about them first, and how two runs differ about them."""
+"""Sections about labels: a run's main findings, and the differences between two runs."""
 
 import html
 import pathlib
@@ -43,9 +43,7 @@ def opening(run: RunFiles, images: markup.Images) -> str:
     )
     if (run.workdir / "label_review.html").exists():
         command = f"jaxrobust review {shlex.quote(str(run.workdir))}"
-        parts.append(
-            markup.paragraph("So that every answer is written into the folder of the run:")
-        )
+        parts.append(markup.paragraph("To have every answer written into the folder of the run:"))
         parts.append(markup.commands(command))
     parts += [markup.paragraph(text, "warning") for text in omitted(run)]
     parts += [_by_class(rows), _by_pair(run, flagged)]
@@ -115,7 +113,7 @@ def _pictures(run: RunFiles, rows: Sequence[Row], caption) -> str:
 
 
 def changed_labels(groups: Mapping[str, Sequence[RunFiles]]) -> str:
-    """Which training labels two groups of runs have seen differently."""
+    """The training labels that differ between two groups of runs."""
     if len(groups) != 2:
         return ""
     (first, one), (second, other) = ((label, runs[0]) for label, runs in groups.items())
@@ -153,7 +151,7 @@ def _key(row: Row) -> str:
 
 
 def agreement(groups: Mapping[str, Sequence[RunFiles]]) -> str:
-    """How many labels all groups of runs flag, only some, or none."""
+    """The number of labels that all groups of runs flag, only some of them, or none."""
     flags = {
         label: {_key(row): row["flagged"] == "1" for row in _quality(runs[0])}
         for label, runs in groups.items()
@@ -176,7 +174,7 @@ def agreement(groups: Mapping[str, Sequence[RunFiles]]) -> str:
     names = [
         [key, *words[kind]] for kind, keys in ordered if any(kind) for key in keys[:_NUM_CHANGED]
     ]
-    listed = markup.table("Labels that look wrong to one at least", ["image", *flags], names)
+    listed = markup.table("Labels that look wrong to at least one", ["image", *flags], names)
     return markup.section(
         "Which labels they flag",
         markup.paragraph(text),

@@ -72,8 +72,8 @@ def write_report(
       by: config fields whose values define the groups, joined by commas; empty: what differs.
 
     Raises:
-      UserError: if one is not a workdir, its files are damaged, the runs are of different problems,
-        or `out` cannot be written.
+      UserError: if a folder is not a workdir, its files are damaged, the runs are of different
+        problems, or `out` cannot be written.
     """
     folders = [pathlib.Path(workdir) for workdir in workdirs]
     beside = folders[0] if len(folders) == 1 else pathlib.Path()
@@ -93,7 +93,7 @@ def write_report(
         run = read_run(single[0])
         groups = {run.config["method"]: [run]}
         notes = [
-            "This run is not finished; the page shows what it has written so far. Repeat its "
+            "This run is not finished; the page shows what it has written so far. Rerun its "
             "command to continue it."
         ]
     try:

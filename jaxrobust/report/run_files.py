@@ -14,8 +14,8 @@ from jaxrobust.errors import UserError
 from jaxrobust.report import compare
 
 TASKS = {
-    "active_learning": "Active learning from a pool that holds unknown classes",
-    "noisy_labels": "Training on labels of which some are wrong",
+    "active_learning": "Active learning from a pool with unknown classes",
+    "noisy_labels": "Training on partly wrong labels",
     "distillation": "Distillation of a teacher into a smaller student",
 }
 """Task -> subtitle of its page."""
@@ -41,7 +41,7 @@ def read_run(workdir: pathlib.Path) -> RunFiles:
     results, config = workdir / "results.json", read_json(workdir / "config.json")
     if config is None or config.get("task") not in TASKS:
         raise UserError(
-            f"{workdir / 'config.json'} is not of a jaxrobust run; give the --workdir of one."
+            f"{workdir / 'config.json'} is not from a jaxrobust run; give the --workdir of one."
         )
     return RunFiles(
         workdir=workdir,
@@ -101,7 +101,7 @@ def read_rows(path: pathlib.Path) -> list[list[str]]:
         return []
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
-            f"{path} is damaged ({error}); repeat the run's command to write it again."
+            f"{path} is damaged ({error}); rerun the run's command to write it again."
         ) from None
 
 
@@ -119,6 +119,6 @@ def to_numbers(path: pathlib.Path, rows: list[list[str]], first: int) -> np.ndar
         return numbers
     except ValueError:
         raise UserError(
-            f"{path} is damaged (a number in it is missing or is not a number); repeat the run's "
+            f"{path} is damaged (a number in it is missing or is not a number); rerun the run's "
             "command to write it again."
         ) from None

@@ -27,7 +27,7 @@ def headline(groups: Groups) -> str:
     measured = compare.statistics(_results(groups))
     names = list(dict.fromkeys(name for values in measured.values() for name in values["mean"]))
     if not names:
-        return markup.paragraph("Accuracy is not known: there are no test images.", "note")
+        return markup.paragraph("The accuracy is unknown: there are no test images.", "note")
     texts = {
         label: {
             name: markup.mean_and_std(values["mean"][name], values["std"][name], len(groups[label]))
@@ -152,7 +152,7 @@ def test_images(label: str, runs: list[RunFiles], images: markup.Images) -> str:
             f"Reliability diagram of {label}: accuracy by confidence in ten bins.",
             "Share of labels that are present, by their predicted probability"
             if classes
-            else "Share of predictions that are right, by their confidence",
+            else "Share of correct predictions, by their confidence",
             lambda path: figures.reliability_diagram(bins, path),
         )
     return "\n".join(filter(None, [markup.side_by_side(matrix, classes, reliability), pairs]))
@@ -197,7 +197,7 @@ def _pooled_reliability(runs: list[RunFiles]) -> dict[str, np.ndarray] | None:
 
 
 def recipe(groups: Groups) -> str:
-    """What the methods read of the recipe, fields first that differ or were changed."""
+    """The recipe fields that the methods read; those that differ or were changed come first."""
     fields = {label: [_read_fields(run) for run in runs] for label, runs in groups.items()}
     names = dict.fromkeys(name for runs in fields.values() for run in runs for name in run)
     texts = {
@@ -225,7 +225,9 @@ def recipe(groups: Groups) -> str:
         "Recipe",
         markup.paragraph(intro) if intro else "",
         listed(caption, first),
-        markup.details("Options of one method", listed("Options that not all of them have", own)),
+        markup.details(
+            "Options specific to one method", listed("Options that not all methods have", own)
+        ),
         markup.details("All other fields" if first else "All fields", listed("config.json", rest)),
     )
 

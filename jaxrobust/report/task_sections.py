@@ -29,7 +29,7 @@ def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
         dict.fromkeys(k for r in rounds for k in r.get("query", {}) if k.startswith("auroc_"))
     )
     header = ["round", "accuracy", "labels of wanted classes", "labels unknown", "asked about"]
-    header += ["of wanted classes", "of all wanted ones, found"]
+    header += ["of wanted classes", "found, of all wanted ones"]
     rows = []
     for entry in rounds:
         query = entry.get("query", {})
@@ -59,7 +59,7 @@ def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
         caption = "Share of pairs in which the unknown image scores higher (AUROC, %)"
         header = ["score", *(f"round {entry['round']}" for entry in rounds)]
         of_scores = table(caption, header, told, numeric=True)
-        parts.append(details("Do the scores tell unknown images?", of_scores))
+        parts.append(details("Do the scores separate unknown images?", of_scores))
     if gain := (run.results or {}).get("last_queries"):
         text = gain["text"]
         parts.append(paragraph(f"{text[0].upper()}{text[1:]} (standard error, of this one run)."))
@@ -84,8 +84,10 @@ def queries(run: RunFiles, slug: str, images: Images) -> list[str]:
                     "The first images of the query, in order of choice, with the answers: green of "
                     "a known class, orange unknown."
                     if not by_person
-                    else f"The images that are asked about, by their line in {file.name}; answers "
-                    "are green, “unknown” orange.",
+                    else (
+                        f"The queried images, by their line in {file.name}; answers are green, "
+                        "“unknown” orange."
+                    ),
                     "photos",
                 ),
                 is_open=file == tables[-1],
@@ -108,7 +110,7 @@ def _score_histograms(table: pathlib.Path, slug: str, images: Images) -> str:
     return images.plot(
         f"scores_{table.stem}_{slug}",
         f"Histograms over the pool and over the chosen images: {'; '.join(told)}.",
-        "Distribution of the scores over the pool, and over the images that were chosen",
+        "Distribution of the scores over the pool and over the chosen images",
         lambda path, columns: figures.query_histograms(scores, path, columns=columns),
     )
 
@@ -133,7 +135,7 @@ def suspicions(run: RunFiles, slug: str, images: Images) -> list[str]:
             path,
             f"{path.stem}_{slug}",
             f"Histogram over the training images: {score_words(path.stem)} ({path.stem}).",
-            "The score by which the method separates right labels from wrong ones",
+            "The score by which the method separates correct labels from wrong ones",
             "wide plot",
         )
         for path in scores
@@ -199,7 +201,7 @@ def suspicions(run: RunFiles, slug: str, images: Images) -> list[str]:
 
 
 def teaching(run: RunFiles, slug: str, images: Images) -> list[str]:
-    """Measures and cost of every network, and its accuracy on each class."""
+    """Measures and cost of every network, and their accuracy on each class."""
     del slug, images
     if run.results is None:
         return []

@@ -1,1 +1,1 @@
-"""What a person fills in: pages and tables of annotation tools, and the health of a data set."""
+"""What a person fills in (pages, tables, annotation tools), and the health of a data set."""

@@ -24,13 +24,14 @@ def write(
     that is specific to the page's path and its table.
 
     Args:
-      path: of the page, such as `queries/round_00.html`; the saved table has its name, as `.csv`.
+      path: path of the page, such as `queries/round_00.html`; the saved table has the same name, as
+        `.csv`.
       rows: the table as written to CSV, after `escape_formula`: the header, which begins with `id`,
         `file`, `label`, and a row for each image, in order of choice.
       root: folder that the files are relative to; None if they are not shown.
       pictures: uint8 `[n, H, W, 3]` of the images, shown instead of their files.
-      suggestions: class and probability of each image by the present classifier, which the person
-        may hide; empty for none.
+      suggestions: class and probability of each image according to the current classifier, which
+        the person may hide; empty for none.
     """
     header, *images = [[str(cell) for cell in row] for row in rows]
     files = [unescape_formula(row[header.index("file")]) for row in images]
@@ -38,9 +39,11 @@ def write(
     write_page(
         path,
         title="Which class does each image show?",
-        intro=f"Choose the class of each image, “unknown” for an image of none of the classes, or "
-        f"“skip” to be asked again later. Save gives {table}: put it in the place of the table "
-        f"beside this page, and repeat the command of the run.",
+        intro=(
+            "Choose the class of each image, “unknown” for an image of none of the classes, or "
+            f"“skip” to be asked again later. Save downloads {table}: replace the table next to "
+            "this page with it, and rerun the command of the run."
+        ),
         keys=[
             ("u", "unknown: none of the classes"),
             ("s", "skip: asked again in a later round"),
@@ -52,8 +55,8 @@ def write(
             "rows": images,
             "classes": list(class_names),
             "save_as": table,
-            "place": f"Put it in the place of {table} beside this page.",
-            "after_saving": [{"text": "Then repeat the command of the run.", "code": ""}],
+            "place": f"Replace {table} next to this page with it.",
+            "after_saving": [{"text": "Then rerun the command of the run.", "code": ""}],
             "suggestions": [[str(name), round(float(p), 4)] for name, p in suggestions],
         },
         identity=[[row[0] for row in images], files, list(class_names)],

@@ -145,7 +145,7 @@ def _choice_of(value: Any) -> str:
     if choices is None or choices == []:
         return ""
     if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
-        raise _Malformed(f"has {str(value)[:40]!r} in place of a choice")
+        raise _Malformed(f"has {str(value)[:40]!r} instead of a choice")
     if len(choices) > 1:
         raise _Malformed(f"has the choices {' and '.join(choices)}, where one is asked for")
     return names.restored(choices[0])
@@ -205,7 +205,9 @@ def read_cvat(path: pathlib.Path) -> list[Answer]:
             images[-1][1].append(names.restored(attributes.get("label", "")))
 
     def refuse(*_) -> None:
-        raise DataError(f"{path} declares a document type, as no annotation does; replace it.")
+        raise DataError(
+            f"{path} declares a document type, which an annotation file must not; replace it."
+        )
 
     parser.StartElementHandler, parser.StartDoctypeDeclHandler = enter, refuse
     try:

@@ -57,7 +57,7 @@ def write_page(
       files: of the images, relative to `root`; "" for an image without a file.
       root: folder of the data set, if it is available.
       pictures: uint8 `[n, H, W, 3]` of the first images, shown instead of their files.
-      texts: one of each row, shown in place of images.
+      texts: one for each row, shown instead of images.
     """
     if not processes.is_main():
         return
@@ -90,8 +90,8 @@ def write_page(
     style = STYLE_SHEET.read_text(encoding="utf-8") + _OWN_STYLE.read_text(encoding="utf-8")
     more = len(files) - len(embedded)
     note = (
-        f"The first {len(embedded):,} images are inside this page; the other {more:,} are shown "
-        "from the folder of the data set, by their paths in it."
+        f"The first {len(embedded):,} images are embedded in this page; the other {more:,} are "
+        "shown from the folder of the data set."
         if more > 0 and texts is None
         else ""
     )
@@ -103,14 +103,14 @@ def write_page(
 
     common = [
         ("1, 2, ...", "the class with this key"),
-        ("o", "another class, by its name; Enter takes it"),
-        ("z", "take the last step back"),
+        ("o", "another class, by its name; Enter chooses it"),
+        ("z", "undo the last step"),
         ("arrow keys, Home, End, Page Up, Page Down", "go to another image"),
-        ("Shift and an arrow key, Shift and a click", "select all images up to there"),
+        ("Shift and an arrow key, Shift and a click", "select all images up to that one"),
         ("Ctrl and a click; Ctrl a", "select one more image; all images that are shown"),
-        ("Enter, double click", "see one image at a time, and go back to all"),
-        ("+, -, mouse wheel, double click", "zoom, where one image is shown; drag to move it"),
-        ("v", "which images are shown"),
+        ("Enter, double click", "see one image at a time, or go back to all"),
+        ("+, -, mouse wheel, double click", "zoom in the view of one image; drag to move it"),
+        ("v", "choose which images are shown"),
         ("Escape", "close what is open"),
         ("?", "show these keys"),
     ]
@@ -181,10 +181,10 @@ class="wide"> at a time</span></button>
 <p id="done" class="note" hidden><span id="done_text"></span></p>
 <button type="button" id="again" hidden></button>
 <div id="random_note"><p id="random_intro" class="note" hidden>These images are drawn at random
-from all labels, one after the other. Answer each one, right or wrong: they tell how many wrong
-labels are left among those that nobody looks at.</p>
+from all labels, one after the other. Answer each one, right or wrong: the answers show how many
+wrong labels are left among the unreviewed ones.</p>
 <p id="bound" class="note"></p></div>
-<p id="nothing" hidden>No image passes the filters. <button type="button" id="show_all">Show all
+<p id="nothing" hidden>No image matches the filters. <button type="button" id="show_all">Show all
 </button></p>
 <div id="grid" role="listbox" aria-label="Images" aria-multiselectable="true"></div>
 <div id="single" role="region" aria-label="One image" tabindex="-1" hidden>

@@ -57,7 +57,7 @@ function setAnswers(answered, answer) {
       select(position + 1, { focus: !isInPanel() });
     } else {
       show({ focus: !isInPanel() });
-      say(`${counted(answered.length, noun)} answered; z takes it back.`);
+      say(`${counted(answered.length, noun)} answered; z undoes it.`);
     }
     return;
   }
@@ -80,7 +80,7 @@ function undo() {
   show({ at: item, focus: true, scroll: true });
   say(
     step.length > 1
-      ? `${counted(step.length, "answer")} taken back.`
+      ? `${counted(step.length, "answer")} undone.`
       : `${nameOf(item)}: ${answerText(entryOf(item)) || "no answer"}`,
   );
 }
@@ -156,7 +156,7 @@ function takeClass(name) {
   if (isNew && unknown) {
     element("again").hidden = false;
     element("again").textContent = `Look again at the ${counted(unknown, noun)} answered unknown`;
-    say(`“${name}” is a class now. Those that were answered unknown before may be of it.`);
+    say(`“${name}” is a class now. Images answered unknown before may belong to it.`);
   }
 }
 
@@ -377,7 +377,7 @@ function listen() {
     if (!confirm("Delete all answers given on this page?")) return;
     deleteAll();
     show();
-    say("Started over; z takes it back.");
+    say("Started over; z undoes it.");
   });
   on("accept_all", "click", () => answerAll(COMMANDS.a[1]));
   on("keep_all", "click", () => answerAll(COMMANDS.k[1]));

@@ -47,7 +47,7 @@ function boundText() {
   const most = boundOfRest(data.total, looks);
   const share = percent(most / Math.max(rest, 1));
   return (
-    `Of the ${rest} labels that nobody has looked at, at most ${most} (${share}) are wrong, with ` +
-    `95 % confidence, by ${counted(drawn, noun)} drawn at random.`
+    `Of the ${rest} unreviewed labels, at most ${most} (${share}) are wrong, with ` +
+    `95 % confidence, from ${counted(drawn, noun)} drawn at random.`
   );
 }

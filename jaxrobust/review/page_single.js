@@ -54,7 +54,7 @@ function drawSingle() {
   drawn = item;
   setZoom(1);
   if (!item) {
-    element("frame").replaceChildren(make("span", { class: "none" }, `No ${noun} passes the filters.`));
+    element("frame").replaceChildren(make("span", { class: "none" }, `No ${noun} matches the filters.`));
     element("facts").replaceChildren();
     element("examples").replaceChildren();
     return;

@@ -46,7 +46,7 @@ const nameOf = (item) => item.file || `${noun} ${item.id}`;
 function picture(item, addresses) {
   const [source, ...others] = addresses.filter(Boolean);
   if (data.texts) return make("span", { class: "words" }, data.texts[item.index]);
-  if (!source) return make("span", { class: "none" }, "no picture");
+  if (!source) return make("span", { class: "none" }, "no image");
   const image = make("img", { src: source, alt: nameOf(item), draggable: "false" });
   magnify(image);
   image.addEventListener("error", () => image.replaceWith(picture(item, others)));

@@ -1,4 +1,4 @@
-"""The questions of a run to a person: of its latest query, or the labels that look wrong."""
+"""A run's questions for a person: its latest query, or the labels that look wrong."""
 
 import pathlib
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from jaxrobust.review.annotation_tools import Item
 
 
 class Questions(NamedTuple):
-    """The questions of a run to a person: the latest query, or the labels that look wrong."""
+    """A run's questions for a person: the latest query, or the labels that look wrong."""
 
     workdir: pathlib.Path  # of the run
     table: pathlib.Path  # file of the questions
@@ -24,9 +24,11 @@ class Questions(NamedTuple):
 
 
 def questions(workdir: pathlib.Path, round_: int | None, top: int | None) -> Questions:
-    """Those of a run: of its latest query or of one round, or of its most suspicious labels."""
+    """The questions of a run: its latest query, that of a round, or its most suspicious labels."""
     if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir} is not a workdir: it holds no config.json; name that of a run.")
+        raise UserError(
+            f"{workdir} is not a workdir: it holds no config.json; name the workdir of a run."
+        )
     config = read_object(workdir / "config.json")
     root = pathlib.Path(config["dataset"]["path"]).expanduser()
     if config["task"] == "active_learning" and config["oracle"] == "csv":
@@ -49,8 +51,8 @@ def questions(workdir: pathlib.Path, round_: int | None, top: int | None) -> Que
         return Questions(workdir, table, *found)
     if config["task"] != "noisy_labels":
         raise UserError(
-            f"{workdir} has no questions for a person; give a run of noisy labels, or of "
-            "annotation with oracle=csv."
+            f"{workdir} has no questions for a person; give a noisy-label run, or an annotation "
+            "run with oracle=csv."
         )
     table = workdir / "label_quality.csv"
     columns = ("id", "file", "given_label", "suggested_label", "clean_prob", "flagged")
@@ -80,5 +82,5 @@ def _query_table(workdir: pathlib.Path, round_: int | None) -> pathlib.Path:
     tables = sorted((workdir / "queries").glob(f"{name}.csv"))
     if not tables:
         which = "no query" if round_ is None else f"no query of round {round_}"
-        raise UserError(f"{workdir} holds {which}; repeat the command of the run first.")
+        raise UserError(f"{workdir} holds {which}; rerun the command of the run first.")
     return tables[-1]

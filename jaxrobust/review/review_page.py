@@ -27,7 +27,7 @@ class Suspect(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A random check of N labels: how many wrong ones are left, from images drawn at random."""
+    """A random check of N labels, which bounds the number of wrong ones left."""
 
     total: int  # N, labels that nobody had decided about
     # ids of suspects with the tab `random`, in a random order of all N of which these are the first
@@ -73,14 +73,16 @@ def write(
     write_page(
         path,
         title=title,
-        intro="Keep the given label, accept the suggested one, choose another class, say that you "
-        "are unsure, or exclude the image. Your answers are a table, corrections.csv; the images "
-        "themselves are never changed.",
+        intro=(
+            "Keep the given label, accept the suggested one, choose another class, say that you "
+            "are unsure, or exclude the image. Your answers are saved as a table, "
+            "corrections.csv; the images themselves are never changed."
+        ),
         keys=[
             ("k", "keep the given label"),
             ("a", "accept the suggested label"),
             ("u", "unsure"),
-            ("x", "exclude: the image is of no class, or useless"),
+            ("x", "exclude: the image belongs to no class, or is useless"),
             ("n", "write a note"),
         ],
         data={
@@ -89,7 +91,7 @@ def write(
             "rows": rows,
             "classes": list(class_names),
             "save_as": "corrections.csv",
-            "place": "Put it beside this page.",
+            "place": "Put it next to this page.",
             "after_saving": [{"text": text, "code": code} for text, code in after_saving],
             "examples": {
                 name: [uri for uri in (thumbnail(x, root) for x in shown) if uri]
@@ -113,7 +115,7 @@ def check_shown(count: int, what: str, **shown: Any) -> None:
     given = {name: values for name, values in shown.items() if values is not None}
     if not given:
         names = " or ".join(f"{name}=" for name in shown)
-        raise UserError(f"A review needs {names}, of every {what}.")
+        raise UserError(f"A review needs {names}, one for every {what}.")
     for name, values in given.items():
         if len(values) != count:
             raise UserError(f"There are {len(values)} {name} for {count} {what}s.")

@@ -1,7 +1,7 @@
-"""A local server of one page of answers, which writes the table itself after every answer.
+"""A local server for one page of answers, which writes the table after every answer.
 
-It listens on the loopback alone. Its address holds a token that no other page can know, only images
-of the page are served, and nothing is shared with other origins.
+It listens on the loopback interface only. Its address contains a token that no other page can know,
+only images of the page are served, and nothing is shared with other origins.
 """
 
 import contextlib
@@ -104,12 +104,12 @@ class Desk:
             raise ValueError("the time or the mark of the random check is not a number")
         known = DECISIONS if self.is_review else ("class", "unknown", "skip")
         if decision not in ("", *known):
-            raise ValueError(f"{decision!r} is no decision")
+            raise ValueError(f"{decision!r} is not a decision")
         is_named = decision in ("keep", "accept", "other", "class")
         if is_named != bool(label) and decision:
             raise ValueError(f"the decision {decision!r} does not go with the class {label!r}")
         if self.is_review and label and label not in self.data["classes"]:
-            raise ValueError(f"{label!r} is no class")
+            raise ValueError(f"{label!r} is not a class")
         return entry
 
     def _refresh(self) -> None:
@@ -186,8 +186,8 @@ def _embedded(page: pathlib.Path, text: str) -> dict[str, Any]:
         if {"kind", "rows", "columns", "folder", "save_as", "place"} <= data.keys():
             return data
     raise UserError(
-        f"{page} is not a page on which one answers, or of an older version; repeat the command "
-        "that wrote it."
+        f"{page} is not a page for answers, or is from an older version; rerun the command that "
+        "wrote it."
     )
 
 

@@ -1,4 +1,4 @@
-"""From findings about labels to the review page: what it shows, examples, the random check."""
+"""Builds the review page from findings about labels: suspects, examples, the random check."""
 
 import dataclasses
 import pathlib
@@ -21,7 +21,7 @@ _NUM_LIKELY = 9  # classes that have a key
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judged:
-    """N labels of C classes and what is known about them."""
+    """N labels of C classes, with the findings about them."""
 
     given: np.ndarray  # int `[N]`
     suggested: np.ndarray  # int `[N]`

@@ -1,4 +1,4 @@
-"""The outer loops, each written once for every method."""
+"""The outer loops, each shared by all methods of its task."""
 
 import functools
 import logging
@@ -19,18 +19,18 @@ log = logging.getLogger("jaxrobust")
 def run(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, dataset: Any = None
 ) -> dict:
-    """Runs a recipe from start to end, or from where an earlier attempt in `workdir` stopped.
+    """Runs a recipe, from the start or from where an earlier attempt in `workdir` stopped.
 
     Args:
-      config: what a file in `configs/` returns.
+      config: the recipe that a file in `configs/` returns.
       workdir: folder for everything that the run writes.
-      dataset: a `Dataset` or `FeatureDataset` in memory, in place of the one that the recipe names.
+      dataset: a `Dataset` or `FeatureDataset` in memory, instead of the one that the recipe names.
 
     Returns:
-      What `results.json` holds.
+      The content of `results.json`.
 
     Raises:
-      UserError: if the recipe, the data or the workdir is not usable.
+      UserError: if the recipe, the data or the workdir cannot be used.
     """
     return run_recipe(parse(config), workdir, dataset=dataset)
 
@@ -47,8 +47,8 @@ def run_recipe(recipe: Recipe, workdir: str | os.PathLike, *, dataset: Any = Non
     setup_jax(recipe, split)
     if split > 1:
         log.info(
-            "A batch is shared by %d devices of this CPU; --config.device_count=1 is slower and "
-            "gives the same bits whatever the number of cores.",
+            "A batch is split over %d devices of this CPU; --config.device_count=1 is slower, "
+            "but gives the same bits for any number of cores.",
             split,
         )
     task = functools.partial(TASKS[recipe.task], dataset=dataset)

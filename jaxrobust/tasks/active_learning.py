@@ -239,7 +239,7 @@ class _Learning:
 
     @property
     def rounds(self) -> list[dict]:
-        """What was measured in every round so far."""
+        """The measures of every round so far."""
         return self.saved.record["rounds"]
 
     # The loop
@@ -537,7 +537,7 @@ class _Learning:
             embedding=getattr(self.dataset, "embedding", None),
         ).save(workdir / "classifier")
         lines = [
-            f"last {accuracy_text(last)}, {self.run.seconds:.0f} s in all",
+            f"last {accuracy_text(last)}, {self.run.seconds:.0f} s in total",
             f"results: {workdir / 'results.json'}",
             f"queried images and their scores: {workdir / 'queries'}",
             *self.oracle.write_files(

@@ -184,7 +184,9 @@ def link_by_class(
             link.symlink_to((root / file).resolve())
         except OSError as error:
             log.warning(
-                "No links to the images were made, since %s cannot hold them (%s).", folder, error
+                "No links to the images were made, since %s does not support them (%s).",
+                folder,
+                error,
             )
             return count
         count += 1

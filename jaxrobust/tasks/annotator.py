@@ -260,7 +260,7 @@ def _confirmation(names: Iterable[str]) -> str:
 def new_class_problem(name: str) -> str:
     """Why a name cannot become that of a class, or nothing."""
     if name in (UNKNOWN, SKIP, "unlabeled"):
-        return f"{name!r} has a meaning of its own"
+        return f"{name!r} is reserved"
     if not name or name.startswith(".") or set(name) & set("/\\,\0"):
         return f"{name!r} cannot be the name of a folder"
     return ""

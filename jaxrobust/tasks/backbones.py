@@ -1,4 +1,4 @@
-"""Weights that the networks of a run start from, in place of random ones."""
+"""Weights that the networks of a run start from, instead of random ones."""
 
 import dataclasses
 import logging
@@ -42,7 +42,7 @@ class StoredBackbone:
         wanted = backbone_of(network)
         if not wanted["params"]:
             raise UserError(
-                f"model.name={name!r} consists of heads, which no backbone fits; clear "
+                f"model.name={name!r} consists of heads only and takes no backbone; clear "
                 "--config.model.backbone=."
             )
         if difference := storage.first_difference(self.variables, wanted):
@@ -67,8 +67,9 @@ def stored_backbone(recipe: ImageRecipe, dataset: Any) -> StoredBackbone | None:
     theirs = (backbone.mean, backbone.std)
     if len(backbone.mean) == 3 and not np.allclose((dataset.mean, dataset.std), theirs, atol=0.01):
         log.warning(
-            "The backbone in %s was trained on images that were normalised by mean %s and std %s, "
-            "those of %s are not: set --config.dataset.mean= and --config.dataset.std= to these.",
+            "The backbone in %s was trained on images normalised by mean %s and std %s, but "
+            "those of %s are not: set --config.dataset.mean= and --config.dataset.std= to these "
+            "values.",
             path,
             *theirs,
             dataset.name,

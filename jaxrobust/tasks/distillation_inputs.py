@@ -90,15 +90,15 @@ def read_inputs(
     check_table(recipe, distiller, teacher.logits if teacher else logits)
     if distiller.contrasts and targets_of(recipe, dataset, taught):
         raise UserError(
-            f"method {recipe.method} compares every image with others by their labels, so there "
-            "can be no images without a label, soft labels, weights, smoothing or mixup: leave out "
-            "use_unlabeled, class_weights, label_smoothing and mixup, and give one label of each."
+            f"method {recipe.method} compares every image with others by their labels, so it does "
+            "not support unlabelled images, soft labels, weights, smoothing or mixup: leave out "
+            "use_unlabeled, class_weights, label_smoothing and mixup, and give one label per image."
         )
     if isinstance(teacher, NetworkTeacher) and teacher.is_trained and teacher.size:
         if given is not None:
             raise UserError(
-                "A teacher is fine-tuned on images of its own size from a folder; of images in "
-                "memory give it a head, --config.teacher.train=head."
+                "A teacher is fine-tuned on images of its own size only from a folder; for "
+                "images in memory, train a head: --config.teacher.train=head."
             )
         at_its_size = replace(recipe, {"dataset.image_size": teacher.size})
         own_images: Any = load(at_its_size, multilabel=None, streams=True)

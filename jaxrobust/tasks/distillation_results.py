@@ -118,7 +118,7 @@ def last_lines(
     best, headline = results["best"], protocol.headline
     lines = [
         f"last epoch: {protocol.describe(results['last'])}; best {headline} "
-        f"{100 * best[headline]:.2f} % (epoch {best['epoch'] + 1}), {seconds:.0f} s in all",
+        f"{100 * best[headline]:.2f} % (epoch {best['epoch'] + 1}), {seconds:.0f} s in total",
         f"results: {workdir / 'results.json'}",
         f"student, without the auxiliary head: {workdir / 'student'}",
         f"figures: {workdir / 'figures'}",

@@ -140,8 +140,8 @@ def view_transforms(recipe: Recipe) -> dict[str, Transform]:
         return {"weak": train, "strong": train, "test": test}
     if 0 < augment.resize < size:
         raise UserError(
-            f"augment.resize={augment.resize} is less than dataset.image_size={size}: crops would "
-            "not fit; raise the one, or lower the other."
+            f"augment.resize={augment.resize} is less than dataset.image_size={size}: crops "
+            "would not fit; raise the former, or lower the latter."
         )
     weak = crop_transform(
         size,

@@ -193,14 +193,14 @@ class KnownImages:
                 if found := by_content.get(image.sha256):
                     positions[n] = found.pop()
                 elif image.file in place:
-                    problems.append(f"{image.file} shows something else than before")
+                    problems.append(f"{image.file} has a different content than before")
                 else:
                     problems.append(f"{image.file} is gone")
         if problems:
             shown = shortened(problems, MAX_PROBLEMS)
             raise UserError(
-                f"Images are not what {self._path.parent.parent} was started with: {shown}; put "
-                "them back under any name, or choose another --workdir."
+                f"The images differ from those that {self._path.parent.parent} was started with: "
+                f"{shown}; put them back under any name, or choose another --workdir."
             )
         return cast(list[int], positions)
 

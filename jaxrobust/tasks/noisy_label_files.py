@@ -149,7 +149,7 @@ def write_review(
         seed=seed,
         after_saving=[
             (
-                "To train on what you decided, put it into the folder of the run and repeat the "
+                "To train on your decisions, put it into the folder of the run and rerun the "
                 "command of the run with another --workdir= and",
                 f"--config.dataset.corrections={corrections}",
             ),

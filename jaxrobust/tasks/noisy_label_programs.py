@@ -123,13 +123,13 @@ def check_takes(method: Method, name: str, *, soft: bool, weights: bool) -> None
     """
     if soft and not method.soft:
         raise UserError(
-            f"method={name!r} cannot learn from soft labels; take another one, such "
-            "as 'dpc' or 'cross_entropy', or give one label of each example."
+            f"method={name!r} cannot learn from soft labels; choose another method, such as "
+            "'dpc' or 'cross_entropy', or give one label for each example."
         )
     if weights and not NOISY_LABEL_METHODS.entry(name).weighted:
         raise UserError(
-            f"method={name!r} has no loss that weights of examples could enter; leave "
-            "out sample_weight and class_weight, or choose another method, such as 'dpc'."
+            f"method={name!r} has no loss that could be weighted; leave out sample_weight and "
+            "class_weight, or choose another method, such as 'dpc'."
         )
 
 

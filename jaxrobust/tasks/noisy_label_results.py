@@ -67,7 +67,7 @@ def last_lines(
     results: dict[str, Any], workdir: pathlib.Path, page: pathlib.Path | None, seconds: float
 ) -> list[str]:
     """What a finished run says: its measures, and where its files are."""
-    lines = [f"{seconds:.0f} s in all"]
+    lines = [f"{seconds:.0f} s in total"]
     if "accuracy" in results["last"]:
         tail = results["last_epochs"]
         lines = [
@@ -84,14 +84,14 @@ def last_lines(
         lines.append(describe(results["label_counts"]))
     if undivided := results.get("undivided_passes"):
         lines.append(
-            f"in {undivided} passes after the warm-up {results['method']} could not divide the "
-            "labels, too few of which looked wrong, and trained on all of them"
+            f"in {undivided} passes after the warm-up, {results['method']} could not divide the "
+            "labels, since too few looked wrong, and trained on all of them"
         )
     return [
         *lines,
         f"results: {workdir / 'results.json'}",
         f"every label, the most suspicious first: {workdir / 'label_quality.csv'}",
-        *([f"page on which to review them: {page}"] if page else []),
+        *([f"page for reviewing them: {page}"] if page else []),
         f"duplicates and outliers: {workdir / FINDINGS}",
         f"classifier, for jaxrobust predict: {workdir / 'classifier'}",
         f"figures: {workdir / 'figures'}",
@@ -108,5 +108,7 @@ def estimate_before_training(
     features = MeansOfViews(dataset.train)
     scores = leave_one_out_scores(features, labels, num_classes=dataset.num_classes)
     num_wrong = float(jax.jit(estimate_num_wrong)(scores, labels))
-    log.info("Training divides the labels as if %.0f of %d were wrong", num_wrong, len(labels))
+    log.info(
+        "Training divides the labels assuming that %.0f of %d are wrong", num_wrong, len(labels)
+    )
     return num_wrong

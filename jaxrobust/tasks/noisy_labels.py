@@ -1,7 +1,7 @@
 """Learning with noisy labels: train, test, score every given label, again.
 
-The same loop serves every method. True labels are read in two places only: where the noise is put
-in, and where it is said how well the wrong labels were found.
+The same loop serves every method. True labels are read in two places only: where the noise is
+added, and where the detection of wrong labels is measured.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ def with_batches_of_at_most(recipe: NoisyLabels, num_examples: int) -> NoisyLabe
     if recipe.batch_size <= num_examples:
         return recipe
     log.info(
-        "batch_size=%d is more than the %d training examples, and becomes %d",
+        "batch_size=%d is larger than the %d training examples, and is set to %d",
         recipe.batch_size,
         num_examples,
         num_examples,

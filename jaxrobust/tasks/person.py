@@ -126,8 +126,8 @@ class PersonOracle(Oracle):
             log.info("%d new images%s are used from round %d on", count, classes, round_)
             if names and (before := labels.count(UNKNOWN)):
                 log.info(
-                    "%d answers are unknown from before these were classes; to look at them again: "
-                    "jaxrobust review RUN --round=N, View, Show unknown",
+                    "%d answers are “unknown” from before these classes existed; to review "
+                    "them: jaxrobust review RUN --round=N, View, Show unknown",
                     before,
                 )
         return bool(count or names)
@@ -137,11 +137,11 @@ class PersonOracle(Oracle):
         table, page = annotator.table(round_), annotator.page(round_)
         count = len(annotator.answers(round_).empty)
         return table, [
-            f"{count} images to annotate: open {page} in a browser and replace {table} by the "
-            f"table that it saves, or fill the column `label` of {table}",
+            f"{count} images to annotate: open {page} in a browser and replace {table} with the "
+            f"table that it saves, or fill in the column `label` of {table}",
             f"valid labels: {', '.join([*annotator.class_names, UNKNOWN])}, {SKIP} to skip an "
-            "image, or nothing to be asked again later; then rerun the same command, the last "
-            "time with --config.al.finish=True",
+            "image, or empty to be asked again later; then rerun the same command; to finish, "
+            "add --config.al.finish=True",
         ]
 
     def write_files(
@@ -190,19 +190,20 @@ def check_unlabeled_files(dataset: ReadableDataset, source: str) -> None:
     """Refuses data without unlabelled images or files, or with a class named as an answer is."""
     if dataset.unlabeled is None:
         raise UserError(
-            f"oracle='csv' asks a person about unlabelled images, and {dataset.name} has none; use "
-            "configs/...:image_folder with the images in a folder `unlabeled` beside the classes."
+            f"oracle='csv' asks a person about unlabelled images, but {dataset.name} has none; "
+            "use configs/...:image_folder with the images in a folder `unlabeled` next to the "
+            "class folders."
         )
     if dataset.train.files is None:
         raise UserError(
-            f"oracle='csv' asks about files, and {source} names none: write it with python -m "
+            f"oracle='csv' asks about files, but {source} names none: write it with python -m "
             "jaxrobust.embed."
         )
     for name in (UNKNOWN, SKIP):
         if name in dataset.class_names:
             raise UserError(
-                f"A class folder may not be called {name!r} with oracle='csv', since that is an "
-                "answer of its own; rename it."
+                f"A class folder may not be called {name!r} with oracle='csv', since that is a "
+                "reserved answer; rename it."
             )
 
 

@@ -26,9 +26,9 @@ def reviewed_data(recipe: NoisyLabels, dataset) -> tuple[Any, Reviewed]:
     if len(kept) < len(found.labels):
         if files is None:
             raise UserError(
-                f"{recipe.dataset.corrections} excludes {len(found.labels) - len(kept)} examples, "
-                "which only images in files can be, since ids would change; leave these examples "
-                "out of the data, or decide otherwise."
+                f"{recipe.dataset.corrections} excludes {len(found.labels) - len(kept)} "
+                "examples, which is possible only for images in files, since ids would change; "
+                "leave these examples out of the data, or change the decisions."
             )
         dataset = dataclasses.replace(dataset, train=dataset.train.take(kept))
         found = Reviewed(found.labels[kept], found.review[kept])

@@ -46,8 +46,8 @@ def run_seeds(task: Callable[..., dict], recipe: Recipe, workdir: str | os.PathL
       most that any device traced a program.
 
     Raises:
-      UserError: if a person is to answer, who cannot be asked by several runs at once, or for what
-        a single run raises.
+      UserError: if a person is the oracle, who cannot be asked by several runs at once, and for
+        anything that a single run raises.
       Interrupted: once every seed that was under way is saved, if a signal came.
     """
     if isinstance(recipe, ActiveLearning) and recipe.oracle != "truth":
@@ -63,7 +63,7 @@ def run_seeds(task: Callable[..., dict], recipe: Recipe, workdir: str | os.PathL
         log.info("Seed %d (%d of %d)", seed, seed - recipe.seed + 1, recipe.num_seeds)
         if (folder / "results.json").exists():
             check_same_config(one, folder / "config.json")
-            log.info("%s is finished already", folder)
+            log.info("%s is already finished", folder)
             return json.loads((folder / "results.json").read_text())
         return task(one, folder, programs)
 
@@ -93,7 +93,7 @@ def run_seeds(task: Callable[..., dict], recipe: Recipe, workdir: str | os.PathL
     write_text(workdir / "table.md", table + "\n")
     compare.draw(groups, workdir / "figures" / "curves.png")
     for line in (
-        f"mean ± deviation over {len(runs)} seeds:\n{table}",
+        f"mean ± standard deviation over {len(runs)} seeds:\n{table}",
         *([f"mean ± standard error over them: {gain['text']}"] if gain else ()),
         f"results: {workdir / 'results.json'}",
         f"figure: {workdir / 'figures' / 'curves.png'}",

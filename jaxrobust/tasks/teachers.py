@@ -209,8 +209,8 @@ def stored_teacher(
         )
     if stored.class_names and stored.class_names != dataset.class_names:
         log.warning(
-            "The teacher in %s knows its classes as %s, those of %s are %s: if they are others, or "
-            "in another order, it misleads the student.",
+            "The teacher in %s names its classes %s, but those of %s are %s: if these are other "
+            "classes, or in another order, it misleads the student.",
             recipe.teacher.path,
             _shortened(stored.class_names),
             dataset.name,
@@ -244,9 +244,9 @@ def check_table(
     if given and not (distiller.has_teacher and distiller.logits_only):
         if not distiller.has_teacher:
             raise UserError(
-                f"method {recipe.method} reads labels alone and no teacher: set with_baseline=True "
-                "beside a method of logits, such as dhkd or kd, and the student is trained on the "
-                "labels alone too, for comparison."
+                f"method {recipe.method} learns from the labels alone: to compare with it, choose "
+                "a method of logits, such as dhkd or kd, and set with_baseline=True, which also "
+                "trains a student on the labels alone."
             )
         raise UserError(
             f"method {recipe.method} reads a teacher's features too, but this teacher gives "
@@ -460,14 +460,14 @@ def _read_logits(path: pathlib.Path, dataset: Any, taught: Any) -> TeacherLogits
     logits = logits[:, None] if logits.ndim == 2 else logits
     shape = [len(logits), "1 or 2", dataset.num_classes]
     if logits.ndim != 3 or logits.shape[1] > 2 or logits.shape[2] != dataset.num_classes:
-        raise UserError(f"The logits of {path} are {list(logits.shape)}, but should be {shape}.")
+        raise UserError(f"The logits in {path} are {list(logits.shape)}, but should be {shape}.")
     if not np.isfinite(logits).all():
-        raise UserError(f"The logits of {path} are not all finite.")
+        raise UserError(f"The logits in {path} are not all finite.")
     names = tuple(map(str, facts.get("class_names", ())))
     if names and names != tuple(dataset.class_names):
         raise UserError(
-            f"The logits of {path} are of the classes {_shortened(names)}, but {dataset.name} has "
-            f"{_shortened(tuple(dataset.class_names))}."
+            f"The logits in {path} are for the classes {_shortened(names)}, but {dataset.name} "
+            f"has {_shortened(tuple(dataset.class_names))}."
         )
     count, test = len(taught), None
     if "files" in facts:
@@ -478,7 +478,7 @@ def _read_logits(path: pathlib.Path, dataset: Any, taught: Any) -> TeacherLogits
         rows = [place.get(name) for name in wanted]
         if missing := [name for name, row in zip(wanted, rows, strict=True) if row is None]:
             more = f" and {len(missing) - 1} other images" if len(missing) > 1 else ""
-            raise UserError(f"{path} has no logits of {missing[0]}{more}.")
+            raise UserError(f"{path} has no logits for {missing[0]}{more}.")
         tested = [place.get(name) for name in _names(dataset.test) or (None,)]
         test = None if None in tested else logits[np.array(tested, int), 0]
     else:
@@ -486,7 +486,7 @@ def _read_logits(path: pathlib.Path, dataset: Any, taught: Any) -> TeacherLogits
         if sorted(ids.tolist()) != list(range(count)):
             raise UserError(
                 f"{path} has the logits of {len(ids)} images, but must have each of the {count} "
-                f"training images of {dataset.name} once."
+                f"training images of {dataset.name} exactly once."
             )
         rows = np.argsort(ids)
         if "test_logits" in facts:

@@ -114,7 +114,7 @@ def test_a_weight_of_two_is_the_row_twice(method, data):
     options = OPTIONS | ({"dpc__warm_up": 2} if method == "dividemix" else {})
     classifier = RobustClassifier(method, **options)
     if method == "knn":
-        with pytest.raises(UserError, match="no loss that weights of examples could enter"):
+        with pytest.raises(UserError, match="no loss that could be weighted"):
             classifier.fit(features, labels, sample_weight=weights)
         return
     twice = classifier.fit(features[rows], labels[rows]).predict_proba(features)

@@ -70,7 +70,7 @@ def test_a_second_call_gives_the_same_and_a_workdir_goes_on(tmp_path, task, resu
         again = query(annotations, features=features, budget=10, config=SHORT, workdir=tmp_path)
         np.testing.assert_array_equal(again.ids, result.ids)
     assert (tmp_path / "checkpoints").exists()
-    with pytest.raises(UserError, match=r"not what .* was started with"):
+    with pytest.raises(UserError, match=r"differ from those that .* was started with"):
         query(annotations, features=features + 1, budget=10, config=SHORT, workdir=tmp_path)
 
 

@@ -26,9 +26,9 @@ from jaxrobust.recipes.parse import parse
     ("changes", "words"),
     [
         ({}, None),
-        ({"dtype": "bfloat16"}, "dtype=bfloat16 is slower on a CPU than float32"),
-        ({"batch_size": 100}, "batch_size=100 does not divide evenly by 8 devices"),
-        ({"checkpoint.every_seconds": 7200.0}, "a kill may cost 2:00:00 of work"),
+        ({"dtype": "bfloat16"}, "dtype=bfloat16 is slower than float32 on a CPU"),
+        ({"batch_size": 100}, "batch_size=100 is not divisible by the number of devices, 8"),
+        ({"checkpoint.every_seconds": 7200.0}, "a kill may lose 2:00:00 of work"),
     ],
 )
 def test_likely_mistakes_are_told(changes, words):
@@ -204,7 +204,7 @@ def test_a_run_uses_as_many_devices_as_it_was_told_and_says_when_their_number_ch
     starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
     assert [start["device_count"] for start in starts] == [2, 1]
     (message,) = [r.getMessage() for r in caplog.records if "device(s)" in r.getMessage()]
-    assert message.startswith("This run began on 2 device(s) and goes on with 1")
+    assert message.startswith("This run began on 2 device(s) and continues on 1")
 
 
 def test_what_is_saved_is_the_position_and_all_that_belongs_to_it(tmp_path):

@@ -244,7 +244,7 @@ def test_a_page_of_an_annotation_run(written):
     assert EVIL in page.text and "$x$" in page.text
     assert "Changed on the command line" in page.text and "configs/x.py:digits" in page.text
     assert page.text.index("seed7") if "seed7" in page.text else page.text.index("seed") > 0
-    assert "Do the scores tell unknown images?" in page.text
+    assert "Do the scores separate unknown images?" in page.text
     assert "how little it resembles any class80.0" in page.text
     assert "1 min 1 s" in page.text and "0.11.2" in page.text and "0123456789ab" in page.text
     assert {
@@ -313,7 +313,7 @@ def test_without_test_images_no_accuracy_is_promised(tmp_path):
         (workdir / "results.json").write_text(json.dumps(results))
     for shown in (workdirs[:1], workdirs):
         page = _written(*shown, f"--out={tmp_path / 'out' / str(len(shown))}")
-        assert "Accuracy is not known: there are no test images." in page.text
+        assert "The accuracy is unknown: there are no test images." in page.text
         assert "the best epoch" not in page.text
 
 
@@ -377,7 +377,7 @@ def test_a_comparison_shows_what_differs_first(tmp_path):
     assert "dcfs, random on digits" in page.text
     fields = [page.text.index(name) for name in ('method"dcfs""random"', "seed0 / 10")]
     assert "lfosa.beta" not in page.text  # nor is DCFS's option one of random
-    assert page.text.index("edl.clip1–") > page.text.index("Options of one method")
+    assert page.text.index("edl.clip1–") > page.text.index("Options specific to one method")
     assert max(fields) < page.text.index("num_epochs33")
     assert {"confusion_dcfs.png", "confusion_random.png"} <= _files(tmp_path / "out")
 
@@ -413,7 +413,7 @@ def test_what_cannot_be_reported_is_one_sentence(tmp_path, capsys):
     for arguments, words in (
         ([empty], "is not a workdir: it holds no config.json"),
         ([tmp_path / "nowhere"], "nowhere does not exist"),
-        ([tmp_path / "other"], "is not of a jaxrobust run"),
+        ([tmp_path / "other"], "is not from a jaxrobust run"),
         ([damaged], "results.json cannot be read"),
         ([broken], "environment.json cannot be read"),
         (unfinished, "is finished; name a single one"),

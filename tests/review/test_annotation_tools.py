@@ -115,7 +115,7 @@ MALFORMED = {
         [{"image": "a.png", "id": 1, "choice": {"choices": ["cat", "dog"]}}],
         "has the choices cat and dog, where one is asked for",
     ),
-    "a number": ([{"image": "a.png", "id": 1, "choice": 3}], "has '3' in place of a choice"),
+    "a number": ([{"image": "a.png", "id": 1, "choice": 3}], "has '3' instead of a choice"),
 }
 
 

@@ -219,7 +219,9 @@ def test_what_is_not_embedded_comes_from_the_folder(browser, tmp_path, monkeypat
     path = _review(tmp_path)
     assert path.read_text().count("data:image/jpeg") == 2
     with pages.opened(browser, path) as page:
-        assert "first 2 images are inside this page; the other 3" in page.text_content("header")
+        assert "first 2 images are embedded in this page; the other 3" in page.text_content(
+            "header"
+        )
         assert page.input_value("#folder") == "../data"
         widths = "() => [...document.querySelectorAll('.card img')].map((i) => i.naturalWidth)"
         pages.wait_until(page, f"({widths})().every(Boolean)")

@@ -306,7 +306,7 @@ def test_the_random_check_shows_one_image_and_a_bound(browser, page_of_review, t
         looks = [(True, False), *((n == 4, True) for n in range(12))]
         most = _bound(COUNT, looks)
         assert 0 < most < COUNT - 13
-        assert bound.startswith(f"Of the 17 labels that nobody has looked at, at most {most} (")
+        assert bound.startswith(f"Of the 17 unreviewed labels, at most {most} (")
         saved = _rows(pages.downloaded(page, "#save", tmp_path))
         assert [row["id"] for row in saved] == ["0", *left[:12]]  # in the order of answering
         assert [row["drawn"] for row in saved] == ["0", *["1"] * 12]

@@ -115,7 +115,7 @@ WRONG = {
     "another image": {"4": _entry()},
     "no number": {"a": _entry()},
     "no entry": {"0": ["keep", "cat"]},
-    "no decision": {"0": _entry("delete")},
+    "not a decision": {"0": _entry("delete")},
     "no class": {"0": _entry("keep", "lion")},
     "a class too many": {"0": _entry("unsure", "cat")},
     "a class too few": {"0": _entry("keep", "")},
@@ -183,7 +183,7 @@ def test_the_table_of_a_query_keeps_its_other_cells(tmp_path):
     [
         ("nothing", "There is no folder or page"),
         (".", "holds no label_review.html"),
-        ("index.html", "is not a page on which one answers"),
+        ("index.html", "is not a page for answers"),
     ],
 )
 def test_what_cannot_be_reviewed_is_said(tmp_path, name, said):

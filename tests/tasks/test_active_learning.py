@@ -244,5 +244,5 @@ def test_changed_data_is_noticed(tmp_path):
     before = json.loads((tmp_path / "config.json").read_text())
     before["dataset"]["max_train"] = 1000
     (tmp_path / "config.json").write_text(json.dumps(before))
-    with pytest.raises(UserError, match=r"are not what .* was started with"):
+    with pytest.raises(UserError, match=r"differ from those that .* was started with"):
         tasks.run(_config(method="random", **{"dataset.max_train": 1000}), tmp_path)

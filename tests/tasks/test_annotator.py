@@ -266,7 +266,7 @@ def test_images_and_classes_come_in_between(folder, tmp_path, caplog):
     with caplog.at_level("INFO", logger="jaxrobust"):
         assert tasks.run(config, workdir)["waiting_for"] == str(tables[1])
     assert sheet.read_bytes() != before  # it shows the answers
-    assert "1 answers are unknown from before these were classes" in caplog.text
+    assert "1 answers are “unknown” from before these classes existed" in caplog.text
     page = tables[1].with_suffix(".html").read_text(encoding="utf-8")
     assert page.partition('"suggestions":[')[2].startswith('["')
     assert "1 images were found under new names" in caplog.text
@@ -465,7 +465,7 @@ def test_the_command(folder, tmp_path):
 
     table = tmp_path / "queries" / "round_00.csv"
     code, stderr = command()
-    assert code == 0 and f"or fill the column `label` of {table}" in stderr
+    assert code == 0 and f"or fill in the column `label` of {table}" in stderr
     _answer(folder, table)
     code, stderr = command()
     assert code == 0 and (tmp_path / "results.json").exists()

@@ -141,7 +141,7 @@ def test_a_linear_head_has_no_backbone(converted):
 
     config = _config(dpc, **{"model.backbone": str(converted)})
     backbone = stored_backbone(parse(config), dataset=None)
-    with pytest.raises(UserError, match="consists of heads, which no backbone fits"):
+    with pytest.raises(UserError, match="consists of heads only and takes no backbone"):
         backbone.check(variables, "linear")
 
 

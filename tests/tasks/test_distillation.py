@@ -167,7 +167,7 @@ def test_a_finished_run_is_finished_and_its_teacher_teaches_again(finished, tmp_
     settings = json.loads((tmp_path / "inputs.json").read_text())
     settings["teacher_sha256"] = "another"
     (tmp_path / "inputs.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match=r"are not what .* was started with"):
+    with pytest.raises(UserError, match=r"differ from those that .* was started with"):
         distillation.run(parse(config), tmp_path)
 
 
@@ -285,7 +285,7 @@ def test_a_teacher_sees_images_as_it_was_trained(finished, tmp_path, caplog):
     config.teacher.path = str(tmp_path / "teacher")
     taught = tasks.run(config, tmp_path / "run")["teacher"]
     assert taught["accuracy"] == results["teacher"]["accuracy"]
-    assert "knows its classes as a, b, c, ..., those of digits are 0, 1, 2, ..." in caplog.text
+    assert "names its classes a, b, c, ..., but those of digits are 0, 1, 2, ..." in caplog.text
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):

@@ -153,7 +153,7 @@ def test_a_folder_of_images_is_embedded_first(tmp_path, embedded, caplog):
     caplog.set_level("INFO", "jaxrobust")
     results = tasks.run(config, tmp_path / "run")
     assert embedded == [(str(tmp_path / "data"), 2)]
-    assert "start from the variant image_folder_pixels" in caplog.text
+    assert "use the variant image_folder_pixels" in caplog.text
     assert results["num_classes"] == 2 and results["last"]["accuracy"] == 1
     assert (tmp_path / "run" / "figures" / "suspicious.png").exists()
     assert load_classifier(tmp_path / "run").embedding == ("network", 2, "0")

@@ -157,7 +157,7 @@ def test_a_batch_beyond_the_set_becomes_the_set(caplog):
     with caplog.at_level("INFO"):
         fitted = noisy_labels.with_batches_of_at_most(chosen, 1438)
     assert fitted == dataclasses.replace(chosen, batch_size=1438)
-    assert "batch_size=5000 is more than the 1438 training examples" in caplog.text
+    assert "batch_size=5000 is larger than the 1438 training examples" in caplog.text
     assert noisy_labels.with_batches_of_at_most(chosen, 5000) == chosen
 
 
@@ -199,7 +199,9 @@ def test_other_labels_in_the_same_workdir_are_noticed(finished):
     settings = json.loads(original)
     settings["noise"]["rate"] = 0.3
     path.write_text(json.dumps(settings))
-    with pytest.raises(UserError, match=r"labels or teacher are not what .* was started with"):
+    with pytest.raises(
+        UserError, match=r"labels or teacher differ from those that .* was started with"
+    ):
         tasks.run(_config(**{"noise.rate": 0.3}), workdir)
     path.write_text(original)
 
@@ -595,7 +597,7 @@ def test_corrections_are_trained_on_and_not_asked_about_again(tmp_path):
     assert all(row["reviewed"] == "" for row in rows[:-3]) and len(rows) == 300
     # Other corrections are other labels: the run is not gone on with.
     second.write_text(f"id,label\n11,{(labels[11] + 1) % 10}\n")
-    with pytest.raises(UserError, match="The data, labels or teacher are not what"):
+    with pytest.raises(UserError, match="The data, labels or teacher differ from those that"):
         tasks.run(config, workdir)
     first.write_text("id,label\n300,1\n")
     with pytest.raises(UserError, match="line 2 has the id '300', which must lie in 0 to 299"):

@@ -298,8 +298,8 @@ def test_logits_that_do_not_fit_are_refused(taught, photographs, tmp_path):
     bad = {
         "should be": {"logits": found["logits"][..., :2]},
         "not all finite": {"logits": np.full_like(found["logits"], np.nan)},
-        "are of the classes": {"class_names": np.array(["a", "b", "c"])},
-        "has no logits of train/cat/0.png and 47 other images": {
+        "are for the classes": {"class_names": np.array(["a", "b", "c"])},
+        "has no logits for train/cat/0.png and 47 other images": {
             "files": np.array([f"other{i}" for i in range(len(found["files"]))])
         },
     }
