@@ -206,8 +206,8 @@ def test_a_constant_column_says_nothing_of_others_either():
 # Features that cannot be meant, and words of the answer.
 REFUSED = {
     "one row of 1e30": (lambda x: _with(x, 7, 1, 1e30), r"features\[7\] holds 1e\+30 in column 1"),
-    "all constant": (np.ones_like, "one value in each of its 5 columns"),
-    "negative zeros": (lambda x: 0 * x, "one value in each of its 5 columns"),
+    "all constant": (np.ones_like, "a single value in each of its 5 columns"),
+    "negative zeros": (lambda x: 0 * x, "a single value in each of its 5 columns"),
     "masked": (lambda x: np.ma.masked_array(x, np.eye(N, D)), r"features\[0, 0\] is masked"),
     "None": (lambda x: np.where(np.eye(N, D) > 0, None, x), r"features\[0, 0\] is nan"),
     "NaN": (lambda x: _with(x, 3, 2, np.nan), r"features\[3, 2\] is nan"),
@@ -223,7 +223,7 @@ REFUSED = {
     "complex": (lambda x: x.astype(complex), "must hold real numbers, not complex128"),
     "text": (lambda x: x.astype(str), "must hold real numbers"),
     "dates": (lambda x: x.astype("datetime64[s]"), "must hold real numbers"),
-    "one axis": (lambda x: x[:, 0], r"of one feature give \[:, None\]"),
+    "one axis": (lambda x: x[:, 0], r"for a single feature, give \[:, None\]"),
     "no columns": (lambda x: x[:, :0], r"must be \[N, D\]"),
     "too few rows": (lambda x: x[1:], "has 48 entries, but features has 47"),
 }
@@ -242,7 +242,7 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(call, case):
 def test_labels_among_the_features_are_named():
     features, labels = _blobs()
     frame = pandas.DataFrame(features).assign(label=labels)
-    with pytest.raises(UserError, match="Column 'label' of features is the labels themselves"):
+    with pytest.raises(UserError, match="Column 'label' of features equals the labels"):
         _find(frame, labels)
 
 

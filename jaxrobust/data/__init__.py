@@ -1,7 +1,7 @@
 """Data: sets and their sources, open-set splits, label noise, augmentation, streaming.
 
-Importing it loads no JAX, so that the names of data sets can be listed at once; what runs on the
-device is loaded at its first use.
+Importing it does not load JAX, so listing the names of data sets is fast; code that runs on the
+device is loaded on first use.
 """
 
 from typing import Any

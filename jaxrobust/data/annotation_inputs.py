@@ -1,4 +1,4 @@
-"""Users' annotations of an open set, in which some examples are of none of the classes."""
+"""Users' annotations of an open set, in which some examples belong to none of the classes."""
 
 from typing import Any
 
@@ -42,8 +42,8 @@ def as_annotations(
     is_sure = num_classes or class_names is not None or (found.ids == UNKNOWN).any()
     if found.num_classes == 1 and not is_sure:
         raise UserError(
-            f"annotations holds only the class {found.names[0]}; annotate another one, mark an "
-            "example of none of the classes as UNKNOWN (-2), or say num_classes=1."
+            f"annotations holds only the class {found.names[0]}; annotate another "
+            "class, mark an example of none of the classes as UNKNOWN (-2), or set num_classes=1."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Which classes an image shows: one function per file format.
+"""The classes that an image shows: one function per file format.
 
 Every format is read as a listing: `{image: the classes of its objects}` in the file's order.
 """
@@ -47,7 +47,9 @@ def read_voc_objects(path: pathlib.Path) -> tuple[str, ...]:
         open_tags.pop()
 
     def refuse(*_):
-        raise DataError(f"{path} declares a document type, as no annotation does: replace it.")
+        raise DataError(
+            f"{path} declares a document type, which an annotation file must not: replace it."
+        )
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = enter, leave

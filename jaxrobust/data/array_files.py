@@ -1,4 +1,4 @@
-"""Files of arrays, whoever wrote them: compared with their headers before anything is allocated.
+"""Files of arrays from any source: checked against their headers before anything is allocated.
 
 Arrays are mapped into memory where the file allows. The checksum that every `.npz` has of each of
 its arrays is compared for those that are mapped, too.
@@ -86,7 +86,7 @@ def _stem(member: zipfile.ZipInfo) -> str:
 def _arrays(archive: zipfile.ZipFile, path: pathlib.Path | None) -> dict[str, np.ndarray]:
     members = archive.infolist()
     if len(set(map(_stem, members))) < len(members):
-        raise ValueError("it holds two arrays of one name")
+        raise ValueError("it holds two arrays of the same name")
     return {_stem(member): _array(archive, member, path) for member in members}
 
 

@@ -19,26 +19,26 @@ def pad_crop_flip(
       key: PRNG key.
       images: [B, H, W, C], usually uint8.
       padding: pixels added on each side.
-      flip: mirror left to right with probability 1/2, per image. Turn it off where a mirrored
-        image is another class (digits, letters).
+      flip: mirror left to right with probability 1/2, per image. Turn it off if a mirrored image
+        belongs to another class (digits, letters).
 
     Returns:
       [B, H, W, C] of the dtype of `images`.
 
     Raises:
-      ValueError: `images` is not of rank 4, or `padding` is negative.
+      ValueError: if `images` is not of rank 4, or `padding` is negative.
     """
     views = draw_views(key, len(images), padding=padding, flip=flip)
     return view_of(images, views, padding=padding, flip=flip)
 
 
 def num_views(*, padding: int, flip: bool) -> int:
-    """How many views `pad_crop_flip` has of an image: `(2 * padding + 1)**2`, twice with `flip`."""
+    """Number of `pad_crop_flip`'s views of an image: `(2 * padding + 1)**2`, twice with `flip`."""
     return (2 * padding + 1) ** 2 * (1 + flip)
 
 
 def plain_view(*, padding: int, flip: bool) -> int:
-    """The number of the view that is the image itself."""
+    """The number of the view that is the unchanged image."""
     return (padding * (2 * padding + 1) + padding) * (1 + flip)
 
 
@@ -55,7 +55,7 @@ def draw_views(key: jax.Array, batch: int, *, padding: int, flip: bool) -> jax.A
       int32 [B], each in 0 to `num_views(...) - 1`.
 
     Raises:
-      ValueError: `padding` is negative.
+      ValueError: if `padding` is negative.
     """
     if padding < 0:
         raise ValueError(f"padding must be 0 or more pixels, but is {padding}.")
@@ -114,7 +114,7 @@ def normalize(
       images: uint8 [..., C].
       mean: C numbers on the [0, 1] scale.
       std: C positive numbers on the [0, 1] scale.
-      dtype: of the result; the arithmetic is float32 in any case.
+      dtype: dtype of the result; the arithmetic is in float32 in any case.
 
     Returns:
       [..., C] of `dtype`.

@@ -11,8 +11,8 @@ def compose_canvases(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 `[N, SIDE, SIDE, C]` of 1 to `MAX_DIGITS` digits, and {0, 1} `[N, 10]`.
 
-    Digits, how many of them, their places and their contrast (1/2 to 1) are drawn uniformly. Of
-    digits that overlap, the brighter pixel shows.
+    The digits, their number, places and contrast (1/2 to 1) are drawn uniformly. If digits overlap,
+    the brighter pixel shows.
     """
     _, height, width, channels = digits.shape
     canvases = np.zeros((num_canvases, SIDE, SIDE, channels), np.uint8)

@@ -71,7 +71,7 @@ def image_folder_parts(name: str, path: pathlib.Path | None, build: Callable) ->
     else:
         raise DataError(
             f"{path} has train/ but no test/: add test/<class>/*, or move the class folders up "
-            f"into {path}, and a fifth of each class is held out for testing."
+            f"into {path}, and 20 % of each class are held out for testing."
         )
     return train, test, tuple(classes), unlabeled
 
@@ -94,7 +94,7 @@ def test_folder(
     if missing := [name for name in class_names if name not in {entry[0] for entry in entries}]:
         raise DataError(
             f"dataset.test2={path} has no images of {len(missing)} of the {len(class_names)} "
-            f"classes, {missing[0]!r} among them: add a folder of each, or clear "
+            f"classes, such as {missing[0]!r}: add a folder for each, or clear "
             "--config.dataset.test2=."
         )
     if image_size is None:

@@ -1,7 +1,7 @@
 """`corrections.csv`: what a person decided about labels that look wrong, read and written.
 
-No JAX is loaded. By hand `file` (or `id`) and `label` are enough: a label equal to the given one is
-kept, an empty one is not decided yet.
+No JAX is loaded. In a hand-written table, `file` (or `id`) and `label` are enough: a label equal to
+the given one counts as kept, an empty one as not decided yet.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ class Correction(NamedTuple):
     """A row of `corrections.csv`.
 
     Attributes:
-      id: position in the data set; None where only the file is known.
-      file: of the image; "" where images are not files.
-      given_label: as it was when a person looked.
-      label: the right one; empty if nobody can tell or no class fits.
-      decision: one of `DECISIONS`, or "" for a note alone.
-      drawn: whether the image was drawn at random, as `jaxrobust.audit` needs to know.
-      note: what the person wrote about it.
+      id: position in the data set; None if only the file is known.
+      file: path of the image; "" if images are not files.
+      given_label: the label at the time of the review.
+      label: the correct label; empty if it is undecidable or no class fits.
+      decision: one of `DECISIONS`, or "" for only a note.
+      drawn: whether the image was drawn at random, which `jaxrobust.audit` needs to know.
+      note: the person's note about it.
     """
 
     id: int | None
@@ -48,11 +48,11 @@ KEPT, CORRECTED, EXCLUDED = "kept", "corrected", "excluded"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reviewed:
-    """Labels of N examples after a person has looked at some of them.
+    """Labels of N examples after a person has reviewed some of them.
 
     Attributes:
-      labels: int32 `[N]`, the given one where nothing else was decided.
-      review: str `[N]`, `KEPT`, `CORRECTED` or `EXCLUDED`; empty where nobody has decided.
+      labels: int32 `[N]`, the given label unless it was corrected.
+      review: str `[N]`, `KEPT`, `CORRECTED` or `EXCLUDED`; empty if undecided.
     """
 
     labels: np.ndarray
@@ -60,7 +60,7 @@ class Reviewed:
 
 
 def write_corrections(path: str | os.PathLike, corrections: Iterable[Correction]) -> None:
-    """Writes a table that Excel, LibreOffice and `read_corrections` read; never half of one."""
+    """Writes, atomically, a table that Excel, LibreOffice and `read_corrections` can read."""
     rows = [
         [
             "" if row.id is None else row.id,
@@ -81,16 +81,16 @@ def read_corrections(
     labels: np.ndarray,
     class_names: Sequence[str],
 ) -> Reviewed:
-    """The labels of a data set after the corrections of a table.
+    """The labels of a data set after applying the corrections of a table.
 
     Args:
-      path: of the table. Where it names both `file` and `id`, the file counts.
-      files: of the N examples, where they are files.
-      labels: int `[N]`, as they were given.
-      class_names: what these numbers mean.
+      path: path of the table. If it names both `file` and `id`, the file counts.
+      files: paths of the N examples, if they are files.
+      labels: int `[N]`, the given labels.
+      class_names: class names of the label ids.
 
     Raises:
-      UserError: the table cannot be read, or rows of it are wrong, each by its line.
+      UserError: if the table cannot be read, or rows of it are wrong, naming each by its line.
     """
     path = pathlib.Path(path).expanduser()
     rows = tables.read_rows(path, required=["label"])
@@ -128,7 +128,7 @@ def read_all_corrections(
     labels: np.ndarray,
     class_names: Sequence[str],
 ) -> Reviewed:
-    """`read_corrections` of several tables, one after the other; a later one counts."""
+    """`read_corrections` for several tables in order; later tables take precedence."""
     corrected, last = np.array(labels, np.int32), np.full(len(labels), "", _REVIEW)
     for path in paths:
         found = read_corrections(path, files=files, labels=corrected, class_names=class_names)
@@ -142,7 +142,7 @@ _NO_CLASS = ""
 
 
 class _Problem(Exception):
-    """What is wrong with a row, as the end of a sentence that begins with its line."""
+    """The problem of a row, as the end of a sentence that begins with its line."""
 
 
 class _Finder:
@@ -187,7 +187,7 @@ def _decided(row: tables.Row, given: str, classes: tables.Texts) -> str | None:
     if decision in ("unsure", "exclude"):
         if label is not None:
             was = {"unsure": "is unsure", "exclude": "excludes the image"}[decision]
-            raise _Problem(f"{was}, but says {written!r}; clear the one or the other")
+            raise _Problem(f"{was}, but says {written!r}; clear one of them")
         return None if decision == "unsure" else _NO_CLASS
     if decision == "keep":
         if label not in (None, given):

@@ -1,4 +1,4 @@
-"""What a data set is: examples in memory or in files, their labels, and what identifies them."""
+"""Data sets: examples in memory or in files, their labels, and their fingerprints."""
 
 import dataclasses
 import hashlib
@@ -18,11 +18,11 @@ NO_LABEL = -1
 
 
 class Origin(NamedTuple):
-    """What examples were taken from.
+    """The source that examples were taken from.
 
     Attributes:
-      labels: of all the examples there.
-      ids: int [N], positions there of those that were taken.
+      labels: labels of all examples of the source.
+      ids: int [N], positions in the source of the examples that were taken.
     """
 
     labels: np.ndarray
@@ -64,7 +64,7 @@ class ReadableExamples(Labeled):
     """Examples, images or features, that are read by their positions.
 
     Attributes:
-      files: of each example, relative to the data set, where they came from files.
+      files: path of each example relative to the data set, if they came from files.
       probs: float32 [N, C], where labels are soft.
     """
 
@@ -96,12 +96,12 @@ class ReadableExamples(Labeled):
         raise NotImplementedError
 
     def content(self) -> Iterator[np.ndarray]:
-        """What identifies the examples, for `fingerprint`."""
+        """The content of the examples, for `fingerprint`."""
         raise NotImplementedError
 
 
 class ReadableDataset(Classes):
-    """A data set of `ReadableExamples`: a `Dataset` or a `FeatureDataset`, which explain these."""
+    """A data set of `ReadableExamples`; see `Dataset` and `FeatureDataset` for the attributes."""
 
     name: str
     train: ReadableExamples
@@ -122,10 +122,10 @@ class Examples(ReadableExamples):
 
     Attributes:
       images: uint8 [N, H, W, 3].
-      labels: int32 [N], or uint8 {0, 1} [N, C] where an image may have several labels, or none.
-      files: path of each image relative to the data set, where images are files.
-      origin: where they are a part of more examples.
-      probs: float32 [N, C], where labels are soft; `labels` are then the most probable classes.
+      labels: int32 [N], or uint8 {0, 1} [N, C] if an image may have several labels, or none.
+      files: path of each image relative to the data set, if images are files.
+      origin: set if they are a part of a larger set of examples.
+      probs: float32 [N, C], for soft labels; `labels` are then the most probable classes.
     """
 
     images: np.ndarray
@@ -146,7 +146,7 @@ class Examples(ReadableExamples):
 
     @property
     def file_names(self) -> tuple[str, ...] | None:
-        """Of each image, relative to the data set, where images are files."""
+        """Path of each image relative to the data set, if images are files."""
         return self.files
 
     def take(self, ids: np.ndarray) -> "Examples":
@@ -186,11 +186,11 @@ class Examples(ReadableExamples):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileExamples(Labeled):
-    """Images that are read from their files when they are needed, and their labels.
+    """Images that are read from their files when needed, and their labels.
 
     Attributes:
-      names: of each image, relative to the data set.
-      files: each has `read_bytes()` and can be sent to another process.
+      names: path of each image relative to the data set.
+      files: file objects, each of which has `read_bytes()` and can be sent to another process.
       labels: int32 [N], or uint8 {0, 1} [N, C].
     """
 
@@ -257,10 +257,10 @@ def check_has_test(dataset) -> None:
 
 
 def check_parts(name: str, class_names: Sequence[str], train, test) -> None:
-    """Refuses a training part that is empty, and parts whose labels and classes do not fit.
+    """Refuses an empty training part, and parts whose labels and classes do not fit.
 
     Args:
-      name: of the data set.
+      name: name of the data set.
       class_names: one per label.
       train: examples, in memory or not.
       test: test examples; there may be none.
@@ -301,13 +301,13 @@ class Dataset(ReadableDataset):
     """A data set in memory, with what is needed to normalise it and to name its classes.
 
     Attributes:
-      name: what reports call it: the name given to `load_dataset`, but `cifar10_jpeg` for the
+      name: name of the set in reports: the name given to `load_dataset`, but `cifar10_jpeg` for the
         recompressed images, whose pixels are not the official ones.
       train: training examples; every class has some.
       test: test examples; there may be none.
       class_names: one per label.
-      mean: of each channel on the [0, 1] scale.
-      std: standard deviation of each, positive.
+      mean: mean of each channel on the [0, 1] scale.
+      std: standard deviation of each channel, positive.
       unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
     """
 
@@ -342,12 +342,12 @@ class FileDataset(Classes):
     """A data set of files.
 
     Attributes:
-      name: what reports call it.
+      name: name of the set in reports.
       train: training examples; every class has some.
       test: test examples.
       class_names: one per label.
-      mean: of each channel on the [0, 1] scale, to normalise with.
-      std: standard deviation of each channel; the default leaves the [0, 1] scale as it is.
+      mean: mean of each channel on the [0, 1] scale, for normalisation.
+      std: standard deviation of each channel; the default leaves the [0, 1] scale unchanged.
       unlabeled: further training images, all labelled `NO_LABEL`, if the set has any.
     """
 
@@ -375,13 +375,13 @@ def with_own_statistics(
     class_names: tuple[str, ...],
     unlabeled: Examples | None = None,
 ) -> Dataset:
-    """Data set normalised by the mean and deviation of its own training pixels."""
+    """Data set normalised by the mean and standard deviation of its own training pixels."""
     mean, std = pixel_statistics(filter(None, (train, unlabeled)))
     return Dataset(name, train, test, class_names, mean, std, unlabeled)
 
 
 def pixel_statistics(parts: Iterable[Examples]) -> tuple[tuple, tuple]:
-    """Mean and deviation of each channel over the images of some parts, on the [0, 1] scale."""
+    """Mean and standard deviation of each channel over some parts, on the [0, 1] scale."""
     counts = np.zeros((3, 256))
     for examples in parts:
         rows = max(2**20 // max(examples.images[:1].size, 1), 1)  # small images many at a time
@@ -398,9 +398,9 @@ def pixel_statistics(parts: Iterable[Examples]) -> tuple[tuple, tuple]:
 
 
 def fingerprint(dataset) -> str:
-    """SHA-256 over images or features, labels and class names: equal if and only if the data is.
+    """SHA-256 over images or features, labels and class names; equal if and only if the data is.
 
-    Of a `FileDataset` it is over the files' names in place of the images.
+    For a `FileDataset` it is over the file names instead of the images.
     """
     digest = hashlib.sha256(repr(dataset.class_names).encode())
     unlabeled = getattr(dataset, "unlabeled", None)

@@ -1,4 +1,4 @@
-"""Warnings about arrays that are valid, but hardly what their owner means."""
+"""Warnings about arrays that are valid, but probably not intended."""
 
 import numpy as np
 
@@ -11,16 +11,16 @@ _NUM_SHOWN = 30  # classes, of whose order a message says all
 
 
 def doubt_classes(argument: str, num_examples: int, num_classes: int) -> None:
-    """Warns where nearly every label is another one, as ids are."""
+    """Warns if nearly every label is different, as ids are."""
     if num_examples >= _FEWEST and num_classes > num_examples / 2:
         warn(
             f"{argument} holds {num_classes:,} different values in {num_examples:,} entries; if "
-            "these are ids or numbers that were measured, give the column of the classes."
+            "these are ids or measured numbers, give the column of the classes."
         )
 
 
 def doubt_probabilities(ids: np.ndarray, probs: np.ndarray, classes: np.ndarray) -> bool:
-    """Warns if columns or rows of probabilities seem to be of others than the labels `ids`."""
+    """Warns if columns or rows of probabilities do not seem to match the labels `ids`."""
     predicted = probs.argmax(axis=1)
     hits = np.mean(predicted == ids)
     if (order := order_of_columns(ids, probs)) is not None:
@@ -38,7 +38,7 @@ def doubt_probabilities(ids: np.ndarray, probs: np.ndarray, classes: np.ndarray)
     if len(ids) < _FEWEST or chance > 0.5 or hits > chance + 2 * np.sqrt(chance / len(ids)):
         return False
     warn(
-        f"pred_probs predict {100 * hits:.0f} % of the labels, no more than chance does: see that "
+        f"pred_probs predict {100 * hits:.0f} % of the labels, no more than chance: check that "
         "row i of labels and pred_probs is the same example."
     )
     return True
@@ -72,6 +72,6 @@ def doubt_issues(is_issue: np.ndarray) -> None:
     found, count = int(is_issue.sum()), len(is_issue)
     if count >= _FEWEST and found > count / 2:
         warn(
-            f"{found:,} of {count:,} labels look wrong, more than half: see that row i of all "
-            "arguments is the same example, and that the classes are in the order that you mean."
+            f"{found:,} of {count:,} labels look wrong, more than half: check that row i of all "
+            "arguments is the same example, and that the classes are in the intended order."
         )

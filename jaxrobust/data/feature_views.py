@@ -1,4 +1,4 @@
-"""From raw features to what a network sees: a random view per visit, normalisation, noise."""
+"""Raw features as network inputs: a random view per visit, normalisation, noise."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Statistics = Mapping[str, np.ndarray | jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureViews:
-    """Views of features: those for testing ("test"), or a random one per visit ("weak", "strong").
+    """Views of features: for testing ("test"), or a random one per visit ("weak", "strong").
 
     Views of an image, such as its mirror image and its crops, take the place of augmentation. In
     "weak" and "strong" ones, `noise * N(0, 1)` is added to each normalised feature, and then each

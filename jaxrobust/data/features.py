@@ -1,7 +1,7 @@
-"""Features as a data set: vectors that a frozen network computed, in place of images.
+"""Features as a data set: vectors computed by a frozen network, instead of images.
 
-The files are those of `jaxrobust.embed`, or any `.npy` or `.npz` of embeddings. Arrays are mapped
-into memory where the file allows, so that a set of any size costs what is read of it.
+The files are those of `jaxrobust.embed`, or any `.npy` or `.npz` of embeddings. Arrays are
+memory-mapped if the file format allows, so that only the parts that are read take memory.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ class FeatureExamples(ReadableExamples):
       rows: int [N], the rows of `source` that are these examples.
       labels: int32 [N].
       files: name of each image, if known.
-      origin: where they are a part of more examples.
-      probs: float32 [N, C], where labels are soft; `labels` are then the most probable classes.
+      origin: set if they are a part of a larger set of examples.
+      probs: float32 [N, C], for soft labels; `labels` are then the most probable classes.
     """
 
     source: np.ndarray
@@ -122,7 +122,7 @@ class FeatureExamples(ReadableExamples):
 
 
 class MeansOfViews:
-    """The mean of the views of each example, float32 [N, D], computed where rows are asked for."""
+    """The mean of the views of each example, float32 [N, D], computed when rows are requested."""
 
     def __init__(self, examples: FeatureExamples):
         self._examples = examples
@@ -134,7 +134,7 @@ class MeansOfViews:
 
 
 class Embedding(NamedTuple):
-    """How features were computed of images, where `jaxrobust.embed` did it.
+    """How `jaxrobust.embed` computed features from images.
 
     Attributes:
       backbone: name of the network.
@@ -149,15 +149,15 @@ class Embedding(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureDataset(ReadableDataset):
-    """A data set of features, with what is needed to normalise them and to name its classes.
+    """A data set of features, with the statistics for normalisation and the class names.
 
     Attributes:
-      name: what reports call it.
+      name: name of the set in reports.
       train: training examples; every class has some.
       test: test examples; there may be none.
       class_names: one per label.
-      mean: float32 [D], of each dimension over all views of the training examples.
-      std: standard deviation of each, positive.
+      mean: float32 [D], mean of each dimension over all views of the training examples.
+      std: standard deviation of each dimension, positive.
       unlabeled: further training examples, all labelled `NO_LABEL`, if the set has any.
       embedding: how the features were computed, if known.
     """
@@ -194,12 +194,12 @@ def feature_dataset(
 
     Args:
       features: float [N, V, D], finite and within float16's range.
-      labels: int32 [N], `NO_LABEL` where there is none: these examples are `unlabeled`.
+      labels: int32 [N], `NO_LABEL` for examples without a label, which become `unlabeled`.
       class_names: one per label.
-      probs: float32 [N, C], of soft labels.
+      probs: float32 [N, C], for soft labels.
 
     Returns:
-      A `FeatureDataset`, both parts in the order given, its mean and std those of all examples.
+      A `FeatureDataset`, with both parts in the order given and the mean and std of all examples.
 
     Raises:
       DataError: if features, labels and classes do not fit.
@@ -231,36 +231,37 @@ def load_features(
 ) -> FeatureDataset:
     """Opens a file of features as a data set.
 
-    | file | what is read of it |
+    | file | what is read |
     |---|---|
-    | `.npz` of `jaxrobust.embed` | `features` and, as far as they are there, `labels`, \
+    | `.npz` of `jaxrobust.embed` | `features` and, if present, `labels`, \
 `label_names`, `files`, `split` |
     | any other `.npz` | `features`, or its only array with 2 or 3 axes; the others by their names |
     | `.npy` | the features; their labels come from `labels` |
 
     Features are floats [N, D], or [N, V, D] with V views of each image. Labels are integers or
-    text, one for each row; -1 or empty text: nobody has labelled the image. Without
+    text, one for each row; -1 or empty text means that the image is unlabelled. Without
     `label_names`, the classes are the sorted values of the labels.
 
     `split` names `train`, `test` or `unlabeled` for each row. Without it, `test_fraction` of each
-    class is held out for testing: always the same rows, whatever the seed.
+    class is held out for testing: always the same rows for any seed.
 
     Args:
       features: `.npy` or `.npz` file, or the arrays of one by name. A `.npy` file and an
         uncompressed `.npz` are mapped into memory.
-      labels: `.npy` file of labels, or `.csv` file with a column `label` or with one column
-        without a heading; None: those of the `.npz`.
-      test_fraction: share of each class that is held out where the file names no split.
-      max_train: keep at most so many labelled training examples, class shares as in the whole.
+      labels: `.npy` file of labels, or `.csv` file with a column `label` or with one column without
+        a header; None for the labels of the `.npz`.
+      test_fraction: share of each class that is held out if the file names no split.
+      max_train: maximum number of labelled training examples to keep, with the class shares of the
+        whole set.
       max_test: the same for the test examples.
       seed: fixes which examples `max_train` and `max_test` keep.
 
     Returns:
       A `FeatureDataset`. Its mean and std are those of the training examples before `max_train`,
-      unlabelled ones among them, in float64.
+      including unlabelled ones, computed in float64.
 
     Raises:
-      DataError: a file is missing or damaged, a feature is not finite, lengths differ, or labels
+      DataError: if a file is missing or damaged, a feature is not finite, lengths differ, or labels
         are missing or of one class only.
     """
     if isinstance(features, Mapping):
@@ -310,7 +311,7 @@ def load_features(
 
 
 def embedding_of(arrays: Mapping[str, np.ndarray]) -> Embedding | None:
-    """How the features of a file were computed, from its arrays; None where they do not say."""
+    """How the features of a file were computed, from its arrays; None if unknown."""
     if not all(name in arrays and arrays[name].ndim == 0 for name in Embedding._fields):
         return None
     found = Embedding(**{name: arrays[name].item() for name in Embedding._fields})
@@ -328,7 +329,7 @@ def checked_source(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> np.n
     """The features of a file as [N, V, D], every one of them finite and within float16's range.
 
     Raises:
-      DataError: there are none, or others.
+      DataError: if there are no such features.
     """
     if "features" in arrays:
         source = arrays["features"]
@@ -342,8 +343,8 @@ def checked_source(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> np.n
         source = arrays[candidates[0]]
     if source.ndim not in (2, 3) or source.dtype.kind != "f" or 0 in source.shape:
         raise DataError(
-            f"The features of {path} must be floats [N, D] or [N, V, D], at least one of each, but "
-            f"are {source.dtype} {list(source.shape)}."
+            f"The features in {path} must be floats [N, D] or [N, V, D], at least one of each, "
+            f"but are {source.dtype} {list(source.shape)}."
         )
     source = np.asarray(source)  # of a mapped file still no copy
     if source.ndim == 2:
@@ -365,7 +366,7 @@ def read_labels(path: pathlib.Path) -> np.ndarray:
     """Labels [N], integers or text, from a `.npy` or `.csv` file.
 
     Raises:
-      DataError: it cannot be read, or does not say which column holds the labels.
+      DataError: if it cannot be read, or does not say which column holds the labels.
     """
     if path.suffix == ".npy":
         return np.asarray(open_arrays(path)["features"])
@@ -378,11 +379,11 @@ def read_labels(path: pathlib.Path) -> np.ndarray:
         column = 0
     else:
         raise DataError(
-            f"{path} has the columns {', '.join(header) or '(none)'}: name that of the labels "
-            "'label'."
+            f"{path} has the columns {', '.join(header) or '(none)'}: name the column of the "
+            "labels 'label'."
         )
     if short := [line for line, cells in rows if len(cells) <= column]:
-        raise DataError(f"{path} has no label in line {short[0]}: write -1 where there is none.")
+        raise DataError(f"{path} has no label in line {short[0]}: write -1 for no label.")
     labels = [cells[column] for _, cells in rows]
     if not all(label.removeprefix("-").isdecimal() or not label for label in labels):
         return np.array(labels)

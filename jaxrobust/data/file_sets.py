@@ -261,7 +261,7 @@ def _imagenet_in(root: pathlib.Path) -> FileDataset:
         if missing := [image for image in images if image.stem not in class_of]:
             raise DataError(
                 f"{tables[0]} lacks {len(missing)} of the {len(images)} images in {root}/val, "
-                f"{missing[0].name} first: copy it again, or remove them."
+                f"first {missing[0].name}: copy it again, or remove them."
             )
         entries = [(class_of[image.stem], f"val/{image.name}", image) for image in images]
     test = in_files("test", root, entries, classes)
@@ -329,7 +329,7 @@ def checked_files(
     """Examples whose files are all there."""
     if outside := [file for file in files if readers.leads_out(file)]:
         raise DataError(
-            f"The labels of {root} name {outside[0]!r}, which leads out of the data set: correct "
+            f"The labels of {root} name {outside[0]!r}, which is outside the data set: correct "
             "them, or move the image into it."
         )
     paths = [root / folder / file for file in files]
@@ -341,8 +341,8 @@ def checked_files(
 
     if missing := [path for path in paths if path.name not in present(path.parent)]:
         raise DataError(
-            f"{len(missing)} of {len(paths)} images that the labels of {root} name are missing, "
-            f"{missing[0]} first: unpack them, or remove them from the labels."
+            f"{len(missing)} of {len(paths)} images named by the labels of {root} are missing, "
+            f"first {missing[0]}: unpack them, or remove them from the labels."
         )
     names = tuple(pathlib.PurePosixPath(folder, file).as_posix() for file in files)
     return FileExamples(names, tuple(paths), targets)

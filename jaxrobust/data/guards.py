@@ -1,6 +1,7 @@
-"""Files of others: what they are and how large is known before anything of them is read.
+"""Files from other sources: their kind and size are checked before anything is read.
 
-A pipe has no end, `/dev/zero` neither, and an archive of a few bytes may hold more than any memory.
+A pipe or `/dev/zero` has no end, and an archive of a few bytes may hold more than fits in any
+memory.
 """
 
 import os
@@ -19,7 +20,7 @@ _KINDS = (
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """What a path leads to instead of a file or a folder, in words; else None."""
+    """What a path leads to if it is not a file or a folder, in words; otherwise None."""
     try:
         mode = os.stat(path).st_mode
     except OSError:  # whoever reads it says why

@@ -230,7 +230,7 @@ def as_labels(
     if class_names is not None:
         given = to_array(class_names, "class_names")
         if len(set(given.tolist())) != len(given) or given.ndim != 1:
-            raise UserError("class_names must be a list in which no name occurs twice.")
+            raise UserError("class_names must be a list without repeated names.")
         if num_columns is not None and len(given) != num_columns:
             raise UserError(
                 f"class_names has {len(given)} names, but there are {num_columns} columns of "
@@ -342,7 +342,7 @@ def label_values(labels: Any, argument: str) -> np.ndarray:
 def _of_a_table(table: np.ndarray) -> str:
     """End of a message: what `[N, A]` in place of labels probably is."""
     if table.dtype.kind in "biuf" and np.allclose(table.sum(axis=1), 1) and (table >= 0).all():
-        return "; of one-hot rows give .argmax(axis=1)"
+        return "; for one-hot rows, give .argmax(axis=1)"
     return "; if a column holds the votes of one annotator, call jaxrobust.consensus(votes)"
 
 
@@ -361,7 +361,7 @@ def _of_objects(array: np.ndarray, argument: str) -> np.ndarray:
         found = found or kind
         if kind is not found:
             raise UserError(
-                f"{argument}[{row}] is {value!r}, but those before are {found.__name__}; give "
+                f"{argument}[{row}] is {value!r}, but the ones before are {found.__name__}; give "
                 "labels of one type."
             )
     return array.astype(found or str)
@@ -397,7 +397,7 @@ def as_numbers(data: Any, argument: str) -> np.ndarray:
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise UserError(f"{argument} holds something that is not a number ({error}).") from None
+            raise UserError(f"{argument} holds something other than numbers ({error}).") from None
     if array.dtype.kind not in "biuf":
         raise UserError(f"{argument} must hold real numbers, not {array.dtype}.")
     return array
@@ -411,8 +411,8 @@ def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
     array = as_numbers(probs, argument)
     if array.ndim == 1:
         raise UserError(
-            f"{argument} must be [N, C], one column per class; of the probability p of the second "
-            "of two classes give numpy.stack([1 - p, p], axis=1)."
+            f"{argument} must be [N, C], one column per class; for the probability p of the "
+            "second of two classes, give numpy.stack([1 - p, p], axis=1)."
         )
     if array.ndim != 2 or array.shape[1] < 2:
         raise UserError(f"{argument} must be [N, C] with C >= 2 classes, got {array.shape}.")
@@ -430,8 +430,8 @@ def as_probabilities(probs: Any, argument: str = "pred_probs") -> np.ndarray:
     if is_off.any():
         row = int(np.argmax(is_off))
         raise UserError(
-            f"{argument}[{row}] sums to {sums[row]:.6g}, not to 1; divide every row by its sum if "
-            "its entries are probabilities of exclusive classes."
+            f"{argument}[{row}] sums to {sums[row]:.6g}, not to 1; if the entries are "
+            "probabilities of exclusive classes, divide every row by its sum."
         )
     return array
 
@@ -470,8 +470,8 @@ def as_features(features: Any, argument: str = "features", *, is_wide: bool = Fa
     """
     array = as_numbers(features, argument)
     if array.ndim not in (2, 3) or 0 in array.shape[1:]:
-        hint = "; of images use images=" if array.ndim == 4 else ""
-        hint = "; of one feature give [:, None]" if array.ndim == 1 else hint
+        hint = "; for images, use images=" if array.ndim == 4 else ""
+        hint = "; for a single feature, give [:, None]" if array.ndim == 1 else hint
         raise UserError(f"{argument} must be [N, D] or [N, V, D], got {array.shape}{hint}.")
     if array.ndim == 3 and array.shape[1] > max(array.shape[2], _MOST_VIEWS):
         raise UserError(
@@ -501,8 +501,8 @@ def refuse_labels_among(features: Any, labels: Any) -> None:
         column = is_label.index(True)
         names = getattr(features, "columns", range(table.shape[1]))
         raise UserError(
-            f"Column {shown(names[column])} of features is the labels themselves, by which none "
-            "would look wrong; leave it out."
+            f"Column {shown(names[column])} of features equals the labels, so no label would "
+            "look wrong; leave it out."
         )
 
 

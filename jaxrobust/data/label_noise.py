@@ -66,7 +66,7 @@ def _asymmetric(
         )
     raise UserError(
         f"noise.kind='asymmetric' names look-alike classes of CIFAR, not of {dataset.name}; use "
-        "'pairflip', or 'transition' with a matrix of your own in noise.path."
+        "'pairflip', or 'transition' with your own matrix in noise.path."
     )
 
 

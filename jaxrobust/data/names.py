@@ -1,7 +1,7 @@
-"""Names of files and classes as text that every file format holds, and back.
+"""Names of files and classes as text that every file format can hold, and back.
 
-On Linux a name is any bytes without `/` and NUL: it may be no UTF-8, which Python reads as lone
-surrogates, and hold line breaks, which no spreadsheet or XML keeps.
+On Linux a name is any sequence of bytes without `/` and NUL: it may not be UTF-8, in which case
+Python reads lone surrogates, and may hold line breaks, which no spreadsheet or XML keeps.
 """
 
 import os

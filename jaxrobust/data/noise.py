@@ -1,4 +1,4 @@
-"""Wrong labels: drawn by the papers' generators, or read from CIFAR-N's human annotators.
+"""Wrong labels: drawn by the papers' generators, or read from CIFAR-N's human annotations.
 
 Host code on NumPy arrays in archive order. The generators repeat the authors' draws bit for bit:
 every call has its own legacy generator, and the order of its draws is part of the contract.
@@ -71,11 +71,11 @@ _CIFAR100_SUPERCLASS = np.array(
 
 
 def symmetric_noise(labels: np.ndarray, rate: float, seed: int, num_classes: int) -> np.ndarray:
-    """Gives a random share of the labels a class drawn uniformly from all classes.
+    """Replaces a random share of the labels by classes drawn uniformly from all classes.
 
-    The true class is among them, so that about `rate * (1 - 1 / C)` of the labels become wrong.
-    Draws of `random.Random(seed)`: a shuffle of the N positions, of which the first
-    `int(rate * N)` are noisy, then one class for each noisy position in ascending order.
+    The true class is among them, so about `rate * (1 - 1 / C)` of the labels become wrong. The
+    draws are from `random.Random(seed)`: a shuffle of the N positions, the first `int(rate * N)` of
+    which are noisy, then one class for each noisy position in ascending order.
 
     Args:
       labels: integers `[N]` in `0..C-1`; left as they are.
@@ -104,10 +104,10 @@ def symmetric_noise(labels: np.ndarray, rate: float, seed: int, num_classes: int
 
 
 def asymmetric_noise_cifar10(labels: np.ndarray, rate: float, seed: int) -> np.ndarray:
-    """Confuses look-alike classes of CIFAR-10, each label with probability `rate`.
+    """Confuses similar classes of CIFAR-10, each label with probability `rate`.
 
-    Truck becomes automobile, bird airplane, deer horse, cat dog and dog cat; the other five
-    classes keep their labels, so that half of `rate` is wrong in all. Drawn by `flip_labels`.
+    Truck becomes automobile, bird airplane, deer horse, cat dog and dog cat; the other five classes
+    keep their labels, so a share of `rate / 2` of all labels is wrong. Drawn by `flip_labels`.
 
     Args:
       labels: integers `[N]` in `0..9`; left as they are.
@@ -136,7 +136,7 @@ def asymmetric_noise_cifar100(
       rate: probability in `[0, 1]`.
       seed: of this noise alone.
       groups: "blocks" of five consecutive ids, as in the code that the authors build on (fine ids
-        are alphabetical, so these are not the superclasses), or "superclasses", the true ones.
+        are alphabetical, so these are not the superclasses), or "superclasses", the real ones.
 
     Returns:
       New integers `[N]`, of the dtype of `labels`.
@@ -154,14 +154,14 @@ def asymmetric_noise_cifar100(
 def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.ndarray:
     """Replaces every label by a draw from its row of a transition matrix.
 
-    One `multinomial(1, transition[y])` of `np.random.RandomState(seed)` per label, in order, as
-    NumPy draws it up to version 2.4: class after class, one uniform number each, until a class is
-    chosen; the last class and those of probability 0 take none. NumPy 2.5 spends a number on those
-    too, so the draws are made here from `random_sample`, whose stream NumPy keeps fixed.
+    The draws are one `multinomial(1, transition[y])` of `np.random.RandomState(seed)` per label, in
+    order, as in NumPy up to version 2.4: class after class, with one uniform number each, until a
+    class is chosen; the last class and classes of probability 0 use none. NumPy 2.5 uses a number
+    for those too, so the draws are made here from `random_sample`, whose stream NumPy keeps fixed.
 
     Args:
       labels: integers `[N]` in `0..C-1`; left as they are.
-      transition: `[C, C]`, probability of the column's class given the row's.
+      transition: `[C, C]`, probability of the class of the column given that of the row.
       seed: of this noise alone.
 
     Returns:
@@ -190,7 +190,7 @@ def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.nda
 
 
 def symmetric_transition(rate: float, num_classes: int) -> np.ndarray:
-    """Transition to all other classes alike: `1 - rate` to stay, `rate / (C - 1)` to each other.
+    """Uniform transition: probability `1 - rate` to stay, `rate / (C - 1)` for each other class.
 
     Unlike in `symmetric_noise`, `rate` is the share of labels that become wrong.
 
@@ -215,7 +215,7 @@ def symmetric_transition(rate: float, num_classes: int) -> np.ndarray:
 
 
 def pairflip_transition(rate: float, num_classes: int) -> np.ndarray:
-    """Transition to the next class alone: `1 - rate` to stay, `rate` to class `i + 1 mod C`.
+    """Transition to the next class only: `1 - rate` to stay, `rate` for class `i + 1 mod C`.
 
     Args:
       rate: probability in `[0, 1]` of the next class.
@@ -238,7 +238,7 @@ def asymmetric_transition_cifar10(rate: float) -> np.ndarray:
     """Transition of `asymmetric_noise_cifar10`.
 
     Args:
-      rate: probability in `[0, 1]` of the look-alike.
+      rate: probability in `[0, 1]` of the similar class.
 
     Returns:
       float64 `[10, 10]`.
@@ -296,7 +296,8 @@ def transition_matrix(clean: np.ndarray, noisy: np.ndarray, num_classes: int) ->
         than two classes.
 
     References:
-      BLDR, whose code divides column j by the sum of row j: the same for balanced classes only.
+      BLDR, whose code divides column j by the sum of row j, which is the same only for balanced
+      classes.
     """
     clean, noisy = _copy_labels(clean, num_classes), _copy_labels(noisy, num_classes)
     if clean.shape != noisy.shape:
@@ -321,8 +322,8 @@ def read_cifarn_labels(
       path: `CIFAR-10_human.pt` or `CIFAR-100_human.pt`.
       key: "clean", "aggre", "worst", "rand1", "rand2" or "rand3" for CIFAR-10; "clean100" or
         "noisy100" for CIFAR-100; or a key of the file itself.
-      clean_labels: integers `[50000]`, the true labels of the images in use. If given, those of
-        the file must be the same, or the images are in another order.
+      clean_labels: integers `[50000]`, the true labels of the images in use. If given, the clean
+        labels of the file must equal them; otherwise the images are in another order.
 
     Returns:
       int32 `[50000]` in the order of the official archive.
@@ -332,8 +333,8 @@ def read_cifarn_labels(
         holds labels of another number or other than `clean_labels`.
 
     References:
-      CIFAR-N. Wrong are 9.01 % of aggre, 17.23, 18.12 and 17.64 % of rand1 to rand3, 40.21 % of
-      worst and 40.20 % of noisy100.
+      CIFAR-N. The share of wrong labels is 9.01 % in aggre, 17.23, 18.12 and 17.64 % in rand1 to
+      rand3, 40.21 % in worst and 40.20 % in noisy100.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -354,8 +355,8 @@ def read_cifarn_labels(
         _cifarn_labels(record, "clean", path), clean_labels
     ):
         raise DataError(
-            f"The true labels in {path} are not those of the data set: it belongs to another data "
-            "set, or the images are not in the order of the official archive."
+            f"The true labels in {path} differ from those of the data set: the file belongs to "
+            "another data set, or the images are not in the order of the official archive."
         )
     return labels
 

@@ -1,4 +1,4 @@
-"""Open-set splits: which classes are known, and which images start out labelled."""
+"""Open-set splits: the known classes, and the initially labelled images."""
 
 import dataclasses
 import fractions
@@ -18,9 +18,9 @@ class OpenSetSplit:
     Attributes:
       known_classes: original class ids; the position in this tuple is the new label.
       targets: int32 [N], new labels of the training images, K = `num_known` for unknown ones.
-        The oracle's knowledge: a learner may look only where it has asked.
+        Only the oracle knows them: a learner may read only what it has queried.
       labeled: bool [N], the initial labelled set (known classes only).
-      test_targets: int32 [M], as `targets`, for the test images.
+      test_targets: int32 [M], like `targets`, for the test images.
       test_known: bool [M], the test images of known classes.
     """
 
@@ -51,7 +51,7 @@ def open_set_split(
 
     The first K classes of `class_order` are known. `floor(init_fraction * n)` of the n known
     training images start labelled, drawn uniformly without replacement from all of them (not class
-    balanced). Protocol of BUAL (ECCV 2024), used for DCFS (arXiv 2409.17607) too.
+    balanced). This is the protocol of BUAL (ECCV 2024), also used for DCFS (arXiv 2409.17607).
 
     Args:
       train_labels: int [N], original class ids.
@@ -59,7 +59,7 @@ def open_set_split(
       num_classes: number of original classes C.
       openness: unknown classes / all classes, in [0, 1); the number of unknown classes is
         `openness * C` rounded to the nearest whole number. 0 is the closed set.
-      num_known: K, in place of `openness`: exactly one of the two.
+      num_known: K, instead of `openness`; give exactly one of the two.
       class_order: permutation of the C class ids; None is the natural order.
       init_fraction: share of the known training images labelled at the start, in (0, 1].
       seed: fixes the draw. The class split does not depend on it.
@@ -68,7 +68,7 @@ def open_set_split(
       An `OpenSetSplit`.
 
     Raises:
-      DataError: an argument is out of range, or fewer than two classes would be known, or no image
+      DataError: if an argument is out of range, fewer than two classes would be known, or no image
         would be labelled.
     """
     num_known = _num_known(num_classes, openness, num_known)

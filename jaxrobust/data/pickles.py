@@ -1,4 +1,4 @@
-"""Pickles of others: plain containers, and arrays that are made of the bytes they hold.
+"""Untrusted pickles: plain containers, and arrays made from the bytes they hold.
 
 NumPy trusts what it unpickles: a dtype may say that bytes are pointers, or that a field lies beyond
 its item, and an array may be filled twice while another looks at it. So dtypes are compared with

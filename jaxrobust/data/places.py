@@ -1,4 +1,4 @@
-"""Where data sets are on this machine: the folders that are searched, and the files in them."""
+"""Locations of data sets on this machine: the folders that are searched, and their files."""
 
 import os
 import pathlib

@@ -1,6 +1,6 @@
 """AutoAugment policies and Cutout on the device: pure functions of a key and a batch of images.
 
-All operations repeat Pillow on 8-bit images bit for bit, on every backend: the arithmetic is in
+All operations reproduce Pillow on 8-bit images bit for bit, on every backend: the arithmetic is in
 integers, or in floats whose products are exact. The one exception is "ShearXBicubic", where a few
 pixels in a million differ by one level.
 
@@ -25,8 +25,8 @@ class Op(NamedTuple):
 
     Attributes:
       name: one of `OPS`.
-      prob: probability that it is carried out.
-      values: one value, or two of which each is drawn with probability 1/2.
+      prob: probability that the operation is applied.
+      values: one value, or two values, each drawn with probability 1/2.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Op(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """Sub-policies of which one is drawn for every image.
+    """Sub-policies, one of which is drawn for every image.
 
     Attributes:
-      sub_policies: sequences of operations, all of one length.
-      fill: level of pixels that a geometric operation moves in from outside, 0..255.
+      sub_policies: sequences of operations, all of the same length.
+      fill: level, 0..255, of pixels that a geometric operation moves in from outside the image.
     """
 
     sub_policies: tuple[tuple[Op, ...], ...]
@@ -121,16 +121,16 @@ IMAGENET_POLICY = Policy(
 
 
 def auto_augment(key: jax.Array, images: jax.Array, policy: Policy = CIFAR10_POLICY) -> jax.Array:
-    """Draws a sub-policy for every image and carries out its operations in order.
+    """Draws a sub-policy for every image and applies its operations in order.
 
-    An operation is carried out with its own probability, and its value drawn where it has two.
+    Each operation is applied with its own probability; if it has two values, one is drawn.
 
     The cost does not grow with the number of sub-policies, nor is every operation computed for
     every image. Operations fall into families that differ in parameters only: one affine gather,
-    one look-up table of 256 levels per channel, one blend with a base image. In each of its two
-    places, an image passes once through every family that occurs there, with parameters that leave
-    it as it is where another family was drawn. The most expensive parts are two gathers of all
-    pixels and a histogram (a scatter, for Equalize) per place; 64-bit floats are not used.
+    one look-up table of 256 levels per channel, one blend with a base image. At each of the two
+    positions, an image passes once through every family that occurs there, with identity parameters
+    if another family was drawn. The most expensive parts are two gathers of all pixels and a
+    histogram (a scatter, for Equalize) per position; 64-bit floats are not used.
 
     Args:
       key: PRNG key.
@@ -163,18 +163,18 @@ def auto_augment(key: jax.Array, images: jax.Array, policy: Policy = CIFAR10_POL
 
 
 def apply_op(images: jax.Array, name: str, value: float = 0.0, *, fill: int = 0) -> jax.Array:
-    """Carries out one operation on every image.
+    """Applies one operation to every image.
 
     Values: "ShearX", "ShearXBicubic" and "ShearY", columns or rows per row or column;
     "TranslateX" and "TranslateY", pixels to the left or up; "Rotate", degrees counter-clockwise;
     "Solarize", level from which on to invert; "Posterize", bits to keep; "Color", "Brightness",
-    "Contrast" and "Sharpness", enhancement with 1 for none. The others take none. Geometry looks
-    up the nearest pixel, but for "ShearXBicubic".
+    "Contrast" and "Sharpness", enhancement factor, 1 for none. The others take no value. Geometric
+    operations look up the nearest pixel, except for "ShearXBicubic".
 
     Args:
       images: uint8 `[B, H, W, 3]`.
       name: one of `OPS`.
-      value: of the operation; static under jit.
+      value: value of the operation; static under jit.
       fill: level of pixels from outside, 0..255.
 
     Returns:
@@ -190,8 +190,8 @@ def apply_op(images: jax.Array, name: str, value: float = 0.0, *, fill: int = 0)
 def cutout(key: jax.Array, images: jax.Array, *, size: int = 16) -> jax.Array:
     """Sets one square of every image to zero, in all channels.
 
-    The centre is drawn from all pixels, so that the square is cut off at the border. On normalised
-    images zero is the mean colour, which is where the papers apply it.
+    The centre is drawn from all pixels, so the square may be cut off at the border. On normalised
+    images, as in the papers, zero is the mean colour.
 
     Args:
       key: PRNG key.
@@ -217,12 +217,12 @@ def cutout(key: jax.Array, images: jax.Array, *, size: int = 16) -> jax.Array:
 
 
 def cutout_mask(centers: jax.Array, height: int, width: int, *, size: int = 16) -> jax.Array:
-    """Which pixels Cutout leaves: all but rows `y - size/2 .. y + size/2 - 1`, columns alike.
+    """The pixels that Cutout keeps: all but rows `y - size/2 .. y + size/2 - 1` and such columns.
 
     Args:
       centers: integers `[B, 2]`, (y, x).
-      height: of the images.
-      width: of the images.
+      height: height of the images.
+      width: width of the images.
       size: side of the square in pixels, even.
 
     Returns:

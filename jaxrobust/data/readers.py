@@ -1,6 +1,6 @@
 """File formats: from bytes on disk to NumPy arrays, one function per format.
 
-Nothing is unpacked to disk and nothing that is read is ever executed.
+Nothing is unpacked to disk, and nothing that is read is ever executed.
 """
 
 import dataclasses
@@ -73,13 +73,13 @@ def read_tar(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
             for member in tar:
                 if leads_out(member.name):
                     raise DataError(
-                        f"{path} holds the path {member.name!r}, which leads out of the archive: "
-                        "no data set does. Download it again from its official page."
+                        f"{path} holds the path {member.name!r}, which leads out of the archive, "
+                        "unlike in any data set. Download it again from its official page."
                     )
                 if not (member.isfile() or member.isdir()):
                     raise DataError(
-                        f"{path} holds {member.name!r}, which is a link or a device, not a file: "
-                        "no data set does. Download it again from its official page."
+                        f"{path} holds {member.name!r}, which is a link or a device, not a file, "
+                        "unlike any data set. Download it again from its official page."
                     )
                 guards.check_memory(member.size, f"{member.name} of {path}")
                 if (file := tar.extractfile(member)) is not None:
@@ -133,7 +133,7 @@ def read_cifar_python(path: pathlib.Path, fine: bool) -> Archive:
     key = prefix + "label_names"
     (class_names,) = _unpickled(files[meta_name], f"{meta_name} of {path}", key)
     if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
-        raise DataError(f"{key} of {path} are no names. Download it again.")
+        raise DataError(f"{key} of {path} are not names. Download it again.")
     return _join(batches[:-1]), batches[-1], tuple(class_names)
 
 

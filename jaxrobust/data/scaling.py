@@ -1,4 +1,4 @@
-"""Features of any range, as float16 can hold them: standardised in float64 where they need it."""
+"""Features of any range in float16: standardised in float64 if they need it."""
 
 import dataclasses
 
@@ -33,10 +33,10 @@ class Scaling:
 def scaling_of(features: np.ndarray) -> Scaling | None:
     """The scaling of features `[N, V, D]` for float16; None if they need none.
 
-    They need one if they exceed its range, or if it would round a dimension by more than a
-    hundredth of its standard deviation. A column of one value is left out: it says nothing about
-    the examples, and what it will be in others has not been learned. Refused if every column has
-    one value, or one example is so far from all others that nothing is left of their differences.
+    They need one if they exceed its range, or if it would round a dimension by more than 0.01 of
+    its standard deviation. A constant column is left out: it carries no information, and its value
+    in other examples has not been learned. Refused if every column is constant, or if one example
+    is so far from all others that their differences vanish.
     """
     rows = features.reshape(-1, features.shape[-1])
     if not len(rows):
@@ -45,8 +45,8 @@ def scaling_of(features: np.ndarray) -> Scaling | None:
     is_constant = low == high
     if is_constant.all():
         raise UserError(
-            f"features has one value in each of its {len(low)} columns, so the examples do not "
-            "differ; give features of which some do."
+            f"features has a single value in each of its {len(low)} columns, so the examples do "
+            "not differ; give features that differ."
         )
     largest = np.maximum(high, -low)
     mean, std = _moments(rows, np.where(largest > 0, largest, 1.0))

@@ -1,4 +1,4 @@
-"""The registry of data sets, and the two functions that take a set from it by name."""
+"""The registry of data sets, and the two functions that open a set by name."""
 
 import dataclasses
 import os
@@ -14,15 +14,16 @@ from jaxrobust.errors import DataError, unknown_name
 
 
 class Source(NamedTuple):
-    """How a data set is reached.
+    """How a data set is read.
 
     Attributes:
       description: one line for lists of data sets.
       read: `(path, image_size, seed) -> Dataset`, which reads the set into memory.
       find: `path -> FileDataset`, which leaves the images in their files.
-      side: of its images in pixels; 0: they are of many sizes.
+      side: side of its images in pixels; 0 if sizes vary.
 
-    A set of images has at least one of the two; features have neither, but `load_features`.
+    A set of images has at least one of `read` and `find`; features have neither and use
+    `load_features`.
     """
 
     description: str
@@ -95,38 +96,37 @@ def load_dataset(
     | name | what `path` may be |
     |---|---|
     | `digits` | empty: 1,797 real 8 x 8 digits that come with scikit-learn |
-    | `digit_canvases` | empty: multi-label canvases made of them on the spot |
+    | `digit_canvases` | empty: multi-label canvases composed of these digits |
     | `fashion_mnist` | folder with the four idx files, gzipped or not |
     | `cifar10` | official python or binary archive, or `cifar10_jpeg.tar.xz`, or their folders |
     | `cifar100` | official python or binary archive, or their folders |
     | `tiny_imagenet` | the folder `tiny-imagenet-200` |
     | `image_folder` | folder with `train/<class>/*` and `test/<class>/*` (or `val`), or only \
 `<class>/*` |
-    | any other set of `list_dataset` | as there; `image_size` must be given, and the images are \
+    | any other set of `list_dataset` | as there; `image_size` must be given, and images are \
 squeezed to squares |
 
-    Beside the classes of an `image_folder`, in `train/` where it has one, a folder `unlabeled` may
-    hold images that nobody has labelled, for a person to be asked about; `train/` may then do
-    without `test/`.
+    Next to the class folders of an `image_folder` (in `train/`, if it has one), a folder
+    `unlabeled` may hold unlabelled images for a person to annotate; `test/` is then optional.
 
-    `path` may also be the folder around the thing named, and for `fashion_mnist` and the CIFARs a
+    `path` may also be the parent folder of the above and, for `fashion_mnist` and the CIFARs, a
     TensorFlow Datasets folder. Without a path, `datasets/` below the working directory and the
     default data set folders are searched; nothing is ever downloaded.
 
     `digits`, and a folder without a test part, hold out 20 % of each class for testing: always the
-    same images, whatever the seed. `digit_canvases` lays one to five digits on each of 1,000
-    training and 1,000 test canvases, 24 x 24: no digit is on canvases of both parts, and the seed
-    changes the training canvases only. Grey images are repeated to three channels.
+    same images for any seed. `digit_canvases` lays one to five digits on each of 1,000 training and
+    1,000 test canvases, 24 x 24: no digit occurs in both parts, and the seed changes only the
+    training canvases. Grey images are repeated to three channels.
 
-    Order of the examples: the archives' own order for archives and for TensorFlow Datasets that
-    kept it (`id`), else by class and file name. See `archive_order`.
+    Order of the examples: that of the archive for archives and for TensorFlow Datasets that kept it
+    (`id`), otherwise by class and file name. See `archive_order`.
 
     Args:
       name: one of the above.
       path: where the data is.
       image_size: side in pixels to resize images to (centre crop to a square, bilinear).
-      max_train: keep at most so many labelled training images, class shares as in the whole; of a
-        multi-label set any, with every class among them.
+      max_train: maximum number of labelled training images to keep, with the class shares of the
+        whole set; in a multi-label set any images, including every class.
       max_test: the same for the test images.
       seed: fixes which images `max_train` and `max_test` keep, and the training canvases.
 
@@ -180,24 +180,24 @@ TensorFlow Datasets `voc/2007` |
     | `mini_webvision` | WebVision 1.0: folder with `info/train_filelist_google.txt`, \
 `info/val_filelist.txt`, `google/` and `val_images_256/`; or `train/<class>/*` and `val/<class>/*` |
 
-    An image of VOC has a class if any object of it does, a difficult one too. Images of COCO
-    without any object are left out, those of the other sets are kept.
+    An image of VOC has a class if any of its objects does, including difficult ones. Images of COCO
+    without any object are left out; those of the other sets are kept.
 
     The tables of a `multilabel_folder` have the columns `path`, relative to the folder, and
-    `labels`, with semicolons in between; `labels.csv` may say train or test in a column `split`,
-    without which the same fifth is held out for testing in every run. Classes are the lines of
+    `labels`, separated by semicolons; `labels.csv` may have a column `split` with train or test.
+    Without it, the same 20 % are held out for testing in every run. Classes are the lines of
     `classes.txt` or, without it, the labels of the training images, sorted. Images of the last
     three sets of the table have one label each.
 
-    `path` may also be the folder around the thing named; without it, `datasets/` below the working
+    `path` may also be the parent folder of the above; without it, `datasets/` below the working
     directory and the folder of TensorFlow Datasets are searched.
 
     Args:
       name: one of the above.
       path: where the data is.
-      max_train: keep at most so many training images, any, but each class among them.
+      max_train: maximum number of training images to keep, any images, including every class.
       max_test: the same for the test images.
-      seed: fixes which images these keep.
+      seed: fixes which images `max_train` and `max_test` keep.
 
     Returns:
       A `FileDataset`.

@@ -1,12 +1,12 @@
-"""Images that are read from their files while the device trains, for sets too large for its memory.
+"""Images read from their files while the device trains, for sets too large for its memory.
 
 A `FileStream` follows an index plan row by row: grain's worker processes decode, crop and stack the
-images of each row, some rows ahead of the device. What a worker draws for an image depends on the
-seed, the stream's name, the epoch, the row and the image's id, and on nothing else: neither on the
-number of workers, nor on the rows before. So an iterator has no state to save. A run that resumes
-at any row, with any number of workers, sees the same pixels as one that was never stopped.
+images of each row, some rows ahead of the device. A worker's random draws for an image depend only
+on the seed, the stream's name, the epoch, the row and the image's id, not on the number of workers
+or on earlier rows. An iterator therefore has no state to save. A run that resumes at any row, with
+any number of workers, sees the same pixels as one that was never stopped.
 
-What is held in memory is the list of the files and a few rows of images, however large the set.
+Memory holds only the list of files and a few rows of images, for a set of any size.
 """
 
 import dataclasses
@@ -38,10 +38,10 @@ Ids = np.ndarray | dict[str, np.ndarray]
 
 
 class PackedPaths(Sequence):
-    """Paths as one array of bytes, a tenth of their memory and fast to send to workers.
+    """Paths as one array of bytes, which takes 10 % of the memory and is fast to send to workers.
 
     Args:
-      paths: of files.
+      paths: paths of the files.
     """
 
     def __init__(self, paths: Sequence[pathlib.Path]):
@@ -70,16 +70,16 @@ class FileStream:
     """Views of the images that a plan visits, made on the host in the plan's order.
 
     Attributes:
-      files: of all examples; each has `read_bytes()` and can be sent to another process.
-      transforms: what makes each view of an image.
+      files: files of all examples; each has `read_bytes()` and can be sent to another process.
+      transforms: the transform for each view of an image.
       image_shape: (H, W, 3) of every view.
-      seed: of the run.
-      name: of the random stream.
-      epoch: of the pass, for its random choices.
-      num_workers: processes that decode; 0: threads of this one.
-      on_corrupt: how a file that cannot be decoded is treated: "stop" raises; "skip" says so
-        once and puts another image of its row, with that one's id, in its place.
-      reported: ids of the files that were named so far.
+      seed: seed of the run.
+      name: name of the random stream.
+      epoch: epoch of the pass, for its random choices.
+      num_workers: number of decoding processes; 0 for threads of this process.
+      on_corrupt: treatment of a file that cannot be decoded: "stop" raises; "skip" logs it once and
+        replaces it by another image of its row, with the id of that image.
+      reported: ids of the files that were reported so far.
     """
 
     files: Sequence[Any]
@@ -93,18 +93,18 @@ class FileStream:
     reported: set[int] = dataclasses.field(default_factory=set)
 
     def batches(self, ids: Ids, first: int = 0) -> Iterator[tuple[Ids, Any]]:
-        """What the steps of a plan visit.
+        """The batches that the steps of a plan visit.
 
         Args:
           ids: `[steps, width]`, or a dict of such arrays, negative at padding.
-          first: the rows before this one are left out.
+          first: number of the first row; earlier rows are left out.
 
         Yields:
-          For each row its ids `[width]` and a tuple of views, uint8 `[width, H, W, 3]`, zero at
+          For each row, its ids `[width]` and a tuple of views, uint8 `[width, H, W, 3]`, zero at
           padding; both in dicts if `ids` is one.
 
         Raises:
-          DataError: if a file cannot be decoded, or no file of a row.
+          DataError: if a file cannot be decoded or, with "skip", no file of a row.
         """
         import grain  # takes a second, which runs on images in memory need not spend
 
@@ -152,7 +152,7 @@ class FileStream:
             readable = np.flatnonzero(used != _PADDING)
             if not readable.size:
                 first = next(iter(unreadable.values()))
-                raise DataError(f"No image of a batch can be decoded; of the first: {first}")
+                raise DataError(f"No image of a batch can be decoded; the first error: {first}")
             for slot in np.flatnonzero(used != ids):
                 other = readable[np.searchsorted(readable, slot) % readable.size]
                 used[slot] = ids[other]
@@ -195,8 +195,8 @@ def views_at(images: Any, rows: Any, num_views: int) -> tuple[Any, ...]:
 
     Args:
       images: the views that were streamed for this batch, or all images in one array.
-      rows: `[B]` positions in the latter.
-      num_views: how many.
+      rows: positions `[B]` in the latter.
+      num_views: number of views.
     """
     if isinstance(images, tuple):
         return tuple(view[: len(rows)] for view in images)
@@ -210,7 +210,7 @@ def read_files(
     image_shape: tuple[int, int, int],
     on_corrupt: str,
 ) -> np.ndarray:
-    """Some images at once, uint8 `[n, H, W, 3]`; black where "skip" leaves one out.
+    """Reads some images at once, uint8 `[n, H, W, 3]`; black if "skip" leaves one out.
 
     Args:
       files: of all examples.

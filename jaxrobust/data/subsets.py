@@ -1,4 +1,4 @@
-"""Which examples of a set are taken: limits, held-out parts, and the order of CIFAR's archive."""
+"""Subsets of examples: limits, held-out parts, and the order of CIFAR's archive."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ HELD_OUT = 0.2
 
 
 def hold_out(examples, fraction: float = HELD_OUT):
-    """(train, test): the same share of each class goes to test in every run."""
+    """(train, test): the same share of each class is held out for testing in every run."""
     generator = host_generator(0, "sources/hold_out")
     is_test = np.zeros(len(examples), bool)
     for label in np.unique(examples.labels):
@@ -21,13 +21,13 @@ def hold_out(examples, fraction: float = HELD_OUT):
 
 
 def subset(examples, limit: int | None, option: str, seed: int):
-    """At most `limit` examples, in memory or not, with one of each class.
+    """At most `limit` examples, in memory or not, with at least one of each class.
 
-    The others are drawn in proportion to the classes or, from multi-label ones, from all alike.
+    The others are drawn in proportion to the classes or, from multi-label sets, uniformly.
 
     Args:
-      examples: to choose from.
-      limit: how many; None for all.
+      examples: examples to choose from.
+      limit: maximum number; None for all.
       option: name of the limit, for messages and the random stream.
       seed: fixes the choice.
     """
@@ -53,7 +53,7 @@ def subset(examples, limit: int | None, option: str, seed: int):
 def covering_subset(
     targets: np.ndarray, limit: int, option: str, generator: np.random.Generator
 ) -> np.ndarray:
-    """`limit` random ids of rows of `targets` {0, 1} [N, C], every class that occurs among them."""
+    """`limit` random ids of rows of `targets` {0, 1} [N, C], including every class that occurs."""
     order = generator.permutation(len(targets))
     present = np.flatnonzero(targets.any(axis=0))
     of_classes = np.unique(np.argmax(targets[order][:, present], axis=0))
@@ -71,36 +71,37 @@ def _too_few(option: str, limit: int, num_classes: int) -> DataError:
 
 
 def archive_order(labels_of_files: np.ndarray, clean_labels: np.ndarray) -> np.ndarray:
-    """Where the images of CIFAR's official archive are in a list that is sorted by class.
+    """Positions of the images of CIFAR's official archive in a list that is sorted by class.
 
     Files named by class and running number lose the order that label files such as CIFAR-N's refer
-    to. Official index i is the n-th file of class `clean_labels[i]`, n = how many earlier j < i
-    have the same class. Data that is in archive order already is left as it is, and any other
-    order is refused.
+    to. Official index i is the n-th file of class `clean_labels[i]`, where n counts the earlier j <
+    i of the same class. Data already in archive order is left unchanged, and any other order is
+    refused.
 
     Args:
-      labels_of_files: int [N], clean labels in the order in use: ascending, each class in archive
-        order, or equal to `clean_labels`.
+      labels_of_files: int [N], clean labels in the order in use: either ascending, with each class
+        in archive order, or equal to `clean_labels`.
       clean_labels: int [N], clean labels in archive order.
 
     Returns:
       int [N]: `images[archive_order(...)]` are in archive order.
 
     Raises:
-      DataError: the two do not hold the same number of each class, or the order is neither.
+      DataError: if the two do not hold the same number of each class, or the order is neither.
     """
     by_class = np.argsort(labels_of_files, kind="stable")
     wanted = np.argsort(clean_labels, kind="stable")
     if not np.array_equal(np.asarray(labels_of_files)[by_class], np.asarray(clean_labels)[wanted]):
         raise DataError(
-            f"The {len(clean_labels)} clean labels of the label file do not count the same images "
-            f"of each class as the {len(labels_of_files)} images: use the whole training set."
+            f"The {len(clean_labels)} clean labels of the label file and the "
+            f"{len(labels_of_files)} images have different numbers of each class: use the whole "
+            "training set."
         )
     if np.any(np.diff(labels_of_files) < 0) and not np.array_equal(labels_of_files, clean_labels):
         raise DataError(
-            "The images are neither in the order of the label file nor sorted by class, so which "
-            "label is whose is not known: use the official archive or class folders, and the label "
-            "file in the archive's order."
+            "The images are neither in the order of the label file nor sorted by class, so "
+            "labels cannot be matched to images: use the official archive or class folders, and "
+            "the label file in the archive's order."
         )
     order = np.empty(len(by_class), np.int64)
     order[wanted] = by_class

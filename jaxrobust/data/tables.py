@@ -1,8 +1,8 @@
-"""Tables that people fill in a spreadsheet: what one saves is read, mistakes are named by line.
+"""Tables that people fill in with a spreadsheet; mistakes are reported by line.
 
 No JAX is loaded. Excel and LibreOffice change what they open: separators become semicolons or tabs,
-numbers lose leading zeros, `true` becomes `TRUE`, and text in front of which there is no mark of
-UTF-8 loses its umlauts.
+numbers lose leading zeros, `true` becomes `TRUE`, and text without a leading UTF-8 mark loses its
+umlauts.
 """
 
 import csv
@@ -26,7 +26,7 @@ _SAVE_AS = "save it as CSV in UTF-8"
 
 
 class Row(NamedTuple):
-    """A row of a table: the line that it begins in, and its cells by column, without blanks."""
+    """A row of a table: the line it begins in, and its stripped cells by column."""
 
     line: int
     cells: Mapping[str, str]
@@ -175,7 +175,7 @@ class Texts:
         return None if value is None else self._converted.get(value)
 
     def hint(self, cell: str) -> str:
-        """What may be meant by a cell that is none of the texts."""
+        """A suggestion for a cell that is none of the texts."""
         near = difflib.get_close_matches(cell, self.texts, n=1)
         return f"perhaps {near[0]!r} is meant" if near else f"use {shortened(self.texts)}"
 

@@ -1,8 +1,8 @@
 """Augmentation of single images on the host, for streams that decode in worker processes.
 
 A transform is a pure function `(image, generator) -> uint8 [H, W, 3]` of a Pillow image in RGB and
-a NumPy generator; the generator is all its randomness, so that seeded by (seed, epoch, position) it
-gives the same pixels from any worker.
+a NumPy generator; the generator is its only source of randomness, so with a generator seeded by
+(seed, epoch, position) any worker gives the same pixels.
 """
 
 import functools
@@ -22,10 +22,10 @@ _CUTOUT_COLOR = (125, 122, 113)
 
 
 def multilabel_transform(size: int, *, train: bool) -> Transform:
-    """The images that L2D trains and tests on.
+    """The transform of the images that L2D trains and tests on.
 
-    Squeezed to a square, so that no object is cut off; for training then `random_cutout` and
-    `rand_augment`, as the authors' code does.
+    Images are squeezed to a square, so that no object is cut off; for training, `random_cutout` and
+    `rand_augment` follow, as in the authors' code.
 
     Args:
       size: side of the result in pixels.
@@ -70,9 +70,10 @@ def random_cutout(
 def cutout(
     image: np.ndarray, center: tuple[int, int], color: np.ndarray, *, factor: float = 0.5
 ) -> np.ndarray:
-    """Paints a rectangle over an image; what lies outside of the image is dropped.
+    """Paints a rectangle over an image, clipped to the image.
 
-    Rows `y - h .. y + h`, both included, with `h` half of `round(factor * H)`; columns alike.
+    It covers rows `y - h .. y + h`, inclusive, with `h` half of `round(factor * H)`; columns
+    likewise.
 
     Args:
       image: uint8 [H, W, 3].
@@ -84,7 +85,7 @@ def cutout(
       uint8 [H, W, 3].
 
     References:
-      DeVries and Taylor, arXiv 1708.04552; in L2D's code both ends are included.
+      DeVries and Taylor, arXiv 1708.04552; L2D's code includes both ends.
     """
     rows, columns = (
         slice(max(middle - half, 0), middle + half + 1)
@@ -98,9 +99,9 @@ def cutout(
 
 
 def rand_augment(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Two operations of random strength, each carried out with probability 1/2.
+    """Applies two operations of random strength, each with probability 1/2.
 
-    Each is drawn from 15 operations and magnitudes 1 to 9, independently of the other.
+    Each is drawn independently from 15 operations and magnitudes 1 to 9.
 
     Args:
       image: RGB.
@@ -110,8 +111,8 @@ def rand_augment(image: Image.Image, generator: np.random.Generator) -> Image.Im
       RGB of the same size.
 
     References:
-      Cubuk et al., "RandAugment", NeurIPS 2020, with the operations and ranges that multi-label
-      code uses (every magnitude, not one).
+      Cubuk et al., "RandAugment", NeurIPS 2020, with the operations and ranges common in
+      multi-label code (every magnitude, not one).
     """
     for _ in range(2):
         name = OPERATIONS[generator.integers(len(OPERATIONS))]
@@ -143,20 +144,20 @@ OPERATIONS = (
 def apply_operation(
     image: Image.Image, name: str, magnitude: int, generator: np.random.Generator
 ) -> Image.Image:
-    """One operation of `rand_augment`; pixels from outside the image are grey.
+    """Applies one operation of `rand_augment`; pixels from outside the image are grey.
 
     Args:
       image: RGB.
       name: one of `OPERATIONS`.
       magnitude: 1 to 9. "AutoContrast", "Equalize" and "Invert" have none; "Rotate" turns only
         counter-clockwise; the other geometric and the enhancing ones draw their direction.
-      generator: of the direction, and of where "Cutout" cuts.
+      generator: draws the direction, and the position of "Cutout".
 
     Returns:
       RGB of the same size.
 
     Raises:
-      ValueError: if there is no such operation.
+      ValueError: if the operation is unknown.
     """
     share = magnitude / 9
     match name:
@@ -219,30 +220,31 @@ def crop_transform(
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Transform:
-    """A square of an image, as classifiers of photographs are trained and tested on.
+    """The transform to a square that classifiers of photographs are trained and tested on.
 
-    Resampling is a triangle (bilinear, widened where the image shrinks).
+    The resampling filter is a triangle (bilinear, widened when the image shrinks).
 
     Args:
       size: side of the result in pixels.
-      crop: "center", "random" (each place as likely) or "random_resized" (a rectangle of random
-        area, shape and place, squeezed to the square).
-      shorter_side: length in pixels that the shorter side is given first. At 0 "random_resized"
-        takes the image as it is, and the others give the shorter side `size` pixels.
-      area: of the random rectangle, least and largest share of the image.
-      aspect: of the random rectangle, least and largest width / height.
+      crop: "center", "random" (uniform position) or "random_resized" (a rectangle of random area,
+        aspect ratio and position, squeezed to the square).
+      shorter_side: length in pixels to which the shorter side is scaled first. At 0,
+        "random_resized" takes the unscaled image, and the others scale the shorter side to `size`
+        pixels.
+      area: minimum and maximum area of the random rectangle, as a share of the image.
+      aspect: minimum and maximum width / height of the random rectangle.
 
     Returns:
       The transform; it can be pickled.
 
     Raises:
-      ValueError: if there is no such crop, or a crop would not fit.
+      ValueError: if the crop is unknown, or would not fit.
     """
     if crop not in CROPS:
         raise ValueError(unknown_name("crop", crop, CROPS))
     if crop != "random_resized" and 0 < shorter_side < size:
         raise ValueError(
-            f"A {crop} crop of {size} pixels does not fit into images whose shorter side has "
+            f"A {crop} crop of {size} pixels does not fit into images with a shorter side of "
             f"{shorter_side}; raise shorter_side, or leave it at 0."
         )
     return functools.partial(

@@ -1,4 +1,4 @@
-"""From raw images or features to what a network sees: augmentation and normalisation."""
+"""Raw images or features as network inputs: augmentation and normalisation."""
 
 import dataclasses
 from typing import Any
@@ -27,7 +27,7 @@ def statistics_of(mean: np.typing.ArrayLike, std: np.typing.ArrayLike) -> Statis
 
 @dataclasses.dataclass(frozen=True)
 class ImageViews:
-    """Views of raw images: as they are ("test"), or cropped and mirrored at random ("weak")."""
+    """Views of raw images: unchanged ("test"), or cropped and mirrored at random ("weak")."""
 
     padding: int  # pixels added on each side before the crop
     flip: bool  # whether half of the images are mirrored

@@ -191,9 +191,7 @@ def _names_of(given: Any, votes: Any, attribute: str, size: int, argument: str) 
             f"{'rows' if argument == 'items' else 'columns'}."
         )
     if len(set(ids.tolist())) != size:
-        raise UserError(
-            f"{argument} holds an id twice; every {argument[:-1]} needs one of its own."
-        )
+        raise UserError(f"{argument} holds an id twice; every {argument[:-1]} needs its own.")
     return ids
 
 
@@ -260,7 +258,7 @@ def read_votes(path: pathlib.Path) -> tuple[list, list[str], list[str]]:
     if width < 3:
         raise DataError(
             f"{path} has the columns {', '.join(header)}; it needs item, annotator and vote, or "
-            "items in its first column and one for each annotator."
+            "the items in its first column and one column for each annotator."
         )
     long = [
         (vote, cells[0], name)

@@ -89,7 +89,7 @@ def test_more_than_half_flagged_other_rows_and_ids_are_pointed_out():
     others = (TRUE + 1 + rng.integers(0, 11, 360)) % NUM_CLASSES
     with pytest.warns(UserWarning, match=r"of 360 labels look wrong, more than half"):
         find_label_issues(np.where(np.arange(360) % 10 < 6, others, TRUE), pred_probs=PROBS)
-    with pytest.warns(UserWarning, match=r"predict . % of the labels, no more than chance does"):
+    with pytest.warns(UserWarning, match=r"predict . % of the labels, no more than chance"):
         find_label_issues(rng.permutation(TRUE), pred_probs=PROBS)
     ids = np.where(np.arange(40) < 4, 7, np.arange(40) + 100)
     with pytest.warns(UserWarning, match="37 different values in 40 entries"):
@@ -141,7 +141,7 @@ def test_votes_are_answered_with_consensus_and_one_hot_rows_with_argmax():
     ):
         with pytest.raises(UserError, match=r"call jaxrobust.consensus\(votes"):
             find_label_issues(given, features=np.ones((3, 2)))
-    with pytest.raises(UserError, match=r"of one-hot rows give .argmax\(axis=1\)"):
+    with pytest.raises(UserError, match=r"for one-hot rows, give .argmax\(axis=1\)"):
         find_label_issues(np.eye(3, dtype=int), features=np.ones((3, 2)))
 
 

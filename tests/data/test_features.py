@@ -192,7 +192,7 @@ def test_files_that_are_none_are_refused(tmp_path):
         ("x.txt", None, "neither a .npy nor a .npz"),
         ("damaged.npz", None, "cannot be read as arrays"),
         ("objects.npy", None, "cannot be read as arrays"),
-        ("x.npy", "table.csv", "name that of the labels 'label'"),
+        ("x.npy", "table.csv", "name the column of the labels 'label'"),
     ):
         with pytest.raises(DataError, match=words):
             load_features(tmp_path / features, labels=labels and tmp_path / labels)

@@ -135,7 +135,7 @@ def test_a_bad_annotation_is_named(voc, content, words):
 def test_missing_annotations_and_images_are_named(voc):
     root = voc[0]
     (root / "JPEGImages" / "test_000002.jpg").unlink()
-    _refused("voc2007", root, r"1 of 5 images that the labels of .* missing, .*test_000002.jpg")
+    _refused("voc2007", root, r"1 of 5 images named by the labels of .* missing, .*test_000002.jpg")
     (root / "Annotations" / "trainval_000001.xml").unlink()
     _refused("voc2007", root, r"trainval_000001.xml is missing: the data set is incomplete")
 
@@ -319,7 +319,7 @@ def test_a_folder_with_two_tables_and_a_list_of_classes(tmp_path):
         (b"path,labels\n0.png,a,b\n", "line 2 has 3 cells .* semicolons between the labels"),
         (b'path,labels\n"0.png,a\n', r"labels.csv is not a table from line 2 on"),
         (b"path,labels\n0.png,a\n0.png,b\n", "labels.csv names 0.png twice"),
-        (b"path,labels\n0.png,a\n9.png,b\n", r"1 of 2 images that .* missing, .*9\.png first"),
+        (b"path,labels\n0.png,a\n9.png,b\n", r"1 of 2 images named .* missing, first .*9\.png"),
         (b"path,labels\n0.png,\xff\n", r"labels.csv cannot be read \(.*save it as CSV in UTF-8"),
         (b"path,labels,split\n0.png,a,train\n1.png,b,\n", "the split '': it must be train or test"),
         (b"path,labels,split\n0.png,a;b,train\n", "The test part of .* holds no images"),
@@ -418,7 +418,7 @@ def test_webvision_has_the_first_fifty_classes(tmp_path, write_webvision):
     (root / "info" / "val_filelist.txt").unlink()
     _refused("mini_webvision", root, "val_filelist.txt is missing")
     (root / "google" / "q0003" / "3.jpg").unlink()
-    _refused("mini_webvision", root, r"1 of 51 images that .* are missing, .*q0003/3\.jpg first")
+    _refused("mini_webvision", root, r"1 of 51 images named .* are missing, first .*q0003/3\.jpg")
 
 
 def test_webvision_as_class_folders(tmp_path):

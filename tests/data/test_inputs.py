@@ -89,9 +89,9 @@ WRONG_LABELS = {
     "missing text": ((["a", None], {}), "labels[1] is None; leave out"),
     "missing object": ((np.array(["a", NAN], object), {}), "labels[1] is nan; leave out"),
     "fractions": (([0, 0.5], {}), "labels[1] is 0.5; classes are whole numbers"),
-    "mixed": ((np.array(["a", 1], object), {}), "labels[1] is 1, but those before are str"),
+    "mixed": ((np.array(["a", 1], object), {}), "labels[1] is 1, but the ones before are str"),
     "of a strange type": ((np.array([1, {}], object), {}), "labels[1] is {}"),
-    "one-hot": ((np.eye(3, dtype=int), {}), "one entry per example, got (3, 3); of one-hot rows"),
+    "one-hot": ((np.eye(3, dtype=int), {}), "one entry per example, got (3, 3); for one-hot rows"),
     "not probabilities": (([[0.5, 0.2], [0.5, 0.5]], {}), "labels[0] sums to 0.7, not to 1"),
     "soft, of one class": (([[0.8, 0.2], [0.9, 0.1]], {}), "only the class 0"),
     "votes as floats": (([[0.0, 1.0], [1.0, NAN]], {}), "call jaxrobust.consensus(votes)"),
@@ -101,7 +101,7 @@ WRONG_LABELS = {
     ),
     "not among the given": ((["a", "x"], {"class_names": ["a", "b"]}), "labels[1] is x, which"),
     "numbers for names": (([0, 2], {"class_names": ["a", "b"]}), "labels[1] is 2"),
-    "a name twice": ((["a", "b"], {"class_names": ["a", "a"]}), "no name occurs twice"),
+    "a name twice": ((["a", "b"], {"class_names": ["a", "a"]}), "without repeated names"),
     "names for other columns": (
         (["a", "b"], {"class_names": ["a", "b"], "num_columns": 3}),
         "2 names, but there are 3 columns",
@@ -144,7 +144,7 @@ WRONG_PROBS = {
     "one column": (np.ones((4, 1)), "C >= 2"),
     "text": ([["a", "b"]], "real numbers"),
     "complex": (PROBS * 1j, "real numbers"),
-    "objects": (np.array([[{}, 1]], object), "holds something that is not a number"),
+    "objects": (np.array([[{}, 1]], object), "holds something other than numbers"),
 }
 
 
@@ -175,7 +175,7 @@ def test_features():
     assert inputs.as_features([[1, 2], [3, 4]]).dtype == np.float32
     assert inputs.as_features(np.ones((3, 2, 4), np.float16)).dtype == np.float16
     for features, words in (
-        (np.ones(3), "of one feature give [:, None]"),
+        (np.ones(3), "for a single feature, give [:, None]"),
         (np.ones((3, 0)), "got (3, 0)"),
         (np.ones((3, 2, 2, 3)), "use images="),
         ([[1.0, 2.0], [NAN, 1.0]], "features[1, 0] is nan"),
@@ -265,7 +265,7 @@ def test_annotations():
         ([0, 1, -3], "annotations[2] is -3"),
         ([0, -1, 0], "only the class 0"),
         ([np.nan, 1, 0.5], "annotations[2] is 0.5; classes are whole"),
-        (np.array(["a", None, 3], object), "annotations[2] is 3, but those before are str"),
+        (np.array(["a", None, 3], object), "annotations[2] is 3, but the ones before are str"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
             annotation_inputs.as_annotations(annotations)

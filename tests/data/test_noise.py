@@ -231,7 +231,7 @@ class TestCifarN:
         clean = record["clean_label"].astype(np.uint8)
         read_cifarn_labels(path, "worst", clean_labels=clean)
         for other in (np.roll(clean, 1), clean[:100]):
-            with pytest.raises(DataError, match="are not those of the data set"):
+            with pytest.raises(DataError, match="differ from those of the data set"):
                 read_cifarn_labels(path, "worst", clean_labels=other)
 
     @pytest.mark.parametrize(

@@ -553,7 +553,7 @@ def test_archive_order_leaves_archive_order_alone():
 
 @pytest.mark.parametrize("files", [[0, 0, 1, 2], [0, 0, 1, 1]])
 def test_archive_order_of_other_labels_is_refused(files):
-    with pytest.raises(DataError, match="do not count the same images of each class"):
+    with pytest.raises(DataError, match="have different numbers of each class"):
         archive_order(np.array(files), np.array([0, 1, 2]))
 
 

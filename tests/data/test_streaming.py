@@ -112,7 +112,9 @@ def test_a_file_that_cannot_be_decoded_may_be_skipped(damaged, caplog):
         np.testing.assert_array_equal(views[1], views[2])
     (record,) = caplog.records
     assert record.getMessage().startswith(f"Skipped: {damaged[0]} is not an image")
-    with pytest.raises(DataError, match=r"No image of a batch .*; of the first: .*six\.png is not"):
+    with pytest.raises(
+        DataError, match=r"No image of a batch .*; the first error: .*six\.png is not"
+    ):
         _read(stream, PLAN[2:])
 
 

@@ -112,7 +112,9 @@ def test_both_forms_are_read_from_files(tmp_path):
     assert votes == [1, 0, -1, -1] and items == ["a.jpg"] * 2 + ["b.jpg"] * 2
     assert annotators == ["Ann", "Bob", "Ann", "Bob"]
     wide.write_text("file,Ann\na.jpg,1\n")
-    with pytest.raises(DataError, match="it needs item, annotator and vote, or items in its first"):
+    with pytest.raises(
+        DataError, match="it needs item, annotator and vote, or the items in its first"
+    ):
         read_votes(wide)
     wide.write_text("item,annotator,vote\na,b,c,d\n")
     with pytest.raises(DataError, match=r"Line 2 of .* has more cells than its first line"):
