@@ -1,4 +1,4 @@
-"""One file per paper: losses, selection and networks wired into what a task runs.
+"""One file per paper, which combines losses, selection and networks into a method of a task.
 
-Their options, and the registries that name them, are in `jaxrobust.recipes`.
+Their options and registries are in `jaxrobust.recipes`.
 """

@@ -1,7 +1,7 @@
-"""Whether further annotation pays: what the last queries brought, and what the next one may bring.
+"""Whether further annotation pays off: the gain from the last queries, and the expected next gain.
 
-Both are differences of accuracies in points with a standard error, in words for people who have to
-decide when to stop.
+Both are accuracy differences in percentage points with a standard error, also in words, for
+deciding when to stop.
 """
 
 import math
@@ -19,7 +19,7 @@ _FEWEST = 10  # examples per class, below which half of them say nothing
 
 
 def of_last_queries(rounds: Sequence[Mapping[str, Any]], num_tested: int) -> dict[str, Any] | None:
-    """What the last two queries of a run brought, from `rounds` of `results.json`.
+    """The gain from the last two queries of a run, from `rounds` of `results.json`.
 
     `points`, the accuracy now minus that before these queries, in percent; `error`, its standard
     error if the two accuracies were independent, `100 sqrt((a (1 - a) + b (1 - b)) / n)`, which is
@@ -61,14 +61,14 @@ def _told(points: float, error: float, size: int) -> dict[str, Any]:
 def of_next_query(
     features: np.ndarray, labels: np.ndarray, num_classes: int, *, num_more: float, seed: int = 0
 ) -> dict[str, Any] | None:
-    """What more examples of known classes are likely to bring, from those that are annotated.
+    """The expected gain from more examples of known classes, estimated from the annotated ones.
 
     With a(n) the leave-one-out accuracy of a ridge regression on n examples, the gain is
 
         (a(n) - a(n / 2)) log2(1 + num_more / n),
 
-    which supposes that every doubling brings the same. a(n / 2) is the mean over ten halves, of
-    every class the same share.
+    which assumes that every doubling brings the same gain. a(n / 2) is the mean over ten random
+    halves, stratified by class.
 
     Args:
       features: floats `[n, D]` of the annotated examples of known classes; 64 principal components
@@ -79,9 +79,9 @@ def of_next_query(
       seed: draws the halves.
 
     Returns:
-      `points` in percent; `error`, by the binomial error of a(n), one more wrong and one more right
-      counted, and the deviation of the halves;
-      `accuracy` and `accuracy_of_half` in percent; `text`. None below ten examples of a class.
+      `points` in percent; `error`, from the binomial error of a(n), counting one more wrong and one
+      more correct example, and the deviation of the halves; `accuracy` and `accuracy_of_half` in
+      percent; `text`. None if a class has fewer than ten examples.
     """
     counts = np.bincount(labels, minlength=num_classes)
     if num_classes < 2 or counts.min() < _FEWEST:

@@ -1,4 +1,4 @@
-"""The strategies that BUAL and DCFS are measured against.
+"""The strategies that BUAL and DCFS are compared with.
 
 `random` and `coreset` look at the target classifier only; so do `lc`, `margin`, `entropy` and
 `badge` in the papers, and otherwise at a classifier with a class for images found unknown;

@@ -295,8 +295,8 @@ def build(recipe: BldrRecipe, problem: NoisyLabelProblem) -> Method:
             found = np.unique(label_scores.get("prediction_nl", label_scores["suggested"])).size
             if found < problem.num_classes:
                 log.warning(
-                    "The negative head predicts only %d of %d classes at the end of the warm-up, "
-                    "and right labels of the others now lose their weight: raise "
+                    "The negative head predicts only %d of %d classes at the end of the "
+                    "warm-up, and correct labels of the others now lose their weight: raise "
                     "--config.bldr.warm_up=, or lower --config.batch_size= for more steps.",
                     found,
                     problem.num_classes,

@@ -51,7 +51,7 @@ def build(recipe: BualRecipe, problem: AnnotationProblem) -> Strategy:
     looks_at_truth = bual.subset_mode == "stratified" or bual.stop_rule == "oracle"
     if looks_at_truth and problem.truth is None:
         raise UserError(
-            "bual.subset_mode='stratified' and bual.stop_rule='oracle' look at hidden labels, and "
+            "bual.subset_mode='stratified' and bual.stop_rule='oracle' read hidden labels, but "
             "with a person as oracle there are none; set 'uniform' and 'none' or 'overlap'."
         )
     return Strategy(

@@ -4,9 +4,9 @@
     classifier = load_classifier("runs/dpc/classifier")
     classes = classifier.predict(images)
 
-The files are those of `jaxrobust.models.storage`. A run of noisy labels or annotation writes, in
-`classifier/`, the variables of all networks of its predictions and its recipe: the classifier is
-rebuilt by the run's method, so it predicts as the run did on its test images.
+The files are those of `jaxrobust.models.storage`. A noisy-label or annotation run writes to
+`classifier/` its recipe and the variables of all networks that predict. The classifier is rebuilt
+with the run's method, so it predicts as the run did on its test images.
 """
 
 import dataclasses
@@ -44,12 +44,12 @@ _LARGEST = float(np.finfo(np.float16).max)
 class Classifier:
     """A trained classifier of raw images or features.
 
-    It can be pickled, and joblib keeps it too.
+    It can be pickled and saved with joblib.
 
     Attributes:
-      classes: `[C]`, names, or values of the type of the labels.
-      facts: what `model.json` holds of it.
-      variables: NumPy arrays, as `model.safetensors` holds them.
+      classes: `[C]`, names, or values in the type of the labels.
+      facts: the content of `model.json`.
+      variables: NumPy arrays, as in `model.safetensors`.
     """
 
     classes: np.ndarray
@@ -76,12 +76,12 @@ class Classifier:
 
     @property
     def embedding(self) -> Embedding | None:
-        """Of the features that it was trained on, if known."""
+        """The embedding of the training features, if known."""
         return Embedding(**self.facts["embedding"]) if self.facts.get("embedding") else None
 
     @property
     def scaling(self) -> Scaling | None:
-        """Of features that float16 cannot hold as they are."""
+        """The scaling of features that float16 cannot hold unscaled."""
         found = self.facts.get("scaling")
         if not found:
             return None
@@ -107,9 +107,9 @@ class Classifier:
         """Probabilities float32 `[n, C]`.
 
         Args:
-          inputs: images of `input_shape`, in a form that `image_inputs.as_images` takes, or
+          inputs: images of `input_shape`, in a form accepted by `image_inputs.as_images`, or
             features `[n, D]` or `[n, V, D]`, of which the first view is used.
-          batch_size: inputs on the device at a time.
+          batch_size: number of inputs on the device at a time.
 
         Raises:
           UserError: if the inputs are invalid or of another shape.
@@ -117,7 +117,7 @@ class Classifier:
         return in_batches(self._probs, self._raw(inputs), len(self.classes), batch_size)
 
     def predict(self, inputs: Any) -> np.ndarray:
-        """The most probable classes `[n]` by name; {0, 1} `[n, C]` where there may be several."""
+        """The most probable classes `[n]` by name; {0, 1} `[n, C]` for multi-label classifiers."""
         probs = self.predict_proba(inputs)
         if self.is_multilabel:
             return (probs > 0.5).astype(np.uint8)
@@ -142,10 +142,10 @@ class Classifier:
         return np.clip(array, -_LARGEST, _LARGEST).astype(np.float16)  # as in training
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes `model.json` and `model.safetensors`, which `jaxrobust.load_classifier` reads.
+        """Writes `model.json` and `model.safetensors` for `jaxrobust.load_classifier`.
 
         Args:
-          folder: made if need be; a classifier that is there is replaced.
+          folder: created if necessary; an existing classifier in it is replaced.
         """
         facts = {**self.facts, "class_names": self._names, "class_values": None}
         if self.classes.dtype.kind in "iubf":
@@ -156,16 +156,16 @@ class Classifier:
     def export_onnx(
         self, path: str | os.PathLike, *, probabilities: bool = True, int8: bool = False
     ) -> OnnxFile:
-        """Writes an ONNX file after comparing its outputs with the classifier's by onnxruntime.
+        """Writes an ONNX file, after comparing its outputs in onnxruntime with the classifier's.
 
         Its input is `images`, raw uint8 `[n, H, W, 3]`, or `features`, float32 `[n, D]`; its output
-        `probabilities`, float32 `[n, C]`.
+        is `probabilities`, float32 `[n, C]`.
 
         Args:
-          path: of the file.
-          probabilities: False for `logits`, which are those of a student; a run's classifier has
-            its probabilities alone.
-          int8: weights in 8 bits, as for `jaxrobust export --int8`.
+          path: path of the file.
+          probabilities: False for `logits`, which are available for a student; a run's classifier
+            has only probabilities.
+          int8: whether to store weights in 8 bits, as with `jaxrobust export --int8`.
 
         Returns:
           `OnnxFile`.
@@ -180,7 +180,7 @@ class Classifier:
             return save_onnx(stored, path, probabilities=probabilities, int8=int8)
         if not probabilities:
             raise UserError(
-                "A classifier of several networks has probabilities and no logits; leave out "
+                "A classifier of several networks has probabilities but no logits; leave out "
                 "probabilities=False."
             )
         is_images = len(self.input_shape) > 1
@@ -248,14 +248,14 @@ def load_classifier(folder: str | os.PathLike) -> Classifier:
     """Reads the classifier of a run.
 
     Args:
-      folder: `classifier/` of a run of noisy labels or annotation, `student/` or `teacher/` of a
-        distillation, the workdir of the run, or a folder that `jaxrobust.models.convert` wrote.
+      folder: `classifier/` of a noisy-label or annotation run, `student/` or `teacher/` of a
+        distillation run, the workdir of the run, or a folder written by `jaxrobust.models.convert`.
 
     Returns:
       `Classifier`.
 
     Raises:
-      UserError: if there is none, or a file of it is damaged.
+      UserError: if there is no classifier, or one of its files is damaged.
 
     Examples:
       >>> classifier = load_classifier("runs/dpc")

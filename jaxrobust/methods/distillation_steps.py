@@ -1,8 +1,8 @@
 """Training steps, predictions and tables of logits: pure functions of frozen specs.
 
-A spec holds all that a function closes over, which the seeds of a run have in common. What depends
-on the data comes as an operand: images, labels, and the `statistics` that images are normalised
-with, `{"mean": [3], "std": [3]}`.
+A spec holds everything that a function closes over, which is the same for all seeds of a run.
+Everything that depends on the data is an operand: images, labels, and the `statistics` for
+normalising images, `{"mean": [3], "std": [3]}`.
 
     step = jax.jit(training_step(spec))
     network, metrics = step(network, ids, key, teacher, images, labels, statistics, scalars)
@@ -35,7 +35,7 @@ class ClassifierState(TrainState):
 
     Attributes:
       constants: further collections of variables by name, which no step changes.
-      average: moving average of `params` and `batch_stats`, None where none is kept.
+      average: moving average of `params` and `batch_stats`; None if none is kept.
     """
 
     constants: dict[str, Any]
@@ -47,7 +47,7 @@ class ClassifierState(TrainState):
 
     @property
     def predicting(self) -> dict[str, Any]:
-        """The variables that predictions are made with: the average, where one is kept."""
+        """The variables used for predictions: the average, if one is kept."""
         return {**self.variables, **(self.average or {})}
 
 
@@ -56,10 +56,11 @@ class DistillationBatch(NamedTuple):
 
     Attributes:
       images: `[B, H, W, 3]`, augmented and normalised.
-      labels: int32 `[B]`, soft ones, or {0, 1} `[B, C]` where an image may have several.
+      labels: int32 `[B]`, soft labels, or {0, 1} `[B, C]` if an image may have several.
       valid: bool `[B]`, False at padding.
-      ids: int32 `[B]`, which training images these are; any at padding.
-      all_labels: of the whole training set. Both are for a method that `contrasts`.
+      ids: int32 `[B]`, ids of the training images; arbitrary at padding.
+      all_labels: labels of the whole training set. `ids` and `all_labels` are for a method that
+        `contrasts`.
     """
 
     images: jax.Array
@@ -74,7 +75,7 @@ Apply = Callable[..., tuple[Outputs, Any]]
 
 
 def student_apply(module: nn.Module, connector: nn.Module | None = None) -> Apply:
-    """A student, and its connector, whose variables lie under `CONNECTOR`, as a pure function.
+    """A student and its connector, whose variables are under `CONNECTOR`, as a pure function.
 
     `(params, batch_stats, images, *, train, key=None, where=None, constants=None, pairs=None) ->
     (outputs, batch_stats)`; `key` is for dropout, `pairs` for a connector that contrasts.
@@ -116,7 +117,7 @@ def _split(variables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def inference_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What prediction needs of a student: its backbone and its primary head, or its decoder."""
+    """The variables of a student needed for prediction: backbone and primary head, or decoder."""
     parts = ("backbone", "primary", "decoder")
     return {
         name: {key: value for key, value in tree.items() if key in parts}
@@ -135,12 +136,12 @@ def distillation_step(
     distiller: Distiller,
     optimizer: optax.GradientTransformation,
 ) -> tuple[ClassifierState, dict[str, jax.Array]]:
-    """One descent step on the two losses, from one forward pass.
+    """One gradient descent step on the two losses, from one forward pass.
 
-    Where the gradients are merged, each loss is pulled back through that same pass, so both saw
-    one dropout mask and one set of batch statistics. `key` is for dropout; `scalars` are
-    `learning_rate`, `ramp` of the objective, and `distill_weight`, which multiplies the
-    distillation loss; `optimizer` gives descent directions, without the rate.
+    If the gradients are merged, each loss is backpropagated through that same pass, so both use the
+    same dropout mask and batch statistics. `key` is for dropout; `scalars` are `learning_rate`,
+    `ramp` of the objective, and `distill_weight`, which multiplies the distillation loss;
+    `optimizer` gives descent directions, without the rate.
     """
 
     options: dict[str, Any] = {"train": True, "key": key, "where": batch.valid}
@@ -186,10 +187,10 @@ class Targets:
 
     Attributes:
       smoothing: share of each label that is spread over all classes.
-      mixup: a of the distribution Beta(a, a) of the shares in which two images, their labels and
-        the teacher's logits are mixed; 0: none.
-      weighted: whether there are weights of classes, and labels of -1 for images without one.
-      soft: whether labels are given as the probability of each class.
+      mixup: a of the Beta(a, a) distribution of the shares in which two images, their labels and
+        the teacher's logits are mixed; 0 for no mixup.
+      weighted: whether there are class weights, and labels of -1 for unlabelled images.
+      soft: whether labels are given as class probabilities.
     """
 
     smoothing: float = 0.0
@@ -220,7 +221,7 @@ def soft_labels(
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """What the training step of a network is compiled from.
+    """The specification that the training step of a network is compiled from.
 
     Attributes:
       module: the network, as it is trained.
@@ -228,12 +229,12 @@ class TrainSpec:
       optimizer: gives descent directions, without the rate.
       input_shape: (H, W, 3) of an image.
       batch_size: examples per step; further slots of a row are padding.
-      padding, flip: of the random crops, as in `pad_crop_flip`.
+      padding, flip: parameters of the random crops, as in `pad_crop_flip`.
       dtype: of normalised images.
       teacher: the network that is applied in every step; None if the step reads a table of logits,
         or if nothing is distilled.
       targets: how labels become targets; None: unchanged.
-      ema: share of the moving average of the network that stays at every step; 0: none is kept.
+      ema: decay of the moving average of the network per step; 0 for no average.
     """
 
     module: nn.Module
@@ -250,9 +251,9 @@ class TrainSpec:
 
 
 def initial_state(spec: TrainSpec) -> Callable[[jax.Array], ClassifierState]:
-    """`key -> ` the network before its first step, and the connector behind it, if there is one.
+    """`key -> ` the network before its first step, including the connector, if there is one.
 
-    The backbone and the primary head start alike whatever else there is.
+    The initialisation of the backbone and the primary head does not depend on the other parts.
     """
     connector = spec.distiller.connector
 
@@ -359,17 +360,17 @@ def _mixing(targets: Targets | None, key: jax.Array, count: int) -> Callable[[An
 def teach(
     module: nn.Module, teacher: Mapping[str, Any], images: jax.Array, *, dtype: Any
 ) -> Outputs:
-    """What a teacher, `{"variables", "statistics"}`, computes for raw images `[B, H, W, 3]`."""
+    """The outputs of a teacher, `{"variables", "statistics"}`, for raw images `[B, H, W, 3]`."""
     images = normalize(images, **teacher["statistics"], dtype=dtype)
     return cast(Outputs, module.apply(teacher["variables"], images))
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictSpec:
-    """What a prediction is compiled from.
+    """The specification that a prediction is compiled from.
 
     Attributes:
-      module: the network, with its primary head alone.
+      module: the network, with only its primary head.
       dtype: of normalised images.
       output: "logits" or "pooled", the features that heads read.
     """
@@ -396,11 +397,11 @@ def prediction(spec: PredictSpec) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class TableSpec:
-    """What a table of a teacher's logits is compiled from.
+    """The specification that a table of a teacher's logits is compiled from.
 
     Attributes:
       module: the teacher.
-      padding, flip: of the crops that a step draws.
+      padding, flip: parameters of the crops that a step draws.
       dtype: of normalised images.
       table_dtype: name of the table's dtype.
     """

@@ -1,4 +1,4 @@
-"""What the distillation task asks of a method, as a record of pure functions."""
+"""The interface between the distillation task and a method, as a record of pure functions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,12 +39,12 @@ class DistillationProblem:
 
 
 class SoftLabels(NamedTuple):
-    """Labels of images that have more than one class each, or none.
+    """Labels of images that have several classes each, or none.
 
     Attributes:
-      ids: int32 `[B]`, a single class for each image: of several the one with the largest share, of
-        none the teacher's prediction.
-      targets: float32 `[B, C]`; a row sums to the weight of its image, 0 where it has no label.
+      ids: int32 `[B]`, a single class for each image: the one with the largest share, or the
+        teacher's prediction for an unlabelled image.
+      targets: float32 `[B, C]`; a row sums to the weight of its image, which is 0 without a label.
     """
 
     ids: jax.Array
@@ -52,7 +52,7 @@ class SoftLabels(NamedTuple):
 
 
 Labels = jax.Array | SoftLabels
-"""Int `[B]`, {0, 1} `[B, C]`, or soft ones."""
+"""Int `[B]`, {0, 1} `[B, C]`, or soft labels."""
 
 
 def class_ids(labels: Labels) -> jax.Array:
@@ -87,24 +87,24 @@ def _accuracy(
 
 @dataclasses.dataclass(frozen=True)
 class Distiller:
-    """One way in which a teacher teaches a student.
+    """A distillation method.
 
     Attributes:
       objective: `(student, teacher, labels, where, ramp) -> (loss_cls, loss_kd)`, two weighted
-        scalars; `student` and `teacher` are what the networks compute, `teacher` None if not
-        `has_teacher`; `ramp` is the share of the warm-up that is done.
+        scalars; `student` and `teacher` are the outputs of the networks, with `teacher` None if not
+        `has_teacher`; `ramp` is the completed share of the warm-up.
       auxiliary: the student's second head: "none", "linear" or "mlp".
       merge: `(grad_cls, grad_kd) -> grad`; None adds them, which takes one backward pass less.
-      connector: module from the student's features to those that `objective` sees, trained with
-        the student and dropped with the auxiliary head.
-      contrasts: whether the connector compares with the teacher and with other images in training,
-        and takes `pairs`, as `ContrastiveMemory` does.
-      until_epoch: the last epoch with distillation, counted from 1; 0: all epochs.
-      warm_up: epochs by whose number `ramp` is divided, at most 1; 0: it is 1 from the start.
-      warm_up_from: number of the first epoch: with 1 `ramp` starts at 1 / warm_up, with 0 at 0.
+      connector: module that maps the student's features to those that `objective` receives, trained
+        with the student and dropped with the auxiliary head.
+      contrasts: whether the connector compares with the teacher and with other images during
+        training, and takes `pairs`, as `ContrastiveMemory` does.
+      until_epoch: the last epoch with distillation, counted from 1; 0 for all epochs.
+      warm_up: number of epochs in which `ramp` grows to 1; 0 if it is 1 from the start.
+      warm_up_from: number of the first epoch: with 1, `ramp` starts at 1 / warm_up, with 0 at 0.
       has_teacher: whether there is anything to distil.
-      logits_only: whether `objective` reads nothing of the teacher but its logits.
-      measures: `(student, teacher, labels, where) -> scalars` to report of every step.
+      logits_only: whether `objective` reads only the teacher's logits.
+      measures: `(student, teacher, labels, where) -> scalars` to report for every step.
     """
 
     objective: Objective

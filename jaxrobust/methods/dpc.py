@@ -1,7 +1,7 @@
 """DPC: Dirichlet-based prediction calibration for learning with noisy labels.
 
-Zong, Wang, Xie and Huang, AAAI 2024, arXiv 2401.07062, as the authors' code runs it; what the paper
-writes otherwise is said beside the losses and in `docs/methods/dpc.md`.
+Zong, Wang, Xie and Huang, AAAI 2024, arXiv 2401.07062, as in the authors' code; differences from
+the paper are listed with the losses and in `docs/methods/dpc.md`.
 
 Epoch, after a warm-up with `evidential_loss` on all given labels:
   1. both networks score every example by `logit_margin`; a mixture of two Gaussians makes it the

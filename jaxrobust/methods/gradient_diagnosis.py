@@ -1,7 +1,7 @@
-"""How cross-entropy's gradient and a distillation loss's agree, head and backbone apart.
+"""Agreement of the gradients of cross-entropy and a distillation loss, for head and backbone.
 
-Yang et al., KDD 2025, section 3: on one classifier head the two gradients oppose each other, in the
-backbone they do not.
+Yang et al., KDD 2025, section 3: on a single classifier head the two gradients oppose each other,
+but in the backbone they do not.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ PARTS = {"head": ("primary",), "backbone": ("backbone",)}
 
 @dataclasses.dataclass(frozen=True)
 class DiagnosisSpec:
-    """What a diagnosis is compiled from.
+    """The specification that a diagnosis is compiled from.
 
     Attributes:
       module: the student, as it is trained.
       distiller: how it learns.
-      teacher: its network; None if its logits are given, or if there is none: then only the head
-        is measured.
-      temperature: of `binary_kl_loss`.
+      teacher: the teacher's network; None if its logits are given, or if there is no teacher: then
+        only the head is measured.
+      temperature: temperature of `binary_kl_loss`.
       dtype: of normalised images.
     """
 
@@ -49,7 +49,7 @@ class DiagnosisSpec:
 
 
 def diagnosis(spec: DiagnosisSpec) -> Callable:
-    """How the gradients of the losses agree on a few images, in evaluation mode.
+    """Agreement of the gradients of the losses on a few images, in evaluation mode.
 
     Returns:
       `(variables, teacher, images, labels, statistics) -> {group: {measure: scalar}}`; `variables`

@@ -17,7 +17,7 @@ log = logging.getLogger("jaxrobust")
 def judged_by(
     name: str, features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int
 ) -> tuple[WrongLabels | NeighborVotes, dict[str, Any]]:
-    """What the judges (`"auto"`) or a detector say, and facts as in `judge_labels`."""
+    """The verdict of the judges (`"auto"`) or a detector, and facts as in `judge_labels`."""
     if name == "auto" or _is_too_little(labels, num_classes):
         return judge_labels(features, labels, num_classes, seed=seed)
     return JUDGES[name](features, labels, num_classes), {}
@@ -26,17 +26,18 @@ def judged_by(
 def judge_labels(
     features: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int = 0
 ) -> tuple[WrongLabels, dict[str, Any]]:
-    """Which labels of features are wrong, by several judges that each label is kept from.
+    """Finds wrong labels of features with several judges that do not see the label they judge.
 
-    The judges are ridge regression left one out, logistic regression in five folds, the nearest
-    neighbours, and ridge regression on random Fourier features; `find_wrong_labels` weighs them by
+    The judges are leave-one-out ridge regression, five-fold logistic regression, nearest
+    neighbours, and ridge regression on random Fourier features; `find_wrong_labels` weights them by
     how well they predict the given labels.
 
     Args:
       features: floats `[N, D]`, finite, of any scale.
-      labels: int `[N]` in `0..C-1`. Of one class, or fewer than four, all count as right.
+      labels: int `[N]` in `0..C-1`. If there is only one class, or fewer than four labels, all
+        count as correct.
       num_classes: C.
-      seed: of folds and random features.
+      seed: random seed of folds and random features.
 
     Returns:
       (`WrongLabels`, JSON-able facts for people: see `facts_of`).
@@ -66,7 +67,7 @@ def judge_labels(
 
 
 def _is_too_little(labels: np.ndarray, num_classes: int) -> bool:
-    """Whether labels have nothing to be compared with."""
+    """Whether there are too few labels to compare."""
     return num_classes < 2 or len(labels) < 4
 
 
@@ -81,11 +82,11 @@ def judged_columns(
 
 
 def facts_of(wrong: WrongLabels, num_labels: int) -> dict[str, Any]:
-    """What `summary` and reports say of the number of wrong labels, JSON-able.
+    """JSON-able facts about the number of wrong labels, for `summary` and reports.
 
     Keys: `expected_wrong`, the sum of the probabilities of being wrong; `expected_wrong_interval`
     of about 90 %; `mistakes`, as `WrongLabels.kind`; `agreement`, the share of labels that the
-    judges together predict out of sample, which is not accuracy, as labels may be wrong.
+    combined judges predict out of sample, which is not an accuracy, since labels may be wrong.
     """
     low, high = wrong.interval
     return {

@@ -77,10 +77,10 @@ def dividemix_options(dpc: Dpc) -> Dpc:
 def knn(recipe: NoisyLabels, problem: NoisyLabelProblem) -> Method:
     """The given labels of the nearest features, by cosine similarity, vote; nothing is trained.
 
-    The one epoch stores every training example, as it is tested. Of a training example its own
-    label does not count, so that its votes are out of sample. `clean_prob` is the share of the
-    votes for the given label, and a label is flagged where another one has more. All pairs are
-    compared, so that time grows as N^2; a warning says when that will take hours.
+    The single epoch stores every training example in its test view. A training example's own label
+    does not count, so its votes are out of sample. `clean_prob` is the share of the votes for the
+    given label, and a label is flagged if another one has more votes. All pairs are compared, so
+    the time grows as N^2; a warning says when that will take hours.
 
     Zhu et al., "Detecting Corrupted Labels Without Training a Model to Predict", ICML 2022, section
     3, have the votes of equal weight.

@@ -1,4 +1,4 @@
-"""What the noisy-label task asks of a method, as records of pure functions."""
+"""The interface between the noisy-label task and a method, as records of pure functions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -23,10 +23,10 @@ class NoisyLabelProblem:
 
     Attributes:
       num_classes: C.
-      num_examples: training examples N.
+      num_examples: N, the number of training examples.
       input_shape: (H, W, 3).
       dtype: computation dtype of the networks.
-      norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
+      norm_parts: number of parts of a training batch for BatchNorm; see `models.layers.Network`.
     """
 
     num_classes: int
@@ -41,11 +41,11 @@ class Batch(NamedTuple):
 
     Attributes:
       ids: int32 `[B]`, 0 at padding.
-      labels: int32 `[B]`, the given labels; of soft ones the most probable class.
+      labels: int32 `[B]`, the given labels; for soft labels, the most probable class.
       valid: bool `[B]`, False at padding.
       views: images `[B, H, W, 3]`, augmented and normalised, one for each of `Stage.views`.
       label_scores: rows `[B]` of `Pass.label_scores`.
-      targets: float32 `[B, C]`, soft labels, for a method that is `soft`; else None.
+      targets: float32 `[B, C]`, soft labels, for a method that is `soft`; otherwise None.
     """
 
     ids: jax.Array
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
     @property
     def weights(self) -> jax.Array | None:
-        """Float32 `[B]`, of the examples, on average 1 in the set; None where they count alike."""
+        """Float32 `[B]`, example weights with mean 1 over the set; None for equal weights."""
         return self.label_scores.get(WEIGHT)
 
     def weighted(self, losses: jax.Array) -> jax.Array:
@@ -71,12 +71,12 @@ def expected_loss(
     labels: jax.Array,
     targets: jax.Array | None,
 ) -> jax.Array:
-    """`sum_c t_c loss(o, c)`, `[B]`: a loss's mean over the classes that a soft label names.
+    """`sum_c t_c loss(o, c)`, `[B]`: the expected loss under a soft label.
 
     Args:
       per_example: `(logits [B, C], labels [B]) -> [B]`.
       logits: `[B, C]`, o.
-      labels: int `[B]`, used where there are no targets.
+      labels: int `[B]`, used without targets.
       targets: float `[B, C]`, t, whose rows sum to 1; or None.
     """
     if targets is None:
@@ -97,15 +97,15 @@ class Stage:
     Attributes:
       name: used in metrics and random streams.
       batch_sizes: examples per step of each set that a step visits.
-      views: kinds of view that are made of every example: "weak" (crop and flip) or "strong"
-        (a policy and cutout besides).
+      views: kinds of views of every example: "weak" (crop and flip) or "strong" (also a policy and
+        cutout).
       step: `(network, peer, batches, key, scalars) -> (network, metrics)`: `network` a state as
         `Method.start` makes it, `peer` the variables of another network (`{}` without one),
-        `batches` a `Batch` by set, `scalars` those of the pass and `progress`, the share of its
-        steps that are done.
-      last_batch: how a remainder is treated, as in `make_plan`.
-      mixes: whether the step puts rows of a batch together with others, so that every device needs
-        all of them.
+        `batches` a `Batch` by set, `scalars` those of the pass and `progress`, the completed share
+        of its steps.
+      last_batch: treatment of a remainder, as in `make_plan`.
+      mixes: whether the step combines different rows of a batch, so that every device needs all
+        rows.
     """
 
     name: str
@@ -123,8 +123,8 @@ class Pass:
     Attributes:
       stage: name of the stage.
       network: name of the network that is trained.
-      ids: dataset ids `[n]` in the order of their visit, by set. The sets of one pass give equally
-        many steps.
+      ids: dataset ids `[n]` in the order of their visit, by set. All sets of a pass give the same
+        number of steps.
       scalars: numbers that the step receives traced.
       peer: name of the network whose variables the step may read.
       label_scores: values `[N]` of every example that the step's batches carry.
@@ -152,33 +152,34 @@ class Method:
     """One method of learning with noisy labels.
 
     Attributes:
-      networks: their names; all are alike.
-      start: `key -> TrainState` of one network, or a subclass of it with all else that the method
-        carries from step to step, tables of every training example included.
+      networks: names of the networks, which have the same architecture.
+      start: `key -> TrainState` of one network, or a subclass of it with everything else that the
+        method carries from step to step, including tables over the training examples.
       stages: the kinds of step.
-      passes: `(epoch, label_scores, generator) -> passes in order`: `label_scores` what
-        `score_labels` returned at the end of the epoch before (zeros at the start),
-        `generator(name)` the epoch's NumPy generator of one stream.
+      passes: `(epoch, label_scores, generator) -> passes in order`: `label_scores` is the result of
+        `score_labels` at the end of the previous epoch (zeros at the start), `generator(name)` is
+        the epoch's NumPy generator of one stream.
       forward: `(variables, images) -> logits [n, C]`, or `[n, M, C]` with `heads`.
       class_probs: `logits of all predictors, stacked [M, n, C] -> probabilities [n, C]`.
       score_labels: `(logits [M, N, C] on the training set, labels [N]) -> scores [N] by name`.
         Required are `clean_prob`, `suggested` (a class), `flagged` (bool: the label is probably
         wrong) and the one named by `score`.
-      score: name of the column that orders examples of equal `clean_prob`; high means clean.
-      score_threshold: `scores [N] -> number`: labels whose score is below it are flagged; None
-        where a mixture of two Gaussians decides.
-      peer_from: `"now"`, or `"epoch_start"`: passes read their peer as it was then.
-      heads: names of the M predictions that the only network makes, if not just one.
+      score: name of the column that breaks ties of `clean_prob`; high means clean.
+      score_threshold: `scores [N] -> number`: labels whose score is below it are flagged; None if a
+        mixture of two Gaussians decides.
+      peer_from: `"now"`, or `"epoch_start"`: the time from which passes read their peer.
+      heads: names of the M predictions of a single network, if there are several.
       end_epoch: `(state, epoch) -> state`, once for every network after its last step of an epoch.
-      test_variables: `state -> variables` that are tested.
+      test_variables: `state -> variables` to test.
       score_variables: `state -> variables` whose logits on the training set `score_labels` gets.
-      counts: `score_labels` takes a third operand, the number of wrong labels as it is estimated
-        before training, where it is.
-      score_view: the view of the training images for that: `"test"`, or a kind of `Stage.views`.
-      score_forward: `(variables, images, ids) -> logits` of training images in place of `forward`,
-        for a method that has to leave out what it keeps of these very images.
-      one_epoch: there is nothing to learn after the first epoch.
-      soft: its steps learn from `Batch.targets` where there are some.
+      counts: whether `score_labels` takes a third operand, the number of wrong labels estimated
+        before training, if there is such an estimate.
+      score_view: the view of the training images for `score_labels`: `"test"`, or a kind of
+        `Stage.views`.
+      score_forward: `(variables, images, ids) -> logits` of training images instead of `forward`,
+        for a method that has to leave out the information it stores about these images.
+      one_epoch: whether there is nothing to learn after the first epoch.
+      soft: whether its steps learn from `Batch.targets`, if there are any.
     """
 
     networks: tuple[str, ...]
@@ -212,13 +213,13 @@ Apply = Callable[..., tuple[Any, Any]]
 
 
 def network_apply(module: nn.Module) -> Apply:
-    """A network as the function that steps are written over.
+    """A network as the function that steps use.
 
     Returns:
       `(params, batch_stats, images, *, train, key=None, where=None, num_batches=1) -> (output,
-      batch_stats)`: what the network returns, mostly logits `[B, heads, C]`; `key` for dropout; the
-      statistics are new ones in training; of `num_batches`, as `join_batches` makes one of them,
-      each is normalised by itself. Every device computes its own rows.
+      batch_stats)`: the output is what the network returns, usually logits `[B, heads, C]`; `key`
+      is for dropout; in training, the statistics are updated; each of `num_batches` batches, joined
+      by `join_batches`, is normalised separately. Every device computes its own rows.
     """
 
     def apply(params, batch_stats, images, *, train, key=None, where=None, num_batches=1):
@@ -241,7 +242,7 @@ def network_apply(module: nn.Module) -> Apply:
 
 
 def single_network(recipe: NoisyLabels, problem: NoisyLabelProblem):
-    """Of a method that trains one network of one head on all labels: module, optimiser, passes."""
+    """Module, optimiser and passes of a method with one single-headed network on all labels."""
 
     def passes(epoch, label_scores, generator):
         del label_scores
@@ -275,20 +276,20 @@ def score_labels_by(
     reg_covar: float = 5e-4,
     class_probs: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
 ) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
-    """`Method.score_labels` by a score per example: every network splits, their mean decides.
+    """`Method.score_labels` from a score per example: the mean over the networks' splits decides.
 
     Args:
       networks: their names.
       score: `(logits [N, C], labels [N]) -> [N]`, high for labels that look right.
-      name: of the score's column.
-      mode: of `clean_probability`, or `"count"` for `clean_probability_given_count`.
-      threshold: of `select_clean`.
-      kurtosis_threshold: of `clean_probability`.
-      reg_covar: of `clean_probability`.
+      name: name of the score's column.
+      mode: mode of `clean_probability`, or `"count"` for `clean_probability_given_count`.
+      threshold: as in `select_clean`.
+      kurtosis_threshold: as in `clean_probability`.
+      reg_covar: as in `clean_probability`.
       class_probs: `logits [N, C] -> probabilities`, from which `"count"` counts.
 
     Returns:
-      The function, in mode `"count"` one with a third operand, see `Method.counts`. With several
+      The function, which in mode `"count"` has a third operand; see `Method.counts`. With several
       networks, the scores of each carry its name.
     """
 
@@ -322,13 +323,14 @@ def score_labels_by(
 
 
 def flag_by_count(method: Method) -> Method:
-    """The method with as many labels flagged as the confident joint counts.
+    """The method, flagging as many labels as the confident joint counts.
 
-    Flagged are as many labels of the lowest `method.score` as are wrong by the estimate, unless the
-    label is the suggested class. The number is the one that the task estimates before training or,
-    if it does not, `estimate_num_wrong` of the method's own probabilities, which saw the labels and
-    therefore finds too few. `clean_prob` becomes `clean_probability_given_count` of that score,
-    which orders the labels as the score does. What the method trains on does not change.
+    The labels with the lowest `method.score` are flagged, as many as are estimated to be wrong,
+    except labels that equal the suggested class. The number is the one that the task estimates
+    before training or, without such an estimate, `estimate_num_wrong` of the method's own
+    probabilities, which are not out of sample and therefore give too low a number. `clean_prob`
+    becomes `clean_probability_given_count` of that score, which has the same order. The training of
+    the method does not change.
     """
 
     def score_labels(logits, labels, num_wrong=None):

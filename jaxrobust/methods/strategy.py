@@ -1,4 +1,4 @@
-"""What the active-learning task asks of a strategy, as records of pure functions."""
+"""The interface between the active-learning task and a strategy, as records of pure functions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +34,10 @@ class AnnotationProblem:
       dtype: computation dtype of the networks.
       budget: images per query.
       truth: int32 `[N]`, the hidden annotations, only for options that reproduce a published leak;
-        None where nobody knows them.
-      inputs: gives all examples as they are before any network, in order of their ids: images uint8
-        `[N, H, W, 3]`, or features float32 `[N, D]`. None where nothing is trained.
-      norm_parts: of a training batch, for BatchNorm; see `models.layers.Network`.
+        None if unknown.
+      inputs: returns all raw examples in the order of their ids: images uint8 `[N, H, W, 3]`, or
+        features float32 `[N, D]`. None if nothing is trained.
+      norm_parts: number of parts of a training batch for BatchNorm; see `models.layers.Network`.
     """
 
     num_classes: int
@@ -50,11 +50,11 @@ class AnnotationProblem:
 
 
 class Relabeled(NamedTuple):
-    """What a phase learns in a round in place of the annotations.
+    """The labels that a phase learns in a round instead of the annotations.
 
     Attributes:
-      labels: int32 `[N]`, `NOT_ANNOTATED` where `annotations` are.
-      scalars: numbers that the step receives beside `Phase.scalars`.
+      labels: int32 `[N]`, `NOT_ANNOTATED` for the same examples as in `annotations`.
+      scalars: numbers that the step receives in addition to `Phase.scalars`.
     """
 
     labels: np.ndarray
@@ -63,15 +63,15 @@ class Relabeled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """Evaluations of the pool in the middle of a phase, added up for the query.
+    """Evaluations of the pool during a phase, summed for the query.
 
     Attributes:
-      first: the pool is evaluated before this epoch,
-      every: and before every further epoch that is a multiple of this many epochs later.
-      measure: the phase's `forward` result -> floats `[n, ...]` to add up.
-      verdict: what an evaluation, with those before it, leads to, as an integer: the phase ends
-        when `patience` verdicts in a row equal the one before them (0 before the first). None
-        for phases that never end early.
+      first: first epoch before which the pool is evaluated.
+      every: number of epochs between evaluations.
+      measure: the phase's `forward` result -> floats `[n, ...]` to sum.
+      verdict: the outcome of the evaluations so far, as an integer: the phase ends when `patience`
+        consecutive verdicts equal the one before them (0 before the first). None for phases that
+        never end early.
       patience: see `verdict`.
     """
 
@@ -99,10 +99,10 @@ class Phase:
       name: used in metrics, checkpoints and random streams.
       num_epochs: passes over the members.
       batch_size: examples per step.
-      members: `QueryContext` as of the beginning of the phase -> ids visited in every epoch. The
-        phase is skipped in a round that gives none.
-      relabel: `QueryContext` as for `members` -> `Relabeled`, which depends on the annotations
-        alone, since a run that goes on asks again. None: the step sees the annotations.
+      members: `QueryContext` at the beginning of the phase -> ids visited in every epoch. The phase
+        is skipped in a round without members.
+      relabel: `QueryContext` as for `members` -> `Relabeled`, which may depend only on the
+        annotations, since a resumed run calls it again. None if the step sees the annotations.
       start: `(key, trained states by phase name) -> TrainState` at the beginning of the phase.
       scalars: epoch -> dict of floats that the step receives as traced scalars.
       step: `(state, images, labels, valid, pool_images, key, scalars) -> (state, metrics)`: images
@@ -110,10 +110,10 @@ class Phase:
         also at padding), valid bool `[B]` False at padding, pool_images `[P, H, W, 3]`.
       forward: `(variables, images) -> pytree of [B, ...]`, what `QueryContext.predict` returns.
       class_probs: `forward`'s result -> class probabilities `[n, K]`, whose accuracy is reported.
-        None for a network that only serves queries: it is not trained in the last round, which
-        has none.
-      is_fresh: whether the network starts from `model.backbone` where there is one; False: from
-        another network of the round.
+        None for a network that only serves queries: it is not trained in the last round, which has
+        no query.
+      is_fresh: whether the network starts from `model.backbone`, if there is one; False if it
+        starts from another network of the round.
       pool_batch: number P of random pool images per step.
       observation: evaluations of the pool between epochs, if any.
     """
@@ -135,23 +135,23 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class QueryContext:
-    """What a strategy may look at in a round. No hidden label is in it.
+    """The information available to a strategy in a round, without hidden labels.
 
     Attributes:
-      predict: phase name -> that network's `forward` on every training image, arrays `[N, ...]`
-        indexed by dataset id.
+      predict: phase name -> the result of that network's `forward` on every training image, arrays
+        `[N, ...]` indexed by dataset id.
       observed: phase name -> mean of its `Observation.measure` over the evaluations of this round
-        so far, `[N, ...]`, zeros outside the pool; and their number.
+        so far, `[N, ...]`, zeros outside the pool; and the number of evaluations.
       trained: phases that were trained in this round.
       in_pool: bool `[N]`.
-      annotations: int32 `[N]`; `NO_EXAMPLE` in the last rows of features that are padded, which are
-        not in the pool and have zeros for outputs.
-      budget: images to choose.
-      round: counted from 0.
+      annotations: int32 `[N]`; `NO_EXAMPLE` in padded rows of features, which are not in the pool
+        and have outputs of zero.
+      budget: number of images to choose.
+      round: number of the round, from 0.
       precisions: query precision of every round so far.
       rng: generator of this round's random choices.
       jit: `(name, function) -> function`, compiled once per run.
-      relabeled: phase name -> what `Phase.relabel` gave in this round, of phases that have it.
+      relabeled: phase name -> result of `Phase.relabel` in this round, for phases that have it.
     """
 
     predict: Callable[[str], Any]
@@ -187,15 +187,15 @@ class Strategy:
     """One active-learning method.
 
     Attributes:
-      phases: trained in this order in every round, each from `start`.
+      phases: phases, trained in this order in every round, each from `start`.
       target: name of the phase whose `class_probs` give the reported accuracy.
-      query: chooses the next images.
+      query: function that chooses the next images.
       unknown_scores: columns of `Query.scores` whose AUROC for unknown classes over the pool is
-        reported: below 0.5 they are lower on unknown than on known ones.
-      detector: name of the phase whose network has a class K of its own for the unknown ones, whose
-        logits `[N, K+1]` its `forward` gives, alone or as `"logits"`; "" for none.
+        reported: below 0.5, they are lower on unknown than on known images.
+      detector: name of the phase whose network has a separate class K for unknown images; its
+        `forward` returns logits `[N, K+1]`, alone or as `"logits"`. "" for none.
       unknown_probs: `(forward's result, scalars of Relabeled) -> float [N]`, the probability of
-        being unknown, where the detector's network has no such class.
+        being unknown, if the detector's network has no such class.
     """
 
     phases: tuple[Phase, ...]
@@ -207,7 +207,7 @@ class Strategy:
 
 
 def in_random_order(query: Callable[[QueryContext], Query]) -> Callable[[QueryContext], Query]:
-    """`Strategy.query` with ids permuted, so that ties do not go to the first class folders.
+    """`Strategy.query` with permuted ids, so that ties do not favour the first class folders.
 
     Scores are those of the examples alone.
     """
@@ -320,21 +320,21 @@ def classifier_phase(
 ) -> Phase:
     """A one-headed classifier, trained from scratch in each round.
 
-    By default the K-way one on the labelled known images, whose accuracy every open-set annotation
-    paper reports.
+    The default is the K-way classifier on the labelled known images, whose accuracy every open-set
+    annotation paper reports.
 
     Args:
-      name: of the phase.
+      name: name of the phase.
       module: network with one head.
-      optimizer: without the rate.
+      optimizer: optimiser without the learning rate.
       problem: the problem.
       num_epochs: passes over the members.
       batch_size: examples per step.
       rate: epoch -> learning rate.
       loss: `(logits [B, C], annotations, valid, key) -> (scalar, metrics)`.
       members: as in `Phase`; None for the labelled known images.
-      with_features: whether `forward` gives `{"logits", "features"}` rather than logits.
-      frozen_features: whether gradients stop at the head and BatchNorm stays as in evaluation.
+      with_features: whether `forward` returns `{"logits", "features"}` instead of logits.
+      frozen_features: whether gradients stop at the head and BatchNorm stays in evaluation mode.
     """
 
     def classify(variables, features):
@@ -379,7 +379,7 @@ def classifier_phase(
 
 
 def recipe_parts(recipe: ActiveLearning, problem: AnnotationProblem):
-    """Pieces that every phase of a recipe is built from: network maker, optimiser, rate."""
+    """Parts that every phase of a recipe is built from: network maker, optimiser, learning rate."""
     model, optimizer = recipe.model, recipe.optimizer
 
     def network(num_heads: int, num_classes: int = problem.num_classes) -> nn.Module:

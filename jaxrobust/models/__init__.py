@@ -1,4 +1,4 @@
-"""Networks by the name that a recipe gives them."""
+"""Networks by their names in recipes."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -200,10 +200,10 @@ def make_network(
     Args:
       name: a key of `NETWORKS`.
       num_classes: outputs per head.
-      num_heads: linear heads on the pooled feature.
+      num_heads: number of linear heads on the pooled feature.
       dtype: computation dtype.
-      pool: one of `POOLINGS`, of the last feature map.
-      dropout: of `FEATURE_NETWORKS`, fraction of the features that is dropped in training.
+      pool: pooling of the last feature map, one of `POOLINGS`.
+      dropout: for `FEATURE_NETWORKS`, the fraction of the features that is dropped in training.
       norm_parts: as in `Network`.
 
     Raises:
@@ -251,9 +251,9 @@ def make_multi_exit(
     """A network with BLDR's two heads and early exits.
 
     Args:
-      name: a ResNet of `NETWORKS`, or without exits one of `FEATURE_NETWORKS`.
+      name: a ResNet of `NETWORKS` or, without exits, one of `FEATURE_NETWORKS`.
       num_classes: outputs per head.
-      exits: whether there is an exit after every stage but the last.
+      exits: whether to add an exit after every stage but the last.
       dtype: computation dtype.
       pool: `"global"`.
       dropout: as in `make_network`.
@@ -261,7 +261,7 @@ def make_multi_exit(
       norm_parts: as in `Network`.
 
     Raises:
-      UserError: for another name, pooling or initialisation.
+      UserError: for any other name, pooling or initialisation.
     """
     if init not in INITIALIZATIONS:
         raise UserError(unknown_name("model.init", init, INITIALIZATIONS))

@@ -4,8 +4,8 @@
 
 Reads state dicts (`.pth` or `.safetensors`) of the networks of RepDistiller, DHKD and torchvision,
 of tonylins' MobileNetV2, of EfficientNet-Lite0, and of RepVGG and Swin by their authors or timm.
-Writes a folder that a distillation recipe takes as its teacher. Exit codes: 0 done; 2 an error that
-the user can fix, in one sentence.
+Writes a folder that a distillation recipe can use as its teacher. Exit codes: 0 done; 2 an error
+that the user can fix, in one sentence.
 """
 
 import sys
@@ -37,14 +37,14 @@ def convert_state_dict(arch: str, tensors: Mapping[str, np.ndarray]) -> tuple[in
 
     Args:
       arch: a key of `BACKBONES`.
-      tensors: by PyTorch name.
+      tensors: tensors by PyTorch name.
 
     Returns:
       (number of classes, variables of `make_classifier(arch, auxiliary="none")`).
 
     Raises:
-      UserError: for an unknown architecture, or a tensor that is missing, unexpected or of another
-        shape.
+      UserError: for an unknown architecture, or a tensor that is missing, unexpected or of the
+        wrong shape.
     """
     if arch not in BACKBONES:
         raise UserError(unknown_name("architecture", arch, BACKBONES))
@@ -75,7 +75,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def published_statistics(arch: str, num_classes: int) -> tuple[str, int, Any, Any]:
-    """(whose, side in pixels, mean, std) of the images of published weights, empty if unknown."""
+    """(source, side in pixels, mean, std) of the images of published weights, empty if unknown."""
     if arch.startswith("efficientnet_lite"):
         return "EfficientNet-Lite's", 260 if arch.endswith("2") else 224, *EFFICIENTNET_LITE
     if num_classes == 1000:

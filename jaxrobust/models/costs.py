@@ -75,7 +75,7 @@ def operations_of(jaxpr: Any) -> int:
 
 
 def milliseconds(classifier: StoredClassifier) -> dict[str, float]:
-    """Batch size, as text -> milliseconds on the CPU from pixels to logits, best of the repeats."""
+    """Batch size, as text -> milliseconds on the CPU from pixels to logits, best repeat."""
     device = jax.local_devices(backend="cpu")[0]
     shape = classifier.image_shape
     found = {}

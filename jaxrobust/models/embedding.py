@@ -1,9 +1,9 @@
-"""Frozen features of images: what a pretrained network computes of each, once, to a file.
+"""Frozen features of images, computed once by a pretrained network and saved to a file.
 
 `python -m jaxrobust embed DIR --out=features.npz`
 
 Exit codes: 0 done; 2 an error that the user can fix, in one sentence; 130 stopped by Ctrl-C. After
-a kill the same command resumes, and ends with the same bits.
+a kill, the same command resumes and produces the same bits.
 """
 
 import collections
@@ -61,13 +61,13 @@ class Features:
     """Features of N images, in V views each.
 
     Attributes:
-      array: float16 [N, V, D]. View 0 is the image as it is, 1 its mirror image, 2 to 5 are crops
-        at the corners (top left, top right, bottom left, bottom right), 6 to 9 their mirror images.
-      files: of each image, relative to the folder that was embedded; empty for arrays.
-      ids: int64 [N], positions among all images that were given, which lack those skipped.
-      labels: int32 [N], -1 where there is none; None if no image has one.
-      label_names: one for each label.
-      split: "train", "test" or "unlabeled" of each image; None if the folder has no such parts.
+      array: float16 [N, V, D]. View 0 is the image itself, 1 its mirror image, 2 to 5 are crops at
+        the corners (top left, top right, bottom left, bottom right), 6 to 9 their mirror images.
+      files: path of each image relative to the embedded folder; empty for arrays.
+      ids: int64 [N], positions among all given images; skipped images are missing.
+      labels: int32 [N], -1 for images without a label; None if no image has one.
+      label_names: name of each label.
+      split: "train", "test" or "unlabeled" for each image; None if the folder has no such parts.
       backbone: name of the network.
       size: side in pixels that images were resized to.
       weights_hash: SHA-256 of the network; empty for a function.
@@ -94,7 +94,7 @@ class Features:
         return len(self.array)
 
     def take(self, rows: np.ndarray) -> "Features":
-        """The features of some of the images; `rows` are positions."""
+        """The features of the images at positions `rows`."""
         rows = np.asarray(rows)
         return dataclasses.replace(
             self,
@@ -127,10 +127,10 @@ class Features:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Features":
-        """Reads what `save` wrote; the array is mapped from the file.
+        """Reads a file written by `save`; the array is memory-mapped.
 
         Raises:
-          DataError: the file is missing, damaged, or of another kind.
+          DataError: if the file is missing, damaged, or of another kind.
         """
         path = pathlib.Path(path)
         if not path.is_file():
@@ -145,13 +145,13 @@ class Features:
             return cls(found.pop("features"), **found)
         except (KeyError, TypeError):
             raise DataError(
-                f"{path} was not written by `python -m jaxrobust embed`; as a data set it can be "
-                "read by jaxrobust.data.load_features."
+                f"{path} was not written by `python -m jaxrobust embed`; read it as a data set "
+                "by jaxrobust.data.load_features."
             ) from None
 
 
 class ImageSource(NamedTuple):
-    """Images that can be opened by number, and what is known of them."""
+    """Images that can be opened by number, and their metadata."""
 
     open: Callable[[int], Any]
     hash: Callable[[int], bytes]
@@ -173,43 +173,46 @@ def embed(
     progress: bool = False,
     on_corrupt: str = "stop",
 ) -> Features:
-    """Features of images or texts by a frozen network, in one pass.
+    """Computes features of images or texts with a frozen network, in one pass.
 
-    Images of any size, grey, 16 bit, CMYK, with palette, transparency or orientation mark are
-    resized (centre square, bicubic). Unless the backbone is a function, every chunk is kept in
-    `~/.cache/jaxrobust/features` under the hashes of network and data: a second call goes on where
-    the first was killed, or reads what is there.
+    Images of any size, including grey, 16-bit, CMYK and palette images and those with transparency
+    or an orientation tag, are resized (centre square, bicubic). Unless the backbone is a function,
+    every chunk is kept in `~/.cache/jaxrobust/features` under the hashes of network and data: a
+    second call continues where the first was killed, or reads the stored features.
 
     Texts are embedded by their meaning with all-MiniLM-L6-v2 (`"minilm"`, English, the first 256
-    tokens; the extra `text`), or by their words with TF-IDF of these very texts in 256 components
-    (`"tfidf"`); `"text"` is the former if it is installed. Nothing is kept: call `Features.save`.
+    tokens; needs the extra `text`), or by their words with TF-IDF fitted to the given texts, in 256
+    components (`"tfidf"`); `"text"` is the former if it is installed. Features of texts are not
+    kept: call `Features.save`.
 
     Args:
-      images: a folder with `train/CLASS/*`, `test/CLASS/*` and `unlabeled/*`, or `CLASS/*`, or
-        images alone; the path of one image; or a list of paths, of Pillow images or of arrays, or a
-        Hugging Face data set, of any sizes; or an array `[N, H, W]` or `[N, H, W, 3]`, uint8, whole
-        numbers 0 to 255 or floats in [0, 1]. With a backbone for texts a list of strings.
+      images: a folder with `train/CLASS/*`, `test/CLASS/*` and `unlabeled/*`, or `CLASS/*`, or only
+        images; the path of one image; a list of paths, Pillow images or arrays, or a Hugging Face
+        data set, of any sizes; or an array `[N, H, W]` or `[N, H, W, 3]`: uint8, integers 0 to 255
+        or floats in [0, 1]. With a backbone for texts, a list of strings.
       backbone: `"text"`, `"minilm"` or `"tfidf"` for texts; for images `"efficientnet_lite0"`,
         `"efficientnet_lite2"`, `"hf:REPO"` (a network of timm, or DINOv2, CLIP or SigLIP of
         transformers, whose feature is its `pooler_output`), a folder of converted weights or of a
         run's student, a classifier in memory, or a function of uint8 `[B, size, size, 3]` that
         returns `[B, D]` for any B.
-      views: V, 1 to 10; see `Features.array`.
-      size: side in pixels; by default what a network of transformers was published for, else 128.
-      batch_size: images at a time.
-      progress: whether to show a bar with the time that is left.
-      on_corrupt: what an image that cannot be decoded does: `"stop"`, or `"skip"` with a line that
-        names it. A path of no file is refused either way.
+      views: V, the number of views, 1 to 10; see `Features.array`.
+      size: side in pixels; by default, the published size for a network of transformers, otherwise
+        128.
+      batch_size: number of images at a time.
+      progress: whether to show a progress bar with the remaining time.
+      on_corrupt: treatment of an image that cannot be decoded: `"stop"`, or `"skip"` with a line
+        that names it. A path that is not a file is refused in both cases.
 
     Returns:
       `Features`.
 
     Raises:
-      UserError: an argument is out of range, or the backbone cannot be had.
-      DataError: there are no images, or one cannot be decoded.
+      UserError: if an argument is out of range, or the backbone cannot be loaded.
+      DataError: if there are no images, or one cannot be decoded.
 
     Examples:
-      Mean colours, by a function; by default an EfficientNet of `jaxrobust[pretrained]`:
+      Mean colours, computed by a function; the default is an EfficientNet of
+      `jaxrobust[pretrained]`:
 
       >>> images = np.zeros((2, 32, 32, 3), np.uint8)
       >>> embed(images, views=2, backbone=lambda images: images.mean(axis=(1, 2))).array.shape
@@ -382,8 +385,8 @@ def _resumed(
     for number, (stop, crc) in enumerate(parts):
         if crc is not None and digests.of_array(array[start:stop]) != crc:
             log.warning(
-                "Images %d to %d of %s are damaged; their features are computed again, and those "
-                "after them.",
+                "Images %d to %d of %s are damaged; their features and all later ones are "
+                "computed again.",
                 *(start, stop - 1, directory / _ARRAY),
             )
             array = np.load(directory / _ARRAY, mmap_mode="r+", allow_pickle=False)
@@ -483,7 +486,7 @@ def folder_images(root: pathlib.Path) -> ImageSource:
     """The images of a folder: of `train/CLASS/*` and the like, of `CLASS/*`, or alone.
 
     Raises:
-      DataError: there is no such folder.
+      DataError: if there is no such folder.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root} of images.")

@@ -1,4 +1,4 @@
-"""Classifiers of features in place of images: linear heads, or one hidden layer before them."""
+"""Classifiers of features instead of images: linear heads, or one hidden layer before them."""
 
 from typing import Any
 

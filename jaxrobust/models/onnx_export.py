@@ -1,4 +1,4 @@
-"""Classifiers as ONNX files, whose outputs are compared with the network's.
+"""Export of classifiers as ONNX files, whose outputs are compared with the network's.
 
     jaxrobust export runs/dhkd/student --out=student.onnx
     jaxrobust export runs/dhkd/student --out=student.int8.onnx --int8
@@ -54,8 +54,8 @@ def check_packages() -> None:
         import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(
-            f"ONNX files are written with the package {error.name}, which is not installed; "
-            "pip install 'jaxrobust[onnx]', or leave out export.onnx and export.int8."
+            f"Writing ONNX files needs the package {error.name}, which is not installed; pip "
+            "install 'jaxrobust[onnx]', or leave out export.onnx and export.int8."
         ) from None
 
 
@@ -90,13 +90,13 @@ def save_onnx(
     check_packages()
     if not classifier.image_shape:
         raise UserError(
-            f"This {classifier.arch} does not know the size of its images, which an ONNX file "
-            "states; set image_shape."
+            f"The image size of this {classifier.arch} is unknown, but an ONNX file states it; "
+            "set image_shape."
         )
     if normalize and not classifier.mean:
         raise UserError(
-            f"This {classifier.arch} does not say how its images are normalised; export it for "
-            "images that are normalised already, or set its mean and std."
+            f"This {classifier.arch} does not state how its images are normalised; export it for "
+            "images that are already normalised, or set its mean and std."
         )
     return write_onnx(
         _function(classifier, normalize=normalize, probabilities=probabilities),

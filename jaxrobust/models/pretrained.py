@@ -68,8 +68,8 @@ def load_pretrained(name: str) -> StoredClassifier:
     found = load_encoder(name)
     if isinstance(found, Encoder):
         raise UserError(
-            f"{name} is an encoder without a classifier ({found.arch}): it computes features "
-            "(`jaxrobust embed`), and no network starts from it."
+            f"{name} is an encoder without a classifier ({found.arch}): it can compute features "
+            "(`jaxrobust embed`), but no network can start from it."
         )
     return found
 
@@ -94,8 +94,8 @@ def load_encoder(name: str) -> StoredClassifier | Encoder:
     classifier = load_classifier(name)
     if not classifier.mean:
         raise UserError(
-            f"{name} does not say how its images are normalised: convert the weights again with "
-            "--mean= and --std=."
+            f"{name} does not state how its images are normalised: convert the weights again "
+            "with --mean= and --std=."
         )
     return classifier
 
@@ -189,9 +189,9 @@ def _read_json(repository: str, file: str) -> dict[str, Any]:
     try:
         found = json.loads(_fetched(repository, file).read_text())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} of hf:{repository} is no JSON ({error}).") from None
+        raise UserError(f"{file} of hf:{repository} is not JSON ({error}).") from None
     if not isinstance(found, dict):
-        raise UserError(f"{file} of hf:{repository} is no JSON object.")
+        raise UserError(f"{file} of hf:{repository} is not a JSON object.")
     return found
 
 
@@ -212,7 +212,7 @@ def _fetched(repository: str, file: str) -> pathlib.Path:
         return pathlib.Path(download())
     except Exception as error:  # of the hub's client or of the network
         raise UserError(
-            f"{file} of hf:{repository} is neither in the cache of huggingface_hub nor can it "
-            f"be fetched ({type(error).__name__}): check the name and the network, or fetch "
-            f"it on another machine with `hf download {repository}` and copy its cache here."
+            f"{file} of hf:{repository} is not in the cache of huggingface_hub and cannot be "
+            f"fetched ({type(error).__name__}): check the name and the network, or fetch it on "
+            f"another machine with `hf download {repository}` and copy its cache here."
         ) from error

@@ -55,7 +55,8 @@ class HintRegressor(Network):
         else:
             raise ValueError(
                 f"A student's map of {height} x {width} has no regressor to the teacher's of "
-                f"{self.size[0]} x {self.size[1]}: they must agree, or one be twice the other."
+                f"{self.size[0]} x {self.size[1]}: they must be equal, or one must be twice the "
+                "other."
             )
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train, where=where))
         return features._replace(maps=(x,))

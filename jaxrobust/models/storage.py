@@ -1,24 +1,25 @@
-"""Trained classifiers as files: two that can be read without JAX, and a program for JAX alone.
+"""Trained classifiers as files: two readable without JAX, and a program that needs only JAX.
 
     from jaxrobust.models.storage import load_classifier
     student = load_classifier("runs/dhkd/student")
     logits = student.logits(images)  # uint8 [n, H, W, 3] -> float32 [n, C]
 
-A folder holds `model.json` (what the classifier is: architecture, classes, normalisation, checksum)
-and `model.safetensors` (every array under its path, such as `params/primary/Dense_0/kernel`). That
-of a noisy-label or annotation run has the run's recipe in `model.json` and the name of a network
-before each path; `jaxrobust.load_classifier` rebuilds it by the run's method. Older runs wrote the
-same as `classifier.json` and `variables.npz`, which are still read.
+A folder holds `model.json` (the description: architecture, classes, normalisation, checksum) and
+`model.safetensors` (every array under its path, such as `params/primary/Dense_0/kernel`). In the
+folder of a noisy-label or annotation run, `model.json` contains the run's recipe, and each path
+begins with the name of a network; `jaxrobust.load_classifier` rebuilds the classifier with the
+run's method. Older runs wrote the same content as `classifier.json` and `variables.npz`, which can
+still be read.
 
-A student may have `program.bin` too, a function from images to logits that contains the parameters,
-for any batch size:
+A student may also have `program.bin`, a function from images to logits that contains the
+parameters, for any batch size:
 
     import jax, pathlib
     program = jax.export.deserialize(pathlib.Path("runs/dhkd/student/program.bin").read_bytes())
     logits = program.call(images)
 
-JAX guarantees that its versions of the next six months read such a program; for longer use an ONNX
-file (`jaxrobust.models.onnx_export`).
+JAX guarantees that its versions of the next six months can read such a program; for longer periods,
+use an ONNX file (`jaxrobust.models.onnx_export`).
 """
 
 import dataclasses
@@ -58,8 +59,8 @@ class StoredClassifier:
       num_classes: C.
       variables: `params`, `batch_stats` and other collections, float32.
       class_names: C names; empty if unknown.
-      image_shape: (H, W, 3) that it was trained on; empty if unknown.
-      mean: of each channel on the [0, 1] scale; empty if unknown.
+      image_shape: (H, W, 3) of the training images; empty if unknown.
+      mean: mean of each channel on the [0, 1] scale; empty if unknown.
       std: standard deviation of each channel, on the same scale.
       decoder: options of its `MLDecoder` for images with several labels; None for a linear head.
     """
@@ -88,8 +89,8 @@ class StoredClassifier:
         """
         if not self.mean:
             raise UserError(
-                f"This {self.arch} does not say how its images are normalised; normalise them and "
-                "call module().apply(variables, images)."
+                f"This {self.arch} does not state how its images are normalised; normalise them "
+                "and call module().apply(variables, images)."
             )
         images = normalize(jnp.asarray(images), self.mean, self.std, dtype=dtype)
         outputs: Any = self.module(dtype).apply(self.variables, images)
@@ -97,12 +98,12 @@ class StoredClassifier:
 
 
 def save_classifier(classifier: StoredClassifier, directory: str | os.PathLike) -> None:
-    """Writes a folder that `load_classifier` reads; one that a kill left unfinished is refused."""
+    """Writes a folder for `load_classifier`; after a kill, an unfinished folder is refused."""
     write_folder(pathlib.Path(directory), classifier.variables, facts_of(classifier))
 
 
 def facts_of(classifier: StoredClassifier) -> dict[str, Any]:
-    """What `model.json` holds of a classifier."""
+    """The facts in the `model.json` of a classifier."""
     names = [field.name for field in dataclasses.fields(classifier) if field.name != "variables"]
     return {name: getattr(classifier, name) for name in names}
 
@@ -122,7 +123,7 @@ def classifier_of(facts: Mapping[str, Any], variables: Mapping[str, Any]) -> Sto
 
 
 def load_classifier(directory: str | os.PathLike) -> StoredClassifier:
-    """Reads what `save_classifier` wrote.
+    """Reads a folder written by `save_classifier`.
 
     Raises:
       UserError: if there is no classifier, a file is damaged, or the parameters do not fit the
@@ -191,7 +192,7 @@ def read_facts(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _names(directory: pathlib.Path) -> tuple[str, str]:
-    """The names of the files of a folder."""
+    """The names of the files in a folder."""
     is_old = not (directory / MODEL).exists()
     return (_OLD_MODEL, _OLD_VARIABLES) if is_old else (MODEL, VARIABLES)
 
@@ -227,7 +228,7 @@ _UNREADABLE = (
 
 
 def _check_shapes(classifier: StoredClassifier, directory: pathlib.Path) -> None:
-    """Refuses variables that do not fit the architecture, naming the first."""
+    """Refuses variables that do not fit the architecture, naming the first mismatch."""
     # 64 pixels leave a map of at least one pixel in every network.
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     wanted = jax.eval_shape(classifier.module().init, jax.random.key(0), images)
@@ -272,8 +273,8 @@ def save_program(
 ) -> None:
     """Writes `program.bin`: raw images uint8 `[batch, H, W, 3]` to logits, parameters included.
 
-    It runs on CPU, CUDA and TPU with any batch size, by `jax.export.deserialize` alone, in versions
-    of JAX of the next six months.
+    It runs on CPU, CUDA and TPU with any batch size, using only `jax.export.deserialize`, in JAX
+    versions of the next six months.
 
     Raises:
       UserError: if flatbuffers is not installed, or the normalisation of images is unknown.

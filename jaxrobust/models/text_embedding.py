@@ -59,7 +59,7 @@ def has_minilm() -> bool:
 
 def _checked(texts: Any) -> list[str]:
     if isinstance(texts, str):
-        raise DataError("Texts must be a list of strings, but this is one string.")
+        raise DataError("Texts must be a list of strings, not a single string.")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):

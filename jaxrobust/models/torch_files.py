@@ -1,4 +1,4 @@
-"""Tensors of PyTorch and safetensors files as NumPy arrays; code in a file is never run."""
+"""Tensors of PyTorch and safetensors files as NumPy arrays; code in a file is never executed."""
 
 import functools
 import io

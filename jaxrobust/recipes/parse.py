@@ -1,4 +1,4 @@
-"""From flags or `config.json` to the recipe of a method, which all that runs receives."""
+"""Parses flags or `config.json` into the recipe of a method, which a run receives."""
 
 import dataclasses
 import json
@@ -35,12 +35,12 @@ _KINDS: dict[str, tuple[type[Recipe], Registry]] = {
 
 
 def parse(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Recipe:
-    """The recipe that a configuration says, of the class that the registry has for its method.
+    """The recipe of a configuration, of the class that the registry has for its method.
 
-    Sections of other methods of its task may be there; they are checked, and not read.
+    Sections of other methods of the task are allowed; they are checked but not read.
 
     Raises:
-      UserError: for the first field that is wrong, or that nothing reads.
+      UserError: for the first field that is invalid, or that nothing reads.
     """
     if not isinstance(config, ml_collections.ConfigDict):
         config = ml_collections.ConfigDict(config, convert_dict=True)
@@ -65,7 +65,7 @@ def _kind(config: ml_collections.ConfigDict | Mapping[str, Any]) -> str:
 
 
 def unread_sections(config: Mapping[str, Any]) -> set[str]:
-    """Sections of a configuration that its method does not read; of a method of one's own none."""
+    """Sections of a configuration that its method does not read; none for a user's own method."""
     method = config["method"]
     base, methods = _KINDS[_kind(config)]
     if method not in methods:
@@ -81,7 +81,7 @@ def plain(config: ml_collections.ConfigDict) -> dict:
 
 
 def option_classes(task: str) -> list[type[Options]]:
-    """The classes of every recipe and section of a task."""
+    """The classes of all recipes and sections of a task."""
     kinds = [kind for name, kind in _KINDS.items() if name.endswith(task)]
     recipes = [base for base, _ in kinds]
     recipes += [

@@ -1,4 +1,4 @@
-"""What the recipes of a task share: its options, its variants, and what differs by data set."""
+"""Shared by the recipes of a task: its options, variants, and differences by data set."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -186,8 +186,8 @@ def active_learning(
     """A recipe for one variant of `OPEN_SET`, `cifar10` for None.
 
     Args:
-      recipe: with what holds for all data sets.
-      variant: as on the command line.
+      recipe: recipe with the settings for all data sets.
+      variant: name of the variant, as on the command line.
       by_dataset: data set -> further fields of this recipe.
     """
     name = choose(variant, "cifar10", OPEN_SET)

@@ -1,6 +1,6 @@
-"""What every recipe has: sections that tasks share, and the fields of a run.
+"""Parts of every recipe: sections shared by the tasks, and the fields of a run.
 
-One dataclass for each section; `jaxrobust.recipes.fields` says what a field may be.
+There is one dataclass for each section; see `jaxrobust.recipes.fields` for fields.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ NETWORKS = Names("jaxrobust.models:NETWORKS")
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions(Options, section="checkpoint"):
-    """When a run is saved."""
+    """How often a run is saved."""
 
     every_seconds: float = option(120.0, "[0, inf]", "between two saves; inf: at the end alone")
     keep: int = option(2, "[1, inf)", "checkpoints kept")
@@ -26,7 +26,7 @@ class CheckpointOptions(Options, section="checkpoint"):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetOptions(Options, section="dataset"):
-    """The images, or features in their place."""
+    """The images, or features instead of them."""
 
     name: str = option("cifar10", str, "of a data set that `jaxrobust.data` reads")
     path: str = option(
@@ -108,7 +108,7 @@ class Model(Options, section="model"):
 
 @dataclasses.dataclass(frozen=True)
 class ExitsModel(Model):
-    """A network with exits: BLDR's."""
+    """BLDR's network with exits."""
 
     init: str = option(
         "torch_default", Names("jaxrobust.models:INITIALIZATIONS"), "of the convolutions"
@@ -117,7 +117,7 @@ class ExitsModel(Model):
 
 @dataclasses.dataclass(frozen=True)
 class Augment(Options, section="augment"):
-    """What is done to training images."""
+    """Augmentation of training images."""
 
     padding: int = option(4, "[0, inf)", "pixels on each side before a random crop")
     flip: bool = option(True, bool, "random horizontal flip (p = 0.5)")
@@ -157,7 +157,7 @@ class Augment(Options, section="augment"):
 
 @dataclasses.dataclass(frozen=True)
 class StrongAugment(Augment):
-    """Also of strong views."""
+    """Augmentation including strong views."""
 
     policy: str = option(
         "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's, of strong views"
@@ -207,7 +207,7 @@ class Noise(Options, section="noise"):
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Options, section="optimizer"):
-    """What every optimiser has."""
+    """Options of every optimiser."""
 
     learning_rate: float = option(0.01, "[0, inf)", "of the first epoch", static=False)
     schedule: str = option(
@@ -217,7 +217,7 @@ class Optimizer(Options, section="optimizer"):
 
 @dataclasses.dataclass(frozen=True)
 class Sgd(Optimizer):
-    """SGD, its learning rate constant within an epoch."""
+    """SGD with a learning rate that is constant within an epoch."""
 
     schedule: str = option(
         "constant",
@@ -340,12 +340,11 @@ class BaseRecipe(Options):
     def check_combinations(self) -> None:
         if self.task != "noisy_labels" and self.dataset.test2:
             raise UserError(
-                f"Task {self.task} has one test set, and only noisy_labels a second: clear "
+                f"Task {self.task} has one test set; only noisy_labels has a second one: clear "
                 "--config.dataset.test2=."
             )
         if self.task != "noisy_labels" and self.dataset.corrections:
             raise UserError(
-                f"Task {self.task} takes labels as they are, and only noisy_labels corrects them: "
-                "clear --config.dataset.corrections=, and correct them by jaxrobust "
-                "apply-corrections."
+                f"Task {self.task} does not correct labels; only noisy_labels does: clear "
+                "--config.dataset.corrections=, and correct them by jaxrobust apply-corrections."
             )

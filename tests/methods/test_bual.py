@@ -332,8 +332,8 @@ def test_impossible_combinations_are_named():
             bual.build(parse(_config(**changes)), problem)
 
     nobody = AnnotationProblem(4, (8, 8, 3), jnp.float32, 5)
-    refused("look at hidden labels", nobody, **{"bual.stop_rule": "oracle"})
-    refused("look at hidden labels", nobody, **{"bual.subset_mode": "stratified"})
+    refused("read hidden labels", nobody, **{"bual.stop_rule": "oracle"})
+    refused("read hidden labels", nobody, **{"bual.subset_mode": "stratified"})
     refused("never be evaluated", **{"bual.nl_eval_at_start": False, "bual.eval_interval": 9})
     refused("needs bual.aux_filter", **{"bual.aux_filter": False, "bual.subset_after_filter": True})
     bual.build(parse(_config(**{"bual.stop_rule": "overlap"})), nobody)

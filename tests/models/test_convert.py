@@ -503,7 +503,7 @@ def test_the_command_records_what_is_known_of_the_images(tmp_path, capsys):
     assert (stored.mean, stored.std) == ((0.5,) * 3, (0.25,) * 3)
     assert (stored.image_shape, stored.class_names) == ((64, 64, 3), ("ant", "bee", "cat"))
     assert cli.main(["convert", *arguments, f"--to={tmp_path / 'unknown'}"]) == 0
-    assert "does not say how images are normalised" in capsys.readouterr().out
+    assert "does not state how images are normalised" in capsys.readouterr().out
     path.write_bytes(_safetensors(_resnet8(num_classes=1000)))
     assert cli.main(["convert", *arguments, f"--to={tmp_path / 'imagenet'}"]) == 0
     assert load_classifier(tmp_path / "imagenet").mean == (0.485, 0.456, 0.406)

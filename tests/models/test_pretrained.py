@@ -99,8 +99,8 @@ def test_every_network_of_timm_has_one_of_ours():
         ('{"architecture": "resnet19"}', "did you mean 'resnet18'"),
         ('{"model_type": "bert"}', "has the model_type 'bert'; known are the networks of timm"),
         ("{}", "config.json of hf:a/b is neither timm's nor transformers'"),
-        ("[]", "config.json of hf:a/b is no JSON object"),
-        ('{"model_type": "dinov2"}', "preprocessor_config.json of hf:a/b is neither in the cache"),
+        ("[]", "config.json of hf:a/b is not a JSON object"),
+        ('{"model_type": "dinov2"}', "preprocessor_config.json of hf:a/b is not in the cache"),
         (
             '{"model_type": "dinov2", "use_swiglu_ffn": true}',
             "as in DINOv2 ViT-g, is not",
@@ -108,7 +108,7 @@ def test_every_network_of_timm_has_one_of_ours():
         ('{"model_type": "clip", "vision_config": {"hidden_act": "relu"}}', "hidden_act 'relu' is"),
         ('{"model_type": "siglip", "vision_config": {"patch_size": 0}}', "patch_size is 0, not a"),
         ('{"model_type": "clip_vision_model", "hidden_size": 50}', "num_attention_heads is no"),
-        ('{"architecture": "resnet18"}', "model.safetensors of hf:a/b is neither in the cache"),
+        ('{"architecture": "resnet18"}', "model.safetensors of hf:a/b is not in the cache"),
     ],
 )
 def test_repositories_of_another_kind_are_refused(config, message, hub):
@@ -118,7 +118,7 @@ def test_repositories_of_another_kind_are_refused(config, message, hub):
 
 
 def test_without_network_or_package_it_is_said_what_to_do(hub, monkeypatch):
-    with pytest.raises(UserError, match=r"config\.json of hf:timm/none is neither in"):
+    with pytest.raises(UserError, match=r"config\.json of hf:timm/none is not in"):
         load_pretrained("hf:timm/none")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'jaxrobust\[hub\]'"):
@@ -133,7 +133,7 @@ def test_weights_that_do_not_say_their_normalisation_are_refused(tiny_backbones,
     variables = _drawn(module)
     plain = StoredClassifier("tiny4", 2, variables)
     save_classifier(plain, tmp_path)
-    with pytest.raises(UserError, match="does not say how its images are normalised"):
+    with pytest.raises(UserError, match="does not state how its images are normalised"):
         load_pretrained(str(tmp_path))
     normalized = StoredClassifier("tiny4", 2, variables, mean=(0.5,) * 3, std=(0.5,) * 3)
     assert weights_hash(plain) != weights_hash(normalized)

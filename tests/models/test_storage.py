@@ -72,7 +72,7 @@ def test_images_to_logits(classifier, folder):
     found = jax.jit(load_classifier(folder).logits)(images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     bare = dataclasses.replace(classifier, mean=(), std=())
-    with pytest.raises(UserError, match="does not say how its images are normalised"):
+    with pytest.raises(UserError, match="does not state how its images are normalised"):
         bare.logits(images)
 
 

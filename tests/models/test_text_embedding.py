@@ -84,7 +84,7 @@ def test_tf_idf_needs_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("texts", "options", "words"),
     [
-        ("one text", {}, "must be a list of strings, but this is one string"),
+        ("one text", {}, "must be a list of strings, not a single string"),
         (["a b", None], {}, "Text 1 is None, not a string"),
         ([], {}, "There are no texts to embed"),
         (["?", "!"], {}, "TF-IDF finds no words in these texts"),
