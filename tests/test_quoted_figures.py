@@ -236,7 +236,7 @@ QUOTED = [
     ("docs/review_photographs.md", "train, list the labels | {} s of", [(REVIEW, 3, 1, _SECONDS)]),
     (
         "docs/review_photographs.md",
-        "again on what was decided | {} s of",
+        "again on the corrected labels | {} s of",
         [(REVIEW, 3, 2, _SECONDS)],
     ),
     (
@@ -249,10 +249,10 @@ QUOTED = [
         for words, table, row, column in (
             ("Of the labels, {} were wrong", 1, 1, "wrong"),
             ("the page asked about {}, and", 1, 1, "asked about"),
-            ("of these {} were wrong", 1, 1, "wrong among them"),
-            ("the accuracy rose from {} to\n", 2, 1, "accuracy, last 10 epochs"),
-            (" to\n{} %", 2, 2, "accuracy, last 10 epochs"),
-            ("looked at large, took {} keys", 4, 2, "keys before"),
+            ("\n{} of these were wrong", 1, 1, "wrong among them"),
+            ("the accuracy rose from {} to", 2, 1, "accuracy, last 10 epochs"),
+            (" to {} %, but", 2, 2, "accuracy, last 10 epochs"),
+            ("enlarged photograph, took {} keys", 4, 2, "keys before"),
             ("and take {} now", 4, 2, "keys now"),
         )
     ),
