@@ -248,9 +248,9 @@ QUOTED = [
         ("docs/review_photographs.md", words, [(REVIEW, table, row, column)])
         for words, table, row, column in (
             ("Of the labels, {} were wrong", 1, 1, "wrong"),
-            ("the page asked about {}, and", 1, 1, "asked about"),
-            ("\n{} of these were wrong", 1, 1, "wrong among them"),
-            ("the accuracy rose from {} to", 2, 1, "accuracy, last 10 epochs"),
+            ("the page asked about {},", 1, 1, "asked about"),
+            ("and {} of these were wrong", 1, 1, "wrong among them"),
+            ("rose from {} to", 2, 1, "accuracy, last 10 epochs"),
             (" to {} %, but", 2, 2, "accuracy, last 10 epochs"),
             ("enlarged photograph, took {} keys", 4, 2, "keys before"),
             ("and take {} now", 4, 2, "keys now"),
