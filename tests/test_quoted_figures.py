@@ -94,7 +94,7 @@ QUOTED = [
     ),
     (
         "docs/text_and_tables.md",
-        "film reviews, a regression on MiniLM's features has an accuracy of {} %, on TF-IDF {} %.",
+        "a regression on MiniLM's features has an accuracy of {} %, on TF-IDF {} %.",
         [(TEXTS, 1, row, "accuracy") for row in (4, 3)],
     ),
     (
