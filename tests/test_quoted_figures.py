@@ -285,7 +285,7 @@ UNTABLED = {
     },
     "docs/which_method.md": {
         "ranking 1.5 points of AUROC above the better of two regressions on average": (
-            "AUROC 1.5 points above the better regression\non average"
+            "AUROC 1.5 points above the\nbetter regression on average"
         ),
     },
 }
