@@ -213,7 +213,7 @@ QUOTED = [
     ),
     (
         "docs/methods/dpc.md",
-        "cross-entropy at 93 %, and {} % of what",
+        "cross-entropy at 93 %, and {} % of the labels",
         [(DIGITS_DPC, 1, 1, "detection precision")],
     ),
     (
