@@ -229,7 +229,7 @@ QUOTED = [
     ),
     (
         "docs/methods/e2oal.md",
-        "with eight and six of ten classes unknown it is\n{} and {} points",
+        "With eight and six of ten classes unknown it is\n{} and {} points more",
         ahead(9, 1, 2),
     ),
     ("docs/methods/e2oal.md", "below random ({} and {}", ahead(9, 3, 4)),
