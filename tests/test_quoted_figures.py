@@ -213,23 +213,23 @@ QUOTED = [
     ),
     (
         "docs/methods/dpc.md",
-        "cross-entropy at 93 %, and {} % of what",
+        "cross-entropy at 93 %, and {} % of the labels",
         [(DIGITS_DPC, 1, 1, "detection precision")],
     ),
     (
         "docs/methods/dcfs.md",
-        "ends {} points ahead of\nrandom",
+        "ends {} points\nabove random",
         [[("DCFS on digits", 1, row, "last accuracy") for row in (1, 5)]],
     ),
     (
         "docs/methods/dcfs.md",
-        "ahead of random by {} points where eight of ten\nclasses are unknown, and by {} "
-        "where four",
+        "exceeds random sampling by\n{} points with eight of ten classes unknown, and by {} "
+        "with four",
         ahead(7, 1, 3),
     ),
     (
         "docs/methods/e2oal.md",
-        "with eight and six of ten classes unknown it is\n{} and {} points",
+        "With eight and six of ten classes unknown it is\n{} and {} points more",
         ahead(9, 1, 2),
     ),
     ("docs/methods/e2oal.md", "below random ({} and {}", ahead(9, 3, 4)),
