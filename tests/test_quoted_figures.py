@@ -7,14 +7,14 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PROBABILITIES = "Probabilities of any classifier: `find_label_issues(pred_probs=)` beside cleanlab"
+PROBABILITIES = "Probabilities of any classifier: `find_label_issues(pred_probs=)` versus cleanlab"
 LABELS = "Photographs, frozen features: wrong labels"
 E2OAL = "E2OAL on photographs' features"
-OPINIONS = "Several opinions: `consensus` beside CROWDLAB and Dawid-Skene"
-TEXTS = "Texts: MiniLM beside TF-IDF"
+OPINIONS = "Several annotators: `consensus` versus CROWDLAB and Dawid-Skene"
+TEXTS = "Texts: MiniLM versus TF-IDF"
 REVIEW = "A person's review of photographs"
 WAYS = "Ways to find wrong labels, side by side"
-EVERY_DAY = "Sets of every day, measured again"
+EVERY_DAY = "Everyday data sets, measured again"
 STUDENTS = "Distillation on photographs: two commands, and a teacher on frozen features"
 SMALL = "DHKD and KD on real photographs, much reduced"
 CANVASES = "L2D on canvases of digits: a good teacher helps, a weak one harms"
