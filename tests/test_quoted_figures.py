@@ -264,7 +264,7 @@ QUOTED = [
             (WAYS, 1, 1, "F1, symmetric"),
             (WAYS, 1, 1, "F1, pairs"),
             (WAYS, 1, 13, "F1, symmetric"),
-            (WAYS, 1, 8, "F1, pairs"),
+            (WAYS, 1, 13, "F1, pairs"),
             (WAYS, 1, 1, "F1, people"),
             (WAYS, 1, 14, "F1, people"),
         ],

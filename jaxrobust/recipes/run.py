@@ -310,7 +310,7 @@ class BaseRecipe(Options):
     dtype: str = option(
         "auto",
         ("auto", "float32", "bfloat16"),
-        "dtype of convolutions; auto: bfloat16, on CPU float32",
+        "dtype of convolutions and of L2D's decoder; auto: bfloat16, on CPU float32",
     )
     batch_norm: str = option(
         "global",
