@@ -36,6 +36,7 @@ error of the paired difference to the first row. Needs cleanlab, of the extra `t
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import pathlib
@@ -302,7 +303,8 @@ def ways_of(case: Case, methods: list[str], has_rivals: bool):
     if has_rivals and case.features is not None:
         is_small = case.features.shape[1] * probs.shape[1] <= 2000
         for name in DETECTORS + INVERTING * is_small:
-            yield f"mislabeled {name}", probed(case.features, case.labels, inverse, name)
+            with contextlib.suppress(np.linalg.LinAlgError):  # a Hessian without an inverse
+                yield f"mislabeled {name}", probed(case.features, case.labels, inverse, name)
         if case.labels.max() == 1:
             yield "ALED", adaptive(case.features, case.labels, case.seed)
 

@@ -12,7 +12,7 @@ from jaxrobust.models.auxiliary_head import AUXILIARY_HEADS, DualHeadClassifier
 from jaxrobust.models.efficientnet import EfficientNetLite
 from jaxrobust.models.feature_network import FeatureNetwork
 from jaxrobust.models.inception_resnet_v2 import InceptionResNetV2
-from jaxrobust.models.layers import Network, he_normal, torch_uniform
+from jaxrobust.models.layers import Backbone, Network, he_normal, torch_uniform
 from jaxrobust.models.ml_decoder import MultiLabelClassifier
 from jaxrobust.models.mobilenet import MobileNetV1, MobileNetV2
 from jaxrobust.models.multi_exit import MultiExit
@@ -69,7 +69,7 @@ _VGG_SIZES = {
     19: (2, 2, 4, 4, 4),
 }
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
+BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{
         f"resnet{depth}": functools.partial(
             ResNetBackbone, stage_sizes=((depth - 2) // 6,) * 3, widths=(16, 32, 64)
@@ -179,7 +179,7 @@ def make_multilabel_classifier(
     return MultiLabelClassifier(_backbone(name, dtype), num_classes, dict(decoder))
 
 
-def _backbone(name: str, dtype: Any) -> nn.Module:
+def _backbone(name: str, dtype: Any) -> Backbone:
     if name not in BACKBONES:
         raise UserError(unknown_name("backbone", name, BACKBONES))
     return BACKBONES[name](dtype=dtype)

@@ -68,20 +68,22 @@ def global_average(x: jax.Array) -> jax.Array:
 
 
 class Linear(nn.Module):
-    """Dense layer in float32."""
+    """Dense layer."""
 
     features: int  # number of outputs
     kernel_init: nn.initializers.Initializer = torch_uniform  # of the weights; PyTorch's default
     bias_init: nn.initializers.Initializer | None = None  # of the bias; None is PyTorch's default
+    dtype: Any = jnp.float32  # computation dtype; parameters are float32
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         dense = nn.Dense(
             self.features,
+            dtype=self.dtype,
             kernel_init=self.kernel_init,
             bias_init=self.bias_init or torch_bias(inputs.shape[-1]),
         )
-        return dense(inputs.astype(jnp.float32))
+        return dense(inputs)
 
 
 def depthwise_conv(

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.models.layers import FeatureMaps, Linear, Network
+from jaxrobust.models.layers import Backbone, FeatureMaps, Linear, Network
 
 
 class MultiLabelOutputs(NamedTuple):
@@ -30,10 +30,11 @@ class CrossAttention(nn.Module):
 
     num_heads: int  # divisor of the width
     dropout: float  # fraction of the attention weights that is dropped in training
+    dtype: Any = jnp.float32  # computation dtype; parameters and softmax are float32
 
     @nn.compact
     def __call__(self, queries: jax.Array, memory: jax.Array, *, train: bool) -> jax.Array:
-        """Float32 `[B, G, width]` of queries of that shape and memory `[B, S, width]`."""
+        """`[B, G, width]` of queries of that shape and memory `[B, S, width]`."""
         width = queries.shape[-1]
         # One matrix for queries, keys and values: its shape determines the initialisation's bound.
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, 3 * width))
@@ -41,19 +42,22 @@ class CrossAttention(nn.Module):
 
         def project(x, part):
             columns = slice(part * width, (part + 1) * width)
-            x = jnp.einsum("bsd,de->bse", x, kernel[:, columns]) + bias[None, None, columns]
+            x, weights, shift = (
+                a.astype(self.dtype) for a in (x, kernel[:, columns], bias[columns])
+            )
+            x = jnp.einsum("bsd,de->bse", x, weights) + shift[None, None]
             return x.reshape(*x.shape[:2], self.num_heads, -1)
 
         query, key, value = project(queries, 0), project(memory, 1), project(memory, 2)
         scores = jnp.einsum("bghe,bshe->bhgs", query, key) * (width // self.num_heads) ** -0.5
-        weights = nn.softmax(scores, axis=-1)
+        weights = nn.softmax(scores.astype(jnp.float32), axis=-1).astype(self.dtype)
         weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
         mixed = jnp.einsum("bhgs,bshe->bghe", weights, value).reshape(queries.shape)
-        return Linear(width, bias_init=nn.initializers.zeros)(mixed)
+        return Linear(width, bias_init=nn.initializers.zeros, dtype=self.dtype)(mixed)
 
 
 class MLDecoder(nn.Module):
-    """Logits and label embeddings of a map, in float32.
+    """Logits and label embeddings of a map.
 
     The queries are random and not trained: they are in the collection `constants`, which is saved
     with `params`. Defaults are those of L2D's code.
@@ -66,6 +70,8 @@ class MLDecoder(nn.Module):
     hidden: int = 2048  # width of the feed-forward layer
     num_heads: int = 8  # of the attention
     dropout: float = 0.1  # fraction that is dropped in training, in every dropout
+    # computation dtype of the linear layers and the attention; embeddings and logits are float32
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, maps: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -77,7 +83,7 @@ class MLDecoder(nn.Module):
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5)
 
         tokens = maps.reshape(maps.shape[0], -1, maps.shape[-1])
-        memory = nn.relu(Linear(self.width, name="embed")(tokens))
+        memory = nn.relu(Linear(self.width, dtype=self.dtype, name="embed")(tokens))
         queries = self.variable(
             "constants",
             "queries",
@@ -86,10 +92,12 @@ class MLDecoder(nn.Module):
         queries = jnp.broadcast_to(queries, (maps.shape[0], groups, self.width))
 
         x = norm(name="norm1")(queries + drop(queries))
-        attention = CrossAttention(self.num_heads, self.dropout, name="attention")
-        x = norm(name="norm2")(x + drop(attention(x, memory, train=train)))
-        hidden = drop(nn.relu(Linear(self.hidden, name="linear1")(x)))
-        x = norm(name="norm3")(x + drop(Linear(self.width, name="linear2")(hidden)))
+        attention = CrossAttention(self.num_heads, self.dropout, self.dtype, name="attention")
+        mixed = drop(attention(x, memory, train=train))
+        x = norm(name="norm2")(x + mixed.astype(jnp.float32))
+        hidden = drop(nn.relu(Linear(self.hidden, dtype=self.dtype, name="linear1")(x)))
+        hidden = drop(Linear(self.width, dtype=self.dtype, name="linear2")(hidden))
+        x = norm(name="norm3")(x + hidden.astype(jnp.float32))
 
         deviation = (2 / (duplicates * (self.width + groups))) ** 0.5
         kernel = self.param(
@@ -113,17 +121,17 @@ class MultiLabelClassifier(Network):
       options: of the `MLDecoder`.
     """
 
-    backbone: nn.Module
+    backbone: Backbone
     num_classes: int
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def setup(self):
-        self.decoder = MLDecoder(self.num_classes, **self.options)
+        self.decoder = MLDecoder(self.num_classes, dtype=self.backbone.dtype, **self.options)
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, where: jax.Array | None = None
     ) -> MultiLabelOutputs:
         """Logits, label embeddings and features; trains with a `dropout` random stream."""
         features = self.backbone(images, train=train, where=where)
-        logits, label_embeddings = self.decoder(features.final.astype(jnp.float32), train=train)
+        logits, label_embeddings = self.decoder(features.final, train=train)
         return MultiLabelOutputs(logits, label_embeddings, features)

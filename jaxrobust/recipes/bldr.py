@@ -20,36 +20,36 @@ class Bldr(Options, section="bldr", recipe="configs/bldr.py"):
     warm_up: int = option(
         20, "[0, inf)", "epochs of constant rate, unit weights and `noise_rate`; CIFAR-100: 40"
     )
-    positive: bool = option(True, bool, "the positive head learns")
-    negative: bool = option(True, bool, "the negative head learns")
-    reweighting: bool = option(True, bool, "examples are weighted by the negative head")
+    positive: bool = option(True, bool, "train the positive head")
+    negative: bool = option(True, bool, "train the negative head")
+    reweighting: bool = option(True, bool, "weight examples by the negative head")
     self_distillation: bool = option(True, bool, "both heads teach early exits")
     complementary: str = option(
         "all_but_label_and_top",
         ("all_but_label_and_top", "all_but_label", "random"),
-        "classes that an image is said not to be of",
+        "complementary labels of an image: classes that it does not belong to",
     )
     num_complementary: int = option(1, "[1, inf)", "complementary labels per image, for random")
     noise_terms: str = option(
         "bldr",
         ("bldr", "sop"),
-        "sop: as in SOP's code the residual teaches u too, and the bound of u^2 and v^2 is 1",
+        "sop: as in SOP's code, the residual also trains u, and the bound of u^2 and v^2 is 1",
     )
     reg_weight: float = option(
-        50.0, "[0, inf)", "of the residual that drives v; first upload: 25; SOP+: 1"
+        50.0, "[0, inf)", "weight of the residual that trains v; first upload: 25; SOP+: 1"
     )
     reg_power: int = option(
-        2, "[1, 2]", "of the noise rate that reg_weight is multiplied by; first upload: 1"
+        2, "[1, 2]", "power of the noise rate that multiplies reg_weight; first upload: 1"
     )
-    balance_weight: float = option(0.1, "[0, inf)", "of equally frequent predictions")
-    consistency_weight: float = option(0.9, "[0, inf)", "of the strong views")
-    distillation_weight: float = option(0.1, "[0, inf)", "of the exits' soft targets")
+    balance_weight: float = option(0.1, "[0, inf)", "weight of the penalty on uneven predictions")
+    consistency_weight: float = option(0.9, "[0, inf)", "weight of the strong views' term")
+    distillation_weight: float = option(0.1, "[0, inf)", "weight of the exits' soft targets")
     temperature: float = option(3.0, "(0, inf)", "of the distillation")
-    hint_weight: float = option(1e-6, "[0, inf)", "of the exits' features")
+    hint_weight: float = option(1e-6, "[0, inf)", "weight of the exits' features")
     head_agreement_weight: float = option(0.0, "[0, inf)", "of both heads; CIFAR-100: 10")
     learning_rate_u: float = option(10.0, "[0, inf)", "times batch_size / tables_batch_size")
     learning_rate_v: float = option(10.0, "[0, inf)", "times batch_size / tables_batch_size")
-    tables_batch_size: int = option(256, "[1, inf)", "that the rates of u and v belong to")
+    tables_batch_size: int = option(256, "[1, inf)", "for which the rates of u and v are given")
     clip_tables: bool = option(False, bool, "True: u and v stay in [-1, 1]")
     noise_rate: float = option(0.1, "[0, 1]", "before the first estimate; first upload: 0")
     estimate_noise: bool = option(True, bool, "estimate the noise rate after the warm-up")

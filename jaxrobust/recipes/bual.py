@@ -15,48 +15,48 @@ class Bual(Options, section="bual", recipe="configs/bual.py"):
 
     base: str = option("margin", ("lc", "margin", "entropy"), "confidence of both classifiers")
     score_rule: str = option(
-        "code", ("code", "paper"), "paper: Eq. 3, which rewards what looks unknown"
+        "code", ("code", "paper"), "paper: Eq. 3, which rewards images that look unknown"
     )
     weights: str = option(
         "both",
         ("both", "precision", "none", "negative"),
-        "of the two confidences; Table 2's ablations: precision: c_n + r c_p, without f_aux; none: "
-        "c_n + c_p; negative: c_n alone (unc_p alone is method=lc)",
+        "weights of the two confidences; Table 2's ablations: precision: c_n + r c_p, without "
+        "f_aux; none: c_n + c_p; negative: c_n alone (unc_p alone is method=lc)",
     )
     initial_precision: float = option(0.0, "[0, 1]", "r of the first query")
-    aux_epochs: int = option(Follows("num_epochs"), "[1, inf)", "of f_aux", static=False)
-    aux_batch_size: int = option(100, "[1, inf)", "of f_aux; paper: 128")
+    aux_epochs: int = option(Follows("num_epochs"), "[1, inf)", "epochs of f_aux", static=False)
+    aux_batch_size: int = option(100, "[1, inf)", "batch size of f_aux; paper: 128")
     aux_filter: bool = option(True, bool, "images that f_aux calls unknown are not candidates")
     first_share: float = option(
         1.0,
         "(0, 1]",
-        "share of the pool that is candidate before an unknown image is annotated, that with the "
-        "largest log-sum-exp of f_p's logits; 1: all, as in paper and code",
+        "share of the pool that is a candidate before any unknown image is annotated, namely "
+        "the images with the largest log-sum-exp of f_p's logits; 1: all, as in paper and code",
     )
     nl_epochs: int = option(
-        Follows("num_epochs"), "[0, inf)", "of f_n, and one more, as in the code", static=False
+        Follows("num_epochs"), "[0, inf)", "epochs of f_n, plus one, as in the code", static=False
     )
-    nl_batch_size: int = option(Follows("batch_size"), "[1, inf)", "of f_n")
+    nl_batch_size: int = option(Follows("batch_size"), "[1, inf)", "batch size of f_n")
     nl_trainable: str = option("all", ("all", "head"), "head: the backbone stays that of f_p")
-    prob_floor: float = option(1e-5, "[0, 1)", "of 1 - p in the loss; paper: 0")
+    prob_floor: float = option(1e-5, "[0, 1)", "lower bound of 1 - p in the loss; paper: 0")
     eval_interval: int = option(5, "[1, inf)", "epochs between the evaluations of f_n")
-    nl_eval_at_start: bool = option(True, bool, "the first of them before any negative learning")
+    nl_eval_at_start: bool = option(True, bool, "first evaluation before any negative learning")
     subset_size: int = option(
-        5000, "[0, inf)", "pool images that negative learning sees in a round; Tiny-ImageNet: 10000"
+        5000, "[0, inf)", "pool images used for negative learning in a round; Tiny-ImageNet: 10000"
     )
     subset_mode: str = option(
         "uniform",
         ("uniform", "stratified"),
-        "stratified: the code's draw, which looks at hidden labels",
+        "stratified: the code's draw, which uses hidden labels",
     )
     subset_after_filter: bool = option(
-        False, bool, "True: Algorithm 1, without images called unknown"
+        False, bool, "True: Algorithm 1, without images predicted as unknown"
     )
     stop_rule: str = option(
         "none",
         ("none", "oracle", "overlap"),
-        "overlap: until the chosen set stays the same 5 evaluations in a row; oracle: until its "
-        "number of known images does, the code's rule, which looks at hidden labels",
+        "overlap: stop when the chosen set is the same in 5 evaluations in a row; oracle: stop "
+        "when its number of known images is, the code's rule, which uses hidden labels",
     )
 
     def check_combinations(self) -> None:

@@ -15,11 +15,11 @@ _RECIPE = "configs/dcfs.py"
 class Edl(Options, section="edl", recipe=_RECIPE):
     """alpha = evidence(clip(logits)) + offset [family: E2OAL], and the loss on it."""
 
-    evidence: str = option("exp", ("exp", "softplus", "relu"), "from logits")
-    offset: float = option(1.0, "[0, inf)", "of alpha; DUC: 0, DPC: 10/K")
-    clip: float = option(10.0, "(0, inf]", "of the logits; inf: none, as DUC and DPC")
+    evidence: str = option("exp", ("exp", "softplus", "relu"), "evidence of the logits")
+    offset: float = option(1.0, "[0, inf)", "offset of alpha; DUC: 0, DPC: 10/K")
+    clip: float = option(10.0, "(0, inf]", "bound of the logits; inf: none, as in DUC and DPC")
     loss: str = option("nll", ("nll", "digamma", "mse"), "[family: DUC, DPC, E2OAL]")
-    kl_weight: float = option(1.0, "[0, inf)", "of the divergence of misleading evidence")
+    kl_weight: float = option(1.0, "[0, inf)", "weight of the divergence of misleading evidence")
     anneal_epochs: int = option(
         10, "[0, inf)", "epochs in which the KL terms grow from 0 [family: E2OAL]"
     )
@@ -43,7 +43,7 @@ class Loss(Options, section="loss", recipe=_RECIPE):
     amplify: str = option(
         "neg", ("neg", "one_minus", "hinge"), "discrepancy on unknown images [family: MCD]"
     )
-    margin: float = option(1.0, "[0, inf)", "of hinge")
+    margin: float = option(1.0, "[0, inf)", "margin of hinge")
     dis_route: str = option(
         "joint", ("joint", "heads"), "heads: the amplification does not reach the backbone"
     )
@@ -71,7 +71,7 @@ class Select(Options, section="select", recipe=_RECIPE):
     stage_order: str = option(
         "uncertainty_first",
         ("uncertainty_first", "discrepancy_first"),
-        "uncertainty_first: coarse = `coarse`, ahead of the other reading on photographs, see "
+        "uncertainty_first: coarse = `coarse`, better on photographs than the other order, see "
         "docs/results.md. discrepancy_first: coarse = discrepancy (low = known)",
     )
     coarse: str = option(
@@ -85,16 +85,16 @@ class Select(Options, section="select", recipe=_RECIPE):
     w_data: float = option(1.0, "[0, inf)", "of the data uncertainty in weighted_sum")
     w_dist: float = option(1.0, "[0, inf)", "of the distribution uncertainty in weighted_sum")
     w_discrepancy: float = option(
-        0.0, "[0, inf)", "adds the min-max discrepancy to the weighted sum"
+        0.0, "[0, inf)", "weight of the min-max discrepancy in the weighted sum"
     )
     pool_share: float = option(
-        0.3, "(0, 1]", "share of the pool that is candidate in the first query [ours]"
+        0.3, "(0, 1]", "share of the pool that becomes candidates in the first query [ours]"
     )
     adaptive_share: bool = option(
         True, bool, "the share follows the precision [ours; BUAL and EAOA use it too]"
     )
     kappa: float = option(
-        0.0, "[0, inf)", "candidates per image to choose, in place of pool_share; EAOA: 5; 0: none"
+        0.0, "[0, inf)", "candidates per image to choose, instead of pool_share; EAOA: 5; 0: none"
     )
     kappa_1: float = option(2.0, "[1, inf)", "of sequential: first cut, in candidates")
     adaptive_kappa: bool = option(False, bool, "kappa follows the precision [family: EAOA]")
@@ -107,8 +107,9 @@ class Select(Options, section="select", recipe=_RECIPE):
             *("discrepancy", "discrepancy_low", "data", "total"),
             *("target_entropy", "target_margin", "badge", "random"),
         ),
-        "score of the fine stage [ours]; target_*: of the separate classifier; badge: no score but "
-        "a draw by k-means++ on its gradient embeddings, uncertain and diverse [BADGE, ICLR 2020]",
+        "score of the fine stage [ours]; target_*: of the separate classifier; badge: not a "
+        "score but a draw by k-means++ on its gradient embeddings, uncertain and diverse "
+        "[BADGE, ICLR 2020]",
     )
     first_round: str = option(
         "uncertainty",

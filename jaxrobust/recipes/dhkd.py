@@ -19,30 +19,30 @@ class Distill(Options, section="distill", recipe="configs/dhkd.py"):
     loss: str = option(
         "binary_kl_norm",
         ("binary_kl", "binary_kl_norm", "logit_mse", "soft_target_kl"),
-        "on the logits of the head that learns from the teacher",
+        "distillation loss, on the logits of the head that learns from the teacher",
     )
     head: str = option("auxiliary", ("primary", "auxiliary"), "primary: one head for both losses")
     auxiliary: str = option(
-        "auto", ("auto", "linear", "mlp"), "linear within a family of networks, else mlp"
+        "auto", ("auto", "linear", "mlp"), "auto: linear within a family of networks, else mlp"
     )
-    gamma: float = option(1.0, "[0, inf)", "of cross-entropy")
+    gamma: float = option(1.0, "[0, inf)", "weight of cross-entropy")
     alpha: float = option(
         1.0,
         "[0, inf)",
-        "of the distillation loss; ImageNet: 0.1; the paper's value per pair is not known",
+        "weight of the distillation loss; ImageNet: 0.1; the paper's value per pair is not known",
     )
-    temperature: float = option(0.0, "[0, inf)", "0: the loss's own, 2, for soft_target_kl 4")
+    temperature: float = option(0.0, "[0, inf)", "0: the loss's own (2; for soft_target_kl 4)")
     standardize: bool = option(
-        False, bool, "logits of the taught head to mean 0 and deviation 1 (CVPR 2024)"
+        False, bool, "standardise the distilled head's logits to mean 0 and deviation 1 (CVPR 2024)"
     )
     gradients: str = option(
         "align", ("align", "pcgrad", "sum"), "pcgrad: project both; ImageNet: sum"
     )
-    scope: str = option("all", ("all", "backbone"), "backbone: align its gradients alone")
+    scope: str = option("all", ("all", "backbone"), "parameters whose gradients are aligned")
     until_epoch: int = option(
         0,
         "[0, inf)",
-        "the last one with distillation, counted from 1; 0: all; ImageNet: 49, as the code",
+        "last epoch with distillation, counted from 1; 0: all; ImageNet: 49, as in the code",
     )
 
     def check_combinations(self) -> None:
@@ -60,89 +60,88 @@ class TeacherOptions(Options, section="teacher"):
     path: str = option(
         "",
         str,
-        "folder of a trained one: `teacher` or `student` of another run, or what "
-        "`jaxrobust.models.convert` wrote; empty: train one first, by this same recipe",
+        "folder of a trained teacher: `teacher` or `student` of another run, or what "
+        "`jaxrobust.models.convert` wrote; empty: train one first with this recipe",
     )
     logits_file: tuple[str, ...] = option(
         (),
         str,
-        ".npz files of teachers' logits, averaged, in place of a network: see "
+        ".npz files of teachers' logits, averaged, instead of a network: see "
         "`jaxrobust.tasks.teachers.read_logits`",
     )
-    name: str = option("resnet32x4", BACKBONES, "of one that is trained from its initialisation")
+    name: str = option("resnet32x4", BACKBONES, "network of a teacher that is trained from scratch")
     backbone: str = option(
         "",
         str,
-        "pretrained network to start from, as student.backbone, in place of name; not read with a "
-        "path",
+        "pretrained network to start from, as student.backbone, instead of name; not used with "
+        "a path",
     )
     train: str = option(
         "head",
         ("head", "all"),
-        "with a backbone; head: a linear head on its frozen features, minutes on a CPU; all: every "
-        "parameter, num_epochs long",
+        "with a backbone; head: a linear head on its frozen features, minutes on a CPU; all: "
+        "every parameter, for num_epochs",
     )
     image_size: int = option(
         0,
         "[0, inf)",
-        "side of the images that the teacher sees, if they are not the student's: it is applied "
-        "once to each image and its mirror image, and a crop reuses the logits of the full image; "
-        "0: the student's images; with a head, what the backbone was trained on, or 128",
+        "side of the teacher's images, if different from the student's: the teacher is applied "
+        "once to each image and its mirror image, and a crop reuses the logits of the full "
+        "image; 0: the student's images; with a head, what the backbone was trained on, or 128",
     )
     learning_rate: float = option(
-        0.01, "[0, inf)", "of the first epoch, in place of optimizer.learning_rate; with a backbone"
+        0.01, "[0, inf)", "with a backbone: initial rate, instead of optimizer.learning_rate"
     )
-    num_epochs: int = option(240, "[1, inf)", "not read with a path, logits or a head")
+    num_epochs: int = option(240, "[1, inf)", "not used with a path, logits or a head")
     logits: str = option(
         "step",
         ("step", "table"),
-        "a forward pass in every step; table: one of every view of every image before the first "
-        "step, looked up from then on",
+        "step: a forward pass in every step; table: logits of every view of every image are "
+        "computed before the first step and then looked up",
     )
-    table_dtype: str = option("float32", ("float32", "float16"), "of the table")
+    table_dtype: str = option("float32", ("float32", "float16"), "dtype of the table")
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(BaseRecipe):
     """A recipe of the distillation task, with the CIFAR-100 benchmark's numbers."""
 
-    task: str = option("distillation", TASK_NAMES, "the outer loop")
+    task: str = option("distillation", TASK_NAMES, "outer loop")
     method: str = option(
         "cross_entropy",
         DISTILLERS,
         "how the student learns from the teacher",
     )
-    num_epochs: int = option(240, "[1, inf)", "of the student", static=False)
+    num_epochs: int = option(240, "[1, inf)", "epochs of the student", static=False)
     batch_size: int = option(64, "[1, inf)", "images per training step")
     distill_until_epoch: int = option(
         0,
         "[0, inf)",
-        "the last one with distillation, whatever the method, counted from 1; 0: as the method has "
-        "it, DHKD by distill.until_epoch",
+        "last epoch with distillation, for any method, counted from 1; 0: the method's own, for "
+        "DHKD distill.until_epoch",
     )
     num_diagnosed: int = option(
         512, "[1, inf)", "training images on which gradients are compared every epoch"
     )
     label_smoothing: float = option(0.0, "[0, 1)", "share of each label spread over all classes")
     mixup: float = option(
-        0.0, "[0, inf)", "a of the Beta(a, a) that the shares of mixed images come from; 0: none"
+        0.0, "[0, inf)", "a of the Beta(a, a) distribution of mixing weights; 0: none"
     )
     class_weights: str = option(
         "none",
         ("none", "balanced"),
-        "of cross-entropy; balanced: every class counts as much, however many images it has",
+        "of cross-entropy; balanced: every class counts the same, however many images it has",
     )
     use_unlabeled: bool = option(
-        True, bool, "the student learns from images without a label too, by the teacher's outputs"
+        True, bool, "the student also learns from unlabelled images, with the teacher's outputs"
     )
     ema: float = option(
         0.0,
         "[0, 1)",
-        "share of a moving average of each network that stays at every step, which then predicts; "
-        "0: none",
+        "decay of a moving average of each network's parameters, which then predicts; 0: none",
     )
     with_baseline: bool = option(
-        False, bool, "train the student alone too, from the same start and on the same batches"
+        False, bool, "also train the student alone, from the same start and on the same batches"
     )
     measure_latency: bool = option(
         False, bool, "write latency.json: milliseconds of each network on the CPU"

@@ -23,10 +23,10 @@ class Dpc(Options, section="dpc", methods=("dpc", "dividemix"), recipe="configs/
         25.0, "[0, inf)", "of the unsupervised loss divided by C; searched over 0, 25, 50, 150"
     )
     rampup_length: float = option(
-        16.0, "[0, inf)", "epochs in which lambda_u grows to its value; 0: at once"
+        16.0, "[0, inf)", "epochs in which lambda_u grows to its full value; 0: at once"
     )
-    mixup_alpha: float = option(4.0, "(0, inf)", "of the Beta distribution of a pair's shares")
-    temperature: float = option(0.5, "(0, inf)", "of the sharpening of guessed labels")
+    mixup_alpha: float = option(4.0, "(0, inf)", "of the Beta distribution of mixing weights")
+    temperature: float = option(0.5, "(0, inf)", "temperature that sharpens guessed labels")
     threshold: float = option(
         0.5, "[0, 1)", "labels with a clean probability above it are kept; paper: at or above"
     )
@@ -38,7 +38,7 @@ class Dpc(Options, section="dpc", methods=("dpc", "dividemix"), recipe="configs/
     gamma_c: float = option(
         10.0,
         "[0, inf)",
-        "evidence of all classes together beforehand, gamma times C; ablation: 0, 5, 10, 15, 20",
+        "prior evidence of all classes together, gamma times C; ablation: 0, 5, 10, 15, 20",
     )
     beta: float = option(
         0.5, "[0, inf)", "weight of the divergence; ablation: 0, 0.25, 0.5, 0.75, 1"
@@ -47,16 +47,16 @@ class Dpc(Options, section="dpc", methods=("dpc", "dividemix"), recipe="configs/
     score_mode: str = option(
         "gmm",
         ("gmm", "minmax", "auto", "count"),
-        "mixture of two Gaussians; minmax: the scaled score itself; auto: by kurtosis (paper); "
-        "count: a mixture that keeps all labels but as many as the confident joint counts",
+        "gmm: mixture of two Gaussians; minmax: the scaled score itself; auto: by kurtosis "
+        "(paper); count: a mixture that drops as many labels as the confident joint counts",
     )
     kurtosis_threshold: float = option(
-        1.2, "(-inf, inf)", "excess kurtosis above which auto is minmax"
+        1.2, "(-inf, inf)", "excess kurtosis above which auto uses minmax"
     )
     reg_covar: float = option(
         5e-4, "[0, inf)", "added to the variances of the mixture; DivideMix on WebVision: 1e-3"
     )
-    heads: int = option(2, "[1, 2]", "1: the unsupervised loss on head 1 too")
+    heads: int = option(2, "[1, 2]", "1: the unsupervised loss is also on head 1")
     entropy_penalty: str = option(
         "none",
         ("none", "plain", "clamped"),
@@ -65,24 +65,24 @@ class Dpc(Options, section="dpc", methods=("dpc", "dividemix"), recipe="configs/
     consistency_weight: float = option(
         0.0,
         "[0, inf)",
-        "of strong views, above 0: DPC*; code: CIFAR-10 3, CIFAR-100 1; appendix: the reverse",
+        "of strong views; above 0: DPC*; code: CIFAR-10 3, CIFAR-100 1; appendix: the reverse",
     )
     forward_unlabeled: bool = option(
-        True, bool, "False: only labelled rows, mixed with any (WebVision)"
+        True, bool, "False: only labelled rows, mixed with any rows (WebVision)"
     )
     peer_from: str = option(
         "now",
         ("now", "epoch_start"),
-        "the partner as it is; epoch_start: as it was before the epoch (WebVision)",
+        "parameters of the peer network; epoch_start: those before the epoch (WebVision)",
     )
     guess_updates_statistics: bool = option(
-        True, bool, "guesses in training mode move BatchNorm's averages"
+        True, bool, "guessing in training mode updates BatchNorm's averages"
     )
     class_prior: str = option(
         "uniform",
         ("uniform", "labels", "none"),
-        "what the mean prediction is drawn to; code: uniform, as its data sets are balanced; "
-        "labels: the frequencies of the given labels",
+        "distribution towards which the mean prediction is pulled; code: uniform, as its data "
+        "sets are balanced; labels: the frequencies of the given labels",
     )
 
     def check_combinations(self) -> None:

@@ -13,48 +13,47 @@ from jaxrobust.recipes.protocols import OPEN_SET, ActiveLearning, active_learnin
 class E2oal(Options, section="e2oal", recipe="configs/e2oal.py"):
     """E2OAL (CVPR 2026, arXiv 2603.07898); the code's defaults where the paper differs."""
 
-    target_precision: float = option(
-        0.6, "[0, 1]", "share of known images that queries are steered to"
-    )
+    target_precision: float = option(0.6, "[0, 1]", "target share of known images in queries")
     unknowns: str = option(
         "clusters", ("clusters", "one"), "of the auxiliary head; one: unknown images are one class"
     )
     embeddings: str = option(
         "auto",
         str,
-        "in which unknown images are clustered, of images: a .npy or .npz file of the training "
-        "images in order, such as the paper's CLIP features; auto: of jaxrobust[pretrained]; "
-        "pixels. With dataset.name=features these are clustered, except by a file",
+        "features in which unknown images are clustered. Of images: a .npy or .npz file of the "
+        "training images in order, such as the paper's CLIP features; auto: of "
+        "jaxrobust[pretrained]; or pixels. With dataset.name=features these are clustered, "
+        "unless a file is given",
     )
     num_components: int = option(
-        0, "[0, inf)", "leading principal components of them; 0: all, as in the code"
+        0, "[0, inf)", "leading principal components of the embeddings; 0: all, as in the code"
     )
     max_clusters: int = option(
         1000, "[2, inf)", "largest number of clusters, known and unknown; at most one per image"
     )
     num_starts: int = option(10, "[1, inf)", "of every k-means; scikit-learn 0.24's default")
-    anneal_epochs: int = option(10, "[0, inf)", "in which the divergence grows from 0")
-    kl_per_class: bool = option(True, bool, "divides it by the number of outputs; paper: not")
+    anneal_epochs: int = option(10, "[0, inf)", "epochs in which the divergence grows from 0")
+    kl_per_class: bool = option(True, bool, "divides it by the number of outputs; paper: no")
     divergence: str = option(
-        "reverse", ("reverse", "js"), "of the informativeness; paper: js, Jensen-Shannon's"
+        "reverse", ("reverse", "js"), "divergence of the informativeness; paper: js, Jensen-Shannon"
     )
     select: str = option(
         "both",
         ("both", "margin", "informativeness"),
-        "margin: what looks most known, however informative; informativeness: however unknown it "
-        "looks, by the main head's classes",
+        "margin: images that look most known, however informative; informativeness: however "
+        "unknown they look, by the main head's classes",
     )
     mixture: str = option(
-        "all", ("all", "pool"), "images that the mixture is fitted to; all: annotated ones too"
+        "all", ("all", "pool"), "images to which the mixture is fitted; all: also annotated ones"
     )
     refill: bool = option(
-        False, bool, "True: where a class has too few images others are asked about in their place"
+        False, bool, "True: if a class has too few images, others are queried instead"
     )
     target: str = option(
         "auxiliary",
         ("auxiliary", "main", "separate"),
-        "what is reported: the K known outputs of the auxiliary head; the main head, as the paper "
-        "has it; separate: a network trained on known images alone",
+        "which predictions are reported: the K known outputs of the auxiliary head; main: the "
+        "main head, as in the paper; separate: a network trained only on known images",
     )
 
 

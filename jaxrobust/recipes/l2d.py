@@ -28,7 +28,7 @@ class LabelLoss(Options, section="labels", recipe=_RECIPE):
 
     loss: str = option("bce", ("bce", "asymmetric"), "asymmetric: an extra, not L2D's")
     reduction: str = option(
-        "sum", ("sum", "batchmean"), "over the batch, as the code; batchmean: as the paper"
+        "sum", ("sum", "batchmean"), "over the batch, as in the code; batchmean: as in the paper"
     )
 
 
@@ -38,18 +38,18 @@ class Asymmetric(Options, section="asymmetric", recipe=_RECIPE):
 
     gamma_neg: float = option(4.0, "[0, inf)", "focusing of negative labels")
     gamma_pos: float = option(1.0, "[0, inf)", "focusing of positive labels")
-    margin: float = option(0.05, "[0, 1)", "probability below which negatives cost nothing")
+    margin: float = option(0.05, "[0, 1)", "probability below which negatives have no loss")
 
 
 @dataclasses.dataclass(frozen=True)
 class L2d(Options, section="l2d", methods=("l2d", "mld", "mld_cd", "mld_id"), recipe=_RECIPE):
     """L2D (ICCV 2023, arXiv 2308.06453); a weight of 0 leaves its term out."""
 
-    lambda_mld: float = option(10.0, "[0, inf)", "of the logits")
-    lambda_cd: float = option(100.0, "[0, inf)", "of class-aware label embeddings")
-    lambda_id: float = option(1000.0, "[0, inf)", "of instance-aware label embeddings")
+    lambda_mld: float = option(10.0, "[0, inf)", "weight of the logits' term")
+    lambda_cd: float = option(100.0, "[0, inf)", "weight of class-aware label embeddings")
+    lambda_id: float = option(1000.0, "[0, inf)", "weight of instance-aware label embeddings")
     normalize: bool = option(
-        True, bool, "distances by their mean, as the code; False: as the paper"
+        True, bool, "divide distances by their mean, as in the code; False: as in the paper"
     )
 
 
@@ -71,7 +71,7 @@ class Ps(Options, section="ps", methods=("ps",), recipe=_RECIPE):
 class FinalReviewKd(Options, section="reviewkd", methods=("reviewkd",), recipe=_RECIPE):
     """ReviewKD (CVPR 2021) on the final map."""
 
-    weight: float = option(1.0, "[0, inf)", "of the map's error")
+    weight: float = option(1.0, "[0, inf)", "weight of the map's error")
     width: int = option(256, "[1, inf)", "channels of the fusion")
 
 
@@ -79,17 +79,17 @@ class FinalReviewKd(Options, section="reviewkd", methods=("reviewkd",), recipe=_
 class BackboneTeacher(Options, section="teacher"):
     """The teacher, with a backbone to start from."""
 
-    path: str = option("", str, "folder of a trained one; empty: train one first, by this recipe")
+    path: str = option("", str, "folder of a trained one; empty: train one first with this recipe")
     logits_file: ClassVar[tuple[str, ...]] = ()
     train: ClassVar[str] = "all"
     image_size: ClassVar[int] = 0
     logits: ClassVar[str] = "step"
     table_dtype: ClassVar[str] = "float32"
 
-    name: str = option("resnet101_imagenet", BACKBONES, "not read with a path")
-    backbone: str = option("", str, "as student.backbone; not read with a path")
+    name: str = option("resnet101_imagenet", BACKBONES, "not used with a path")
+    backbone: str = option("", str, "as student.backbone; not used with a path")
     num_epochs: int = option(
-        30, "[1, inf)", "of the cycle, at whose 30th epoch the rate is still high"
+        30, "[1, inf)", "epochs of the cycle, at whose 30th epoch the learning rate is still high"
     )
 
 
@@ -97,10 +97,10 @@ class BackboneTeacher(Options, section="teacher"):
 class Decoder(Options, section="decoder"):
     """ML-Decoder."""
 
-    width: int = option(768, "[1, inf)", "of an embedding; a multiple of num_heads")
-    hidden: int = option(2048, "[1, inf)", "of the feed-forward part")
-    num_heads: int = option(8, "[1, inf)", "of attention")
-    dropout: float = option(0.1, "[0, 1)", "in training")
+    width: int = option(768, "[1, inf)", "width of an embedding; a multiple of num_heads")
+    hidden: int = option(2048, "[1, inf)", "width of the feed-forward part")
+    num_heads: int = option(8, "[1, inf)", "attention heads")
+    dropout: float = option(0.1, "[0, 1)", "dropout rate in training")
 
     def check_combinations(self) -> None:
         if self.width % self.num_heads:
@@ -125,25 +125,25 @@ class MultilabelDistillation(BaseRecipe):
     with_baseline: ClassVar[bool] = False
     measure_latency: ClassVar[bool] = False
 
-    task: str = option("distillation", TASK_NAMES, "the outer loop")
+    task: str = option("distillation", TASK_NAMES, "outer loop")
     method: str = option(
         "bce",
         DISTILLERS,
         "how the student learns from the teacher",
     )
     num_workers: int = option(
-        16, "[0, inf)", "processes that read streamed images; 0: threads of this one"
+        16, "[0, inf)", "processes that read streamed images; 0: threads of this process"
     )
     eval_batch_size: int = option(128, "[1, inf)", "images per step without training")
-    num_epochs: int = option(80, "[1, inf)", "of the student", static=False)
+    num_epochs: int = option(80, "[1, inf)", "epochs of the student", static=False)
     batch_size: int = option(
-        64, "[1, inf)", "cross-entropy is a sum over it, the other terms are not"
+        64, "[1, inf)", "cross-entropy is summed over the batch, the other terms are not"
     )
     last_batch: str = option(
         "drop", Names("jaxrobust.engine.plan:LAST_BATCHES"), "the remainder of an epoch"
     )
     distill_until_epoch: int = option(
-        0, "[0, inf)", "the last one with distillation, counted from 1; 0: all"
+        0, "[0, inf)", "last epoch with distillation, counted from 1; 0: all"
     )
     dataset: DatasetOptions = DatasetOptions(name="coco2014", image_size=224, stream=True)
     augment: Augment = Augment(  # the paper flips, its code does not

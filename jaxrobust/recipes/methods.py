@@ -18,14 +18,11 @@ _HERE = "jaxrobust.methods"
 TASKS = Registry(
     {
         "active_learning": Entry(
-            "jaxrobust.tasks.active_learning:run", "choose images to annotate, some of no class"
+            "jaxrobust.tasks.active_learning:run",
+            "choose images to annotate, some of unknown classes",
         ),
-        "distillation": Entry(
-            "jaxrobust.tasks.distillation:run", "train a student under a teacher"
-        ),
-        "noisy_labels": Entry(
-            "jaxrobust.tasks.noisy_labels:run", "learn from labels of which some are wrong"
-        ),
+        "distillation": Entry("jaxrobust.tasks.distillation:run", "train a student with a teacher"),
+        "noisy_labels": Entry("jaxrobust.tasks.noisy_labels:run", "learn from partly wrong labels"),
     }
 )
 """`(recipe, workdir, dataset=) -> results`, the outer loops."""
@@ -43,13 +40,13 @@ STRATEGIES = Registry(
         ),
         "e2oal": Entry(
             f"{_HERE}.e2oal:build",
-            "unknown clusters, a target precision, CVPR 2026",
+            "clusters of unknown images, a target precision, CVPR 2026",
             E2oalRecipe,
         ),
         "eaoa": Entry(f"{_HERE}.baselines:eaoa", "energy-based epistemic uncertainty, CVPR 2025"),
         "entropy": Entry(f"{_HERE}.baselines:entropy", "highest entropy"),
         "lc": Entry(f"{_HERE}.baselines:least_confidence", "least confidence"),
-        "lfosa": Entry(f"{_HERE}.baselines:lfosa", "surest of a known class, CVPR 2022"),
+        "lfosa": Entry(f"{_HERE}.baselines:lfosa", "most likely of a known class, CVPR 2022"),
         "margin": Entry(f"{_HERE}.baselines:margin", "smallest margin of the top two classes"),
         "probcover": Entry(
             f"{_HERE}.baselines:probcover", "greedy coverage by balls, NeurIPS 2022"
@@ -86,7 +83,9 @@ NOISY_LABEL_METHODS = Registry(
             BldrRecipe,
             has_tables=True,
         ),
-        "cross_entropy": Entry(f"{_HERE}.noisy_baselines:cross_entropy", "the given labels"),
+        "cross_entropy": Entry(
+            f"{_HERE}.noisy_baselines:cross_entropy", "training on the given labels"
+        ),
         "dividemix": Entry(
             f"{_HERE}.noisy_baselines:dividemix", "co-divided training, ICLR 2020", DpcRecipe
         ),
@@ -101,7 +100,7 @@ NOISY_LABEL_METHODS = Registry(
         ),
         "mean_margin": Entry(
             f"{_HERE}.mean_margin:build",
-            "margins averaged over the training, NeurIPS 2020",
+            "margins averaged over training, NeurIPS 2020",
             has_tables=True,
         ),
         "mixup": Entry(f"{_HERE}.noisy_baselines:mixup", "mixed images and labels, ICLR 2018"),
@@ -124,9 +123,12 @@ _DETECTORS = "jaxrobust.selection.neighbor_detectors"
 JUDGES = Registry(
     {
         "auto": Entry(
-            f"{_HERE}.judged_labels:judge_labels", "four judges that see no label that they judge"
+            f"{_HERE}.judged_labels:judge_labels",
+            "four judges that do not see the labels they judge",
         ),
-        "simifeat": Entry(f"{_DETECTORS}:simifeat", "votes of the ten nearest, ICML 2022"),
+        "simifeat": Entry(
+            f"{_DETECTORS}:simifeat", "votes of the ten nearest neighbours, ICML 2022"
+        ),
         "simifeat_rank": Entry(
             f"{_DETECTORS}:simifeat_rank", "their lowest scores in each class, ICML 2022"
         ),

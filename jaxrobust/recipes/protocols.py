@@ -30,36 +30,36 @@ class Al(Options, section="al"):
     """The open-set annotation protocol of LfOSA, BUAL and EAOA, with BUAL's numbers on CIFAR-10."""
 
     openness: float = option(0.6, "[0, 1)", "unknown classes / all classes")
-    num_known: int = option(0, "[0, inf)", "above 0: known classes, in place of openness")
+    num_known: int = option(0, "[0, inf)", "above 0: number of known classes, instead of openness")
     class_order: tuple[int, ...] = option(
-        (), "[0, inf)", "permutation of class ids, the first ones are known; (): 0, 1, .."
+        (), "[0, inf)", "permutation of class ids, of which the first are known; (): 0, 1, .."
     )
     shuffle_classes: bool = option(
-        False, bool, "True: the seed draws class_order, so that several seeds see several of them"
+        False, bool, "True: the seed draws class_order, so several seeds have different ones"
     )
     init_fraction: float = option(
-        0.01, "(0, 1]", "of the known training images, labelled at the start"
+        0.01, "(0, 1]", "share of the known training images labelled at the start"
     )
     query_size: int = option(1500, "[1, inf)", "images to annotate after a round")
     rounds: int = option(
         8, "[1, inf)", "models evaluated: on the initial set, then after each query"
     )
     query_last: bool = option(
-        False, bool, "True: query after the last round too, as BUAL's mean precision has it"
+        False, bool, "True: also query after the last round, as in BUAL's mean precision"
     )
     finish: bool = option(
         False,
         bool,
-        "of oracle=csv: train once more on what is annotated, and end; without it, go on",
+        "of oracle=csv: train once more on the annotations, and end; False: continue",
     )
     new_classes: str = option(
         "",
         str,
-        "of oracle=csv: names in the tables that no folder has and that are classes all the same, "
-        "separated by commas",
+        "of oracle=csv: names in the tables that have no folder but are classes, separated by "
+        "commas",
     )
     links: bool = option(
-        False, bool, "of oracle=csv: leave by_class/, links to all images by their class"
+        False, bool, "of oracle=csv: write by_class/, with links to all images by their class"
     )
     target_model: str = option(
         "separate", ("separate", "shared"), "shared: report DCFS's query network itself"
@@ -67,7 +67,7 @@ class Al(Options, section="al"):
     score_transform: str = option(
         "train",
         ("test", "train"),
-        "view in which the pool is scored, of every strategy; train: augmented, as BUAL's code",
+        "view in which every strategy scores the pool; train: augmented, as in BUAL's code",
     )
 
     def check_combinations(self) -> None:
@@ -82,8 +82,8 @@ class Al(Options, section="al"):
 class ActiveLearning(BaseRecipe):
     """A recipe of the active-learning task."""
 
-    task: str = option("active_learning", TASK_NAMES, "the outer loop")
-    method: str = option("random", Names(f"{METHODS}:STRATEGIES"), "chooses the images")
+    task: str = option("active_learning", TASK_NAMES, "outer loop")
+    method: str = option("random", Names(f"{METHODS}:STRATEGIES"), "how images are chosen")
     oracle: str = option(
         "truth",
         ("truth", "csv"),
@@ -205,22 +205,22 @@ def active_learning(
 class NoisyLabels(BaseRecipe):
     """A recipe of the noisy-label task, with DPC's numbers; baselines have their own."""
 
-    task: str = option("noisy_labels", TASK_NAMES, "the outer loop")
+    task: str = option("noisy_labels", TASK_NAMES, "outer loop")
     method: str = option(
         "cross_entropy",
         Names(f"{METHODS}:NOISY_LABEL_METHODS"),
-        "learns from the labels",
+        "how the networks learn from the labels",
     )
     flag_by: str = option(
         "method",
         ("method", "count", "auto"),
-        "which labels are called wrong: those that the method says; count: as many of its lowest "
-        "scores as the confident joint counts; auto: of features, those that judges say which did "
-        "not see them, whatever the method, else those that the method says",
+        "which labels are flagged as wrong; method: those that the method flags; count: as many "
+        "of its lowest scores as the confident joint counts; auto: for features, those flagged "
+        "by judges that did not see them, whatever the method, otherwise as method",
     )
     num_epochs: int = option(301, "[1, inf)", "DPC's code loops over 0..300", static=False)
     batch_size: int = option(
-        64, "[1, inf)", "of a divided batch; passes over all labels take twice as many"
+        64, "[1, inf)", "size of a divided batch; passes over all labels use twice as many"
     )
     augment: StrongAugment = StrongAugment()
     model: Model = Model()
@@ -284,13 +284,13 @@ def noisy_labels(recipe: N, dataset: str, fields: Mapping[str, Any]) -> N:
 class Student(Options, section="student"):
     """The student."""
 
-    name: str = option("resnet8x4", BACKBONES, "of a backbone in `jaxrobust.models`")
+    name: str = option("resnet8x4", BACKBONES, "name of a backbone in `jaxrobust.models`")
     backbone: str = option(
         "",
         str,
-        "classifier of the same name whose backbone to start from: `efficientnet_lite0` (ImageNet "
-        "weights of jaxrobust[pretrained]), `hf:REPO`, or a folder that `jaxrobust.models.convert` "
-        "or a run wrote; empty: random",
+        "classifier of the same name whose backbone is used as a start: `efficientnet_lite0` "
+        "(ImageNet weights of jaxrobust[pretrained]), `hf:REPO`, or a folder that "
+        "`jaxrobust.models.convert` or a run wrote; empty: random",
     )
 
 
@@ -298,24 +298,22 @@ class Student(Options, section="student"):
 class Export(Options, section="export"):
     """What is written beside `student/`."""
 
-    onnx: bool = option(
-        False, bool, "write student/student.onnx, which onnxruntime has computed the same with"
-    )
+    onnx: bool = option(False, bool, "write student/student.onnx, verified with onnxruntime")
     int8: bool = option(
         False, bool, "write student/student.int8.onnx, by onnxruntime's dynamic quantisation"
     )
     onnx_input: str = option(
         "pixels",
         ("pixels", "normalized"),
-        "what ONNX files take: uint8, normalised inside, or float32 that is normalised already",
+        "input of ONNX files: uint8, normalised inside, or float32 that is already normalised",
     )
     onnx_output: str = option(
         "logits",
         ("logits", "probabilities"),
-        "what ONNX files give; probabilities: by softmax, of several labels by sigmoid",
+        "output of ONNX files; probabilities: by softmax, for several labels by sigmoid",
     )
     program: bool = option(
         False,
         bool,
-        "write student/program.bin, which JAX promises to read for six months, an ONNX file lasts",
+        "write student/program.bin, which JAX promises to read for six months; an ONNX file lasts",
     )

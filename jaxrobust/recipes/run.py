@@ -20,7 +20,7 @@ NETWORKS = Names("jaxrobust.models:NETWORKS")
 class CheckpointOptions(Options, section="checkpoint"):
     """How often a run is saved."""
 
-    every_seconds: float = option(120.0, "[0, inf]", "between two saves; inf: at the end alone")
+    every_seconds: float = option(120.0, "[0, inf]", "between two saves; inf: only at the end")
     keep: int = option(2, "[1, inf)", "checkpoints kept")
 
 
@@ -28,7 +28,7 @@ class CheckpointOptions(Options, section="checkpoint"):
 class DatasetOptions(Options, section="dataset"):
     """The images, or features instead of them."""
 
-    name: str = option("cifar10", str, "of a data set that `jaxrobust.data` reads")
+    name: str = option("cifar10", str, "name of a data set that `jaxrobust.data` reads")
     path: str = option(
         "",
         str,
@@ -42,27 +42,27 @@ class DatasetOptions(Options, section="dataset"):
         "embed the images of path first",
     )
     labels: str = option(
-        "", str, "of these features: .npy or .csv file; empty: those in the .npz file"
+        "", str, "labels of these features: .npy or .csv file; empty: those in the .npz file"
     )
     corrections: str = option(
         "",
         str,
-        "of noisy labels: tables that say which labels are right, such as label_review.html saves, "
-        "separated by commas; later ones count",
+        "for noisy labels: tables with corrected labels, such as label_review.html saves, "
+        "separated by commas; later ones take precedence",
     )
     test_fraction: float = option(
         0.2,
         "[0, 1)",
-        "of each class, held out where a file of features names no test part; of noisy labels: 0",
+        "of each class, held out if a file of features names no test part; for noisy labels: 0",
     )
     test2: str = option(
         "",
         str,
-        "of noisy labels: folder of class folders, a second test set; WebVision: ImageNet's val",
+        "for noisy labels: folder of class folders, a second test set; WebVision: ImageNet's val",
     )
-    image_size: int = option(0, "[0, inf)", "0: as it is")
+    image_size: int = option(0, "[0, inf)", "0: unchanged")
     max_train: int = option(0, "[0, inf)", "0: all; a smaller number takes a class-stratified part")
-    max_test: int = option(0, "[0, inf)", "as max_train, of the test images")
+    max_test: int = option(0, "[0, inf)", "as max_train, for the test images")
     mean: tuple[float, ...] = option(
         (), "[0, 1]", "of each channel on the [0, 1] scale; (): the data set's own", lengths=(0, 3)
     )
@@ -70,13 +70,13 @@ class DatasetOptions(Options, section="dataset"):
     stream: bool = option(
         False,
         bool,
-        "True: images stay in their files and are read while the device trains, for sets that are "
-        "too large for its memory; labels and all else stay on the device",
+        "True: images stay in their files and are read while the device trains, for data sets "
+        "that are too large for its memory; labels and everything else stay on the device",
     )
     on_corrupt: str = option(
         "stop",
         Names("jaxrobust.data.streaming:ON_CORRUPT"),
-        "streamed; skip: say which and train on others in their place",
+        "for streamed images; skip: name the files and train on others instead",
     )
 
 
@@ -84,14 +84,14 @@ class DatasetOptions(Options, section="dataset"):
 class Model(Options, section="model"):
     """The network."""
 
-    name: str = option("resnet18", NETWORKS, "of a network in `jaxrobust.models`")
+    name: str = option("resnet18", NETWORKS, "name of a network in `jaxrobust.models`")
     pool: str = option(
         "global",
         Names("jaxrobust.models.resnet:POOLINGS"),
-        "of the last feature map; window4: windows of 4 x 4, as BUAL on Tiny-ImageNet",
+        "pooling of the last feature map; window4: windows of 4 x 4, as in BUAL on Tiny-ImageNet",
     )
     dropout: float = option(
-        0.0, "[0, 1)", "of linear and mlp: share of what the heads read, dropped in training"
+        0.0, "[0, 1)", "for linear and mlp: share of the heads' input that is dropped in training"
     )
     backbone: str = option(
         "",
@@ -122,27 +122,27 @@ class Augment(Options, section="augment"):
     padding: int = option(4, "[0, inf)", "pixels on each side before a random crop")
     flip: bool = option(True, bool, "random horizontal flip (p = 0.5)")
     feature_noise: float = option(
-        0.0, "[0, inf)", "of features: standard deviation of the noise on each, in its own"
+        0.0, "[0, inf)", "of features: standard deviation of the noise, relative to each feature's"
     )
-    feature_dropout: float = option(0.0, "[0, 1)", "of features: share that is set to the mean")
+    feature_dropout: float = option(0.0, "[0, 1)", "for features: share that is set to the mean")
     feature_test: str = option(
         "first",
         ("first", "mean"),
-        "of features: what is tested and scored, the first view or the mean of all views",
+        "for features: what is tested and scored, the first view or the mean of all views",
     )
     crop: str = option(
         "center",
         Names("jaxrobust.data.transforms:CROPS", extra=("multilabel",)),
-        "of streamed images, before the padding; multilabel: squeezed to a square, cutout and "
-        "RandAugment in training",
+        "for streamed images, before the padding; multilabel: squeezed to a square, with cutout "
+        "and RandAugment in training",
     )
     resize: int = option(0, "[0, inf)", "of the shorter side, before a crop; 0: dataset.image_size")
-    crop_from: str = option("original", ("original", "resized"), "where random_resized crops from")
+    crop_from: str = option("original", ("original", "resized"), "source of random_resized crops")
     area: tuple[float, float] = option(
-        (0.08, 1.0), "(0, 1]", "of random_resized, shares of the image", lengths=(2,)
+        (0.08, 1.0), "(0, 1]", "of random_resized: shares of the image", lengths=(2,)
     )
     aspect: tuple[float, float] = option(
-        (0.75, 4 / 3), "(0, inf)", "of random_resized, width / height", lengths=(2,)
+        (0.75, 4 / 3), "(0, inf)", "of random_resized: width / height", lengths=(2,)
     )
 
     def check_combinations(self) -> None:
@@ -160,17 +160,17 @@ class StrongAugment(Augment):
     """Augmentation including strong views."""
 
     policy: str = option(
-        "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's, of strong views"
+        "cifar10", ("cifar10", "imagenet", "none"), "AutoAugment's policy for strong views"
     )
     cutout: int = option(16, "[0, inf)", "side of the square cut out of strong views; 0: none")
     strong_mean: tuple[float, ...] = option(
         (),
         "[0, 1]",
-        "of strong views in memory; (): dataset.mean; DPC's code: CIFAR-10's on CIFAR-100 too",
+        "for strong views in memory; (): dataset.mean; DPC's code: CIFAR-10's also on CIFAR-100",
         lengths=(0, 3),
     )
     strong_std: tuple[float, ...] = option(
-        (), "(0, inf)", "of strong views in memory; (): dataset.std", lengths=(0, 3)
+        (), "(0, inf)", "for strong views in memory; (): dataset.std", lengths=(0, 3)
     )
 
     def check_combinations(self) -> None:
@@ -189,18 +189,18 @@ class Noise(Options, section="noise"):
     kind: str = option(
         "symmetric",
         ("none", "symmetric", "uniform", "asymmetric", "pairflip", "transition", "human"),
-        "symmetric: the true class is among those drawn; uniform: never the true class; "
-        "asymmetric: of CIFAR; transition: a matrix in a file; human: CIFAR-N",
+        "symmetric: the true class can be drawn; uniform: never the true class; asymmetric: of "
+        "CIFAR; transition: a matrix in a file; human: CIFAR-N",
     )
-    rate: float = option(0.4, "[0, 1]", "share of labels that are drawn anew")
+    rate: float = option(0.4, "[0, 1]", "share of labels that are redrawn")
     seed: int = option(
-        -1, "[-1, 4294967295]", "-1: the run's; the authors of DPC have 123 for every run"
+        -1, "[-1, 4294967295]", "-1: the run's; the authors of DPC use 123 for every run"
     )
-    path: str = option("", str, "of the matrix, or of CIFAR-N's label file")
+    path: str = option("", str, "path of the matrix, or of CIFAR-N's label file")
     label_set: str = option(
         "worst",
         Names("jaxrobust.data.noise:CIFARN_KEYS"),
-        "for human: aggre, worst, rand1, rand2, rand3; of CIFAR-100N noisy100",
+        "for human: aggre, worst, rand1, rand2, rand3; for CIFAR-100N noisy100",
     )
     groups: str = option("blocks", ("blocks", "superclasses"), "for asymmetric CIFAR-100")
 
@@ -225,7 +225,7 @@ class Sgd(Optimizer):
         "of the learning rate over epochs",
         static=False,
     )
-    decay_every: int = option(60, "[1, inf)", "epochs, for step", static=False)
+    decay_every: int = option(60, "[1, inf)", "epochs between decays, for step", static=False)
     decay_epochs: tuple[int, ...] = option(
         (150,),
         "[0, inf)",
@@ -236,24 +236,24 @@ class Sgd(Optimizer):
     constant_epochs: int = option(
         0,
         "[0, inf)",
-        "before the cosine of constant_cosine; BLDR: its warm_up",
+        "epochs before the cosine of constant_cosine; BLDR: its warm_up",
         static=False,
     )
     min_learning_rate: float = option(
-        2e-4, "[0, inf)", "at the end of constant_cosine", static=False
+        2e-4, "[0, inf)", "learning rate at the end of constant_cosine", static=False
     )
     warm_up_epochs: int = option(
         0,
         "[0, inf)",
-        "first epochs, in which the rate rises linearly to its schedule's",
+        "first epochs, in which the learning rate rises linearly to its schedule's",
         static=False,
     )
-    momentum: float = option(0.9, "[0, 1)", "of SGD", static=False)
+    momentum: float = option(0.9, "[0, 1)", "momentum of SGD", static=False)
     nesterov: bool = option(False, bool, "Nesterov's momentum")
     weight_decay: float = option(
         1e-4, "[0, inf)", "of every parameter, as in PyTorch", static=False
     )
-    clip_norm: float = option(0.0, "[0, inf)", "of the whole gradient; 0: none")
+    clip_norm: float = option(0.0, "[0, inf)", "largest norm of the whole gradient; 0: no clipping")
     head_factor: float = option(
         1.0, "(0, inf)", "learning rate of the heads / learning_rate, such as 10 in fine-tuning"
     )
@@ -266,7 +266,7 @@ class StudentSgd(Sgd):
     mobile_learning_rate: float = option(
         0.01,
         "[0, inf)",
-        "in place of learning_rate, for networks made for mobile devices",
+        "instead of learning_rate, for networks made for mobile devices",
         static=False,
     )
 
@@ -275,10 +275,10 @@ class StudentSgd(Sgd):
 class OneCycleAdam(Optimizer):
     """Adam under a one-cycle policy, which takes the place of a schedule: L2D's."""
 
-    name: str = option("one_cycle_adam", ("one_cycle_adam",), "of the optimiser")
-    learning_rate: float = option(1e-4, "[0, inf)", "the highest", static=False)
-    cycle_epochs: int = option(80, "[1, inf)", "of the teacher's cycle too")
-    pct_start: float = option(0.2, "(0, 1)", "share of the cycle in which the rate rises")
+    name: str = option("one_cycle_adam", ("one_cycle_adam",), "name of the optimiser")
+    learning_rate: float = option(1e-4, "[0, inf)", "highest learning rate", static=False)
+    cycle_epochs: int = option(80, "[1, inf)", "epochs of the cycle, also of the teacher's")
+    pct_start: float = option(0.2, "(0, 1)", "share of the cycle in which the learning rate rises")
     div_factor: float = option(25.0, "[1, inf)", "highest rate / first rate")
     final_div_factor: float = option(1e4, "[1, inf)", "first rate / last rate")
     weight_decay: float = option(1e-4, "[0, inf)", "of kernels", static=False)
@@ -288,29 +288,29 @@ class OneCycleAdam(Optimizer):
 class BaseRecipe(Options):
     """Fields that every recipe has."""
 
-    task: str = option("", TASK_NAMES, "the outer loop")
-    method: str = option("", str, "of the task")
+    task: str = option("", TASK_NAMES, "outer loop")
+    method: str = option("", str, "method of the task")
 
-    seed: int = option(0, "[0, 4294967295]", "of every random draw")
+    seed: int = option(0, "[0, 4294967295]", "seed of every random draw")
     num_seeds: int = option(
         1, "[1, inf)", "above 1: that many runs in one process, from `seed` upwards"
     )
     device: str = option(
-        "auto", ("auto", "cpu", "gpu", "tpu"), "refuse to start on anything but this"
+        "auto", ("auto", "cpu", "gpu", "tpu"), "refuse to start on any other device"
     )
     device_count: int = option(
         0,
         "[0, inf)",
-        "devices that share a batch; 0: all, and a CPU is split into as many as its cores where a "
+        "devices that share a batch; 0: all, and a CPU is split into as many as its cores if a "
         "step is large enough",
     )
     deterministic: bool = option(
-        False, bool, "True: the same bits in every run on a GPU too, but slower"
+        False, bool, "True: the same bits in every run, also on a GPU, but slower"
     )
     dtype: str = option(
         "auto",
         ("auto", "float32", "bfloat16"),
-        "of convolutions; auto: bfloat16, on CPU float32",
+        "dtype of convolutions and of L2D's decoder; auto: bfloat16, on CPU float32",
     )
     batch_norm: str = option(
         "global",
@@ -320,14 +320,14 @@ class BaseRecipe(Options):
     writers: tuple[str, ...] = option(
         ("auto",),
         str,
-        "of metrics, beside metrics.jsonl: tensorboard, wandb; auto: tensorboard if installed",
+        "of metrics, besides metrics.jsonl: tensorboard, wandb; auto: tensorboard if installed",
     )
     log_every_seconds: float = option(15.0, "[0, inf]", "between two lines without a terminal")
     num_workers: int = option(
-        0, "[0, inf)", "processes that read streamed images; 0: threads of this one"
+        0, "[0, inf)", "processes that read streamed images; 0: threads of this process"
     )
     eval_batch_size: int = option(512, "[1, inf)", "images per step without training")
-    num_epochs: int = option(100, "[1, inf)", "of each training", static=False)
+    num_epochs: int = option(100, "[1, inf)", "epochs of each training", static=False)
     batch_size: int = option(128, "[1, inf)", "examples per training step")
     last_batch: str = option(
         "short", Names("jaxrobust.engine.plan:LAST_BATCHES"), "the remainder of an epoch"
