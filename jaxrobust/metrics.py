@@ -181,7 +181,7 @@ def detection_scores(
     """
     predicted, truth = np.asarray(predicted, bool), np.asarray(truth, bool)
     if predicted.shape != truth.shape:
-        raise ValueError(f"predicted {predicted.shape} and truth {truth.shape} must both be [n].")
+        raise ValueError(f"predicted {predicted.shape} and truth {truth.shape} must have one shape, [n].")
     hits = (predicted & truth).sum()
     return (
         float(_ratio(hits, predicted.sum())),

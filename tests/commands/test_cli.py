@@ -189,7 +189,7 @@ def test_labels_that_look_wrong_are_reviewed_on_a_page(tmp_path, capsys):
         assert next(csv.DictReader(file))["file"] == "2.png"
     before = review.read_bytes()
     assert cli.main(["find-label-issues", *arguments]) == 2
-    assert "label_review.html exists already" in capsys.readouterr().err
+    assert "label_review.html already exists" in capsys.readouterr().err
     assert review.read_bytes() == before
     for bad, words in (
         ([str(data), "--images=nowhere"], "--images=nowhere is not a folder"),
