@@ -181,7 +181,9 @@ def detection_scores(
     """
     predicted, truth = np.asarray(predicted, bool), np.asarray(truth, bool)
     if predicted.shape != truth.shape:
-        raise ValueError(f"predicted {predicted.shape} and truth {truth.shape} must have one shape, [n].")
+        raise ValueError(
+            f"predicted {predicted.shape} and truth {truth.shape} must have one shape, [n]."
+        )
     hits = (predicted & truth).sum()
     return (
         float(_ratio(hits, predicted.sum())),

@@ -382,8 +382,8 @@ TABLES = {
     "quote": (b'path,labels\n"0.png,a\n', "is not a table from line 2 on"),
     "split": (b"path,labels,split\n0.png,a,trian\n1.png,b,test\n", "trian"),
     "empty": (b"", "has no column"),
-    "out of the folder": (b"path,labels\n../passwd,a\n1.png,b\n2.png,a\n3.png,b\n", "outside the data set"),
-    "absolute": (b"path,labels\n/etc/passwd,a\n1.png,b\n2.png,a\n3.png,b\n", "outside the data set"),
+    "out of the folder": (b"path,labels\n../passwd,a\n1.png,b\n2.png,a\n3.png,b\n", "is outside"),
+    "absolute": (b"path,labels\n/etc/passwd,a\n1.png,b\n2.png,a\n3.png,b\n", "is outside"),
 }
 
 
