@@ -77,7 +77,8 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, wandb):
 @pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
 def test_what_is_asked_for_and_not_installed_is_one_sentence(name, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"names {name}, which.*'jaxrobust\[{name}\]'"):
+    words = rf"writers names {name}.*pip install 'jaxrobust\[{name}\]'"
+    with pytest.raises(UserError, match=words):
         optional_writers(("auto", name), tmp_path, first_step=0, config={})
 
 
