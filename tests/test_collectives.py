@@ -1,12 +1,12 @@
 """What eight devices exchange in a step: sums, and each row that all of them need, once."""
 
 import jax
-import numpy as np
 import pytest
+from planned_programs import Chosen
 
 from jaxrobust import tasks
 from jaxrobust.commands.benchmark import load_recipe, random_dataset
-from jaxrobust.commands.compile_for import PlannedPlacement, PlannedPrograms
+from jaxrobust.commands.compile_for import PlannedPlacement
 from jaxrobust.engine.sharding import make_placement
 
 pytestmark = pytest.mark.usefixtures("tiny_network", "tiny_backbones")
@@ -36,7 +36,11 @@ CASES = {
             "train/predict": (CHUNK * 4 * (1 + 2 * 10), 0),
         },
     ),
-    "bual": ("bual:digits", ("model.name=tiny", "al.rounds=2"), {"negative/epoch": (0, 2_100)}),
+    "bual": (
+        "bual:digits",
+        ("model.name=tiny",),
+        {"negative/epoch": (0, 2_100), "aux/epoch": (0, 2_100)},
+    ),
     "dhkd": (
         "dhkd:digits",
         (*TEACHER, "num_diagnosed=40"),
@@ -50,21 +54,6 @@ CASES = {
         {"student/epoch": (2 * 8 * LOGITS + 2 * 10 * BATCH, 4_500)},
     ),
 }
-
-
-class Chosen(PlannedPrograms):
-    """Compiles the programs of some names and traces the others."""
-
-    def __init__(self, placement, names):
-        super().__init__(placement)
-        self.names = names
-
-    def _compile(self, name, jitted, args):
-        if name in self.names:
-            return super()._compile(name, jitted, args)
-        self.notes[name] = {}
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), args)
-        return jax.eval_shape(jitted, *shapes)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -42,9 +42,11 @@ from jaxrobust.tasks.common import compute_dtype
 # Changes that shorten a recipe, for the fields it has; every stage of every method is still run.
 SHORT = {
     "num_epochs": 3,
+    "al.query_last": True,  # so that BUAL trains f_aux: after the first answers, for a query
     "al.rounds": 2,
     "bldr.warm_up": 1,
     "dpc.warm_up": 1,
+    "e2oal.embeddings": "pixels",  # instead of five minutes of features, and weights
     "teacher.num_epochs": 2,
 }
 

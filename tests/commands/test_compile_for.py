@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 import tiny_recipe
+from planned_programs import Chosen
 
+from jaxrobust import tasks
 from jaxrobust.commands import benchmark, cli, compile_for, compiled_text
 from jaxrobust.engine.loops import epoch_program
 from jaxrobust.engine.plan import place_plan
@@ -102,6 +104,31 @@ def test_every_program_of_a_recipe_is_compiled_and_none_runs(monkeypatch, capsys
     assert step["fits"] == (step["memory_bytes"] <= 1e6)
     printed = capsys.readouterr().out
     assert "| target/epoch |" in printed and "hours for 4 epochs of 1,437 images" in printed
+
+
+TINY = ("model.name=tiny", "al.query_size=100")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fields"),
+    [
+        ("bual:cifar10", TINY),
+        ("dcfs:cifar10", TINY),
+        ("e2oal:cifar10", TINY),
+        ("active_learning_baselines:cifar10", (*TINY, "method=eaoa")),
+        ("active_learning_baselines:cifar10", (*TINY, "method=lfosa")),
+        ("dhkd:resnet56_resnet20", ("teacher.name=tiny8", "student.name=tiny4")),
+    ],
+)
+def test_every_network_of_a_recipe_is_trained(recipe, fields, tmp_path):
+    tiny_recipe.register()
+    recipe = benchmark.load_recipe(recipe, ["dataset.max_train=4000", *fields])
+    dataset = benchmark.random_dataset(recipe)
+    programs = Chosen(compile_for.PlannedPlacement(make_placement(jax.devices()).mesh), ())
+    tasks.TASKS[recipe.task](recipe, tmp_path / "run", programs, dataset=dataset)
+    networks = {name.removesuffix("/start") for name in programs.notes if name.endswith("/start")}
+    trained = {name.removesuffix("/epoch") for name in programs.notes if name.endswith("/epoch")}
+    assert networks and networks == trained
 
 
 def test_made_up_numbers_let_data_be_divided():
