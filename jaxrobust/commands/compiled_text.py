@@ -71,12 +71,11 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
         if channel and (kind, channel) in channels:
             continue
         channels.add((kind, channel))
-        sizes = [size for size, _ in _sizes(shapes)]
-        # An asynchronous one holds what it sends beside what it receives.
-        size = max(sizes, default=0) if is_start and kind != "all-reduce" else sum(sizes)
+        if is_start and (kind != "all-reduce" or shapes.startswith("((")):
+            shapes = _elements(shapes)[1]  # the first is what is sent
         entry = found.setdefault(kind, {"count": 0, "bytes": 0})
         entry["count"] += 1
-        entry["bytes"] += size
+        entry["bytes"] += sum(size for size, _ in _sizes(shapes))
     return found
 
 

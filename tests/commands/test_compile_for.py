@@ -19,6 +19,7 @@ HLO = """
   %all-reduce.1 = f32[64,128]{1,0} all-reduce(%a), replica_groups={}
   %ar = (f32[10]{0}, bf16[4,4]{1,0}) all-reduce-start(%a, %b), channel_id=1
   %done = f32[10]{0} all-reduce-done(%ar)
+  %on-gpu = ((f32[100]{0}), f32[100]{0}) all-reduce-start(%g), channel_id=4
   %cp = (u8[8,32]{1,0}, u8[8,32]{1,0}, u32[], u32[]) collective-permute-start(%c), channel_id=2
   %all-gather.7 = bf16[512]{0} all-gather(%d), channel_id=3, dimensions={0}
   %all-gather.8 = bf16[512]{0} all-gather(%e), channel_id=3, dimensions={0}
@@ -28,7 +29,7 @@ HLO = """
 
 def test_collectives_are_counted_with_their_bytes():
     assert compiled_text.collectives(HLO) == {
-        "all-reduce": {"count": 2, "bytes": 64 * 128 * 4 + 10 * 4 + 16 * 2},
+        "all-reduce": {"count": 3, "bytes": 64 * 128 * 4 + 10 * 4 + 16 * 2 + 100 * 4},
         "collective-permute": {"count": 1, "bytes": 8 * 32},
         "all-gather": {"count": 1, "bytes": 1024},
     }
