@@ -46,7 +46,7 @@ SHORT = {
     "al.rounds": 2,
     "bldr.warm_up": 1,
     "dpc.warm_up": 1,
-    "e2oal.embeddings": "pixels",  # instead of five minutes of features, and weights
+    "e2oal.unknowns": "one",  # the same programs, without features and clusters on the CPU
     "teacher.num_epochs": 2,
 }
 
