@@ -94,8 +94,7 @@ def make_target(target: str) -> tuple[Chip, Placement]:
     jax.config.update("jax_platforms", "cpu")
     options: dict[str, Any] = {"platform": "tpu", "topology_name": target}
     if is_gpu:
-        os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no driver
-        jax.devices()  # registers the compilers of the plugins
+        jax.devices()  # registers the compiler
         description = _HOPPER.format(
             name=f"NVIDIA {name.upper()}", bandwidth=chip.memory_rate, memory=chip.memory_bytes
         )
