@@ -149,18 +149,19 @@ class MeasuredPrograms(Programs):
         return compiled
 
 
-def load_recipe(path: str, changes: list[str]) -> Recipe:
-    """A recipe, shortened by `SHORT`, with fields changed.
+def load_recipe(path: str, changes: list[str], short: dict[str, Any] = SHORT) -> Recipe:
+    """A recipe, shortened, with fields changed.
 
     Args:
       path: `FILE` or `FILE:VARIANT`.
       changes: `FIELD=VALUE`.
+      short: changes of the fields that the recipe has.
 
     Raises:
       UserError: if there is no such file or field.
     """
     config = recipes.read(path)
-    fields = {"writers": ("jsonl",), **SHORT}
+    fields = {"writers": ("jsonl",), **short}
     for change in changes:
         field, _, text = change.partition("=")
         try:
@@ -170,7 +171,7 @@ def load_recipe(path: str, changes: list[str]) -> Recipe:
     for field, value in fields.items():
         if field in flatten(plain(config)):
             config.update_from_flattened_dict({field: value})
-        elif field not in SHORT:
+        elif field not in short:
             raise UserError(f"{path} has no field {field!r} to set.")
     return parse(config)
 
@@ -341,15 +342,13 @@ def _planned(path: str, changes: list[str], recipe: Recipe, targets: list[str]) 
     from jaxrobust.commands import compile_for
 
     reports = []
-    given = dict(change.split("=", 1) for change in changes)
-    num_epochs = int(given.get("num_epochs", parse(recipes.read(path)).num_epochs))
+    whole = load_recipe(path, changes, {})
     with tempfile.TemporaryDirectory(prefix="jaxrobust-") as folder:
         dataset = random_dataset(recipe, pathlib.Path(folder))
         for target in targets:
             rows = compile_for.compile_recipe(recipe, dataset, target)
             reports.append({"config": path, "changes": changes, "programs": rows})
-            num_images = SETS[recipe.dataset.name][0]
-            text = compile_for.table(rows, num_images, num_epochs)
+            text = compile_for.table(rows, whole, SETS[recipe.dataset.name][0])
             print(f"\n{path} {' '.join(changes)}\n\n{text}")
     return reports
 

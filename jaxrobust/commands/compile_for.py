@@ -215,8 +215,9 @@ class PlannedPrograms(Programs):
 
         def abstract(x):
             sharding = getattr(x, "sharding", None) if isinstance(x, _Described) else None
-            dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
-            return jax.ShapeDtypeStruct(np.shape(x), dtype, sharding=sharding or replicated)
+            return jax.ShapeDtypeStruct(
+                np.shape(x), jnp.result_type(x), sharding=sharding or replicated
+            )
 
         started = time.perf_counter()
         traced = jitted.trace(*jax.tree.map(abstract, args))
@@ -288,8 +289,12 @@ def compile_recipe(
     return rows
 
 
-def table(rows: list[dict[str, Any]], num_images: int, num_epochs: int) -> str:
-    """The rows of `compile_recipe` in markdown, then the training time at the bound."""
+def table(rows: list[dict[str, Any]], recipe: Recipe, num_images: int) -> str:
+    """The rows of `compile_recipe` in markdown, then the training time at the bound.
+
+    The time is that of the whole `recipe`, with `num_images` in every epoch. Annotation has none,
+    since the images of an epoch are those that are annotated by then.
+    """
     chosen = rows[0]
     lines = [
         f"{chosen['target']}, {chosen['devices']} x {chosen['memory_limit_bytes'] / 1e9:.0f} GB; "
@@ -312,11 +317,25 @@ def table(rows: list[dict[str, Any]], num_images: int, num_epochs: int) -> str:
             f"| {'yes' if row['fits'] else '**no**'} | {row['roofline_ms']:.3f} | {rate} "
             f"| {communication} |"
         )
+    if recipe.task == "active_learning":
+        return "\n".join(lines)
     for row in rows:
         if row["program"].endswith("/epoch") and row.get("images_per_second"):
+            num_epochs = _num_epochs(row["program"], recipe)
             hours = num_images * num_epochs / row["images_per_second"] / 3600
             lines.append(
-                f"\n{row['program']}: at least {hours:.2f} hours for {num_epochs} epochs of "
+                f"\n{row['program']}: at least {hours:.2g} hours for {num_epochs} epochs of "
                 f"{num_images:,} images."
             )
     return "\n".join(lines)
+
+
+def _num_epochs(program: str, recipe: Any) -> int:
+    """The epochs of a training program in a run of the whole recipe."""
+    if program == "teacher/epoch":
+        return recipe.teacher.num_epochs
+    if program == "warm_up/epoch":
+        return recipe.dpc.warm_up
+    if program == "semi_supervised/epoch":
+        return recipe.num_epochs - recipe.dpc.warm_up
+    return recipe.num_epochs

@@ -104,7 +104,27 @@ def test_every_program_of_a_recipe_is_compiled_and_none_runs(monkeypatch, capsys
     assert step["roofline_ms"] == pytest.approx(1e3 * (max(arithmetic, traffic) + links))
     assert step["fits"] == (step["memory_bytes"] <= 1e6)
     printed = capsys.readouterr().out
-    assert "| target/epoch |" in printed and "hours for 4 epochs of 1,437 images" in printed
+    assert "| target/epoch |" in printed and "hours" not in printed  # of a pool that is annotated
+
+
+def test_hours_are_those_of_the_whole_recipe():
+    row = {"target": "v5e:1x1", "devices": 1, "memory_limit_bytes": 16e9, "compile_seconds": 1.0}
+    row |= {"flops_per_step": 1e9, "bytes_per_step": 1e6, "memory_bytes": 1e6, "fits": True}
+    row |= {"roofline_ms": 1.0, "collectives": {}, "images_per_second": 1000.0}
+
+    def hours(path, *programs):
+        rows = [{**row, "program": f"{name}/epoch"} for name in programs]
+        text = compile_for.table(rows, benchmark.load_recipe(path, [], {}), 36_000)
+        return [line for line in text.splitlines() if "hours" in line]
+
+    assert hours("dpc:cifar10_sym50", "warm_up", "semi_supervised") == [
+        "warm_up/epoch: at least 0.1 hours for 10 epochs of 36,000 images.",
+        "semi_supervised/epoch: at least 2.9 hours for 291 epochs of 36,000 images.",
+    ]
+    assert hours("dhkd:resnet56_resnet20", "teacher", "student") == [
+        "teacher/epoch: at least 2.4 hours for 240 epochs of 36,000 images.",
+        "student/epoch: at least 2.4 hours for 240 epochs of 36,000 images.",
+    ]
 
 
 TINY = ("model.name=tiny", "al.query_size=100")
