@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         pass
     finally:
         server.server_close()
+        desk.close()
     asked = len(desk.data["rows"])
     print(f"\n{desk.num_answered} of {asked} images are answered: {desk.table}")
     return 0

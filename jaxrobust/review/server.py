@@ -91,6 +91,10 @@ class Desk:
             write_rows(self.table, self._rows())
             self._read_at = self.table.stat().st_mtime_ns
 
+    def close(self) -> None:
+        """Waits for answers that are being written; no others are taken."""
+        self._lock.acquire()
+
     def _checked(self, index: str, entry: Any) -> Entry:
         if not (index.isdecimal() and int(index) < len(self._ids)):
             raise ValueError(f"there is no image {index[:20]!r}")
@@ -204,7 +208,6 @@ def make_server(desk: Desk, port: int = 0) -> tuple[http.server.ThreadingHTTPSer
         raise UserError(
             f"Port {port} cannot be used ({error.strerror}); choose another --port."
         ) from None
-    server.daemon_threads = False  # an answer that is being written is waited for
     Handler.desk, Handler.token = desk, token
     number = server.server_address[1]
     Handler.hosts = (f"{HOST}:{number}", f"localhost:{number}")

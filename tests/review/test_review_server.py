@@ -6,11 +6,13 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 
 import numpy as np
 import pages
@@ -224,6 +226,25 @@ def test_a_person_reviews_and_ends_by_ctrl_c(browser, run):
     assert process.returncode == 0
     assert said.endswith(f"1 of 4 images are answered: {table}\n")
     assert [row["decision"] for row in _rows(table)] == ["keep"]
+
+
+def test_ctrl_c_ends_it_while_a_browser_holds_a_connection(run):
+    """Chromium opens connections ahead of requests that it may never make."""
+    command = [sys.executable, "-m", "jaxrobust", "review", str(run), "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().strip()
+        parts = urllib.parse.urlsplit(address)
+        with socket.create_connection((parts.hostname, parts.port)):
+            with urllib.request.urlopen(address) as page:  # accepted after the connection
+                assert page.status == 200
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert said.endswith(f"0 of 4 images are answered: {run / 'corrections.csv'}\n")
 
 
 def test_answers_wait_in_the_browser_while_the_server_is_gone(browser, run):
