@@ -39,6 +39,12 @@ SIZES = ((1400, 900), (1366, 650), (390, 844))
 """Windows in which every page is looked at: two screens and a phone."""
 
 
+def reload(page) -> None:
+    """Loads a page again once Chromium has stored what it holds, as a person does."""
+    page.wait_for_timeout(300)
+    page.reload()
+
+
 @contextlib.contextmanager
 def opened(
     browser,

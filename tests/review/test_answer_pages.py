@@ -105,7 +105,7 @@ def test_the_browser_keeps_the_answers(browser, tmp_path):
     path, other = _annotation(tmp_path), _annotation(tmp_path / "other")
     with pages.opened(browser, path) as page:
         page.keyboard.press("2")
-        page.reload()
+        pages.reload(page)
         assert page.text_content("#status") == "1 answer of your last visit is restored."
         assert _answers(page)[0] == "dog"
         page.goto(other.as_uri())
@@ -114,7 +114,7 @@ def test_the_browser_keeps_the_answers(browser, tmp_path):
         page.once("dialog", lambda dialog: dialog.accept())
         page.click("#more")
         page.click("#restart")
-        page.reload()
+        pages.reload(page)
         assert _answers(page) == ["–"] * 5
 
 
@@ -177,7 +177,7 @@ def test_reviewing(browser, tmp_path):
             "kept: cat", "accepted: cat", "unsure", "changed to: Füchsin 猫", "accepted: owl, barn"
         ]  # fmt: skip
         page.keyboard.press("z")
-        page.reload()
+        pages.reload(page)
         assert page.text_content("#count") == "4 of 5 answered"
         saved = pages.downloaded(page, "#save", tmp_path)
         assert saved.name == "corrections.csv"

@@ -99,7 +99,7 @@ def test_two_tabs_lose_no_answer(browser, page_of_review):
         first.bring_to_front()
         first.keyboard.press("z")  # its own step
         for page in (first, second):
-            page.reload()
+            pages.reload(page)
             assert page.text_content("#count") == "5 of 12 answered"
             assert _answers(page)[4:6] == ["–", "–"] and _answers(page)[11] == "accepted: fox"
 
@@ -115,7 +115,7 @@ def test_a_tab_that_heard_nothing_merges_what_is_stored(browser, page_of_review)
             f"localStorage.getItem('{key}')), 5: {other}}}))"
         )
         page.keyboard.press("k")
-        page.reload()
+        pages.reload(page)
         assert page.text_content("#count") == "3 of 12 answered"
         assert _answers(page)[5] == "accepted: dog"
 
@@ -280,7 +280,7 @@ def test_the_page_goes_on_where_one_was(browser, page_of_review):
             page.keyboard.press(key)
         page.keyboard.press("Enter")
         page.wait_for_timeout(350)
-        page.reload()
+        pages.reload(page)
         assert page.text_content("#single_place") == "4 of 12"
         assert page.text_content("#status") == "3 answers of your last visit are restored."
         page.keyboard.press("z")
@@ -344,7 +344,7 @@ def test_suggestions_are_shown_and_hidden(browser, page_of_annotation):
         page.keyboard.press("a")  # suggests nothing any more
         assert _answers(page)[:2] == ["bird", "–"]
         page.wait_for_timeout(350)
-        page.reload()
+        pages.reload(page)
         assert page.locator(".card .suggested").count() == 0
         pages.assert_accessible(page)
 
@@ -436,7 +436,7 @@ def test_a_session_at_every_size(browser, page_of_review, page_of_annotation, an
         page.click("#more")
         page.wait_for_timeout(350)
         place = page.text_content("#single_place")
-        page.reload()
+        pages.reload(page)
         assert page.text_content("#single_place") == place
         page.click("#grid_again")
         assert page.text_content("#count") == "6 of 12 answered"

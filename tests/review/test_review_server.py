@@ -216,7 +216,7 @@ def test_a_person_reviews_and_ends_by_ctrl_c(browser, run):
                 page.set_viewport_size({"width": width, "height": height})
                 pages.assert_accessible(page)
                 pages.assert_legible(page)
-            page.reload()
+            pages.reload(page)
             pages.wait_until(page, "document.querySelector('#count').textContent[0] === '1'")
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=30)

@@ -99,7 +99,7 @@ def test_a_round_of_corrections(browser, tmp_path):
         assert page.text_content("#count") == "0 of 30 answered"
         for n, file in enumerate(_files(page)):
             if n == 20:
-                page.reload()  # the browser has kept what was decided
+                pages.reload(page)  # the browser has kept what was decided
                 page.locator(".card").nth(n).click()
             if n == 25:
                 page.keyboard.press("u")
