@@ -40,8 +40,8 @@ SIZES = ((1400, 900), (1366, 650), (390, 844))
 
 
 def reload(page) -> None:
-    """Loads a page again once Chromium has stored what it holds, as a person does."""
-    page.wait_for_timeout(300)
+    """Loads a page again once all is stored, as a person does: a place is after 300 ms."""
+    page.wait_for_timeout(350)
     page.reload()
 
 

@@ -279,7 +279,6 @@ def test_the_page_goes_on_where_one_was(browser, page_of_review):
         for key in "kak":
             page.keyboard.press(key)
         page.keyboard.press("Enter")
-        page.wait_for_timeout(350)
         pages.reload(page)
         assert page.text_content("#single_place") == "4 of 12"
         assert page.text_content("#status") == "3 answers of your last visit are restored."
@@ -343,7 +342,6 @@ def test_suggestions_are_shown_and_hidden(browser, page_of_annotation):
         page.keyboard.press("Escape")
         page.keyboard.press("a")  # suggests nothing any more
         assert _answers(page)[:2] == ["bird", "–"]
-        page.wait_for_timeout(350)
         pages.reload(page)
         assert page.locator(".card .suggested").count() == 0
         pages.assert_accessible(page)

@@ -1,5 +1,6 @@
 """`jaxrobust review`: a page that writes its table itself, and whom the server answers."""
 
+import contextlib
 import csv
 import http.client
 import io
@@ -194,12 +195,24 @@ def test_what_cannot_be_reviewed_is_said(tmp_path, name, said):
         cli.COMMANDS["review"]([str(tmp_path / name), "--no-browser"])
 
 
+@contextlib.contextmanager
+def _command(run):
+    """The command's address, and a list to which it adds what the command says after Ctrl-C."""
+    command = [sys.executable, "-m", "jaxrobust", "review", str(run), "--no-browser"]
+    process, said = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), []
+    try:
+        yield process.stdout.readline().strip(), said
+        process.send_signal(signal.SIGINT)
+        said.append(process.communicate(timeout=30)[0])
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+
+
 def test_a_person_reviews_and_ends_by_ctrl_c(browser, run):
     table = run / "corrections.csv"
-    command = [sys.executable, "-m", "jaxrobust", "review", str(run), "--no-browser"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().strip()
+    with _command(run) as (address, said):
         with pages.opened(browser, address) as page:
             pages.wait_until(page, "document.querySelector('#status').textContent !== ''")
             assert page.text_content("#status") == f"Every answer is written to {table}."
@@ -218,33 +231,19 @@ def test_a_person_reviews_and_ends_by_ctrl_c(browser, run):
                 pages.assert_legible(page)
             pages.reload(page)
             pages.wait_until(page, "document.querySelector('#count').textContent[0] === '1'")
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 0
-    assert said.endswith(f"1 of 4 images are answered: {table}\n")
+    assert said[0].endswith(f"1 of 4 images are answered: {table}\n")
     assert [row["decision"] for row in _rows(table)] == ["keep"]
 
 
 def test_ctrl_c_ends_it_while_a_browser_holds_a_connection(run):
     """Chromium opens connections ahead of requests that it may never make."""
-    command = [sys.executable, "-m", "jaxrobust", "review", str(run), "--no-browser"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().strip()
-        parts = urllib.parse.urlsplit(address)
-        with socket.create_connection((parts.hostname, parts.port)):
+    with contextlib.ExitStack() as held:
+        with _command(run) as (address, said):
+            parts = urllib.parse.urlsplit(address)
+            held.enter_context(socket.create_connection((parts.hostname, parts.port)))
             with urllib.request.urlopen(address) as page:  # accepted after the connection
                 assert page.status == 200
-            process.send_signal(signal.SIGINT)
-            said, _ = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 0
-    assert said.endswith(f"0 of 4 images are answered: {run / 'corrections.csv'}\n")
+    assert said[0].endswith(f"0 of 4 images are answered: {run / 'corrections.csv'}\n")
 
 
 def test_answers_wait_in_the_browser_while_the_server_is_gone(browser, run):
